@@ -1,0 +1,1 @@
+"""The embedded backbone and tasks, and how they are made again."""

@@ -1,0 +1,44 @@
+"""Frozen models: embeddings in, logits out, no word about prompts.
+
+A family is a module with `T5`-like functions: a Flax module with `embed` and `__call__`, a config,
+`from_hugging_face`, `init_params`. `BACKBONES` maps Hugging Face's `model_type` to its family.
+"""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from prompt_jax.backbones import t5
+
+BACKBONES = {"t5": t5, "mt5": t5, "umt5": t5}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Backbone:
+    """A frozen model with its weights and its tokenizer."""
+
+    name: str
+    """What `load_backbone` was asked for; written into saved prompts."""
+    config: t5.T5Config
+    params: Any
+    """The frozen tree; always passed as an argument, never closed over."""
+    tokenizer: Any = None
+    """A Hugging Face tokenizer, or None for a model without one."""
+    fingerprint: str = ""
+    """sha256 of the source of the weights, whatever dtype they are held in."""
+
+    @property
+    def module(self) -> nn.Module:
+        """The Flax module that `params` belong to."""
+        return t5.T5(self.config)
+
+    @property
+    def width(self) -> int:
+        """D, the width that a prompt must have."""
+        return self.config.d_model
+
+    def embed(self, tokens: Any) -> Any:
+        """Embeddings of tokens, [..., T] to [..., T, D]."""
+        return self.module.apply({"params": self.params}, jnp.asarray(tokens), method="embed")

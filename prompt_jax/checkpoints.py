@@ -1,0 +1,91 @@
+"""Training state on disk: tuned tree, optimizer state, step; never the backbone.
+
+The only file that knows Orbax. A checkpoint carries the sha256 of its own numbers, so that a
+damaged one is named instead of resumed.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from prompt_jax.config import InputError
+
+
+def open_checkpoints(folder: Path, *, keep: int = 2) -> Any:
+    """An Orbax manager that writes asynchronously and keeps the latest `keep` steps."""
+    import orbax.checkpoint as ocp
+    from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+    options = ocp.CheckpointManagerOptions(
+        preservation_policy=preservation_policy.LatestN(keep), create=True
+    )
+    return ocp.CheckpointManager(folder.absolute(), options=options)
+
+
+def save(manager: Any, step: int, state: Any) -> None:
+    """Writes `state` in the background; a checkpoint appears whole or not at all."""
+    import orbax.checkpoint as ocp
+
+    # A copy: the next step donates these buffers while the write is still under way.
+    state = jax.tree.map(np.array, jax.device_get(state))
+    manager.save(
+        step,
+        args=ocp.args.Composite(
+            state=ocp.args.StandardSave(_by_path(state)),
+            digest=ocp.args.JsonSave({"sha256": _digest(state)}),
+        ),
+    )
+
+
+def restore(manager: Any, like: Any) -> tuple[int, Any] | None:
+    """The newest step and its state, with the structure of `like`; None when nothing was saved.
+
+    Raises:
+      InputError: the checkpoint cannot be read, or its numbers are not those that were written.
+    """
+    import orbax.checkpoint as ocp
+
+    step = manager.latest_step()
+    if step is None:
+        return None
+    folder = Path(manager.directory) / str(step)
+    remedy = f"delete {folder} to resume from an earlier step, or start again with --overwrite"
+    targets = jax.tree.map(np.asarray, _by_path(like))
+    try:
+        loaded = manager.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(targets), digest=ocp.args.JsonRestore()
+            ),
+        )
+    except Exception as error:  # Orbax raises its readers' own errors, of many unrelated types.
+        raise InputError(
+            f"checkpoint {folder} cannot be read ({type(error).__name__}: {_first_line(error)}); "
+            f"{remedy}"
+        ) from error
+    leaves = [loaded["state"][name] for name in _by_path(like)]
+    state = jax.tree.unflatten(jax.tree.structure(like), leaves)
+    if loaded["digest"]["sha256"] != _digest(state):
+        raise InputError(f"checkpoint {folder} is damaged: its sha256 does not match; {remedy}")
+    return step, state
+
+
+def _by_path(tree: Any) -> dict[str, Any]:
+    """A flat dict: it outlives changes in the classes of optimizer states."""
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def _digest(tree: Any) -> str:
+    digest = hashlib.sha256()
+    for name, leaf in sorted(_by_path(tree).items()):
+        leaf = np.asarray(leaf)
+        digest.update(f"{name} {leaf.dtype} {leaf.shape}".encode())
+        digest.update(leaf.tobytes())
+    return digest.hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0][:200]

@@ -1,0 +1,280 @@
+"""Examples and tokenizer in, padded arrays out.
+
+`batches[step]` is a pure function of the step, so resuming needs only the step. Rows of similar
+length share a batch, and lengths come from a short ladder: little padding, few compiled programs.
+"""
+
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Int32
+
+from prompt_jax.config import DataConfig, InputError, at_least
+from prompt_jax.tasks import Example
+
+# Batches among which rows are sorted by length: more pads less, fewer mixes better.
+WINDOW = 16
+RUNGS = 4
+
+
+class Batch(NamedTuple):
+    """Rows of one step, padded on the right: numpy arrays here, jax arrays once on a device."""
+
+    tokens: Int32[Any, "B T"]
+    mask: Bool[Any, "B T"]
+    """True where there is a token."""
+    targets: Int32[Any, "B U"]
+    target_mask: Bool[Any, "B U"]
+
+
+class Truncated(NamedTuple):
+    """How many texts were longer than allowed and lost their end."""
+
+    sources: int
+    targets: int
+
+
+class Encoded(NamedTuple):
+    """Examples as token ids, each row as long as it is."""
+
+    sources: list[np.ndarray]
+    targets: list[np.ndarray]
+    truncated: Truncated
+    pad_id: int
+
+
+def encode(tokenizer: Any, texts: Sequence[str], max_length: int) -> list[np.ndarray]:
+    """Token ids of each text, cut to `max_length`.
+
+    A final special token (T5's end of sequence) survives the cut: the model was never shown a
+    text without it.
+    """
+    return _encode(tokenizer, texts, max_length)[0]
+
+
+def _encode(tokenizer: Any, texts: Sequence[str], max_length: int) -> tuple[list[np.ndarray], int]:
+    """The rows of `encode` and how many of them were cut."""
+    if not texts:
+        return [], 0
+    # verbose=False: a text over the tokenizer's own limit is cut here, so its warning is idle.
+    ids = tokenizer(list(texts), return_attention_mask=False, verbose=False)["input_ids"]
+    rows = [np.asarray(row, np.int32) for row in ids]
+    special = set(tokenizer.all_special_ids)
+    cut = [_cut(row, max_length, special) for row in rows]
+    return cut, sum(len(row) > max_length for row in rows)
+
+
+def _cut(row: np.ndarray, max_length: int, special: set[int]) -> np.ndarray:
+    if len(row) <= max_length:
+        return row
+    if int(row[-1]) in special:
+        return np.append(row[: max_length - 1], row[-1])
+    return row[:max_length]
+
+
+def encode_examples(examples: Sequence[Example], tokenizer: Any, config: DataConfig) -> Encoded:
+    """Every example tokenized once, with the count of those that were cut.
+
+    Raises:
+      InputError: there are no examples.
+    """
+    if not examples:
+        raise InputError("there are no examples; give a task or a split with at least one row")
+    sources, targets = zip(*examples, strict=True)
+    sources, long_sources = _encode(tokenizer, sources, config.max_source_length)
+    targets, long_targets = _encode(tokenizer, targets, config.max_target_length)
+    # Without a padding token any id will do, for the mask hides it.
+    pad_id = tokenizer.pad_token_id or 0
+    return Encoded(sources, targets, Truncated(long_sources, long_targets), pad_id)
+
+
+def pad(
+    rows: Sequence[np.ndarray], length: int, pad_id: int
+) -> tuple[Int32[np.ndarray, "B T"], Bool[np.ndarray, "B T"]]:
+    """Rows padded on the right to `length`, and the mask that is True on their own tokens.
+
+    The mask is taken from the lengths, so a padding id inside a text stays visible.
+    """
+    lengths = np.array([len(row) for row in rows])
+    mask = np.arange(length) < lengths[:, None]
+    tokens = np.full(mask.shape, pad_id, np.int32)
+    tokens[mask] = np.concatenate(rows)
+    return tokens, mask
+
+
+def length_ladder(
+    lengths: Sequence[int] | np.ndarray,
+    prompt_length: int = 0,
+    rungs: int = RUNGS,
+    multiple: int = 8,
+) -> tuple[int, ...]:
+    """At most `rungs` lengths to pad to, chosen so that the rows need the least padding.
+
+    Each rung is a length T for which `prompt_length` + T is a multiple of `multiple`, as hardware
+    tiles want; the last one holds the longest row.
+    """
+    whole = -(-(np.asarray(lengths) + prompt_length) // multiple) * multiple
+    sizes, counts = np.unique(whole - prompt_length, return_counts=True)
+    sizes, rows = sizes.tolist(), np.cumsum(counts).tolist()
+    # best[i]: tokens and rungs of the cheapest ladder that ends at sizes[i].
+    best = [(n * size, (size,)) for n, size in zip(rows, sizes, strict=True)]
+    for _ in range(rungs - 1):
+        best = [
+            min(
+                [best[i]]
+                + [
+                    (best[j][0] + (rows[i] - rows[j]) * sizes[i], (*best[j][1], sizes[i]))
+                    for j in range(i)
+                ]
+            )
+            for i in range(len(sizes))
+        ]
+    return best[-1][1]
+
+
+@functools.lru_cache(maxsize=4)
+def _order(seed: int, epoch: int, rows: int) -> np.ndarray:
+    return np.random.default_rng((seed, 0, epoch)).permutation(rows)
+
+
+class Batches:
+    """Endless training batches; `batches[step]` depends on nothing but its arguments and the step.
+
+    Rows come in a new order every epoch, each one once. The rows an epoch leaves over begin a
+    batch that the next epoch fills, so none is dropped. `len(batches)` is the steps of an epoch.
+
+    Args:
+      examples: what to train on.
+      tokenizer: a fast Hugging Face tokenizer.
+      config: the lengths at which texts are cut.
+      batch_size: rows of one step, over all processes.
+      seed: of the order.
+      prompt_length: virtual tokens P before the text; lengths T are such that 8 divides P + T.
+      process_index: this process takes rows `process_index::process_count` of each batch.
+      process_count: into how many parts a batch is divided; all have the same lengths.
+
+    Raises:
+      InputError: no examples, or numbers that do not fit together.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        tokenizer: Any,
+        config: DataConfig,
+        batch_size: int,
+        seed: int,
+        *,
+        prompt_length: int = 0,
+        process_index: int = 0,
+        process_count: int = 1,
+    ):
+        at_least("train.batch_size", batch_size, 1)
+        at_least("train.seed", seed, 0)
+        _check_processes(batch_size, process_count)
+        self._encoded = encode_examples(examples, tokenizer, config)
+        self._lengths = np.array([len(row) for row in self._encoded.sources])
+        self._batch_size, self._seed = batch_size, seed
+        self._part = slice(process_index, None, process_count)
+        self.truncated = self._encoded.truncated
+        self.source_lengths = length_ladder(self._lengths, prompt_length)
+        self.target_length = max(map(len, self._encoded.targets))
+
+    def __len__(self) -> int:
+        return -(-len(self._lengths) // self._batch_size)
+
+    def __getitem__(self, step: int) -> Batch:
+        rows = self.rows(step)
+        length = _rung(self.source_lengths, self._lengths[rows])
+        return _assemble(self._encoded, rows[self._part], length, self.target_length)
+
+    def rows(self, step: int) -> np.ndarray:
+        """Which examples make up the whole batch of a step, over all processes."""
+        if step < 0:
+            raise IndexError(f"steps begin at 0, got {step}")
+        size, count = self._batch_size, len(self._lengths)
+        epoch = step * size // count
+        # The steps that begin in this epoch; the last of them may reach into the next one.
+        first, last = -(-epoch * count // size), -(-(epoch + 1) * count // size)
+        start = first + (step - first) // WINDOW * WINDOW
+        stop = min(start + WINDOW, last)
+        rows = self._stream(start * size, stop * size)
+        rows = rows[np.argsort(self._lengths[rows], kind="stable")]
+        shuffle = np.random.default_rng((self._seed, 1, start)).permutation(stop - start)
+        return rows.reshape(-1, size)[shuffle[step - start]]
+
+    def _stream(self, start: int, stop: int) -> np.ndarray:
+        """Examples `start` to `stop` of the shuffled epochs laid end to end."""
+        count = len(self._lengths)
+        epochs = range(start // count, -(-stop // count))
+        rows = np.concatenate([_order(self._seed, epoch, count) for epoch in epochs])
+        return rows[start - epochs.start * count : stop - epochs.start * count]
+
+
+def prefetch(batches: Batches, start: int, stop: int) -> Iterator[Batch]:
+    """The batches of steps `start` to `stop`, the next ones prepared while one is used."""
+    import grain
+
+    steps = grain.MapDataset.range(start, stop).map(batches.__getitem__)
+    # One thread: assembling is cheap, and the cores belong to the training step.
+    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
+    return iter(steps.to_iter_dataset(options))
+
+
+def evaluation_batches(
+    examples: Sequence[Example],
+    tokenizer: Any,
+    config: DataConfig,
+    batch_size: int,
+    *,
+    prompt_length: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[tuple[np.ndarray, Batch]]:
+    """Every example exactly once, with its index in `examples`; arguments as for `Batches`.
+
+    The longest come first: what does not fit into memory fails at once. The last batch is filled
+    up with copies whose index is -1, so that all batches have the same size.
+
+    Raises:
+      InputError: no examples, or numbers that do not fit together.
+    """
+    _check_processes(batch_size, process_count)
+    encoded = encode_examples(examples, tokenizer, config)
+    lengths = np.array([len(row) for row in encoded.sources])
+    ladder = length_ladder(lengths, prompt_length)
+    target_length = max(map(len, encoded.targets))
+    order = np.argsort(-lengths, kind="stable")
+    part = slice(process_index, None, process_count)
+
+    def batch(start: int) -> tuple[np.ndarray, Batch]:
+        rows = order[start : start + batch_size]
+        length = _rung(ladder, lengths[rows])
+        spare = batch_size - len(rows)
+        indices = np.pad(rows, (0, spare), constant_values=-1)[part]
+        rows = np.pad(rows, (0, spare), mode="edge")[part]
+        return indices, _assemble(encoded, rows, length, target_length)
+
+    return map(batch, range(0, len(order), batch_size))
+
+
+def _rung(ladder: tuple[int, ...], lengths: np.ndarray) -> int:
+    longest = lengths.max()
+    return next(rung for rung in ladder if rung >= longest)
+
+
+def _assemble(encoded: Encoded, rows: np.ndarray, length: int, target_length: int) -> Batch:
+    return Batch(
+        *pad([encoded.sources[row] for row in rows], length, encoded.pad_id),
+        *pad([encoded.targets[row] for row in rows], target_length, encoded.pad_id),
+    )
+
+
+def _check_processes(batch_size: int, process_count: int) -> None:
+    if batch_size % process_count:
+        raise InputError(
+            f"batch_size must be a multiple of the number of processes, got {batch_size} and "
+            f"{process_count}; take {-(-batch_size // process_count) * process_count}"
+        )

@@ -1,0 +1,171 @@
+"""Where rows come from: the embedded tasks, TFDS, or a file.
+
+TFDS data are read as array records, which needs no TensorFlow.
+"""
+
+import difflib
+import importlib.util
+import os
+from pathlib import Path
+from typing import Any
+
+from prompt_jax.config import InputError, choose
+from prompt_jax.data.files import Row, read_file
+from prompt_jax.tasks import TASKS, Example, Task, TaskName, parse_name, to_example
+
+PREPARED = Path(__file__).parent.parent / "assets" / "tasks" / "embedded_tasks"
+# TFDS keeps builders in folders by kind and registers some of them only when imported.
+_KINDS = ("text", "question_answering", "summarization", "translate", "text_simplification")
+
+
+def load_rows(name: str, split: str, limit: int | None = None) -> list[dict[str, Any]]:
+    """The rows of a split as plain Python values.
+
+    Class labels come as their names; None is a label that is not there.
+
+    Args:
+      name: a task name, see `prompt_jax.tasks.parse_name`. A split in the name goes before `split`.
+      split: a split of the dataset, e.g. "train" or "train[:100]"; a file has one and ignores it.
+      limit: only so many rows, from the front.
+
+    Raises:
+      InputError: no such task, split or file, or one that cannot be read here.
+    """
+    return [row.values for row in _rows(name, split, limit)]
+
+
+def load_examples(task: Task, name: str, split: str, limit: int | None = None) -> list[Example]:
+    """The examples of a split; arguments as for `load_rows`.
+
+    Raises:
+      InputError: as `load_rows`, or a row that does not fit the task, by its line.
+    """
+    return [to_example(task, row.values, row.place) for row in _rows(name, split, limit)]
+
+
+def splits(name: str) -> list[str]:
+    """The splits a name can be read at: one when the name says it, `["train"]` for a file.
+
+    Raises:
+      InputError: no such task, or one that cannot be read here.
+    """
+    parsed = parse_name(name)
+    if parsed.prefix == "file":
+        return ["train"]
+    return [parsed.split] if parsed.split else sorted(_builder(parsed).info.splits)
+
+
+def _rows(name: str, split: str, limit: int | None) -> list[Row]:
+    parsed = parse_name(name)
+    if parsed.prefix == "file":
+        return read_file(Path(parsed.path).expanduser())[:limit]
+    return _read_records(_builder(parsed), name, parsed.split or split, limit)
+
+
+def _builder(name: TaskName) -> Any:
+    import tensorflow_datasets as tfds
+
+    if name.prefix == "embedded":
+        (folder,) = (PREPARED / name.path).iterdir()  # One version is shipped.
+        return tfds.builder_from_directory(folder)
+    folder = Path(name.path).expanduser()
+    if folder.is_dir():
+        try:
+            return tfds.builder_from_directory(folder)
+        except OSError as error:
+            raise InputError(
+                f"{folder} holds no prepared dataset ({error}); name the folder of "
+                "dataset_info.json, which ends in a version"
+            ) from error
+    return _registered_builder(name.path)
+
+
+def _registered_builder(path: str) -> Any:
+    from tensorflow_datasets.core import read_only_builder, registered
+    from tensorflow_datasets.core.download.util import DownloadError
+
+    try:
+        # Prepared data first: they need no code of the dataset, which may need TensorFlow.
+        return read_only_builder.builder_from_files(path, data_dir=_data_dir())
+    except registered.DatasetNotFoundError:
+        pass
+    except ValueError as error:
+        raise InputError(f"tfds:{path} is no dataset name: {error}") from error
+    try:
+        return _prepare(path)
+    except registered.DatasetNotFoundError as error:
+        raise InputError(
+            f"TFDS has no dataset {path!r}, and none is prepared under that name{_near(path)}"
+        ) from error
+    except ImportError as error:
+        raise InputError(
+            f"tfds:{path} is not prepared, and preparing it needs a module that is not here "
+            f"({error}): pip install tensorflow, or name a folder with prepared array records"
+        ) from error
+    except (OSError, DownloadError) as error:
+        raise InputError(
+            f"tfds:{path} is not prepared, and preparing it failed ({error}): try again, or set "
+            "TFDS_DATA_DIR to a folder in which it is prepared"
+        ) from error
+    except (ValueError, AssertionError) as error:
+        raise InputError(f"tfds:{path} cannot be prepared: {error}{_near(path)}") from error
+
+
+def _prepare(path: str) -> Any:
+    import tensorflow_datasets as tfds
+
+    dataset = path.partition("/")[0].partition(":")[0]
+    for kind in _KINDS:
+        module = f"tensorflow_datasets.{kind}.{dataset}"
+        if importlib.util.find_spec(module):
+            importlib.import_module(module)
+    builder = tfds.builder(path, file_format="array_record", data_dir=_data_dir())
+    builder.download_and_prepare()
+    return builder
+
+
+def _data_dir() -> str | None:
+    # TFDS itself reads the variable only once, when it is imported.
+    return os.environ.get("TFDS_DATA_DIR")
+
+
+def _near(path: str) -> str:
+    from tensorflow_datasets.core import registered
+
+    known = [name.removeprefix("tfds:") for name in TASKS if name.startswith("tfds:")]
+    known += registered.list_imported_builders()
+    near = difflib.get_close_matches(path, set(known) - {path}, n=1)
+    return f". Perhaps you meant 'tfds:{near[0]}'?" if near else ""
+
+
+def _read_records(builder: Any, name: str, split: str, limit: int | None) -> list[Row]:
+    for part in split.split("+"):
+        choose(f"split of {name}", part.partition("[")[0].strip(), sorted(builder.info.splits))
+    try:
+        count = builder.info.splits[split].num_examples
+        source = builder.as_data_source(split=split) if count > 0 else None
+    except NotImplementedError as error:
+        raise InputError(
+            f"{name} is prepared as {builder.info.file_format.value}, which only TensorFlow "
+            "reads; prepare it with file_format=array_record in another TFDS_DATA_DIR"
+        ) from error
+    except ValueError as error:
+        raise InputError(f"{name}, split {split!r}: {error}; write e.g. train[10:20]") from error
+    if source is None:
+        raise InputError(f"{name} has no rows in split {split!r}; take a larger part of it")
+    count = count if limit is None else min(limit, count)
+    records = source.__getitems__(list(range(count)))
+    features = builder.info.features
+    return [
+        Row(f"{name} ({split}) row {number}", {c: _plain(v, features[c]) for c, v in row.items()})
+        for number, row in enumerate(records, start=1)
+    ]
+
+
+def _plain(value: Any, feature: Any) -> Any:
+    """A TFDS value as Python has it: text for bytes, the name for a class label."""
+    if hasattr(feature, "int2str"):
+        return feature.int2str(int(value)) if value >= 0 else None
+    if isinstance(value, bytes):
+        return value.decode()
+    return value.item() if getattr(value, "ndim", None) == 0 else value

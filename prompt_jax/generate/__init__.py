@@ -1,0 +1,7 @@
+"""Decoding with a cache: `generate` writes targets, `score` weighs given ones."""
+
+from prompt_jax.generate.answers import Answers as Answers
+from prompt_jax.generate.answers import Progress as Progress
+from prompt_jax.generate.answers import answer as answer
+from prompt_jax.generate.decoding import generate as generate
+from prompt_jax.generate.scoring import score as score

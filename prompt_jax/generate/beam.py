@@ -1,0 +1,161 @@
+"""Beam search with Hugging Face's scores: the same beams end, and the same one wins.
+
+A hypothesis is worth its summed log-probabilities divided by length ** length_penalty, where the
+length counts the generated tokens and EOS among them.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from prompt_jax.backbones.layers import NEVER
+from prompt_jax.backbones.t5 import LayerCache, T5Config
+from prompt_jax.generate.prefill import decode_token, prefill
+from prompt_jax.methods import Injection
+
+
+class Lengths(NamedTuple):
+    """What a score is divided by, for hypotheses of 1, 2, ... U tokens."""
+
+    ended: Float[Array, " U"]
+    """For a hypothesis that has ended."""
+    hoped: Float[Array, " U"]
+    """For the best that a running one may still become."""
+
+
+class _Beams(NamedTuple):
+    step: Int[Array, ""]
+    tokens: Int[Array, "B beams U"]
+    scores: Float[Array, "B beams"]
+    ended: Int[Array, "B beams U"]
+    """The best hypotheses that have ended, the very best first."""
+    ended_scores: Float[Array, "B beams"]
+    has_ended: Bool[Array, "B beams"]
+    """False where `ended` is still an empty place."""
+    improvable: Bool[Array, " B"]
+    """False once no running hypothesis can enter `ended`."""
+    exhausted: Bool[Array, ""]
+    """True when no hypothesis of any row is left to continue."""
+
+
+@functools.partial(
+    jax.jit, static_argnames=("module", "placement", "length", "beams", "stop_when_full")
+)
+def search_beams(
+    module: nn.Module,
+    frozen: Any,
+    injection: Injection | None,
+    tokens: Int[Array, "B T"],
+    mask: Bool[Array, "B T"],
+    lengths: Lengths,
+    *,
+    placement: str,
+    length: int,
+    beams: int,
+    stop_when_full: bool,
+) -> Int[Array, "B U"]:
+    """The best hypothesis of every row.
+
+    Args:
+      stop_when_full: a row is decided when `beams` hypotheses have ended, whatever their scores.
+    """
+    config = module.config  # pyright: ignore[reportAttributeAccessIssue]
+    first = prefill(module, frozen, injection, tokens, mask, placement=placement, length=length)
+    # The beams of a row share the encoded input: only self-attention is reordered later.
+    cache = LayerCache(*(jnp.repeat(part, beams, axis=1) for part in first.cache))
+    encoded_mask = jnp.repeat(first.mask, beams, axis=0)
+    extend = functools.partial(_extend, config, lengths, stop_when_full)
+
+    def body(carry: tuple[_Beams, LayerCache]) -> tuple[_Beams, LayerCache]:
+        state, cache = carry
+        last = jnp.take(state.tokens, state.step - 1, axis=2).reshape(-1)
+        logits, cache = decode_token(module, frozen, last, encoded_mask, cache, state.step)
+        state, parents = extend(state, logits)
+        return state, _reorder(cache, parents)
+
+    def running(carry: tuple[_Beams, LayerCache]) -> Bool[Array, ""]:
+        state, _ = carry
+        full = stop_when_full & state.has_ended.all()
+        return (state.step < length) & state.improvable.any() & ~full & ~state.exhausted
+
+    # All beams of a row are alike at first, so the second step needs no reordering.
+    start = _start(config, tokens.shape[0], beams, length)
+    state, _ = extend(start, jnp.repeat(first.logits, beams, axis=0))
+    state, _ = jax.lax.while_loop(running, body, (state, cache))
+    return state.ended[:, 0]
+
+
+def _start(config: T5Config, batch: int, beams: int, length: int) -> _Beams:
+    """One live beam a row; the others wait at `NEVER`, or all would walk the same way."""
+    empty = jnp.full((batch, beams, length), config.pad_token_id, jnp.int32)
+    none = jnp.full((batch, beams), NEVER, jnp.float32)
+    return _Beams(
+        step=jnp.int32(0),
+        tokens=empty,
+        scores=none.at[:, 0].set(0.0),
+        ended=empty,
+        ended_scores=none,
+        has_ended=jnp.zeros((batch, beams), bool),
+        improvable=jnp.ones(batch, bool),
+        exhausted=jnp.zeros((), bool),
+    )
+
+
+def _extend(
+    config: T5Config,
+    lengths: Lengths,
+    stop_when_full: bool,
+    state: _Beams,
+    logits: Float[Array, "N V"],
+) -> tuple[_Beams, Int[Array, "B beams"]]:
+    """Every beam a token longer, and the beam that each one grew from.
+
+    Twice as many continuations as beams are looked at: should all of the better half end here,
+    the other half keeps the search alive. Only the better half may end.
+    """
+    batch, beams, length = state.tokens.shape
+    vocab = logits.shape[-1]
+    grown = jax.nn.log_softmax(logits).reshape(batch, beams, vocab) + state.scores[:, :, None]
+    scores, flat = jax.lax.top_k(grown.reshape(batch, beams * vocab), 2 * beams)
+    parents, token = flat // vocab, (flat % vocab).astype(jnp.int32)
+    tokens = _pick(state.tokens, parents)
+    tokens = jax.lax.dynamic_update_index_in_dim(tokens, token, state.step, 2)
+    ends = (token == config.eos_token_id) | (state.step == length - 1)
+
+    running_scores, kept = jax.lax.top_k(jnp.where(ends, scores + NEVER, scores), beams)
+    closed = ~state.improvable | (stop_when_full & state.has_ended.all(-1))
+    may_end = ends & (jnp.arange(2 * beams) < beams)[None, :] & ~closed[:, None]
+    values = jnp.where(may_end, scores / lengths.ended[state.step], NEVER)
+    ended_scores, best = jax.lax.top_k(jnp.concatenate([state.ended_scores, values], 1), beams)
+    has_ended = _pick(jnp.concatenate([state.has_ended, may_end], 1), best)
+
+    worst = jnp.where(has_ended, ended_scores.min(-1, keepdims=True), NEVER)
+    hoped = running_scores[:, :1] / lengths.hoped[state.step]
+    grown_state = _Beams(
+        step=state.step + 1,
+        tokens=_pick(tokens, kept),
+        scores=running_scores,
+        ended=_pick(jnp.concatenate([state.ended, tokens], 1), best),
+        ended_scores=ended_scores,
+        has_ended=has_ended,
+        improvable=state.improvable & (hoped > worst).any(-1),
+        exhausted=ends.all(),
+    )
+    return grown_state, _pick(parents, kept)
+
+
+def _pick(values: Array, beams: Int[Array, "B picked"]) -> Array:
+    """Beams of every row, by their numbers."""
+    index = beams.reshape(beams.shape + (1,) * (values.ndim - 2))
+    return jnp.take_along_axis(values, index, axis=1)
+
+
+def _reorder(cache: LayerCache, parents: Int[Array, "B beams"]) -> LayerCache:
+    """The cache of every beam's parent."""
+    batch, beams = parents.shape
+    rows = (jnp.arange(batch)[:, None] * beams + parents).reshape(-1)
+    return cache._replace(key=cache.key[:, rows], value=cache.value[:, rows])

@@ -1,0 +1,116 @@
+"""One token after the other: the likeliest (greedy), or one drawn from the distribution."""
+
+import functools
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from prompt_jax.backbones.layers import NEVER
+from prompt_jax.backbones.t5 import LayerCache
+from prompt_jax.generate.prefill import decode_token, prefill
+from prompt_jax.methods import Injection
+
+
+class Draw(NamedTuple):
+    """How tokens are drawn; every field is traced, so that changing one compiles nothing."""
+
+    key: PRNGKeyArray
+    rows: Int[Array, " B"]
+    """Identity of every row: its draws depend on it and not on where in a batch it stands."""
+    temperature: Float[Array, ""]
+    top_k: Int[Array, ""]
+    """Keep the likeliest so many; V keeps all."""
+    top_p: Float[Array, ""]
+    """Keep the smallest set of likeliest tokens that holds so much probability."""
+
+
+class _State(NamedTuple):
+    step: Int[Array, ""]
+    tokens: Int[Array, "B U"]
+    last: Int[Array, " B"]
+    ended: Bool[Array, " B"]
+    cache: LayerCache
+
+
+@functools.partial(jax.jit, static_argnames=("module", "placement", "length"))
+def decode_tokens(
+    module: nn.Module,
+    frozen: Any,
+    injection: Injection | None,
+    tokens: Int[Array, "B T"],
+    mask: Bool[Array, "B T"],
+    draw: Draw | None,
+    *,
+    placement: str,
+    length: int,
+) -> Int[Array, "B U"]:
+    """Up to `length` tokens for every row, stopping when all rows have ended.
+
+    Args:
+      draw: None is greedy.
+    """
+    config = module.config  # pyright: ignore[reportAttributeAccessIssue]
+    first = prefill(module, frozen, injection, tokens, mask, placement=placement, length=length)
+    batch = tokens.shape[0]
+
+    def append(state: _State, logits: Float[Array, "B V"], cache: LayerCache) -> _State:
+        chosen = jnp.argmax(logits, -1) if draw is None else sample(draw, logits, state.step)
+        token = jnp.where(state.ended, config.pad_token_id, chosen).astype(jnp.int32)
+        return _State(
+            state.step + 1,
+            jax.lax.dynamic_update_index_in_dim(state.tokens, token, state.step, 1),
+            token,
+            state.ended | (token == config.eos_token_id),
+            cache,
+        )
+
+    def body(state: _State) -> _State:
+        step = decode_token(module, frozen, state.last, first.mask, state.cache, state.step)
+        return append(state, *step)
+
+    empty = jnp.full((batch, length), config.pad_token_id, jnp.int32)
+    start = _State(jnp.int32(0), empty, empty[:, 0], jnp.zeros(batch, bool), first.cache)
+    state = jax.lax.while_loop(
+        lambda s: (s.step < length) & ~s.ended.all(),
+        body,
+        append(start, first.logits, first.cache),
+    )
+    return state.tokens
+
+
+def sample(draw: Draw, logits: Float[Array, "B V"], step: Int[Array, ""]) -> Int[Array, " B"]:
+    """A token for every row, its key folded from the row and the step."""
+    restricted = (draw.top_k < logits.shape[-1]) | (draw.top_p < 1)
+    kept = jax.lax.cond(
+        restricted,
+        lambda scores: restrict(scores, draw.top_k, draw.top_p),
+        lambda scores: scores,  # Spares the sort.
+        logits / draw.temperature,
+    )
+
+    def one(row: Int[Array, ""], scores: Float[Array, " V"]) -> Int[Array, ""]:
+        key = jax.random.fold_in(jax.random.fold_in(draw.key, row), step)
+        return jax.random.categorical(key, scores)
+
+    return jax.vmap(one)(draw.rows, kept)
+
+
+def restrict(
+    logits: Float[Array, "B V"], top_k: Int[Array, ""], top_p: Float[Array, ""]
+) -> Float[Array, "B V"]:
+    """Logits in which only the k likeliest tokens are left, and of those the nucleus.
+
+    The nucleus (Holtzman et al. 2020) is the smallest set of likeliest tokens that holds `top_p`
+    of the probability that the first cut left; the likeliest token always stays.
+    """
+    descending = -jnp.sort(-logits, axis=-1)
+    rank = jnp.arange(logits.shape[-1])[None, :]
+    descending = jnp.where(rank < top_k, descending, NEVER)
+    probability = jax.nn.softmax(descending, axis=-1)
+    before = jnp.cumsum(probability, axis=-1) - probability
+    stays = (rank < top_k) & ((before < top_p) | (rank == 0))
+    lowest = jnp.where(stays, descending, jnp.inf).min(axis=-1, keepdims=True)
+    return jnp.where(logits < lowest, NEVER, logits)

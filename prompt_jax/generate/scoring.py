@@ -1,0 +1,102 @@
+"""Log-likelihoods of candidate targets: how label words are ranked."""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from prompt_jax.backbones import Backbone
+from prompt_jax.config import InputError
+from prompt_jax.generate.prefill import prefill
+from prompt_jax.methods import Injection
+
+LOGITS_BYTES = 256 * 2**20  # Logits held at once while candidates are scored.
+
+
+def score(
+    backbone: Backbone,
+    injection: Injection | None,
+    tokens: Int[Array | np.ndarray, "B T"],
+    mask: Bool[Array | np.ndarray, "B T"],
+    candidates: Int[Array | np.ndarray, "C U"],
+    candidate_mask: Bool[Array | np.ndarray, "C U"],
+    *,
+    placement: str = "prefix",
+    length_normalize: bool = True,
+    frozen: Any = None,
+) -> Float[Array, "B C"]:
+    """The log-likelihood of every candidate as the answer to every row, in nats.
+
+    A row is encoded once and all candidates are decoded against it. The result stays on the
+    device, so that a caller may fetch those of many batches together.
+
+    Args:
+      candidates: with EOS, padded on the right.
+      candidate_mask: True where a token is real; every candidate has at least one.
+      length_normalize: divide by the number of tokens, EOS among them.
+      frozen: the weights; None takes `backbone.params`.
+
+    Raises:
+      InputError: there is no candidate, or an empty one.
+    """
+    candidates = np.asarray(candidates, np.int32)
+    candidate_mask = np.asarray(candidate_mask, bool)
+    if not candidates.size or not candidate_mask.any(1).all():
+        raise InputError(
+            f"score needs at least one candidate and no empty one, got {len(candidates)} of "
+            f"{candidate_mask.sum(-1).tolist()} tokens; end every candidate with EOS"
+        )
+    return score_candidates(
+        backbone.module,
+        backbone.params if frozen is None else frozen,
+        injection,
+        np.asarray(tokens, np.int32),
+        np.asarray(mask, bool),
+        candidates,
+        candidate_mask,
+        placement=placement,
+        length_normalize=length_normalize,
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("module", "placement", "length_normalize"))
+def score_candidates(
+    module: nn.Module,
+    frozen: Any,
+    injection: Injection | None,
+    tokens: Int[Array, "B T"],
+    mask: Bool[Array, "B T"],
+    candidates: Int[Array, "C U"],
+    candidate_mask: Bool[Array, "C U"],
+    *,
+    placement: str,
+    length_normalize: bool,
+) -> Float[Array, "B C"]:
+    """The program behind `score`.
+
+    All candidates share the first step, because the start token is all that it reads, and the
+    cross-attention keys and values of their row.
+    """
+    count, length = candidates.shape
+    first = prefill(module, frozen, injection, tokens, mask, placement=placement, length=length)
+    batch, vocab = first.logits.shape
+
+    def one(candidate: Int[Array, " U"], real: Bool[Array, " U"]) -> Float[Array, " B"]:
+        logits = first.logits[:, None]
+        if length > 1:
+            read = jnp.broadcast_to(candidate[None, :-1], (batch, length - 1))
+            arguments = (read, None, first.mask, first.cache, 1)
+            later, _ = module.apply({"params": frozen}, *arguments, method="decode")
+            logits = jnp.concatenate([logits, later], axis=1)
+        picked = jnp.take_along_axis(logits, candidate[None, :, None], axis=2)[..., 0]
+        likelihood = picked - jax.nn.logsumexp(logits, axis=-1)
+        return jnp.where(real[None, :], likelihood, 0.0).sum(-1)
+
+    at_once = max(1, LOGITS_BYTES // (4 * batch * length * vocab))
+    each = (candidates, candidate_mask)
+    scores = jax.lax.map(lambda c: one(*c), each, batch_size=min(at_once, count)).T
+    return scores / candidate_mask.sum(-1)[None, :] if length_normalize else scores

@@ -1,0 +1,74 @@
+"""The one seam between a prompt and a backbone.
+
+Whatever a method trains, it ends as an `Injection`; `prepend` joins it with the text. The mask
+grows here and only here, so no later code has to know that a prompt exists.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from prompt_jax.config import PLACEMENTS, InputError, choose
+
+
+
+
+class Injection(NamedTuple):
+    """What a method puts into a frozen model."""
+
+    prompt: Float[Array, "P D"] | Float[Array, "B P D"]
+    """Virtual tokens, one prompt for all rows or one for each."""
+    prompt_mask: Bool[Array, " P"] | Bool[Array, "B P"] | None = None
+    """False at padding virtual tokens of a shorter prompt; None when all are real."""
+
+
+def prepend(
+    injection: Injection | None,
+    embeddings: Float[Array, "B T D"],
+    mask: Bool[Array, "B T"],
+    placement: str = "prefix",
+) -> tuple[Float[Array, "B S D"], Bool[Array, "B S"]]:
+    """Joins the virtual tokens with every text of the batch, S = P + T.
+
+    Args:
+      injection: None is the plain backbone: the text comes back as it is.
+      mask: True where a token is real; padding stands on the right.
+      placement: `prefix` before the text; `after_bos` behind its first token; `suffix` behind its
+        last real token, and so before the padding.
+
+    Raises:
+      InputError: the prompt and the embeddings differ in width.
+    """
+    if injection is None:
+        return embeddings, mask
+    choose("placement", placement, PLACEMENTS)
+    batch, length, width = embeddings.shape
+    if injection.prompt.shape[-1] != width:
+        raise InputError(
+            f"the prompt is {injection.prompt.shape[-1]} wide and the backbone {width}; "
+            f"use the backbone that the prompt was trained on"
+        )
+    virtual = injection.prompt.shape[-2]
+    prompt = jnp.broadcast_to(injection.prompt.astype(embeddings.dtype), (batch, virtual, width))
+    real = True if injection.prompt_mask is None else injection.prompt_mask
+    prompt_mask = jnp.broadcast_to(real, (batch, virtual))
+    joined = jnp.concatenate([prompt, embeddings], axis=1)
+    joined_mask = jnp.concatenate([prompt_mask, mask], axis=1)
+    if placement == "prefix":
+        return joined, joined_mask
+    before = jnp.minimum(mask.sum(1), 1) if placement == "after_bos" else mask.sum(1)
+    order = _order(before, virtual, length)
+    return (
+        jnp.take_along_axis(joined, order[:, :, None], axis=1),
+        jnp.take_along_axis(joined_mask, order, axis=1),
+    )
+
+
+def _order(before: Array, virtual: int, length: int) -> Array:
+    """[B, S] positions in [prompt, text] that put `before` text tokens ahead of the prompt."""
+    position = jnp.arange(virtual + length)[None, :]
+    before = before[:, None]
+    leading = position < before
+    in_prompt = (position >= before) & (position < before + virtual)
+    return jnp.where(leading, position + virtual, jnp.where(in_prompt, position - before, position))

@@ -1,0 +1,116 @@
+"""Prompt tuning: P trained rows before the frozen token embeddings (Lester et al. 2021).
+
+An initialiser is a closure `(key, shape) -> prompt`, so that they compose: class labels fill the
+first rows and sampled vocabulary the rest.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from prompt_jax.backbones import Backbone
+from prompt_jax.config import InputError, PromptTuningConfig
+from prompt_jax.methods.injection import Injection
+
+Initializer = Callable[[Any, tuple[int, int]], Array]
+
+
+def uniform(scale: float = 0.5) -> Initializer:
+    """Noise in [-scale, scale); small beside T5's embeddings, and the slowest to train."""
+    return lambda key, shape: jax.random.uniform(key, shape, minval=-scale, maxval=scale)
+
+
+def from_vocab(table: Float[Array, "V D"], population: int) -> Initializer:
+    """Rows drawn from the first `population` words; without replacement while there are enough."""
+    population = min(population, table.shape[0])
+
+    def init(key: Any, shape: tuple[int, int]) -> Array:
+        rows = jax.random.choice(key, population, (shape[0],), replace=shape[0] > population)
+        return jnp.asarray(table)[rows].astype(jnp.float32)
+
+    return init
+
+
+def from_rows(rows: Float[Array, "N D"], rest: Initializer) -> Initializer:
+    """The given rows first, as many as fit; `rest` fills what is left."""
+
+    def init(key: Any, shape: tuple[int, int]) -> Array:
+        given = jnp.asarray(rows, jnp.float32)[: shape[0]]
+        return jnp.concatenate([given, rest(key, (shape[0] - len(given), shape[1]))])
+
+    return init
+
+
+def from_text(embed: Callable[[Any], Array], tokens: Sequence[int]) -> Initializer:
+    """The embedded text, repeated or cut to the length of the prompt, as PEFT does."""
+
+    def init(key: Any, shape: tuple[int, int]) -> Array:
+        return embed(np.resize(np.asarray(tokens), shape[0])).astype(jnp.float32)
+
+    return init
+
+
+def initializer(
+    config: PromptTuningConfig, backbone: Backbone, start: np.ndarray | None = None
+) -> Initializer:
+    """The initialiser that `config.init` names.
+
+    Args:
+      start: [P, D], what `config.init_file` holds; read by the caller, since methods open no file.
+
+    Raises:
+      InputError: the backbone has no tokenizer to read a text with, there are no label words, or
+        the start has another width or length.
+    """
+    vocab = from_vocab(backbone.params["embedding"], config.init_population)
+    if config.init == "vocab":
+        return vocab
+    if config.init == "random":
+        return uniform(config.init_scale)
+    if config.init == "file":
+        return lambda key, shape: _checked(start, shape)
+    if backbone.tokenizer is None:
+        raise InputError(
+            f'init="{config.init}" needs a tokenizer and backbone {backbone.name!r} has none; '
+            'use init="vocab"'
+        )
+    if config.init == "text":
+        return from_text(backbone.embed, backbone.tokenizer(config.init_text)["input_ids"])
+    if not config.init_labels:
+        raise InputError(
+            'init="class_labels" needs label words: set task.labels or method.init_labels'
+        )
+    pieces = backbone.tokenizer(list(config.init_labels), add_special_tokens=False)["input_ids"]
+    return from_rows(jnp.stack([backbone.embed(np.asarray(p)).mean(0) for p in pieces]), vocab)
+
+
+def _checked(start: np.ndarray | None, shape: tuple[int, int]) -> Array:
+    if start is None:
+        raise InputError('init="file" needs the array of init_file; pass start=load_rows(path)')
+    if start.shape != shape:
+        raise InputError(
+            f"the prompt in init_file is {list(start.shape)} and this one is {list(shape)} "
+            "(virtual tokens, width); set num_virtual_tokens to match, or use the backbone "
+            "that it was trained on"
+        )
+    return jnp.asarray(start, jnp.float32)
+
+
+def init(
+    config: PromptTuningConfig,
+    backbone: Backbone,
+    key: PRNGKeyArray,
+    start: np.ndarray | None = None,
+) -> dict[str, Float[Array, "P D"]]:
+    """The tuned tree of a fresh prompt: one float32 leaf, `prompt`."""
+    shape = (config.num_virtual_tokens, backbone.width)
+    return {"prompt": initializer(config, backbone, start)(key, shape).astype(jnp.float32)}
+
+
+def materialize(config: PromptTuningConfig, tuned: dict[str, Array]) -> Injection:
+    """The prompt as it is; nothing is reparameterised here."""
+    return Injection(tuned["prompt"])

@@ -1,0 +1,239 @@
+"""The face that people who come from PEFT know: a frozen backbone with a prompt in front."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from prompt_jax.backbones import Backbone
+from prompt_jax.backbones.t5 import shift_right
+from prompt_jax.config import InputError, PromptTuningConfig, choose
+from prompt_jax.generate import generate
+from prompt_jax.losses import cross_entropy, seq2seq_logits
+from prompt_jax.methods import Injection, init, materialize
+from prompt_jax.prompts import Prompt, load_prompt, prompt_for, save_prompt
+from prompt_jax.prompts.prompt import adopt, check_fits
+
+IGNORED = -100
+TASK_TYPES = ("SEQ_2_SEQ_LM",)
+
+_logits = jax.jit(seq2seq_logits, static_argnames=("module", "placement"))
+
+
+class Output(NamedTuple):
+    """What a call of the model gives."""
+
+    logits: Float[Array, "B U V"]
+    loss: Float[Array, ""] | None = None
+    """Mean over the labels that are not -100, in nats; None without labels."""
+
+
+class PromptTuningModel:
+    """A frozen backbone with a prompt, or with none; made by `from_pretrained`.
+
+    Attributes:
+      backbone: the frozen model.
+      tuned: the tuned tree, the only thing to train; assign a trained one. None without a prompt.
+    """
+
+    def __init__(self, backbone: Backbone, prompt: Prompt | None, tuned: Any):
+        self.backbone = backbone
+        self.tuned = tuned
+        self._source = prompt
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        backbone: Backbone,
+        source: PromptTuningConfig | Prompt | str | Path | None,
+        *,
+        seed: int = 0,
+        allow_mismatch: bool = False,
+    ) -> "PromptTuningModel":
+        """A model with a fresh prompt, a saved one, or none.
+
+        Args:
+          backbone: the frozen model.
+          source: a config makes a fresh prompt; a path, or what `load_prompt` gave, takes that
+            one; None is the plain backbone.
+          seed: of a fresh prompt.
+          allow_mismatch: takes a prompt of other weights or another tokenizer; the width must fit.
+
+        Raises:
+          InputError: the prompt is not there, is damaged or does not fit, or the backbone does
+            not do its task.
+        """
+        if source is None:
+            return cls(backbone, None, None)
+        if isinstance(source, PromptTuningConfig):
+            _check_task(source)
+            start = load_prompt(source.init_file).rows if source.init_file else None
+            tuned = init(source, backbone, jax.random.key(seed), start)
+            rows = np.asarray(materialize(source, tuned).prompt)
+            return cls(backbone, prompt_for(rows, source, backbone, seed=seed), tuned)
+        prompt = source if isinstance(source, Prompt) else load_prompt(source)
+        _check_task(prompt.method)
+        check_fits(prompt, backbone, allow_mismatch=allow_mismatch)
+        return cls(backbone, adopt(prompt, backbone), {"prompt": jnp.asarray(prompt.rows)})
+
+    @property
+    def prompt(self) -> Prompt | None:
+        """The prompt as it stands now; scores and versions of earlier rows are not carried over."""
+        source, injection = self._source, self._injection()
+        if source is None or injection is None:
+            return None
+        now = prompt_for(
+            np.asarray(injection.prompt),
+            source.method,
+            self.backbone,
+            **{name: getattr(source, name) for name in ("name", "task", "seed")},
+        )
+        return source if source.digest == now.digest else now
+
+    def __call__(
+        self,
+        input_ids: Any,
+        attention_mask: Any = None,
+        decoder_input_ids: Any = None,
+        labels: Any = None,
+    ) -> Output:
+        """Logits of every decoder position; the prompt stands in front, the rest is frozen.
+
+        For training take `loss_fn`: this compiles anew for every shape and differentiates nothing.
+
+        Args:
+          input_ids: [B, T], numpy or jax.
+          attention_mask: [B, T]; None attends to all that is not padding. (PEFT builds no mask
+            then, and so attends to padding too.)
+          decoder_input_ids: [B, U], beginning with the decoder's start token; None shifts `labels`.
+          labels: [B, U]; positions of -100 do not count in the loss, all others do.
+
+        Raises:
+          InputError: neither decoder_input_ids nor labels; wrong ranks, shapes or token ids.
+        """
+        tokens, mask = self._inputs(input_ids, attention_mask)
+        shifted = targets = counted = None
+        if labels is not None:
+            labels = self._tokens("labels", labels, len(tokens), (IGNORED,))
+            counted = jnp.asarray(labels != IGNORED)
+            targets = jnp.where(counted, labels, self.backbone.config.pad_token_id)
+            shifted = shift_right(targets, self.backbone.config.decoder_start_token_id)
+        logits = _logits(
+            self.backbone.module,
+            self.backbone.params,
+            self._injection(),
+            tokens,
+            mask,
+            self._decoder_tokens(decoder_input_ids, shifted, len(tokens)),
+            placement=self._placement,
+        )
+        if targets is None or counted is None:
+            return Output(logits)
+        nll = cross_entropy(logits, targets)
+        return Output(logits, jnp.where(counted, nll, 0.0).sum() / jnp.maximum(counted.sum(), 1))
+
+    def generate(
+        self, input_ids: Any, attention_mask: Any = None, **options: Any
+    ) -> Int[np.ndarray, "B U"]:
+        """Answers, without the decoder's start token; EOS kept and padding behind it.
+
+        Args:
+          input_ids: [B, T].
+          attention_mask: as for a call.
+          options: those of `prompt_jax.generate.generate`: max_new_tokens, num_beams, ...
+
+        Raises:
+          InputError: wrong ranks, shapes, token ids or options.
+        """
+        tokens, mask = self._inputs(input_ids, attention_mask)
+        options["placement"] = self._placement
+        return generate(self.backbone, self._injection(), tokens, mask, **options)
+
+    def save_pretrained(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+        """Saves the prompt, as a folder that PEFT loads where it can represent it.
+
+        Raises:
+          InputError: there is no prompt; or as `save_prompt`.
+        """
+        prompt = self.prompt
+        if prompt is None:
+            raise InputError(
+                "the plain backbone has no prompt to save; pass a PromptTuningConfig to "
+                "from_pretrained"
+            )
+        return save_prompt(folder, prompt, overwrite=overwrite)
+
+    def print_trainable_parameters(self) -> None:
+        """Prints the numbers trained and held, in PEFT's words."""
+        trainable = sum(leaf.size for leaf in jax.tree.leaves(self.tuned))
+        total = trainable + sum(leaf.size for leaf in jax.tree.leaves(self.backbone.params))
+        print(
+            f"trainable params: {trainable:,d} || all params: {total:,d} || "
+            f"trainable%: {100 * trainable / total:.4f}"
+        )
+
+    @property
+    def _placement(self) -> str:
+        return "prefix" if self._source is None else self._source.method.placement
+
+    def _injection(self) -> Injection | None:
+        return None if self._source is None else materialize(self._source.method, self.tuned)
+
+    def _inputs(
+        self, input_ids: Any, attention_mask: Any
+    ) -> tuple[Int[np.ndarray, "B T"], Bool[np.ndarray, "B T"]]:
+        tokens = self._tokens("input_ids", input_ids)
+        if attention_mask is None:
+            return tokens, tokens != self.backbone.config.pad_token_id
+        mask = np.asarray(attention_mask).astype(bool)
+        if mask.shape != tokens.shape:
+            raise InputError(
+                f"attention_mask has shape {list(mask.shape)} and input_ids {list(tokens.shape)}; "
+                "cover the text only, the prompt is added here"
+            )
+        return tokens, mask
+
+    def _decoder_tokens(
+        self, given: Any, shifted: Int[Array, "B U"] | None, batch: int
+    ) -> Int[Array | np.ndarray, "B U"]:
+        if given is None:
+            if shifted is None:
+                raise InputError(
+                    "decoder_input_ids or labels are needed; to write an answer call generate"
+                )
+            return shifted
+        tokens = self._tokens("decoder_input_ids", given, batch)
+        if shifted is not None and shifted.shape != tokens.shape:
+            raise InputError(
+                f"labels have shape {list(shifted.shape)} and decoder_input_ids "
+                f"{list(tokens.shape)}; give equal shapes, or labels alone"
+            )
+        return tokens
+
+    def _tokens(
+        self, name: str, values: Any, batch: int | None = None, also: tuple[int, ...] = ()
+    ) -> Int[np.ndarray, "B U"]:
+        """Checked token ids: a gather takes the last row for an id that is too large, silently."""
+        tokens = np.asarray(values)
+        if tokens.ndim != 2 or tokens.dtype.kind not in "iu":
+            raise InputError(
+                f"{name} must be integers of shape [batch, tokens], got {tokens.dtype} of shape "
+                f"{list(tokens.shape)}"
+            )
+        if batch is not None and len(tokens) != batch:
+            raise InputError(f"{name} has {len(tokens)} rows and input_ids has {batch}")
+        size = self.backbone.config.vocab_size
+        wrong = tokens[((tokens < 0) | (tokens >= size)) & ~np.isin(tokens, also)]
+        if wrong.size:
+            allowed = " and ".join([f"0 to {size - 1}", *map(str, also)])
+            raise InputError(
+                f"{name} holds {wrong[0]}; allowed: {allowed}; use the backbone's own tokenizer"
+            )
+        return tokens.astype(np.int32)
+
+
+def _check_task(method: PromptTuningConfig) -> None:
+    choose("task_type of an encoder-decoder", method.task_type, TASK_TYPES)

@@ -1,0 +1,266 @@
+"""Answers to a file of inputs, a line of JSON each, in the order of the inputs.
+
+The output only ever grows, so whatever ends a run leaves a file that the next run continues.
+"""
+
+import dataclasses
+import json
+import string
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from prompt_jax.backbones import Backbone
+from prompt_jax.config import DataConfig, EvalConfig, InputError
+from prompt_jax.data.files import Row, read_file
+from prompt_jax.generate import Answers, Progress, answer
+from prompt_jax.methods import Injection
+from prompt_jax.tasks import Task, to_source
+
+CHUNK = 16  # Batches answered between two writes, among which inputs are sorted by length.
+TOLERANCE = 0.01  # In a probability: another device or dtype rounds differently.
+
+
+class Input(NamedTuple):
+    """A text to answer, and its place among all inputs, of whatever shard."""
+
+    index: int
+    text: str
+
+
+def predict(
+    backbone: Backbone,
+    injection: Injection | None,
+    task: Task,
+    input_path: str | Path,
+    output_path: str | Path,
+    *,
+    data: DataConfig,
+    eval: EvalConfig,
+    placement: str = "prefix",
+    shard: tuple[int, int] = (0, 1),
+    overwrite: bool = False,
+    frozen: Any = None,
+    progress: Progress | None = None,
+) -> int:
+    """Writes the answers to `output_path` and gives the number of lines that this call added.
+
+    A line has `index`, `input`, `prediction`, and for classification `scores`, the probability of
+    every label word. An output that an earlier run left unfinished is continued, after a check
+    that it belongs to these inputs and this prompt.
+
+    Args:
+      input_path: `-` for standard input, .txt with an input a line, or .csv, .tsv, .jsonl and
+        .parquet with the columns of the task's source template.
+      shard: (i, n) takes every n-th input, beginning with input i.
+      overwrite: starts again where there is an output.
+      frozen: the weights; None takes `backbone.params`.
+      progress: called after every batch with the answered and all inputs of this call.
+
+    Raises:
+      InputError: inputs that cannot be read, a shard that does not exist, or an output that is
+        complete, cannot be written, or holds other answers.
+    """
+    inputs = _take(read_inputs(input_path, task), shard)
+    output = _writable(Path(output_path), input_path)
+    if overwrite:
+        output.unlink(missing_ok=True)
+    old = _resume(output, inputs)
+    eval = dataclasses.replace(eval, batch_size=max(1, min(eval.batch_size, len(inputs))))
+    size = CHUNK * eval.batch_size
+    # Chunks begin where they would without an interruption, and so have the same batches: the
+    # answers are the same to the bit, and another prompt shows in those that are there already.
+    first = max(len(old) - 1, 0) // size * size
+    with output.open("a", encoding="utf-8", newline="\n") as file:
+        for start in range(first, len(inputs), size):
+            chunk = inputs[start : start + size]
+            answers = answer(
+                backbone,
+                injection,
+                [text for _, text in chunk],
+                task,
+                data=data,
+                eval=eval,
+                placement=placement,
+                frozen=frozen,
+                progress=_after(start - first, len(inputs) - first, progress),
+            )
+            records = _records(chunk, task, answers)
+            known = old[start : start + size]
+            _check_same(output, start, known, records)
+            new = records[len(known) :]
+            file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in new)
+            file.flush()
+    return len(inputs) - len(old)
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """The shard of `i/n`, e.g. `0/4` for the first quarter.
+
+    Raises:
+      InputError: anything else.
+    """
+    index, slash, count = text.partition("/")
+    if not (slash and index.isdecimal() and count.isdecimal()):
+        raise InputError(f"a shard is written i/n, e.g. 0/4 for the first of four, got {text!r}")
+    return int(index), int(count)
+
+
+def read_inputs(path: str | Path, task: Task) -> list[Input]:
+    """The inputs of a file or of standard input, the task's source template filled.
+
+    Plain lines, and a column named `input`, fill a template of one column whatever its name.
+
+    Raises:
+      InputError: no such file, not UTF-8, no inputs, an empty one, or a missing column.
+    """
+    columns = [column for _, column, _, _ in string.Formatter().parse(task.source) if column]
+    only = columns[0] if len(set(columns)) == 1 else None
+    if str(path) != "-" and Path(path).suffix.lower() != ".txt":
+        rows = read_file(Path(path))
+        rows = [_with_input(row, only) if only else row for row in rows]
+    elif only is None:
+        raise InputError(
+            f"{path}: a line is one text, and the template {task.source!r} needs the columns "
+            f"{', '.join(columns)}; give a .csv, .tsv or .jsonl with them"
+        )
+    else:
+        name, content = _read_bytes(path)
+        rows = [
+            Row(f"{name} line {number}", {only: line})
+            for number, line in enumerate(_lines(name, content), start=1)
+        ]
+    texts = [to_source(task, row.values, row.place) for row in rows]
+    return [Input(index, text) for index, text in enumerate(texts)]
+
+
+def _with_input(row: Row, column: str) -> Row:
+    if column in row.values or "input" not in row.values:
+        return row
+    return row._replace(values={**row.values, column: row.values["input"]})
+
+
+def _read_bytes(path: str | Path) -> tuple[str, bytes]:
+    if str(path) == "-":
+        return "standard input", sys.stdin.buffer.read()
+    if not Path(path).is_file():
+        raise InputError(f"no file {path}; give a file with an input a line, or - for stdin")
+    return Path(path).name, Path(path).read_bytes()
+
+
+def _lines(name: str, content: bytes) -> list[str]:
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise InputError(
+            f"{name} line {line}: byte 0x{content[error.start]:02x} is not UTF-8; convert the "
+            "text to UTF-8 (e.g. iconv -f latin1 -t utf-8)"
+        ) from error
+    if not text.strip():
+        raise InputError(f"{name} is empty; give at least one line")
+    # str.splitlines would also break a text at U+2028 and U+0085.
+    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
+
+
+def _take(inputs: list[Input], shard: tuple[int, int]) -> list[Input]:
+    index, count = shard
+    if not 0 <= index < count:
+        raise InputError(
+            f"shard {index}/{count} does not exist; the first of n shards is 0/n and the last "
+            "(n-1)/n"
+        )
+    return inputs[index::count]
+
+
+def _writable(output: Path, input_path: str | Path) -> Path:
+    """The output, in a folder that exists."""
+    if output.is_dir():
+        raise InputError(f"the output {output} is a folder; name a file in it")
+    if str(input_path) != "-" and output.resolve() == Path(input_path).resolve():
+        raise InputError(f"{output} is the input too; write the answers to another file")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with output.open("a"):
+            return output
+    except OSError as error:
+        raise InputError(f"{output} cannot be written: {error}; choose another place") from error
+
+
+def _resume(output: Path, inputs: Sequence[Input]) -> list[dict[str, Any]]:
+    """The records of an unfinished output, after cutting off a line that was half written."""
+    content = output.read_bytes() if output.exists() else b""
+    *lines, half = content.split(b"\n")
+    if len(lines) > len(inputs):
+        raise _other(output, f"it has {len(lines)} lines for {len(inputs)} inputs")
+    records = [_parsed(output, number, line) for number, line in enumerate(lines, start=1)]
+    for number, (record, wanted) in enumerate(zip(records, inputs, strict=False), start=1):
+        if (record.get("index"), record.get("input")) != wanted:
+            raise _other(output, f"line {number} does not answer input {wanted.index}")
+    if half:
+        begins = _beginning(inputs[len(records)]) if len(records) < len(inputs) else b""
+        if not begins or half[: len(begins)] != begins[: len(half)]:
+            raise _other(output, f"line {len(lines) + 1} does not answer the next input")
+        with output.open("r+b") as file:
+            file.truncate(len(content) - len(half))
+    elif content and len(records) == len(inputs):
+        raise InputError(f"{output} is complete; --overwrite answers all inputs again")
+    return records
+
+
+def _beginning(wanted: Input) -> bytes:
+    """How the line of an input begins, up to the answer."""
+    start = {"index": wanted.index, "input": wanted.text}
+    return json.dumps(start, ensure_ascii=False).removesuffix("}").encode()
+
+
+def _parsed(output: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        record = None
+    if not isinstance(record, dict):
+        raise _other(output, f"line {number} is no JSON object")
+    return record
+
+
+def _other(output: Path, reason: str) -> InputError:
+    return InputError(
+        f"{output} holds other answers: {reason}; choose another output, or --overwrite"
+    )
+
+
+def _records(chunk: Sequence[Input], task: Task, answers: Answers) -> list[dict[str, Any]]:
+    records: list[dict[str, Any]] = [
+        {"index": index, "input": text, "prediction": prediction}
+        for (index, text), prediction in zip(chunk, answers.predictions, strict=True)
+    ]
+    if answers.scores is not None:
+        odds = np.exp(answers.scores - answers.scores.max(1, keepdims=True))
+        for record, row in zip(records, odds / odds.sum(1, keepdims=True), strict=True):
+            record["scores"] = {
+                label: round(float(p), 6) for label, p in zip(task.labels, row, strict=True)
+            }
+    return records
+
+
+def _check_same(output: Path, start: int, old: list[Any], new: list[Any]) -> None:
+    """Refuses to go on with answers that the model of this call would not have given."""
+    for number, (before, now) in enumerate(zip(old, new, strict=False), start=start + 1):
+        if not _alike(before, now):
+            reason = f"line {number} comes from another prompt or other settings"
+            raise _other(output, reason)
+
+
+def _alike(before: dict[str, Any], now: dict[str, Any]) -> bool:
+    if "scores" not in now or "scores" not in before:
+        return before == now
+    old, new = before["scores"], now["scores"]
+    return old.keys() == new.keys() and all(abs(old[k] - new[k]) <= TOLERANCE for k in new)
+
+
+def _after(start: int, total: int, progress: Progress | None) -> Progress | None:
+    return progress and (lambda done, _: progress(start + done, total))

@@ -1,0 +1,212 @@
+"""Writing prompts: a folder that PEFT loads, or a .npy; whole or not at all."""
+
+import contextlib
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prompt_jax.config import InputError, to_json
+from prompt_jax.prompts.card import card
+from prompt_jax.prompts.peft import (
+    ADAPTER_CONFIG,
+    ADAPTER_PICKLE,
+    ADAPTER_WEIGHTS,
+    adapter_config,
+    obstacle,
+    weights,
+)
+from prompt_jax.prompts.prompt import Prompt
+
+PROMPT_CONFIG = "prompt_jax_config.json"
+OWN_WEIGHTS = "prompt.safetensors"
+"""The weights of a prompt that PEFT cannot represent: under a name that PEFT does not look for."""
+OWN_FILES = {
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    ADAPTER_PICKLE,
+    PROMPT_CONFIG,
+    OWN_WEIGHTS,
+    "README.md",
+}
+FORMAT = 1
+
+
+def save_prompt(folder: str | Path, prompt: Prompt, *, overwrite: bool = False) -> Path:
+    """Writes a prompt as a folder that `load_prompt` reads, and PEFT too where it can.
+
+    What PEFT would run differently gets other file names, so that PEFT refuses it.
+
+    Args:
+      folder: appears whole or not at all.
+      prompt: what to write.
+      overwrite: whether an earlier prompt there is replaced.
+
+    Raises:
+      InputError: the folder exists, is no prompt, or cannot be written.
+    """
+    peft = not obstacle(prompt)
+    files = {
+        ADAPTER_WEIGHTS if peft else OWN_WEIGHTS: weights(prompt.rows),
+        PROMPT_CONFIG: _json(describe(prompt)),
+        "README.md": card(prompt).encode(),
+    }
+    if peft:
+        files[ADAPTER_CONFIG] = _json(adapter_config(prompt), sort_keys=True)
+    return _write_folder(Path(folder), files, overwrite)
+
+
+def export_peft(folder: str | Path, prompt: Prompt, *, overwrite: bool = False) -> Path:
+    """`save_prompt` that insists on PEFT.
+
+    Raises:
+      InputError: PEFT would run this prompt differently; or as `save_prompt`.
+    """
+    _insist("PEFT", prompt)
+    return save_prompt(folder, prompt, overwrite=overwrite)
+
+
+def export_prompt(prompt: Prompt, path: str | Path, *, overwrite: bool = False) -> Path:
+    """Writes a prompt for other tools: `.npy` as Lester et al. released theirs, else PEFT's folder.
+
+    Args:
+      prompt: what to write.
+      path: the ending `.npy` makes it a bare float32 array [P, D].
+      overwrite: whether what is there is replaced.
+
+    Raises:
+      InputError: the format cannot hold this prompt; the path exists or cannot be written.
+    """
+    path = Path(path)
+    if path.suffix != ".npy":
+        return export_peft(path, prompt, overwrite=overwrite)
+    _insist("a .npy file", prompt)
+    if path.is_dir() or (path.exists() and not overwrite):
+        raise InputError(f"{path} exists; choose another path or pass overwrite (--overwrite)")
+    buffer = io.BytesIO()
+    np.save(buffer, prompt.rows, allow_pickle=False)
+    with _writable(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = _beside(path)
+        try:
+            _write_file(fresh, buffer.getvalue())
+            os.replace(fresh, path)
+        finally:
+            fresh.unlink(missing_ok=True)
+    return path
+
+
+def describe(prompt: Prompt) -> dict[str, Any]:
+    """prompt_jax_config.json: all of a prompt but its rows, sealed by a checksum."""
+    fields = {f.name: getattr(prompt, f.name) for f in dataclasses.fields(prompt)}
+    del fields["rows"]
+    fields |= {"format": FORMAT, "digest": prompt.digest, "method": to_json(prompt.method)}
+    fields["task"] = prompt.task and to_json(prompt.task)
+    # Through JSON and back, so that the checksum is of what will be read.
+    fields = json.loads(json.dumps(fields))
+    return fields | {"checksum": checksum(fields)}
+
+
+def checksum(fields: Mapping[str, Any]) -> str:
+    """sha256 of the fields in canonical form, since JSON hides a flipped bit in a score."""
+    fields = {name: value for name, value in fields.items() if name != "checksum"}
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+
+def _insist(target: str, prompt: Prompt) -> None:
+    reason = obstacle(prompt)
+    if reason:
+        raise InputError(
+            f"this prompt cannot be exported to {target}: {reason}; keep the folder of "
+            'save_prompt, or train with placement="prefix"'
+        )
+
+
+def _json(values: Any, *, sort_keys: bool = False) -> bytes:
+    return (json.dumps(values, indent=2, sort_keys=sort_keys) + "\n").encode()
+
+
+def _write_folder(folder: Path, files: Mapping[str, bytes], overwrite: bool) -> Path:
+    folder = folder.absolute()
+    if folder.exists() or folder.is_symlink():
+        if not overwrite:
+            raise InputError(
+                f"{folder} exists; choose another folder or pass overwrite (--overwrite)"
+            )
+        # Replacing deletes, so only what is plainly a prompt, or empty, is replaced.
+        if not folder.is_dir() or (any(folder.iterdir()) and not is_prompt(folder)):
+            raise InputError(f"{folder} exists and is no prompt; choose another folder")
+    with _writable(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        fresh = _beside(folder)
+        fresh.mkdir()
+        try:
+            for name, data in files.items():
+                _write_file(fresh / name, data)
+            _sync(fresh)
+            _swap(fresh, folder)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+    return folder
+
+
+def is_prompt(folder: Path) -> bool:
+    """Whether the folder itself holds a prompt, ours or PEFT's."""
+    return any((folder / name).is_file() for name in (PROMPT_CONFIG, ADAPTER_CONFIG))
+
+
+def _swap(fresh: Path, folder: Path) -> None:
+    """Puts `fresh` in the place of `folder`; files there that are not a prompt's move along."""
+    if not folder.exists():
+        os.rename(fresh, folder)
+        return _sync(folder.parent)
+    old = _beside(folder)
+    os.rename(folder, old)
+    try:
+        os.rename(fresh, folder)
+    except OSError:
+        os.rename(old, folder)
+        raise
+    for entry in old.iterdir():
+        if entry.name not in OWN_FILES:
+            os.rename(entry, folder / entry.name)
+    _sync(folder.parent)
+    shutil.rmtree(old)
+
+
+def _beside(path: Path) -> Path:
+    """A hidden name on the same file system, so that renaming is atomic."""
+    return path.parent / f".{path.name}.{secrets.token_hex(4)}"
+
+
+def _write_file(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _writable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"cannot write {path}: {error.strerror or error}; choose another place"
+        ) from error

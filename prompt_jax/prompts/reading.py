@@ -1,0 +1,182 @@
+"""Reading prompts: our folders, PEFT's, `.npy` files and run folders; nothing is trusted."""
+
+import dataclasses
+import difflib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from prompt_jax.backbones import Backbone
+from prompt_jax.config import InputError, PromptTuningConfig, from_json
+from prompt_jax.prompts import peft
+from prompt_jax.prompts.card import flat
+from prompt_jax.prompts.folder import FORMAT, OWN_WEIGHTS, PROMPT_CONFIG, checksum, is_prompt
+from prompt_jax.prompts.prompt import Prompt, adopt, check_fits
+from prompt_jax.tasks import Task
+from prompt_jax.weights.stored import damaged, read_json
+
+PEFT_WEIGHTS = (peft.ADAPTER_WEIGHTS, peft.ADAPTER_PICKLE)
+NUMPY_MAGIC = b"\x93NUMPY"
+
+
+def load_prompt(path: str | Path) -> Prompt:
+    """The prompt at a path, checked against the digest it was saved with.
+
+    Args:
+      path: a folder of `save_prompt`, a PEFT folder (prompt tuning or P-tuning), a run folder
+        that holds `prompt/`, or a NumPy file of [P, D], with or without the ending `.npy`.
+
+    Raises:
+      InputError: nothing there, or it is damaged, or no prompt.
+    """
+    path = _locate(Path(path))
+    if path.is_file():
+        return _load_npy(path)
+    if (path / PROMPT_CONFIG).is_file():
+        return _load_own(path)
+    return _load_peft(path)
+
+
+def import_prompt(path: str | Path, backbone: Backbone, *, allow_mismatch: bool = False) -> Prompt:
+    """`load_prompt` for a backbone: what the file does not know is taken from there.
+
+    Raises:
+      InputError: as `load_prompt` and `check_fits`.
+    """
+    prompt = load_prompt(path)
+    check_fits(prompt, backbone, allow_mismatch=allow_mismatch)
+    return adopt(prompt, backbone)
+
+
+class Listed(NamedTuple):
+    """A row of `list_prompts`."""
+
+    name: str
+    """Path within the listed folder."""
+    virtual_tokens: int | None
+    width: int | None
+    backbone: str
+    metric: str
+    """The deciding score, `name value`; empty when there is none."""
+    digest: str
+    """The first 12 characters."""
+    problem: str = ""
+    """Why the prompt cannot be read; then the other fields are empty."""
+
+
+def list_prompts(folder: str | Path) -> list[Listed]:
+    """The prompts in a folder, by name; damaged ones are listed with their problem.
+
+    Raises:
+      InputError: there is no such folder.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"no folder {folder}; give the one that holds runs or saved prompts")
+    entries = [p for p in sorted(folder.iterdir()) if not p.name.startswith(".")]
+    return [_listed(p) for p in entries if p.suffix == ".npy" or _prompt_folder(p) is not None]
+
+
+def _listed(path: Path) -> Listed:
+    try:
+        prompt = load_prompt(path)
+    except InputError as error:
+        return Listed(path.name, None, None, "", "", "", str(error))
+    best = next(flat(prompt.metrics), None)
+    value = best and (f"{best[1]:.4f}" if isinstance(best[1], float) else best[1])
+    metric = f"{best[0]} {value}" if best else ""
+    virtual, width = prompt.rows.shape
+    return Listed(path.name, virtual, width, prompt.backbone, metric, prompt.digest[:12])
+
+
+def _prompt_folder(path: Path) -> Path | None:
+    return next((folder for folder in (path, path / "prompt") if is_prompt(folder)), None)
+
+
+def _locate(path: Path) -> Path:
+    if path.is_file():
+        return path
+    folder = _prompt_folder(path)
+    if folder is not None:
+        return folder
+    if path.is_dir():
+        inside = [p.name for p in sorted(path.iterdir()) if p.is_dir() and _prompt_folder(p)]
+        hint = f"; prompts inside it: {', '.join(inside)}" if inside else ""
+        raise InputError(
+            f"{path} holds no prompt: neither {PROMPT_CONFIG} nor {peft.ADAPTER_CONFIG} is in it "
+            f"or in its prompt/{hint}"
+        )
+    siblings = path.parent.iterdir() if path.parent.is_dir() else ()
+    names = [p.name for p in siblings if p.suffix == ".npy" or _prompt_folder(p)]
+    near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.4)
+    hint = f"perhaps you meant {', '.join(near)}" if near else "prompt-jax prompts list shows them"
+    raise InputError(f"no prompt at {path}; {hint}")
+
+
+def _load_npy(path: Path) -> Prompt:
+    with path.open("rb") as file:
+        magic = file.read(len(NUMPY_MAGIC))
+    if magic != NUMPY_MAGIC:
+        raise InputError(
+            f"{path} is no NumPy file; give a prompt folder, or a .npy of [virtual tokens, width]"
+        )
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise InputError(
+            f"{path} cannot be read ({error}); copy it again, or save it as a plain array"
+        ) from error
+    rows = peft.matrix(path, array)
+    method = PromptTuningConfig(num_virtual_tokens=len(rows), init="random")
+    return _prompt(path, rows=rows, method=method, name=path.stem, versions={})
+
+
+def _load_own(folder: Path) -> Prompt:
+    path = folder / PROMPT_CONFIG
+    values = read_json(path)
+    if values.get("checksum") != checksum(values):
+        raise damaged(path, "its checksum is not that of its content")
+    if values["format"] != FORMAT:
+        raise InputError(
+            f"{path} has format {values['format']} and this version reads {FORMAT}; "
+            "update prompt_jax"
+        )
+    weights = _weights_of(folder, OWN_WEIGHTS, *PEFT_WEIGHTS)
+    fields = {f.name: values[f.name] for f in dataclasses.fields(Prompt) if f.name in values}
+    fields["method"] = from_json(PromptTuningConfig, fields["method"])
+    fields["task"] = fields["task"] and from_json(Task, fields["task"])
+    fields["name"] = fields["name"] or _name(folder)
+    prompt = _prompt(weights, rows=peft.read_weights(weights), **fields)
+    if prompt.digest != values["digest"]:
+        raise damaged(weights, f"its rows have not the digest that {PROMPT_CONFIG} says")
+    return prompt
+
+
+def _load_peft(folder: Path) -> Prompt:
+    path = folder / peft.ADAPTER_CONFIG
+    values = read_json(path)
+    weights = _weights_of(folder, *PEFT_WEIGHTS)
+    rows = peft.read_weights(weights)
+    adapter = peft.read_adapter(path, values, rows)
+    rows = rows[: adapter.method.num_virtual_tokens]
+    return _prompt(weights, rows=rows, name=_name(folder), versions={}, **adapter._asdict())
+
+
+def _prompt(path: Path, **fields: Any) -> Prompt:
+    try:
+        return Prompt(**fields)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def _name(folder: Path) -> str:
+    folder = folder.absolute()
+    return folder.parent.name if folder.name == "prompt" else folder.name
+
+
+def _weights_of(folder: Path, *names: str) -> Path:
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    raise InputError(f"{folder} holds no weights, neither {' nor '.join(names)}; copy it again")

@@ -1,0 +1,160 @@
+"""What a prompt looks like: its nearest words, how alike its rows are, and a page about both."""
+
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Array, Float
+
+from prompt_jax.backbones import Backbone
+from prompt_jax.config import InputError, at_least, choose, to_json
+from prompt_jax.prompts.card import flat
+from prompt_jax.prompts.prompt import Prompt, check_fits
+
+MEASURES = ("cosine", "l2")
+CAVEAT = (
+    "Neighbours are not explanations: a prompt works through attention, trained rows lie far from "
+    "all words, and prompts with other neighbours can work as well."
+)
+
+
+def nearest_words(
+    rows: Float[Array | np.ndarray, "P D"],
+    table: Float[Array | np.ndarray, "V _"],
+    tokenizer: Any,
+    k: int = 5,
+    by: str = "cosine",
+) -> list[list[tuple[str, float]]]:
+    """The k words of the vocabulary nearest to every row, nearest first.
+
+    Args:
+      rows: the prompt.
+      table: the embedding table; rows that pad it beyond the tokenizer's vocabulary are left out.
+      tokenizer: names the words.
+      k: how many, at most the vocabulary.
+      by: `cosine` gives similarities, the largest first; `l2` distances, the smallest first.
+
+    Raises:
+      InputError: no tokenizer, an unknown measure, k below 1, or rows of another width.
+    """
+    choose("measure", by, MEASURES)
+    at_least("k", k, 1)
+    if tokenizer is None:
+        raise InputError("nearest words need a tokenizer and this backbone has none")
+    rows, words = np.asarray(rows, np.float32), np.asarray(table, np.float32)[: len(tokenizer)]
+    if rows.shape[1] != words.shape[1]:
+        raise InputError(f"the rows are {rows.shape[1]} wide and the words {words.shape[1]}")
+    products = _unit(rows) @ _unit(words).T if by == "cosine" else rows @ words.T
+    # Half the squared distance, up to a constant of the row: its order, but not its precision.
+    far = -products if by == "cosine" else (words**2).sum(1) / 2 - products
+    found = []
+    for row, ids in zip(rows, np.argsort(far, axis=1, kind="stable")[:, :k], strict=True):
+        near = words[ids]
+        scores = _unit(near) @ _unit(row[None])[0] if by == "cosine" else _norm(near - row)
+        names = tokenizer.convert_ids_to_tokens(ids.tolist())
+        found.append(list(zip(names, scores.tolist(), strict=True)))
+    return found
+
+
+def similarity(rows: Float[Array | np.ndarray, "P D"]) -> Float[np.ndarray, "P P"]:
+    """Cosine between every two rows; rows that collapsed onto each other show as blocks of ones."""
+    unit = _unit(np.asarray(rows, np.float32))
+    return unit @ unit.T
+
+
+def _unit(rows: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N D"]:
+    return rows / np.maximum(_norm(rows)[:, None], 1e-12)
+
+
+def _norm(rows: Float[np.ndarray, "N D"]) -> Float[np.ndarray, " N"]:
+    return np.linalg.norm(rows, axis=1)
+
+
+def inspect(prompt: Prompt, backbone: Backbone, *, k: int = 3, allow_mismatch: bool = False) -> str:
+    """A page of text: identity, scores, and the nearest words of every row by both measures.
+
+    Args:
+      prompt: the prompt.
+      backbone: where its words come from.
+      k: neighbours of a row.
+      allow_mismatch: as for `check_fits`.
+
+    Raises:
+      InputError: the prompt does not fit, or as `nearest_words`.
+    """
+    from rich.console import Console, Group
+    from rich.table import Table
+    from rich.text import Text
+
+    check_fits(prompt, backbone, allow_mismatch=allow_mismatch)
+    facts = Table(box=None, show_header=False)
+    for name, value in _facts(prompt).items():
+        facts.add_row(name, Text(str(value)))
+    measured = [
+        nearest_words(prompt.rows, backbone.params["embedding"], backbone.tokenizer, k, by)
+        for by in ("cosine", "l2")
+    ]
+    words = Table("row", "norm", "nearest by cosine", "nearest by L2 distance")
+    for i, (cosine, l2) in enumerate(zip(*measured, strict=True)):
+        norm = f"{np.linalg.norm(prompt.rows[i]):.2f}"
+        words.add_row(str(i), norm, Text(_phrase(cosine)), Text(_phrase(l2)))
+    out = io.StringIO()
+    Console(file=out, width=100, color_system=None).print(Group(facts, words, Text(CAVEAT)))
+    return out.getvalue()
+
+
+def _facts(prompt: Prompt) -> dict[str, Any]:
+    facts = {
+        "name": prompt.name,
+        "digest": prompt.digest,
+        "backbone": prompt.backbone,
+        "fingerprint": prompt.fingerprint,
+        "virtual tokens": len(prompt.rows),
+        "width": prompt.rows.shape[1],
+        "placement": prompt.method.placement,
+        "init": prompt.method.init,
+        "seed": prompt.seed,
+        **dict(flat(to_json(prompt.task) if prompt.task else {}, "task.")),
+        **dict(flat(prompt.metrics)),
+    }
+    return {name: "unknown" if value in (None, "") else value for name, value in facts.items()}
+
+
+def _phrase(words: list[tuple[str, float]]) -> str:
+    return "  ".join(f"{word} {score:.2f}" for word, score in words)
+
+
+def draw_similarity(prompt: Prompt, path: str | Path) -> Path:
+    """Draws `similarity` as a heat map.
+
+    Args:
+      prompt: the prompt.
+      path: a PNG file; replaced if it is there.
+
+    Raises:
+      InputError: it cannot be written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    path = Path(path)
+    figure = Figure(figsize=(6, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    image = axes.imshow(similarity(prompt.rows), vmin=-1, vmax=1, cmap="RdBu_r")
+    axes.set_title(f"Similarity of virtual tokens: {prompt.name or prompt.digest[:12]}")
+    axes.set_xlabel("virtual token")
+    axes.set_ylabel("virtual token")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True))
+    figure.colorbar(image, label="cosine")
+    fresh = path.with_name(f".{path.name}.tmp")
+    try:
+        figure.savefig(fresh, format="png", dpi=120)
+        os.replace(fresh, path)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+    return path

@@ -1,0 +1,96 @@
+"""Checkpoints in, frozen trees out: Hugging Face folders, hub ids, T5X, and random models."""
+
+import dataclasses
+import functools
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from prompt_jax.backbones import Backbone, t5
+from prompt_jax.config import DTYPES, REMATS, choose
+from prompt_jax.weights.export import save_hugging_face as save_hugging_face
+from prompt_jax.weights.hub import locate
+from prompt_jax.weights.hugging_face import read_hugging_face
+from prompt_jax.weights.mapping import assemble
+from prompt_jax.weights.t5x import read_t5x
+from prompt_jax.weights.tokenizer import has_tokenizer
+from prompt_jax.weights.tokenizer import load_tokenizer as load_tokenizer
+
+
+def load_backbone(
+    name: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    dtype: str = "auto",
+    remat: str = "none",
+    unroll: int | None = None,
+    seed: int = 0,
+    tokenizer: Any = None,
+) -> Backbone:
+    """A frozen backbone: its module's config, weights on the default device, and tokenizer.
+
+    Weights are read one leaf at a time, so the host needs little more than the model's size. The
+    fingerprint depends on their values only, see `mapping.assemble`.
+
+    Args:
+      name: `embedded`; a hub id; a folder in Hugging Face's format; a legacy T5X checkpoint, a
+        folder or `gs://...`; or a preset such as `t5_1_1_small`, which has random weights.
+      revision: branch, tag or commit of a hub id.
+      token: for private repositories; None takes the one of `hf auth login`.
+      dtype: `auto` is bfloat16 on TPU and GPU, float32 on CPU.
+      remat: `none`, `minimal` or `full`: what the backward pass recomputes.
+      unroll: layers per step of the scan; None is all of them on CPU and one elsewhere.
+      seed: of a preset's weights.
+      tokenizer: a tokenizer, or the folder or hub id of one; None takes the one beside the
+        weights. T5X checkpoints and presets have none.
+
+    Raises:
+      InputError: there is no such backbone, or it is damaged, incomplete or of another kind.
+    """
+    name = os.fspath(name)
+    choose("dtype", dtype, DTYPES)
+    choose("remat", remat, REMATS)
+    ours = {"remat": remat, "dtype": _dtype(dtype)}
+    if name in t5.PRESETS:
+        config = _unrolled(dataclasses.replace(t5.PRESETS[name], **ours), unroll)
+        rolled = dataclasses.replace(config, unroll=1, remat="none")
+        params = _random(rolled, jax.random.key(seed))
+        fingerprint = hashlib.sha256(f"{name} with seed {seed}".encode()).hexdigest()
+    else:
+        source = locate(name, revision, token)
+        t5x = source.startswith("gs://") or Path(source, "checkpoint").is_file()
+        config, tensors = (read_t5x if t5x else read_hugging_face)(source, **ours)
+        config = _unrolled(config, unroll)
+        params, fingerprint = assemble(source, tensors, config)
+        if tokenizer is None and not t5x and has_tokenizer(Path(source)):
+            tokenizer = source
+    if isinstance(tokenizer, str | os.PathLike):
+        tokenizer = load_tokenizer(os.fspath(tokenizer))
+    return Backbone(
+        name=name, config=config, params=params, tokenizer=tokenizer, fingerprint=fingerprint
+    )
+
+
+def _dtype(name: str) -> Any:
+    if name == "auto":
+        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return jnp.dtype(name)
+
+
+def _unrolled(config: t5.T5Config, unroll: int | None) -> t5.T5Config:
+    """On CPU a loop over layers costs more than the code it saves; elsewhere it is free."""
+    if unroll is None:
+        deepest = max(config.num_layers, config.num_decoder_layers)
+        unroll = deepest if jax.default_backend() == "cpu" else 1
+    return dataclasses.replace(config, unroll=unroll)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _random(config: t5.T5Config, key: jax.Array) -> Any:
+    params = t5.init_params(config, key)
+    return jax.tree.map(lambda leaf: leaf.astype(config.dtype), params)

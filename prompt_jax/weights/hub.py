@@ -1,0 +1,66 @@
+"""From the name of a backbone to the folder that holds it."""
+
+import difflib
+import importlib.resources
+import re
+from pathlib import Path
+
+from prompt_jax.backbones.t5 import PRESETS
+from prompt_jax.config import InputError
+
+SMALL_FILES = ("*.json", "*.model", "*.txt")
+"""The config and the tokenizer."""
+WEIGHTS = ("model*.safetensors*", "pytorch_model*.bin*", "flax_model*.msgpack*")
+"""Formats in order of preference; only the first that a repository holds is downloaded."""
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
+def locate(name: str, revision: str | None, token: str | None) -> str:
+    """The folder of a backbone: of the package, on disk, in a bucket, or downloaded from the hub.
+
+    Raises:
+      InputError: there is no such backbone.
+    """
+    if name == "embedded":
+        return str(importlib.resources.files("prompt_jax") / "assets" / "t5")
+    if name.startswith("gs://"):
+        return name
+    if Path(name).expanduser().is_dir():
+        return str(Path(name).expanduser())
+    if not HUB_ID.fullmatch(name) or Path(name).exists():
+        raise InputError(f"no folder {name!r}. {_allowed(name)}")
+    return _download(name, revision, token)
+
+
+def _download(name: str, revision: str | None, token: str | None) -> str:
+    """The snapshot of a hub id, from the local cache where that is complete or nothing else is."""
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    folder = ""
+    try:
+        for weights in WEIGHTS:
+            wanted = [*SMALL_FILES, weights]
+            folder = huggingface_hub.snapshot_download(
+                name, revision=revision, token=token, allow_patterns=wanted
+            )
+            if next(Path(folder).glob(weights), None):
+                break
+    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+        at = f" at revision {revision!r}" if revision else ""
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"unknown backbone {name!r}{at}: not a folder here, and not to be had from the "
+            f"Hugging Face hub ({reason}). {_allowed(name)}"
+        ) from error
+    return folder
+
+
+def _allowed(name: str) -> str:
+    near = difflib.get_close_matches(name, ["embedded", *PRESETS], n=1)
+    hint = f"Perhaps you meant {near[0]!r}? " if near else ""
+    return (
+        f"{hint}Allowed: embedded; random models {', '.join(PRESETS)}; a folder in Hugging Face's "
+        f"format; a T5X checkpoint folder, on disk or gs://...; a hub id such as "
+        f"google/t5-v1_1-base (offline: one that is in the cache; private: with a token)"
+    )

@@ -1,0 +1,123 @@
+"""A weight in a file: shape and type are known at once, the numbers are read on demand.
+
+Every format opens as a dict of these, under the names and in the orientation of Hugging Face's
+torch models. So the rest knows one naming, and no model is ever held twice.
+"""
+
+import contextlib
+import json
+import math
+import pickle
+import struct
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from prompt_jax.config import InputError
+
+FLOATS = {
+    "float64": np.dtype(np.float64),
+    "float32": np.dtype(np.float32),
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+}
+MALFORMED = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    NotImplementedError,
+    RecursionError,
+    TypeError,
+    ValueError,
+    pickle.UnpicklingError,
+    struct.error,
+    zipfile.BadZipFile,
+)
+"""What parsers raise when they meet bytes that are not theirs."""
+
+
+class StoredTensor(NamedTuple):
+    """One weight of a checkpoint."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    read: Callable[[], np.ndarray]
+    """Reads the numbers, every time anew: the caller decides how long they live."""
+
+
+def transposed(tensor: StoredTensor) -> StoredTensor:
+    """The same weight with its axes reversed; JAX stores [in, out] where torch stores [out, in]."""
+    return StoredTensor(tensor.shape[::-1], tensor.dtype, lambda: tensor.read().T)
+
+
+def at_extent(
+    file: Path, name: str, offset: int, size: int, shape: tuple[int, ...], dtype: np.dtype
+) -> StoredTensor:
+    """The weight whose bytes lie at `offset` of `file`.
+
+    Read, not mapped: the pages of a mapped file count as memory of the process until they go.
+
+    Raises:
+      InputError: the bytes lie outside the file, or are too few or too many for the shape.
+    """
+    if size != math.prod(shape) * dtype.itemsize:
+        raise damaged(file, f"{name} has {size} bytes, which do not make {dtype}{list(shape)}")
+    if offset + size > file.stat().st_size:
+        raise damaged(file, f"{name} ends behind the end of the file")
+
+    def read() -> np.ndarray:
+        return np.fromfile(file, np.uint8, size, offset=offset).view(dtype).reshape(shape)
+
+    return StoredTensor(shape, dtype, read)
+
+
+def damaged(file: Any, why: str) -> InputError:
+    """The error for a file that is not what it should be."""
+    return InputError(f"{file} is truncated or damaged: {why}; download or copy it again")
+
+
+@contextlib.contextmanager
+def parsing(file: Any, kind: str) -> Iterator[None]:
+    """Gives one answer for the many errors of a parser that meets a damaged file.
+
+    Raises:
+      InputError: the file is not a `kind`.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except MALFORMED as error:
+        raise damaged(file, f"not {kind} ({error or type(error).__name__})") from error
+
+
+def float_dtype(file: Any, name: str, dtype: str) -> np.dtype:
+    """The numpy type called `dtype`.
+
+    Raises:
+      InputError: not a floating type, so a quantised model or no model at all.
+    """
+    if dtype not in FLOATS:
+        raise InputError(
+            f"{file}: {name} is {dtype}; allowed: {', '.join(FLOATS)}; use a checkpoint that is "
+            f"not quantised"
+        )
+    return FLOATS[dtype]
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+      InputError: the file holds something else.
+    """
+    with parsing(file, "JSON"):
+        values = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(values, dict):
+        raise damaged(file, f"expected a JSON object, got a {type(values).__name__}")
+    return values

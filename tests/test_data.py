@@ -1,0 +1,219 @@
+"""Rows from embedded tasks, TFDS and files; every one that cannot be read says why."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from prompt_jax.config import InputError, TaskConfig
+from prompt_jax.data import load_examples, load_rows, splits
+from prompt_jax.tasks import Task, resolve
+
+SIZES = {
+    "sentiment": (7171, 1000, 1000),
+    "gloss_category": (8000, 1000, 1000),
+    "headline_satire": (8000, 1000, 1000),
+    "factbook_topic": (3071, 422, 500),
+    "kjv_to_modern": (8000, 800, 1000),
+}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_the_embedded_tasks_are_whole(name):
+    task = resolve(f"embedded:{name}", TaskConfig(), ["input", "target"])
+    train, validation, test = SIZES[name]
+    # That the last row is there and none after it shows the size without reading the rest.
+    assert len(load_rows(f"embedded:{name}", f"train[{train - 1}:]")) == 1
+    assert len(load_rows(f"embedded:{name}", f"validation[{validation - 1}:]")) == 1
+    examples = load_examples(task, f"embedded:{name}", "test")
+    assert len(examples) == test
+    if task.labels:
+        assert {example.target for example in examples} == set(task.labels)
+
+
+def test_splits_limits_and_slices():
+    out_of_domain = ["test_ood_amazon", "test_ood_nyt", "test_ood_tweets"]
+    assert splits("embedded:sentiment") == ["test", *out_of_domain, "train", "validation"]
+    assert splits("embedded:sentiment/test_ood_nyt") == ["test_ood_nyt"]
+    assert len(load_rows("embedded:sentiment/test_ood_nyt", "train")) == 1535
+    assert load_rows("embedded:sentiment", "train", limit=1) == [
+        {"input": "Obvious, obnoxious and didactic burlesque.", "target": "negative"}
+    ]
+    rows = load_rows("embedded:sentiment", "train[1:3]")
+    assert rows == load_rows("embedded:sentiment", "train", limit=3)[1:]
+
+
+def test_reading_imports_no_tensorflow():
+    code = (
+        "import sys; from prompt_jax.data import load_rows; "
+        "assert 'tensorflow_datasets' not in sys.modules and 'grain' not in sys.modules; "
+        "load_rows('embedded:factbook_topic', 'test'); assert 'tensorflow' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_embedded_rows_can_be_prepared_again(tmp_path):
+    from prompt_jax.assets.embedded_tasks import prepare
+
+    for name in SIZES:
+        for split in splits(f"embedded:{name}"):
+            path = tmp_path / "tsv" / name / f"{split}.tsv"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            rows = load_rows(f"embedded:{name}", split, limit=20)
+            lines = ["input\ttarget"] + [f"{row['input']}\t{row['target']}" for row in rows]
+            path.write_text("\n".join(lines) + "\n", "utf-8")
+    prepare(tmp_path / "tsv", tmp_path)
+    for name in SIZES:
+        again = f"tfds:{tmp_path}/embedded_tasks/{name}/1.0.0"
+        assert splits(again) == splits(f"embedded:{name}")
+        assert load_rows(again, "train") == load_rows(f"embedded:{name}", "train", limit=20)
+
+
+@pytest.fixture(scope="module")
+def glue(tmp_path_factory):
+    """A folder in which TFDS's own GLUE builder has prepared three sentences."""
+    import tensorflow_datasets.text.glue as tfds_glue
+
+    class Glue(tfds_glue.Glue, skip_registration=True):
+        name = "glue"
+
+        def _split_generators(self, dl_manager):
+            train = [(0, {"sentence": "good", "label": 1, "idx": 0})]
+            train += [(1, {"sentence": "bad", "label": 0, "idx": 1})]
+            return {"train": train, "test": [(0, {"sentence": "so", "label": -1, "idx": 0})]}
+
+    folder = tmp_path_factory.mktemp("tfds")
+    Glue(config="sst2", data_dir=folder, file_format="array_record").download_and_prepare()
+    return folder
+
+
+def test_prepared_glue_works_as_it_is(glue, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(glue))
+    assert splits("tfds:glue/sst2") == ["test", "train"]
+    rows = load_rows("tfds:glue/sst2", "train")
+    assert sorted(row.pop("idx") for row in rows) == [0, 1]
+    assert {row["sentence"]: row["label"] for row in rows} == {
+        "good": "positive",
+        "bad": "negative",
+    }
+    task = resolve("tfds:glue/sst2", TaskConfig(), rows[0])
+    (example,) = load_examples(task, "tfds:glue/sst2:2.0.0@train[:1]", "validation")
+    assert example.source in ("sentence: good", "sentence: bad")
+    with pytest.raises(
+        InputError, match=r"\(test\) row 1: column 'label' has no value, as in a split"
+    ):
+        load_examples(task, "tfds:glue/sst2@test", "train")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("tfds:gleu/sst2", "no dataset 'gleu/sst2'.*Perhaps you meant 'tfds:glue/sst2'"),
+        ("tfds:glue/sst3", "cannot be prepared: .*Perhaps you meant 'tfds:glue/sst2'"),
+        ("tfds:a b", "tfds:a b is no dataset name"),
+        ("tfds:super_glue/boolq", "needs a module that is not here.*pip install tensorflow"),
+        ("tfds:samsum", "cannot be prepared: Manual directory"),
+        ("tfds:{folder}", "holds no prepared dataset.*name the folder of dataset_info.json"),
+        ("embedded:sentiment/tst", "unknown split of embedded:sentiment.*Perhaps you meant 'test'"),
+        ("embedded:sentiment/test[:x", "Error parsing split.*write e.g. train.10:20."),
+        ("embedded:sentiment/test[2000:]", "2000:1000. incompatible with 1000 examples"),
+        ("embedded:sentiment/test[5:5]", "has no rows in split 'test.5:5.'; take a larger part"),
+        ("embedded:sentiment/test[10%:5%]", "has no rows in split"),
+    ],
+)
+def test_datasets_that_cannot_be_read(name, message, tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    with pytest.raises(InputError, match="(?s)" + message):
+        load_rows(name.format(folder=tmp_path), "train")
+
+
+def test_a_dataset_in_a_format_of_tensorflow(glue, tmp_path, monkeypatch):
+    shutil.copytree(glue, tmp_path, dirs_exist_ok=True)
+    info = tmp_path / "glue/sst2/2.0.0/dataset_info.json"
+    info.write_text(info.read_text().replace('"array_record"', '"tfrecord"'))
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    with pytest.raises(InputError, match="prepared as tfrecord, which only TensorFlow reads"):
+        load_rows("tfds:glue/sst2", "train")
+
+
+def test_a_failed_download_says_what_to_do(tmp_path, monkeypatch):
+    (tmp_path / "a file").write_text("in the way of the data folder")
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "a file"))
+    with pytest.raises(InputError, match="preparing it failed .*try again, or set TFDS_DATA_DIR"):
+        load_rows("tfds:glue/sst2", "train")
+
+
+ROWS = [{"input": 'a "b", c', "target": "x"}, {"input": "é\u2028", "target": "y"}]
+
+
+@pytest.mark.parametrize("ending", ["tsv", "csv", "jsonl", "parquet"])
+def test_files_of_every_kind(ending, tmp_path):
+    import pandas
+
+    path = tmp_path / f"rows.{ending}"
+    if ending == "tsv":
+        path.write_text('input\ttarget\na "b", c\tx\n\né\u2028\ty\r\n', "utf-8", newline="")
+    elif ending == "csv":
+        pandas.DataFrame(ROWS).to_csv(path, index=False, encoding="utf-8-sig")
+    elif ending == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    else:
+        pandas.DataFrame(ROWS).to_parquet(path)
+    assert load_rows(f"file:{path}", "train") == ROWS
+    assert load_rows(f"file:{path}", "test", limit=1) == ROWS[:1]
+    assert splits(f"file:{path}") == ["train"]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        (
+            "a.tsv",
+            b"input\ttarget\nx\ty\ncaf\xe9\tz\n",
+            "line 3: byte 0xe9 at offset 20 is not UTF-8",
+        ),
+        ("a.tsv", b"", "has no rows"),
+        ("a.csv", b"input,target\n", "has no rows"),
+        ("a.jsonl", b"\n", "has no rows"),
+        (
+            "a.tsv",
+            b"input\ttarget\nx\ty\n\nx\n",
+            "line 4 has 1 fields, the header has 2 .input, target",
+        ),
+        ("a.csv", b'input,target\n"a\nb",c\nd\n', "line 4 has 1 fields, the header has 2"),
+        ("a.csv", b'input,target\na,b\n"a,b\n', "row that begins at line 3: unexpected end"),
+        ("a.tsv", b"input\tinput\nx\ty\n", "line 1: column 'input' is there twice"),
+        ("a.jsonl", b'{"a": 1}\n{"a": \n', "line 2 is not JSON.*one object a line"),
+        ("a.jsonl", b'{"a": 1}\n["a"]\n', "line 2 holds a list; write one object a line"),
+        ("a.parquet", b"PAR1 and then nothing", "cannot be read as parquet"),
+        ("a.json", b"{}", "unknown file type '.json'; allowed: .tsv.*Perhaps you meant '.jsonl'"),
+    ],
+)
+def test_files_that_cannot_be_read(name, data, message, tmp_path):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(InputError, match=message):
+        load_rows(f"file:{tmp_path / name}", "train")
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("trian.tsv", "no file .*trian.tsv; perhaps you meant 'train.tsv'"),
+        ("zzz", "no file .*zzz; check the path"),
+        ("nowhere/train.tsv", "there is no folder .*nowhere"),
+        (".", "is a folder; name one file in it"),
+    ],
+)
+def test_files_that_are_not_there(path, message, tmp_path):
+    (tmp_path / "train.tsv").write_text("input\ttarget\na\tb\n")
+    with pytest.raises(InputError, match=message):
+        load_rows(f"file:{tmp_path / path}", "train")
+
+
+def test_a_bad_row_names_its_line(tmp_path):
+    (tmp_path / "a.csv").write_text('input,target\n"a\nb",x\nc,z\n')
+    task = Task(name="t", source="{input}", target="{target}", labels=("x", "y"))
+    with pytest.raises(InputError, match="a.csv line 4: target 'z' is not a label word"):
+        load_examples(task, f"file:{tmp_path / 'a.csv'}", "train")

@@ -1,0 +1,116 @@
+"""Greedy and beam decoding give Hugging Face's tokens, on tiny random models of every kind."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from make_golden import CASES, torch_model
+
+from prompt_jax.generate import generate
+from prompt_jax.generate.sampling import restrict
+from prompt_jax.methods import Injection
+from prompt_jax.weights import load_backbone
+
+torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.parity
+
+LENGTH, NEW = 9, 14
+# Encoder and decoder differ in depth and heads*d_kv from d_model in all of them. The gain makes
+# the layers outshout the residual, or a tied model would say its last word again and again.
+GAINS = {"t5_1_0": 2.0, "t5_1_1": 2.0, "mt5": 2.0, "byt5": 2.0, "umt5": 3.0}
+PENALTIES = [(1.0, False), (0.0, False), (2.5, False), (-1.0, "never"), (1.0, "never")]
+
+
+def lively(name):
+    """A model whose answers vary and now and then end before they must."""
+    model = torch_model(*CASES[name])
+    with torch.no_grad():
+        for path, weight in model.named_parameters():
+            if path.endswith((".o.weight", "Attention.v.weight")) or "DenseReluDense" in path:
+                weight *= GAINS[name]
+        model.get_output_embeddings().weight[1] *= 1.5
+    return model
+
+
+def inputs(vocab_size):
+    rng = np.random.RandomState(3)
+    mask = np.arange(LENGTH) < np.array([9, 2, 5, 7, 1, 8, 3, 6])[:, None]
+    return np.where(mask, rng.randint(2, vocab_size, mask.shape), 0), mask
+
+
+def theirs(model, mask, **options):
+    """Tokens without the start token, padded: Transformers fills beams up with EOS."""
+    with torch.no_grad():
+        found = model.generate(
+            attention_mask=torch.tensor(mask).long(),
+            max_new_tokens=NEW,
+            do_sample=False,
+            # Its cache has a layer for each of the encoder's, too few for a deeper decoder.
+            use_cache=False,
+            **options,
+        ).numpy()[:, 1:]
+    found = np.pad(found, ((0, 0), (0, NEW - found.shape[1])))
+    after = np.cumsum(found == 1, axis=1) - (found == 1) > 0
+    return np.where(after, 0, found)
+
+
+@pytest.fixture(scope="module", params=GAINS)
+def pair(request, tmp_path_factory):
+    model = lively(request.param)
+    folder = tmp_path_factory.mktemp(request.param)
+    model.save_pretrained(folder)
+    return model, load_backbone(folder, dtype="float32", unroll=1)
+
+
+def test_greedy(pair):
+    model, backbone = pair
+    tokens, mask = inputs(model.config.vocab_size)
+    expected = theirs(model, mask, input_ids=torch.tensor(tokens))
+    found = generate(backbone, None, tokens, mask, max_new_tokens=NEW)
+    np.testing.assert_array_equal(found, expected)
+    ended = (expected == 1).any(1)
+    assert ended.any() and not ended.all() and len(np.unique(expected)) > 5
+
+
+def test_beams(pair):
+    model, backbone = pair
+    tokens, mask = inputs(model.config.vocab_size)
+    answers = []
+    for penalty, early in PENALTIES:
+        options = {"num_beams": 4, "length_penalty": penalty, "early_stopping": early}
+        expected = theirs(model, mask, input_ids=torch.tensor(tokens), **options)
+        found = generate(backbone, None, tokens, mask, max_new_tokens=NEW, **options)
+        np.testing.assert_array_equal(found, expected, err_msg=str(options))
+        assert (expected == 1).any()
+        answers.append(expected)
+    greedy = generate(backbone, None, tokens, mask, max_new_tokens=NEW)
+    assert (answers[0] != greedy).any()
+    assert len({answer.tobytes() for answer in answers}) >= 3
+
+
+@pytest.mark.parametrize("pair", ["byt5"], indirect=True)
+def test_beams_that_stop_early_after_a_prompt(pair):
+    model, backbone = pair
+    tokens, mask = inputs(model.config.vocab_size)
+    prompt = np.random.RandomState(0).standard_normal((3, 12)).astype(np.float32)
+    with torch.no_grad():
+        words = model.get_input_embeddings()(torch.tensor(tokens))
+        rows = torch.tensor(prompt).expand(len(tokens), -1, -1)
+        embeddings = torch.cat([rows, words], dim=1)
+    joined = np.pad(mask, ((0, 0), (3, 0)), constant_values=True)
+    options = {"num_beams": 4, "early_stopping": True}
+    expected = theirs(model, joined, inputs_embeds=embeddings, **options)
+    found = generate(backbone, Injection(prompt), tokens, mask, max_new_tokens=NEW, **options)
+    np.testing.assert_array_equal(found, expected)
+    patient = {**options, "early_stopping": False}
+    assert (expected != theirs(model, joined, inputs_embeds=embeddings, **patient)).any()
+
+
+@pytest.mark.parametrize(("top_k", "top_p"), [(5, 1.0), (30, 0.6), (4, 0.5), (30, 1.0), (7, 0.01)])
+def test_restrict_is_their_warpers(top_k, top_p):
+    from transformers.generation.logits_process import TopKLogitsWarper, TopPLogitsWarper
+
+    logits = np.random.RandomState(1).standard_normal((6, 30)).astype(np.float32) * 2
+    warped = TopPLogitsWarper(top_p)(None, TopKLogitsWarper(top_k)(None, torch.tensor(logits)))
+    kept = np.asarray(restrict(*map(jnp.asarray, (logits, np.int32(top_k), np.float32(top_p)))))
+    np.testing.assert_array_equal(kept > -1e8, np.isfinite(warped.numpy()))
+    np.testing.assert_array_equal(kept[kept > -1e8], logits[kept > -1e8])

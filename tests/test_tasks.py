@@ -1,0 +1,168 @@
+"""Rows become text by templates; whatever does not fit is answered."""
+
+import re
+
+import pytest
+
+from prompt_jax.config import METRICS, InputError, TaskConfig
+from prompt_jax.tasks import TASKS, Example, Task, parse_name, resolve, to_example, to_source
+
+PAIR = Task(name="pair", source="premise: {premise} hypothesis: {hypothesis}", target="{label}")
+NLI = Task(name="nli", source="{text}", target="{label}", labels=("yes", "no"))
+
+
+def test_a_row_becomes_two_texts():
+    row = {"premise": "It rains.", "hypothesis": "It is wet.", "label": "entailment", "idx": 7}
+    assert to_example(PAIR, row) == Example(
+        source="premise: It rains. hypothesis: It is wet.", target="entailment"
+    )
+    assert to_source(PAIR, {"premise": "A", "hypothesis": "B"}) == "premise: A hypothesis: B"
+
+
+def test_numbers_braces_and_format_specs():
+    task = Task(name="t", source="{{{id}}} {text:plain}", target="{score:fifths}/{share:.2f}")
+    row = {"id": 3, "text": "<b>Sent 1: </b>one<br>two", "score": 2.31, "share": 0.125}
+    assert to_example(task, row) == Example(source="{3} Sent 1: one two", target="2.4/0.12")
+
+
+def test_the_kind_decides_the_default_metrics():
+    assert (PAIR.kind, PAIR.metrics) == ("generation", ("exact_match", "token_f1", "rougeL"))
+    assert (NLI.kind, NLI.metrics) == ("classification", ("accuracy", "macro_f1"))
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "source", "target"),
+    [
+        ("embedded:sentiment", {"input": "Fun.", "target": "positive"}, "Fun.", "positive"),
+        ("tfds:glue/sst2", {"sentence": "Fun.", "label": "negative"}, "sentence: Fun.", "negative"),
+        (
+            "tfds:glue/mnli",
+            {"premise": "P", "hypothesis": "H", "label": "neutral"},
+            "hypothesis: H premise: P",
+            "neutral",
+        ),
+        (
+            "tfds:glue/stsb",
+            {"sentence1": "A", "sentence2": "B", "label": 3.5},
+            "sentence1: A sentence2: B",
+            "3.6",
+        ),
+        (
+            "tfds:super_glue/boolq",
+            {"question": "Q", "passage": "P", "label": "True"},
+            "passage: P question: Q",
+            "True",
+        ),
+        (
+            "tfds:super_glue/multirc",
+            {"question": "Q", "answer": "A", "paragraph": "<b>1</b>x<br>y", "label": "False"},
+            "question: Q answer: A paragraph: 1x y",
+            "False",
+        ),
+        (
+            "tfds:super_glue/wic",
+            {"word": "w", "sentence1": "A", "sentence2": "B", "label": "True"},
+            "sentence1: A sentence2: B word: w",
+            "True",
+        ),
+    ],
+)
+def test_known_tasks_read_as_t5_reads_them(name, row, source, target):
+    task = resolve(name, TaskConfig(), row)
+    assert to_example(task, row) == Example(source, target)
+
+
+def test_every_known_metric_exists():
+    assert {metric for task in TASKS.values() for metric in task.metrics} <= set(METRICS)
+
+
+def test_resolve_lets_the_user_override():
+    columns = ["sentence", "label", "idx"]
+    config = TaskConfig(source="review: {sentence}", metrics=("macro_f1",))
+    task = resolve("tfds:glue/sst2:2.0.0@train", config, columns)
+    assert (task.name, task.source) == ("tfds:glue/sst2", "review: {sentence}")
+    assert (task.target, task.labels) == ("{label}", ("negative", "positive"))
+    assert task.metrics == ("macro_f1",)
+
+
+def test_input_and_target_need_no_template():
+    task = resolve("file:a.tsv", TaskConfig(labels=("x", "y")), ["input", "target", "id"])
+    assert (task.source, task.target, task.kind) == ("{input}", "{target}", "classification")
+    assert task.metrics == ("accuracy", "macro_f1")
+
+
+def test_names_have_three_parts():
+    assert parse_name("embedded:sentiment/test_ood_nyt") == (
+        "embedded",
+        "sentiment",
+        "test_ood_nyt",
+    )
+    assert parse_name("tfds:glue/mnli:2.0.0@validation_matched") == (
+        "tfds",
+        "glue/mnli:2.0.0",
+        "validation_matched",
+    )
+    assert parse_name("file:data/a@b.tsv") == ("file", "data/a@b.tsv", None)
+    assert parse_name("tfds:glue/mnli:2.0.0@test").key == "tfds:glue/mnli"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("sentiment", "unknown task 'sentiment'.*Perhaps you meant 'embedded:sentiment'"),
+        ("embeded:sentiment", "unknown task prefix 'embeded'.*Perhaps you meant 'embedded'"),
+        ("embedded:sentimnt", "unknown task.*allowed: embedded:.*meant 'embedded:sentiment'"),
+    ],
+)
+def test_unknown_names(name, message):
+    with pytest.raises(InputError, match=message):
+        parse_name(name)
+
+
+@pytest.mark.parametrize(
+    ("task", "row", "message"),
+    [
+        (
+            NLI,
+            {"txt": "a", "label": "yes"},
+            "line 3: no column 'text'; there are: txt, label.*'txt'",
+        ),
+        (NLI, {"text": " ", "label": "yes"}, "line 3: empty source .*remove the row"),
+        (PAIR, {"premise": "", "hypothesis": " ", "label": "x"}, "line 3: empty source"),
+        (PAIR, {"premise": "a", "hypothesis": "b", "label": ""}, "line 3: empty target"),
+        (
+            NLI,
+            {"text": "a", "label": "yess"},
+            "'yess' is not a label word; allowed: yes, no.*'yes'",
+        ),
+        (NLI, {"text": "a", "label": None}, "column 'label' has no value, as in a split without"),
+        (NLI, {"text": ["a"], "label": "yes"}, "column 'text' holds a list; a template takes text"),
+    ],
+)
+def test_rows_that_do_not_fit(task, row, message):
+    with pytest.raises(InputError, match=message):
+        to_example(task, row, "line 3")
+
+
+def test_a_spec_that_does_not_apply():
+    task = Task(name="t", source="{text:.1f}", target="{text}")
+    with pytest.raises(InputError, match=re.escape("{text:.1f} cannot be applied to 'a'")):
+        to_source(task, {"text": "a"})
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (TaskConfig(), "has the columns text, label and no known templates; give --task.source"),
+        (TaskConfig(source="{text}"), "no known templates"),
+        (
+            TaskConfig(source="{txt}", target="{label}"),
+            "no column 'txt'; there are: text, label.*'text'",
+        ),
+        (TaskConfig(source="hello", target="{label}"), "template 'hello' names no column"),
+        (TaskConfig(source="{text", target="{label}"), "template '{text': expected '}'"),
+    ],
+)
+def test_templates_that_do_not_fit(config, message):
+    with pytest.raises(InputError, match=message):
+        resolve("file:a.csv", config, ["text", "label"])
