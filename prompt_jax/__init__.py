@@ -1,0 +1,52 @@
+"""Prompt tuning for frozen transformers, in JAX.
+
+    import prompt_jax as pj
+
+Names are imported when they are first used, so that `import prompt_jax` costs nothing.
+"""
+
+import importlib
+from typing import Any
+
+_HOMES = {
+    "Backbone": "backbones",
+    "Batch": "data",
+    "Batches": "data",
+    "BackboneConfig": "config",
+    "Config": "config",
+    "DataConfig": "config",
+    "EvalConfig": "config",
+    "InputError": "config",
+    "Injection": "methods",
+    "Prompt": "prompts",
+    "PromptTuningConfig": "config",
+    "PromptTuningModel": "model",
+    "State": "train",
+    "Task": "tasks",
+    "TaskConfig": "config",
+    "TrainConfig": "config",
+    "fit": "train",
+    "init": "methods",
+    "load_backbone": "weights",
+    "load_prompt": "prompts",
+    "loss_fn": "losses",
+    "materialize": "methods",
+    "prepend": "methods",
+    "save_prompt": "prompts",
+    "train_step": "train",
+}
+
+__all__ = sorted(_HOMES)
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'prompt_jax' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"prompt_jax.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -31,6 +31,7 @@ from prompt_jax.train import DivergedError, State, fit, start
 from prompt_jax.weights import load_backbone
 
 Say = Callable[[str], None]
+FROZEN, TUNED = "frozen model, no prompt", "tuned prompt"
 HASHED = 2**30
 """Frozen trees up to so many bytes are hashed before and after; larger ones take too long."""
 
@@ -378,11 +379,11 @@ def _conclude(
 ) -> Result:
     """Evaluates the best prompt and its rivals, saves it, and writes the report."""
     injection = materialize(method, best.tuned)
-    results = compare(config, data, backbone, {"frozen model, no prompt": None, "tuned": injection})
+    results = compare(config, data, backbone, {FROZEN: None, TUNED: injection})
     metric = next(iter(data.task.metrics))
     scores = {
         f"{name}/{key}": value
-        for name, values in results["tuned"].items()
+        for name, values in results[TUNED].items()
         for key, value in values.items()
     }
     prompt = prompt_for(
@@ -399,7 +400,7 @@ def _conclude(
     words = inspect(prompt, backbone)
     rows = report.table(results, metric)
     curve = list(Metrics(folder, step=config.train.steps).rows)
-    frozen = results["frozen model, no prompt"]["validation"][metric]
+    frozen = results[FROZEN]["validation"][metric]
     report.draw_curve(folder / "curve.png", curve, metric, frozen)
     facts = {
         "backbone": f"{backbone.name}, fingerprint {backbone.fingerprint[:16]}",
@@ -422,12 +423,15 @@ def compare(
 
     Args:
       config: its data and eval parts say how.
-      data: what to answer.
+      data: what to answer; an empty validation is left out.
       backbone: the frozen model.
       ways: name -> injection, None for the plain model.
     """
     results: dict[str, dict[str, dict[str, float]]] = {}
-    for name, examples in {"validation": data.validation, **data.tests}.items():
+    sets = {"validation": data.validation, **data.tests}
+    for name, examples in sets.items():
+        if not examples:
+            continue
         for way, scores in baselines(data.train, examples, data.task).items():
             results.setdefault(way, {})[name] = scores
         for way, injection in ways.items():
@@ -441,6 +445,25 @@ def compare(
                 placement=config.method.placement,
             ).metrics
     return results
+
+
+def evaluate_prompt(
+    config: Config, prompt: Prompt, backbone: Backbone
+) -> dict[str, dict[str, dict[str, float]]]:
+    """What `compare` gives for a saved prompt on `config.data.task`.
+
+    A name with a split, or a file, is scored whole; a dataset on validation and its test splits.
+    """
+    name = config.data.task
+    found = splits(name)
+    if len(found) == 1:
+        task = resolve(name, config.task, load_rows(name, found[0], 1)[0])
+        examples = load_examples(task, name, found[0], config.data.max_examples)
+        data = Data(task, examples, [], {found[0]: examples})
+    else:
+        data = load_data(config)
+    config = dataclasses.replace(config, method=prompt.method)
+    return compare(config, data, backbone, {FROZEN: None, TUNED: prompt.injection()})
 
 
 def _sha256(tree: Any) -> str:

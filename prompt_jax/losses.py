@@ -73,6 +73,7 @@ def loss_fn(
     start = backbone.config.decoder_start_token_id
 
     def loss(tuned: Any, frozen: Any, batch: Any, key: Any = None) -> tuple[Array, dict]:
+        batch = jax.tree.map(jnp.asarray, batch)
         logits = seq2seq_logits(
             module,
             frozen,

@@ -26,7 +26,8 @@ def tiny():
     config = T5Config(
         vocab_size=64, d_model=16, d_kv=8, d_ff=32, num_heads=3, num_layers=2, num_decoder_layers=3
     )
-    return Backbone(name="tiny", config=config, params=init_params(config, jax.random.key(0)))
+    params = jax.jit(init_params, static_argnums=0)(config, jax.random.key(0))
+    return Backbone(name="tiny", config=config, params=params)
 
 
 @pytest.fixture(scope="session")
@@ -35,3 +36,31 @@ def embedded():
     from prompt_jax.weights import load_backbone
 
     return load_backbone("embedded")
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory, embedded):
+    """A random one-layer model of width 16 in Hugging Face's format, with the real tokenizer."""
+    from prompt_jax.backbones import Backbone
+    from prompt_jax.backbones.t5 import T5Config, init_params
+    from prompt_jax.weights import save_hugging_face
+
+    folder = tmp_path_factory.mktemp("tiny")
+    config = T5Config(
+        vocab_size=embedded.config.vocab_size, d_model=16, d_kv=8, d_ff=16, num_heads=2,
+        num_layers=1, num_decoder_layers=1,
+    )  # fmt: skip
+    params = jax.jit(init_params, static_argnums=0)(config, jax.random.key(0))
+    save_hugging_face(folder, Backbone(name="tiny", config=config, params=params))
+    embedded.tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def task_file(tmp_path):
+    """Forty rows of a task that a bag of words decides."""
+    rows = ["input\ttarget"]
+    rows += [f"{'good' if i % 2 else 'bad'} film number {i}\t{'positive' if i % 2 else 'negative'}" for i in range(40)]
+    path = tmp_path / "task.tsv"
+    path.write_text("\n".join(rows) + "\n")
+    return path

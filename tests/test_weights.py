@@ -3,9 +3,11 @@
 import dataclasses
 import json
 import math
+import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import flax.serialization
 import flax.traverse_util
@@ -396,3 +398,12 @@ def test_loading_imports_no_torch_and_no_tensorflow(folder):
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.stderr.strip().endswith("0"), result.stderr
+
+
+@pytest.mark.slow
+def test_loading_needs_little_more_memory_than_the_model():
+    script = Path(__file__).parents[1] / "benchmarks" / "load_memory.py"
+    command = [sys.executable, str(script), "--preset", "t5_1_1_base"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    (ratio,) = re.findall(r"^ratio +([0-9.]+)", result.stdout, re.MULTILINE)
+    assert float(ratio) <= 1.3

@@ -1,11 +1,13 @@
 """From names to folders: the package, the disk, the hub's cache; and tokenizers beside weights."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 
 import huggingface_hub
 import numpy as np
 import pytest
+from huggingface_hub import constants
 
 from prompt_jax.config import InputError
 from prompt_jax.weights import hub, load_backbone, load_tokenizer, save_hugging_face
@@ -16,8 +18,8 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     """An empty hub cache, and no way to the hub."""
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     return tmp_path / "cache"
 
 
@@ -99,8 +101,6 @@ def tokenizer_folder(tmp_path):
 
 
 def test_a_tokenizer_is_saved_beside_the_weights(tiny, embedded, tmp_path):
-    import dataclasses
-
     both = dataclasses.replace(tiny, tokenizer=embedded.tokenizer)
     again = load_backbone(save_hugging_face(tmp_path, both))
     text = "The film was a delight."
@@ -125,10 +125,8 @@ def test_a_tokenizer_with_code_of_its_own_is_not_run(tokenizer_folder):
         '{"auto_map": {"AutoTokenizer": ["own.Own", null]}, "tokenizer_class": "Own"}'
     )
     (tokenizer_folder / "config.json").write_text('{"model_type": "no-such-model"}')
-    try:
+    with pytest.raises(InputError, match="cannot be loaded"):
         load_tokenizer(str(tokenizer_folder))
-    except InputError as error:
-        assert "cannot be loaded" in str(error)
     assert not mark.exists()
 
 

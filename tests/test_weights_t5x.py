@@ -11,9 +11,10 @@ import pytest
 import tensorstore as ts
 
 from prompt_jax.backbones import Backbone
-from prompt_jax.backbones.t5 import T5Config, init_params
+from prompt_jax.backbones.t5 import T5Config
 from prompt_jax.config import InputError
 from prompt_jax.weights import load_backbone, save_hugging_face, t5x
+from prompt_jax.weights.mapping import shapes
 
 
 def t5x_names(backbone):
@@ -128,7 +129,10 @@ def test_a_relu_model_is_t5_1_0(tmp_path):
         tie_embeddings=True,
         scale_logits=True,
     )
-    backbone = Backbone(name="x", config=config, params=init_params(config, jax.random.key(1)))
+    rng = np.random.default_rng(0)
+    leaves = {path: rng.normal(size=s).astype(np.float32) for path, s in shapes(config).items()}
+    params = flax.traverse_util.unflatten_dict(leaves, sep="/")
+    backbone = Backbone(name="x", config=config, params=params)
     loaded = load_backbone(save_t5x(tmp_path / "c", t5x_names(backbone)), unroll=1)
     assert loaded.config == config
     assert_same_params(loaded.params, backbone.params)

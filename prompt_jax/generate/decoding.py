@@ -1,6 +1,6 @@
 """The public face of decoding: arguments checked, and the program that they ask for."""
 
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
@@ -24,7 +24,7 @@ def generate(
     max_new_tokens: int = 64,
     num_beams: int = 1,
     length_penalty: float = 1.0,
-    early_stopping: bool | Literal["never"] = False,
+    early_stopping: bool | str = False,
     temperature: float = 0.0,
     top_k: int = 0,
     top_p: float = 1.0,

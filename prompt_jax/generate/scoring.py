@@ -58,12 +58,12 @@ def score(
         np.asarray(mask, bool),
         candidates,
         candidate_mask,
+        candidate_mask.sum(1) if length_normalize else np.ones(len(candidates), int),
         placement=placement,
-        length_normalize=length_normalize,
     )
 
 
-@functools.partial(jax.jit, static_argnames=("module", "placement", "length_normalize"))
+@functools.partial(jax.jit, static_argnames=("module", "placement"))
 def score_candidates(
     module: nn.Module,
     frozen: Any,
@@ -72,11 +72,11 @@ def score_candidates(
     mask: Bool[Array, "B T"],
     candidates: Int[Array, "C U"],
     candidate_mask: Bool[Array, "C U"],
+    divisor: Int[Array, " C"],
     *,
     placement: str,
-    length_normalize: bool,
 ) -> Float[Array, "B C"]:
-    """The program behind `score`.
+    """The program behind `score`; log-likelihoods are divided by `divisor`.
 
     All candidates share the first step, because the start token is all that it reads, and the
     cross-attention keys and values of their row.
@@ -99,4 +99,4 @@ def score_candidates(
     at_once = max(1, LOGITS_BYTES // (4 * batch * length * vocab))
     each = (candidates, candidate_mask)
     scores = jax.lax.map(lambda c: one(*c), each, batch_size=min(at_once, count)).T
-    return scores / candidate_mask.sum(-1)[None, :] if length_normalize else scores
+    return scores / divisor[None, :]

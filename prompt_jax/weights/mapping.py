@@ -130,6 +130,7 @@ def assemble(
             digest.update(values.data)
             oriented = values.T if path.endswith("kernel") else values
             layer[...] = oriented.reshape(layer.shape)
+            del values, oriented  # Or the last layer would stay while the leaf is copied.
         leaves[path] = jax.device_put(leaf).block_until_ready()
     return flax.traverse_util.unflatten_dict(leaves, sep="/"), digest.hexdigest()
 

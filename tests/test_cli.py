@@ -1,0 +1,133 @@
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from prompt_jax import cli
+from prompt_jax.config import InputError
+from prompt_jax.prompts import load_prompt
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, tiny_folder):
+    """A finished run of a few steps."""
+    folder = tmp_path_factory.mktemp("runs")
+    task = folder / "task.tsv"
+    rows = [f"{'good' if i % 2 else 'bad'} film {i}\t{'yes' if i % 2 else 'no'}" for i in range(40)]
+    task.write_text("\n".join(["input\ttarget", *rows]) + "\n")
+    config = folder / "config.py"
+    config.write_text(
+        "from prompt_jax.config import Config, DataConfig, TaskConfig, TrainConfig\n"
+        f"config = Config(backbone={str(tiny_folder)!r},\n"
+        f"  data=DataConfig(task='file:{task}'), task=TaskConfig(labels=('no', 'yes')),\n"
+        "  train=TrainConfig(steps=50, batch_size=8, eval_every=50, seed=7))\n"
+    )
+    out = folder / "first"
+    assert cli.main(["train", str(config), "--out", str(out), "--train.steps", "2"]) == 0
+    return out
+
+
+def test_flags_go_over_the_config_file(run):
+    written = json.loads((run / "config.json").read_text())
+    assert written["train"]["steps"] == 2 and written["train"]["seed"] == 7
+    assert written["task"]["labels"] == ["no", "yes"]
+
+
+def test_resume_takes_the_config_of_the_run(run, capsys):
+    assert cli.main(["train", "--out", str(run), "--resume", "--train.steps", "3"]) == 0
+    assert "resuming after step 2 of 3" in capsys.readouterr().out
+
+
+def test_evaluate_ends_with_json(run, capsys):
+    task = json.loads((run / "config.json").read_text())["data"]["task"]
+    assert cli.main(["evaluate", "--prompt", str(run), "--data.task", task, "--json"]) == 0
+    last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert last["prompt"] == load_prompt(run).digest
+    ways = last["results"]
+    assert ways["majority"]["train"]["accuracy"] == 0.5
+    assert set(ways) == {"majority", "frozen model, no prompt", "tuned prompt"}
+
+
+def test_predict_takes_labels_from_the_prompt(run, tmp_path):
+    source, output = tmp_path / "in.txt", tmp_path / "out.jsonl"
+    source.write_text("good film\nbad film\n")
+    arguments = ["predict", "--prompt", str(run), "--input", str(source), "--output", str(output)]
+    assert cli.main(arguments) == 0
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [row["index"] for row in rows] == [0, 1]
+    assert all(row["prediction"] in ("no", "yes") and set(row["scores"]) == {"no", "yes"} for row in rows)
+
+
+def test_prompts_commands(run, tmp_path, tiny_folder, capsys):
+    assert cli.main(["prompts", "list", str(run.parent)]) == 0
+    assert "first" in capsys.readouterr().out
+    heat_map = tmp_path / "map.png"
+    assert cli.main(["prompts", "inspect", str(run), "--heat-map", str(heat_map)]) == 0
+    out = capsys.readouterr().out
+    assert load_prompt(run).digest in out and heat_map.read_bytes().startswith(b"\x89PNG")
+    npy, folder = tmp_path / "p.npy", tmp_path / "back"
+    assert cli.main(["prompts", "export", str(run), str(npy)]) == 0
+    arguments = ["prompts", "import", str(npy), str(folder), "--backbone", str(tiny_folder)]
+    assert cli.main(arguments) == 0
+    assert load_prompt(folder).digest == load_prompt(run).digest
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], "unknown command 'trian'.*meant 'train'"),
+        (["prompts", "lst"], "unknown prompts command 'lst'.*meant 'list'"),
+        (["train", "nowhere.py"], "no config file nowhere.py"),
+        (["prompts", "inspect", "nowhere"], "nowhere"),
+        (["predict", "--prompt", "nowhere", "--input", "-", "--output", "x"], "nowhere"),
+    ],
+)
+def test_bad_input_exits_with_two(arguments, message, capsys):
+    assert cli.main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ")
+    with pytest.raises(InputError, match=message):
+        raise InputError(captured.err)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--train.stpes", "3"], "Perhaps you meant"),
+        (["--train.steps", "many"], "many"),
+        (["--method.init", "vocabulary"], "vocab"),
+        (["--method.num-virtual-tokens", "0"], "at least 1, got 0"),
+        (["--data.max-source-length", "1020"], "over data.max_total_length"),
+    ],
+)
+def test_wrong_flags_exit_with_two(flags, message, capsys):
+    with pytest.raises(SystemExit) as exit:
+        cli.main(["train", *flags])
+    captured = capsys.readouterr()
+    assert exit.value.code == 2 and message in " ".join((captured.out + captured.err).split())
+
+
+def test_a_config_file_must_bind_config(tmp_path, capsys):
+    path = tmp_path / "empty.py"
+    path.write_text("")
+    assert cli.main(["train", str(path)]) == 2
+    assert "must bind `config` to a Config, got NoneType" in capsys.readouterr().err
+
+
+def test_a_bare_array_needs_a_backbone(run, tmp_path, capsys):
+    npy = tmp_path / "p.npy"
+    assert cli.main(["prompts", "export", str(run), str(npy)]) == 0
+    assert cli.main(["prompts", "inspect", str(npy)]) == 2
+    assert "give --backbone" in capsys.readouterr().err
+
+
+def test_help_is_quick_and_complete(capsys):
+    for arguments in ([], ["--help"]):
+        assert cli.main(arguments) == 0
+        out = capsys.readouterr().out
+        assert all(command in out for command in cli.COMMANDS)
+    begin = time.monotonic()
+    subprocess.run([sys.executable, "-m", "prompt_jax", "--help"], check=True, capture_output=True)
+    assert time.monotonic() - begin < 20

@@ -1,0 +1,61 @@
+import pytest
+
+from prompt_jax import config as c
+
+
+def test_json_round_trip():
+    config = c.Config(
+        out="x",
+        method=c.PromptTuningConfig(init="class_labels", init_labels=("a", "b")),
+        task=c.TaskConfig(source="{a}", metrics=("chrf",)),
+    )
+    assert c.from_json(c.Config, c.to_json(config)) == config
+
+
+def test_differences_name_field_old_and_new():
+    old, new = c.Config(), c.Config(train=c.TrainConfig(steps=7), backbone="x")
+    assert c.differences(old, new) == ["backbone: 'embedded' -> 'x'", "train.steps: 300 -> 7"]
+    assert c.differences(old, c.Config()) == []
+
+
+@pytest.mark.parametrize("name", ["seq_2_seq_lm", "Seq_2_Seq_LM"])
+def test_task_types_in_any_case(name):
+    assert c.PromptTuningConfig(task_type=name).task_type == "SEQ_2_SEQ_LM"
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: c.PromptTuningConfig(num_virtual_tokens=0), "at least 1, got 0; .* prompt=None"),
+        (lambda: c.PromptTuningConfig(task_type="SEQ2SEQ"), "unknown task_type.*SEQ_2_SEQ_LM"),
+        (lambda: c.PromptTuningConfig(init="vocabulary"), "unknown init.*meant 'vocab'"),
+        (lambda: c.PromptTuningConfig(placement="front"), "unknown placement 'front'; allowed"),
+        (lambda: c.PromptTuningConfig(init="text"), "needs init_text"),
+        (lambda: c.PromptTuningConfig(init="file"), "needs init_file"),
+        (lambda: c.PromptTuningConfig(init_population=0), "init_population must be at least 1"),
+        (lambda: c.TaskConfig(metrics=("acuracy",)), "unknown metric.*meant 'accuracy'"),
+        (lambda: c.DataConfig(max_source_length=0), "max_source_length must be at least 1"),
+        (lambda: c.DataConfig(max_target_length=0), "max_target_length must be at least 1"),
+        (lambda: c.DataConfig(max_examples=0), "max_examples must be at least 1"),
+        (lambda: c.TrainConfig(optimizer="adam"), "unknown optimizer 'adam'.*meant 'adamw'"),
+        (lambda: c.TrainConfig(schedule="cosin"), "unknown schedule.*meant 'cosine'"),
+        (lambda: c.TrainConfig(steps=0), "train.steps must be at least 1"),
+        (lambda: c.TrainConfig(warmup_steps=-1), "train.warmup_steps must be at least 0"),
+        (lambda: c.TrainConfig(learning_rate=-1.0), "train.learning_rate must be at least 0"),
+        (lambda: c.TrainConfig(batch_size=10, accumulate=3), "multiple of train.accumulate, got 10"),
+        (lambda: c.TrainConfig(dropout=1.0), r"train.dropout must be in \[0, 1\), got 1.0"),
+        (lambda: c.TrainConfig(patience=0), "train.patience must be at least 1"),
+        (lambda: c.EvalConfig(num_beams=0), "eval.num_beams must be at least 1"),
+        (lambda: c.BackboneConfig(dtype="fp16"), "unknown dtype 'fp16'"),
+        (lambda: c.BackboneConfig(remat="some"), "unknown remat 'some'"),
+        (lambda: c.Config(out=""), "out is empty"),
+        (
+            lambda: c.Config(data=c.DataConfig(max_source_length=1010)),
+            r"1030 tokens long \(20 \+ 1010\), 6 over data.max_total_length 1024; lower",
+        ),
+        (lambda: c.from_json(c.TrainConfig, {"stpes": 1}), "unknown field.*meant 'steps'"),
+    ],
+)
+def test_bad_values_say_what_was_got_and_what_is_allowed(make, message):
+    with pytest.raises(c.InputError, match=message):
+        make()

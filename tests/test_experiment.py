@@ -1,0 +1,191 @@
+"""One experiment from config to saved prompt, on a model small enough for seconds."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from prompt_jax import cli
+from prompt_jax.config import Config, DataConfig, EvalConfig, InputError, TrainConfig
+from prompt_jax.experiment import FROZEN, TUNED, load_data, train
+from prompt_jax.prompts import load_prompt
+
+
+@pytest.fixture
+def config(tmp_path, tiny_folder, task_file):
+    return Config(
+        backbone=str(tiny_folder),
+        out=str(tmp_path / "run"),
+        data=DataConfig(task=f"file:{task_file}"),
+        train=TrainConfig(steps=6, batch_size=8, eval_every=3, checkpoint_every=2),
+        eval=EvalConfig(batch_size=8, max_new_tokens=4),
+    )
+
+
+def test_a_run_leaves_everything_it_says(config, tmp_path):
+    lines = []
+    result = train(config, say=lines.append)
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names >= {"prompt", "checkpoints", "config.json", "metrics.jsonl", "metrics.csv"}
+    assert names >= {"curve.png", "report.md"}
+    assert result.prompt is not None
+    assert load_prompt(tmp_path / "run").digest == result.prompt.digest
+    assert result.results.keys() == {"copy input", FROZEN, TUNED}
+    text = "\n".join(lines)
+    assert "backbone bit-identical before and after: sha256" in text
+    assert "36 train, 4 validation" in text
+    assert "Neighbours are not explanations" in text
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(7))
+    assert [row["step"] for row in rows if "validation/exact_match" in row] == [0, 3, 6]
+
+
+def test_patience_stops_early(config):
+    patient = dataclasses.replace(
+        config, train=dataclasses.replace(config.train, steps=60, patience=1, learning_rate=0.0)
+    )
+    train(patient, say=lambda line: None)
+    rows = open(f"{config.out}/metrics.jsonl").read().splitlines()
+    assert json.loads(rows[-1])["step"] == 3
+
+
+def test_no_validation_split_is_held_out(config):
+    data = load_data(config)
+    assert len(data.train) == 36 and len(data.validation) == 4 and not data.tests
+    assert not set(data.train) & set(data.validation)
+    again = load_data(config)
+    assert again == data
+
+
+def test_too_few_rows_to_hold_out(config, tmp_path):
+    path = tmp_path / "few.tsv"
+    path.write_text("input\ttarget\na\tb\n")
+    few = dataclasses.replace(config, data=DataConfig(task=f"file:{path}"))
+    with pytest.raises(InputError, match="no validation split and 1 rows.*--data.validation"):
+        train(few)
+    assert not os.listdir(config.out), "nothing but the empty folder was made"
+
+
+def test_a_backbone_without_tokenizer_is_refused(config):
+    with pytest.raises(InputError, match="'t5_1_1_tiny'"):
+        train(dataclasses.replace(config, backbone="t5_1_1_tiny"))
+
+
+def uninterrupted(config, folder):
+    whole = dataclasses.replace(config, out=str(folder))
+    return train(whole, say=lambda line: None).prompt.rows
+
+
+def test_stopped_by_sigterm_and_resumed_is_never_stopped(config, tmp_path):
+    stopping = dataclasses.replace(config, train=dataclasses.replace(config.train, dropout=0.1))
+
+    def say(line):
+        if line.startswith("step      3"):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.1)
+
+    lines = []
+    assert train(stopping, say=say).prompt is None
+    resumed = train(stopping, resume=True, say=lines.append).prompt
+    assert any("resuming after step" in line for line in lines)
+    np.testing.assert_array_equal(resumed.rows, uninterrupted(stopping, tmp_path / "whole"))
+
+
+def command(config, *flags):
+    code = "import sys; from prompt_jax.cli import main; sys.exit(main(sys.argv[1:]))"
+    arguments = [
+        "train",
+        f"--backbone={config.backbone}",
+        f"--out={config.out}",
+        f"--data.task={config.data.task}",
+        f"--train.steps={config.train.steps}",
+        f"--train.batch-size={config.train.batch_size}",
+        f"--train.eval-every={config.train.eval_every}",
+        f"--train.checkpoint-every={config.train.checkpoint_every}",
+        "--eval.batch-size=8",
+        "--eval.max-new-tokens=4",
+        *flags,
+    ]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+    )
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_resumes_to_the_same_prompt(config, tmp_path):
+    """Ten kills with SIGKILL at random moments of a 200-step run."""
+    config = dataclasses.replace(
+        config,
+        train=dataclasses.replace(config.train, steps=200, checkpoint_every=10, eval_every=50),
+    )
+    rng = np.random.default_rng(0)
+    kills = 0
+    process = command(config)
+    while kills < 10:
+        steps = rng.integers(1, 18)
+        wait_for_steps(process, config, steps)
+        time.sleep(rng.uniform(0, 0.2))
+        assert process.poll() is None, process.stdout.read()
+        process.kill()
+        process.wait()
+        kills += 1
+        process = command(config, "--resume")
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    rows = load_prompt(config.out).rows
+    np.testing.assert_array_equal(rows, uninterrupted(config, tmp_path / "whole"))
+
+
+def wait_for_steps(process, config, steps):
+    """Waits until the process has made so many steps of its own."""
+    path = f"{config.out}/metrics.jsonl"
+    deadline = time.monotonic() + 120
+    first = None
+    while time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.02)
+        try:
+            count = sum(1 for _ in open(path))
+        except FileNotFoundError:
+            continue
+        begun = os.path.getmtime(path) > time.time() - 5
+        if begun and first is None:
+            first = count
+        if first is not None and count >= first + steps:
+            return
+
+
+def test_sigterm_exits_with_zero_and_says_how_to_go_on(config):
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=5000))
+    process = command(config)
+    threading.Timer(240, process.kill).start()
+    wait_for_steps(process, config, 3)
+    process.terminate()
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    assert "stopped by SIGTERM after step" in output and "--resume" in output
+
+
+def test_bad_input_leaves_no_traceback(capsys, tmp_path):
+    out = f"--out={tmp_path / 'run'}"
+    for flags, message in (
+        (["--backbone", "embeded"], "embedded"),
+        (["--data.task", "embedded:sentimet"], "Perhaps you meant 'embedded:sentiment'"),
+        (["--data.task", "file:nowhere.tsv"], "nowhere.tsv"),
+        (["--task.source", "{text}"], "input"),
+        (["--task.labels", "good", "bad"], "not a label word"),
+    ):
+        assert cli.main(["train", out, *flags]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and message in error and "Traceback" not in error

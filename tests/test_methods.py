@@ -1,0 +1,115 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from prompt_jax.config import InputError, PromptTuningConfig
+from prompt_jax.methods import Injection, init, prepend
+from prompt_jax.methods.prompt_tuning import from_rows, from_vocab, uniform
+
+KEY = jax.random.key(0)
+
+
+def test_vocab_takes_different_rows_of_the_frequent_words(tiny):
+    method = PromptTuningConfig(num_virtual_tokens=10, init_population=12)
+    prompt = np.asarray(init(method, tiny, KEY)["prompt"])
+    table = np.asarray(tiny.params["embedding"])[:12]
+    rows = [int(np.flatnonzero((table == row).all(1))[0]) for row in prompt]
+    assert len(set(rows)) == 10
+
+
+def test_more_virtual_tokens_than_words_repeat():
+    table = jnp.arange(6.0).reshape(3, 2)
+    assert from_vocab(table, 5000)(KEY, (8, 2)).shape == (8, 2)
+
+
+def test_random_is_uniform_within_half(tiny):
+    method = PromptTuningConfig(num_virtual_tokens=200, init="random")
+    prompt = np.asarray(init(method, tiny, KEY)["prompt"])
+    assert prompt.min() >= -0.5 and prompt.max() < 0.5
+    assert prompt.min() < -0.45 and prompt.max() > 0.45
+
+
+def test_initialisers_compose():
+    given = jnp.ones((2, 4))
+    prompt = from_rows(given, uniform(0.1))(KEY, (5, 4))
+    assert (prompt[:2] == 1).all() and (abs(prompt[2:]) <= 0.1).all()
+    assert (from_rows(given, uniform())(KEY, (1, 4)) == 1).all()
+
+
+def test_text_is_repeated_to_the_length(embedded):
+    ids = embedded.tokenizer("good film")["input_ids"]
+    method = PromptTuningConfig(num_virtual_tokens=len(ids) + 1, init="text", init_text="good film")
+    prompt = init(method, embedded, KEY)["prompt"]
+    expected = embedded.embed(jnp.array([*ids, ids[0]]))
+    np.testing.assert_array_equal(prompt, expected)
+
+
+def test_class_labels_are_means_of_their_pieces_and_vocabulary_fills_the_rest(embedded):
+    labels = ("negative", "positive")
+    method = PromptTuningConfig(num_virtual_tokens=5, init="class_labels", init_labels=labels)
+    prompt = init(method, embedded, KEY)["prompt"]
+    for row, label in zip(prompt, labels, strict=False):
+        ids = embedded.tokenizer(label, add_special_tokens=False)["input_ids"]
+        np.testing.assert_allclose(row, embedded.embed(jnp.array(ids)).mean(0), rtol=1e-6)
+    table = np.asarray(embedded.params["embedding"][:5000])
+    assert all((table == row).all(1).any() for row in np.asarray(prompt[2:]))
+
+
+def test_file_starts_where_another_prompt_ended(tiny):
+    rows = np.full((3, tiny.width), 2.0)
+    method = PromptTuningConfig(num_virtual_tokens=3, init="file", init_file="x.npy")
+    prompt = init(method, tiny, KEY, rows)["prompt"]
+    assert prompt.dtype == jnp.float32 and (prompt == 2).all()
+
+
+def test_the_trained_side_is_float32_on_a_bfloat16_backbone(tiny):
+    half = dataclasses.replace(
+        tiny, params=jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), tiny.params)
+    )
+    assert init(PromptTuningConfig(), half, KEY)["prompt"].dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+    ("method", "start", "message"),
+    [
+        (dict(init="file", init_file="x"), None, "needs the array of init_file"),
+        (dict(init="file", init_file="x"), np.ones((3, 5)), r"\[3, 5\] and this one is \[20, 16\]"),
+        (dict(init="text", init_text="a"), None, "needs a tokenizer and backbone 'tiny' has none"),
+    ],
+)
+def test_bad_starts(tiny, method, start, message):
+    with pytest.raises(InputError, match=message):
+        init(PromptTuningConfig(**method), tiny, KEY, start)
+
+
+def test_class_labels_without_labels(embedded):
+    with pytest.raises(InputError, match="needs label words"):
+        init(PromptTuningConfig(init="class_labels"), embedded, KEY)
+
+
+def test_prepend_is_a_picture():
+    prompt = jnp.array([[9.0], [8.0]])
+    text = jnp.array([[[1.0], [2.0], [3.0]], [[4.0], [5.0], [0.0]]])
+    mask = jnp.array([[True, True, True], [True, True, False]])
+    joined = {
+        placement: prepend(Injection(prompt), text, mask, placement)[0][..., 0].tolist()
+        for placement in ("prefix", "after_bos", "suffix")
+    }
+    assert joined == {
+        "prefix": [[9, 8, 1, 2, 3], [9, 8, 4, 5, 0]],
+        "after_bos": [[1, 9, 8, 2, 3], [4, 9, 8, 5, 0]],
+        "suffix": [[1, 2, 3, 9, 8], [4, 5, 9, 8, 0]],
+    }
+    masks = prepend(Injection(prompt), text, mask, "suffix")[1].tolist()
+    assert masks == [[True] * 5, [True] * 4 + [False]]
+
+
+def test_prepend_refuses_another_width_and_placement():
+    text, mask = jnp.ones((1, 2, 4)), jnp.ones((1, 2), bool)
+    with pytest.raises(InputError, match="prompt is 3 wide and the backbone 4"):
+        prepend(Injection(jnp.ones((2, 3))), text, mask)
+    with pytest.raises(InputError, match="unknown placement 'sufix'.*meant 'suffix'"):
+        prepend(Injection(jnp.ones((2, 4))), text, mask, "sufix")

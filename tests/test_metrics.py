@@ -1,0 +1,92 @@
+"""Metrics against figures worked out by hand, and against what the libraries document."""
+
+import pytest
+
+from prompt_jax.config import METRICS as NAMES
+from prompt_jax.config import InputError
+from prompt_jax.metrics import METRICS, measure, normalize
+
+
+def test_every_name_of_the_config_has_its_metric():
+    assert tuple(METRICS) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_perfect_answer_has_the_best_figure(name):
+    texts = ["the cat sat on a mat", "dogs bark at night in town"]
+    best = 100 if name in ("bleu", "chrf") else 1
+    assert METRICS[name](texts, texts) == pytest.approx(best)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_wrong_answer_has_the_worst(name):
+    assert METRICS[name](["xyz"], ["cat"]) == 0
+
+
+def test_accuracy_is_letter_by_letter():
+    assert METRICS["accuracy"](["a", " b ", "C"], ["a", "b", "c"]) == pytest.approx(2 / 3)
+
+
+def test_macro_f1_weighs_classes_alike():
+    truth = ["a", "a", "a", "b"]
+    # F1 of a is 2*3/(3+4), of b 0.
+    assert METRICS["macro_f1"](["a"] * 4, truth) == pytest.approx((6 / 7 + 0) / 2)
+
+
+def test_macro_f1_takes_an_answer_outside_the_classes_as_wrong():
+    found = METRICS["macro_f1"](["a", "b", "junk"], ["a", "b", "b"], ("a", "b", "never"))
+    assert found == pytest.approx((1 + 2 / 3) / 2)
+
+
+def test_exact_match_ignores_case_articles_and_punctuation():
+    predictions = ["The  Cat.", "a cat", "cats"]
+    assert METRICS["exact_match"](predictions, ["cat"] * 3) == pytest.approx(2 / 3)
+
+
+def test_token_f1_counts_shared_words():
+    # Two shared words: P = 2/3, R = 2/2 -> 0.8; and no word at all on both sides.
+    assert METRICS["token_f1"](["big red cat", "the"], ["red cat", "a"]) == pytest.approx(0.9)
+    assert METRICS["token_f1"](["red red cat"], ["red"]) == pytest.approx(0.5)
+    assert METRICS["token_f1"](["the"], ["cat"]) == 0
+
+
+def test_normalize():
+    assert normalize("  The U.S.  of an A, theatre! ") == "us of theatre"
+
+
+def test_rouge_by_hand():
+    # "cats" and "cat" have one stem: 2 of 3 words shared, 1 of 2 bigrams, and in order.
+    pair = (["cats sat down"], ["cat sat up"])
+    assert METRICS["rouge1"](*pair) == pytest.approx(2 / 3)
+    assert METRICS["rouge2"](*pair) == pytest.approx(1 / 2)
+    assert METRICS["rougeL"](*pair) == pytest.approx(2 / 3)
+    assert METRICS["rougeL"](["b a"], ["a b"]) == pytest.approx(1 / 2)
+
+
+def test_bleu_is_of_the_corpus_and_not_the_mean():
+    predictions = ["one two three four five", "six"]
+    references = ["one two three four five", "seven"]
+    # n-gram precisions 5/6, 4/4, 3/3, 2/2 and no brevity penalty.
+    assert METRICS["bleu"](predictions, references) == pytest.approx(100 * (5 / 6) ** 0.25)
+
+
+def test_chrf_lies_between():
+    assert 40 < METRICS["chrf"](["the cats sit"], ["the cat sits"]) < 90
+
+
+def test_measure_keeps_the_order_of_the_names():
+    figures = measure(("macro_f1", "accuracy"), ["a", "b"], ["a", "a"], ("a", "b"))
+    assert list(figures) == ["macro_f1", "accuracy"]
+    assert figures == pytest.approx({"macro_f1": 1 / 3, "accuracy": 0.5})
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("predictions", "references"), [([], []), (["a"], ["a", "b"])])
+def test_nothing_to_judge(name, predictions, references):
+    with pytest.raises(InputError, match="at least one, got .* give one answer a reference"):
+        METRICS[name](predictions, references)
+
+
+def test_unknown_metric():
+    with pytest.raises(InputError, match="Perhaps you meant 'accuracy'"):
+        measure(("acuracy",), ["a"], ["a"])

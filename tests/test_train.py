@@ -1,0 +1,149 @@
+import dataclasses
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from test_laws import METHOD, batch_of
+
+from prompt_jax.config import TrainConfig
+from prompt_jax.losses import cross_entropy, loss_fn
+from prompt_jax.methods import init
+from prompt_jax.train import DivergedError, compile_step, fit, learning_rate, optimizer, start
+
+
+@pytest.fixture(scope="module")
+def tuned(tiny):
+    return init(METHOD, tiny, jax.random.key(0))
+
+
+def test_training_lowers_the_loss(tiny, tuned):
+    config = TrainConfig(steps=30, batch_size=4, learning_rate=0.3)
+    losses = []
+
+    def watch(step, state, metrics):
+        losses.append(metrics["loss"])
+
+    fit(loss_fn(METHOD, tiny), start(tuned, config), tiny.params, [batch_of()] * 30, config, after_step=watch)
+    assert len(losses) == 30 and losses[-1] < 0.8 * losses[0]
+
+
+def test_after_step_ends_training(tiny, tuned):
+    config = TrainConfig(batch_size=4)
+    state = fit(
+        loss_fn(METHOD, tiny),
+        start(tuned, config),
+        tiny.params,
+        [batch_of()] * 5,
+        config,
+        after_step=lambda step, state, metrics: step == 2,
+    )
+    assert int(state.step) == 2
+
+
+def test_one_shape_is_compiled_once(tiny, tuned):
+    config, traces = TrainConfig(batch_size=4), []
+    loss = loss_fn(METHOD, tiny)
+
+    def counted(*args):
+        traces.append(1)
+        return loss(*args)
+
+    fit(counted, start(tuned, config), tiny.params, [batch_of(seed=i) for i in range(4)], config)
+    assert len(traces) == 1
+
+
+def test_the_callers_prompt_survives_donation(tiny, tuned):
+    config = TrainConfig(batch_size=4)
+    fit(loss_fn(METHOD, tiny), start(tuned, config), tiny.params, [batch_of()], config)
+    assert np.isfinite(np.asarray(tuned["prompt"])).all()
+
+
+def test_accumulated_micro_batches_equal_one_batch(tiny, tuned):
+    """Rows have different numbers of target tokens: the mean is over tokens, not micro-batches."""
+    batch = batch_of(rows=8, target=4, seed=3)
+    whole, parts = (TrainConfig(batch_size=8, accumulate=n, optimizer="adamw") for n in (1, 4))
+    (one, m1), (four, m4) = (
+        compile_step(loss_fn(METHOD, tiny), c)(start(tuned, c), tiny.params, batch)
+        for c in (whole, parts)
+    )
+    np.testing.assert_allclose(m1["loss"], m4["loss"], rtol=1e-6)
+    np.testing.assert_allclose(m1["grad_norm"], m4["grad_norm"], rtol=1e-4)
+    np.testing.assert_allclose(one.tuned["prompt"], four.tuned["prompt"], atol=1e-4)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_dropout_is_seeded_by_the_step(tiny, tuned, accumulate):
+    config = TrainConfig(batch_size=4, dropout=0.2, accumulate=accumulate)
+    dropped = dataclasses.replace(tiny, config=dataclasses.replace(tiny.config, dropout=0.2))
+    step = compile_step(loss_fn(METHOD, dropped), config)
+    first, again = (step(start(tuned, config), tiny.params, batch_of()) for _ in range(2))
+    assert first[1]["loss"] == again[1]["loss"]
+    moved = start(tuned, config)._replace(step=jnp.int32(1))
+    assert step(moved, tiny.params, batch_of())[1]["loss"] != first[1]["loss"]
+
+
+def test_divergence_names_step_rate_and_dtype(tiny, tuned):
+    config = TrainConfig(batch_size=4, learning_rate=0.25)
+    broken = jax.tree.map(lambda leaf: leaf.at[(0,) * leaf.ndim].set(jnp.nan), tiny.params)
+    message = "loss nan.* at step 1 .*learning rate 0.25, frozen weights in float32.*lower"
+    with pytest.raises(DivergedError, match=message):
+        fit(loss_fn(METHOD, tiny), start(tuned, config), broken, [batch_of()], config)
+
+
+def test_schedules():
+    config = TrainConfig(steps=10, learning_rate=1.0, warmup_steps=2)
+    rates = {
+        name: [float(learning_rate(dataclasses.replace(config, schedule=name))(i)) for i in range(11)]
+        for name in ("constant", "linear", "cosine")
+    }
+    assert rates["constant"] == [0.5, *[1.0] * 10]
+    np.testing.assert_allclose(rates["linear"], [0.5, *np.linspace(1, 1, 1), *np.linspace(1, 0, 9)], atol=1e-6)
+    assert rates["cosine"][6] == pytest.approx(0.5) and rates["cosine"][10] == pytest.approx(0)
+
+
+def test_the_t5x_preset_keeps_the_rms_of_its_updates():
+    """Resumed at step 1.1M, second moments hardly decay: every clipped step has RMS 0.3."""
+    params = {"prompt": jnp.zeros((4, 8))}
+    for name, expected in (("adafactor_t5x", 0.3), ("adafactor", None)):
+        transform = optimizer(TrainConfig(optimizer=name, weight_decay=0.0))
+        state, sizes = transform.init(params), []
+        for i in range(20):
+            grads = {"prompt": jax.random.normal(jax.random.key(i), (4, 8)) / (i + 1)}
+            updates, state = transform.update(grads, state, params)
+            sizes.append(float(jnp.sqrt(jnp.mean(updates["prompt"] ** 2))))
+        assert all(np.isfinite(sizes))
+        if expected:
+            np.testing.assert_allclose(sizes, expected, rtol=1e-4)
+        else:
+            assert sizes[-1] < 0.25
+
+
+def test_cross_entropy_is_that_of_optax():
+    logits = jax.random.normal(jax.random.key(0), (2, 3, 7))
+    targets = jnp.array([[0, 1, 2], [3, 4, 5]])
+    ours = cross_entropy(logits, targets)
+    expected = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+    np.testing.assert_allclose(ours, expected, rtol=1e-5)
+    smooth = optax.smooth_labels(jax.nn.one_hot(targets, 7), 0.1)
+    np.testing.assert_allclose(
+        cross_entropy(logits, targets, label_smoothing=0.1),
+        optax.softmax_cross_entropy(logits, smooth),
+        rtol=1e-5,
+    )
+    z = jax.nn.logsumexp(logits, axis=-1)
+    np.testing.assert_allclose(
+        cross_entropy(logits, targets, z_loss=0.01), expected + 0.01 * z**2, rtol=1e-5
+    )
+
+
+def test_the_step_fits_a_screen():
+    """The claim of the README: the train step is read in one screen."""
+    import inspect
+
+    from prompt_jax.train import train_step
+
+    assert len(inspect.getsource(train_step).splitlines()) <= 24
+    assert re.search("value_and_grad", inspect.getsource(inspect.getmodule(train_step)))
