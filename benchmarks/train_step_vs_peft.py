@@ -73,10 +73,17 @@ def theirs(size, batch, text, virtual, target):
     preset = PRESETS[size]
     model = T5ForConditionalGeneration(
         T5Config(
-            vocab_size=preset.vocab_size, d_model=preset.d_model, d_kv=preset.d_kv,
-            d_ff=preset.d_ff, num_heads=preset.num_heads, num_layers=preset.num_layers,
-            num_decoder_layers=preset.num_decoder_layers, feed_forward_proj="gated-gelu",
-            tie_word_embeddings=False, decoder_start_token_id=0, dropout_rate=0.0,
+            vocab_size=preset.vocab_size,
+            d_model=preset.d_model,
+            d_kv=preset.d_kv,
+            d_ff=preset.d_ff,
+            num_heads=preset.num_heads,
+            num_layers=preset.num_layers,
+            num_decoder_layers=preset.num_decoder_layers,
+            feed_forward_proj="gated-gelu",
+            tie_word_embeddings=False,
+            decoder_start_token_id=0,
+            dropout_rate=0.0,
         )
     )
     config = PeftConfig(task_type="SEQ_2_SEQ_LM", num_virtual_tokens=virtual)

@@ -62,7 +62,8 @@ def at_least(name: str, value: float, low: float, remedy: str = "") -> None:
       InputError: `value` is below `low`.
     """
     if value < low:
-        raise InputError(f"{name} must be at least {low}, got {value}{'; ' if remedy else ''}{remedy}")
+        hint = f"; {remedy}" if remedy else ""
+        raise InputError(f"{name} must be at least {low}, got {value}{hint}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +104,9 @@ class PromptTuningConfig:
         )
         at_least("init_population", self.init_population, 1)
         if self.init == "text" and not self.init_text:
-            raise InputError('init="text" needs init_text, e.g. init_text="Classify the sentiment:"')
+            raise InputError(
+                'init="text" needs init_text, e.g. init_text="Classify the sentiment:"'
+            )
         if self.init == "file" and not self.init_file:
             raise InputError('init="file" needs init_file, a prompt folder or a .npy of [P, D]')
 
@@ -278,8 +281,11 @@ class Config:
 def to_json(config: Any) -> dict[str, Any]:
     """The config as plain JSON types; tuples become lists."""
     return {
-        f.name: to_json(value) if dataclasses.is_dataclass(value) else
-        list(value) if isinstance(value, tuple) else value
+        f.name: to_json(value)
+        if dataclasses.is_dataclass(value)
+        else list(value)
+        if isinstance(value, tuple)
+        else value
         for f in dataclasses.fields(config)
         for value in [getattr(config, f.name)]
     }

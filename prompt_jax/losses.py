@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -36,7 +35,7 @@ def cross_entropy(
 
 
 def seq2seq_logits(
-    module: nn.Module,
+    module: Any,
     frozen: Any,
     injection: Injection | None,
     tokens: Int[Array, "B T"],
@@ -59,7 +58,7 @@ def loss_fn(
     *,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
-    module: nn.Module | None = None,
+    module: Any | None = None,
 ) -> Loss:
     """The loss of a method on a backbone: `loss(tuned, frozen, batch, key=None) -> (mean, aux)`.
 

@@ -31,7 +31,7 @@ def macro_f1(predictions: Texts, references: Texts, labels: Texts = ()) -> float
     seen = {*predictions, *references}
     classes = [label for label in labels or sorted(set(references)) if label in seen]
     truth, answers = list(references), list(predictions)
-    return float(f1_score(truth, answers, labels=classes, average="macro", zero_division=0))
+    return float(f1_score(truth, answers, labels=classes, average="macro", zero_division=0.0))
 
 
 def exact_match(predictions: Texts, references: Texts, labels: Texts = ()) -> float:

@@ -88,7 +88,7 @@ def train_step(
     tuned = optax.apply_updates(state.tuned, updates)
     metrics = {
         "loss": mean,
-        "grad_norm": optax.global_norm(grads),
+        "grad_norm": optax.tree.norm(grads),
         "learning_rate": learning_rate(config)(state.step),
     }
     return State(state.step + 1, tuned, opt_state), metrics

@@ -57,7 +57,9 @@ def test_predict_takes_labels_from_the_prompt(run, tmp_path):
     assert cli.main(arguments) == 0
     rows = [json.loads(line) for line in output.read_text().splitlines()]
     assert [row["index"] for row in rows] == [0, 1]
-    assert all(row["prediction"] in ("no", "yes") and set(row["scores"]) == {"no", "yes"} for row in rows)
+    assert all(
+        row["prediction"] in ("no", "yes") and set(row["scores"]) == {"no", "yes"} for row in rows
+    )
 
 
 def test_prompts_commands(run, tmp_path, tiny_folder, capsys):

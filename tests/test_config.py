@@ -42,7 +42,10 @@ def test_task_types_in_any_case(name):
         (lambda: c.TrainConfig(steps=0), "train.steps must be at least 1"),
         (lambda: c.TrainConfig(warmup_steps=-1), "train.warmup_steps must be at least 0"),
         (lambda: c.TrainConfig(learning_rate=-1.0), "train.learning_rate must be at least 0"),
-        (lambda: c.TrainConfig(batch_size=10, accumulate=3), "multiple of train.accumulate, got 10"),
+        (
+            lambda: c.TrainConfig(batch_size=10, accumulate=3),
+            "multiple of train.accumulate, got 10",
+        ),
         (lambda: c.TrainConfig(dropout=1.0), r"train.dropout must be in \[0, 1\), got 1.0"),
         (lambda: c.TrainConfig(patience=0), "train.patience must be at least 1"),
         (lambda: c.EvalConfig(num_beams=0), "eval.num_beams must be at least 1"),

@@ -219,7 +219,7 @@ def test_wide_beams_find_the_best_of_all():
     config = T5Config(
         vocab_size=5, d_model=8, d_kv=4, d_ff=8, num_heads=2, num_layers=1, num_decoder_layers=1
     )
-    params = jax.jit(lambda key: init_params(config, key))(jax.random.key(3))
+    params = jax.jit(lambda key: init_params(config, key))(jax.random.key(5))
     backbone = Backbone(name="five words", config=config, params=params)
     tokens = np.array([[2, 3, 4], [4, 4, 2], [3, 2, 2], [2, 2, 2]])
     mask = np.ones_like(tokens, bool)

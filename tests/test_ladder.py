@@ -68,7 +68,9 @@ def test_slow_packages_are_imported_where_they_are_used(path):
 
 
 def test_importing_the_package_loads_nothing_heavy():
-    code = "import sys, prompt_jax; print(sorted({'jax', 'flax', 'transformers'} & set(sys.modules)))"
+    code = (
+        "import sys, prompt_jax; print(sorted({'jax', 'flax', 'transformers'} & set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -113,7 +113,9 @@ def test_tensorboard_gets_every_number(tmp_path):
     metrics.add({"step": 5, "loss": 2.0})
     metrics.close()
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    assert [tag for kind in events.Tags().values() if isinstance(kind, list) for tag in kind] == ["loss"]
+    assert [tag for kind in events.Tags().values() if isinstance(kind, list) for tag in kind] == [
+        "loss"
+    ]
 
 
 def test_tensorboard_absent_says_what_to_install(tmp_path, monkeypatch):

@@ -26,7 +26,14 @@ def test_training_lowers_the_loss(tiny, tuned):
     def watch(step, state, metrics):
         losses.append(metrics["loss"])
 
-    fit(loss_fn(METHOD, tiny), start(tuned, config), tiny.params, [batch_of()] * 30, config, after_step=watch)
+    fit(
+        loss_fn(METHOD, tiny),
+        start(tuned, config),
+        tiny.params,
+        [batch_of()] * 30,
+        config,
+        after_step=watch,
+    )
     assert len(losses) == 30 and losses[-1] < 0.8 * losses[0]
 
 
@@ -96,11 +103,15 @@ def test_divergence_names_step_rate_and_dtype(tiny, tuned):
 def test_schedules():
     config = TrainConfig(steps=10, learning_rate=1.0, warmup_steps=2)
     rates = {
-        name: [float(learning_rate(dataclasses.replace(config, schedule=name))(i)) for i in range(11)]
+        name: [
+            float(learning_rate(dataclasses.replace(config, schedule=name))(i)) for i in range(11)
+        ]
         for name in ("constant", "linear", "cosine")
     }
     assert rates["constant"] == [0.5, *[1.0] * 10]
-    np.testing.assert_allclose(rates["linear"], [0.5, *np.linspace(1, 1, 1), *np.linspace(1, 0, 9)], atol=1e-6)
+    np.testing.assert_allclose(
+        rates["linear"], [0.5, *np.linspace(1, 1, 1), *np.linspace(1, 0, 9)], atol=1e-6
+    )
     assert rates["cosine"][6] == pytest.approx(0.5) and rates["cosine"][10] == pytest.approx(0)
 
 

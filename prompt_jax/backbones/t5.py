@@ -103,25 +103,47 @@ def from_hugging_face(values: Mapping[str, Any], *, tied: bool, **ours: Any) -> 
     taken.setdefault("num_decoder_layers", taken.get("num_layers", T5Config.num_layers))
     if isinstance(taken.get("eos_token_id"), list):
         taken["eos_token_id"] = taken["eos_token_id"][0]
-    return T5Config(**{
-        **taken,
-        "activation": "gelu_new" if (gate, activation) == ("gated", "gelu") else activation,
-        "gated": gate == "gated",
-        "tie_embeddings": tied,
-        # mT5 never scales; umT5 and T5 scale when they were trained tied.
-        "scale_logits": bool(scaled) and values.get("model_type") != "mt5",
-        "bias_per_layer": values.get("model_type") == "umt5",
-        **ours,
-    })
+    return T5Config(
+        **{
+            **taken,
+            "activation": "gelu_new" if (gate, activation) == ("gated", "gelu") else activation,
+            "gated": gate == "gated",
+            "tie_embeddings": tied,
+            # mT5 never scales; umT5 and T5 scale when they were trained tied.
+            "scale_logits": bool(scaled) and values.get("model_type") != "mt5",
+            "bias_per_layer": values.get("model_type") == "umt5",
+            **ours,
+        }
+    )
 
 
 class LayerCache(NamedTuple):
-    """Keys and values of one decoder layer, or of all of them with L in front."""
+    """Keys and values of one decoder layer, or of all of them with L in front.
 
-    key: Float[Array, "*L B U H K"]
-    value: Float[Array, "*L B U H K"]
-    cross_key: Float[Array, "*L B S H K"] | None = None
-    cross_value: Float[Array, "*L B S H K"] | None = None
+    Heads stand before positions, so that a step reads every head's keys in one piece.
+    """
+
+    key: Float[Array, "*L B H U K"]
+    value: Float[Array, "*L B H U K"]
+    cross_key: Float[Array, "*L B H S K"] | None = None
+    cross_value: Float[Array, "*L B H S K"] | None = None
+
+
+def _swap(x: Array) -> Array:
+    """[B, S, H, K] from [B, H, S, K], and the reverse."""
+    return x.swapaxes(1, 2)
+
+
+def _written(cache: LayerCache, added: LayerCache, index: Int[Array, ""]) -> LayerCache:
+    """The cache with new positions from `index` on.
+
+    Layers only give what is new: a whole cache that came out of their scan would be copied at
+    every step, and this one write is in place.
+    """
+    write = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=index, axis=-2)
+    key, value = write(cache.key, added.key), write(cache.value, added.value)
+    filled = added if cache.cross_key is None else cache
+    return LayerCache(key, value, filled.cross_key, filled.cross_value)
 
 
 class Attention(nn.Module):
@@ -217,7 +239,7 @@ class EncoderBlock(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """Causal self-attention, cross-attention and MLP; reads and grows a cache when given one."""
+    """Causal self-attention, cross-attention and MLP; gives what it would add to its cache."""
 
     config: T5Config
 
@@ -238,21 +260,23 @@ class DecoderBlock(nn.Module):
         attention = Attention(c, name="attention")
         normed = _norm(c, "attention_norm")(x)
         key, value = attention.project(normed)
+        added = None
         if cache is not None:
-            key = jax.lax.dynamic_update_slice_in_dim(cache.key, key, index, 1)
-            value = jax.lax.dynamic_update_slice_in_dim(cache.value, value, index, 1)
+            added = LayerCache(_swap(key), _swap(value))
+            key, value = map(_swap, _written(cache, added, index)[:2])
         x = x + _dropout(self, attention(normed, key, value, bias))
 
         cross = Attention(c, name="cross_attention")
         normed = _norm(c, "cross_attention_norm")(x)
         if cache is None or cache.cross_key is None:
             cross_key, cross_value = cross.project(encoded)
+            if added is not None:
+                added = LayerCache(added.key, added.value, _swap(cross_key), _swap(cross_value))
         else:
-            cross_key, cross_value = cache.cross_key, cache.cross_value
+            cross_key, cross_value = _swap(cache.cross_key), _swap(cache.cross_value)
         x = x + _dropout(self, cross(normed, cross_key, cross_value, cross_bias))
         x = x + _dropout(self, MLP(c, name="mlp")(_norm(c, "mlp_norm")(x)))
-        grown = None if cache is None else LayerCache(key, value, cross_key, cross_value)
-        return x, grown
+        return x, added
 
 
 def _norm(config: T5Config, name: str) -> RMSNorm:
@@ -281,9 +305,7 @@ class Encoder(nn.Module):
     config: T5Config
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "B S D"], mask: Bool[Array, "B S"]
-    ) -> Float[Array, "B S D"]:
+    def __call__(self, x: Float[Array, "B S D"], mask: Bool[Array, "B S"]) -> Float[Array, "B S D"]:
         c = self.config
         positions = jnp.arange(x.shape[1])
         buckets = _buckets(c, positions, positions, bidirectional=True)
@@ -311,7 +333,7 @@ class Decoder(nn.Module):
     ) -> tuple[Float[Array, "B U D"], LayerCache | None]:
         c = self.config
         queries = index + jnp.arange(x.shape[1])
-        keys = jnp.arange(x.shape[1] if cache is None else cache.key.shape[2])
+        keys = jnp.arange(x.shape[1] if cache is None else cache.key.shape[3])
         buckets = _buckets(c, queries, keys, bidirectional=False)
         bias = mask_bias(keys[None, :] <= queries[:, None])[None, None]
         if not c.bias_per_layer:
@@ -319,7 +341,9 @@ class Decoder(nn.Module):
         cross_bias = mask_bias(mask)[:, None, None, :]
         x = _dropout(self, x.astype(c.dtype))
         layers = _stack(DecoderBlock, c, c.num_decoder_layers, (0, *[nn.broadcast] * 5))
-        x, cache = layers(x, cache, bias, buckets, index, encoded, cross_bias)
+        x, added = layers(x, cache, bias, buckets, index, encoded, cross_bias)
+        if cache is not None:
+            cache = _written(cache, added, index)
         return _dropout(self, _norm(c, "final_norm")(x)), cache
 
 
@@ -398,13 +422,11 @@ class T5(nn.Module):
 
 def empty_cache(config: T5Config, batch_size: int, length: int) -> LayerCache:
     """A cache for `length` target tokens, before the first call of `T5.decode`."""
-    shape = (config.num_decoder_layers, batch_size, length, config.num_heads, config.d_kv)
+    shape = (config.num_decoder_layers, batch_size, config.num_heads, length, config.d_kv)
     return LayerCache(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype))
 
 
-def shift_right(
-    targets: Int[Array, "B U"], start: int
-) -> Int[Array, "B U"]:
+def shift_right(targets: Int[Array, "B U"], start: int) -> Int[Array, "B U"]:
     """Decoder inputs of `targets`: the start token, then every target but the last."""
     return jnp.pad(targets[:, :-1], ((0, 0), (1, 0)), constant_values=start)
 

@@ -7,14 +7,13 @@ length counts the generated tokens and EOS among them.
 import functools
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from prompt_jax.backbones.layers import NEVER
 from prompt_jax.backbones.t5 import LayerCache, T5Config
-from prompt_jax.generate.prefill import decode_token, prefill
+from prompt_jax.generate.prefill import Prefilled, decode_token, prefill
 from prompt_jax.methods import Injection
 
 
@@ -46,7 +45,7 @@ class _Beams(NamedTuple):
     jax.jit, static_argnames=("module", "placement", "length", "beams", "stop_when_full")
 )
 def search_beams(
-    module: nn.Module,
+    module: Any,
     frozen: Any,
     injection: Injection | None,
     tokens: Int[Array, "B T"],
@@ -63,17 +62,15 @@ def search_beams(
     Args:
       stop_when_full: a row is decided when `beams` hypotheses have ended, whatever their scores.
     """
-    config = module.config  # pyright: ignore[reportAttributeAccessIssue]
+    config = module.config
     first = prefill(module, frozen, injection, tokens, mask, placement=placement, length=length)
-    # The beams of a row share the encoded input: only self-attention is reordered later.
-    cache = LayerCache(*(jnp.repeat(part, beams, axis=1) for part in first.cache))
-    encoded_mask = jnp.repeat(first.mask, beams, axis=0)
+    first = _spread(first, beams)
     extend = functools.partial(_extend, config, lengths, stop_when_full)
 
     def body(carry: tuple[_Beams, LayerCache]) -> tuple[_Beams, LayerCache]:
         state, cache = carry
         last = jnp.take(state.tokens, state.step - 1, axis=2).reshape(-1)
-        logits, cache = decode_token(module, frozen, last, encoded_mask, cache, state.step)
+        logits, cache = decode_token(module, frozen, last, first.mask, cache, state.step)
         state, parents = extend(state, logits)
         return state, _reorder(cache, parents)
 
@@ -84,9 +81,18 @@ def search_beams(
 
     # All beams of a row are alike at first, so the second step needs no reordering.
     start = _start(config, tokens.shape[0], beams, length)
-    state, _ = extend(start, jnp.repeat(first.logits, beams, axis=0))
-    state, _ = jax.lax.while_loop(running, body, (state, cache))
+    state, _ = extend(start, first.logits)
+    state, _ = jax.lax.while_loop(running, body, (state, first.cache))
     return state.ended[:, 0]
+
+
+def _spread(first: Prefilled, beams: int) -> Prefilled:
+    """Every row as often as it has beams, one copy beside the other."""
+    return Prefilled(
+        jnp.repeat(first.logits, beams, axis=0),
+        LayerCache(*(jnp.repeat(part, beams, axis=1) for part in first.cache)),
+        jnp.repeat(first.mask, beams, axis=0),
+    )
 
 
 def _start(config: T5Config, batch: int, beams: int, length: int) -> _Beams:

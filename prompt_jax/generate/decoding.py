@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Int
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import InputError, at_least
 from prompt_jax.generate.beam import Lengths, search_beams
+from prompt_jax.generate.prefill import decoding_module
 from prompt_jax.generate.sampling import Draw, decode_tokens
 from prompt_jax.methods import Injection
 
@@ -54,7 +55,7 @@ def generate(
     """
     _check(max_new_tokens, num_beams, temperature, top_k, top_p, early_stopping)
     arguments = (
-        backbone.module,
+        decoding_module(backbone),
         backbone.params if frozen is None else frozen,
         injection,
         np.asarray(tokens, np.int32),

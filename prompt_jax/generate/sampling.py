@@ -3,7 +3,6 @@
 import functools
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
@@ -37,7 +36,7 @@ class _State(NamedTuple):
 
 @functools.partial(jax.jit, static_argnames=("module", "placement", "length"))
 def decode_tokens(
-    module: nn.Module,
+    module: Any,
     frozen: Any,
     injection: Injection | None,
     tokens: Int[Array, "B T"],
@@ -52,7 +51,7 @@ def decode_tokens(
     Args:
       draw: None is greedy.
     """
-    config = module.config  # pyright: ignore[reportAttributeAccessIssue]
+    config = module.config
     first = prefill(module, frozen, injection, tokens, mask, placement=placement, length=length)
     batch = tokens.shape[0]
 

@@ -3,7 +3,6 @@
 import functools
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import InputError
-from prompt_jax.generate.prefill import prefill
+from prompt_jax.generate.prefill import decoding_module, prefill
 from prompt_jax.methods import Injection
 
 LOGITS_BYTES = 256 * 2**20  # Logits held at once while candidates are scored.
@@ -51,7 +50,7 @@ def score(
             f"{candidate_mask.sum(-1).tolist()} tokens; end every candidate with EOS"
         )
     return score_candidates(
-        backbone.module,
+        decoding_module(backbone),
         backbone.params if frozen is None else frozen,
         injection,
         np.asarray(tokens, np.int32),
@@ -65,7 +64,7 @@ def score(
 
 @functools.partial(jax.jit, static_argnames=("module", "placement"))
 def score_candidates(
-    module: nn.Module,
+    module: Any,
     frozen: Any,
     injection: Injection | None,
     tokens: Int[Array, "B T"],

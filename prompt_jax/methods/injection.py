@@ -12,8 +12,6 @@ from jaxtyping import Array, Bool, Float
 from prompt_jax.config import PLACEMENTS, InputError, choose
 
 
-
-
 class Injection(NamedTuple):
     """What a method puts into a frozen model."""
 

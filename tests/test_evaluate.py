@@ -1,0 +1,164 @@
+"""Answers to examples: ranked or written, in order, whatever shares their batch."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from prompt_jax.config import DataConfig, EvalConfig, InputError
+from prompt_jax.data import encode
+from prompt_jax.evaluate import baselines, evaluate
+from prompt_jax.generate import generate, score
+from prompt_jax.generate.answers import padded_length
+from prompt_jax.methods import Injection
+from prompt_jax.metrics import measure
+from prompt_jax.tasks import Example, Task
+from prompt_jax.weights import load_backbone
+
+# Twelve inputs of 2 to 13 tokens in no order of length; their labels are never read as answers.
+SIZES = (1, 9, 3, 12, 2, 7, 5, 11, 4, 8, 6, 10)
+LABELS = ("good", "very bad indeed", "so so")
+EXAMPLES = [Example(" ".join(["film"] * n), LABELS[n % 3]) for n in SIZES]
+RANKING = Task(name="file:x", source="{input}", target="{target}", labels=LABELS)
+WRITING = Task(name="file:x", source="{input}", target="{target}", metrics=("chrf", "token_f1"))
+DATA = DataConfig(max_source_length=12)
+
+
+@pytest.fixture(scope="module")
+def backbone(tiny_folder):
+    return load_backbone(tiny_folder, dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def injection():
+    return Injection(np.asarray(jax.random.normal(jax.random.key(1), (3, 16)) * 3))
+
+
+def run(backbone, injection, task, batch_size=5, **options):
+    settings = EvalConfig(batch_size=batch_size, max_new_tokens=6, **options)
+    return evaluate(backbone, injection, EXAMPLES, task, data=DATA, eval=settings)
+
+
+def alone(backbone):
+    """Every example by itself, in a batch without padding of rows."""
+    for tokens in encode(backbone.tokenizer, [e.source for e in EXAMPLES], DATA.max_source_length):
+        row = np.zeros((1, 16), np.int32)
+        row[0, : len(tokens)] = tokens
+        yield row, np.arange(16)[None] < len(tokens)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_labels_are_ranked_by_their_scores(backbone, injection, normalize):
+    words = encode(backbone.tokenizer, LABELS, 64)
+    width = max(map(len, words))
+    candidates = np.stack([np.pad(word, (0, width - len(word))) for word in words])
+    real = np.arange(width) < np.array([len(word) for word in words])[:, None]
+    assert (candidates[real.sum(1)[:, None] - 1 == np.arange(width)] == 1).all()
+    options = {"length_normalize": normalize}
+    expected = np.concatenate(
+        [score(backbone, injection, *row, candidates, real, **options) for row in alone(backbone)]
+    )
+    found = run(backbone, injection, RANKING, **options)
+    np.testing.assert_allclose(found.scores, expected, rtol=1e-4)
+    assert found.predictions == [LABELS[best] for best in expected.argmax(1)]
+    references = [example.target for example in EXAMPLES]
+    assert found.metrics == measure(RANKING.metrics, found.predictions, references, LABELS)
+    assert list(found.metrics) == ["accuracy", "macro_f1"]
+
+
+def test_the_prompt_and_the_normalisation_are_used(backbone, injection):
+    ways = [
+        run(backbone, injection, RANKING).scores,
+        run(backbone, None, RANKING).scores,
+        run(backbone, injection, RANKING, length_normalize=False).scores,
+    ]
+    assert all(np.abs(a - b).max() > 0.1 for a, b in zip(ways, ways[1:], strict=False))
+
+
+def test_the_size_of_a_batch_changes_nothing(backbone, injection):
+    one, another = (run(backbone, injection, RANKING, size) for size in (5, 64))
+    np.testing.assert_allclose(one.scores, another.scores, rtol=1e-4)
+    assert one.predictions == another.predictions
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+def test_answers_are_written_in_order(backbone, injection, beams):
+    options = {"num_beams": beams, "max_new_tokens": 6}
+    rows = [generate(backbone, injection, *row, **options)[0] for row in alone(backbone)]
+    found = run(backbone, injection, WRITING, num_beams=beams)
+    assert found.predictions == backbone.tokenizer.batch_decode(rows, skip_special_tokens=True)
+    assert len(set(found.predictions)) > 2
+    assert found.scores is None and list(found.metrics) == ["chrf", "token_f1"]
+
+
+def test_other_weights_can_be_given(backbone, injection):
+    frozen = jax.tree.map(lambda leaf: leaf * 1.3, backbone.params)
+    settings = {"data": DATA, "eval": EvalConfig(batch_size=5)}
+    found = evaluate(backbone, injection, EXAMPLES, RANKING, frozen=frozen, **settings)
+    other = dataclasses.replace(backbone, params=frozen)
+    expected = evaluate(other, injection, EXAMPLES, RANKING, **settings)
+    np.testing.assert_array_equal(found.scores, expected.scores)
+    assert np.abs(found.scores - run(backbone, injection, RANKING).scores).max() > 0.01
+
+
+def test_progress_and_a_second_prompt_that_compiles_nothing(backbone, injection):
+    seen, compiled = [], []
+
+    def note(event, _, **__):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(event)
+
+    settings = {"data": DATA, "eval": EvalConfig(batch_size=5)}
+    evaluate(backbone, injection, EXAMPLES, RANKING, **settings)
+    jax.monitoring.register_event_duration_secs_listener(note)
+    try:
+        other = Injection(injection.prompt[::-1] * 2)
+        report = {"progress": lambda *counts: seen.append(counts)}
+        evaluate(backbone, other, EXAMPLES[::-1], RANKING, **settings, **report)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(note)
+    assert not compiled
+    assert seen == [(5, 12), (10, 12), (12, 12)]
+
+
+def test_lengths_are_few_and_fit():
+    for virtual in (0, 20):
+        lengths = {longest: padded_length(longest, virtual) for longest in range(1, 257)}
+        assert all(n <= found for n, found in lengths.items())
+        assert all((found + virtual) % 8 == 0 for found in lengths.values())
+        assert all(
+            found + virtual <= max(8 + n + virtual, 1.25 * (n + virtual))
+            for n, found in lengths.items()
+        )
+        assert len(set(lengths.values())) <= 16
+
+
+def test_baselines_of_classification():
+    train = [Example("x", "a"), Example("x", "b"), Example("x", "b")]
+    test = [Example("x", "a"), Example("x", "b"), Example("x", "a"), Example("x", "a")]
+    task = dataclasses.replace(RANKING, labels=("a", "b"))
+    found = baselines(train, test, task)
+    assert found == {"majority": pytest.approx({"accuracy": 0.25, "macro_f1": 0.2})}
+
+
+def test_baselines_of_generation():
+    test = [Example("a b", "a c"), Example("a b", "a b")]
+    task = dataclasses.replace(WRITING, metrics=("token_f1",))
+    # "a" is an article and not counted: b against c, and b against b.
+    assert baselines([], test, task) == {"copy input": {"token_f1": pytest.approx(0.5)}}
+
+
+def test_no_examples(backbone):
+    settings = {"data": DATA, "eval": EvalConfig()}
+    with pytest.raises(InputError, match="there are no examples to evaluate on"):
+        evaluate(backbone, None, [], RANKING, **settings)
+    with pytest.raises(InputError, match="there are no examples to test on"):
+        baselines(EXAMPLES, [], RANKING)
+    with pytest.raises(InputError, match="there are no examples to train on"):
+        baselines([], EXAMPLES, RANKING)
+
+
+def test_no_tokenizer(tiny):
+    with pytest.raises(InputError, match="backbone 'tiny' has no tokenizer"):
+        evaluate(tiny, None, EXAMPLES, RANKING, data=DATA, eval=EvalConfig())
