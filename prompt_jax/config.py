@@ -75,7 +75,7 @@ class PromptTuningConfig:
     num_virtual_tokens: int = 20
     """P, the length of the prompt."""
     init: Literal["vocab", "text", "class_labels", "random", "file"] = "vocab"
-    """Where the prompt starts: rows of the vocabulary, a text, the label words, noise, or a file."""
+    """Where the prompt starts: vocabulary rows, a text, the label words, noise, or a file."""
     init_text: str | None = None
     """The text of `init="text"`; repeated or cut to num_virtual_tokens."""
     init_labels: tuple[str, ...] = ()
