@@ -101,14 +101,16 @@ def test_bad_input_exits_with_two(arguments, message, capsys):
         (["--train.steps", "many"], "many"),
         (["--method.init", "vocabulary"], "vocab"),
         (["--method.num-virtual-tokens", "0"], "at least 1, got 0"),
-        (["--data.max-source-length", "1020"], "over data.max_total_length"),
+        (["--data.max-source-length", "1020"], "16 over"),
     ],
 )
 def test_wrong_flags_exit_with_two(flags, message, capsys):
-    with pytest.raises(SystemExit) as exit:
-        cli.main(["train", *flags])
+    try:
+        code = cli.main(["train", *flags])
+    except SystemExit as exit:  # tyro's own way out
+        code = exit.code
     captured = capsys.readouterr()
-    assert exit.value.code == 2 and message in " ".join((captured.out + captured.err).split())
+    assert code == 2 and message in " ".join((captured.out + captured.err).split())
 
 
 def test_a_config_file_must_bind_config(tmp_path, capsys):

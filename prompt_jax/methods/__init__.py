@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
@@ -30,4 +32,4 @@ def init(
 
 def materialize(config: PromptTuningConfig, tuned: Any) -> Injection:
     """What the tuned tree puts into the frozen model; differentiable."""
-    return METHODS[type(config)].materialize(config, tuned)
+    return METHODS[type(config)].materialize(config, jax.tree.map(jnp.asarray, tuned))

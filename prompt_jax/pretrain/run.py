@@ -1,0 +1,218 @@
+"""From text files to a folder that `load_backbone` reads."""
+
+import dataclasses
+import json
+import re
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from prompt_jax.backbones import Backbone
+from prompt_jax.backbones.t5 import T5, init_params
+from prompt_jax.checkpoints import open_checkpoints, restore, save
+from prompt_jax.config import InputError
+from prompt_jax.pretrain.bank import Bank, Batch, Material, generation
+from prompt_jax.pretrain.config import PretrainConfig
+from prompt_jax.pretrain.corpus import (
+    EOS,
+    NUM_SENTINELS,
+    load_tokenizer,
+    read_sentences,
+    train_tokenizer,
+)
+from prompt_jax.pretrain.space import build_space
+from prompt_jax.pretrain.step import Rows, State, model_config, quieted, rescaled, start, train_step
+from prompt_jax.pretrain.word_vectors import read_teacher, token_table
+from prompt_jax.runs import Metrics, write_text
+from prompt_jax.weights import load_backbone, save_hugging_face
+from prompt_jax.weights import load_tokenizer as load_hugging_face_tokenizer
+
+RECORD = "pretrain_config.json"
+
+
+def pretrain(config: PretrainConfig) -> Path:
+    """Runs a stage, or goes on with it where it stopped; gives the folder of the model.
+
+    The model is written at the end, in bfloat16; checkpoints in `output/checkpoints` on the way.
+
+    Raises:
+      InputError: text, tokenizer, teacher or earlier stage is missing or too small, or `output`
+        holds a stage with other options.
+    """
+    output = _claim(config)
+    pieces = _tokenizer(config, output)
+    material, params, vocabulary = prepare(config, pieces)
+    module = T5(model_config(config, vocabulary))
+    state = start(config, params, material.space.texts.shape[1])
+    manager = open_checkpoints(output / "checkpoints")
+    state = _restored(manager, state)
+    metrics = Metrics(output, step=int(state.step))
+    try:
+        state = _train(config, module, state, Bank(material, config), manager, metrics)
+    finally:
+        metrics.close()
+        manager.close()
+    params = rescaled(state.weights["model"], config.embedding_scale)
+    tokenizer = _hugging_face_tokenizer(output)
+    model = Backbone(
+        name=str(output), config=module.config, params=jax.device_get(params), tokenizer=tokenizer
+    )
+    return save_hugging_face(output, model, dtype="bfloat16")
+
+
+def prepare(config: PretrainConfig, pieces: Any) -> tuple[Material, Any, int]:
+    """Texts and their space, the parameters to start from, and the vocabulary size."""
+    strings = read_sentences(
+        config.text_folder,
+        config.files,
+        most_per_file=config.sentences_per_file,
+        seed=config.seed,
+    )
+    texts = [[*row, EOS] for row in pieces.encode(strings)]
+    # Multiples of 64 keep the table's products aligned on accelerators.
+    vocabulary = -(-(pieces.get_piece_size() + NUM_SENTINELS) // 64) * 64
+    params = _initial(config, pieces, vocabulary)
+    counts = Counter(w for s in strings for w in re.findall(r"[a-z]{3,}", s.lower()))
+    words = pieces.encode([word for word, _ in counts.most_common(20_000)])
+    names = [pieces.id_to_piece(i) for i in range(pieces.get_piece_size())]
+    marks = [i for i in range(3, len(names)) if not any(c.isalnum() for c in names[i].strip("▁"))]
+    space = build_space(np.asarray(params["embedding"]), texts, seed=config.seed)
+    short_words = [word for word in words if len(word) <= 3]
+    material = Material(
+        texts, strings, space, short_words, marks[:40], pieces.encode, pieces.get_piece_size()
+    )
+    return material, params, vocabulary
+
+
+def rows_of(config: PretrainConfig, batch: Batch, step: int, population: int) -> Rows:
+    """A batch with what its slots need to start a prompt: words among the first `population`."""
+    slots = batch.slots[:: config.rows_per_slot]
+    births = [generation(config, int(slot) % config.slots, step) for slot in slots]
+    starts = [
+        np.random.default_rng((config.seed, 4, int(slot), born)).integers(
+            3, population, config.virtual_tokens
+        )
+        for slot, born in zip(slots, births, strict=True)
+    ]
+    return Rows(
+        jnp.asarray(batch.tokens),
+        jnp.asarray(batch.targets),
+        jnp.asarray(batch.places),
+        jnp.asarray(slots),
+        jnp.asarray(births, jnp.int32),
+        jnp.asarray(np.stack(starts), jnp.int32),
+    )
+
+
+def _train(
+    config: PretrainConfig, module: T5, state: State, bank: Bank, manager: Any, metrics: Metrics
+) -> State:
+    # Where files are is no part of a compiled step: without them two runs share one.
+    compiled = dataclasses.replace(config, output="", start="-" if config.start else "")
+    population = min(5000, module.config.vocab_size - NUM_SENTINELS)
+    for step in range(int(state.step), config.steps):
+        batch = bank[step]
+        rows = rows_of(config, batch, step, population)
+        classifies = bool(batch.slots[0] < config.slots)
+        weight = config.head_weight if classifies else 0.0
+        state, found = train_step(compiled, module, state, rows, weight)
+        kind = "classify" if classifies else "rewrite"
+        row = {f"{kind}_{name}": float(value) for name, value in found.items()}
+        metrics.add({"step": step + 1, **row})
+        if not np.isfinite(row[f"{kind}_loss"]):
+            raise InputError(
+                f"the loss at step {step + 1} is not a number; lower learning_rate, which is "
+                f"{config.learning_rate}, and begin again in another output folder"
+            )
+        if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
+            save(manager, step + 1, state)
+    manager.wait_until_finished()
+    return state
+
+
+def _claim(config: PretrainConfig) -> Path:
+    """The output folder, with the config written into it; the same stage may be claimed again."""
+    output = Path(config.output)
+    if output.exists() and not output.is_dir():
+        raise InputError(f"output {config.output!r} is a file; give a folder")
+    text = json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+    record = output / RECORD
+    if record.is_file() and json.loads(record.read_text()) != json.loads(text):
+        raise InputError(
+            f"{config.output!r} holds a stage with other options; give another output, or the "
+            f"options in {record} to go on with it"
+        )
+    if not record.is_file() and output.is_dir() and any(output.iterdir()):
+        raise InputError(f"output {config.output!r} is not empty; give another output")
+    output.mkdir(parents=True, exist_ok=True)
+    write_text(record, text)
+    return output
+
+
+def _tokenizer(config: PretrainConfig, output: Path) -> Any:
+    """The SentencePiece of the stage, copied or trained into its folder once."""
+    target = output / "spiece.model"
+    if not target.is_file():
+        given = config.tokenizer or (config.start and str(Path(config.start) / "spiece.model"))
+        if given:
+            load_tokenizer(given)
+            shutil.copyfile(given, target)
+        else:
+            strings = read_sentences(
+                config.text_folder,
+                config.files,
+                most_per_file=config.sentences_per_file,
+                seed=config.seed,
+            )
+            train_tokenizer(strings, output, size=config.vocab_pieces, words=_teacher_words(config))
+    return load_tokenizer(target)
+
+
+def _teacher_words(config: PretrainConfig) -> list[str]:
+    if config.word_vectors != "teacher":
+        return []
+    _, vocabulary = read_teacher(config.teacher_folder)
+    ranked = sorted(vocabulary, key=lambda word: vocabulary[word])
+    return [word for word in ranked if re.fullmatch("[a-z]{3,}", word)]
+
+
+def _initial(config: PretrainConfig, pieces: Any, vocabulary: int) -> Any:
+    """The parameters of an earlier stage, or quiet ones over a table of word vectors."""
+    shape = model_config(config, vocabulary)
+    like = jax.eval_shape(lambda key: init_params(shape, key), jax.random.key(0))
+    if config.start:
+        params = load_backbone(config.start, dtype="float32").params
+        theirs, ours = (jax.tree.map(lambda leaf: leaf.shape, tree) for tree in (params, like))
+        if theirs != ours:
+            raise InputError(
+                f"the model in {config.start!r} has another architecture than this stage; "
+                "give both stages the same sizes"
+            )
+        return rescaled(jax.tree.map(jnp.asarray, params), 1.0)
+    float32 = dataclasses.replace(shape, dtype=jnp.float32)
+    params = quieted(init_params(float32, jax.random.key(config.seed)))
+    if config.word_vectors == "teacher":
+        names = [pieces.id_to_piece(i) for i in range(pieces.get_piece_size())]
+        teacher = read_teacher(config.teacher_folder)
+        table = token_table(names, vocabulary, config.d_model, teacher, seed=config.seed)
+        params = {**params, "embedding": jnp.asarray(table, jnp.float32)}
+    return params
+
+
+def _restored(manager: Any, state: State) -> State:
+    found = restore(manager, jax.device_get(state))
+    return state if found is None else jax.tree.map(jnp.asarray, found[1])
+
+
+def _hugging_face_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a folder with a spiece.model, in Hugging Face's form."""
+    settings = {"tokenizer_class": "T5Tokenizer", "extra_ids": NUM_SENTINELS}
+    if not (folder / "tokenizer_config.json").is_file():
+        write_text(folder / "tokenizer_config.json", json.dumps(settings) + "\n")
+        write_text(folder / "config.json", json.dumps({"model_type": "t5"}) + "\n")
+    return load_hugging_face_tokenizer(str(folder))
