@@ -1,4 +1,4 @@
-"""Pretraining: objectives by hand-made examples, tasks by their seeds, the whole by a tiny model."""
+"""Pretraining: objectives by hand-made examples, tasks by their seeds, the whole on a tiny model."""
 
 import dataclasses
 import json
@@ -12,9 +12,8 @@ from safetensors.numpy import save_file
 
 from prompt_jax.backbones.t5 import T5
 from prompt_jax.config import InputError
-from prompt_jax.pretrain import PretrainConfig, pretrain
+from prompt_jax.pretrain import PretrainConfig, pretrain, run
 from prompt_jax.pretrain import objectives as obj
-from prompt_jax.pretrain import run
 from prompt_jax.pretrain.bank import (
     CLASSIFY,
     REWRITE,
