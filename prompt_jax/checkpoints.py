@@ -66,6 +66,14 @@ def restore(manager: Any, like: Any) -> tuple[int, Any] | None:
             f"checkpoint {folder} cannot be read ({type(error).__name__}: {_first_line(error)}); "
             f"{remedy}"
         ) from error
+    for name, target in targets.items():
+        found = np.shape(loaded["state"][name])
+        if found != target.shape:
+            raise InputError(
+                f"checkpoint {folder} holds {name} of shape {list(found)}, and this run needs "
+                f"{list(target.shape)}; {remedy}"
+            )
+    # In the order of the tree: mapping over a dict sorted the targets.
     leaves = [loaded["state"][name] for name in _by_path(like)]
     state = jax.tree.unflatten(jax.tree.structure(like), leaves)
     if loaded["digest"]["sha256"] != _digest(state):

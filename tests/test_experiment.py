@@ -134,9 +134,9 @@ def test_killed_at_any_moment_resumes_to_the_same_prompt(config, tmp_path):
     kills = 0
     process = command(config)
     while kills < 10:
-        steps = rng.integers(1, 18)
+        steps = rng.integers(1, 9)
         wait_for_steps(process, config, steps)
-        time.sleep(rng.uniform(0, 0.2))
+        time.sleep(rng.uniform(0, 0.02))
         assert process.poll() is None, process.stdout.read()
         process.kill()
         process.wait()

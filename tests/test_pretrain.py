@@ -1,4 +1,4 @@
-"""Pretraining: objectives by hand-made examples, tasks by their seeds, the whole on a tiny model."""
+"""Pretraining: objectives by hand, tasks by their seeds, the whole on a tiny model."""
 
 import dataclasses
 import json
