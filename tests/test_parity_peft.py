@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import io
-import types
 import warnings
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from make_golden_peft import VIRTUAL, inputs, peft_model, torch_logits, torch_mo
 
 import prompt_jax
 from prompt_jax.config import PromptTuningConfig
+from prompt_jax.data import Batch
 from prompt_jax.losses import loss_fn
 from prompt_jax.methods import init
 from prompt_jax.model import PromptTuningModel
@@ -180,7 +180,7 @@ def batches(steps, vocab_size):
     for _ in range(steps):
         lengths, target_lengths = rng.integers(5, 17, (4, 1)), rng.integers(2, 5, (4, 1))
         mask, target_mask = np.arange(16) < lengths, np.arange(4) < target_lengths
-        yield types.SimpleNamespace(
+        yield Batch(
             tokens=jnp.asarray(np.where(mask, rng.integers(2, vocab_size, mask.shape), 0)),
             mask=jnp.asarray(mask),
             targets=jnp.asarray(np.where(target_mask, rng.integers(2, 30, (4, 4)), 0)),
@@ -196,9 +196,7 @@ def our_curve(backbone, prompt, steps, learning_rate):
 
     @jax.jit
     def step(tuned, state, frozen, tokens, mask, targets, target_mask):
-        batch = types.SimpleNamespace(
-            tokens=tokens, mask=mask, targets=targets, target_mask=target_mask
-        )
+        batch = Batch(tokens=tokens, mask=mask, targets=targets, target_mask=target_mask)
         (loss, _), gradients = gradient(tuned, frozen, batch)
         updates, state = optimizer.update(gradients, state, tuned)
         return optax.apply_updates(tuned, updates), state, loss
