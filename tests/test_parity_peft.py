@@ -202,7 +202,7 @@ def our_curve(backbone, prompt, steps, learning_rate):
         return optax.apply_updates(tuned, updates), state, loss
 
     for batch in steps:
-        tuned, state, loss = step(tuned, state, backbone.params, **vars(batch))
+        tuned, state, loss = step(tuned, state, backbone.params, **batch._asdict())
         yield loss.item()
 
 
@@ -219,7 +219,7 @@ def peft_curve(folder, steps, learning_rate):
     assert [p.numel() for p in trained] == [weights["prompt_embeddings"].size]
     optimizer = torch.optim.AdamW(trained, lr=learning_rate)
     for batch in steps:
-        arrays = {name: torch.tensor(np.array(a)).long() for name, a in vars(batch).items()}
+        arrays = {name: torch.tensor(np.array(a)).long() for name, a in batch._asdict().items()}
         loss = model(
             input_ids=arrays["tokens"],
             attention_mask=arrays["mask"],
