@@ -2,9 +2,9 @@
 
     prompt-jax pretrain configs/pretrain_embedded.py
 
-Wants corpus/, one .txt file a source with one paragraph a line, and all-MiniLM-L6-v2/, the teacher
-in Hugging Face's format, in the current folder. The texts of the five embedded tasks must not be in
-the corpus.
+Wants corpus/, one .txt file a source with one paragraph a line, all-MiniLM-L6-v2/, the teacher in
+Hugging Face's format, and vader_lexicon.txt, in the current folder. The texts of the five embedded
+tasks must not be in the corpus.
 """
 
 from prompt_jax.pretrain import PretrainConfig
@@ -22,7 +22,9 @@ config = PretrainConfig(
     files=tuple((f"{name}.txt", share) for name, share in SHARES.items()),
     teacher_folder="all-MiniLM-L6-v2",
     output="runs/pretrain_embedded",
-    embedding_scale=5.0,
-    steps=12_000,
+    lexicon="vader_lexicon.txt",
+    embedding_scale=1.5,
+    classify_share=1.0,
+    steps=10_000,
     decay_steps=4_000,
 )

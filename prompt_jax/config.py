@@ -157,7 +157,7 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How the prompt is trained; the defaults are Lester et al. 2021 with a short schedule."""
+    """How the prompt is trained: Lester et al. 2021, but for few steps and so a falling rate."""
 
     steps: int = 300
     """Optimizer steps."""
@@ -169,8 +169,8 @@ class TrainConfig:
     """`adafactor` (Lester et al.), `adafactor_t5x` (as resumed by T5X at step 1.1M), `adamw`."""
     learning_rate: float = 0.3
     """Peak learning rate; about 0.3 for Adafactor, 1e-3 to 1e-1 for AdamW."""
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """What follows the warm-up: constant, or decay to zero at the last step."""
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    """What follows the warm-up: constant (Lester et al.), or decay to zero at the last step."""
     warmup_steps: int = 0
     """Steps of linear warm-up."""
     weight_decay: float = 1e-5

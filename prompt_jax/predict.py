@@ -15,7 +15,7 @@ import numpy as np
 
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import DataConfig, EvalConfig, InputError
-from prompt_jax.data.files import Row, read_file
+from prompt_jax.data.files import Row, decode_lines, read_file
 from prompt_jax.generate import Answers, Progress, answer
 from prompt_jax.methods import Injection
 from prompt_jax.tasks import Task, to_source
@@ -152,18 +152,10 @@ def _read_bytes(path: str | Path) -> tuple[str, bytes]:
 
 
 def _lines(name: str, content: bytes) -> list[str]:
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise InputError(
-            f"{name} line {line}: byte 0x{content[error.start]:02x} is not UTF-8; convert the "
-            "text to UTF-8 (e.g. iconv -f latin1 -t utf-8)"
-        ) from error
-    if not text.strip():
+    lines = decode_lines(name, content)
+    if not any(line.strip() for line in lines):
         raise InputError(f"{name} is empty; give at least one line")
-    # str.splitlines would also break a text at U+2028 and U+0085.
-    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
+    return lines
 
 
 def _take(inputs: list[Input], shard: tuple[int, int]) -> list[Input]:

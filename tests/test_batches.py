@@ -12,7 +12,6 @@ from prompt_jax.data import (
     Batches,
     encode,
     encode_examples,
-    evaluation_batches,
     length_ladder,
     pad,
     prefetch,
@@ -179,26 +178,6 @@ def test_cut_texts_are_counted(words):
     assert (batches[0].targets == 1).all()
 
 
-def test_evaluation_shows_each_example_once(words):
-    found = list(evaluation_batches(numbered(10), words, DataConfig(), 4))
-    assert [indices.tolist() for indices, _ in found] == [
-        [3, 7, 2, 6],
-        [1, 5, 9, 0],
-        [4, 8, -1, -1],
-    ]
-    assert [batch.tokens.shape for _, batch in found] == [(4, 32), (4, 16), (4, 8)]
-    assert ids(found[2][1]) == [4, 8, 8, 8]
-    parts = [
-        list(
-            evaluation_batches(
-                numbered(10), words, DataConfig(), 4, process_index=i, process_count=2
-            )
-        )
-        for i in range(2)
-    ]
-    assert [part[2][0].tolist() for part in parts] == [[4, -1], [8, -1]]
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -216,8 +195,3 @@ def test_numbers_that_do_not_fit(words, options, message):
 def test_steps_begin_at_zero(words):
     with pytest.raises(IndexError, match="steps begin at 0, got -1"):
         make(words)[-1]
-
-
-def test_evaluation_checks_before_the_first_batch(words):
-    with pytest.raises(InputError, match="there are no examples"):
-        evaluation_batches([], words, DataConfig(), 4)

@@ -195,7 +195,7 @@ def test_standard_input(run, monkeypatch):
         ("a.txt", b"", "a.txt is empty; give at least one line"),
         ("a.txt", b"\n \n", "a.txt is empty"),
         ("a.txt", b"one\n\nthree\n", "a.txt line 2: empty source"),
-        ("a.txt", b"one\ncaf\xe9\n", "a.txt line 2: byte 0xe9 is not UTF-8"),
+        ("a.txt", b"one\ncaf\xe9\n", "a.txt line 2: byte 0xe9 at offset 7 is not UTF-8"),
         ("a.csv", b"sentence\ncaf\xe9\n", "line 2: byte 0xe9"),
         ("a.csv", b"text,id\nx,1\n", "no column 'sentence'; there are: text, id"),
         ("a.csv", b"sentence\n", "has no rows"),

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 from prompt_jax.backbones.t5 import T5
 from prompt_jax.config import InputError
-from prompt_jax.pretrain import PretrainConfig, pretrain, run
+from prompt_jax.pretrain import PretrainConfig, lookup, pretrain, run
 from prompt_jax.pretrain import objectives as obj
 from prompt_jax.pretrain.bank import (
     CLASSIFY,
@@ -34,7 +34,12 @@ from prompt_jax.pretrain.corpus import (
 from prompt_jax.pretrain.run import prepare, rows_of
 from prompt_jax.pretrain.space import build_space, clusters
 from prompt_jax.pretrain.step import adafactor, loss, model_config, prompts_of, rescaled, start
-from prompt_jax.pretrain.word_vectors import read_teacher, token_table, word_pieces
+from prompt_jax.pretrain.word_vectors import (
+    read_lexicon,
+    read_teacher,
+    token_table,
+    word_pieces,
+)
 from prompt_jax.weights import load_backbone
 
 NOUNS = "king ship river garden letter soldier window mountain doctor horse city winter".split()
@@ -84,7 +89,7 @@ def config(folder):
     return PretrainConfig(
         text_folder=str(folder), files=(("prose.txt", 1.0),), output=str(folder / "out"),
         tokenizer=str(folder / "spiece.model"), teacher_folder=str(folder / "teacher"),
-        num_layers=1, num_decoder_layers=1, d_model=16, d_ff=16, num_heads=2, slots=4,
+        num_layers=1, num_decoder_layers=2, d_model=16, d_ff=16, num_heads=2, slots=4,
         slots_per_step=2, rows_per_slot=2, slot_steps=4, virtual_tokens=3, text_tokens=40,
         pair_tokens=44, steps=6, warmup_steps=2, decay_steps=2, checkpoint_every=3,
     )  # fmt: skip
@@ -242,6 +247,42 @@ def test_a_table_wider_than_its_teacher_is_refused(folder):
         token_table(["a"], 64, 40, read_teacher(folder / "teacher"))
 
 
+def test_a_lexicon_gives_a_coordinate_and_classifiers(folder, config):
+    path = folder / "rated.txt"
+    path.write_text("king\t2.5\t0.3\nship\t-1.5\t0.5\n")
+    assert read_lexicon(path) == {"king": 2.5, "ship": -1.5}
+    pieces = ["▁king", "king", "▁ship", "▁garden", "▁Ship"]
+    teacher = read_teacher(folder / "teacher")
+    plain, rated = (
+        token_table(pieces, 8, 16, teacher, ratings=ratings)
+        for ratings in (None, read_lexicon(path))
+    )
+    np.testing.assert_array_equal(rated[[1, 3]], plain[[1, 3]])  # only whole rated words change
+    moved = np.argmax(np.abs(rated[0] - plain[0]))
+    assert rated[0, moved] > 1 and rated[2, moved] < -0.5 and rated[4, moved] < -0.5
+    config = dataclasses.replace(config, lexicon=str(path))
+    material = prepare(config, load_tokenizer(config.tokenizer))[0]
+    for text, rating in zip(material.strings[:40], material.ratings, strict=False):
+        words = text.lower().replace(".", "").replace(",", "").split()
+        total = 2.5 * words.count("king") - 1.5 * words.count("ship")
+        assert rating == pytest.approx(total / len(words) ** 0.5, abs=1e-5)
+    asked = [
+        classifier(material, usable(material, config), 2, np.random.default_rng(i)).sides
+        for i in range(40)
+    ]
+    means = [material.ratings[a].mean() - material.ratings[b].mean() for a, b in asked]
+    assert max(means) > 0.5 and min(means) < -0.5
+
+
+@pytest.mark.parametrize("content", ["king\n", "king\tgood\n"])
+def test_a_damaged_lexicon_is_refused(tmp_path, content):
+    (tmp_path / "l.txt").write_text(content)
+    with pytest.raises(InputError, match="l.txt' line 1 is not a word, a tab and a number"):
+        read_lexicon(tmp_path / "l.txt")
+    with pytest.raises(InputError, match="no lexicon .*absent"):
+        read_lexicon(tmp_path / "absent")
+
+
 def test_clusters_find_far_apart_heaps():
     heaps = np.repeat(np.eye(3) * 100, 50, axis=0) + rng().normal(size=(150, 3))
     centres = clusters(heaps, 6, rng(1))
@@ -324,7 +365,7 @@ def test_every_kind_of_rewriting_appears(prepared, config):
 
 def test_rescaling_changes_no_logit(prepared, config):
     _, params, _ = prepared
-    state = start(config, params, 16)
+    state = start(config, params, np.zeros((16, 16), np.float32))
     module = T5(model_config(config, prepared[2]))
     tokens = jnp.asarray([[5, 6, 7, 1]])
 
@@ -353,9 +394,56 @@ def test_the_encoder_starts_by_carrying_the_text(prepared, config):
     assert 1 - (missed**2).sum() / (places**2).sum() > 0.9
 
 
+def test_pooled_states_are_those_of_the_encoder(prepared, config):
+    material, params, size = prepared
+    module = T5(model_config(config, size))
+    tokens = jnp.asarray(padded(material.texts[:50], 44))
+    words = module.apply({"params": params}, tokens, method="embed")
+    states = module.apply({"params": params}, words, tokens > 0, method="encode")
+    mask = np.asarray(tokens > 1)[..., None]
+    means = (np.asarray(states) * mask).sum(1) / mask.sum(1)
+    told = lookup.pooled(np.asarray(params["embedding"]), material.texts[:50])
+    assert np.corrcoef(means.ravel(), told.ravel())[0, 1] > 0.99
+
+
+def test_a_text_is_answered_with_the_virtual_token_it_resembles(prepared, config):
+    """Before any training: two virtual tokens, each the mean of half the texts plus a word."""
+    material, params, size = prepared
+    module = T5(model_config(config, size))
+    table, texts = np.asarray(params["embedding"]), material.texts[:200]
+    stood = lookup.pooled(table, texts)
+    side = (stood - stood.mean(0)) @ np.linalg.svd(stood - stood.mean(0))[2][0] > 0
+    first, second = material.words[0][0], material.words[1][0]
+    gap = stood[side].mean(0) - stood[~side].mean(0)
+    gap *= 12.0 / np.linalg.norm(gap)
+    prompt = np.stack([table[first] + gap, table[second] - gap])
+    prompt[:, 0] = -lookup.SCALE
+    tokens = jnp.asarray(padded(texts, 44))
+    words = module.apply({"params": params}, tokens, method="embed")
+    before = jnp.broadcast_to(prompt, (200, 2, 16)).astype(words.dtype)
+    mask = jnp.concatenate([jnp.ones((200, 2), bool), tokens > 0], axis=1)
+    begin = jnp.zeros((200, 1), jnp.int32)
+    both = jnp.concatenate([before, words], axis=1)
+    logits = np.asarray(module.apply({"params": params}, both, mask, begin))[:, 0]
+    lean = logits[:, first] - logits[:, second]
+    assert ((lean > np.median(lean)) == side).mean() > 0.75
+
+
+def test_prompts_start_from_label_words_or_from_any(prepared, config):
+    bank, size = Bank(prepared[0], config), prepared[2]
+    step = next(step for step in range(20) if kind_of(config, step) == CLASSIFY)
+    batch = bank[step]
+    told = rows_of(dataclasses.replace(config, label_starts=1.0), batch, step, size)
+    for starts, words in zip(np.asarray(told.starts), batch.answers, strict=True):
+        assert len(words) >= 2 and starts.tolist() == (3 * words)[: config.virtual_tokens]
+    free = rows_of(dataclasses.replace(config, label_starts=0.0), batch, step, size)
+    assert np.asarray(free.starts).min() >= 3
+    assert free.starts.tolist() != told.starts.tolist()
+
+
 def test_prompts_start_again_with_a_new_task(prepared, config):
     _, params, _ = prepared
-    state = start(config, params, 16)
+    state = start(config, params, np.zeros((16, 16), np.float32))
     state = state._replace(prompts=state.prompts + 7.0, births=state.births.at[0].set(0))
     batch = Bank(prepared[0], config)[0]
     rows = rows_of(config, batch, 0, 80)._replace(slots=jnp.asarray([0, 1], jnp.int32))
@@ -383,7 +471,7 @@ def test_adafactor_is_the_one_of_prompt_tuning():
 def test_padding_and_the_head_weight_count_as_they_should(prepared, config):
     material, params, size = prepared
     module = T5(model_config(config, size))
-    state = start(config, params, 16)
+    state = start(config, params, np.zeros((16, 16), np.float32))
     batch = Bank(material, dataclasses.replace(config, classify_share=1.0))[0]
     rows = rows_of(config, batch, 0, 80)
     prompts = prompts_of(state, rows)[0]
@@ -486,6 +574,8 @@ def test_a_loss_that_is_no_number_stops_the_stage(config, tmp_path):
         ({"files": ()}, "files is empty; name at least one"),
         ({"files": (("a.txt", 1.5),)}, "share of 'a.txt' must be above 0 and at most 1, got 1.5"),
         ({"classify_share": 2.0}, "classify_share must be from 0 to 1, got 2.0"),
+        ({"label_starts": -0.1}, "label_starts must be from 0 to 1, got -0.1"),
+        ({"num_decoder_layers": 1}, "num_decoder_layers must be at least 2, got 1; one pools"),
         ({"num_heads": 3}, "d_model 16 is not a multiple of num_heads 3; choose a divisor"),
         ({"teacher_folder": ""}, 'needs teacher_folder.*word_vectors="random"'),
         ({"dtype": "float16"}, "unknown dtype 'float16'; allowed: float32, bfloat16"),

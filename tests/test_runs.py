@@ -54,11 +54,11 @@ def test_resume_with_a_changed_config_names_the_fields(config):
 
 
 def test_a_constant_rate_may_be_resumed_for_longer(config):
-    folder = begun(config)
-    longer = dataclasses.replace(config, train=TrainConfig(steps=999))
+    folder = begun(dataclasses.replace(config, train=TrainConfig(schedule="constant")))
+    longer = dataclasses.replace(config, train=TrainConfig(schedule="constant", steps=999))
     assert check_run(longer, resume=True) == folder
-    begin_run(folder, dataclasses.replace(config, train=TrainConfig(schedule="linear")))
-    longer = dataclasses.replace(config, train=TrainConfig(schedule="linear", steps=999))
+    begin_run(folder, config)
+    longer = dataclasses.replace(config, train=TrainConfig(steps=999))
     with pytest.raises(InputError, match="train.steps: 300 -> 999"):
         check_run(longer, resume=True)
 

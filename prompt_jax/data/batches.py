@@ -223,43 +223,6 @@ def prefetch(batches: Batches, start: int, stop: int) -> Iterator[Batch]:
     return iter(steps.to_iter_dataset(options))
 
 
-def evaluation_batches(
-    examples: Sequence[Example],
-    tokenizer: Any,
-    config: DataConfig,
-    batch_size: int,
-    *,
-    prompt_length: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
-) -> Iterator[tuple[np.ndarray, Batch]]:
-    """Every example exactly once, with its index in `examples`; arguments as for `Batches`.
-
-    The longest come first: what does not fit into memory fails at once. The last batch is filled
-    up with copies whose index is -1, so that all batches have the same size.
-
-    Raises:
-      InputError: no examples, or numbers that do not fit together.
-    """
-    _check_processes(batch_size, process_count)
-    encoded = encode_examples(examples, tokenizer, config)
-    lengths = np.array([len(row) for row in encoded.sources])
-    ladder = length_ladder(lengths, prompt_length)
-    target_length = max(map(len, encoded.targets))
-    order = np.argsort(-lengths, kind="stable")
-    part = slice(process_index, None, process_count)
-
-    def batch(start: int) -> tuple[np.ndarray, Batch]:
-        rows = order[start : start + batch_size]
-        length = _rung(ladder, lengths[rows])
-        spare = batch_size - len(rows)
-        indices = np.pad(rows, (0, spare), constant_values=-1)[part]
-        rows = np.pad(rows, (0, spare), mode="edge")[part]
-        return indices, _assemble(encoded, rows, length, target_length)
-
-    return map(batch, range(0, len(order), batch_size))
-
-
 def _rung(ladder: tuple[int, ...], lengths: np.ndarray) -> int:
     longest = lengths.max()
     return next(rung for rung in ladder if rung >= longest)

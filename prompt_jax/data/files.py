@@ -46,22 +46,32 @@ def _no_file(path: Path) -> str:
     return f"no file {path}; {hint}"
 
 
-def _decode(path: Path) -> str:
-    data = path.read_bytes()
+def decode_lines(name: str, content: bytes) -> list[str]:
+    """The lines of a UTF-8 text, empty ones too; Windows line ends and a byte order mark go.
+
+    Raises:
+      InputError: a byte that is not UTF-8, with `name` and the line.
+    """
+    # str.splitlines would also break a text at U+2028 and U+0085.
+    lines = _decode(name, content).removesuffix("\n").split("\n")
+    return [line.removesuffix("\r") for line in lines]
+
+
+def _decode(name: str, content: bytes) -> str:
     try:
-        return data.decode("utf-8-sig")  # Spreadsheets begin their csv with a byte order mark.
+        return content.decode("utf-8-sig")  # Spreadsheets begin their csv with a byte order mark.
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
+        line = content.count(b"\n", 0, error.start) + 1
         raise InputError(
-            f"{path} line {line}: byte 0x{data[error.start]:02x} at offset {error.start} is not "
+            f"{name} line {line}: byte 0x{content[error.start]:02x} at offset {error.start} is not "
             "UTF-8; save the file as UTF-8 (e.g. iconv -f latin1 -t utf-8)"
         ) from error
 
 
 def _lines(path: Path) -> list[tuple[int, str]]:
-    # str.splitlines would also break a text at U+2028 and U+0085.
-    lines = enumerate(_decode(path).split("\n"), start=1)
-    return [(number, line.removesuffix("\r")) for number, line in lines if line.strip()]
+    """The lines that are not empty, with their numbers."""
+    lines = enumerate(decode_lines(str(path), path.read_bytes()), start=1)
+    return [(number, line) for number, line in lines if line.strip()]
 
 
 def _table(path: Path, records: list[tuple[int, list[str]]]) -> list[Row]:
@@ -88,7 +98,7 @@ def _read_tsv(path: Path) -> list[Row]:
 
 def _read_csv(path: Path) -> list[Row]:
     # newline="" leaves line breaks inside quotes to the csv module.
-    reader = csv.reader(io.StringIO(_decode(path), newline=""), strict=True)
+    reader = csv.reader(io.StringIO(_decode(str(path), path.read_bytes()), newline=""), strict=True)
     records, line = [], 1
     try:
         for fields in reader:

@@ -20,6 +20,8 @@ from prompt_jax.pretrain.space import Space, direction
 
 POOL = 3000
 ANSWER_TOKENS = 4
+RATED = 0.15
+"""Share of two-sided classifiers that ask for the rating of words, where there is a lexicon."""
 CLASSIFY, REWRITE = 0, 1
 
 
@@ -36,6 +38,8 @@ class Material(NamedTuple):
     encode: Callable[[str], list[int]]
     pieces: int
     """Vocabulary size without sentinels."""
+    ratings: Float[np.ndarray, " N"] | None = None
+    """Of every text, the sum of its words' ratings over the root of its length."""
 
 
 class Classifier(NamedTuple):
@@ -53,6 +57,8 @@ class Batch(NamedTuple):
     targets: Int[np.ndarray, "B U"]
     places: Float[np.ndarray, "B Z"]
     """Where the texts stand in the word space; zero in batches of rewriting."""
+    answers: list[list[int]]
+    """The first piece of every label word, a list for each task; empty for rewriting."""
 
 
 def generation(config: PretrainConfig, slot: int, step: int) -> int:
@@ -93,7 +99,10 @@ def classifier(
     drawn = rng.choice(pool, min(POOL, len(pool)), replace=False)
     stood = material.space.texts[drawn]
     if most == 2 or rng.random() < 0.6:
-        order = np.argsort(stood @ direction(material.space, rng), kind="stable")
+        score = stood @ direction(material.space, rng)
+        if material.ratings is not None and rng.random() < RATED:
+            score = rng.choice([-1.0, 1.0]) * material.ratings[drawn]
+        order = np.argsort(score, kind="stable")
         share = max(1, int(len(order) * rng.choice([0.2, 0.35, 0.45])))
         sides = [drawn[order[:share]], drawn[order[-share:]]]
     else:
@@ -207,7 +216,8 @@ class Bank:
         slots = rng.choice(config.slots, config.slots_per_step, replace=False)
         rows = [(int(slot), row) for slot in slots for row in range(config.rows_per_slot)]
         draw = self._classified if kind == CLASSIFY else self._rewritten
-        drawn = [draw(self.task(kind, slot, step), row, rng) for slot, row in rows]
+        tasks = {int(slot): self.task(kind, int(slot), step) for slot in slots}
+        drawn = [draw(tasks[slot], row, rng) for slot, row in rows]
         texts, targets, places = zip(*drawn, strict=True)
         widths = (config.text_tokens, ANSWER_TOKENS)
         if kind == REWRITE:
@@ -217,6 +227,7 @@ class Bank:
             padded(texts, widths[0]),
             padded(targets, widths[1]),
             np.stack(places),
+            [_answers(task) for task in tasks.values()],
         )
 
     def _classified(self, task: Classifier, row: int, rng: np.random.Generator) -> tuple:
@@ -230,3 +241,7 @@ class Bank:
         source, target = task(int(rng.choice(self._pairs)), rng)
         nowhere = np.zeros(self._material.space.texts.shape[1], np.float32)
         return [*source[:longest], EOS], [*target[:longest], EOS], nowhere
+
+
+def _answers(task: object) -> list[int]:
+    return [word[0] for word in task.words] if isinstance(task, Classifier) else []

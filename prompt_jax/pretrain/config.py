@@ -34,27 +34,32 @@ class PretrainConfig:
     """How the token table starts: `teacher`, the word vectors of teacher_folder; or `random`."""
     teacher_folder: str = ""
     """A BERT in Hugging Face's format, e.g. all-MiniLM-L6-v2; only its word vectors are read."""
+    lexicon: str = ""
+    """A file of rated words, e.g. vader_lexicon.txt: the token table starts with the ratings in a
+    coordinate, and some classifiers ask for the sign of a text's sum. Empty does without."""
     num_layers: int = 4
-    num_decoder_layers: int = 2
+    num_decoder_layers: int = 3
     d_model: int = 256
     d_ff: int = 512
     num_heads: int = 4
-    embedding_scale: float = 1.0
+    embedding_scale: float = 3.0
     """Root mean square of the saved token table. The function stays the same; what changes is how
     far an optimizer step of a given size moves a prompt."""
     classify_share: float = 0.65
     """Share of steps on invented classifiers; the other steps rewrite, restore, fill in, go on."""
-    slots: int = 128
+    slots: int = 48
     """Tasks alive at once for either kind of step, each with a soft prompt of its own."""
-    slots_per_step: int = 16
+    slots_per_step: int = 8
     """Tasks in a batch."""
-    rows_per_slot: int = 4
+    rows_per_slot: int = 8
     """Texts of a task in a batch."""
     slot_steps: int = 1500
     """Steps after which a task gives its slot, and its prompt, to a new one."""
+    label_starts: float = 0.6
+    """Share of classifiers whose prompt starts from its label words; others start from any."""
     most_classes: int = 6
     """Classes of an invented classifier, at most."""
-    virtual_tokens: int = 20
+    virtual_tokens: int = 10
     """P, the length of the prompts."""
     text_tokens: int = 26
     """Longest text of a classifier."""
@@ -62,11 +67,11 @@ class PretrainConfig:
     """Longest input and target of the other tasks."""
     sentences_per_file: int = 26_000
     steps: int = 6000
-    learning_rate: float = 4e-4
+    learning_rate: float = 5e-4
     """Peak of Adam's for the model; the token table takes a third of it."""
     prompt_learning_rate: float = 0.3
     """Adafactor's for the prompts of the slots, as prompt tuning later uses it."""
-    head_weight: float = 0.5
+    head_weight: float = 1.0
     """Weight of reading a text's place in the word space from the encoder; its head is dropped."""
     warmup_steps: int = 200
     decay_steps: int = 2000
@@ -89,6 +94,8 @@ class PretrainConfig:
         at_least("text_tokens", self.text_tokens, 8)
         at_least("pair_tokens", self.pair_tokens, 8)
         at_least("d_model", self.d_model, 16, "the last 8 dimensions hold a word's form")
+        if self.word_vectors == "teacher":
+            at_least("num_decoder_layers", self.num_decoder_layers, 2, "one pools, one looks up")
         at_least("slots", self.slots, self.slots_per_step, "or draw fewer with slots_per_step")
         if not self.files:
             raise InputError("files is empty; name at least one text file and its share")
@@ -97,8 +104,9 @@ class PretrainConfig:
                 raise InputError(
                     f"the share of {name!r} must be above 0 and at most 1, got {share}"
                 )
-        if not 0 <= self.classify_share <= 1:
-            raise InputError(f"classify_share must be from 0 to 1, got {self.classify_share}")
+        for name in ("classify_share", "label_starts"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} must be from 0 to 1, got {getattr(self, name)}")
         if self.d_model % self.num_heads:
             raise InputError(
                 f"d_model {self.d_model} is not a multiple of num_heads {self.num_heads}; "

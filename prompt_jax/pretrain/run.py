@@ -16,6 +16,7 @@ from prompt_jax.backbones import Backbone
 from prompt_jax.backbones.t5 import T5, init_params
 from prompt_jax.checkpoints import open_checkpoints, restore, save
 from prompt_jax.config import InputError
+from prompt_jax.pretrain import lookup
 from prompt_jax.pretrain.bank import Bank, Batch, Material, generation
 from prompt_jax.pretrain.config import PretrainConfig
 from prompt_jax.pretrain.corpus import (
@@ -27,7 +28,7 @@ from prompt_jax.pretrain.corpus import (
 )
 from prompt_jax.pretrain.space import build_space
 from prompt_jax.pretrain.step import Rows, State, model_config, quieted, rescaled, start, train_step
-from prompt_jax.pretrain.word_vectors import read_teacher, token_table
+from prompt_jax.pretrain.word_vectors import read_lexicon, read_teacher, token_table
 from prompt_jax.runs import Metrics, write_text
 from prompt_jax.weights import load_backbone, save_hugging_face
 from prompt_jax.weights import load_tokenizer as load_hugging_face_tokenizer
@@ -48,7 +49,7 @@ def pretrain(config: PretrainConfig) -> Path:
     pieces = _tokenizer(config, output)
     material, params, vocabulary = prepare(config, pieces)
     module = T5(model_config(config, vocabulary))
-    state = start(config, params, material.space.texts.shape[1])
+    state = start(config, params, _head(params, material))
     manager = open_checkpoints(output / "checkpoints")
     state = _restored(manager, state)
     metrics = Metrics(output, step=int(state.step))
@@ -76,7 +77,7 @@ def prepare(config: PretrainConfig, pieces: Any) -> tuple[Material, Any, int]:
     texts = [[*row, EOS] for row in pieces.encode(strings)]
     # Multiples of 64 keep the table's products aligned on accelerators.
     vocabulary = -(-(pieces.get_piece_size() + NUM_SENTINELS) // 64) * 64
-    params = _initial(config, pieces, vocabulary)
+    params = _initial(config, pieces, texts, vocabulary)
     counts = Counter(w for s in strings for w in re.findall(r"[a-z]{3,}", s.lower()))
     words = pieces.encode([word for word, _ in counts.most_common(20_000)])
     names = [pieces.id_to_piece(i) for i in range(pieces.get_piece_size())]
@@ -84,21 +85,37 @@ def prepare(config: PretrainConfig, pieces: Any) -> tuple[Material, Any, int]:
     space = build_space(np.asarray(params["embedding"]), texts, seed=config.seed)
     short_words = [word for word in words if len(word) <= 3]
     material = Material(
-        texts, strings, space, short_words, marks[:40], pieces.encode, pieces.get_piece_size()
+        texts,
+        strings,
+        space,
+        short_words,
+        marks[:40],
+        pieces.encode,
+        pieces.get_piece_size(),
+        _ratings(config, strings),
     )
     return material, params, vocabulary
+
+
+def _ratings(config: PretrainConfig, strings: list[str]) -> Any:
+    if not config.lexicon:
+        return None
+    rated = read_lexicon(config.lexicon)
+    words = [re.findall(r"[a-z']+", text.lower()) for text in strings]
+    sums = [sum(rated.get(w, 0.0) for w in row) / max(len(row), 1) ** 0.5 for row in words]
+    return np.array(sums, np.float32)
 
 
 def rows_of(config: PretrainConfig, batch: Batch, step: int, population: int) -> Rows:
     """A batch with what its slots need to start a prompt: words among the first `population`."""
     slots = batch.slots[:: config.rows_per_slot]
     births = [generation(config, int(slot) % config.slots, step) for slot in slots]
-    starts = [
-        np.random.default_rng((config.seed, 4, int(slot), born)).integers(
-            3, population, config.virtual_tokens
-        )
-        for slot, born in zip(slots, births, strict=True)
-    ]
+    starts = []
+    for slot, born, words in zip(slots, births, batch.answers, strict=True):
+        rng = np.random.default_rng((config.seed, 4, int(slot), born))
+        sampled = rng.integers(3, population, config.virtual_tokens)
+        told = words and rng.random() < config.label_starts
+        starts.append(np.resize(words, config.virtual_tokens) if told else sampled)
     return Rows(
         jnp.asarray(batch.tokens),
         jnp.asarray(batch.targets),
@@ -181,8 +198,8 @@ def _teacher_words(config: PretrainConfig) -> list[str]:
     return [word for word in ranked if re.fullmatch("[a-z]{3,}", word)]
 
 
-def _initial(config: PretrainConfig, pieces: Any, vocabulary: int) -> Any:
-    """The parameters of an earlier stage, or quiet ones over a table of word vectors."""
+def _initial(config: PretrainConfig, pieces: Any, texts: list[list[int]], vocabulary: int) -> Any:
+    """The parameters of an earlier stage, or quiet ones that look prompts up."""
     shape = model_config(config, vocabulary)
     like = jax.eval_shape(lambda key: init_params(shape, key), jax.random.key(0))
     if config.start:
@@ -193,15 +210,29 @@ def _initial(config: PretrainConfig, pieces: Any, vocabulary: int) -> Any:
                 f"the model in {config.start!r} has another architecture than this stage; "
                 "give both stages the same sizes"
             )
-        return rescaled(jax.tree.map(jnp.asarray, params), 1.0)
+        return rescaled(jax.tree.map(jnp.asarray, params), lookup.SCALE)
     float32 = dataclasses.replace(shape, dtype=jnp.float32)
-    params = quieted(init_params(float32, jax.random.key(config.seed)))
-    if config.word_vectors == "teacher":
-        names = [pieces.id_to_piece(i) for i in range(pieces.get_piece_size())]
-        teacher = read_teacher(config.teacher_folder)
-        table = token_table(names, vocabulary, config.d_model, teacher, seed=config.seed)
-        params = {**params, "embedding": jnp.asarray(table, jnp.float32)}
-    return params
+    params = quieted(init_params(float32, jax.random.key(config.seed)), lookup.QUIET)
+    if config.word_vectors == "random":
+        return params
+    names = [pieces.id_to_piece(i) for i in range(pieces.get_piece_size())]
+    teacher = read_teacher(config.teacher_folder)
+    ratings = read_lexicon(config.lexicon) if config.lexicon else None
+    table = token_table(
+        names, vocabulary, config.d_model, teacher, ratings=ratings, seed=config.seed
+    )
+    words = np.concatenate([np.asarray(row[:-1]) for row in texts])
+    table = lookup.centred(table, np.bincount(words, minlength=len(names)))
+    params = {**params, "embedding": jnp.asarray(table)}
+    states = lookup.pooled(table, texts[: lookup.SAMPLE])
+    return lookup.with_lookup(params, states, config.num_heads, config.seed)
+
+
+def _head(params: Any, material: Material) -> Any:
+    """Reads places from the mean states of an encoder that is still quiet."""
+    table, count = np.asarray(params["embedding"]), lookup.SAMPLE
+    states = lookup.pooled(table, material.texts[:count])
+    return jnp.asarray(lookup.readout(states, material.space.texts[:count]))
 
 
 def _restored(manager: Any, state: State) -> State:

@@ -12,9 +12,6 @@ from prompt_jax.backbones.t5 import T5, T5Config, shift_right
 from prompt_jax.losses import cross_entropy
 from prompt_jax.pretrain.config import PretrainConfig
 
-QUIET = 0.1
-"""Gain of every branch at the start, on top of T5's own initialiser."""
-
 
 class State(NamedTuple):
     """All that pretraining changes."""
@@ -58,13 +55,13 @@ def model_config(config: PretrainConfig, vocab_size: int) -> T5Config:
     )
 
 
-def quieted(params: Any) -> Any:
-    """The same tree with every branch's last kernel times `QUIET`.
+def quieted(params: Any, gain: float) -> Any:
+    """The same tree with every branch's last kernel times `gain`.
 
     Full-size branches drown what the token table knows of a text before a step is taken, and Adam
     then finds it easier to ignore the text; the residual must carry it from the start.
     """
-    return _scale_branches(params, QUIET)
+    return _scale_branches(params, gain)
 
 
 def rescaled(params: Any, scale: float) -> Any:
@@ -101,9 +98,9 @@ def optimizer(config: PretrainConfig) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate, b2=0.98))
 
 
-def start(config: PretrainConfig, params: Any, places: int) -> State:
-    """The state before the first step; `places` is the width of the word space."""
-    weights = {"model": params, "head": jnp.zeros((config.d_model, places))}
+def start(config: PretrainConfig, params: Any, head: Float[Array, "D Z"]) -> State:
+    """The state before the first step; `head` reads places from mean encoder states."""
+    weights = {"model": params, "head": jnp.asarray(head)}
     # Slots of classifiers first, slots of rewriting after them.
     count = 2 * config.slots
     empty = jnp.zeros((count, config.virtual_tokens, config.d_model))

@@ -5,6 +5,7 @@ give; the rows of a BERT's embedding layer already hold most of it. Read with nu
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,30 @@ WORDS = "word_embeddings.weight"
 TENSORS = (WORDS, "token_type_embeddings.weight", "position_embeddings.weight")
 TENSORS += ("LayerNorm.weight", "LayerNorm.bias")
 FORM_DIMENSIONS = 8
-"""Capital, within a word, no letter; the others are noise that tells equal meanings apart."""
+"""Capital, within a word, no letter, the word's rating; the others are noise that tells equal
+meanings apart."""
+
+
+def read_lexicon(path: str | Path) -> dict[str, float]:
+    """Words and their ratings, tab-separated lines of which further columns are ignored.
+
+    That is the format of vaderSentiment's vader_lexicon.txt, people's ratings from -4 to 4.
+
+    Raises:
+      InputError: no such file, or a line without a word and a number.
+    """
+    path, ratings = Path(path), {}
+    if not path.is_file():
+        raise InputError(f"no lexicon {str(path)!r}; give lines of a word, a tab and a number")
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        word, _, rest = line.partition("\t")
+        try:
+            ratings[word.lower()] = float(rest.split("\t")[0])
+        except ValueError as error:
+            raise InputError(
+                f"lexicon {str(path)!r} line {number} is not a word, a tab and a number: {line!r}"
+            ) from error
+    return ratings
 
 
 def read_teacher(folder: str | Path) -> tuple[Float[np.ndarray, "W E"], dict[str, int]]:
@@ -75,12 +99,14 @@ def token_table(
     width: int,
     teacher: tuple[Float[np.ndarray, "W E"], dict[str, int]],
     *,
+    ratings: Mapping[str, float] | None = None,
     seed: int = 0,
 ) -> Float[np.ndarray, "V D"]:
     """Rows for SentencePiece `pieces`: the teacher's meaning, in `width` numbers of RMS one.
 
-    Half-whitened principal coordinates fill all but the last `FORM_DIMENSIONS`; columns are then
-    shuffled so that every attention head gets its share of the wide ones.
+    Half-whitened principal coordinates fill all but the last `FORM_DIMENSIONS`, of which one is the
+    word's rating; columns are then shuffled so that every attention head gets its share of the
+    wide ones.
 
     Raises:
       InputError: `width` leaves no room, or the teacher is narrower than it.
@@ -107,6 +133,9 @@ def token_table(
         known[:, None], coordinates, table[:count, : coordinates.shape[1]]
     )
     table[:count, kept : kept + 3] = 1.5 * forms - 0.5
+    if ratings:
+        rated = [ratings.get(p[1:].lower(), 0.0) if p.startswith("▁") else 0.0 for p in pieces]
+        table[:count, kept + 3] = rated
     table[:count] += noise
     table /= np.sqrt((table**2).mean(-1, keepdims=True))
     return table[:, rng.permutation(width)]

@@ -4,13 +4,8 @@ Everything that can be wrong is found before the first step is compiled. The loo
 `train.fit`; this file puts disk, evaluation and words around it.
 """
 
-import contextlib
 import dataclasses
 import hashlib
-import signal
-import threading
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,40 +15,21 @@ import numpy as np
 from prompt_jax import checkpoints, report
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import Config, InputError, PromptTuningConfig, to_json
-from prompt_jax.data import Batches, load_examples, load_rows, prefetch, splits
-from prompt_jax.evaluate import baselines, evaluate
+from prompt_jax.data import Batches, prefetch
+from prompt_jax.evaluate import evaluate
+from prompt_jax.experiment.compare import FROZEN, TUNED, Results, compare
+from prompt_jax.experiment.data import Data, load_data
+from prompt_jax.experiment.watch import Best, Say, Watch, on_sigterm
 from prompt_jax.losses import Loss, loss_fn
 from prompt_jax.methods import init, materialize
 from prompt_jax.prompts import Prompt, inspect, load_prompt, prompt_for, save_prompt
 from prompt_jax.runs import Metrics, begin_run, check_run
-from prompt_jax.tasks import Example, Task, resolve
-from prompt_jax.train import DivergedError, State, fit, start
+from prompt_jax.tasks import Task
+from prompt_jax.train import DivergedError, fit, start
 from prompt_jax.weights import load_backbone
 
-Say = Callable[[str], None]
-FROZEN, TUNED = "frozen model, no prompt", "tuned prompt"
 HASHED = 2**30
 """Frozen trees up to so many bytes are hashed before and after; larger ones take too long."""
-
-
-class Data(NamedTuple):
-    """The examples of an experiment."""
-
-    task: Task
-    train: list[Example]
-    validation: list[Example]
-    tests: dict[str, list[Example]]
-    """Test set name -> examples; empty when the dataset has no labelled test split."""
-
-
-class Best(NamedTuple):
-    """The prompt to keep: the best on validation so far."""
-
-    tuned: Any
-    score: np.ndarray
-    step: np.ndarray
-    since: np.ndarray
-    """Evaluations since then."""
 
 
 class Result(NamedTuple):
@@ -61,62 +37,8 @@ class Result(NamedTuple):
 
     prompt: Prompt | None
     """None when it was stopped before its end."""
-    results: dict[str, dict[str, dict[str, float]]]
-    """Way to answer -> test set -> metrics."""
+    results: Results
     folder: Path
-
-
-def load_data(config: Config) -> Data:
-    """Reads and checks every example of an experiment.
-
-    Raises:
-      InputError: see `prompt_jax.data` and `prompt_jax.tasks`.
-    """
-    name, limit = config.data.task, config.data.max_examples
-    found = splits(name)
-    own = found[0] if len(found) == 1 else "train"
-    columns = load_rows(name, own, 1)[0]
-    task = resolve(name, config.task, columns)
-    train = load_examples(task, name, own, limit)
-    tests = _tests(config, task, found)
-    if config.data.validation:
-        validation = _examples(task, config.data.validation, "validation")
-    elif "validation" in found:
-        validation = load_examples(task, name, "validation")
-    else:
-        train, validation = _hold_out(train, config)
-    return Data(task, train, validation, tests)
-
-
-def _tests(config: Config, task: Task, found: list[str]) -> dict[str, list[Example]]:
-    if config.data.test:
-        return {"test": _examples(task, config.data.test, "test")}
-    tests = {}
-    for split in sorted((s for s in found if s.startswith("test")), key=lambda s: (s != "test", s)):
-        # GLUE's test labels are secret: such a split is no mistake of the user's.
-        with contextlib.suppress(InputError):
-            tests[split] = load_examples(task, config.data.task, split)
-    return tests
-
-
-def _examples(task: Task, name: str, split: str) -> list[Example]:
-    found = splits(name)
-    return load_examples(task, name, split if split in found else found[0])
-
-
-def _hold_out(train: list[Example], config: Config) -> tuple[list[Example], list[Example]]:
-    """Every tenth example, in an order of their own, for a dataset without validation."""
-    if len(train) < 10:
-        raise InputError(
-            f"{config.data.task} has no validation split and {len(train)} rows, too few to hold "
-            "10 % out; give --data.validation"
-        )
-    order = np.random.default_rng(0).permutation(len(train))
-    held = set(order[: len(train) // 10].tolist())
-    return (
-        [example for i, example in enumerate(train) if i not in held],
-        [train[i] for i in sorted(held)],
-    )
 
 
 def train(
@@ -240,10 +162,10 @@ def _fit(
     if resume:
         say(f"resuming after step {first} of {options.steps}")
     metrics = Metrics(folder, step=first, tensorboard=options.tensorboard)
-    watch = _Watch(config, manager, metrics, score, best, say)
+    watch = Watch(config, manager, metrics, score, best, say)
     if restored is None:
         watch.evaluate(0, state, {"step": 0})
-    with _on_sigterm(watch.stop):
+    with on_sigterm(watch.stop):
         try:
             state = fit(
                 _loss(config, method, backbone),
@@ -279,93 +201,6 @@ def _loss(config: Config, method: PromptTuningConfig, backbone: Backbone) -> Los
         z_loss=options.z_loss,
         module=module,
     )
-
-
-class _Watch:
-    """What happens after every step: metrics, evaluation, checkpoints, progress."""
-
-    def __init__(
-        self,
-        config: Config,
-        manager: Any,
-        metrics: Metrics,
-        score: Callable[[Any], dict[str, float]],
-        best: Best,
-        say: Say,
-    ):
-        self.options, self.manager, self.metrics = config.train, manager, metrics
-        self.score, self.best, self.say = score, best, say
-        self.stopped = False
-        self._clock = time.monotonic()
-        self._begun: float | None = None
-        self._done = 0
-
-    def stop(self) -> None:
-        """Ends training after the step that is under way."""
-        self.stopped = True
-
-    def __call__(self, step: int, state: State, row: dict[str, float]) -> bool:
-        now = time.monotonic()
-        seconds, self._clock = now - self._clock, now
-        row = {"step": step, **row, "examples_per_second": self.options.batch_size / seconds}
-        ending = step == self.options.steps or self.stopped
-        patience = self.options.patience
-        if step % self.options.eval_every == 0 or step == self.options.steps:
-            self.evaluate(step, state, row)
-            ending |= patience is not None and int(self.best.since) >= patience
-        else:
-            self.metrics.add(row)
-        if step % self.options.checkpoint_every == 0 or ending:
-            self.save(step, state)
-        self._progress(step, row, seconds)
-        self._clock = time.monotonic()
-        return ending
-
-    def evaluate(self, step: int, state: State, row: dict[str, float]) -> None:
-        """Scores the prompt of a step on validation and keeps it when it is the best."""
-        scores = self.score(state.tuned)
-        deciding = next(iter(scores.values()))
-        if deciding > self.best.score:
-            tuned = jax.tree.map(lambda leaf: np.array(leaf), state.tuned)
-            self.best = Best(tuned, np.float32(deciding), np.int32(step), np.int32(0))
-        else:
-            self.best = self.best._replace(since=np.int32(self.best.since + 1))
-        self.metrics.add({**row, **{f"validation/{name}": v for name, v in scores.items()}})
-        shown = ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
-        self.say(f"step {step:>6}  validation {shown}")
-
-    def save(self, step: int, state: State) -> None:
-        """Writes a checkpoint unless the step has one."""
-        if self.manager.latest_step() != step:
-            checkpoints.save(self.manager, step, (state, self.best))
-
-    def _progress(self, step: int, row: dict[str, float], seconds: float) -> None:
-        # The first step compiles: it says nothing about the others.
-        if self._begun is None:
-            self._begun = time.monotonic()
-            return
-        self._done += 1
-        if step % max(self.options.steps // 20, 1) and step != self.options.steps:
-            return
-        each = (time.monotonic() - self._begun) / self._done
-        left = int(each * (self.options.steps - step))
-        self.say(
-            f"step {step:>6}/{self.options.steps}  loss {row['loss']:.4f}  "
-            f"{self.options.batch_size / seconds:.1f} examples/s  {left // 60}:{left % 60:02d} left"
-        )
-
-
-@contextlib.contextmanager
-def _on_sigterm(action: Callable[[], None]) -> Iterator[None]:
-    """Calls `action` instead of dying; only the main thread may set a handler."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    earlier = signal.signal(signal.SIGTERM, lambda *_: action())
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, earlier)
 
 
 def _conclude(
@@ -414,56 +249,6 @@ def _conclude(
     say(report.markdown(rows))
     say(f"\nbest step {int(best.step)}; curve {folder / 'curve.png'}; prompt saved in {saved}")
     return Result(prompt, results, folder)
-
-
-def compare(
-    config: Config, data: Data, backbone: Backbone, ways: dict[str, Any]
-) -> dict[str, dict[str, dict[str, float]]]:
-    """Metrics of each way to answer on validation and every test set, beside the baselines.
-
-    Args:
-      config: its data and eval parts say how.
-      data: what to answer; an empty validation is left out.
-      backbone: the frozen model.
-      ways: name -> injection, None for the plain model.
-    """
-    results: dict[str, dict[str, dict[str, float]]] = {}
-    sets = {"validation": data.validation, **data.tests}
-    for name, examples in sets.items():
-        if not examples:
-            continue
-        for way, scores in baselines(data.train, examples, data.task).items():
-            results.setdefault(way, {})[name] = scores
-        for way, injection in ways.items():
-            results.setdefault(way, {})[name] = evaluate(
-                backbone,
-                injection,
-                examples,
-                data.task,
-                data=config.data,
-                eval=config.eval,
-                placement=config.method.placement,
-            ).metrics
-    return results
-
-
-def evaluate_prompt(
-    config: Config, prompt: Prompt, backbone: Backbone
-) -> dict[str, dict[str, dict[str, float]]]:
-    """What `compare` gives for a saved prompt on `config.data.task`.
-
-    A name with a split, or a file, is scored whole; a dataset on validation and its test splits.
-    """
-    name = config.data.task
-    found = splits(name)
-    if len(found) == 1:
-        task = resolve(name, config.task, load_rows(name, found[0], 1)[0])
-        examples = load_examples(task, name, found[0], config.data.max_examples)
-        data = Data(task, examples, [], {found[0]: examples})
-    else:
-        data = load_data(config)
-    config = dataclasses.replace(config, method=prompt.method)
-    return compare(config, data, backbone, {FROZEN: None, TUNED: prompt.injection()})
 
 
 def _sha256(tree: Any) -> str:

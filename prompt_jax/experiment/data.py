@@ -1,0 +1,73 @@
+"""The examples of an experiment: which splits a dataset has, and which play which part."""
+
+import contextlib
+from typing import NamedTuple
+
+import numpy as np
+
+from prompt_jax.config import Config, InputError
+from prompt_jax.data import load_examples, load_rows, splits
+from prompt_jax.tasks import Example, Task, resolve
+
+
+class Data(NamedTuple):
+    """The examples of an experiment."""
+
+    task: Task
+    train: list[Example]
+    validation: list[Example]
+    tests: dict[str, list[Example]]
+    """Test set name -> examples; empty when the dataset has no labelled test split."""
+
+
+def load_data(config: Config) -> Data:
+    """Reads and checks every example of an experiment.
+
+    Raises:
+      InputError: see `prompt_jax.data` and `prompt_jax.tasks`.
+    """
+    name, limit = config.data.task, config.data.max_examples
+    found = splits(name)
+    own = found[0] if len(found) == 1 else "train"
+    columns = load_rows(name, own, 1)[0]
+    task = resolve(name, config.task, columns)
+    train = load_examples(task, name, own, limit)
+    tests = _tests(config, task, found)
+    if config.data.validation:
+        validation = _examples(task, config.data.validation, "validation")
+    elif "validation" in found:
+        validation = load_examples(task, name, "validation")
+    else:
+        train, validation = _hold_out(train, config)
+    return Data(task, train, validation, tests)
+
+
+def _tests(config: Config, task: Task, found: list[str]) -> dict[str, list[Example]]:
+    if config.data.test:
+        return {"test": _examples(task, config.data.test, "test")}
+    tests = {}
+    for split in sorted((s for s in found if s.startswith("test")), key=lambda s: (s != "test", s)):
+        # GLUE's test labels are secret: such a split is no mistake of the user's.
+        with contextlib.suppress(InputError):
+            tests[split] = load_examples(task, config.data.task, split)
+    return tests
+
+
+def _examples(task: Task, name: str, split: str) -> list[Example]:
+    found = splits(name)
+    return load_examples(task, name, split if split in found else found[0])
+
+
+def _hold_out(train: list[Example], config: Config) -> tuple[list[Example], list[Example]]:
+    """Every tenth example, in an order of their own, for a dataset without validation."""
+    if len(train) < 10:
+        raise InputError(
+            f"{config.data.task} has no validation split and {len(train)} rows, too few to hold "
+            "10 % out; give --data.validation"
+        )
+    order = np.random.default_rng(0).permutation(len(train))
+    held = set(order[: len(train) // 10].tolist())
+    return (
+        [example for i, example in enumerate(train) if i not in held],
+        [train[i] for i in sorted(held)],
+    )
