@@ -56,7 +56,7 @@ def draw_curve(
     if frozen is not None:
         scores.axhline(frozen, color="tab:red", ls="--", lw=1, label="frozen model, no prompt")
     scores.set_ylabel(f"validation {metric}", color="tab:blue")
-    scores.legend(loc="lower right", frameon=False)
+    scores.legend(loc="center right", frameon=False)
     figure.savefig(path, dpi=120)
 
 

@@ -49,8 +49,9 @@ def build_space(
     means = np.stack([table[[t for t in row if t != EOS]].mean(0) for row in texts])
     means -= means.mean(0)
     _, sizes, axes = np.linalg.svd(means[:SAMPLE], full_matrices=False)
-    deviation = np.maximum(sizes, 1e-6 * sizes[0]) / np.sqrt(min(len(means), SAMPLE))
-    stood = means @ (axes.T / np.sqrt(deviation))
+    wide = sizes > 1e-3 * sizes[0]  # a coordinate in which all words agree tells no two texts apart
+    deviation = sizes[wide] / np.sqrt(min(len(means), SAMPLE))
+    stood = means @ (axes[wide].T / np.sqrt(deviation))
     stood = (stood / np.sqrt(np.mean(stood[:SAMPLE] ** 2))).astype(np.float32)
     rng = np.random.default_rng(seed)
     sample = stood[rng.permutation(len(stood))[:20_000]]
