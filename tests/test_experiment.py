@@ -189,3 +189,12 @@ def test_bad_input_leaves_no_traceback(capsys, tmp_path):
         assert cli.main(["train", out, *flags]) == 2
         error = capsys.readouterr().err
         assert error.startswith("error: ") and message in error and "Traceback" not in error
+
+
+@pytest.mark.slow
+def test_the_default_job_lifts_sentiment(tmp_path):
+    """The model that ships, the default options, the real data: what README promises."""
+    only_test = DataConfig(test="embedded:sentiment@test")
+    result = train(Config(out=str(tmp_path / "run"), data=only_test), say=lambda line: None)
+    assert result.results[FROZEN]["test"]["accuracy"] < 0.6
+    assert result.results[TUNED]["test"]["accuracy"] >= 0.68
