@@ -88,7 +88,7 @@ def _accuracy(model, config, backbone, data):
         tokens, mask = (torch.tensor(a).long() for a in pad(some, max(map(len, some)), 0))
         scores = []
         for label in labels:
-            every = label.expand(len(some), -1)
+            every = label.repeat(len(some), 1)
             logits = model(input_ids=tokens, attention_mask=mask, labels=every).logits
             loss = torch.nn.functional.cross_entropy(
                 logits.transpose(1, 2), every, ignore_index=-100, reduction="none"

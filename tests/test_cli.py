@@ -10,25 +10,6 @@ from prompt_jax.config import InputError
 from prompt_jax.prompts import load_prompt
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory, tiny_folder):
-    """A finished run of a few steps."""
-    folder = tmp_path_factory.mktemp("runs")
-    task = folder / "task.tsv"
-    rows = [f"{'good' if i % 2 else 'bad'} film {i}\t{'yes' if i % 2 else 'no'}" for i in range(40)]
-    task.write_text("\n".join(["input\ttarget", *rows]) + "\n")
-    config = folder / "config.py"
-    config.write_text(
-        "from prompt_jax.config import Config, DataConfig, TaskConfig, TrainConfig\n"
-        f"config = Config(backbone={str(tiny_folder)!r},\n"
-        f"  data=DataConfig(task='file:{task}'), task=TaskConfig(labels=('no', 'yes')),\n"
-        "  train=TrainConfig(steps=50, batch_size=8, eval_every=50, seed=7))\n"
-    )
-    out = folder / "first"
-    assert cli.main(["train", str(config), "--out", str(out), "--train.steps", "2"]) == 0
-    return out
-
-
 def test_flags_go_over_the_config_file(run):
     written = json.loads((run / "config.json").read_text())
     assert written["train"]["steps"] == 2 and written["train"]["seed"] == 7
