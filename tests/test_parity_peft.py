@@ -239,8 +239,8 @@ def test_loss_curve(tmp_path, capsys):
     prompt = prompt_for(rows, method, backbone)
     folder = save_prompt(tmp_path / "p", prompt)
     data = 10 * list(batches(3, backbone.config.vocab_size))
-    ours = np.array(list(our_curve(backbone, prompt, data, 0.3)))
-    theirs = np.array(list(peft_curve(folder, data, 0.3)))
+    ours = np.array(list(our_curve(backbone, prompt, data, 0.03)))
+    theirs = np.array(list(peft_curve(folder, data, 0.03)))
     worst = np.abs(ours / theirs - 1).max()
     with capsys.disabled():
         print(f"\nloss {theirs[0]:.3f} -> {theirs[-1]:.3f}, largest difference {worst:.1e}")

@@ -119,7 +119,8 @@ def test_the_t5x_preset_keeps_the_rms_of_its_updates():
     """Resumed at step 1.1M, second moments hardly decay: every clipped step has RMS 0.3."""
     params = {"prompt": jnp.zeros((4, 8))}
     for name, expected in (("adafactor_t5x", 0.3), ("adafactor", None)):
-        transform = optimizer(TrainConfig(optimizer=name, weight_decay=0.0))
+        config = TrainConfig(optimizer=name, weight_decay=0.0, schedule="constant")
+        transform = optimizer(config)
         state, sizes = transform.init(params), []
         for i in range(20):
             grads = {"prompt": jax.random.normal(jax.random.key(i), (4, 8)) / (i + 1)}
