@@ -26,8 +26,8 @@ from prompt_jax.config import PromptTuningConfig, TrainConfig
 from prompt_jax.data import Batch
 from prompt_jax.losses import loss_fn
 from prompt_jax.methods import init
+from prompt_jax.runtime import prepare
 from prompt_jax.train import compile_step, start
-from prompt_jax.weights import cpu_unroll
 
 SHAPES = [
     # size, batch, text tokens, virtual tokens, target tokens
@@ -45,13 +45,13 @@ def ours(size, batch, text, virtual, target):
     import dataclasses
 
     config = PRESETS[size]
-    config = dataclasses.replace(config, unroll=cpu_unroll(config.num_layers))
+    config = dataclasses.replace(config, scan=False)  # As load_backbone has it on CPU.
     params = jax.jit(init_params, static_argnums=0)(config, jax.random.key(0))
     backbone = Backbone(name=size, config=config, params=params)
     method = PromptTuningConfig(num_virtual_tokens=virtual)
     train = TrainConfig(optimizer="adamw", learning_rate=1e-3, batch_size=batch)
     state = start(init(method, backbone, jax.random.key(1)), train)
-    step = compile_step(loss_fn(method, backbone), train)
+    step, frozen = compile_step(loss_fn(method, backbone), train), backbone.unstacked()
     rng = np.random.default_rng(0)
     data = Batch(
         rng.integers(2, 32000, (batch, text), np.int32),
@@ -62,7 +62,7 @@ def ours(size, batch, text, virtual, target):
 
     def run():
         nonlocal state
-        state, metrics = step(state, params, data)
+        state, metrics = step(state, frozen, data)
         return float(metrics["loss"])
 
     return run
@@ -117,6 +117,7 @@ def main():
     parser.add_argument("--threads", type=int, help="torch threads; default torch's own choice")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
+    prepare()  # As the command line does; it serves both sides.
     if options.threads:
         torch.set_num_threads(options.threads)
     print(f"jax {jax.__version__}, torch {torch.__version__}, threads {torch.get_num_threads()}")

@@ -6,7 +6,6 @@ Nothing heavy is imported until a command needs it, so `prompt-jax --help` answe
 import dataclasses
 import importlib.util
 import json
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ import tyro
 from tyro.conf import Positional
 
 from prompt_jax.config import Config, DataConfig, EvalConfig, InputError, TaskConfig, choose
+from prompt_jax.runtime import prepare
 
 USAGE = """\
 usage: prompt-jax COMMAND ...
@@ -69,7 +69,7 @@ def _train(arguments: list[str]) -> None:
           resume: continue the run in --out from its last checkpoint.
           overwrite: replace the run in --out.
         """
-        _prepare_jax()
+        prepare()
         from prompt_jax import experiment
 
         experiment.train(config, resume=resume, overwrite=overwrite, say=_say)
@@ -101,7 +101,7 @@ def _evaluate(arguments: list[str]) -> None:
           allow_mismatch: use a backbone whose fingerprint is not the one it was trained on.
           json: end with one line of JSON.
         """
-        _prepare_jax()
+        prepare()
         from prompt_jax import experiment, report
 
         loaded, model = _load(prompt, backbone, allow_mismatch)
@@ -148,7 +148,7 @@ def _predict(arguments: list[str]) -> None:
         from prompt_jax.predict import parse_shard
 
         part = parse_shard(shard)
-        _prepare_jax()
+        prepare()
         from prompt_jax import predict as prediction
         from prompt_jax.tasks import Task
 
@@ -274,7 +274,7 @@ def _pretrain(arguments: list[str]) -> None:
         from prompt_jax.pretrain import pretrain as run
 
         chosen = _bound(config, PretrainConfig)
-        _prepare_jax()
+        prepare()
         run(chosen)
 
     _parse(pretrain, "pretrain", arguments)
@@ -355,15 +355,6 @@ def _load(prompt: str, backbone: str, allow_mismatch: bool) -> tuple[Any, Any]:
     model = load_backbone(backbone or loaded.backbone)
     check_fits(loaded, model, allow_mismatch=allow_mismatch)
     return loaded, model
-
-
-def _prepare_jax() -> None:
-    """Compiled programs are kept on disk, so a second run starts at once."""
-    import jax
-
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "prompt_jax" / "xla"
-    if not jax.config.jax_compilation_cache_dir:
-        jax.config.update("jax_compilation_cache_dir", str(cache))
 
 
 def _json(values: dict[str, Any]) -> str:

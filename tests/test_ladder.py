@@ -16,7 +16,7 @@ LADDER = (
     ("losses", "generate", "checkpoints", "runs"),
     ("methods", "prompts", "weights", "data"),
     ("backbones", "sharding", "tasks", "metrics"),
-    ("config", "assets"),
+    ("config", "assets", "runtime"),
 )
 RUNG = {room: len(LADDER) - i for i, rooms in enumerate(LADDER) for room in rooms}
 ALLOWED = {

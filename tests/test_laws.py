@@ -147,9 +147,9 @@ def test_n_prompts_by_vmap_are_n_runs(tiny):
 
 
 @pytest.mark.parametrize(
-    "change", [{"unroll": 3}, {"unroll": 2}, {"remat": "minimal"}, {"remat": "full"}], ids=str
+    "change", [{"scan": False}, {"remat": "minimal"}, {"remat": "full"}], ids=str
 )
-def test_scan_equals_unrolled_and_remat_equals_not(tiny, change):
+def test_scan_equals_layers_apart_and_remat_equals_not(tiny, change):
     other = dataclasses.replace(tiny, config=dataclasses.replace(tiny.config, **change))
     tuned, batch = init(METHOD, tiny, jax.random.key(0)), batch_of()
     ours, theirs = (
@@ -158,6 +158,16 @@ def test_scan_equals_unrolled_and_remat_equals_not(tiny, change):
     )
     np.testing.assert_allclose(ours[0][0], theirs[0][0], rtol=1e-6)
     np.testing.assert_allclose(ours[1]["prompt"], theirs[1]["prompt"], rtol=1e-4, atol=1e-6)
+
+
+def test_unstacked_layers_are_the_same_model(tiny):
+    """What the training step is given on CPU: a tuple of layers for every stacked leaf."""
+    apart = dataclasses.replace(tiny, config=dataclasses.replace(tiny.config, scan=False))
+    tuned, batch = init(METHOD, tiny, jax.random.key(0)), batch_of()
+    grad = jax.grad(loss_fn(METHOD, apart), has_aux=True)
+    ours, theirs = (grad(tuned, params, batch)[0] for params in (apart.unstacked(), apart.params))
+    np.testing.assert_array_equal(ours["prompt"], theirs["prompt"])
+    assert tiny.unstacked() is tiny.params
 
 
 def test_cached_decoding_equals_uncached(tiny):
@@ -203,7 +213,7 @@ def test_a_step_costs_forward_and_activation_backward_and_no_more():
     """
     config = t5.T5Config(
         vocab_size=512, d_model=64, d_kv=16, d_ff=128, num_heads=4, num_layers=2,
-        num_decoder_layers=2, unroll=2,
+        num_decoder_layers=2, scan=False,
     )  # fmt: skip
     from prompt_jax.backbones import Backbone
 

@@ -45,7 +45,7 @@ def test_golden_logits(name, tmp_path):
     weights = {name: numbers(name, shape) for name, shape in hugging_face_shapes(config).items()}
     save_file(weights, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(json.dumps(golden["config"]))
-    backbone = load_backbone(tmp_path, dtype="float32", unroll=1)
+    backbone = load_backbone(tmp_path, dtype="float32", scan=True)
     logits = logits_of(backbone, *inputs(config.vocab_size))
     assert_same(logits[1], np.array(golden["logits"]))
 
@@ -56,7 +56,7 @@ def test_torch_logits(name, tmp_path):
     pytest.importorskip("torch")
     model = torch_model(*CASES[name])
     model.save_pretrained(tmp_path)
-    backbone = load_backbone(tmp_path, dtype="float32", unroll=1)
+    backbone = load_backbone(tmp_path, dtype="float32", scan=True)
     assert backbone.config.tie_embeddings == CASES[name][2]
     batch = inputs(model.config.vocab_size)
     assert_same(logits_of(backbone, *batch), torch_logits(model, *batch))
@@ -74,7 +74,7 @@ def test_torch_logits_at_long_distances(tmp_path):
     model = torch_model(family, config, tied)
     model.save_pretrained(tmp_path)
     batch = inputs(model.config.vocab_size, source_length=300, target_length=150)
-    backbone = load_backbone(tmp_path, dtype="float32", unroll=1)
+    backbone = load_backbone(tmp_path, dtype="float32", scan=True)
     assert_same(logits_of(backbone, *batch), torch_logits(model, *batch))
 
 

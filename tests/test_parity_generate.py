@@ -58,7 +58,7 @@ def pair(request, tmp_path_factory):
     model = lively(request.param)
     folder = tmp_path_factory.mktemp(request.param)
     model.save_pretrained(folder)
-    return model, load_backbone(folder, dtype="float32", unroll=1)
+    return model, load_backbone(folder, dtype="float32", scan=True)
 
 
 def test_greedy(pair):

@@ -233,7 +233,7 @@ def peft_curve(folder, steps, learning_rate):
 
 def test_loss_curve(tmp_path, capsys):
     """30 steps of AdamW from the same prompt on the same batches: the same loss at every step."""
-    backbone = load_backbone("embedded", dtype="float32", unroll=1)
+    backbone = load_backbone("embedded", dtype="float32", scan=True)
     method = PromptTuningConfig(num_virtual_tokens=8)
     rows = init(method, backbone, jax.random.key(0))["prompt"]
     prompt = prompt_for(rows, method, backbone)

@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from prompt_jax.backbones.t5 import PRESETS
+from prompt_jax.backbones.t5 import PRESETS, hugging_face_names
 from prompt_jax.config import InputError
 from prompt_jax.weights import load_backbone, save_hugging_face
 from prompt_jax.weights.hugging_face import open_weights
-from prompt_jax.weights.mapping import hugging_face_names, shapes
+from prompt_jax.weights.mapping import shapes
 
 BIAS = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
 
@@ -371,15 +371,15 @@ def test_a_preset_is_random_and_seeded(monkeypatch):
     )
     monkeypatch.setitem(PRESETS, "t5_1_1_small", small)
     one = load_backbone("t5_1_1_small", dtype="bfloat16", remat="minimal")
-    same = load_backbone("t5_1_1_small", dtype="bfloat16", unroll=1)
+    same = load_backbone("t5_1_1_small", dtype="bfloat16", scan=True)
     other = load_backbone("t5_1_1_small", dtype="bfloat16", seed=1)
     assert_same_params(one.params, same.params)
     assert one.fingerprint == same.fingerprint != other.fingerprint
     assert one.tokenizer is None
     assert {leaf.dtype for leaf in jax.tree.leaves(one.params)} == {jnp.dtype("bfloat16")}
     assert not np.array_equal(one.params["embedding"], other.params["embedding"])
-    # The rule of unroll=None: all layers of the deeper stack on CPU.
-    assert (one.config.remat, one.config.unroll, same.config.unroll) == ("minimal", 3, 1)
+    # The rule of scan=None: each layer apart on CPU.
+    assert (one.config.remat, one.config.scan, same.config.scan) == ("minimal", False, True)
 
 
 def test_options_are_checked_first(folder):
@@ -387,8 +387,6 @@ def test_options_are_checked_first(folder):
         load_backbone(folder, dtype="float16")
     with pytest.raises(InputError, match="unknown remat 'some'; allowed: none, minimal, full"):
         load_backbone(folder, remat="some")
-    with pytest.raises(InputError, match="T5 unroll must be at least 1, got 0"):
-        load_backbone(folder, unroll=0)
 
 
 def test_loading_imports_no_torch_and_no_tensorflow(folder):

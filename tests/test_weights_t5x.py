@@ -103,7 +103,7 @@ def assert_same_params(ours, theirs):
 def test_a_t5x_checkpoint_is_the_same_model(tiny, folder, tmp_path):
     backbone = load_backbone(folder, dtype="float32")
     assert_same_params(backbone.params, tiny.params)
-    assert dataclasses.replace(backbone.config, unroll=1) == tiny.config
+    assert dataclasses.replace(backbone.config, scan=True) == tiny.config
     assert backbone.tokenizer is None
     theirs = load_backbone(save_hugging_face(tmp_path / "hf", tiny), dtype="float32")
     assert backbone.fingerprint == theirs.fingerprint
@@ -133,7 +133,7 @@ def test_a_relu_model_is_t5_1_0(tmp_path):
     leaves = {path: rng.normal(size=s).astype(np.float32) for path, s in shapes(config).items()}
     params = flax.traverse_util.unflatten_dict(leaves, sep="/")
     backbone = Backbone(name="x", config=config, params=params)
-    loaded = load_backbone(save_t5x(tmp_path / "c", t5x_names(backbone)), unroll=1)
+    loaded = load_backbone(save_t5x(tmp_path / "c", t5x_names(backbone)), scan=True)
     assert loaded.config == config
     assert_same_params(loaded.params, backbone.params)
 

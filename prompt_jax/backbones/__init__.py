@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from prompt_jax.backbones import t5
+from prompt_jax.backbones.sockets import Sockets
 
 BACKBONES = {"t5": t5, "mt5": t5, "umt5": t5}
 
@@ -38,6 +39,18 @@ class Backbone:
     def width(self) -> int:
         """D, the width that a prompt must have."""
         return self.config.d_model
+
+    @property
+    def sockets(self) -> Sockets:
+        """Every place where a method may reach inside the model."""
+        return t5.sockets(self.config)
+
+    def unstacked(self) -> Any:
+        """`params` as a training step reads them fastest: layers apart where none are scanned.
+
+        That is a copy. Everything that takes `params` takes it too, but for decoding.
+        """
+        return self.params if self.config.scan else t5.unstack(self.params)
 
     def embed(self, tokens: Any) -> Any:
         """Embeddings of tokens, [..., T] to [..., T, D]."""

@@ -4,6 +4,7 @@ Parameters have their natural shape, [D, H, K] and not [D, H*K], and name their 
 are born, so that sharding is a table of names and nothing here knows a mesh.
 """
 
+import math
 from collections.abc import Sequence
 
 import flax.linen as nn
@@ -12,11 +13,20 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
+from prompt_jax.backbones.sockets import (
+    low_rank,
+    magnitude_ratio,
+    per_row,
+    prefix_scores,
+    prefix_values,
+    socket,
+)
+
 NEVER = -1e9  # Added to a masked score: exp() of it is exactly zero, and unlike -inf it has no NaN.
 
 
 class Dense(nn.Module):
-    """A linear map without bias over the trailing axes of its input."""
+    """A linear map without bias over the trailing axes of its input [B, T, *in]."""
 
     shape: Sequence[int]
     axes: Sequence[str]
@@ -25,12 +35,34 @@ class Dense(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+    def __call__(self, x: Float[Array, "B T *in"]) -> Float[Array, "B T *out"]:
         init = nn.with_logical_partitioning(nn.initializers.normal(self.std), tuple(self.axes))
         kernel = self.param("kernel", init, tuple(self.shape)).astype(self.dtype)
-        ours = tuple(range(x.ndim - self.contracted, x.ndim))
-        theirs = tuple(range(self.contracted))
-        return jax.lax.dot_general(x.astype(self.dtype), kernel, ((ours, theirs), ((), ())))
+        inputs, outputs = kernel.shape[: self.contracted], kernel.shape[self.contracted :]
+        x = x.astype(self.dtype)
+        input_scale = socket(self, "input_scale")
+        if input_scale is not None:
+            x = x * per_row(input_scale, x)
+        # As matrices: the transposed product of the backward pass would copy a kernel of rank 3.
+        matrix = kernel.reshape(math.prod(inputs), math.prod(outputs))
+        y = (x.reshape(*x.shape[:2], -1) @ matrix).reshape(*x.shape[:2], *outputs)
+        lora = socket(self, "lora")
+        if lora is not None:
+            y = y + low_rank(_dropped(self, x, lora), lora, self.contracted)
+            if "magnitude" in lora:
+                y = y * per_row(magnitude_ratio(kernel, lora, self.contracted), y)
+        bias, scale = socket(self, "bias"), socket(self, "scale")
+        y = y if bias is None else y + per_row(bias, y)
+        return y if scale is None else y * per_row(scale, y)
+
+
+def _dropped(module: nn.Module, x: Array, lora: dict[str, Array]) -> Array:
+    """The input of a LoRA: with dropout where it asks for it and a "dropout" rng is given."""
+    if "dropout" not in lora or not module.has_rng("dropout"):
+        return x
+    keep = 1.0 - lora["dropout"]
+    kept = jax.random.bernoulli(module.make_rng("dropout"), keep, x.shape)
+    return jnp.where(kept, x / keep.astype(x.dtype), 0.0)
 
 
 class RMSNorm(nn.Module):
@@ -41,12 +73,14 @@ class RMSNorm(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         init = nn.with_logical_partitioning(nn.initializers.ones_init(), ("embed",))
         scale = self.param("scale", init, (self.width,)).astype(self.dtype)
         wide = x.astype(jnp.float32)
         inverse = jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.epsilon)
-        return (wide * inverse).astype(self.dtype) * jnp.broadcast_to(scale, x.shape)
+        y = (wide * inverse).astype(self.dtype) * jnp.broadcast_to(scale, x.shape)
+        tuned = socket(self, "scale")
+        return y if tuned is None else y * per_row(tuned, y)
 
 
 def relative_buckets(
@@ -84,9 +118,25 @@ def attend(
     query: Float[Array, "B T H K"],
     key: Float[Array, "B S H K"],
     value: Float[Array, "B S H K"],
-    bias: Float[Array, "#B #H #T S"],
+    bias: Float[Array, "#B #H #T PS"],
+    prefix: dict[str, Array] | None = None,
 ) -> Float[Array, "B T H K"]:
-    """Softmax attention with an additive bias; scores and softmax are float32."""
-    scores = jnp.einsum("bthk,bshk->bhts", query, key, preferred_element_type=jnp.float32)
+    """Softmax attention with an additive bias; scores and softmax are float32.
+
+    Args:
+      bias: also covers the P keys of the prefix, which stand before all others.
+      prefix: a `prefix` socket.
+    """
+    query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
+    scores = jnp.einsum("bhtk,bhsk->bhts", query, key, preferred_element_type=jnp.float32)
+    virtual = 0
+    if prefix is not None:
+        first = prefix_scores(query, prefix, NEVER)
+        virtual = first.shape[-1]
+        scores = jnp.concatenate([first, scores], axis=-1)
     weights = jax.nn.softmax(scores + jnp.broadcast_to(bias, scores.shape), axis=-1)
-    return jnp.einsum("bhts,bshk->bthk", weights.astype(value.dtype), value)
+    weights = weights.astype(value.dtype)
+    out = jnp.einsum("bhts,bhsk->bhtk", weights[..., virtual:], value)
+    if prefix is not None:
+        out = out + prefix_values(weights[..., :virtual], prefix)
+    return out.swapaxes(1, 2)

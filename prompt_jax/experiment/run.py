@@ -170,7 +170,7 @@ def _fit(
             state = fit(
                 _loss(config, method, backbone),
                 state,
-                backbone.params,
+                backbone.unstacked(),
                 prefetch(batches, first, max(first, options.steps)),
                 options,
                 after_step=watch,

@@ -26,12 +26,12 @@ class Prefilled(NamedTuple):
 
 
 def decoding_module(backbone: Backbone) -> nn.Module:
-    """The backbone's module with its layers in a loop.
+    """The backbone's module with its layers scanned.
 
-    Unrolled layers train faster on CPU, but they decode no faster and compile for longer.
+    Layers apart train faster on CPU, but they decode no faster and compile for longer.
     """
-    rolled = dataclasses.replace(backbone.config, unroll=1)
-    return dataclasses.replace(backbone, config=rolled).module
+    scanned = dataclasses.replace(backbone.config, scan=True)
+    return dataclasses.replace(backbone, config=scanned).module
 
 
 def prefill(

@@ -1,4 +1,4 @@
-"""Hugging Face's names of a T5's weights, and our tree: both ways, strictly."""
+"""Hugging Face's weights of a T5, and our tree: both ways, strictly."""
 
 import dataclasses
 import hashlib
@@ -15,7 +15,6 @@ from prompt_jax.backbones import t5
 from prompt_jax.config import InputError
 from prompt_jax.weights.stored import StoredTensor
 
-ATTENTION = {"query": "q", "key": "k", "value": "v", "out": "o"}
 TABLE, HEAD = "shared.weight", "lm_head.weight"
 COPIES = (HEAD, "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 """Second names of the embedding table that some checkpoints keep."""
@@ -40,46 +39,9 @@ def _is_copy(tensors: Mapping[str, StoredTensor], name: str) -> bool:
     return np.array_equal(tensors[name].read(), tensors[TABLE].read())
 
 
-def hugging_face_names(config: t5.T5Config) -> dict[str, list[str]]:
-    """Paths of our tree to Hugging Face's names: one, or one a layer for stacked leaves."""
-    names = {"embedding": [TABLE]}
-    if not config.tie_embeddings:
-        names["head/kernel"] = [HEAD]
-    for stack, depth in (("encoder", config.num_layers), ("decoder", config.num_decoder_layers)):
-        names[f"{stack}/final_norm/scale"] = [f"{stack}.final_layer_norm.weight"]
-        for ours, theirs in _block(config, stack).items():
-            layers = [f"{stack}.block.{i}.layer.{theirs}.weight" for i in range(depth)]
-            names[f"{stack}/layers/{ours}"] = layers
-        bias = "layer.0.SelfAttention.relative_attention_bias.weight"
-        if config.bias_per_layer:
-            layers = [f"{stack}.block.{i}.{bias}" for i in range(depth)]
-            names[f"{stack}/layers/relative_bias/embedding"] = layers
-        else:
-            names[f"{stack}/relative_bias/embedding"] = [f"{stack}.block.0.{bias}"]
-    return names
-
-
-def _block(config: t5.T5Config, stack: str) -> dict[str, str]:
-    """The leaves of one layer; Hugging Face numbers the sublayers where we name them."""
-    mlp = {name: name for name in (("wi_0", "wi_1", "wo") if config.gated else ("wi", "wo"))}
-    sublayers = [
-        ("attention", "SelfAttention", ATTENTION),
-        ("cross_attention", "EncDecAttention", ATTENTION),
-        ("mlp", "DenseReluDense", mlp),
-    ]
-    if stack == "encoder":
-        del sublayers[1]
-    names = {}
-    for i, (ours, theirs, kernels) in enumerate(sublayers):
-        names[f"{ours}_norm/scale"] = f"{i}.layer_norm"
-        for kernel, letter in kernels.items():
-            names[f"{ours}/{kernel}/kernel"] = f"{i}.{theirs}.{letter}"
-    return names
-
-
 def shapes(config: t5.T5Config) -> dict[str, tuple[int, ...]]:
     """The shape of every leaf of our tree, by path; the stacked ones begin with L."""
-    rolled = dataclasses.replace(config, unroll=1, remat="none")
+    rolled = dataclasses.replace(config, scan=True, remat="none")
     tree = jax.eval_shape(lambda: t5.init_params(rolled, jax.random.key(0)))
     return jax.tree.map(jnp.shape, flax.traverse_util.flatten_dict(tree, sep="/"))
 
@@ -97,7 +59,7 @@ def hugging_face_shapes(config: t5.T5Config) -> dict[str, tuple[int, ...]]:
     ours = shapes(config)
     return {
         name: _torch_shape(path, ours[path][1:] if "/layers/" in path else ours[path])
-        for path, names in hugging_face_names(config).items()
+        for path, names in t5.hugging_face_names(config).items()
         for name in names
     }
 
@@ -120,7 +82,7 @@ def assemble(
       InputError: a leaf that is missing, extra, mis-shaped, or not finite.
     """
     _check(source, tensors, config)
-    names = hugging_face_names(config)
+    names = t5.hugging_face_names(config)
     digest, leaves = hashlib.sha256(), {}
     for path, shape in sorted(shapes(config).items()):
         leaf = np.empty(shape, config.dtype)
@@ -183,7 +145,7 @@ def disassemble(params: Mapping[str, Any], config: t5.T5Config) -> dict[str, np.
     """The reverse of `assemble`: arrays under Hugging Face's names, in torch's orientation."""
     leaves = flax.traverse_util.flatten_dict(dict(params), sep="/")
     tensors = {}
-    for path, names in hugging_face_names(config).items():
+    for path, names in t5.hugging_face_names(config).items():
         leaf = np.asarray(leaves[path])
         for layer, name in zip(_layers(path, leaf), names, strict=True):
             wanted = _torch_shape(path, layer.shape)

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from prompt_jax.backbones import t5
+from prompt_jax.backbones.t5.names import ATTENTION
 from prompt_jax.config import InputError
-from prompt_jax.weights.mapping import ATTENTION, HEAD, TABLE
+from prompt_jax.weights.mapping import HEAD, TABLE
 from prompt_jax.weights.msgpack import Array, walk
 from prompt_jax.weights.stored import (
     StoredTensor,

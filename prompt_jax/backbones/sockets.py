@@ -1,0 +1,167 @@
+"""Where a method may reach inside a backbone: the places, their sizes, and how a layer reads them.
+
+A socket is a leaf of the Linen collection "tuned", whose tree mirrors the frozen one. A layer looks
+for its socket and uses it; where there is none, nothing is computed. Leaves under `layers` carry L
+in front. A leaf may also have a batch axis B, behind L, with a value for every row.
+
+| socket | leaves of one layer | read by |
+|---|---|---|
+| `lora` | `a` [in, R], `b` [R, out]; `magnitude` [out] makes it DoRA; `dropout` [] | Dense |
+| `scale` | [out], multiplies what comes out | Dense, RMSNorm |
+| `input_scale` | [in], multiplies what goes in | Dense |
+| `bias` | [out], is added | Dense |
+| `prefix` | `key`, `value` [P, H, K]; `mask` [P], False at padding | Attention |
+| `adapter`, `parallel` | by sublayer: `down` [D, R], `up` [R, D], their `..._bias` | Block |
+| `prompt` | `replace` or `add`, [P, D], in place of or on top of the first P states | Block |
+| `prompt` | [P, D], virtual tokens before the target | Decoder |
+"""
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+
+class Projection(NamedTuple):
+    """A Dense of every layer of a stack."""
+
+    layers: int
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    modules: tuple[str, ...]
+    """What Hugging Face calls it, a name a layer: what `target_modules` are matched with."""
+    axes: tuple[str, ...]
+    """Names of the axes of `inputs` and `outputs`, as the kernel has them."""
+
+
+class Heads(NamedTuple):
+    """An attention of every layer of a stack."""
+
+    layers: int
+    heads: int
+    width: int
+    """K, the width of a head."""
+    role: str
+    """`encoder`, `decoder` or `cross`."""
+
+
+class Layers(NamedTuple):
+    """The blocks of a stack."""
+
+    layers: int
+    width: int
+    """D."""
+    sublayers: tuple[str, ...]
+    role: str
+    """`encoder` or `decoder`."""
+
+
+class Norm(NamedTuple):
+    """A norm: of every layer, or of none (`layers` is 0) at the end of a stack."""
+
+    layers: int
+    width: int
+
+
+class Sockets(NamedTuple):
+    """Every place of a backbone, by path."""
+
+    projections: dict[str, Projection]
+    attentions: dict[str, Heads]
+    blocks: dict[str, Layers]
+    norms: dict[str, Norm]
+
+
+def socket(module: nn.Module, name: str) -> Any:
+    """What a method put at this place of the model; None where there is nothing."""
+    return module.get_variable("tuned", name) if module.has_variable("tuned", name) else None
+
+
+def per_row(leaf: Array, x: Float[Array, "B T *out"]) -> Array:
+    """A leaf of [*out], or of [B, *out] with a value a row, ready to meet `x`."""
+    own = leaf.ndim == x.ndim - 1
+    return jnp.broadcast_to(leaf[:, None] if own else leaf, x.shape).astype(x.dtype)
+
+
+def low_rank(
+    x: Float[Array, "B T *in"], lora: dict[str, Array], inputs: int
+) -> Float[Array, "B T *out"]:
+    """`x` through a LoRA: x A B, the scaling already in B (Hu et al. 2021)."""
+    a, b = lora["a"].astype(x.dtype), lora["b"].astype(x.dtype)
+    row = "b" if a.ndim > inputs + 1 else ""
+    i, o = "ijk"[:inputs], "xyz"[: b.ndim - 1 - len(row)]
+    hidden = jnp.einsum(f"bt{i},{row}{i}r->btr", x, a)
+    return jnp.einsum(f"btr,{row}r{o}->bt{o}", hidden, b)
+
+
+def magnitude_ratio(
+    kernel: Float[Array, "*in_out"], lora: dict[str, Array], inputs: int
+) -> Float[Array, "*out"]:
+    """DoRA's factor: the trained magnitude over the norm of W + A B (Liu et al. 2024, eq. 5).
+
+    The norm takes no gradient, as in section 4.3 of the paper.
+    """
+    updated = kernel.astype(jnp.float32) + jnp.tensordot(lora["a"], lora["b"], axes=1)
+    square = jnp.square(updated).sum(tuple(range(inputs)))
+    return lora["magnitude"] / jax.lax.stop_gradient(jnp.sqrt(square))
+
+
+def bottleneck(
+    x: Float[Array, "B T D"], adapter: dict[str, Array] | None
+) -> Float[Array, "B T D"] | None:
+    """An adapter's answer to `x`: down, ReLU, up (Houlsby et al. 2019); None without one."""
+    if adapter is None:
+        return None
+    down, up = adapter["down"].astype(x.dtype), adapter["up"].astype(x.dtype)
+    row = "b" if down.ndim == 3 else ""
+    hidden = jnp.einsum(f"btd,{row}dr->btr", x, down)
+    if "down_bias" in adapter:
+        hidden = hidden + per_row(adapter["down_bias"], hidden)
+    y = jnp.einsum(f"btr,{row}rd->btd", jax.nn.relu(hidden), up)
+    return y + per_row(adapter["up_bias"], y) if "up_bias" in adapter else y
+
+
+def with_rows(x: Float[Array, "B S D"], prompt: dict[str, Array] | None) -> Float[Array, "B S D"]:
+    """States whose first P are replaced by, or summed with, a layer's own virtual tokens."""
+    for how, rows in (prompt or {}).items():
+        virtual = rows.shape[-2]
+        rows = jnp.broadcast_to(rows.astype(x.dtype), (len(x), virtual, x.shape[-1]))
+        first = rows if how == "replace" else x[:, :virtual] + rows
+        x = jnp.concatenate([first, x[:, virtual:]], axis=1)
+    return x
+
+
+def prefix_length(tuned: Any, attention: str) -> int:
+    """How many keys a prefix puts before those of an attention; 0 without one."""
+    prefix = tuned.get("layers", {}).get(attention, {}).get("prefix")
+    return 0 if prefix is None else prefix["key"].shape[-3]
+
+
+def prefix_scores(
+    query: Float[Array, "B H T K"], prefix: dict[str, Array], never: float
+) -> Float[Array, "B H T P"]:
+    """Scores of a prefix's keys, which have no batch axis unless every row has its own."""
+    row = "b" if prefix["key"].ndim == 4 else ""
+    scores = jnp.einsum(
+        f"bhtk,{row}phk->bhtp",
+        query,
+        prefix["key"].astype(query.dtype),
+        preferred_element_type=jnp.float32,
+    )
+    if "mask" not in prefix:
+        return scores
+    seen: Bool[Array, "*B P"] = prefix["mask"]
+    bias = jnp.where(seen, 0.0, never)
+    bias = bias[:, None, None, :] if bias.ndim == 2 else bias
+    return scores + jnp.broadcast_to(bias, scores.shape)
+
+
+def prefix_values(
+    weights: Float[Array, "B H T P"], prefix: dict[str, Array]
+) -> Float[Array, "B H T K"]:
+    """What a prefix's values add to the answer of an attention."""
+    row = "b" if prefix["value"].ndim == 4 else ""
+    value = prefix["value"].astype(weights.dtype)
+    return jnp.einsum(f"bhtp,{row}phk->bhtk", weights, value)

@@ -1,0 +1,98 @@
+"""The shape of a T5, its presets, and what Hugging Face calls its parts."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from prompt_jax.config import REMATS, at_least, choose
+
+MODEL_TYPES = ("t5", "mt5", "umt5")
+ACTIVATIONS = ("relu", "gelu", "gelu_new", "silu")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class T5Config:
+    """The shape of a T5; the field names are Hugging Face's."""
+
+    vocab_size: int = 32128
+    d_model: int = 512
+    d_kv: int = 64
+    d_ff: int = 1024
+    num_heads: int = 6
+    num_layers: int = 8
+    num_decoder_layers: int = 8
+    activation: str = "gelu_new"
+    gated: bool = True
+    tie_embeddings: bool = False
+    """The head is the embedding table."""
+    scale_logits: bool = False
+    """The decoder's output is scaled by D ** -0.5 before the head: the tied models."""
+    bias_per_layer: bool = False
+    """Every layer has its own relative position bias: umT5."""
+    relative_attention_num_buckets: int = 32
+    relative_attention_max_distance: int = 128
+    layer_norm_epsilon: float = 1e-6
+    pad_token_id: int = 0
+    eos_token_id: int = 1
+    decoder_start_token_id: int = 0
+    dropout: float = 0.0
+    """Used only while a "dropout" rng is given."""
+    remat: str = "none"
+    scan: bool = True
+    """One compiled block for all layers; False compiles each layer, which is faster on CPU."""
+    dtype: DTypeLike = jnp.float32
+
+    def __post_init__(self):
+        choose("T5 activation", self.activation, ACTIVATIONS)
+        choose("remat", self.remat, REMATS)
+        for size in ("vocab_size", "d_model", "d_kv", "d_ff", "num_heads", "num_layers"):
+            at_least(f"T5 {size}", getattr(self, size), 1)
+
+
+PRESETS = {
+    name: T5Config(
+        num_heads=heads, num_layers=layers, num_decoder_layers=layers, d_model=width, d_ff=inner
+    )
+    for name, heads, layers, width, inner in (
+        ("t5_1_1_small", 6, 8, 512, 1024),
+        ("t5_1_1_base", 12, 12, 768, 2048),
+        ("t5_1_1_large", 16, 24, 1024, 2816),
+        ("t5_1_1_xl", 32, 24, 2048, 5120),
+        ("t5_1_1_xxl", 64, 24, 4096, 10240),
+    )
+}
+
+
+def from_hugging_face(values: Mapping[str, Any], *, tied: bool, **ours: Any) -> T5Config:
+    """The config of a Hugging Face `config.json`.
+
+    Whether a head exists is read from the weights (`tied`), because config files disagree about
+    it: Transformers 5 writes `tie_word_embeddings: true` for models with a head of their own.
+
+    Raises:
+      InputError: a model type or an activation that is not T5's.
+    """
+    choose("T5 model type", values.get("model_type", "t5"), MODEL_TYPES)
+    default = "relu" if values.get("model_type", "t5") == "t5" else "gated-gelu"
+    gate, _, activation = values.get("feed_forward_proj", default).rpartition("-")
+    scaled = values.get("scale_decoder_outputs", values.get("tie_word_embeddings", True))
+    names = {f.name for f in dataclasses.fields(T5Config)} & set(values)
+    taken = {name: values[name] for name in names if values[name] is not None and name != "dropout"}
+    taken.setdefault("num_decoder_layers", taken.get("num_layers", T5Config.num_layers))
+    if isinstance(taken.get("eos_token_id"), list):
+        taken["eos_token_id"] = taken["eos_token_id"][0]
+    return T5Config(
+        **{
+            **taken,
+            "activation": "gelu_new" if (gate, activation) == ("gated", "gelu") else activation,
+            "gated": gate == "gated",
+            "tie_embeddings": tied,
+            # mT5 never scales; umT5 and T5 scale when they were trained tied.
+            "scale_logits": bool(scaled) and values.get("model_type") != "mt5",
+            "bias_per_layer": values.get("model_type") == "umt5",
+            **ours,
+        }
+    )

@@ -1,0 +1,77 @@
+"""Hugging Face's names of a T5's weights, and the places where a method may reach inside one."""
+
+from prompt_jax.backbones.sockets import Heads, Layers, Norm, Projection, Sockets
+from prompt_jax.backbones.t5.config import T5Config
+
+ATTENTION = {"query": "q", "key": "k", "value": "v", "out": "o"}
+
+
+def hugging_face_names(config: T5Config) -> dict[str, list[str]]:
+    """Paths of our tree to Hugging Face's names: one, or one a layer for stacked leaves."""
+    names = {"embedding": ["shared.weight"]}
+    if not config.tie_embeddings:
+        names["head/kernel"] = ["lm_head.weight"]
+    for stack, depth in (("encoder", config.num_layers), ("decoder", config.num_decoder_layers)):
+        names[f"{stack}/final_norm/scale"] = [f"{stack}.final_layer_norm.weight"]
+        for ours, theirs in _block(config, stack).items():
+            layers = [f"{stack}.block.{i}.layer.{theirs}.weight" for i in range(depth)]
+            names[f"{stack}/layers/{ours}"] = layers
+        bias = "layer.0.SelfAttention.relative_attention_bias.weight"
+        if config.bias_per_layer:
+            layers = [f"{stack}.block.{i}.{bias}" for i in range(depth)]
+            names[f"{stack}/layers/relative_bias/embedding"] = layers
+        else:
+            names[f"{stack}/relative_bias/embedding"] = [f"{stack}.block.0.{bias}"]
+    return names
+
+
+def _block(config: T5Config, stack: str) -> dict[str, str]:
+    """The leaves of one layer; Hugging Face numbers the sublayers where we name them."""
+    mlp = {name: name for name in (("wi_0", "wi_1", "wo") if config.gated else ("wi", "wo"))}
+    sublayers = [
+        ("attention", "SelfAttention", ATTENTION),
+        ("cross_attention", "EncDecAttention", ATTENTION),
+        ("mlp", "DenseReluDense", mlp),
+    ]
+    if stack == "encoder":
+        del sublayers[1]
+    names = {}
+    for i, (ours, theirs, kernels) in enumerate(sublayers):
+        names[f"{ours}_norm/scale"] = f"{i}.layer_norm"
+        for kernel, letter in kernels.items():
+            names[f"{ours}/{kernel}/kernel"] = f"{i}.{theirs}.{letter}"
+    return names
+
+
+def sockets(config: T5Config) -> Sockets:
+    """Every place of a T5 where a method may put something."""
+    c = config
+    found = Sockets({}, {}, {}, {})
+    inner, outer = (("embed", c.d_model),), (("heads", c.num_heads), ("kv", c.d_kv))
+    mlp = (("mlp", c.d_ff),)
+    ends = {**dict.fromkeys(("query", "key", "value"), (inner, outer)), "out": (outer, inner)}
+    ends |= {**dict.fromkeys(("wi", "wi_0", "wi_1"), (inner, mlp)), "wo": (mlp, inner)}
+    for path, weights in hugging_face_names(config).items():
+        *place, leaf = path.split("/")
+        layers = len(weights) if "layers" in place else 0
+        if leaf == "kernel" and layers:
+            (inputs, outputs), modules = (
+                ends[place[-1]],
+                [w.removesuffix(".weight") for w in weights],
+            )
+            sizes = ([size for _, size in end] for end in (inputs, outputs))
+            found.projections["/".join(place)] = Projection(
+                layers, *map(tuple, sizes), tuple(modules), tuple(n for n, _ in inputs + outputs)
+            )
+        elif leaf == "scale":
+            found.norms["/".join(place)] = Norm(layers, c.d_model)
+    for stack, depth, sublayers in (
+        ("encoder", c.num_layers, ("attention", "mlp")),
+        ("decoder", c.num_decoder_layers, ("attention", "cross_attention", "mlp")),
+    ):
+        found.blocks[f"{stack}/layers"] = Layers(depth, c.d_model, sublayers, stack)
+        for sublayer in sublayers[:-1]:
+            role = "cross" if sublayer == "cross_attention" else stack
+            heads = Heads(depth, c.num_heads, c.d_kv, role)
+            found.attentions[f"{stack}/layers/{sublayer}"] = heads
+    return found
