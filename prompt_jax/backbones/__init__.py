@@ -52,6 +52,10 @@ class Backbone:
         """
         return self.params if self.config.scan else t5.unstack(self.params)
 
+    def keys_and_values(self, tokens: Any) -> dict[str, Any]:
+        """What every attention makes of a text [T]: `key` and `value` [L, T, H, K], by path."""
+        return t5.keys_and_values(self.config, self.params, jnp.asarray(tokens))
+
     def embed(self, tokens: Any) -> Any:
         """Embeddings of tokens, [..., T] to [..., T, D]."""
         return self.module.apply({"params": self.params}, jnp.asarray(tokens), method="embed")

@@ -1,4 +1,8 @@
-"""One file a method. A method is a config and two pure functions, `init` and `materialize`."""
+"""One file a method. A method is a config and two pure functions, `init` and `materialize`.
+
+Where the trained form is more than what is served, a third one, `simplify`, gives the same prompt
+as a simpler method.
+"""
 
 from typing import Any
 
@@ -7,17 +11,55 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
+from prompt_jax import config as configs
 from prompt_jax.backbones import Backbone
-from prompt_jax.config import PromptTuningConfig
-from prompt_jax.methods import prompt_tuning
+from prompt_jax.config import MethodConfig
+from prompt_jax.methods import (
+    adapter,
+    bias,
+    decomposed_prompt,
+    deep_prompt,
+    full,
+    ia3,
+    lora,
+    multitask_prompt,
+    norm,
+    p_tuning,
+    prefix_tuning,
+    prompt_adapter,
+    prompt_tuning,
+    residual_prompt,
+    union,
+)
 from prompt_jax.methods.injection import Injection as Injection
+from prompt_jax.methods.injection import for_tasks as for_tasks
 from prompt_jax.methods.injection import prepend as prepend
+from prompt_jax.methods.injection import variables as variables
+from prompt_jax.methods.union import mam as mam
+from prompt_jax.methods.union import unipelt as unipelt
 
-METHODS = {PromptTuningConfig: prompt_tuning}
+METHODS: dict[type[MethodConfig], Any] = {
+    configs.PromptTuningConfig: prompt_tuning,
+    configs.PTuningConfig: p_tuning,
+    configs.PrefixTuningConfig: prefix_tuning,
+    configs.PTuningV2Config: prefix_tuning,
+    configs.DeepPromptConfig: deep_prompt,
+    configs.ResidualPromptConfig: residual_prompt,
+    configs.DecomposedPromptConfig: decomposed_prompt,
+    configs.MultitaskPromptConfig: multitask_prompt,
+    configs.LoraConfig: lora,
+    configs.IA3Config: ia3,
+    configs.AdapterConfig: adapter,
+    configs.PromptAdapterConfig: prompt_adapter,
+    configs.BiasConfig: bias,
+    configs.NormConfig: norm,
+    configs.FullConfig: full,
+    configs.UnionConfig: union,
+}
 
 
 def init(
-    config: PromptTuningConfig,
+    config: MethodConfig,
     backbone: Backbone,
     key: PRNGKeyArray,
     start: np.ndarray | None = None,
@@ -26,10 +68,26 @@ def init(
 
     Args:
       start: [P, D], only for `init="file"`: the rows that `init_file` holds.
+
+    Raises:
+      InputError: the method cannot start from what the config names on this backbone.
     """
     return METHODS[type(config)].init(config, backbone, key, start)
 
 
-def materialize(config: PromptTuningConfig, tuned: Any) -> Injection:
-    """What the tuned tree puts into the frozen model; differentiable."""
-    return METHODS[type(config)].materialize(config, jax.tree.map(jnp.asarray, tuned))
+def materialize(config: MethodConfig, tuned: Any, key: Any = None) -> Injection:
+    """What the tuned tree puts into the frozen model; differentiable.
+
+    Args:
+      key: for the method's own dropout; None while nothing is trained.
+    """
+    return METHODS[type(config)].materialize(config, jax.tree.map(jnp.asarray, tuned), key)
+
+
+def simplify(config: MethodConfig, tuned: Any) -> tuple[MethodConfig, Any]:
+    """The same prompt as a simpler method: what is served, and what other programs read.
+
+    A prompt that an LSTM wrote is a plain prompt once the LSTM has written it.
+    """
+    change = getattr(METHODS[type(config)], "simplify", None)
+    return (config, tuned) if change is None else change(config, jax.tree.map(jnp.asarray, tuned))

@@ -4,21 +4,54 @@ Whatever a method trains, it ends as an `Injection`; `prepend` joins it with the
 grows here and only here, so no later code has to know that a prompt exists.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from prompt_jax.config import PLACEMENTS, InputError, choose
 
 
 class Injection(NamedTuple):
-    """What a method puts into a frozen model."""
+    """What a method puts into a frozen model; every part may be missing."""
 
-    prompt: Float[Array, "P D"] | Float[Array, "B P D"]
+    prompt: Float[Array, "P D"] | Float[Array, "B P D"] | None = None
     """Virtual tokens, one prompt for all rows or one for each."""
     prompt_mask: Bool[Array, " P"] | Bool[Array, "B P"] | None = None
     """False at padding virtual tokens of a shorter prompt; None when all are real."""
+    shift: Float[Array, "T D"] | Float[Array, "B T D"] | None = None
+    """Added to the embeddings of the first T text tokens."""
+    sockets: dict[str, Any] = {}
+    """The tree of `prompt_jax.backbones.sockets`."""
+    params: Any = None
+    """A whole tree in place of the frozen one."""
+
+    @property
+    def input_tokens(self) -> int:
+        """P, the virtual tokens in the input."""
+        return 0 if self.prompt is None else self.prompt.shape[-2]
+
+    @property
+    def decoder_tokens(self) -> int:
+        """The virtual tokens in the decoder's input."""
+        prompt = self.sockets.get("decoder", {}).get("prompt")
+        return 0 if prompt is None else prompt.shape[-2]
+
+
+def variables(injection: Injection | None, frozen: Any) -> dict[str, Any]:
+    """What the backbone's module is applied to."""
+    if injection is None:
+        return {"params": frozen}
+    params = frozen if injection.params is None else injection.params
+    return {"params": params} | ({"tuned": injection.sockets} if injection.sockets else {})
+
+
+def for_tasks(injection: Injection, task_ids: Int[Any, " B"] | None) -> Injection:
+    """The prompt of every row's task, out of a bank [N, P, D]; None takes the first task's."""
+    if injection.prompt is None or injection.prompt.ndim == 2:
+        return injection
+    rows = 0 if task_ids is None else jnp.asarray(task_ids)
+    return injection._replace(prompt=injection.prompt[rows])
 
 
 def prepend(
@@ -42,6 +75,12 @@ def prepend(
         return embeddings, mask
     choose("placement", placement, PLACEMENTS)
     batch, length, width = embeddings.shape
+    if injection.shift is not None:
+        shift = injection.shift[..., :length, :].astype(embeddings.dtype)
+        shift = jnp.broadcast_to(shift, (batch, *shift.shape[-2:]))
+        embeddings = embeddings.at[:, : shift.shape[1]].add(shift)
+    if injection.prompt is None:
+        return embeddings, mask
     if injection.prompt.shape[-1] != width:
         raise InputError(
             f"the prompt is {injection.prompt.shape[-1]} wide and the backbone {width}; "

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import InputError, PromptTuningConfig
+from prompt_jax.config.methods import InputPrompt
 from prompt_jax.methods.injection import Injection
 
 Initializer = Callable[[Any, tuple[int, int]], Array]
@@ -55,7 +56,7 @@ def from_text(embed: Callable[[Any], Array], tokens: Sequence[int]) -> Initializ
 
 
 def initializer(
-    config: PromptTuningConfig, backbone: Backbone, start: np.ndarray | None = None
+    config: InputPrompt, backbone: Backbone, start: np.ndarray | None = None
 ) -> Initializer:
     """The initialiser that `config.init` names.
 
@@ -100,17 +101,31 @@ def _checked(start: np.ndarray | None, shape: tuple[int, int]) -> Array:
     return jnp.asarray(start, jnp.float32)
 
 
+def start_rows(
+    config: InputPrompt,
+    backbone: Backbone,
+    key: PRNGKeyArray,
+    start: np.ndarray | None = None,
+) -> Float[Array, "P D"]:
+    """Where a prompt in the input starts, float32."""
+    shape = (config.num_virtual_tokens, backbone.width)
+    return initializer(config, backbone, start)(key, shape).astype(jnp.float32)
+
+
 def init(
     config: PromptTuningConfig,
     backbone: Backbone,
     key: PRNGKeyArray,
     start: np.ndarray | None = None,
 ) -> dict[str, Float[Array, "P D"]]:
-    """The tuned tree of a fresh prompt: one float32 leaf, `prompt`."""
-    shape = (config.num_virtual_tokens, backbone.width)
-    return {"prompt": initializer(config, backbone, start)(key, shape).astype(jnp.float32)}
+    """The tuned tree of a fresh prompt: `prompt`, `decoder_prompt`, or both."""
+    names = {"encoder": ["prompt"], "decoder": ["decoder_prompt"]}
+    names["both"] = names["encoder"] + names["decoder"]
+    return {name: start_rows(config, backbone, key, start) for name in names[config.stack]}
 
 
-def materialize(config: PromptTuningConfig, tuned: dict[str, Array]) -> Injection:
+def materialize(config: PromptTuningConfig, tuned: dict[str, Array], key: Any = None) -> Injection:
     """The prompt as it is; nothing is reparameterised here."""
-    return Injection(tuned["prompt"])
+    rows = tuned.get("decoder_prompt")
+    sockets = {} if rows is None else {"decoder": {"prompt": rows}}
+    return Injection(tuned.get("prompt"), sockets=sockets)

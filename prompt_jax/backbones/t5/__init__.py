@@ -8,6 +8,7 @@ from prompt_jax.backbones.t5.config import from_hugging_face as from_hugging_fac
 from prompt_jax.backbones.t5.model import T5 as T5
 from prompt_jax.backbones.t5.model import empty_cache as empty_cache
 from prompt_jax.backbones.t5.model import init_params as init_params
+from prompt_jax.backbones.t5.model import keys_and_values as keys_and_values
 from prompt_jax.backbones.t5.model import shift_right as shift_right
 from prompt_jax.backbones.t5.names import hugging_face_names as hugging_face_names
 from prompt_jax.backbones.t5.names import sockets as sockets

@@ -75,7 +75,11 @@ class Attention(nn.Module):
 
     def project(self, x: Float[Array, "B S D"]) -> tuple[Array, Array]:
         """Keys and values of `x`, both [B, S, H, K]."""
-        return self.key(x), self.value(x)
+        key, value = self.key(x), self.value(x)
+        # Kept only for a caller that asks for them, see `keys_and_values`.
+        self.sow("intermediates", "key", key)
+        self.sow("intermediates", "value", value)
+        return key, value
 
     def __call__(
         self, x: Float[Array, "B T D"], key: Array, value: Array, bias: Array
@@ -221,7 +225,7 @@ def stack(
         return _apart(module, block, length, x, shared, each)
     scanned = nn.scan(
         block,
-        variable_axes={"params": 0, "tuned": 0},
+        variable_axes={"params": 0, "tuned": 0, "intermediates": 0},
         split_rngs={"params": True, "dropout": True},
         in_axes=(*[nn.broadcast] * len(shared), *[0] * len(each)),
         length=length,

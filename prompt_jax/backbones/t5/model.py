@@ -5,6 +5,7 @@ The encoder reads embeddings, not tokens, because a prompt stands between the tw
 as fast as a 2-layer one. Raffel et al. 2020 (arXiv 1910.10683); 1.1 follows Shazeer 2020.
 """
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -26,6 +27,7 @@ from prompt_jax.backbones.t5.blocks import (
     written,
 )
 from prompt_jax.backbones.t5.config import T5Config
+from prompt_jax.backbones.t5.names import sockets
 
 
 class Encoder(nn.Module):
@@ -170,6 +172,27 @@ def empty_cache(config: T5Config, batch_size: int, length: int) -> LayerCache:
     """A cache for `length` target tokens, before the first call of `T5.decode`."""
     shape = (config.num_decoder_layers, batch_size, config.num_heads, length, config.d_kv)
     return LayerCache(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype))
+
+
+def keys_and_values(config: T5Config, params: Any, tokens: Int[Array, " T"]) -> dict[str, Any]:
+    """What every attention makes of a text that the encoder and the decoder both read.
+
+    Returns:
+      By path, `key` and `value` [L, T, H, K].
+    """
+    module = T5(dataclasses.replace(config, scan=True))
+    text = tokens[None]
+    embeddings = module.apply({"params": params}, text, method="embed")
+    inputs = shift_right(text, config.decoder_start_token_id)
+    mask = jnp.ones(text.shape, bool)
+    _, kept = module.apply({"params": params}, embeddings, mask, inputs, mutable=["intermediates"])
+    found = {}
+    for path in sockets(config).attentions:
+        leaves = kept["intermediates"]
+        for name in path.split("/"):
+            leaves = leaves[name]
+        found[path] = {name: leaves[name][0][:, 0] for name in ("key", "value")}
+    return found
 
 
 def shift_right(targets: Int[Array, "B U"], start: int) -> Int[Array, "B U"]:

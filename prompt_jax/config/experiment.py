@@ -1,25 +1,12 @@
-"""Every option of the library, as frozen dataclasses that check themselves.
-
-A config is data: plain types, one docstring a field, no callables. All validation lives here, so
-a wrong value is answered before a model is loaded or a step is compiled.
-"""
+"""An experiment: its data, how it is trained and scored, and where it goes."""
 
 import dataclasses
-import difflib
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-TASK_TYPES = (
-    "SEQ_2_SEQ_LM",
-    "CAUSAL_LM",
-    "SEQ_CLS",
-    "TOKEN_CLS",
-    "QUESTION_ANS",
-    "FEATURE_EXTRACTION",
-)
-INITS = ("vocab", "text", "class_labels", "random", "file")
-PLACEMENTS = ("prefix", "after_bos", "suffix")
+from prompt_jax.config.checks import InputError, at_least, choose
+from prompt_jax.config.methods import MethodConfig, PromptTuningConfig
+
 OPTIMIZERS = ("adafactor", "adafactor_t5x", "adamw")
 SCHEDULES = ("constant", "linear", "cosine")
 DTYPES = ("auto", "float32", "bfloat16")
@@ -35,80 +22,6 @@ METRICS = (
     "rouge2",
     "rougeL",
 )
-
-
-class InputError(ValueError):
-    """Bad input: says what was got, what is allowed and what to do; the command line exits 2."""
-
-
-def choose(kind: str, value: Any, allowed: Iterable[str]) -> None:
-    """Checks that `value` is one of `allowed`, and names the nearest one when it is not.
-
-    Raises:
-      InputError: `value` is not in `allowed`.
-    """
-    allowed = list(allowed)
-    if value in allowed:
-        return
-    near = difflib.get_close_matches(str(value), allowed, n=1)
-    hint = f" Perhaps you meant {near[0]!r}?" if near else ""
-    raise InputError(f"unknown {kind} {value!r}; allowed: {', '.join(allowed)}.{hint}")
-
-
-def at_least(name: str, value: float, low: float, remedy: str = "") -> None:
-    """Checks a lower bound.
-
-    Raises:
-      InputError: `value` is below `low`.
-    """
-    if value < low:
-        hint = f"; {remedy}" if remedy else ""
-        raise InputError(f"{name} must be at least {low}, got {value}{hint}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PromptTuningConfig:
-    """A soft prompt before the frozen token embeddings (Lester et al. 2021)."""
-
-    task_type: str = "SEQ_2_SEQ_LM"
-    """What the frozen model is asked to do; PEFT's names, in any case."""
-    num_virtual_tokens: int = 20
-    """P, the length of the prompt."""
-    init: Literal["vocab", "text", "class_labels", "random", "file"] = "vocab"
-    """Where the prompt starts: vocabulary rows, a text, the label words, noise, or a file."""
-    init_text: str | None = None
-    """The text of `init="text"`; repeated or cut to num_virtual_tokens."""
-    init_labels: tuple[str, ...] = ()
-    """The words of `init="class_labels"`, a row each; empty takes the label words of the task."""
-    init_file: str | None = None
-    """The start of `init="file"`: a saved prompt folder, a PEFT folder, or a .npy of [P, D]."""
-    init_population: int = 5000
-    """`init="vocab"` samples among the first so many rows: the most frequent words."""
-    init_scale: float = 0.5
-    """`init="random"` is uniform(-init_scale, init_scale)."""
-    placement: Literal["prefix", "after_bos", "suffix"] = "prefix"
-    """Where the prompt stands: before the text, after its first token, or after its last one."""
-    tokenizer_name_or_path: str | None = None
-    """Accepted for PEFT's sake and written into the saved prompt; the backbone's is always used."""
-
-    def __post_init__(self):
-        object.__setattr__(self, "task_type", self.task_type.upper())
-        choose("task_type", self.task_type, TASK_TYPES)
-        choose("init", self.init, INITS)
-        choose("placement", self.placement, PLACEMENTS)
-        at_least(
-            "num_virtual_tokens",
-            self.num_virtual_tokens,
-            1,
-            "to evaluate the plain backbone use prompt=None",
-        )
-        at_least("init_population", self.init_population, 1)
-        if self.init == "text" and not self.init_text:
-            raise InputError(
-                'init="text" needs init_text, e.g. init_text="Classify the sentiment:"'
-            )
-        if self.init == "file" and not self.init_file:
-            raise InputError('init="file" needs init_file, a prompt folder or a .npy of [P, D]')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,10 +78,11 @@ class TrainConfig:
     """Rows of one optimizer step, over all processes."""
     accumulate: int = 1
     """Micro-batches of one step; batch_size is split into so many parts."""
-    optimizer: Literal["adafactor", "adafactor_t5x", "adamw"] = "adafactor"
-    """`adafactor` (Lester et al.), `adafactor_t5x` (as resumed by T5X at step 1.1M), `adamw`."""
-    learning_rate: float = 0.3
-    """Peak learning rate; about 0.3 for Adafactor, 1e-3 to 1e-1 for AdamW."""
+    optimizer: Literal["adafactor", "adafactor_t5x", "adamw"] | None = None
+    """`adafactor` (Lester et al.), `adafactor_t5x` (as resumed by T5X at step 1.1M), `adamw`; None
+    is the one that the method is best trained with, and Adafactor without a method."""
+    learning_rate: float | None = None
+    """Peak learning rate; None is the method's own, and 0.3 without a method."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     """What follows the warm-up: constant (Lester et al.), or decay to zero at the last step."""
     warmup_steps: int = 0
@@ -195,12 +109,13 @@ class TrainConfig:
     """Also write TensorBoard events; needs the extra `tensorboard`."""
 
     def __post_init__(self):
-        choose("optimizer", self.optimizer, OPTIMIZERS)
+        if self.optimizer is not None:
+            choose("optimizer", self.optimizer, OPTIMIZERS)
         choose("schedule", self.schedule, SCHEDULES)
         for name in ("steps", "batch_size", "accumulate", "eval_every", "checkpoint_every"):
             at_least(f"train.{name}", getattr(self, name), 1)
         at_least("train.warmup_steps", self.warmup_steps, 0)
-        at_least("train.learning_rate", self.learning_rate, 0.0)
+        at_least("train.learning_rate", self.learning_rate or 0.0, 0.0)
         if self.batch_size % self.accumulate:
             raise InputError(
                 f"train.batch_size must be a multiple of train.accumulate, got "
@@ -259,14 +174,21 @@ class Config:
     out: str = "runs/default"
     """The run folder; a folder that holds a run is refused unless --resume or --overwrite."""
     frozen: BackboneConfig = BackboneConfig()
-    method: PromptTuningConfig = PromptTuningConfig()
+    method: MethodConfig = PromptTuningConfig()
     data: DataConfig = DataConfig()
     task: TaskConfig = TaskConfig()
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
 
     def __post_init__(self):
-        virtual, text = self.method.num_virtual_tokens, self.data.max_source_length
+        rates = self.method.rates
+        optimizer = self.train.optimizer or next(iter(rates))
+        rate = self.train.learning_rate
+        # An optimizer without a rate of its own for the method takes that of the first one.
+        rate = rates.get(optimizer, next(iter(rates.values()))) if rate is None else rate
+        train = dataclasses.replace(self.train, optimizer=optimizer, learning_rate=rate)
+        object.__setattr__(self, "train", train)
+        virtual, text = self.method.input_tokens, self.data.max_source_length
         limit = self.data.max_total_length
         if virtual + text > limit:
             raise InputError(
@@ -276,46 +198,3 @@ class Config:
             )
         if not self.out:
             raise InputError("out is empty; give a folder, e.g. --out runs/sentiment")
-
-
-def to_json(config: Any) -> dict[str, Any]:
-    """The config as plain JSON types; tuples become lists."""
-    return {
-        f.name: to_json(value)
-        if dataclasses.is_dataclass(value)
-        else list(value)
-        if isinstance(value, tuple)
-        else value
-        for f in dataclasses.fields(config)
-        for value in [getattr(config, f.name)]
-    }
-
-
-def from_json(kind: type, values: dict[str, Any]) -> Any:
-    """The reverse of `to_json`.
-
-    Raises:
-      InputError: a field that `kind` does not have.
-    """
-    fields = {f.name: f for f in dataclasses.fields(kind)}
-    for name in values:
-        choose(f"field of {kind.__name__}", name, fields)
-    parts = {}
-    for name, value in values.items():
-        default = fields[name].default
-        if dataclasses.is_dataclass(default):
-            value = from_json(type(default), value)
-        parts[name] = tuple(value) if isinstance(value, list) else value
-    return kind(**parts)
-
-
-def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
-    """Lines `field: old -> new`, for every field in which two configs differ."""
-    lines = []
-    for f in dataclasses.fields(old):
-        a, b = getattr(old, f.name), getattr(new, f.name)
-        if dataclasses.is_dataclass(a) and type(a) is type(b):
-            lines += differences(a, b, f"{prefix}{f.name}.")
-        elif a != b:
-            lines.append(f"{prefix}{f.name}: {a!r} -> {b!r}")
-    return lines

@@ -1,0 +1,42 @@
+"""IA3: trained factors on keys, values and the feed-forward's inner states (Liu et al. 2022)."""
+
+from typing import Any
+
+import flax.traverse_util
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PRNGKeyArray
+
+from prompt_jax.backbones import Backbone
+from prompt_jax.config import IA3Config, InputError
+from prompt_jax.methods.injection import Injection
+from prompt_jax.methods.targets import targets
+
+
+def init(
+    config: IA3Config, backbone: Backbone, key: PRNGKeyArray, start: np.ndarray | None = None
+) -> dict[str, Any]:
+    """By kernel, `scale` [L, *out], or `input_scale` [L, *in] of a feed-forward; ones at first.
+
+    Raises:
+      InputError: a feed-forward module that is no target, or a target that matches nothing.
+    """
+    for module in config.feedforward_modules:
+        if module not in config.target_modules:
+            raise InputError(
+                f"feedforward_modules name {module!r} is not among target_modules "
+                f"{', '.join(config.target_modules)}; add it there"
+            )
+    scaled_in = targets(backbone, config.feedforward_modules)
+    leaves = {}
+    for path, place in targets(backbone, config.target_modules).items():
+        name, size = (
+            ("input_scale", place.inputs) if path in scaled_in else ("scale", place.outputs)
+        )
+        leaves[path] = {name: jnp.ones((place.layers, *size))}
+    return flax.traverse_util.unflatten_dict(leaves, sep="/")
+
+
+def materialize(config: IA3Config, tuned: dict[str, Any], key: Any = None) -> Injection:
+    """The factors as they are: the tuned tree has the sockets' shape."""
+    return Injection(sockets=tuned)

@@ -1,0 +1,48 @@
+"""Which kernels `target_modules` mean, by the names that PEFT and Hugging Face give them."""
+
+import difflib
+from collections.abc import Sequence
+
+from prompt_jax.backbones import Backbone
+from prompt_jax.backbones.sockets import Projection
+from prompt_jax.config import InputError
+
+
+def targets(backbone: Backbone, modules: Sequence[str]) -> dict[str, Projection]:
+    """The kernels whose name is one of `modules`, or ends in one behind a dot.
+
+    Raises:
+      InputError: a name that matches nothing, or only some layers of a stack.
+    """
+    projections = backbone.sockets.projections
+    found = {}
+    for module in modules:
+        matched = {
+            path: [_is(name, module) for name in place.modules]
+            for path, place in projections.items()
+        }
+        for path, layers in matched.items():
+            if any(layers) and not all(layers):
+                raise InputError(
+                    f"target_modules name {module!r} is in {sum(layers)} of {len(layers)} layers "
+                    f"of {path}; layers are tuned together, so name the kernel without its layer"
+                )
+        hits = [path for path, layers in matched.items() if all(layers)]
+        if not hits:
+            raise InputError(_nothing(module, projections, backbone.name))
+        found |= {path: projections[path] for path in hits}
+    return dict(sorted(found.items()))
+
+
+def _is(name: str, module: str) -> bool:
+    return name == module or name.endswith(f".{module}")
+
+
+def _nothing(module: str, projections: dict[str, Projection], name: str) -> str:
+    last = sorted({place.modules[0].rpartition(".")[2] for place in projections.values()})
+    near = difflib.get_close_matches(module, last, n=1)
+    hint = f" Perhaps you meant {near[0]!r}?" if near else ""
+    return (
+        f"target_modules name {module!r} matches nothing in backbone {name!r}; "
+        f"allowed: {', '.join(last)}.{hint}"
+    )

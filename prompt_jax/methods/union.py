@@ -1,0 +1,87 @@
+"""Several methods in one tuned tree, such as MAM's prefix and parallel adapter."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PRNGKeyArray
+
+from prompt_jax.backbones import Backbone
+from prompt_jax.config import AdapterConfig, InputError, LoraConfig, PrefixTuningConfig, UnionConfig
+from prompt_jax.methods.injection import Injection
+
+
+def mam(num_virtual_tokens: int = 20, bottleneck_size: int = 16) -> UnionConfig:
+    """Mix-and-match (He et al. 2022): prefix tuning and an adapter beside the feed-forward."""
+    prefix = PrefixTuningConfig(num_virtual_tokens=num_virtual_tokens)
+    adapter = AdapterConfig(bottleneck_size=bottleneck_size, style="parallel", scaling=4.0)
+    return UnionConfig(methods=(prefix, adapter))
+
+
+def unipelt(num_virtual_tokens: int = 10, r: int = 8, bottleneck_size: int = 16) -> UnionConfig:
+    """UniPELT (Mao et al. 2022): LoRA, prefix tuning and an adapter; without its gates."""
+    prefix = PrefixTuningConfig(num_virtual_tokens=num_virtual_tokens)
+    adapter = AdapterConfig(bottleneck_size=bottleneck_size)
+    return UnionConfig(methods=(LoraConfig(r=r), prefix, adapter))
+
+
+def init(
+    config: UnionConfig, backbone: Backbone, key: PRNGKeyArray, start: np.ndarray | None = None
+) -> dict[str, Any]:
+    """The tuned tree of every method, by its number and kind.
+
+    Raises:
+      InputError: two methods put something into the same place.
+    """
+    from prompt_jax import methods
+
+    tuned = {
+        name: methods.init(method, backbone, jax.random.fold_in(key, i), start)
+        for i, (name, method) in enumerate(_named(config).items())
+    }
+    jax.eval_shape(lambda tree: materialize(config, tree), tuned)  # Finds what clashes.
+    return tuned
+
+
+def _named(config: UnionConfig) -> dict[str, Any]:
+    return {f"{i}_{method.kind}": method for i, method in enumerate(config.methods)}
+
+
+def materialize(config: UnionConfig, tuned: dict[str, Any], key: Any = None) -> Injection:
+    """All parts together; prompts stand behind each other in the order of the methods."""
+    from prompt_jax import methods
+
+    joined = Injection()
+    for name, method in _named(config).items():
+        joined = _join(joined, methods.materialize(method, tuned[name], key))
+    return joined
+
+
+def _join(one: Injection, other: Injection) -> Injection:
+    sockets = _merged(one.sockets, other.sockets, "")
+    prompts = [part.prompt for part in (one, other) if part.prompt is not None]
+    prompt = jnp.concatenate(prompts, axis=-2) if prompts else None
+    rest = {}
+    for name in ("shift", "params"):
+        values = [v for v in (getattr(one, name), getattr(other, name)) if v is not None]
+        if len(values) > 1:
+            raise InputError(f"two methods of the union both set {name}; keep one of them")
+        rest[name] = values[0] if values else None
+    return Injection(prompt, sockets=sockets, **rest)
+
+
+def _merged(one: dict[str, Any], other: dict[str, Any], path: str) -> dict[str, Any]:
+    merged = dict(one)
+    for name, value in other.items():
+        place = f"{path}/{name}".lstrip("/")
+        if name not in merged:
+            merged[name] = value
+        elif isinstance(value, dict) and isinstance(merged[name], dict):
+            merged[name] = _merged(merged[name], value, place)
+        else:
+            raise InputError(
+                f"two methods of the union both claim the socket {place}; keep one of them, or "
+                "give them different target_modules"
+            )
+    return merged
