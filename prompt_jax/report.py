@@ -60,6 +60,33 @@ def draw_curve(
     figure.savefig(path, dpi=120)
 
 
+def draw_methods(
+    path: Path, points: Sequence[tuple[str, int, float]], metric: str, frozen: float
+) -> None:
+    """A score over the numbers trained for it, as a PNG.
+
+    Args:
+      path: the file.
+      points: name of the method, numbers trained, score.
+      metric: name of the score.
+      frozen: the score without any, drawn as a line to beat.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.axhline(frozen, color="tab:red", ls="--", lw=1, label="frozen model")
+    for name, trained, score in points:
+        axes.plot(trained, score, "o", color="tab:blue")
+        axes.annotate(name, (trained, score), xytext=(5, 4), textcoords="offset points")
+    axes.set(xscale="log", xlabel="numbers trained", ylabel=metric)
+    axes.margins(x=0.2)
+    axes.legend(loc="lower right", frameon=False)
+    figure.savefig(path, dpi=120)
+
+
 def write_report(
     path: Path, *, title: str, facts: dict[str, Any], rows: Sequence[Sequence[str]], words: str
 ) -> None:

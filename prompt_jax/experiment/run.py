@@ -14,15 +14,15 @@ import numpy as np
 
 from prompt_jax import checkpoints, report
 from prompt_jax.backbones import Backbone
-from prompt_jax.config import Config, InputError, PromptTuningConfig, to_json
+from prompt_jax.config import Config, InputError, MethodConfig, to_json
 from prompt_jax.data import Batches, prefetch
 from prompt_jax.evaluate import evaluate
 from prompt_jax.experiment.compare import FROZEN, TUNED, Results, compare
 from prompt_jax.experiment.data import Data, load_data
 from prompt_jax.experiment.watch import Best, Say, Watch, on_sigterm
 from prompt_jax.losses import Loss, loss_fn
-from prompt_jax.methods import init, materialize
-from prompt_jax.prompts import Prompt, inspect, load_prompt, prompt_for, save_prompt
+from prompt_jax.methods import for_tasks, materialize
+from prompt_jax.prompts import Prompt, fresh, inspect, prompt_for, save_prompt
 from prompt_jax.runs import Metrics, begin_run, check_run
 from prompt_jax.tasks import Task
 from prompt_jax.train import DivergedError, fit, start
@@ -58,26 +58,21 @@ def train(
     """
     folder = check_run(config, resume=resume, overwrite=overwrite)
     data = load_data(config)
-    backbone = load_backbone(
-        config.backbone,
-        revision=config.frozen.revision,
-        dtype=config.frozen.dtype,
-        remat=config.frozen.remat,
-    )
+    backbone = load(config)
     method = _with_labels(config.method, data.task)
-    tuned = _start(method, backbone, config.train.seed)
+    tuned = fresh(method, backbone, config.train.seed)
     batches = Batches(
         data.train,
         _tokenizer(backbone),
         config.data,
         config.train.batch_size,
         config.train.seed,
-        prompt_length=method.num_virtual_tokens,
+        prompt_length=method.input_tokens,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
     begin_run(folder, config, resume=resume)
-    _introduce(config, data, backbone, batches, say)
+    _introduce(config, data, backbone, tuned, batches, say)
     before = _sha256(backbone.params)
     best = _fit(config, data, backbone, method, tuned, batches, folder, resume, say)
     if best is None:
@@ -88,6 +83,14 @@ def train(
     return _conclude(config, data, backbone, method, best, folder, say)
 
 
+def load(config: Config) -> Backbone:
+    """The backbone of an experiment."""
+    frozen = config.frozen
+    return load_backbone(
+        config.backbone, revision=frozen.revision, dtype=frozen.dtype, remat=frozen.remat
+    )
+
+
 def _tokenizer(backbone: Backbone) -> Any:
     if backbone.tokenizer is None:
         raise InputError(
@@ -96,27 +99,26 @@ def _tokenizer(backbone: Backbone) -> Any:
     return backbone.tokenizer
 
 
-def _with_labels(method: PromptTuningConfig, task: Task) -> PromptTuningConfig:
-    if method.init == "class_labels" and not method.init_labels:
-        return dataclasses.replace(method, init_labels=task.labels)
+def _with_labels(method: MethodConfig, task: Task) -> Any:
+    if getattr(method, "init", None) == "class_labels" and not getattr(method, "init_labels", ()):
+        return dataclasses.replace(method, **{"init_labels": task.labels})
     return method
 
 
-def _start(method: PromptTuningConfig, backbone: Backbone, seed: int) -> Any:
-    rows = load_prompt(method.init_file).rows if method.init_file else None
-    return init(method, backbone, jax.random.key(seed), rows)
-
-
-def _introduce(config: Config, data: Data, backbone: Backbone, batches: Batches, say: Say) -> None:
-    frozen = sum(leaf.size for leaf in jax.tree.leaves(backbone.params))
-    virtual = config.method.num_virtual_tokens
-    tuned = virtual * backbone.width
+def _introduce(
+    config: Config, data: Data, backbone: Backbone, tuned: Any, batches: Batches, say: Say
+) -> None:
+    frozen, trained = (
+        sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (backbone.params, tuned)
+    )
     dtype = jax.tree.leaves(backbone.params)[0].dtype
     say(
         f"backbone {backbone.name}: {frozen:,} frozen numbers in {dtype} on "
         f"{jax.device_count()} {jax.default_backend()} device(s)"
     )
-    say(f"prompt: {virtual} virtual tokens, {tuned:,} trained numbers ({tuned / frozen:.4%})")
+    options = config.train
+    say(f"{config.method.kind}: {trained:,} trained numbers ({trained / frozen:.4%})")
+    say(f"{options.optimizer} at {options.learning_rate:g}, {options.steps} steps")
     sizes = f"{len(data.train):,} train, {len(data.validation):,} validation"
     tests = "".join(f", {len(rows):,} {name}" for name, rows in data.tests.items())
     say(f"task {data.task.name}: {sizes}{tests} rows")
@@ -132,7 +134,7 @@ def _fit(
     config: Config,
     data: Data,
     backbone: Backbone,
-    method: PromptTuningConfig,
+    method: MethodConfig,
     tuned: Any,
     batches: Batches,
     folder: Path,
@@ -146,7 +148,7 @@ def _fit(
     def score(tuned: Any) -> dict[str, float]:
         return evaluate(
             backbone,
-            materialize(method, tuned),
+            for_tasks(materialize(method, tuned), None),
             watched,
             data.task,
             data=config.data,
@@ -190,7 +192,7 @@ def _fit(
     return watch.best
 
 
-def _loss(config: Config, method: PromptTuningConfig, backbone: Backbone) -> Loss:
+def _loss(config: Config, method: MethodConfig, backbone: Backbone) -> Loss:
     options = config.train
     shape = dataclasses.replace(backbone.config, dropout=options.dropout)
     module = dataclasses.replace(backbone, config=shape).module
@@ -207,13 +209,13 @@ def _conclude(
     config: Config,
     data: Data,
     backbone: Backbone,
-    method: PromptTuningConfig,
+    method: MethodConfig,
     best: Best,
     folder: Path,
     say: Say,
 ) -> Result:
     """Evaluates the best prompt and its rivals, saves it, and writes the report."""
-    injection = materialize(method, best.tuned)
+    injection = for_tasks(materialize(method, best.tuned), None)
     results = compare(config, data, backbone, {FROZEN: None, TUNED: injection})
     metric = next(iter(data.task.metrics))
     scores = {
@@ -222,7 +224,7 @@ def _conclude(
         for key, value in values.items()
     }
     prompt = prompt_for(
-        np.asarray(injection.prompt),
+        best.tuned,
         method,
         backbone,
         name=data.task.name.replace(":", "-").replace("/", "-"),
@@ -239,7 +241,7 @@ def _conclude(
     report.draw_curve(folder / "curve.png", curve, metric, frozen)
     facts = {
         "backbone": f"{backbone.name}, fingerprint {backbone.fingerprint[:16]}",
-        "prompt": f"{method.num_virtual_tokens} virtual tokens, digest {prompt.digest[:16]}",
+        "prompt": f"{method.kind}, {prompt.size:,} numbers, digest {prompt.digest[:16]}",
         "best step": f"{int(best.step)} of {config.train.steps}",
     }
     report.write_report(

@@ -1,0 +1,8 @@
+"""P-tuning: a biLSTM writes the prompt.
+
+prompt-jax train configs/methods/p_tuning.py [--data.task TASK]
+"""
+
+from prompt_jax.config import Config, PTuningConfig
+
+config = Config(out="runs/p_tuning", method=PTuningConfig(encoder_reparameterization_type="LSTM"))

@@ -1,0 +1,8 @@
+"""Residual prompt tuning.
+
+prompt-jax train configs/methods/residual_prompt.py [--data.task TASK]
+"""
+
+from prompt_jax.config import Config, ResidualPromptConfig
+
+config = Config(out="runs/residual_prompt", method=ResidualPromptConfig())

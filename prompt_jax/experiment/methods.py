@@ -1,0 +1,188 @@
+"""Several methods on the same data and budget, and what each costs: `prompt-jax compare`."""
+
+import dataclasses
+import json
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from prompt_jax import report
+from prompt_jax.backbones import Backbone
+from prompt_jax.config import Config, InputError, MethodConfig
+from prompt_jax.data import Batches
+from prompt_jax.experiment.compare import FROZEN, TUNED
+from prompt_jax.experiment.data import Data, load_data
+from prompt_jax.experiment.run import load, train
+from prompt_jax.experiment.watch import Say
+from prompt_jax.generate import answer
+from prompt_jax.losses import loss_fn
+from prompt_jax.methods import METHODS
+from prompt_jax.prompts import Prompt, fresh
+from prompt_jax.runs import Metrics, write_text
+from prompt_jax.train import compile_step, start
+
+TIMED = 5
+"""Times that a batch is answered to measure how long it takes."""
+
+
+class Row(NamedTuple):
+    """What a method reached and cost."""
+
+    method: str
+    scores: dict[str, float]
+    """The deciding metric on every test set, or on validation where there is none."""
+    trained: int
+    """Numbers that were trained."""
+    share: float
+    """Of the numbers of the frozen model."""
+    bytes: int
+    """Of the weights that are served, on disk."""
+    examples_per_second: float
+    """While training: the median of all steps."""
+    step_bytes: int
+    """Memory that a compiled training step holds beside the frozen model."""
+    latency: float
+    """Time to answer a batch, over that of the plain frozen model."""
+    composes: bool
+    """Whether prompts of this method are joined by `compose`."""
+    merges: bool
+    """Whether it can be added into the frozen weights."""
+
+
+def compare_methods(
+    config: Config, methods: Sequence[MethodConfig], *, overwrite: bool = False, say: Say = print
+) -> list[Row]:
+    """Trains each method in a folder of its own within `config.out` and measures it.
+
+    Every method has the same rows in the same order, the same number of steps and its own best
+    optimizer and rate, unless the config names them. The results are written there as compare.md,
+    compare.json and compare.png.
+
+    Raises:
+      InputError: no method, one named twice, or as `train`.
+    """
+    kinds = [method.kind for method in methods]
+    if not kinds or len(set(kinds)) < len(kinds):
+        raise InputError(
+            f"compare wants different methods, got {', '.join(kinds) or 'none'}; name each once"
+        )
+    rows, plain = [], {}
+    for method in methods:
+        own = dataclasses.replace(config, method=method, out=str(Path(config.out) / method.kind))
+        say(f"\n== {method.kind}")
+        result = train(own, overwrite=overwrite, say=say)
+        if result.prompt is None:
+            raise InputError(f"{own.out} was stopped; run compare again with --overwrite")
+        metric = next(iter(result.results[TUNED]["validation"]))
+        plain = _scores(result.results[FROZEN], metric)
+        rows.append(_measured(own, result.prompt, _scores(result.results[TUNED], metric)))
+    _write(Path(config.out), rows, plain, say)
+    return rows
+
+
+def _scores(results: dict[str, dict[str, float]], metric: str) -> dict[str, float]:
+    tests = {name: scores[metric] for name, scores in results.items() if name != "validation"}
+    return tests or {"validation": results["validation"][metric]}
+
+
+def _measured(config: Config, prompt: Prompt, scores: dict[str, float]) -> Row:
+    data, backbone = load_data(config), load(config)
+    rates = [
+        row["examples_per_second"]
+        for row in Metrics(Path(config.out), step=config.train.steps).rows
+        if "examples_per_second" in row
+    ]
+    tuned = prompt.tuned if prompt.training is None else prompt.training
+    trained = sum(leaf.size for leaf in jax.tree.leaves(tuned))
+    frozen = sum(leaf.size for leaf in jax.tree.leaves(backbone.params))
+    return Row(
+        method=config.method.kind,
+        scores=scores,
+        trained=trained,
+        share=trained / frozen,
+        bytes=4 * prompt.size,
+        examples_per_second=statistics.median(rates),
+        step_bytes=_step_bytes(config, data, backbone),
+        latency=_latency(config, data, backbone, prompt),
+        composes=prompt.method.kind == "prompt_tuning",
+        merges=hasattr(METHODS[type(config.method)], "merge"),
+    )
+
+
+def _step_bytes(config: Config, data: Data, backbone: Backbone) -> int:
+    """What the compiler says of a step: its temporary memory, and the state."""
+    size, seed = config.train.batch_size, config.train.seed
+    batches = Batches(
+        data.train,
+        backbone.tokenizer,
+        config.data,
+        size,
+        seed,
+        prompt_length=config.method.input_tokens,
+    )
+    state = start(fresh(config.method, backbone, seed), config.train)
+    step = compile_step(loss_fn(config.method, backbone), config.train)
+    found = step.lower(state, backbone.unstacked(), batches[0]).compile().memory_analysis()
+    held = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    return held + (found.temp_size_in_bytes if found else 0)
+
+
+def _latency(config: Config, data: Data, backbone: Backbone, prompt: Prompt) -> float:
+    """The median ratio of rounds in which both models answer the same rows."""
+    examples = (next(iter(data.tests.values()), None) or data.validation)[: config.eval.batch_size]
+    sources = [example.source for example in examples]
+    eval = dataclasses.replace(config.eval, batch_size=len(sources))
+    options = {"data": config.data, "eval": eval, "placement": prompt.method.placement}
+
+    def seconds(injection: Any) -> float:
+        begin = time.perf_counter()
+        answer(backbone, injection, sources, data.task, **options)
+        return time.perf_counter() - begin
+
+    injection = prompt.injection()
+    for way in (None, injection):
+        seconds(way)
+    return statistics.median(seconds(injection) / seconds(None) for _ in range(TIMED))
+
+
+def table(rows: Sequence[Row], plain: dict[str, float]) -> list[list[str]]:
+    """The comparison as cells, the plain frozen model in its first row."""
+    sets = list(plain)
+    head = ["method", *sets, "trained numbers", "share", "on disk", "train ex/s", "step memory"]
+    head += ["latency", "composes", "merges"]
+    cells = [
+        head,
+        [FROZEN, *(f"{plain[s]:.3f}" for s in sets), *[""] * (len(head) - 1 - len(sets))],
+    ]
+    for row in rows:
+        cells.append(
+            [
+                row.method,
+                *(f"{row.scores[s]:.3f}" for s in sets),
+                f"{row.trained:,}",
+                f"{row.share:.3%}",
+                f"{row.bytes / 1e3:,.0f} kB",
+                f"{row.examples_per_second:.0f}",
+                f"{row.step_bytes / 1e6:,.0f} MB",
+                f"{row.latency:.2f} x",
+                "yes" if row.composes else "",
+                "yes" if row.merges else "",
+            ]
+        )
+    return cells
+
+
+def _write(folder: Path, rows: Sequence[Row], plain: dict[str, float], say: Say) -> None:
+    cells = table(rows, plain)
+    write_text(folder / "compare.md", report.markdown(cells) + "\n")
+    found = {FROZEN: plain, "methods": [row._asdict() for row in rows]}
+    write_text(folder / "compare.json", json.dumps(found, indent=2) + "\n")
+    first = next(iter(plain))
+    points = [(row.method, row.trained, row.scores[first]) for row in rows]
+    report.draw_methods(folder / "compare.png", points, first, plain[first])
+    say("\n" + report.markdown(cells))
+    say(f"\nwritten: {folder / 'compare.md'}, compare.json and compare.png")
