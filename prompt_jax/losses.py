@@ -1,7 +1,7 @@
 """loss(tuned, frozen, batch): trainable first, frozen second, data last."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +9,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from prompt_jax.backbones import Backbone
 from prompt_jax.backbones.t5 import shift_right
-from prompt_jax.config import PromptTuningConfig
-from prompt_jax.methods import Injection, materialize, prepend
+from prompt_jax.config import OBJECTIVES, InputError, MethodConfig, choose
+from prompt_jax.methods import Injection, for_tasks, materialize, prepend, variables
 
 Loss = Callable[..., tuple[Array, dict[str, Array]]]
 
@@ -46,46 +46,151 @@ def seq2seq_logits(
     rngs: dict[str, Any] | None = None,
 ) -> Float[Array, "B U V"]:
     """Logits of an encoder-decoder with a prompt in its input."""
-    variables = {"params": frozen}
-    embeddings = module.apply(variables, tokens, method="embed")
+    given = variables(injection, frozen)
+    embeddings = module.apply(given, tokens, method="embed")
     joined = prepend(injection, embeddings, mask, placement)
-    return module.apply(variables, *joined, decoder_tokens, rngs=rngs)
+    return module.apply(given, *joined, decoder_tokens, rngs=rngs)
+
+
+class Candidates(NamedTuple):
+    """Label words as tokens, for losses that look at all of them."""
+
+    tokens: Int[Any, "C U"]
+    """With EOS, padded on the right."""
+    mask: Bool[Any, "C U"]
+
+
+class Pull(NamedTuple):
+    """A tree that the tuned one is held near: L2 to the start, and wayward prompting."""
+
+    anchor: Any
+    """Of the tuned tree's structure."""
+    weight: float
+
+
+def label_scores(
+    module: Any,
+    frozen: Any,
+    injection: Injection | None,
+    tokens: Int[Array, "B T"],
+    mask: Bool[Array, "B T"],
+    candidates: Candidates,
+    *,
+    placement: str = "prefix",
+    rngs: dict[str, Any] | None = None,
+) -> Float[Array, "B C"]:
+    """The mean log-likelihood of every label word; a row is encoded once."""
+    given = variables(injection, frozen)
+    embeddings = module.apply(given, tokens, method="embed")
+    states, seen = prepend(injection, embeddings, mask, placement)
+    encoded = module.apply(given, states, seen, method="encode", rngs=rngs)
+    start = module.config.decoder_start_token_id
+
+    def one(candidate: Candidates) -> Float[Array, " B"]:
+        targets = jnp.broadcast_to(candidate.tokens, (len(tokens), candidate.tokens.shape[0]))
+        arguments = (shift_right(targets, start), encoded, seen)
+        logits, _ = module.apply(given, *arguments, method="decode", rngs=rngs)
+        nll = jnp.where(candidate.mask[None], cross_entropy(logits, targets), 0.0)
+        return -nll.sum(1) / candidate.mask.sum()
+
+    return jax.lax.map(one, jax.tree.map(jnp.asarray, candidates)).T
+
+
+def _gold(batch: Any, candidates: Candidates) -> Int[Array, " B"]:
+    """Which label word every target is; all of them are among the candidates."""
+    width = max(batch.targets.shape[1], candidates.tokens.shape[1])
+
+    def padded(tokens: Any, mask: Any) -> Array:
+        shown = jnp.where(jnp.asarray(mask), jnp.asarray(tokens), -1)
+        return jnp.pad(shown, ((0, 0), (0, width - shown.shape[1])), constant_values=-1)
+
+    targets = padded(batch.targets, batch.target_mask)[:, None]
+    words = padded(candidates.tokens, candidates.mask)[None]
+    return (targets == words).all(-1).argmax(-1)
+
+
+def label_loss(
+    objective: str, scores: Float[Array, "B C"], gold: Int[Array, " B"], margin: float
+) -> Float[Array, ""]:
+    """The mean over rows of a loss over label words.
+
+    `labels` is the cross-entropy of the right word among all. `perceptron` wants the right word
+    ahead of the best other one by `margin`; the right one itself is left out of that maximum, or
+    it would hide the margin.
+    """
+    right = jnp.take_along_axis(scores, gold[:, None], axis=1)[:, 0]
+    if objective == "labels":
+        return (jax.nn.logsumexp(scores, axis=1) - right).mean()
+    own = jax.nn.one_hot(gold, scores.shape[1], dtype=bool)
+    other = jnp.where(own, -jnp.inf, scores).max(1)
+    return jnp.maximum(0.0, margin + other - right).mean()
 
 
 def loss_fn(
-    method: PromptTuningConfig,
+    method: MethodConfig,
     backbone: Backbone,
     *,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
+    objective: str = "tokens",
+    candidates: Candidates | None = None,
+    margin: float = 0.2,
+    pull: Pull | None = None,
     module: Any | None = None,
 ) -> Loss:
     """The loss of a method on a backbone: `loss(tuned, frozen, batch, key=None) -> (mean, aux)`.
 
-    The mean is over target tokens. `aux` holds `tokens`, their number, so that losses of
-    micro-batches can be weighted. The backbone's weights are not closed over: they are `frozen`.
+    The mean is over target tokens, or over rows for the objectives of label words. `aux` holds
+    `tokens`, how many it was over, so that losses of micro-batches can be weighted. The backbone's
+    weights are not closed over: they are `frozen`.
 
     Args:
+      objective: `tokens`, cross-entropy of the target; `labels` or `perceptron`, see `label_loss`.
+      candidates: the label words, for these two; every target is one of them.
+      margin: of `perceptron`.
+      pull: adds weight * the squared distance to the anchor, a row of a leaf.
       module: takes the place of the backbone's module; used to train with dropout.
+
+    Raises:
+      InputError: an unknown objective, or one of label words without candidates.
     """
+    choose("objective", objective, OBJECTIVES)
+    if objective != "tokens" and candidates is None:
+        raise InputError(
+            f'objective="{objective}" compares label words and the task has none; set '
+            'task.labels, or use objective="tokens"'
+        )
     module = module or backbone.module
     start = backbone.config.decoder_start_token_id
 
     def loss(tuned: Any, frozen: Any, batch: Any, key: Any = None) -> tuple[Array, dict]:
         batch = jax.tree.map(jnp.asarray, batch)
-        logits = seq2seq_logits(
-            module,
-            frozen,
-            materialize(method, tuned),
-            batch.tokens,
-            batch.mask,
-            shift_right(batch.targets, start),
-            placement=method.placement,
-            rngs=None if key is None else {"dropout": key},
-        )
-        nll = cross_entropy(logits, batch.targets, label_smoothing=label_smoothing, z_loss=z_loss)
-        tokens = batch.target_mask.sum()
-        mean = jnp.where(batch.target_mask, nll, 0.0).sum() / jnp.maximum(tokens, 1)
-        return mean, {"tokens": tokens}
+        injection = for_tasks(materialize(method, tuned, key), batch.task_ids)
+        inputs = (module, frozen, injection, batch.tokens, batch.mask)
+        options: dict[str, Any] = {"placement": method.placement}
+        options["rngs"] = None if key is None else {"dropout": key}
+        if objective != "tokens" and candidates is not None:
+            scores = label_scores(*inputs, candidates, **options)
+            mean = label_loss(objective, scores, _gold(batch, candidates), margin)
+            count = jnp.asarray(len(batch.targets))
+        else:
+            logits = seq2seq_logits(*inputs, shift_right(batch.targets, start), **options)
+            smooth = {"label_smoothing": label_smoothing, "z_loss": z_loss}
+            nll = cross_entropy(logits, batch.targets, **smooth)
+            count = batch.target_mask.sum()
+            mean = jnp.where(batch.target_mask, nll, 0.0).sum() / jnp.maximum(count, 1)
+        if pull is not None:
+            mean = mean + pull.weight * _distance(tuned, pull.anchor)
+        return mean, {"tokens": count}
 
     return loss
+
+
+def _distance(tuned: Any, anchor: Any) -> Float[Array, ""]:
+    """The squared distance of two trees, a row of every leaf."""
+    parts = jax.tree.map(
+        lambda ours, theirs: jnp.square(ours - jnp.asarray(theirs)).sum() / max(len(ours), 1),
+        tuned,
+        anchor,
+    )
+    return sum(jax.tree.leaves(parts), jnp.zeros(()))

@@ -10,11 +10,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 from prompt_jax.backbones import Backbone
 from prompt_jax.backbones.t5 import shift_right
-from prompt_jax.config import InputError, PromptTuningConfig, choose
+from prompt_jax.config import InputError, MethodConfig, choose
 from prompt_jax.generate import generate
 from prompt_jax.losses import cross_entropy, seq2seq_logits
-from prompt_jax.methods import Injection, init, materialize
-from prompt_jax.prompts import Prompt, load_prompt, prompt_for, save_prompt
+from prompt_jax.methods import Injection, for_tasks, materialize
+from prompt_jax.prompts import Prompt, fresh, load_prompt, prompt_for, save_prompt
 from prompt_jax.prompts.prompt import adopt, check_fits
 
 IGNORED = -100
@@ -48,7 +48,7 @@ class PromptTuningModel:
     def from_pretrained(
         cls,
         backbone: Backbone,
-        source: PromptTuningConfig | Prompt | str | Path | None,
+        source: MethodConfig | Prompt | str | Path | None,
         *,
         seed: int = 0,
         allow_mismatch: bool = False,
@@ -68,26 +68,28 @@ class PromptTuningModel:
         """
         if source is None:
             return cls(backbone, None, None)
-        if isinstance(source, PromptTuningConfig):
+        if isinstance(source, MethodConfig):
             _check_task(source)
-            start = load_prompt(source.init_file).rows if source.init_file else None
-            tuned = init(source, backbone, jax.random.key(seed), start)
-            rows = np.asarray(materialize(source, tuned).prompt)
-            return cls(backbone, prompt_for(rows, source, backbone, seed=seed), tuned)
+            tuned = fresh(source, backbone, seed)
+            return cls(backbone, prompt_for(tuned, source, backbone, seed=seed), tuned)
         prompt = source if isinstance(source, Prompt) else load_prompt(source)
         _check_task(prompt.method)
         check_fits(prompt, backbone, allow_mismatch=allow_mismatch)
-        return cls(backbone, adopt(prompt, backbone), {"prompt": jnp.asarray(prompt.rows)})
+        return cls(
+            backbone,
+            adopt(prompt, backbone),
+            jax.tree.map(jnp.asarray, prompt.training or prompt.tuned),
+        )
 
     @property
     def prompt(self) -> Prompt | None:
         """The prompt as it stands now; scores and versions of earlier rows are not carried over."""
-        source, injection = self._source, self._injection()
-        if source is None or injection is None:
+        source = self._source
+        if source is None:
             return None
         now = prompt_for(
-            np.asarray(injection.prompt),
-            source.method,
+            self.tuned,
+            self._method,
             self.backbone,
             **{name: getattr(source, name) for name in ("name", "task", "seed")},
         )
@@ -161,7 +163,7 @@ class PromptTuningModel:
         prompt = self.prompt
         if prompt is None:
             raise InputError(
-                "the plain backbone has no prompt to save; pass a PromptTuningConfig to "
+                "the plain backbone has no prompt to save; pass a method's config to "
                 "from_pretrained"
             )
         return save_prompt(folder, prompt, overwrite=overwrite)
@@ -177,10 +179,16 @@ class PromptTuningModel:
 
     @property
     def _placement(self) -> str:
-        return "prefix" if self._source is None else self._source.method.placement
+        return "prefix" if self._source is None else self._method.placement
+
+    @property
+    def _method(self) -> Any:
+        return self._source and (self._source.trained_as or self._source.method)
 
     def _injection(self) -> Injection | None:
-        return None if self._source is None else materialize(self._source.method, self.tuned)
+        if self._source is None:
+            return None
+        return for_tasks(materialize(self._method, self.tuned), None)
 
     def _inputs(
         self, input_ids: Any, attention_mask: Any
@@ -235,5 +243,5 @@ class PromptTuningModel:
         return tokens.astype(np.int32)
 
 
-def _check_task(method: PromptTuningConfig) -> None:
+def _check_task(method: MethodConfig) -> None:
     choose("task_type of an encoder-decoder", method.task_type, TASK_TYPES)

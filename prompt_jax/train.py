@@ -18,6 +18,7 @@ from prompt_jax.config import TrainConfig
 from prompt_jax.losses import Loss
 
 T5X_RESUME_STEP = 1_100_000
+DEFAULT_RATE = 0.3  # Lester et al.'s, where no method says another.
 
 
 class State(NamedTuple):
@@ -34,7 +35,8 @@ class DivergedError(RuntimeError):
 
 def learning_rate(config: TrainConfig) -> optax.Schedule:
     """Linear warm-up, then constant or a decay to zero at the last step."""
-    rate, rest = config.learning_rate, max(config.steps - config.warmup_steps, 1)
+    rate = DEFAULT_RATE if config.learning_rate is None else config.learning_rate
+    rest = max(config.steps - config.warmup_steps, 1)
     after = {
         "constant": optax.constant_schedule(rate),
         "linear": optax.linear_schedule(rate, 0.0, rest),
@@ -82,7 +84,8 @@ def train_step(
     loss: Loss, config: TrainConfig, state: State, frozen: Any, batch: Any
 ) -> tuple[State, dict[str, Array]]:
     """One optimizer step on the tuned tree."""
-    key = jax.random.fold_in(jax.random.key(config.seed), state.step) if config.dropout else None
+    # A model and a method without dropout do not look at it.
+    key = jax.random.fold_in(jax.random.key(config.seed), state.step)
     (mean, _), grads = _gradient(loss, config.accumulate, state.tuned, frozen, batch, key)
     updates, opt_state = optimizer(config).update(grads, state.opt_state, state.tuned)
     tuned = optax.apply_updates(state.tuned, updates)
@@ -107,7 +110,7 @@ def _gradient(loss: Loss, parts: int, tuned: Any, frozen: Any, batch: Any, key: 
 
     def add(total: Any, part: Any) -> tuple[Any, None]:
         batch, index = part
-        part_key = None if key is None else jax.random.fold_in(key, index)
+        part_key = jax.random.fold_in(key, index)
         (mean, aux), grads = value_and_grad(tuned, frozen, batch, part_key)
         # Means are weighted by their tokens, so the sum is the mean over the whole batch.
         weighted = jax.tree.map(lambda leaf: leaf * aux["tokens"], (mean, grads))
@@ -163,6 +166,6 @@ def _check_finite(step: int, metrics: dict[str, float], config: TrainConfig, fro
     raise DivergedError(
         f"loss {metrics['loss']} and gradient norm {metrics['grad_norm']} at step {step} "
         f"(learning rate {metrics['learning_rate']:g}, frozen weights in {dtype}); the last good "
-        f"checkpoint is kept. Try a lower train.learning_rate than {config.learning_rate:g}, "
+        "checkpoint is kept. Try a lower train.learning_rate than that of this run, "
         "train.warmup_steps, or frozen.dtype float32"
     )

@@ -13,7 +13,7 @@ _check = beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))
 
 def typechecked(checked):
     """Everything but configs: those answer wrong values themselves, which is tested."""
-    return checked if checked.__module__ == "prompt_jax.config" else _check(checked)
+    return checked if checked.__module__.startswith("prompt_jax.config") else _check(checked)
 
 
 jaxtyping.install_import_hook("prompt_jax", "conftest.typechecked")

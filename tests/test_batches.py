@@ -147,7 +147,7 @@ def test_processes_share_a_batch(words):
     whole = make(words, 50, 6)
     parts = [make(words, 50, 6, process_index=i, process_count=3) for i in range(3)]
     for step in (0, 5, 30):
-        for name in whole[step]._fields:
+        for name in ("tokens", "mask", "targets", "target_mask"):
             expected = getattr(whole[step], name)
             got = np.zeros_like(expected)
             for i, part in enumerate(parts):

@@ -104,7 +104,7 @@ def test_a_row_in_a_mixed_batch_is_the_row_alone(tiny):
     prompts = jnp.stack([init(METHOD, tiny, jax.random.key(k))["prompt"] for k in range(4)])
     together = logits_of(tiny, Injection(prompts), batch)
     for i in range(4):
-        alone = Batch(*(field[i : i + 1] for field in batch))
+        alone = jax.tree.map(lambda field, i=i: field[i : i + 1], batch)
         np.testing.assert_allclose(
             together[i : i + 1], logits_of(tiny, Injection(prompts[i]), alone), atol=1e-5
         )

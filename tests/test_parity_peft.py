@@ -195,14 +195,13 @@ def our_curve(backbone, prompt, steps, learning_rate):
     gradient = jax.value_and_grad(loss_fn(prompt.method, backbone), has_aux=True)
 
     @jax.jit
-    def step(tuned, state, frozen, tokens, mask, targets, target_mask):
-        batch = Batch(tokens=tokens, mask=mask, targets=targets, target_mask=target_mask)
+    def step(tuned, state, frozen, batch):
         (loss, _), gradients = gradient(tuned, frozen, batch)
         updates, state = optimizer.update(gradients, state, tuned)
         return optax.apply_updates(tuned, updates), state, loss
 
     for batch in steps:
-        tuned, state, loss = step(tuned, state, backbone.params, **batch._asdict())
+        tuned, state, loss = step(tuned, state, backbone.params, batch)
         yield loss.item()
 
 
@@ -219,7 +218,11 @@ def peft_curve(folder, steps, learning_rate):
     assert [p.numel() for p in trained] == [weights["prompt_embeddings"].size]
     optimizer = torch.optim.AdamW(trained, lr=learning_rate)
     for batch in steps:
-        arrays = {name: torch.tensor(np.array(a)).long() for name, a in batch._asdict().items()}
+        arrays = {
+            name: torch.tensor(np.array(a)).long()
+            for name, a in batch._asdict().items()
+            if a is not None
+        }
         loss = model(
             input_ids=arrays["tokens"],
             attention_mask=arrays["mask"],
@@ -235,8 +238,7 @@ def test_loss_curve(tmp_path, capsys):
     """30 steps of AdamW from the same prompt on the same batches: the same loss at every step."""
     backbone = load_backbone("embedded", dtype="float32", scan=True)
     method = PromptTuningConfig(num_virtual_tokens=8)
-    rows = init(method, backbone, jax.random.key(0))["prompt"]
-    prompt = prompt_for(rows, method, backbone)
+    prompt = prompt_for(init(method, backbone, jax.random.key(0)), method, backbone)
     folder = save_prompt(tmp_path / "p", prompt)
     data = 10 * list(batches(3, backbone.config.vocab_size))
     ours = np.array(list(our_curve(backbone, prompt, data, 0.03)))

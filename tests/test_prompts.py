@@ -37,7 +37,7 @@ TASK = Task(name="file:x.tsv", source="review: {input}", target="{target}", labe
 def prompt(tiny):
     rows = np.random.default_rng(0).normal(size=(5, tiny.width)).astype(np.float32)
     return prompt_for(
-        rows,
+        {"prompt": rows},
         PromptTuningConfig(num_virtual_tokens=5),
         tiny,
         name="reviews",
@@ -69,10 +69,12 @@ def files(folder):
 
 class TestPrompt:
     def test_digest_is_of_shape_and_numbers(self, prompt):
-        same = dataclasses.replace(prompt, name="other", rows=prompt.rows.astype(np.float64))
+        same = dataclasses.replace(
+            prompt, name="other", tuned={"prompt": prompt.rows.astype(np.float64)}
+        )
         flat = dataclasses.replace(
             prompt,
-            rows=prompt.rows.reshape(10, -1),
+            tuned={"prompt": prompt.rows.reshape(10, -1)},
             method=PromptTuningConfig(num_virtual_tokens=10),
         )
         assert same.digest == prompt.digest != flat.digest
@@ -89,16 +91,16 @@ class TestPrompt:
         rows = prompt.rows.copy()
         rows[2, 1] = bad
         with pytest.raises(InputError, match="NaN or inf in 1 of 5 rows, first in row 2"):
-            dataclasses.replace(prompt, rows=rows)
+            dataclasses.replace(prompt, tuned={"prompt": rows})
 
     @pytest.mark.parametrize("shape", [(16,), (0, 16), (2, 5, 16)])
     def test_refuses_other_ranks(self, prompt, shape):
-        with pytest.raises(InputError, match="virtual tokens, width"):
-            dataclasses.replace(prompt, rows=np.zeros(shape))
+        with pytest.raises(InputError, match="virtual tokens, width|is empty"):
+            dataclasses.replace(prompt, tuned={"prompt": np.zeros(shape)})
 
     def test_refuses_another_length_than_the_method(self, prompt):
         with pytest.raises(InputError, match="says 5 virtual tokens and the prompt holds 4"):
-            dataclasses.replace(prompt, rows=prompt.rows[:4])
+            dataclasses.replace(prompt, tuned={"prompt": prompt.rows[:4]})
 
 
 class TestSave:
@@ -107,7 +109,7 @@ class TestSave:
         np.testing.assert_array_equal(again.rows, prompt.rows)
         expected = {f.name: getattr(prompt, f.name) for f in dataclasses.fields(Prompt)}
         assert type(again.metrics["validation"]["macro_f1"]) is float
-        for name in expected.keys() - {"rows"}:
+        for name in expected.keys() - {"tuned"}:
             assert getattr(again, name) == expected[name], name
 
     def test_second_save_is_byte_equal(self, prompt, tmp_path):
@@ -168,7 +170,7 @@ class TestSave:
         folder = save_prompt(tmp_path / "p", prompt)
         before = files(folder)
         with pytest.raises(InputError, match="p exists; choose another folder or pass overwrite"):
-            save_prompt(folder, dataclasses.replace(prompt, rows=prompt.rows + 1))
+            save_prompt(folder, dataclasses.replace(prompt, tuned={"prompt": prompt.rows + 1}))
         assert files(folder) == before
 
     def test_overwrite_replaces_the_prompt_and_keeps_the_rest(self, prompt, suffix, tmp_path):
@@ -215,7 +217,7 @@ class TestSave:
 
             monkeypatch.setattr(prompts.folder.os, "fsync", failing)
             with pytest.raises(InputError, match="cannot write .*No space left on device"):
-                changed = dataclasses.replace(prompt, rows=prompt.rows + 1)
+                changed = dataclasses.replace(prompt, tuned={"prompt": prompt.rows + 1})
                 save_prompt(folder, changed, overwrite=True)
             assert files(folder) == before
             assert [path.name for path in tmp_path.iterdir()] == ["p"]
@@ -267,9 +269,11 @@ class TestDamage:
 
     def test_rows_of_another_prompt_are_seen(self, prompt, tmp_path):
         folder = save_prompt(tmp_path / "p", prompt)
-        other = save_prompt(tmp_path / "q", dataclasses.replace(prompt, rows=prompt.rows + 1))
+        other = save_prompt(
+            tmp_path / "q", dataclasses.replace(prompt, tuned={"prompt": prompt.rows + 1})
+        )
         shutil.copy(other / "adapter_model.safetensors", folder)
-        with pytest.raises(InputError, match="its rows have not the digest"):
+        with pytest.raises(InputError, match="its numbers have not the digest"):
             load_prompt(folder)
 
     def test_missing_weights(self, prompt, tmp_path):
@@ -339,7 +343,7 @@ class TestNumpy:
         path = export_prompt(prompt, tmp_path / "p.npy")
         with pytest.raises(InputError, match=r"p\.npy exists; choose another path"):
             export_prompt(prompt, path)
-        changed = dataclasses.replace(prompt, rows=prompt.rows + 1)
+        changed = dataclasses.replace(prompt, tuned={"prompt": prompt.rows + 1})
         export_prompt(changed, path, overwrite=True)
         assert load_prompt(path).digest == changed.digest
         assert [path.name for path in tmp_path.iterdir()] == ["p.npy"]
@@ -468,7 +472,7 @@ class TestFit:
         check_fits(prompt, tiny)
 
     def test_width_is_never_overridden(self, prompt, tiny):
-        narrow = dataclasses.replace(prompt, rows=prompt.rows[:, :8])
+        narrow = dataclasses.replace(prompt, tuned={"prompt": prompt.rows[:, :8]})
         with pytest.raises(
             InputError, match="'reviews' is 8 wide and backbone 'tiny' is 16; .*tiny"
         ):
@@ -557,7 +561,9 @@ class TestReport:
     def test_inspect(self, embedded):
         rows = np.asarray(embedded.params["embedding"], np.float32)[[200, 300]]
         method = PromptTuningConfig(num_virtual_tokens=2)
-        prompt = prompt_for(rows, method, embedded, task=TASK, metrics={"accuracy": 0.75})
+        prompt = prompt_for(
+            {"prompt": rows}, method, embedded, task=TASK, metrics={"accuracy": 0.75}
+        )
         page = inspect(prompt, embedded)
         for word in embedded.tokenizer.convert_ids_to_tokens([200, 300]):
             assert f"{word} 1.00" in page and f"{word} 0.00" in page
@@ -588,10 +594,10 @@ class TestList:
         (broken / "prompt_jax_config.json").write_text("{")
         a, b, c, d = list_prompts(tmp_path)
         digest = prompt.digest[:12]
-        assert b == ("b", 5, 16, "tiny", "validation.macro_f1 0.5000", digest, "")
-        assert a == ("a", 5, 16, "tiny", "", digest, "")
-        assert c == ("c.npy", 5, 16, "", "", digest, "")
-        assert d[:6] == ("d", None, None, "", "", "") and "truncated or damaged" in d.problem
+        assert b == ("b", "prompt_tuning", 80, "tiny", "validation.macro_f1 0.5000", digest, "")
+        assert a == ("a", "prompt_tuning", 80, "tiny", "", digest, "")
+        assert c == ("c.npy", "prompt_tuning", 80, "", "", digest, "")
+        assert d[:6] == ("d", "", None, "", "", "") and "truncated or damaged" in d.problem
 
     def test_absent_folder(self, tmp_path):
         with pytest.raises(InputError, match="no folder .*absent"):

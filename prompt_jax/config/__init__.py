@@ -9,6 +9,7 @@ from prompt_jax.config.checks import at_least as at_least
 from prompt_jax.config.checks import choose as choose
 from prompt_jax.config.experiment import DTYPES as DTYPES
 from prompt_jax.config.experiment import METRICS as METRICS
+from prompt_jax.config.experiment import OBJECTIVES as OBJECTIVES
 from prompt_jax.config.experiment import REMATS as REMATS
 from prompt_jax.config.experiment import BackboneConfig as BackboneConfig
 from prompt_jax.config.experiment import Config as Config

@@ -8,6 +8,7 @@ from prompt_jax.config.checks import InputError, at_least, choose
 from prompt_jax.config.methods import MethodConfig, PromptTuningConfig
 
 OPTIMIZERS = ("adafactor", "adafactor_t5x", "adamw")
+OBJECTIVES = ("tokens", "labels", "perceptron")
 SCHEDULES = ("constant", "linear", "cosine")
 DTYPES = ("auto", "float32", "bfloat16")
 REMATS = ("none", "minimal", "full")
@@ -93,6 +94,14 @@ class TrainConfig:
     """Mass moved from the target to all other words."""
     z_loss: float = 0.0
     """Weight of log(Z)^2, which keeps logits from drifting."""
+    objective: Literal["tokens", "labels", "perceptron"] = "tokens"
+    """The cross-entropy of the target's tokens, or of the right label word among all; or that word
+    ahead of the best other one by `margin`."""
+    margin: float = 0.2
+    """Of `objective="perceptron"`, in nats a token."""
+    pull: float = 0.0
+    """Weight of the squared distance to the start, a row: L2 to the initialisation, and with
+    `method.init="text"` wayward prompting (Khashabi et al. 2022)."""
     dropout: float = 0.0
     """Dropout rate inside the frozen model while training (T5X used 0.1)."""
     eval_every: int = 50
@@ -112,6 +121,9 @@ class TrainConfig:
         if self.optimizer is not None:
             choose("optimizer", self.optimizer, OPTIMIZERS)
         choose("schedule", self.schedule, SCHEDULES)
+        choose("objective", self.objective, OBJECTIVES)
+        for name in ("pull", "margin"):
+            at_least(f"train.{name}", getattr(self, name), 0.0)
         for name in ("steps", "batch_size", "accumulate", "eval_every", "checkpoint_every"):
             at_least(f"train.{name}", getattr(self, name), 1)
         at_least("train.warmup_steps", self.warmup_steps, 0)

@@ -27,6 +27,8 @@ class Batch(NamedTuple):
     """True where there is a token."""
     targets: Int32[Any, "B U"]
     target_mask: Bool[Any, "B U"]
+    task_ids: Int32[Any, " B"] | None = None
+    """Which task every row belongs to, for methods that train several; None is one task."""
 
 
 class Truncated(NamedTuple):

@@ -15,12 +15,12 @@ import numpy as np
 from prompt_jax import checkpoints, report
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import Config, InputError, MethodConfig, to_json
-from prompt_jax.data import Batches, prefetch
+from prompt_jax.data import Batches, encode, pad, prefetch
 from prompt_jax.evaluate import evaluate
 from prompt_jax.experiment.compare import FROZEN, TUNED, Results, compare
 from prompt_jax.experiment.data import Data, load_data
 from prompt_jax.experiment.watch import Best, Say, Watch, on_sigterm
-from prompt_jax.losses import Loss, loss_fn
+from prompt_jax.losses import Candidates, Loss, Pull, loss_fn
 from prompt_jax.methods import for_tasks, materialize
 from prompt_jax.prompts import Prompt, fresh, inspect, prompt_for, save_prompt
 from prompt_jax.runs import Metrics, begin_run, check_run
@@ -170,7 +170,7 @@ def _fit(
     with on_sigterm(watch.stop):
         try:
             state = fit(
-                _loss(config, method, backbone),
+                _loss(config, method, backbone, data.task, tuned),
                 state,
                 backbone.unstacked(),
                 prefetch(batches, first, max(first, options.steps)),
@@ -192,8 +192,12 @@ def _fit(
     return watch.best
 
 
-def _loss(config: Config, method: MethodConfig, backbone: Backbone) -> Loss:
+def _loss(config: Config, method: MethodConfig, backbone: Backbone, task: Task, tuned: Any) -> Loss:
     options = config.train
+    candidates = None
+    if options.objective != "tokens" and task.labels:
+        rows = encode(backbone.tokenizer, task.labels, config.data.max_target_length)
+        candidates = Candidates(*pad(rows, max(map(len, rows)), backbone.config.pad_token_id))
     shape = dataclasses.replace(backbone.config, dropout=options.dropout)
     module = dataclasses.replace(backbone, config=shape).module
     return loss_fn(
@@ -201,6 +205,10 @@ def _loss(config: Config, method: MethodConfig, backbone: Backbone) -> Loss:
         backbone,
         label_smoothing=options.label_smoothing,
         z_loss=options.z_loss,
+        objective=options.objective,
+        candidates=candidates,
+        margin=options.margin,
+        pull=Pull(jax.tree.map(np.array, tuned), options.pull) if options.pull else None,
         module=module,
     )
 

@@ -70,7 +70,7 @@ def answer(
     rows = encode(tokenizer, sources, data.max_source_length)
     width = len(task.labels) or eval.max_new_tokens
     found = np.zeros((len(rows), width), np.float32 if task.labels else np.int32)
-    virtual = 0 if injection is None else injection.prompt.shape[-2]
+    virtual = 0 if injection is None else injection.input_tokens
     done = 0
     for indices, tokens, mask in _batches(rows, eval.batch_size, virtual, _pad_id(backbone)):
         found[indices] = run(tokens, mask)[: len(indices)]

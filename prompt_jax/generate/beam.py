@@ -70,7 +70,7 @@ def search_beams(
     def body(carry: tuple[_Beams, LayerCache]) -> tuple[_Beams, LayerCache]:
         state, cache = carry
         last = jnp.take(state.tokens, state.step - 1, axis=2).reshape(-1)
-        logits, cache = decode_token(module, frozen, last, first.mask, cache, state.step)
+        logits, cache = decode_token(module, frozen, injection, last, first.mask, cache, state.step)
         state, parents = extend(state, logits)
         return state, _reorder(cache, parents)
 

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from prompt_jax.backbones import Backbone
 from prompt_jax.backbones.t5 import LayerCache, empty_cache
-from prompt_jax.methods import Injection, prepend
+from prompt_jax.methods import Injection, prepend, variables
 
 
 class Prefilled(NamedTuple):
@@ -49,20 +49,22 @@ def prefill(
     Args:
       length: target tokens that the cache has room for, the start token among them.
     """
-    variables = {"params": frozen}
+    given = variables(injection, frozen)
     config = module.config
-    embeddings = module.apply(variables, tokens, method="embed")
+    embeddings = module.apply(given, tokens, method="embed")
     embeddings, mask = prepend(injection, embeddings, mask, placement)
-    encoded = module.apply(variables, embeddings, mask, method="encode")
+    encoded = module.apply(given, embeddings, mask, method="encode")
     start = jnp.full((tokens.shape[0], 1), config.decoder_start_token_id, jnp.int32)
-    cache = empty_cache(config, tokens.shape[0], length)
-    logits, cache = module.apply(variables, start, encoded, mask, cache, method="decode")
+    virtual = 0 if injection is None else injection.decoder_tokens
+    cache = empty_cache(config, tokens.shape[0], length + virtual)
+    logits, cache = module.apply(given, start, encoded, mask, cache, method="decode")
     return Prefilled(logits[:, 0], cache, mask)
 
 
 def decode_token(
     module: Any,
     frozen: Any,
+    injection: Injection | None,
     tokens: Int[Array, " B"],
     mask: Bool[Array, "B S"],
     cache: LayerCache,
@@ -70,5 +72,5 @@ def decode_token(
 ) -> tuple[Float[Array, "B V"], LayerCache]:
     """Logits of the token that follows `tokens`, which stand at position `index`."""
     arguments = (tokens[:, None], None, mask, cache, index)
-    logits, cache = module.apply({"params": frozen}, *arguments, method="decode")
+    logits, cache = module.apply(variables(injection, frozen), *arguments, method="decode")
     return logits[:, 0], cache

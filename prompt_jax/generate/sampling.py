@@ -67,7 +67,9 @@ def decode_tokens(
         )
 
     def body(state: _State) -> _State:
-        step = decode_token(module, frozen, state.last, first.mask, state.cache, state.step)
+        step = decode_token(
+            module, frozen, injection, state.last, first.mask, state.cache, state.step
+        )
         return append(state, *step)
 
     empty = jnp.full((batch, length), config.pad_token_id, jnp.int32)

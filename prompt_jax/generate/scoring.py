@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import InputError
 from prompt_jax.generate.prefill import decoding_module, prefill
-from prompt_jax.methods import Injection
+from prompt_jax.methods import Injection, variables
 
 LOGITS_BYTES = 256 * 2**20  # Logits held at once while candidates are scored.
 
@@ -89,7 +89,7 @@ def score_candidates(
         if length > 1:
             read = jnp.broadcast_to(candidate[None, :-1], (batch, length - 1))
             arguments = (read, None, first.mask, first.cache, 1)
-            later, _ = module.apply({"params": frozen}, *arguments, method="decode")
+            later, _ = module.apply(variables(injection, frozen), *arguments, method="decode")
             logits = jnp.concatenate([logits, later], axis=1)
         picked = jnp.take_along_axis(logits, candidate[None, :, None], axis=2)[..., 0]
         likelihood = picked - jax.nn.logsumexp(logits, axis=-1)

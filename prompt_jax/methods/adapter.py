@@ -37,7 +37,7 @@ def init(
 
 def materialize(config: AdapterConfig, tuned: dict[str, Any], key: Any = None) -> Injection:
     """The adapters in their blocks' sockets, the scaling in the way up."""
-    flat = flax.traverse_util.flatten_dict(tuned)
+    flat: dict[tuple[str, ...], Any] = flax.traverse_util.flatten_dict(tuned)
     scaled = {
         path: leaf * config.scaling if path[-1].startswith("up") else leaf
         for path, leaf in flat.items()

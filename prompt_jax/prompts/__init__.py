@@ -4,6 +4,7 @@ Identity is the sha256 of the rows. What PEFT cannot represent is never written 
 PEFT loads and runs differently.
 """
 
+from prompt_jax.prompts.composition import compose as compose
 from prompt_jax.prompts.folder import export_peft as export_peft
 from prompt_jax.prompts.folder import export_prompt as export_prompt
 from prompt_jax.prompts.folder import save_prompt as save_prompt
@@ -11,6 +12,7 @@ from prompt_jax.prompts.prompt import Prompt as Prompt
 from prompt_jax.prompts.prompt import check_fits as check_fits
 from prompt_jax.prompts.prompt import prompt_for as prompt_for
 from prompt_jax.prompts.prompt import tokenizer_hash as tokenizer_hash
+from prompt_jax.prompts.reading import fresh as fresh
 from prompt_jax.prompts.reading import import_prompt as import_prompt
 from prompt_jax.prompts.reading import list_prompts as list_prompts
 from prompt_jax.prompts.reading import load_prompt as load_prompt
@@ -18,3 +20,7 @@ from prompt_jax.prompts.report import draw_similarity as draw_similarity
 from prompt_jax.prompts.report import inspect as inspect
 from prompt_jax.prompts.report import nearest_words as nearest_words
 from prompt_jax.prompts.report import similarity as similarity
+from prompt_jax.prompts.transfer import Similar as Similar
+from prompt_jax.prompts.transfer import recycle as recycle
+from prompt_jax.prompts.transfer import similarities as similarities
+from prompt_jax.prompts.transfer import task_embedding as task_embedding

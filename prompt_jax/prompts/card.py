@@ -15,9 +15,9 @@ def card(prompt: Prompt) -> str:
     facts = {
         "Backbone": prompt.backbone or "unknown",
         "Backbone sha256": prompt.fingerprint or "unknown",
-        "Virtual tokens x width": " x ".join(map(str, prompt.rows.shape)),
-        "Placement": prompt.method.placement,
-        "Initialisation": prompt.method.init,
+        "Method": prompt.method.kind,
+        "Numbers": f"{prompt.size:,}",
+        **dict(flat(to_json(prompt.trained_as or prompt.method), "Method: ")),
         "Seed": "unknown" if prompt.seed is None else prompt.seed,
         "Prompt sha256": prompt.digest,
         **{f"Task: {name}": value for name, value in flat(task)},
@@ -27,7 +27,7 @@ def card(prompt: Prompt) -> str:
     return f"""{_front_matter(prompt)}
 # {prompt.name or "A soft prompt"}
 
-{len(prompt.rows)} trained virtual tokens before a frozen model, whose weights are all untouched.
+{prompt.size:,} trained numbers beside a frozen model, whose weights are all untouched.
 
 | | |
 |---|---|

@@ -24,17 +24,20 @@ from prompt_jax.prompts.peft import (
     obstacle,
     weights,
 )
-from prompt_jax.prompts.prompt import Prompt
+from prompt_jax.prompts.prompt import Prompt, by_path
 
 PROMPT_CONFIG = "prompt_jax_config.json"
 OWN_WEIGHTS = "prompt.safetensors"
 """The weights of a prompt that PEFT cannot represent: under a name that PEFT does not look for."""
+TRAINING_WEIGHTS = "training.safetensors"
+"""What training ended with, where that is more than what is served."""
 OWN_FILES = {
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
     ADAPTER_PICKLE,
     PROMPT_CONFIG,
     OWN_WEIGHTS,
+    TRAINING_WEIGHTS,
     "README.md",
 }
 FORMAT = 1
@@ -55,10 +58,14 @@ def save_prompt(folder: str | Path, prompt: Prompt, *, overwrite: bool = False) 
     """
     peft = not obstacle(prompt)
     files = {
-        ADAPTER_WEIGHTS if peft else OWN_WEIGHTS: weights(prompt.rows),
+        ADAPTER_WEIGHTS if peft else OWN_WEIGHTS: safetensors(
+            weights(prompt) if peft else prompt.arrays
+        ),
         PROMPT_CONFIG: _json(describe(prompt)),
         "README.md": card(prompt).encode(),
     }
+    if prompt.training is not None:
+        files[TRAINING_WEIGHTS] = safetensors(by_path(prompt.training))
     if peft:
         files[ADAPTER_CONFIG] = _json(adapter_config(prompt), sort_keys=True)
     return _write_folder(Path(folder), files, overwrite)
@@ -89,10 +96,11 @@ def export_prompt(prompt: Prompt, path: str | Path, *, overwrite: bool = False) 
     if path.suffix != ".npy":
         return export_peft(path, prompt, overwrite=overwrite)
     _insist("a .npy file", prompt)
+    rows = prompt.rows
     if path.is_dir() or (path.exists() and not overwrite):
         raise InputError(f"{path} exists; choose another path or pass overwrite (--overwrite)")
     buffer = io.BytesIO()
-    np.save(buffer, prompt.rows, allow_pickle=False)
+    np.save(buffer, rows, allow_pickle=False)
     with _writable(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         fresh = _beside(path)
@@ -106,9 +114,11 @@ def export_prompt(prompt: Prompt, path: str | Path, *, overwrite: bool = False) 
 
 def describe(prompt: Prompt) -> dict[str, Any]:
     """prompt_jax_config.json: all of a prompt but its rows, sealed by a checksum."""
+    trees = ("tuned", "training")
     fields = {f.name: getattr(prompt, f.name) for f in dataclasses.fields(prompt)}
-    del fields["rows"]
+    fields = {name: value for name, value in fields.items() if name not in trees}
     fields |= {"format": FORMAT, "digest": prompt.digest, "method": to_json(prompt.method)}
+    fields["trained_as"] = prompt.trained_as and to_json(prompt.trained_as)
     fields["task"] = prompt.task and to_json(prompt.task)
     # Through JSON and back, so that the checksum is of what will be read.
     fields = json.loads(json.dumps(fields))
@@ -128,6 +138,14 @@ def _insist(target: str, prompt: Prompt) -> None:
             f"this prompt cannot be exported to {target}: {reason}; keep the folder of "
             'save_prompt, or train with placement="prefix"'
         )
+
+
+def safetensors(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """The bytes of a safetensors file, marked as PEFT marks its own."""
+    import safetensors.numpy
+
+    contiguous = {name: np.ascontiguousarray(leaf) for name, leaf in arrays.items()}
+    return safetensors.numpy.save(contiguous, {"format": "pt"})
 
 
 def _json(values: Any, *, sort_keys: bool = False) -> bytes:

@@ -35,6 +35,10 @@ class Adapter(NamedTuple):
 
 def obstacle(prompt: Prompt) -> str:
     """Why PEFT would run this prompt differently; empty when it would not."""
+    if not isinstance(prompt.method, PromptTuningConfig):
+        return f"no PEFT format is written for {prompt.method.kind} yet"
+    if prompt.method.stack != "encoder":
+        return f'PEFT reads the encoder\'s prompt only and this one is of "{prompt.method.stack}"'
     if prompt.method.placement != "prefix":
         return f'PEFT only places prompts at the front and this one is "{prompt.method.placement}"'
     if prompt.method.task_type not in TASK_TYPES:
@@ -106,11 +110,9 @@ def read_adapter(path: Path, values: Mapping[str, Any], rows: Float[np.ndarray, 
     return Adapter(method, name, values.get("num_layers"), values.get("num_attention_heads"))
 
 
-def weights(rows: Float[np.ndarray, "P D"]) -> bytes:
-    """The bytes of adapter_model.safetensors: one float32 tensor, as PEFT names it."""
-    import safetensors.numpy
-
-    return safetensors.numpy.save({KEY: np.ascontiguousarray(rows)}, {"format": "pt"})
+def weights(prompt: Prompt) -> dict[str, np.ndarray]:
+    """The tensors of adapter_model.safetensors: one, as PEFT names it."""
+    return {KEY: prompt.rows}
 
 
 def read_weights(path: Path) -> Float[np.ndarray, "N D"]:

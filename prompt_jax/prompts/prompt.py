@@ -8,13 +8,13 @@ import json
 import platform
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 
 from prompt_jax.backbones import Backbone
-from prompt_jax.config import InputError, PromptTuningConfig
-from prompt_jax.methods.injection import Injection
+from prompt_jax.config import InputError, MethodConfig, PromptTuningConfig
+from prompt_jax.methods import Injection, init, materialize, simplify
 from prompt_jax.tasks import Task
 
 
@@ -33,18 +33,23 @@ def _plain(value: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Prompt:
-    """Trained virtual tokens and all that is needed to use them elsewhere.
+    """What a method trained, as it is served, and all that is needed to use it elsewhere.
 
     An empty string is what is not known: a `.npy` names no backbone.
 
     Raises:
-      InputError: the rows are not [P, D], not finite, or not as many as the method says.
+      InputError: a leaf is not finite or empty, or a prompt's rows are not [P, D] or not as many as
+        the method says.
     """
 
-    rows: np.ndarray
-    """[P, D], float32 and read-only, so that the digest stays true."""
-    method: PromptTuningConfig
-    """How the rows were made and where they stand."""
+    tuned: Any
+    """The tuned tree of `method`: float32 and read-only, so that the digest stays true."""
+    method: MethodConfig
+    """How the tree was made and what it does."""
+    training: Any = None
+    """The tree that training ended with, where that was another one: what resumes it."""
+    trained_as: MethodConfig | None = None
+    """The method of `training`."""
     name: str = ""
     backbone: str = ""
     """Name of the backbone it was trained on."""
@@ -65,55 +70,130 @@ class Prompt:
     versions: dict[str, str] = dataclasses.field(default_factory=_versions)
 
     def __post_init__(self):
-        rows = np.array(self.rows, np.float32, order="C")
-        if rows.ndim != 2 or 0 in rows.shape:
-            raise InputError(
-                f"a prompt is an array [virtual tokens, width], got shape {list(rows.shape)}"
-            )
-        bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
-        if bad.size:
-            raise InputError(
-                f"the prompt holds NaN or inf in {bad.size} of {len(rows)} rows, first in row "
-                f"{bad[0]}; take an earlier checkpoint or train with a lower learning rate"
-            )
-        if self.method.num_virtual_tokens != len(rows):
-            raise InputError(
-                f"the method says {self.method.num_virtual_tokens} virtual tokens and the prompt "
-                f"holds {len(rows)}; set num_virtual_tokens={len(rows)}"
-            )
-        rows.setflags(write=False)
-        object.__setattr__(self, "rows", rows)
+        object.__setattr__(self, "tuned", jax.tree.map(_frozen, self.tuned))
+        _check_leaves(self.arrays)
+        if isinstance(self.method, PromptTuningConfig):
+            for rows in self.arrays.values():
+                _check_rows(rows, self.method.num_virtual_tokens)
+        if self.training is not None:
+            object.__setattr__(self, "training", jax.tree.map(_frozen, self.training))
         # As they will be read from a file: no NumPy scalars, no tuples.
         for name in ("metrics", "recipe"):
             plain = json.loads(json.dumps(getattr(self, name), default=_plain))
             object.__setattr__(self, name, plain)
 
     @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The leaves of `tuned`, by path."""
+        return by_path(self.tuned)
+
+    @property
+    def rows(self) -> np.ndarray:
+        """The virtual tokens [P, D] before the input.
+
+        Raises:
+          InputError: the method has no such rows.
+        """
+        found = self.arrays.get("prompt")
+        if not isinstance(self.method, PromptTuningConfig) or found is None:
+            raise InputError(
+                f"{self.name or self.digest[:12]} is {self.method.kind} and has no rows before the "
+                "input; this is for prompt tuning and what becomes it: P-tuning, residual prompts"
+            )
+        return found
+
+    @property
+    def size(self) -> int:
+        """How many numbers it is."""
+        return sum(leaf.size for leaf in self.arrays.values())
+
+    @property
     def digest(self) -> str:
-        """sha256 of the shape and the numbers: the same for the same prompt, whatever its file."""
-        numbers = self.rows.astype("<f4").tobytes()
-        return hashlib.sha256(f"{self.rows.shape}".encode() + numbers).hexdigest()
+        """sha256 of paths, shapes and numbers: the same for the same prompt, whatever its file."""
+        digest = hashlib.sha256()
+        for path, leaf in sorted(self.arrays.items()):
+            digest.update(f"{path}{leaf.shape}".encode() + leaf.astype("<f4").tobytes())
+        return digest.hexdigest()
 
     def injection(self) -> Injection:
         """What the prompt puts into the frozen model."""
-        return Injection(jnp.asarray(self.rows))
+        return materialize(self.method, self.tuned)
 
 
-def prompt_for(
-    rows: Float[Any, "P D"], method: PromptTuningConfig, backbone: Backbone, **about: Any
-) -> Prompt:
-    """The prompt of `rows` trained on `backbone`, with the backbone's identity filled in.
+def by_path(tree: Any) -> dict[str, Any]:
+    """The leaves of a tree of dicts and lists by their paths, `a/0/b`."""
+    return {
+        "/".join(str(getattr(k, "key", getattr(k, "idx", k))) for k in path): leaf
+        for path, leaf in jax.tree.leaves_with_path(tree)
+    }
+
+
+def from_paths(leaves: dict[str, Any]) -> Any:
+    """The reverse of `by_path`; numbers are places in a list."""
+    tree: dict[str, Any] = {}
+    for path, leaf in leaves.items():
+        *parents, last = path.split("/")
+        node = tree
+        for name in parents:
+            node = node.setdefault(name, {})
+        node[last] = leaf
+    return _listed(tree)
+
+
+def _listed(tree: Any) -> Any:
+    if not isinstance(tree, dict):
+        return tree
+    if tree and all(name.isdecimal() for name in tree):
+        return [_listed(tree[name]) for name in sorted(tree, key=int)]
+    return {name: _listed(value) for name, value in tree.items()}
+
+
+def _frozen(leaf: Any) -> np.ndarray:
+    leaf = np.array(leaf, np.float32, order="C")
+    leaf.setflags(write=False)
+    return leaf
+
+
+def _check_leaves(arrays: dict[str, np.ndarray]) -> None:
+    for path, leaf in arrays.items():
+        if 0 in leaf.shape:
+            raise InputError(f"the prompt is empty: {path} has shape {list(leaf.shape)}")
+        rows = leaf.reshape(len(leaf) if leaf.ndim else 1, -1)
+        bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+        if bad.size:
+            raise InputError(
+                f"the prompt holds NaN or inf in {bad.size} of {len(rows)} rows, first in row "
+                f"{bad[0]}, of {path}; take an earlier checkpoint, or train with a lower rate"
+            )
+
+
+def _check_rows(rows: np.ndarray, virtual: int) -> None:
+    if rows.ndim != 2:
+        raise InputError(
+            f"a prompt is an array [virtual tokens, width], got shape {list(rows.shape)}"
+        )
+    if virtual != len(rows):
+        raise InputError(
+            f"the method says {virtual} virtual tokens and the prompt holds {len(rows)}; "
+            f"set num_virtual_tokens={len(rows)}"
+        )
+
+
+def prompt_for(tuned: Any, method: MethodConfig, backbone: Backbone, **about: Any) -> Prompt:
+    """The prompt of a tuned tree, in the form that is served, with the backbone's identity.
 
     Args:
-      rows: [P, D], numpy or jax, of any float type.
-      method: how they were made.
-      backbone: what they were trained on.
+      tuned: the tree of `method`, numpy or jax, of any float type.
+      method: how it was made.
+      backbone: what it was trained on.
       about: other fields of `Prompt`: name, task, metrics, seed, recipe.
 
     Raises:
-      InputError: the rows are no prompt, see `Prompt`.
+      InputError: it is no prompt, see `Prompt`.
     """
-    return Prompt(rows=np.asarray(rows), method=method, **{**_identity(backbone), **about})
+    served, tree = simplify(method, tuned)
+    form = {} if served == method else {"training": tuned, "trained_as": method}
+    return Prompt(tuned=tree, method=served, **{**_identity(backbone), **form, **about})
 
 
 def _identity(backbone: Backbone) -> dict[str, Any]:
@@ -150,12 +230,7 @@ def check_fits(prompt: Prompt, backbone: Backbone, *, allow_mismatch: bool = Fal
       InputError: width, fingerprint or tokenizer differ.
     """
     names = f"prompt {prompt.name or prompt.digest[:12]!r}", f"backbone {backbone.name!r}"
-    width = prompt.rows.shape[1]
-    if width != backbone.width:
-        raise InputError(
-            f"{names[0]} is {width} wide and {names[1]} is {backbone.width}; use the backbone that "
-            f"it was trained on{f' ({prompt.backbone})' if prompt.backbone else ''}"
-        )
+    _check_shapes(prompt, backbone, *names)
     if allow_mismatch:
         return
     theirs = prompt.fingerprint, prompt.tokenizer_hash
@@ -170,6 +245,28 @@ def check_fits(prompt: Prompt, backbone: Backbone, *, allow_mismatch: bool = Fal
                 f"{names[0]} was trained on other {what} ({prompt.backbone or 'unnamed'}, sha256 "
                 f"{its[:12]}) than {names[1]} has (sha256 {ours[:12]}); use that backbone, or pass "
                 "allow_mismatch=True (--allow-mismatch) to run it all the same"
+            )
+
+
+def _check_shapes(prompt: Prompt, backbone: Backbone, ours: str, theirs: str) -> None:
+    trained_on = f" ({prompt.backbone})" if prompt.backbone else ""
+    remedy = f"use the backbone that it was trained on{trained_on}"
+    if isinstance(prompt.method, PromptTuningConfig):
+        width = next(iter(prompt.arrays.values())).shape[1]
+        if width != backbone.width:
+            raise InputError(f"{ours} is {width} wide and {theirs} is {backbone.width}; {remedy}")
+        return
+    # Shapes only: where a start would come from does not matter.
+    plain = {"init": "random"} if hasattr(prompt.method, "init") else {}
+    method = dataclasses.replace(prompt.method, **plain)
+    tree = jax.eval_shape(lambda key: init(method, backbone, key), jax.random.key(0))
+    wanted = jax.tree.map(jnp.shape, by_path(tree), is_leaf=lambda v: hasattr(v, "shape"))
+    found = {path: leaf.shape for path, leaf in prompt.arrays.items()}
+    for path in {**wanted, **found}:
+        if wanted.get(path) != found.get(path):
+            raise InputError(
+                f"{ours} does not fit {theirs}: {path} is {found.get(path, 'missing')} and must be "
+                f"{wanted.get(path, 'absent')}; {remedy}"
             )
 
 

@@ -5,15 +5,25 @@ import difflib
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from prompt_jax.backbones import Backbone
-from prompt_jax.config import InputError, PromptTuningConfig, from_json
+from prompt_jax.config import InputError, MethodConfig, PromptTuningConfig, from_json
+from prompt_jax.methods import init
 from prompt_jax.prompts import peft
 from prompt_jax.prompts.card import flat
-from prompt_jax.prompts.folder import FORMAT, OWN_WEIGHTS, PROMPT_CONFIG, checksum, is_prompt
-from prompt_jax.prompts.prompt import Prompt, adopt, check_fits
+from prompt_jax.prompts.folder import (
+    FORMAT,
+    OWN_WEIGHTS,
+    PROMPT_CONFIG,
+    TRAINING_WEIGHTS,
+    checksum,
+    is_prompt,
+)
+from prompt_jax.prompts.prompt import Prompt, adopt, check_fits, from_paths
 from prompt_jax.tasks import Task
+from prompt_jax.weights.safetensors import open_safetensors
 from prompt_jax.weights.stored import damaged, read_json
 
 PEFT_WEIGHTS = (peft.ADAPTER_WEIGHTS, peft.ADAPTER_PICKLE)
@@ -49,13 +59,25 @@ def import_prompt(path: str | Path, backbone: Backbone, *, allow_mismatch: bool 
     return adopt(prompt, backbone)
 
 
+def fresh(method: MethodConfig, backbone: Backbone, seed: int) -> Any:
+    """`methods.init`, with the rows of `init_file` read where the method starts from a file.
+
+    Raises:
+      InputError: as `methods.init` and `load_prompt`.
+    """
+    file = getattr(method, "init_file", None)
+    rows = load_prompt(file).rows if file else None
+    return init(method, backbone, jax.random.key(seed), rows)
+
+
 class Listed(NamedTuple):
     """A row of `list_prompts`."""
 
     name: str
     """Path within the listed folder."""
-    virtual_tokens: int | None
-    width: int | None
+    method: str
+    size: int | None
+    """How many numbers it is."""
     backbone: str
     metric: str
     """The deciding score, `name value`; empty when there is none."""
@@ -82,12 +104,13 @@ def _listed(path: Path) -> Listed:
     try:
         prompt = load_prompt(path)
     except InputError as error:
-        return Listed(path.name, None, None, "", "", "", str(error))
+        return Listed(path.name, "", None, "", "", "", str(error))
     best = next(flat(prompt.metrics), None)
     value = best and (f"{best[1]:.4f}" if isinstance(best[1], float) else best[1])
     metric = f"{best[0]} {value}" if best else ""
-    virtual, width = prompt.rows.shape
-    return Listed(path.name, virtual, width, prompt.backbone, metric, prompt.digest[:12])
+    return Listed(
+        path.name, prompt.method.kind, prompt.size, prompt.backbone, metric, prompt.digest[:12]
+    )
 
 
 def _prompt_folder(path: Path) -> Path | None:
@@ -129,7 +152,7 @@ def _load_npy(path: Path) -> Prompt:
         ) from error
     rows = peft.matrix(path, array)
     method = PromptTuningConfig(num_virtual_tokens=len(rows), init="random")
-    return _prompt(path, rows=rows, method=method, name=path.stem, versions={})
+    return _prompt(path, tuned={"prompt": rows}, method=method, name=path.stem, versions={})
 
 
 def _load_own(folder: Path) -> Prompt:
@@ -144,12 +167,17 @@ def _load_own(folder: Path) -> Prompt:
         )
     weights = _weights_of(folder, OWN_WEIGHTS, *PEFT_WEIGHTS)
     fields = {f.name: values[f.name] for f in dataclasses.fields(Prompt) if f.name in values}
-    fields["method"] = from_json(PromptTuningConfig, fields["method"])
+    fields["method"] = from_json(MethodConfig, fields["method"])
+    if fields["trained_as"]:
+        fields["trained_as"] = from_json(MethodConfig, fields["trained_as"])
+        fields["training"] = _tree(_weights_of(folder, TRAINING_WEIGHTS))
     fields["task"] = fields["task"] and from_json(Task, fields["task"])
     fields["name"] = fields["name"] or _name(folder)
-    prompt = _prompt(weights, rows=peft.read_weights(weights), **fields)
+    own = weights.name == OWN_WEIGHTS
+    tuned = _tree(weights) if own else {"prompt": peft.read_weights(weights)}
+    prompt = _prompt(weights, tuned=tuned, **fields)
     if prompt.digest != values["digest"]:
-        raise damaged(weights, f"its rows have not the digest that {PROMPT_CONFIG} says")
+        raise damaged(weights, f"its numbers have not the digest that {PROMPT_CONFIG} says")
     return prompt
 
 
@@ -160,7 +188,12 @@ def _load_peft(folder: Path) -> Prompt:
     rows = peft.read_weights(weights)
     adapter = peft.read_adapter(path, values, rows)
     rows = rows[: adapter.method.num_virtual_tokens]
-    return _prompt(weights, rows=rows, name=_name(folder), versions={}, **adapter._asdict())
+    about = {"name": _name(folder), "versions": {}, **adapter._asdict()}
+    return _prompt(weights, tuned={"prompt": rows}, **about)
+
+
+def _tree(path: Path) -> Any:
+    return from_paths({name: tensor.read() for name, tensor in open_safetensors(path).items()})
 
 
 def _prompt(path: Path, **fields: Any) -> Prompt:

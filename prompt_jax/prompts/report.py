@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from prompt_jax.backbones import Backbone
-from prompt_jax.config import InputError, at_least, choose, to_json
+from prompt_jax.config import InputError, PromptTuningConfig, at_least, choose, to_json
 from prompt_jax.prompts.card import flat
 from prompt_jax.prompts.prompt import Prompt, check_fits
 
@@ -92,17 +92,28 @@ def inspect(prompt: Prompt, backbone: Backbone, *, k: int = 3, allow_mismatch: b
     facts = Table(box=None, show_header=False)
     for name, value in _facts(prompt).items():
         facts.add_row(name, Text(str(value)))
+    parts: list[Any] = [facts]
+    if isinstance(prompt.method, PromptTuningConfig):
+        rows = np.concatenate(list(prompt.arrays.values()))
+        parts += [_neighbours(rows, backbone, k), Text(CAVEAT)]
+    out = io.StringIO()
+    Console(file=out, width=100, color_system=None).print(Group(*parts))
+    return out.getvalue()
+
+
+def _neighbours(rows: np.ndarray, backbone: Backbone, k: int) -> Any:
+    from rich.table import Table
+    from rich.text import Text
+
     measured = [
-        nearest_words(prompt.rows, backbone.params["embedding"], backbone.tokenizer, k, by)
+        nearest_words(rows, backbone.params["embedding"], backbone.tokenizer, k, by)
         for by in ("cosine", "l2")
     ]
     words = Table("row", "norm", "nearest by cosine", "nearest by L2 distance")
     for i, (cosine, l2) in enumerate(zip(*measured, strict=True)):
-        norm = f"{np.linalg.norm(prompt.rows[i]):.2f}"
+        norm = f"{np.linalg.norm(rows[i]):.2f}"
         words.add_row(str(i), norm, Text(_phrase(cosine)), Text(_phrase(l2)))
-    out = io.StringIO()
-    Console(file=out, width=100, color_system=None).print(Group(facts, words, Text(CAVEAT)))
-    return out.getvalue()
+    return words
 
 
 def _facts(prompt: Prompt) -> dict[str, Any]:
@@ -111,10 +122,8 @@ def _facts(prompt: Prompt) -> dict[str, Any]:
         "digest": prompt.digest,
         "backbone": prompt.backbone,
         "fingerprint": prompt.fingerprint,
-        "virtual tokens": len(prompt.rows),
-        "width": prompt.rows.shape[1],
-        "placement": prompt.method.placement,
-        "init": prompt.method.init,
+        **dict(flat(to_json(prompt.trained_as or prompt.method), "method.")),
+        "numbers": f"{prompt.size:,}",
         "seed": prompt.seed,
         **dict(flat(to_json(prompt.task) if prompt.task else {}, "task.")),
         **dict(flat(prompt.metrics)),

@@ -66,7 +66,7 @@ class Decoder(nn.Module):
         c, tuned = self.config, self.variables.get("tuned", {})
         prompt = socket(self, "prompt")
         virtual = 0 if prompt is None else prompt.shape[-2]
-        if virtual and encoded is not None:  # The first call, before any target token.
+        if prompt is not None and encoded is not None:  # The first call, before any target.
             rows = jnp.broadcast_to(prompt.astype(x.dtype), (len(x), virtual, c.d_model))
             x = jnp.concatenate([rows, x], axis=1)
         elif virtual:

@@ -59,9 +59,12 @@ def sockets(config: T5Config) -> Sockets:
                 ends[place[-1]],
                 [w.removesuffix(".weight") for w in weights],
             )
-            sizes = ([size for _, size in end] for end in (inputs, outputs))
             found.projections["/".join(place)] = Projection(
-                layers, *map(tuple, sizes), tuple(modules), tuple(n for n, _ in inputs + outputs)
+                layers,
+                tuple(size for _, size in inputs),
+                tuple(size for _, size in outputs),
+                tuple(modules),
+                tuple(name for name, _ in inputs + outputs),
             )
         elif leaf == "scale":
             found.norms["/".join(place)] = Norm(layers, c.d_model)

@@ -1,0 +1,257 @@
+"""The command line: tyro over the same dataclasses that Python callers use.
+
+Nothing heavy is imported until a command needs it, so `prompt-jax --help` answers at once.
+"""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import tyro
+from tyro.conf import Positional
+
+from prompt_jax.cli import prompts
+from prompt_jax.cli.arguments import bound, load, parse, starting_config, trained_on
+from prompt_jax.config import (
+    METHOD_KINDS,
+    Config,
+    DataConfig,
+    EvalConfig,
+    InputError,
+    TaskConfig,
+    choose,
+)
+from prompt_jax.runtime import prepare
+
+USAGE = """\
+usage: prompt-jax COMMAND ...
+
+  train      tune a prompt; with no argument, on the embedded sentiment task
+  evaluate   score a saved prompt, beside the frozen model and a baseline
+  predict    answer a file of inputs with a saved prompt
+  compare    train several methods on one budget, and what each costs
+  prompts    list, inspect, compare, compose, export and import saved prompts
+  pretrain   train a backbone from text files
+
+prompt-jax COMMAND --help tells the options of a command."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; 0 when it is done, 2 for bad input, 1 for anything else."""
+    command, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if command in ("-h", "--help"):
+        print(USAGE)
+        return 0
+    try:
+        choose("command", command, COMMANDS)
+        COMMANDS[command](rest)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        from prompt_jax.train import DivergedError
+
+        if not isinstance(error, DivergedError):
+            raise
+        print(f"stopped: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _train(arguments: list[str]) -> None:
+    default, arguments = starting_config(arguments)
+
+    def train(
+        config: tyro.conf.AvoidSubcommands[Annotated[Config, tyro.conf.arg(name="")]] = default,
+        *,
+        resume: bool = False,
+        overwrite: bool = False,
+    ) -> None:
+        """Tunes a soft prompt, evaluates it and saves it.
+
+        A first argument that ends in .py is a config file; flags go over what it says. --method
+        NAME takes another method, and --method.OPTION then are its options.
+
+        Args:
+          config: the experiment.
+          resume: continue the run in --out from its last checkpoint.
+          overwrite: replace the run in --out.
+        """
+        prepare()
+        from prompt_jax import experiment
+
+        experiment.train(config, resume=resume, overwrite=overwrite, say=_say)
+
+    parse(train, "train", arguments)
+
+
+COMPARED = "prompt_tuning,p_tuning,prefix_tuning,lora,ia3,adapter,full"
+
+
+def _compare(arguments: list[str]) -> None:
+    default, arguments = starting_config(arguments)
+    if default.out == Config.out:
+        default = dataclasses.replace(default, out="runs/compare")
+
+    def compare(
+        config: tyro.conf.AvoidSubcommands[Annotated[Config, tyro.conf.arg(name="")]] = default,
+        *,
+        methods: str = COMPARED,
+        overwrite: bool = False,
+    ) -> None:
+        """Trains several methods on the same data and budget, and measures what each costs.
+
+        Args:
+          config: the experiment; each method runs in a folder of its own within --out.
+          methods: their names, with commas between; each has its defaults, or the options of
+            --method where it is that one.
+          overwrite: replace their runs.
+        """
+        for name in methods.split(","):
+            choose("method", name, METHOD_KINDS)
+        prepare()
+        from prompt_jax import experiment
+
+        chosen = [
+            config.method if name == config.method.kind else METHOD_KINDS[name]()
+            for name in methods.split(",")
+        ]
+        experiment.compare_methods(config, chosen, overwrite=overwrite, say=_say)
+
+    parse(compare, "compare", arguments)
+
+
+def _evaluate(arguments: list[str]) -> None:
+    data, task = trained_on(arguments)
+
+    def evaluate(
+        *,
+        prompt: str,
+        backbone: str = "",
+        data: DataConfig = data,
+        task: TaskConfig = task,
+        eval: EvalConfig = EvalConfig(),  # noqa: B008 (frozen)
+        allow_mismatch: bool = False,
+        json: bool = False,
+    ) -> None:
+        """Scores a saved prompt beside the frozen model and a baseline.
+
+        Args:
+          prompt: a prompt folder, a run folder, or a .npy.
+          backbone: empty takes the one that the prompt was trained on.
+          data: what to score it on; the rest as in training.
+          task: templates and label words, as in training unless given.
+          eval: how.
+          allow_mismatch: use a backbone whose fingerprint is not the one it was trained on.
+          json: end with one line of JSON.
+        """
+        prepare()
+        from prompt_jax import experiment, report
+
+        loaded, model = load(prompt, backbone, allow_mismatch)
+        config = Config(backbone=model.name, data=data, task=task, eval=eval)
+        results = experiment.evaluate_prompt(config, loaded, model)
+        metric = next(iter(next(iter(results[experiment.TUNED].values()))))
+        print(report.markdown(report.table(results, metric)))
+        if json:
+            print(_json({"prompt": loaded.digest, "task": data.task, "results": results}))
+
+    parse(evaluate, "evaluate", arguments)
+
+
+def _predict(arguments: list[str]) -> None:
+    data, task = trained_on(arguments)
+
+    def predict(
+        *,
+        prompt: str,
+        input: str,
+        output: str,
+        backbone: str = "",
+        shard: str = "0/1",
+        data: DataConfig = data,
+        task: TaskConfig = task,
+        eval: EvalConfig = EvalConfig(),  # noqa: B008 (frozen)
+        allow_mismatch: bool = False,
+        overwrite: bool = False,
+    ) -> None:
+        """Answers every input of a file; continues an output that was cut short.
+
+        Args:
+          prompt: a prompt folder, a run folder, or a .npy.
+          input: .txt with an input a line, .csv, .tsv, .jsonl, .parquet, or - for standard input.
+          output: a .jsonl, in the order of the inputs.
+          backbone: empty takes the one that the prompt was trained on.
+          shard: i/n answers every n-th input, beginning with input i.
+          data: lengths, as in training unless given.
+          task: templates and label words, as in training unless given.
+          eval: how to rank or generate.
+          allow_mismatch: use a backbone whose fingerprint is not the one it was trained on.
+          overwrite: replace an existing output.
+        """
+        from prompt_jax.predict import parse_shard
+
+        part = parse_shard(shard)
+        prepare()
+        from prompt_jax import predict as prediction
+        from prompt_jax.tasks import Task
+
+        loaded, model = load(prompt, backbone, allow_mismatch)
+        asked = Task(
+            name=data.task,
+            source=task.source or "{input}",
+            target=task.target or "{target}",
+            labels=task.labels,
+        )
+        count = prediction.predict(
+            model,
+            loaded.injection(),
+            asked,
+            input,
+            output,
+            data=data,
+            eval=eval,
+            placement=loaded.method.placement,
+            shard=part,
+            overwrite=overwrite,
+        )
+        print(f"{count} answers written to {output}", file=sys.stderr)
+
+    parse(predict, "predict", arguments)
+
+
+def _pretrain(arguments: list[str]) -> None:
+    def pretrain(config: Positional[str]) -> None:
+        """Trains a backbone from text files, or continues where it stopped.
+
+        Args:
+          config: a .py file that binds `config = PretrainConfig(...)`.
+        """
+        from prompt_jax.pretrain import PretrainConfig
+        from prompt_jax.pretrain import pretrain as run
+
+        chosen = bound(config, PretrainConfig)
+        prepare()
+        run(chosen)
+
+    parse(pretrain, "pretrain", arguments)
+
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "train": _train,
+    "compare": _compare,
+    "evaluate": _evaluate,
+    "predict": _predict,
+    "prompts": prompts.run,
+    "pretrain": _pretrain,
+}
+
+
+def _json(values: dict[str, Any]) -> str:
+    return json.dumps(values, ensure_ascii=False)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)

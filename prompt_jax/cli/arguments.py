@@ -1,0 +1,96 @@
+"""What the commands have in common: their arguments, the config these go over, saved prompts."""
+
+import dataclasses
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from prompt_jax.config import METHOD_KINDS, Config, DataConfig, InputError, TaskConfig, choose
+
+
+def parse(function: Callable[..., None], prog: str, arguments: list[str]) -> None:
+    """Calls a function with the arguments that its signature allows."""
+    tyro.cli(function, prog=f"prompt-jax {prog}", args=arguments)
+
+
+def starting_config(arguments: list[str]) -> tuple[Config, list[str]]:
+    """What flags go over: a config file, the run to resume, or the defaults; then the method."""
+    config, arguments = _starting_point(arguments)
+    name = _value(arguments, "--method")
+    if name is None:
+        return config, arguments
+    choose("method", name, METHOD_KINDS)
+    at = next(i for i, word in enumerate(arguments) if word.partition("=")[0] == "--method")
+    rest = arguments[:at] + arguments[at + (1 if "=" in arguments[at] else 2) :]
+    if name == config.method.kind:
+        return config, rest
+    # The rate was that of the other method, unless it was chosen.
+    train = dataclasses.replace(config.train, optimizer=None, learning_rate=None)
+    return dataclasses.replace(config, method=METHOD_KINDS[name](), train=train), rest
+
+
+def _starting_point(arguments: list[str]) -> tuple[Config, list[str]]:
+    if arguments and arguments[0].endswith(".py"):
+        return bound(arguments[0], Config), arguments[1:]
+    if "--resume" in arguments:
+        from prompt_jax.runs import read_config
+
+        return read_config(Path(_value(arguments, "--out") or Config.out)), arguments
+    return Config(), arguments
+
+
+def trained_on(arguments: list[str]) -> tuple[DataConfig, TaskConfig]:
+    """Data and task of the prompt that the arguments name; flags go over them."""
+    path = _value(arguments, "--prompt")
+    if path is None:
+        return DataConfig(), TaskConfig()
+    from prompt_jax.config import from_json
+    from prompt_jax.prompts import load_prompt
+
+    prompt = load_prompt(path)
+    data = from_json(DataConfig, prompt.recipe.get("data", {}))
+    if prompt.task is None:
+        return data, TaskConfig()
+    names = [field.name for field in dataclasses.fields(TaskConfig)]
+    return data, TaskConfig(**{name: getattr(prompt.task, name) for name in names})
+
+
+def _value(arguments: list[str], flag: str) -> str | None:
+    for i, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name == flag:
+            return value if equals else next(iter(arguments[i + 1 : i + 2]), None)
+    return None
+
+
+def bound(path: str, kind: type) -> Any:
+    """The name `config` of a Python file."""
+    if not Path(path).is_file():
+        raise InputError(f"no config file {path}; give a .py file that binds `config`")
+    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"{path} is no Python file; give a .py file that binds `config`")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = getattr(module, "config", None)
+    if not isinstance(config, kind):
+        raise InputError(
+            f"{path} must bind `config` to a {kind.__name__}, got {type(config).__name__}"
+        )
+    return config
+
+
+def load(prompt: str, backbone: str, allow_mismatch: bool) -> tuple[Any, Any]:
+    """The prompt at a path and the backbone it runs on: the named one, or else its own."""
+    from prompt_jax.prompts import check_fits, load_prompt
+    from prompt_jax.weights import load_backbone
+
+    loaded = load_prompt(prompt)
+    if not (backbone or loaded.backbone):
+        raise InputError(f"{prompt} does not say which backbone it belongs to; give --backbone")
+    model = load_backbone(backbone or loaded.backbone)
+    check_fits(loaded, model, allow_mismatch=allow_mismatch)
+    return loaded, model

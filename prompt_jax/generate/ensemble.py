@@ -1,0 +1,127 @@
+"""Several prompts answer as one, in one batch: they share the frozen model (Lester et al. 2021)."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from prompt_jax.backbones import Backbone
+from prompt_jax.config import DataConfig, EvalConfig, InputError, choose
+from prompt_jax.generate.answers import Answers, answer
+from prompt_jax.methods import Injection
+from prompt_jax.tasks import Task
+
+WAYS = ("average", "vote")
+
+
+def ensemble(
+    backbone: Backbone,
+    injections: Sequence[Injection],
+    sources: Sequence[str],
+    task: Task,
+    *,
+    data: DataConfig,
+    eval: EvalConfig,
+    placement: str = "prefix",
+    how: str = "average",
+) -> Answers:
+    """What M prompts say together to every input, in the order of the inputs.
+
+    Every input stands M times in a batch, each time behind another prompt, so M prompts cost one
+    model in memory and one compiled program.
+
+    Args:
+      injections: M prompts [P, D] for the input; lengths may differ where they stand first.
+      sources: input texts, the template already filled.
+      task: with label words.
+      eval: `batch_size` counts rows, so a batch holds `batch_size // M` inputs, at least one.
+      how: `average` takes the label of the highest mean log-probability; `vote` the one that most
+        prompts rank first, and the average among labels of equally many votes.
+
+    Returns:
+      The scores are the mean log-probabilities over the prompts, normalised over the labels, for
+      both ways.
+
+    Raises:
+      InputError: no prompts, more than rows in the input in one of them, prompts that do not fit
+        together or the backbone, a task without labels, or as `answer`.
+    """
+    choose("way to ensemble prompts", how, WAYS)
+    if not task.labels:
+        raise InputError(
+            f"task {task.name!r} has no labels and an ensemble ranks labels; set task.labels, or "
+            "answer with one prompt"
+        )
+    prompts, masks = _stacked(injections, backbone, placement)
+    count = len(injections)
+    inputs = max(1, eval.batch_size // count)
+    # `answer` sorts by length and keeps the order of equals, so that the copies of an input stay
+    # together and every batch, a multiple of M, begins with the first prompt.
+    found = answer(
+        backbone,
+        Injection(jnp.tile(prompts, (inputs, 1, 1)), jnp.tile(masks, (inputs, 1))),
+        [source for source in sources for _ in range(count)],
+        task,
+        data=data,
+        eval=dataclasses.replace(eval, batch_size=inputs * count),
+        placement=placement,
+    )
+    scores = np.asarray(jax.nn.log_softmax(jnp.asarray(found.scores), axis=-1))
+    scores = scores.reshape(len(sources), count, len(task.labels))
+    mean = scores.mean(1)
+    best = _most_voted(scores, mean) if how == "vote" else mean.argmax(-1)
+    return Answers([task.labels[label] for label in best], mean)
+
+
+def _most_voted(scores: Float[np.ndarray, "N M C"], mean: Float[np.ndarray, "N C"]) -> np.ndarray:
+    votes = (scores.argmax(-1)[:, :, None] == np.arange(scores.shape[-1])).sum(1)
+    return np.where(votes == votes.max(-1, keepdims=True), mean, -np.inf).argmax(-1)
+
+
+def _stacked(
+    injections: Sequence[Injection], backbone: Backbone, placement: str
+) -> tuple[Float[Array, "M P D"], Bool[Array, "M P"]]:
+    """All prompts as long as the longest one, and where their rows are real."""
+    if not injections:
+        raise InputError("an ensemble has at least one prompt, got none; give injections")
+    for i, injection in enumerate(injections):
+        _check(i, injection, backbone)
+    lengths = [injection.input_tokens for injection in injections]
+    longest = max(lengths)
+    if placement != "prefix" and min(lengths) < longest:
+        raise InputError(
+            f"prompts of {', '.join(map(str, lengths))} virtual tokens cannot share a batch at "
+            f'placement="{placement}", where padding would part them from the text; use prompts '
+            'of equal length, or placement="prefix"'
+        )
+    prompts, masks = [], []
+    for injection, length in zip(injections, lengths, strict=True):
+        real = injection.prompt_mask
+        real = jnp.ones(length, bool) if real is None else jnp.asarray(real)
+        # On the left, where it parts no row from the text.
+        prompts.append(jnp.pad(jnp.asarray(injection.prompt), ((longest - length, 0), (0, 0))))
+        masks.append(jnp.pad(real, (longest - length, 0)))
+    return jnp.stack(prompts), jnp.stack(masks)
+
+
+def _check(i: int, injection: Injection, backbone: Backbone) -> None:
+    others = {
+        "sockets": bool(injection.sockets),
+        "a shift of the embeddings": injection.shift is not None,
+        "weights of its own": injection.params is not None,
+    }
+    more = [what for what, there in others.items() if there]
+    if more:
+        raise InputError(
+            f"prompt {i} of the ensemble has {' and '.join(more)}, which rows of a batch cannot "
+            "have each for itself; use methods that only put virtual tokens before the input"
+        )
+    shape = () if injection.prompt is None else injection.prompt.shape
+    if len(shape) != 2 or shape[1] != backbone.width:
+        raise InputError(
+            f"prompt {i} of the ensemble must be [P, {backbone.width}], got "
+            f"{list(shape) or 'no virtual tokens'}; use prompts of backbone {backbone.name!r}"
+        )

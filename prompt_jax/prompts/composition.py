@@ -1,0 +1,177 @@
+"""New prompts out of trained ones: their rows one behind the other, averaged, or added up."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from prompt_jax.config import InputError, PromptTuningConfig, choose
+from prompt_jax.prompts.prompt import Prompt
+
+WAYS = ("concat", "average", "weighted", "task_arithmetic")
+IDENTITY = ("backbone", "fingerprint", "tokenizer_hash", "num_layers", "num_attention_heads")
+
+
+def compose(
+    prompts: Sequence[Prompt],
+    how: str = "concat",
+    weights: Sequence[float] | None = None,
+    name: str = "",
+) -> Prompt:
+    """One prompt made of several; nothing is trained.
+
+    Scores do not carry over: the result has none. It has the parents' task where they share one.
+
+    Args:
+      prompts: at least two, of one backbone and one placement.
+      how: `concat` stacks their rows in this order, which is the same as all of them in front of
+        the input; `average` and `weighted` add up rows of equal number; `task_arithmetic` takes
+        the first prompt as the start S and gives S + sum of w_i (P_i - S) over the others.
+      weights: of `weighted`, one a prompt, which need not sum to one; of `task_arithmetic`, one a
+        prompt after the start, 1 each unless given; negative ones unlearn. The others take none.
+      name: of the result.
+
+    Raises:
+      InputError: fewer than two prompts, another `how`, weights that do not fit it, or prompts
+        that have no rows or differ in width, backbone, placement or, where it matters, length.
+    """
+    choose("way to compose prompts", how, WAYS)
+    if len(prompts) < 2:
+        raise InputError(
+            f"compose needs at least two prompts, got {len(prompts)}; a single one is used as it is"
+        )
+    rows = [input_rows(prompt) for prompt in prompts]
+    check_alike(prompts)
+    if how != "concat":
+        _check_lengths(prompts, how)
+    weights = _weights(how, weights, len(prompts))
+    # In float64, so that the average of equal prompts is that prompt to the last bit.
+    wide = [array.astype(np.float64) for array in rows]
+    if how == "concat":
+        made = np.concatenate(rows)
+    elif how == "task_arithmetic":
+        changes = [weight * (array - wide[0]) for weight, array in _pairs(weights, wide[1:])]
+        made = wide[0] + np.sum(changes, axis=0)
+    else:
+        made = np.sum([weight * array for weight, array in _pairs(weights, wide)], axis=0)
+    recipe = {"composed": how, "weights": weights, "parents": [parent(p) for p in prompts]}
+    # An identity is taken whole, from a prompt that knows its weights if there is one.
+    known = next((p for p in prompts if p.fingerprint), prompts[0])
+    first = prompts[0]
+    return Prompt(
+        tuned={"prompt": made},
+        method=plain_method(first, len(made)),
+        name=name,
+        task=first.task if all(p.task == first.task for p in prompts) else None,
+        recipe=recipe,
+        **{field: getattr(known, field) for field in IDENTITY},
+    )
+
+
+def input_rows(prompt: Prompt) -> Float[np.ndarray, "P D"]:
+    """`prompt.rows`, of a prompt that is these rows and nothing else.
+
+    Raises:
+      InputError: it has no rows, or others in the decoder's input, which would be lost.
+    """
+    rows = prompt.rows
+    if len(prompt.arrays) > 1:
+        raise InputError(
+            f"{called(prompt)} also has rows in the decoder's input, which cannot be combined yet; "
+            'use prompts with stack="encoder"'
+        )
+    return rows
+
+
+def check_alike(prompts: Sequence[Prompt]) -> None:
+    """Checks that the rows of prompts mean the same to one model.
+
+    Raises:
+      InputError: they differ in width, placement, or in backbone as far as their files tell.
+    """
+    first = prompts[0]
+    for other in prompts[1:]:
+        names = f"{called(first)} and {called(other)}"
+        widths = first.rows.shape[1], other.rows.shape[1]
+        if widths[0] != widths[1]:
+            raise InputError(
+                f"{names} are {widths[0]} and {widths[1]} wide; use prompts of one backbone"
+            )
+        places = first.method.placement, other.method.placement
+        if places[0] != places[1]:
+            raise InputError(
+                f'{names} stand at "{places[0]}" and "{places[1]}"; use prompts of one placement'
+            )
+    known = [prompt for prompt in prompts if prompt.fingerprint]
+    for other in known[1:]:
+        if other.fingerprint != known[0].fingerprint:
+            raise InputError(
+                f"{called(known[0])} was trained on {_backbone(known[0])} and {called(other)} on "
+                f"{_backbone(other)}; use prompts of one backbone, or `recycle` one for the other's"
+            )
+
+
+def called(prompt: Prompt) -> str:
+    """How an error names a prompt."""
+    return f"prompt {prompt.name or prompt.digest[:12]!r}"
+
+
+def parent(prompt: Prompt) -> dict[str, str]:
+    """What a recipe says about a prompt that went into another one."""
+    return {"name": prompt.name, "digest": prompt.digest}
+
+
+def plain_method(prompt: Prompt, length: int) -> PromptTuningConfig:
+    """The config of rows that were computed from a prompt's.
+
+    Where the parents' training began is not where these rows began, so no `init` is kept.
+    """
+    kept = ("task_type", "tokenizer_name_or_path", "placement")
+    return PromptTuningConfig(
+        num_virtual_tokens=length,
+        init="random",
+        **{name: getattr(prompt.method, name) for name in kept},
+    )
+
+
+def _backbone(prompt: Prompt) -> str:
+    return f"{prompt.backbone or 'an unnamed backbone'} (sha256 {prompt.fingerprint[:12]})"
+
+
+def _check_lengths(prompts: Sequence[Prompt], how: str) -> None:
+    lengths = [len(prompt.rows) for prompt in prompts]
+    if len(set(lengths)) > 1:
+        raise InputError(
+            f'how="{how}" needs prompts of equal length, got {", ".join(map(str, lengths))} '
+            'virtual tokens; use how="concat"'
+        )
+
+
+def _weights(how: str, weights: Sequence[float] | None, count: int) -> list[float]:
+    """The weights that are used; none for `concat`."""
+    if how in ("concat", "average"):
+        if weights is not None:
+            raise InputError(
+                f'how="{how}" takes no weights, got {len(weights)}; leave them out or use '
+                'how="weighted"'
+            )
+        return [] if how == "concat" else [1 / count] * count
+    wanted = count - 1 if how == "task_arithmetic" else count
+    if weights is None and how == "task_arithmetic":
+        return [1.0] * wanted
+    each = "a prompt after the first" if how == "task_arithmetic" else "a prompt"
+    got = 0 if weights is None else len(weights)
+    if got != wanted:
+        raise InputError(
+            f'how="{how}" needs {wanted} weights, one {each}, got {got}; give {wanted}'
+        )
+    found = [float(weight) for weight in weights or ()]
+    if not all(map(math.isfinite, found)):
+        raise InputError(f"weights must be finite numbers, got {found}; mend the one that is not")
+    return found
+
+
+def _pairs(weights: list[float], rows: list[np.ndarray]) -> Any:
+    return zip(weights, rows, strict=True)
