@@ -24,6 +24,14 @@ import pytest
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+@pytest.fixture(scope="module")
+def quick_compile():
+    """Many small programs that run once: compiling them well costs more than it gives."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture(scope="session")
 def tiny():
     """A random T5 1.1 of 2 encoder and 3 decoder layers, with heads*d_kv != d_model."""

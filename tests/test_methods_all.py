@@ -17,6 +17,7 @@ from prompt_jax.methods import for_tasks, init, mam, materialize, simplify, unip
 from prompt_jax.prompts import load_prompt, prompt_for, save_prompt
 from prompt_jax.train import compile_step, fit, start
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
 P = 4
 # (config, whether a fresh tree leaves the backbone exactly as it is)
 CASES = {
@@ -69,8 +70,7 @@ CASES = {
     "unipelt": (unipelt(num_virtual_tokens=P, r=2, bottleneck_size=3), False),
 }
 # One of each kind of socket at every run of the tests, the rest with the slow ones.
-QUICK = {"prompt_both", "p_tuning_lstm", "prefix", "deep_replace", "decomposed", "dora", "unipelt"}
-QUICK |= {"multitask_multiply", "ia3", "parallel", "prompt_adapter"}
+QUICK = {"prompt_both", "p_tuning_lstm", "deep_replace", "multitask_multiply", "ia3", "unipelt"}
 every = pytest.mark.parametrize(
     "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in CASES]
 )

@@ -431,9 +431,13 @@ class TestPeft:
     @pytest.mark.parametrize(
         ("config", "match"),
         [
-            ({"peft_type": "LORA"}, "unknown peft_type in .*'LORA'; allowed: PROMPT_TUNING, P_TUN"),
+            (
+                {"peft_type": "CPT"},
+                "unknown peft_type in .*'CPT'; allowed: PROMPT_TUNING, P_TUNING",
+            ),
             ({"task_type": "SEQ_CLS"}, "unknown task_type in .*'SEQ_CLS'; allowed: SEQ_2_SEQ_LM"),
             ({"num_virtual_tokens": 3}, r"says 3 virtual tokens of width 3 .* is \[4, 3\]"),
+            ({"num_virtual_tokens": "4"}, "num_virtual_tokens must be a whole number .* got '4'"),
             ({"token_dim": 5}, r"virtual tokens of width 5 and the tensor beside it is \[4, 3\]"),
         ],
     )
@@ -445,7 +449,13 @@ class TestPeft:
         folder = peft_folder(tmp_path / "p", np.ones((4, 3), np.float32))
         data = safetensors.numpy.save({"lora_A": np.ones((2, 2), np.float32)})
         (folder / "adapter_model.safetensors").write_bytes(data)
-        with pytest.raises(InputError, match="holds no tensor 'prompt_embeddings', only lora_A"):
+        with pytest.raises(InputError, match="lacks prompt_embeddings and holds lora_A, which"):
+            load_prompt(folder)
+
+    def test_a_missing_config_of_an_own_folder(self, prompt, tmp_path):
+        folder = save_prompt(tmp_path / "p", prompt)
+        (folder / "adapter_config.json").unlink()
+        with pytest.raises(InputError, match="p holds no adapter_config.json; copy it again"):
             load_prompt(folder)
 
     def test_damaged_config(self, tmp_path):

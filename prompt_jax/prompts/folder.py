@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from prompt_jax.config import InputError, to_json
+from prompt_jax.config import InputError, PromptTuningConfig, to_json
 from prompt_jax.prompts.card import card
 from prompt_jax.prompts.peft import (
     ADAPTER_CONFIG,
@@ -120,6 +120,9 @@ def describe(prompt: Prompt) -> dict[str, Any]:
     fields |= {"format": FORMAT, "digest": prompt.digest, "method": to_json(prompt.method)}
     fields["trained_as"] = prompt.trained_as and to_json(prompt.trained_as)
     fields["task"] = prompt.task and to_json(prompt.task)
+    if not isinstance(prompt.method, PromptTuningConfig) and not obstacle(prompt):
+        # PEFT's files do not say how a kernel's outputs are those of heads.
+        fields["shapes"] = {path: leaf.shape for path, leaf in prompt.arrays.items()}
     # Through JSON and back, so that the checksum is of what will be read.
     fields = json.loads(json.dumps(fields))
     return fields | {"checksum": checksum(fields)}
@@ -135,8 +138,8 @@ def _insist(target: str, prompt: Prompt) -> None:
     reason = obstacle(prompt)
     if reason:
         raise InputError(
-            f"this prompt cannot be exported to {target}: {reason}; keep the folder of "
-            'save_prompt, or train with placement="prefix"'
+            f"this prompt cannot be exported to {target}: {reason}; or keep the folder of "
+            "save_prompt, which holds all prompts"
         )
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import InputError, MethodConfig, PromptTuningConfig
 from prompt_jax.methods import Injection, init, materialize, simplify
+from prompt_jax.prompts.peft_shapes import fitted
 from prompt_jax.tasks import Task
 
 
@@ -59,7 +60,9 @@ class Prompt:
     """`tokenizer_hash` of that backbone's tokenizer."""
     num_layers: int | None = None
     num_attention_heads: int | None = None
-    """With `num_layers` in PEFT's config, whose readers may want them without the model."""
+    """With `num_layers` in PEFT's config, whose readers may want them without the model.
+
+    None beside LoRA, IA3 or a prefix means that the tree has PEFT's shapes until it is adopted."""
     task: Task | None = None
     """Templates, label words and metrics it was trained with."""
     metrics: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -222,7 +225,8 @@ def check_fits(prompt: Prompt, backbone: Backbone, *, allow_mismatch: bool = Fal
     A prompt on other weights of the same width runs and means nothing, so it is refused.
 
     Args:
-      prompt: what is not known about it (an empty fingerprint) is not checked.
+      prompt: what is not known about it (an empty fingerprint) is not checked. One that PEFT saved
+        needs `adopt` besides, which gives its tree the backbone's shapes.
       backbone: what it shall run on.
       allow_mismatch: lets another fingerprint or tokenizer pass; another width never does.
 
@@ -256,12 +260,8 @@ def _check_shapes(prompt: Prompt, backbone: Backbone, ours: str, theirs: str) ->
         if width != backbone.width:
             raise InputError(f"{ours} is {width} wide and {theirs} is {backbone.width}; {remedy}")
         return
-    # Shapes only: where a start would come from does not matter.
-    plain = {"init": "random"} if hasattr(prompt.method, "init") else {}
-    method = dataclasses.replace(prompt.method, **plain)
-    tree = jax.eval_shape(lambda key: init(method, backbone, key), jax.random.key(0))
-    wanted = jax.tree.map(jnp.shape, by_path(tree), is_leaf=lambda v: hasattr(v, "shape"))
-    found = {path: leaf.shape for path, leaf in prompt.arrays.items()}
+    wanted = _shapes(prompt.method, backbone)
+    found = {path: leaf.shape for path, leaf in _on(prompt, backbone).arrays.items()}
     for path in {**wanted, **found}:
         if wanted.get(path) != found.get(path):
             raise InputError(
@@ -270,7 +270,25 @@ def _check_shapes(prompt: Prompt, backbone: Backbone, ours: str, theirs: str) ->
             )
 
 
+def _shapes(method: MethodConfig, backbone: Backbone) -> dict[str, tuple[int, ...]]:
+    """The shapes of a method's tree on a backbone, by path."""
+    # Shapes only: where a start would come from does not matter.
+    plain = {"init": "random"} if hasattr(method, "init") else {}
+    method = dataclasses.replace(method, **plain)
+    tree = jax.eval_shape(lambda key: init(method, backbone, key), jax.random.key(0))
+    return jax.tree.map(jnp.shape, by_path(tree), is_leaf=lambda v: hasattr(v, "shape"))
+
+
+def _on(prompt: Prompt, backbone: Backbone) -> Prompt:
+    """The prompt in the backbone's shapes, if it still has those of PEFT's files."""
+    if prompt.num_attention_heads is not None or isinstance(prompt.method, PromptTuningConfig):
+        return prompt
+    arrays = fitted(prompt.arrays, _shapes(prompt.method, backbone))
+    return dataclasses.replace(prompt, tuned=from_paths(arrays))
+
+
 def adopt(prompt: Prompt, backbone: Backbone) -> Prompt:
-    """The prompt with the backbone's identity where its own is unknown."""
+    """The prompt with the backbone's identity and shapes where its own are unknown."""
+    prompt = _on(prompt, backbone)
     unknown = {k: v for k, v in _identity(backbone).items() if not getattr(prompt, k)}
     return dataclasses.replace(prompt, **unknown)

@@ -21,6 +21,7 @@ from prompt_jax.prompts.folder import (
     checksum,
     is_prompt,
 )
+from prompt_jax.prompts.peft_shapes import fitted
 from prompt_jax.prompts.prompt import Prompt, adopt, check_fits, from_paths
 from prompt_jax.tasks import Task
 from prompt_jax.weights.safetensors import open_safetensors
@@ -34,8 +35,10 @@ def load_prompt(path: str | Path) -> Prompt:
     """The prompt at a path, checked against the digest it was saved with.
 
     Args:
-      path: a folder of `save_prompt`, a PEFT folder (prompt tuning or P-tuning), a run folder
-        that holds `prompt/`, or a NumPy file of [P, D], with or without the ending `.npy`.
+      path: a folder of `save_prompt`, a PEFT folder (prompt, P-, prefix or multitask prompt
+        tuning, LoRA, IA3), a run folder that holds `prompt/`, or a NumPy file of [P, D], with or
+        without the ending `.npy`. What PEFT saved of LoRA, IA3 and prefix tuning still lacks the
+        shapes of its backbone: `import_prompt` takes them from there.
 
     Raises:
       InputError: nothing there, or it is damaged, or no prompt.
@@ -173,8 +176,10 @@ def _load_own(folder: Path) -> Prompt:
         fields["training"] = _tree(_weights_of(folder, TRAINING_WEIGHTS))
     fields["task"] = fields["task"] and from_json(Task, fields["task"])
     fields["name"] = fields["name"] or _name(folder)
-    own = weights.name == OWN_WEIGHTS
-    tuned = _tree(weights) if own else {"prompt": peft.read_weights(weights)}
+    if weights.name == OWN_WEIGHTS:
+        tuned = _tree(weights)
+    else:
+        tuned = from_paths(fitted(_adapter(folder, weights).arrays, values.get("shapes", {})))
     prompt = _prompt(weights, tuned=tuned, **fields)
     if prompt.digest != values["digest"]:
         raise damaged(weights, f"its numbers have not the digest that {PROMPT_CONFIG} says")
@@ -182,14 +187,18 @@ def _load_own(folder: Path) -> Prompt:
 
 
 def _load_peft(folder: Path) -> Prompt:
-    path = folder / peft.ADAPTER_CONFIG
-    values = read_json(path)
     weights = _weights_of(folder, *PEFT_WEIGHTS)
-    rows = peft.read_weights(weights)
-    adapter = peft.read_adapter(path, values, rows)
-    rows = rows[: adapter.method.num_virtual_tokens]
-    about = {"name": _name(folder), "versions": {}, **adapter._asdict()}
-    return _prompt(weights, tuned={"prompt": rows}, **about)
+    about = _adapter(folder, weights)._asdict()
+    tuned = from_paths(about.pop("arrays"))
+    return _prompt(weights, tuned=tuned, name=_name(folder), versions={}, **about)
+
+
+def _adapter(folder: Path, weights: Path) -> peft.Adapter:
+    path = folder / peft.ADAPTER_CONFIG
+    if not path.is_file():
+        raise InputError(f"{folder} holds no {peft.ADAPTER_CONFIG}; copy it again")
+    stored = peft.Stored(path, weights, read_json(path), peft.read_weights(weights))
+    return peft.read_adapter(stored)
 
 
 def _tree(path: Path) -> Any:

@@ -77,8 +77,8 @@ class Attention(nn.Module):
         """Keys and values of `x`, both [B, S, H, K]."""
         key, value = self.key(x), self.value(x)
         # Kept only for a caller that asks for them, see `keys_and_values`.
-        self.sow("intermediates", "key", key)
-        self.sow("intermediates", "value", value)
+        self.sow("intermediates", "keys", key)
+        self.sow("intermediates", "values", value)
         return key, value
 
     def __call__(

@@ -191,7 +191,7 @@ def keys_and_values(config: T5Config, params: Any, tokens: Int[Array, " T"]) -> 
         leaves = kept["intermediates"]
         for name in path.split("/"):
             leaves = leaves[name]
-        found[path] = {name: leaves[name][0][:, 0] for name in ("key", "value")}
+        found[path] = {name: leaves[f"{name}s"][0][:, 0] for name in ("key", "value")}
     return found
 
 

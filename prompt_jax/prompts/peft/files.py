@@ -1,0 +1,99 @@
+"""The two files of an adapter folder, and the checks that all formats share."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from prompt_jax.config import InputError
+from prompt_jax.weights.pickle import open_pickle
+from prompt_jax.weights.safetensors import open_safetensors
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER_PICKLE = "adapter_model.bin"
+KEY = "prompt_embeddings"
+
+AGAIN = "save the folder again with PEFT"
+
+
+class Stored(NamedTuple):
+    """An adapter folder as it was read, with the paths for messages."""
+
+    config: Path
+    weights: Path
+    values: dict[str, Any]
+    """The content of `config`; its keys are not checked, and unknown ones are passed over."""
+    tensors: dict[str, np.ndarray]
+    """The content of `weights`, float32."""
+
+    @property
+    def task_type(self) -> str:
+        """What the adapter is for; PEFT loads a prompt that does not say so and ignores it."""
+        return self.values.get("task_type") or "SEQ_2_SEQ_LM"
+
+    @property
+    def submodules(self) -> int:
+        """How many stacks PEFT keeps rows for: T5's two unless told otherwise."""
+        both = 1 + (self.task_type == "SEQ_2_SEQ_LM")
+        return self.whole("num_transformer_submodules", both)
+
+    def whole(self, name: str, default: int | None = None) -> int:
+        """A field that counts something.
+
+        Raises:
+          InputError: it is absent without a default, or no whole number of at least 1.
+        """
+        value = self.values.get(name)
+        value = default if value is None else value
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise InputError(
+                f"{self.config}: {name} must be a whole number of at least 1, got {value!r}; "
+                f"{AGAIN}"
+            )
+        return value
+
+    def expect(self, names: Iterable[str]) -> None:
+        """Checks that exactly these tensors are there.
+
+        Raises:
+          InputError: some are missing, or there are others.
+        """
+        names = list(names)
+        missing = [name for name in names if name not in self.tensors]
+        surplus = sorted(set(self.tensors) - set(names))
+        faults = [f"lacks {', '.join(missing)}"] if missing else []
+        faults += [f"holds {', '.join(surplus)}, which no such adapter has"] if surplus else []
+        if faults:
+            raise InputError(f"{self.weights} {' and '.join(faults)}; {AGAIN}")
+
+    def mismatch(self, why: str) -> InputError:
+        """The error for a config and tensors that contradict each other."""
+        return InputError(f"{self.config} and {self.weights.name} do not agree: {why}; {AGAIN}")
+
+
+def read_weights(path: Path) -> dict[str, np.ndarray]:
+    """The tensors in a .safetensors or .bin file, float32.
+
+    Raises:
+      InputError: the file is cut or damaged.
+    """
+    stored = open_pickle(path) if path.suffix == ".bin" else open_safetensors(path)
+    # In float32 at once: NumPy itself does not count bfloat16 among the real numbers.
+    return {name: tensor.read().astype(np.float32) for name, tensor in stored.items()}
+
+
+def matrix(path: Path, array: np.ndarray) -> Float[np.ndarray, "N D"]:
+    """The array as float32 rows.
+
+    Raises:
+      InputError: it is not two-dimensional and real.
+    """
+    if array.ndim != 2 or 0 in array.shape or array.dtype.kind not in "fiu":
+        raise InputError(
+            f"{path} holds {array.dtype} of shape {list(array.shape)}; a prompt is an array of "
+            "real numbers [virtual tokens, width]"
+        )
+    return array.astype(np.float32)

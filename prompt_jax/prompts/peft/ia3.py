@@ -1,0 +1,75 @@
+"""IA3: a factor a kernel and layer, [out, 1], or [1, in] where a feed-forward's input is scaled."""
+
+from typing import Any
+
+import numpy as np
+
+from prompt_jax.config import IA3Config
+from prompt_jax.prompts.peft import modules
+from prompt_jax.prompts.peft.files import Stored
+
+FACTOR = "ia3_l"
+
+
+def obstacle(method: IA3Config, arrays: dict[str, np.ndarray]) -> str:
+    """Why PEFT would scale something else, and what to do."""
+    for path in arrays:
+        kernel, _, leaf = path.rpartition("/")
+        if kernel in modules.kernels() and leaf == "scale":
+            name = modules.kernels()[kernel].modules[0]
+            # PEFT goes by the end of a name here, without a dot before it.
+            for feedforward in method.feedforward_modules:
+                if name.endswith(feedforward):
+                    return (
+                        f"PEFT would scale {name} at its input, as its name ends in "
+                        f"{feedforward!r}; name modules so that none ends in another, e.g. "
+                        '"SelfAttention.o"'
+                    )
+    return modules.unnamed(arrays)
+
+
+def write(
+    method: IA3Config, arrays: dict[str, np.ndarray]
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The config's own fields, and the factors."""
+    tensors = {}
+    for path, leaf in arrays.items():
+        kernel, _, name = path.rpartition("/")
+        shape = (len(leaf), -1, 1) if name == "scale" else (len(leaf), 1, -1)
+        tensors |= modules.layered(kernel, FACTOR, leaf.reshape(shape))
+    fields = {
+        "fan_in_fan_out": False,
+        "feedforward_modules": list(method.feedforward_modules),
+        "init_ia3_weights": True,
+        "target_modules": list(method.target_modules),
+    }
+    return fields, tensors
+
+
+def read(stored: Stored) -> tuple[IA3Config, dict[str, np.ndarray]]:
+    """The method and its arrays, in which all heads are one.
+
+    Raises:
+      InputError: tensors that are no factors, or do not fit the config.
+    """
+    kernels = modules.stacked(stored, {FACTOR: "factor"})
+    targets = modules.target_modules(stored, list(kernels))
+    arrays, inputs = {}, []
+    for path, leaves in kernels.items():
+        factor = leaves["factor"]
+        layers, *shape = factor.shape
+        if len(shape) != 2 or 1 not in shape:
+            raise stored.mismatch(
+                f"{FACTOR} of {modules.kernels()[path].modules[0]} is {shape}, and a factor is "
+                "[out, 1] or [1, in]"
+            )
+        at_input = shape[0] == 1
+        inputs += [path] if at_input else []
+        name, end = ("input_scale", "inputs") if at_input else ("scale", "outputs")
+        arrays[f"{path}/{name}"] = modules.split(path, end, factor.reshape(layers, -1))
+    scaled = [modules.kernels()[path].modules[0] for path in inputs]
+    feedforward = [t for t in targets if any(modules.is_called(m, t) for m in scaled)]
+    method = IA3Config(
+        task_type=stored.task_type, target_modules=targets, feedforward_modules=tuple(feedforward)
+    )
+    return method, arrays

@@ -1,0 +1,38 @@
+"""The tree of an adapter that PEFT saved, in the shapes of the backbone that it is put on.
+
+PEFT's files tell neither how many heads a kernel's outputs belong to nor, of a prefix, how many
+layers the decoder has. What is read from them has one head, and a prefix as many layers as PEFT
+would fill, until a backbone says more.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+Shape = tuple[int, ...]
+
+
+def fitted(arrays: Mapping[str, np.ndarray], shapes: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The leaves by path, in the shapes of a backbone where they can be brought into them."""
+    return {
+        path: _fitted(path, leaf, tuple(shapes.get(path, leaf.shape)))
+        for path, leaf in arrays.items()
+    }
+
+
+def _fitted(path: str, leaf: np.ndarray, wanted: Shape) -> np.ndarray:
+    if path.rpartition("/")[2] in ("key", "value"):
+        # Of a prefix [L, P, H, K], PEFT too leaves what is for layers that a decoder has not.
+        return leaf[: wanted[0]] if leaf.shape[1:] == wanted[1:] else leaf
+    return leaf.reshape(wanted) if _is_split(leaf.shape, wanted) else leaf
+
+
+def _is_split(shape: Shape, wanted: Shape) -> bool:
+    """Whether two shapes differ only in that a pair of axes (1, H * K) is (H, K) in the other."""
+    return len(shape) == len(wanted) and any(
+        shape[i] == 1
+        and shape[i + 1] == wanted[i] * wanted[i + 1]
+        and (*shape[:i], *shape[i + 2 :]) == (*wanted[:i], *wanted[i + 2 :])
+        for i in range(1, len(shape) - 1)
+    )

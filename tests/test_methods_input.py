@@ -1,0 +1,283 @@
+"""Bad input to methods, and what is special about some of them."""
+
+import dataclasses
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_methods_all import CASES, batch_of, logits_of, trained
+
+import prompt_jax as pj
+from prompt_jax import cli
+from prompt_jax.config import METHOD_KINDS, Config, InputError, from_json, to_json
+from prompt_jax.losses import seq2seq_logits
+from prompt_jax.methods import init, lora, materialize, multitask_prompt, prefix_tuning
+from prompt_jax.methods.targets import targets
+from prompt_jax.prompts import check_fits, prompt_for
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+KEY = jax.random.key(0)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: pj.LoraConfig(r=0), "r must be at least 1, got 0; a rank of 0 trains nothing"),
+        (lambda: pj.LoraConfig(lora_dropout=1.0), r"lora_dropout must be in \[0, 1\), got 1.0"),
+        (lambda: pj.LoraConfig(target_modules=()), "target_modules is empty; name kernels"),
+        (lambda: pj.IA3Config(target_modules=()), "target_modules is empty; name kernels"),
+        (lambda: pj.LoraConfig(task_type=""), "task_type is empty.*PEFT would load this prompt"),
+        (
+            lambda: pj.PrefixTuningConfig(encoder_hidden_size=0, prefix_projection=True),
+            "encoder_hidden_size must be at least 1, got 0",
+        ),
+        (
+            lambda: pj.PrefixTuningConfig(encoder=False, decoder=False, cross=False),
+            "no attention has a prefix; set encoder, decoder or cross",
+        ),
+        (lambda: pj.PrefixTuningConfig(init="text"), "needs init_text"),
+        (
+            lambda: pj.PrefixTuningConfig(init="text", init_text="a", prefix_projection=True),
+            "prefix_projection computes them; use one",
+        ),
+        (lambda: pj.PTuningConfig(encoder_dropout=1.0), r"encoder_dropout must be in \[0, 1\)"),
+        (
+            lambda: pj.PTuningConfig(encoder_reparameterization_type="GRU"),
+            "unknown encoder_reparameterization_type 'GRU'; allowed: MLP, LSTM",
+        ),
+        (lambda: pj.PromptTuningConfig(stack="all"), "unknown stack 'all'"),
+        (
+            lambda: pj.PromptTuningConfig(stack="both", placement="suffix"),
+            'placement="suffix" is for the encoder',
+        ),
+        (lambda: pj.DeepPromptConfig(placement="suffix"), 'placement is "suffix"; use placement='),
+        (lambda: pj.DeepPromptConfig(how="swap"), "unknown how 'swap'; allowed: replace, add"),
+        (lambda: pj.MultitaskPromptConfig(combine="sum"), "unknown combine 'sum'"),
+        (
+            lambda: pj.MultitaskPromptConfig(combine="concat", num_virtual_tokens=1),
+            "needs num_virtual_tokens of at least 2",
+        ),
+        (lambda: pj.AdapterConfig(style="serial"), "unknown style 'serial'"),
+        (lambda: pj.UnionConfig(methods=(pj.LoraConfig(),)), "at least two methods, got 1"),
+        (
+            lambda: pj.UnionConfig(
+                methods=(pj.PromptTuningConfig(), pj.PromptTuningConfig(placement="suffix"))
+            ),
+            "the prompts of a union need one placement",
+        ),
+    ],
+)
+def test_bad_configs(make, message):
+    with pytest.raises(InputError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("kind", sorted(set(METHOD_KINDS) - {"union"}))
+def test_configs_go_through_json(kind):
+    config = Config(method=METHOD_KINDS[kind]())
+    assert to_json(config)["method"]["kind"] == kind
+    assert from_json(Config, to_json(config)) == config
+    assert config.train.optimizer in METHOD_KINDS[kind].rates
+    assert config.train.learning_rate == METHOD_KINDS[kind].rates[config.train.optimizer]
+
+
+def test_an_unknown_method_in_json():
+    with pytest.raises(InputError, match="unknown method 'lorra'.*meant 'lora'"):
+        from_json(Config, {"method": {"kind": "lorra"}})
+
+
+def test_target_modules_are_hugging_faces_names(tiny):
+    assert set(targets(tiny, ("q",))) == {
+        "encoder/layers/attention/query",
+        "decoder/layers/attention/query",
+        "decoder/layers/cross_attention/query",
+    }
+    assert set(targets(tiny, ("EncDecAttention.v",))) == {"decoder/layers/cross_attention/value"}
+    with pytest.raises(InputError, match="'quer' matches nothing in backbone 'tiny'; allowed: k, "):
+        targets(tiny, ("quer",))
+    with pytest.raises(InputError, match="'wi' matches nothing.*meant 'wi_"):
+        targets(tiny, ("wi",))
+    name = "encoder.block.1.layer.0.SelfAttention.q"
+    with pytest.raises(InputError, match="is in 1 of 2 layers of encoder/layers/attention/query"):
+        targets(tiny, (name,))
+
+
+def test_a_feed_forward_module_is_a_target(tiny):
+    config = pj.IA3Config(target_modules=("k",), feedforward_modules=("wo",))
+    with pytest.raises(InputError, match="'wo' is not among target_modules k"):
+        init(config, tiny, KEY)
+
+
+def test_two_methods_that_claim_one_socket(tiny):
+    twice = pj.UnionConfig(methods=(pj.LoraConfig(), pj.LoraConfig(target_modules=("v",))))
+    with pytest.raises(InputError, match="both claim the socket decoder/layers/.*/value/lora/"):
+        init(twice, tiny, KEY)
+    apart = pj.UnionConfig(
+        methods=(pj.LoraConfig(target_modules=("q",)), pj.LoraConfig(target_modules=("v",)))
+    )
+    assert init(apart, tiny, KEY).keys() == {"0_lora", "1_lora"}
+    two = pj.UnionConfig(methods=(pj.FullConfig(), pj.FullConfig()))
+    with pytest.raises(InputError, match="both set params; keep one of them"):
+        init(two, tiny, KEY)
+
+
+def test_two_prompts_of_a_union_stand_behind_each_other(tiny):
+    parts = [pj.PromptTuningConfig(num_virtual_tokens=n) for n in (2, 3)]
+    config = pj.UnionConfig(methods=tuple(parts))
+    tuned = init(config, tiny, KEY)
+    rows = [leaf["prompt"] for leaf in tuned.values()]
+    joined = materialize(config, tuned).prompt
+    np.testing.assert_array_equal(joined, jnp.concatenate(rows))
+    assert config.input_tokens == 5
+
+
+@pytest.mark.parametrize("name", ["lora", "rslora", "dora"])
+def test_a_merged_lora_is_the_unmerged_one(name, tiny):
+    config, tuned = trained(name, tiny)
+    full, params = lora.merge(config, tuned, tiny.params)
+    batch = batch_of()
+    apart = logits_of(tiny, materialize(config, tuned), batch)
+    np.testing.assert_allclose(logits_of(tiny, materialize(full, params), batch), apart, atol=1e-5)
+    # The frozen tree is untouched, and so the way back.
+    assert not np.array_equal(apart, logits_of(tiny, None, batch))
+
+
+def test_swapping_prompts_of_many_methods_compiles_nothing_new(tiny):
+    """A hundred trees of mixed methods: one program a method and shape."""
+    names = ["prompt_both", "prefix", "ia3", "deep_replace", "prompt_adapter"]
+    batch, count = batch_of(), 0
+
+    def counted(*arguments):
+        nonlocal count
+        count += 1
+        return seq2seq_logits(*arguments)
+
+    run = jax.jit(counted, static_argnums=0)
+    loaded = []
+    for i in range(100):
+        config, tuned = trained(names[i % 5], tiny)
+        tree = jax.tree.map(lambda leaf, i=i: leaf * (1 + i / 100), tuned)
+        loaded.append(materialize(config, tree))
+    for injection in loaded + loaded[::-1]:
+        run(tiny.module, tiny.params, injection, batch.tokens, batch.mask, batch.targets)
+    assert count == len(names)
+
+
+def test_a_prefix_from_a_text_is_what_the_model_makes_of_it(embedded):
+    """Text in front by its keys and values, against the same text in the input."""
+    config = pj.PrefixTuningConfig(
+        num_virtual_tokens=4, init="text", init_text="a bad film", decoder=False, cross=False
+    )
+    tuned = init(config, embedded, KEY)
+    ids = np.resize(embedded.tokenizer("a bad film")["input_ids"], 4)
+    states = embedded.keys_and_values(ids)["encoder/layers/attention"]
+    found = prefix_tuning.keys_and_values(config, tuned)["encoder/layers/attention"]
+    np.testing.assert_array_equal(found["key"], states["key"])
+    # The first layer's keys are those of the words themselves, normed and projected.
+    layer = jax.tree.map(lambda leaf: leaf[0], embedded.params["encoder"]["layers"])
+    words = np.asarray(embedded.embed(ids), np.float64)
+    normed = words / np.sqrt((words**2).mean(-1, keepdims=True) + 1e-6)
+    normed *= np.asarray(layer["attention_norm"]["scale"])
+    expected = np.einsum("td,dhk->thk", normed, np.asarray(layer["attention"]["key"]["kernel"]))
+    np.testing.assert_allclose(states["key"][0], expected, atol=1e-3)
+
+
+def test_a_text_start_needs_a_tokenizer(tiny):
+    config = pj.PrefixTuningConfig(init="text", init_text="a")
+    with pytest.raises(InputError, match="needs a tokenizer and backbone 'tiny' has none"):
+        init(config, tiny, KEY)
+
+
+def test_a_task_of_many_is_a_plain_prompt(tiny):
+    config, tuned = trained("multitask_multiply", tiny)
+    plain, tree = multitask_prompt.of_task(config, tuned, 1)
+    np.testing.assert_array_equal(tree["prompt"], materialize(config, tuned).prompt[1])
+    assert plain.kind == "prompt_tuning"
+    with pytest.raises(InputError, match="task must be 0 to 2, got 3"):
+        multitask_prompt.of_task(config, tuned, 3)
+
+
+def test_a_row_with_a_task_of_its_own_is_that_task_alone(tiny):
+    config, tuned = trained("multitask_multiply", tiny)
+    bank, batch = materialize(config, tuned), batch_of()
+    from prompt_jax.methods import for_tasks
+
+    together = logits_of(tiny, for_tasks(bank, batch.task_ids), batch)
+    for row, task in enumerate(batch.task_ids):
+        alone = logits_of(tiny, bank._replace(prompt=bank.prompt[task]), batch)
+        np.testing.assert_allclose(together[row], alone[row], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["lora", "prefix", "ia3", "bias", "parallel", "prompt_adapter"])
+def test_sockets_with_a_row_each_are_the_rows_alone(name, tiny):
+    """One batch, and every row has a tree of its own: what mixed serving rests on."""
+    config = CASES[name][0]
+    trees = [jax.tree.map(lambda v, i=i: v * (1 + i / 4), trained(name, tiny)[1]) for i in range(4)]
+    injections = [materialize(config, tree) for tree in trees]
+    batch = batch_of()
+    sockets = jax.tree.map(lambda *v: jnp.stack(v, 1), *[i.sockets for i in injections])
+    together = logits_of(tiny, injections[0]._replace(sockets=sockets), batch)
+    for row, injection in enumerate(injections):
+        alone = logits_of(tiny, injection, batch)
+        np.testing.assert_allclose(together[row], alone[row], atol=2e-5)
+
+
+def test_padding_of_a_prefix_changes_nothing(tiny):
+    config, tuned = trained("prefix", tiny)
+    injection, batch = materialize(config, tuned), batch_of()
+    padded = {}
+    for path, place in prefix_tuning.keys_and_values(config, tuned).items():
+        pads = ((0, 0), (2, 0), (0, 0), (0, 0))
+        leaves = {k: jnp.pad(v, pads, constant_values=7.0) for k, v in place.items()}
+        mask = jnp.arange(6)[None] >= 2
+        leaves["mask"] = jnp.broadcast_to(mask, (len(place["key"]), 6))
+        padded[f"{path}/prefix"] = leaves
+    sockets = prefix_tuning._unflatten(padded)
+    np.testing.assert_allclose(
+        logits_of(tiny, injection._replace(sockets=sockets), batch),
+        logits_of(tiny, injection, batch),
+        atol=1e-5,
+    )
+
+
+def test_a_prompt_of_another_shape_does_not_fit(tiny):
+    config, tuned = trained("lora", tiny)
+    wider = dataclasses.replace(tiny, config=dataclasses.replace(tiny.config, d_ff=48))
+    prompt = prompt_for(tuned, config, tiny)
+    check_fits(prompt, tiny)
+    with pytest.raises(InputError, match=r"does not fit.*wi_0/lora/?.*|.*mlp/wi_0/b is"):
+        check_fits(prompt, wider)
+
+
+def test_rows_are_of_prompts_only(tiny):
+    config, tuned = trained("ia3", tiny)
+    with pytest.raises(InputError, match="is ia3 and has no rows before the input"):
+        _ = prompt_for(tuned, config, tiny).rows
+
+
+def test_one_word_changes_the_method(tiny_folder, task_file, tmp_path, capsys):
+    out = tmp_path / "run"
+    arguments = ["train", "--backbone", str(tiny_folder), "--data.task", f"file:{task_file}"]
+    arguments += ["--task.labels", "negative", "positive", "--train.steps", "2"]
+    arguments += ["--train.batch-size", "4", "--out", str(out)]
+    assert cli.main([*arguments, "--method", "lora", "--method.r", "3"]) == 0
+    assert "lora:" in capsys.readouterr().out
+    saved = pj.load_prompt(out / "prompt")
+    assert (saved.method.kind, saved.method.r) == ("lora", 3)
+    assert cli.main([*arguments, "--method=lorra"]) == 2
+    assert re.search("unknown method 'lorra'.*meant 'lora'", capsys.readouterr().err)
+
+
+def test_compare_trains_each_and_prints_a_table(tiny_folder, task_file, tmp_path, capsys):
+    out = tmp_path / "compare"
+    arguments = ["compare", "--backbone", str(tiny_folder), "--data.task", f"file:{task_file}"]
+    arguments += ["--task.labels", "negative", "positive", "--train.steps", "2"]
+    arguments += ["--train.batch-size", "4", "--out", str(out), "--methods", "prompt_tuning,ia3"]
+    assert cli.main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "| prompt_tuning |" in printed and "| ia3 |" in printed
+    assert {"compare.md", "compare.json", "compare.png"} <= {p.name for p in out.iterdir()}
+    assert cli.main([*arguments[:-1], "ia3,ia3"]) == 2
+    assert "wants different methods, got ia3, ia3" in capsys.readouterr().err

@@ -1,0 +1,440 @@
+"""PEFT and the methods beyond prompt tuning: each loads what the other saved, and gives its logits.
+
+The tiny T5 has 12 inputs a kernel and 2 heads of 5, and more decoder than encoder layers.
+"""
+
+import contextlib
+import copy
+import dataclasses
+import functools
+import io
+import json
+import warnings
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+from make_golden_peft import CONFIG, inputs, numbers, torch_logits
+
+import prompt_jax as pj
+from prompt_jax.config import InputError
+from prompt_jax.losses import seq2seq_logits
+from prompt_jax.methods import for_tasks, init
+from prompt_jax.model import PromptTuningModel
+from prompt_jax.prompts import export_peft, import_prompt, load_prompt, prompt_for, save_prompt
+from prompt_jax.weights import load_backbone
+
+peft = pytest.importorskip("peft")
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+pytestmark = [
+    pytest.mark.parity,
+    # PEFT asks Transformers by a name that Transformers has retired.
+    pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"),
+]
+
+WEIGHTS, ADAPTER = "adapter_model.safetensors", "adapter_config.json"
+P, TASKS = 3, 3
+DEEPER = {**CONFIG, "num_decoder_layers": 3}
+EVERYWHERE = ("q", "v", "o", "wi_0", "wo")
+
+OURS = {
+    "lora": pj.LoraConfig(r=2, lora_alpha=3, target_modules=EVERYWHERE),
+    "rslora": pj.LoraConfig(r=4, use_rslora=True, lora_dropout=0.1),
+    "dora": pj.LoraConfig(r=2, use_dora=True, target_modules=("q", "SelfAttention.o")),
+    "ia3": pj.IA3Config(),
+    "ia3_out": pj.IA3Config(target_modules=("k", "SelfAttention.o"), feedforward_modules=()),
+    "prefix": pj.PrefixTuningConfig(num_virtual_tokens=P, encoder=False, cross=False),
+    "prefix_mlp": pj.PrefixTuningConfig(
+        num_virtual_tokens=P,
+        encoder=False,
+        cross=False,
+        prefix_projection=True,
+        encoder_hidden_size=8,
+    ),
+    "multitask": pj.MultitaskPromptConfig(
+        num_virtual_tokens=P, num_tasks=TASKS, num_ranks=2, init="random", init_scale=2.0
+    ),
+}
+PREFIX = dict(num_virtual_tokens=P, token_dim=10)
+THEIRS = {
+    "lora": lambda: peft.LoraConfig(
+        r=2, lora_alpha=3, target_modules=list(EVERYWHERE), init_lora_weights=False
+    ),
+    "rslora": lambda: peft.LoraConfig(
+        r=4, use_rslora=True, init_lora_weights=False, target_modules=r".*\.(q|v)"
+    ),
+    "dora": lambda: peft.LoraConfig(
+        r=2, use_dora=True, target_modules=["q", "SelfAttention.o"], init_lora_weights=False
+    ),
+    "ia3": lambda: peft.IA3Config(),
+    "prefix": lambda: peft.PrefixTuningConfig(**PREFIX),
+    "prefix_mlp": lambda: peft.PrefixTuningConfig(**PREFIX, prefix_projection=True),
+    "multitask": lambda: peft.MultitaskPromptTuningConfig(
+        num_virtual_tokens=P, num_tasks=TASKS, num_ranks=2, num_transformer_submodules=1
+    ),
+}
+# PEFT gives no prefix to a decoder with more layers than the encoder has.
+SHALLOW = ("prefix", "prefix_mlp")
+written = pytest.mark.parametrize("name", OURS)
+read = pytest.mark.parametrize("name", THEIRS)
+
+
+@functools.cache
+def _torch_model(deeper):
+    config = DEEPER if deeper else CONFIG
+    model = transformers.T5ForConditionalGeneration(transformers.T5Config(**config))
+    model.lm_head.weight = torch.nn.Parameter(torch.empty_like(model.lm_head.weight))
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            weight.copy_(torch.tensor(numbers(name, tuple(weight.shape))))
+    return model.eval()
+
+
+def torch_model(deeper=True):
+    """A copy, since PEFT puts its layers into the model that it is given."""
+    return copy.deepcopy(_torch_model(deeper))
+
+
+@pytest.fixture(scope="module")
+def backbones(tmp_path_factory):
+    """By whether the decoder is deeper than the encoder."""
+    found = {}
+    for deeper in (True, False):
+        folder = tmp_path_factory.mktemp("t5")
+        torch_model(deeper).save_pretrained(folder)
+        found[deeper] = load_backbone(folder, dtype="float32")
+    return found
+
+
+@pytest.fixture(scope="module")
+def backbone(backbones):
+    return backbones[True]
+
+
+_logits = jax.jit(seq2seq_logits, static_argnums=0)
+
+
+def our_logits(backbone, prompt, tasks=None):
+    tokens, mask, decoder_tokens = inputs()
+    injection = for_tasks(prompt.injection(), tasks)
+    arrays = tokens.astype(np.int32), mask, decoder_tokens.astype(np.int32)
+    return np.asarray(_logits(backbone.module, backbone.params, injection, *arrays))
+
+
+def their_logits(model, tasks=None):
+    tokens, mask, decoder_tokens = inputs()
+    if tasks is None:
+        return torch_logits(model, tokens, mask, decoder_tokens)
+    # PEFT gives a multitask prompt no decoder inputs but those that it makes of labels.
+    labels = np.pad(decoder_tokens[:, 1:], ((0, 0), (0, 1)), constant_values=2)
+    with torch.no_grad():
+        return model(
+            input_ids=torch.tensor(tokens),
+            attention_mask=torch.tensor(mask).long(),
+            labels=torch.tensor(labels),
+            task_ids=torch.tensor(tasks),
+        ).logits.numpy()
+
+
+def difference(ours, theirs):
+    return np.abs(ours - theirs).max() / np.abs(theirs).max()
+
+
+def tasks_of(name):
+    return np.array([2, 1]) if name == "multitask" else None
+
+
+_prompts = {}
+
+
+def trained(name, backbone):
+    """A prompt that has left its start, so that each of its numbers matters."""
+    if (name, backbone.name) not in _prompts:
+        config = OURS[name]
+        tuned = init(config, backbone, jax.random.key(1))
+        keys = iter(jax.random.split(jax.random.key(2), 1000))
+        scale = 1.0 if name.startswith("prefix") else 0.3
+        tuned = jax.tree.map(lambda v: v + scale * jax.random.normal(next(keys), v.shape), tuned)
+        _prompts[name, backbone.name] = prompt_for(tuned, config, backbone, name=name)
+    return _prompts[name, backbone.name]
+
+
+def load_in_peft(folder, deeper=True):
+    return peft.PeftModel.from_pretrained(torch_model(deeper), str(folder)).eval()
+
+
+def saved_by_peft(name, folder, deeper=True):
+    torch.manual_seed(1)
+    config = THEIRS[name]()
+    config.task_type = "SEQ_2_SEQ_LM"
+    model = peft.get_peft_model(torch_model(deeper), config).eval()
+    with torch.no_grad():
+        for parameter in (p for p in model.parameters() if p.requires_grad):
+            parameter += 0.3 * torch.randn_like(parameter)
+    model.save_pretrained(folder)
+    return model
+
+
+def tensors(folder):
+    return safetensors.numpy.load_file(folder / WEIGHTS)
+
+
+def edited(folder, drop=(), add=(), **values):
+    """The folder with other values in its config, and tensors fewer or more."""
+    config = json.loads((folder / ADAPTER).read_text()) | values
+    (folder / ADAPTER).write_text(json.dumps(config))
+    kept = {name: t for name, t in tensors(folder).items() if name not in drop}
+    safetensors.numpy.save_file(kept | dict(add), folder / WEIGHTS)
+    return folder
+
+
+class TestPeftLoadsOurs:
+    @written
+    def test_logits_no_warning_and_the_tensors_that_peft_saves_again(
+        self, backbone, tmp_path, caplog, name, capsys
+    ):
+        prompt, tasks = trained(name, backbone), tasks_of(name)
+        folder = export_peft(tmp_path / "ours", prompt)
+        said = io.StringIO()
+        with warnings.catch_warnings(record=True) as caught, contextlib.redirect_stderr(said):
+            warnings.simplefilter("always")
+            model = load_in_peft(folder)
+        messages = [str(warning.message) for warning in caught]
+        assert [m for m in messages if "is_gradient_checkpointing" not in m] == []
+        assert caplog.messages == [] and said.getvalue() == ""
+        theirs = their_logits(model, tasks)
+        apart = difference(our_logits(backbone, prompt, tasks), theirs)
+        with capsys.disabled():
+            print(f"\n{name}: PEFT's logits of ours differ by {apart:.1e}")
+        assert apart < 1e-4
+        assert difference(their_logits(_torch_model(True)), theirs) > 0.01
+        model.save_pretrained(tmp_path / "theirs")
+        again = tensors(tmp_path / "theirs")
+        assert again.keys() == tensors(folder).keys()
+        for key, tensor in tensors(folder).items():
+            np.testing.assert_array_equal(again[key], tensor)
+        back = import_prompt(tmp_path / "theirs", backbone)
+        assert back.digest == prompt.digest
+
+    @written
+    def test_ours_is_read_as_it_was(self, backbone, tmp_path, name):
+        prompt = trained(name, backbone)
+        folder = save_prompt(tmp_path / "a", prompt)
+        again = load_prompt(folder)
+        assert again.digest == prompt.digest and again.method == prompt.method
+        assert {k: v.shape for k, v in again.arrays.items()} == {
+            k: v.shape for k, v in prompt.arrays.items()
+        }
+        second = save_prompt(tmp_path / "b", again)
+        for path in folder.iterdir():
+            assert path.read_bytes() == (second / path.name).read_bytes(), path.name
+        card = (folder / "README.md").read_text()
+        assert "library_name: peft" in card and "PeftModel.from_pretrained" in card
+
+    @pytest.mark.parametrize("name", ["lora", "ia3", "prefix", "multitask"])
+    def test_greedy_tokens(self, backbones, tmp_path, name):
+        # Transformers makes a cache for as many layers as the encoder has, unless PEFT brings one.
+        backbone, (tokens, mask, _) = backbones[name == "prefix"], inputs()
+        folder = save_prompt(tmp_path / "p", trained(name, backbone))
+        ours = PromptTuningModel.from_pretrained(backbone, folder).generate(
+            tokens, mask, max_new_tokens=10
+        )
+        tasks = {"task_ids": torch.zeros(2, dtype=torch.long)} if name == "multitask" else {}
+        model = load_in_peft(folder, name == "prefix")
+        theirs = model.generate(
+            input_ids=torch.tensor(tokens),
+            attention_mask=torch.tensor(mask).long(),
+            max_new_tokens=10,
+            do_sample=False,
+            **tasks,
+        )
+        theirs = theirs[:, 1:].numpy()
+        theirs = np.pad(theirs, ((0, 0), (0, 10 - theirs.shape[1])))
+        np.testing.assert_array_equal(ours, theirs)
+
+
+class TestWeLoadPefts:
+    @read
+    def test_logits_and_saved_again(self, backbones, tmp_path, name, capsys):
+        deeper = name not in SHALLOW
+        backbone = backbones[deeper]
+        theirs, tasks = saved_by_peft(name, tmp_path / "theirs", deeper), tasks_of(name)
+        prompt = import_prompt(tmp_path / "theirs", backbone)
+        logits = their_logits(theirs, tasks)
+        apart = difference(our_logits(backbone, prompt, tasks), logits)
+        with capsys.disabled():
+            print(f"\n{name}: our logits of PEFT's differ by {apart:.1e}")
+        assert apart < 1e-4
+        folder = save_prompt(tmp_path / "ours", prompt)
+        assert load_prompt(folder).digest == prompt.digest
+        assert difference(their_logits(load_in_peft(folder, deeper), tasks), logits) < 1e-4
+        if name in SHALLOW:
+            # Layers that PEFT ties are written apart, so only what comes after is the same.
+            return
+        stored, again = tensors(tmp_path / "theirs"), tensors(folder)
+        assert stored.keys() == again.keys()
+        for key, tensor in stored.items():
+            np.testing.assert_array_equal(again[key], tensor)
+
+    def test_through_the_model(self, backbone, tmp_path):
+        theirs = saved_by_peft("lora", tmp_path / "theirs")
+        prompt = import_prompt(tmp_path / "theirs", backbone)
+        model = PromptTuningModel.from_pretrained(backbone, prompt)
+        assert difference(np.asarray(model(*inputs()).logits), their_logits(theirs)) < 1e-4
+        assert model.prompt.num_attention_heads == CONFIG["num_heads"]
+
+    def test_saved_before_a_backbone_is_known(self, backbone, tmp_path):
+        saved_by_peft("lora", tmp_path / "theirs")
+        loose = load_prompt(tmp_path / "theirs")
+        folder = save_prompt(tmp_path / "ours", loose)
+        assert load_prompt(folder).digest == loose.digest
+        ours, theirs = (import_prompt(tmp_path / n, backbone) for n in ("ours", "theirs"))
+        assert ours.digest == theirs.digest != loose.digest
+        for key, tensor in tensors(tmp_path / "theirs").items():
+            np.testing.assert_array_equal(tensors(folder)[key], tensor)
+
+    def test_without_a_task_type(self, backbone, tmp_path):
+        """PEFT would run the plain model here; we take the task of the backbone."""
+        prompt = trained("lora", backbone)
+        folder = edited(save_prompt(tmp_path / "p", prompt), task_type=None)
+        (folder / "prompt_jax_config.json").unlink()
+        back = import_prompt(folder, backbone)
+        assert back.method.task_type == "SEQ_2_SEQ_LM" and back.digest == prompt.digest
+
+    def test_a_prefix_of_another_head_width(self, backbone, tmp_path):
+        prompt = trained("prefix", backbone)
+        folder = save_prompt(tmp_path / "p", prompt)
+        (folder / "prompt_jax_config.json").unlink()
+        edited(folder, num_attention_heads=5)
+        with pytest.raises(InputError, match=r"key is \(6, 3, 5, 2\) and must be \(3, 3, 2, 5\)"):
+            import_prompt(folder, backbone)
+
+    def test_another_width(self, backbone, tiny, tmp_path):
+        saved_by_peft("lora", tmp_path / "p")
+        with pytest.raises(InputError, match="does not fit backbone 'tiny'"):
+            import_prompt(tmp_path / "p", tiny)
+
+
+Q = "base_model.model.encoder.block.0.layer.0.SelfAttention.q"
+READING = {
+    "one tensor missing": ("lora", {"drop": [f"{Q}.lora_B.weight"]}, f"lacks {Q}.lora_B.weight;"),
+    "a layer missing": (
+        "ia3_out",
+        {"drop": ["base_model.model.decoder.block.1.layer.1.EncDecAttention.k.ia3_l"]},
+        "lacks base_model.model.decoder.block.1.layer.1.EncDecAttention.k.ia3_l;",
+    ),
+    "a surplus tensor": (
+        "lora",
+        {"add": {"base_model.model.classifier.weight": np.ones((2, 2), np.float32)}},
+        "holds base_model.model.classifier.weight, which no such adapter has",
+    ),
+    "another model": (
+        "ia3",
+        {"drop": all, "add": {"base_model.model.h.0.c_attn.ia3_l": np.ones((3, 1), np.float32)}},
+        "no tensor of a kernel of T5, only base_model.model.h.0.c_attn.ia3_l; allowed",
+    ),
+    "magnitudes unasked": ("dora", {"use_dora": False}, "holds .*lora_magnitude_vector, which"),
+    "another rank": (
+        "lora",
+        {"r": 3},
+        r"r is 3 and the factors of .* \[2, 10\], .* B is \[out, 3\]",
+    ),
+    "a rank of no number": ("lora", {"r": "2"}, "r must be a whole number of at least 1, got '2'"),
+    "rank_pattern": ("lora", {"rank_pattern": {"q": 4}}, "rank_pattern {'q': 4}, which is not"),
+    "pissa": ("lora", {"init_lora_weights": "pissa"}, "'pissa', which changes the frozen weights"),
+    "targets": ("lora", {"target_modules": ["q", "k"]}, "name k without a tensor and there are"),
+    "prefix in one stack": ("prefix", {"num_transformer_submodules": 1}, "no prefix on T5; allow"),
+    "prefix size": ("prefix", {"num_layers": 5}, r"make a tensor \[3, 100\], and .* is \[3, 120\]"),
+    "prefix of a decoder": ("prefix", {"task_type": "CAUSAL_LM"}, "'CAUSAL_LM'; allowed: SEQ_2"),
+    "prompts in both stacks": (
+        "multitask",
+        {"num_transformer_submodules": 2},
+        "half of its prompts stand in the decoder's input",
+    ),
+    "tasks": ("multitask", {"num_tasks": 2}, r"prefix_task_cols is \[3, 3, 2\] and num_tasks 2"),
+    "a task part": ("multitask", {"drop": ["prefix_task_rows"]}, "lacks prefix_task_rows"),
+}
+
+
+@pytest.mark.parametrize("why", READING)
+def test_reading_is_refused(backbone, tmp_path, why):
+    name, changes, match = READING[why]
+    folder = save_prompt(tmp_path / "p", trained(name, backbone))
+    (folder / "prompt_jax_config.json").unlink()
+    changes = dict(changes)
+    if changes.get("drop") is all:
+        changes["drop"] = list(tensors(folder))
+    edited(folder, **changes)
+    with pytest.raises(InputError, match=match):
+        load_prompt(folder)
+
+
+REFUSED = {
+    "encoder and cross prefixes": (
+        pj.PrefixTuningConfig(num_virtual_tokens=P),
+        "decoder's self-attention alone and this one has encoder=True and cross=True; train with",
+    ),
+    "P-tuning v2": (pj.PTuningV2Config(num_virtual_tokens=P), "this one has encoder=True; train"),
+    "a decoder prompt": (
+        pj.PromptTuningConfig(num_virtual_tokens=P, stack="both"),
+        'encoder\'s prompt only and this one is of "both"; train with stack="encoder"',
+    ),
+    "placement": (
+        pj.PromptTuningConfig(num_virtual_tokens=P, placement="suffix"),
+        'at the front and this one is "suffix"; train with placement="prefix"; or keep the folder',
+    ),
+    "placement of tasks": (
+        pj.MultitaskPromptConfig(num_virtual_tokens=P, num_tasks=2, placement="after_bos"),
+        'this one is "after_bos"',
+    ),
+    "combination": (
+        pj.MultitaskPromptConfig(num_virtual_tokens=P, num_tasks=2, combine="add"),
+        'this one has "add"; train with combine="multiply", or save the prompt of each task',
+    ),
+    "a head": (pj.LoraConfig(task_type="SEQ_CLS"), "a trained head beside a SEQ_CLS prompt"),
+    "names that end in others": (
+        pj.IA3Config(target_modules=("o", "wo"), feedforward_modules=("o",)),
+        "PEFT would scale decoder.*DenseReluDense.wo at its input, as its name ends in 'o'",
+    ),
+    "adapter": (pj.AdapterConfig(bottleneck_size=2), "no format for adapter; or keep the folder"),
+    "deep": (pj.DeepPromptConfig(num_virtual_tokens=P), "no format for deep_prompt"),
+    "decomposed": (pj.DecomposedPromptConfig(num_virtual_tokens=P), "for decomposed_prompt"),
+    "prompt adapter": (pj.PromptAdapterConfig(num_virtual_tokens=P), "for prompt_adapter"),
+    "bias": (pj.BiasConfig(), "no format for bias"),
+    "norm": (pj.NormConfig(), "no format for norm"),
+    "full": (pj.FullConfig(), "no format for full"),
+    "union": (pj.UnionConfig(methods=(pj.LoraConfig(), pj.IA3Config())), "no format for union"),
+}
+
+
+@pytest.mark.parametrize("why", REFUSED)
+def test_export_is_refused_and_our_own_folder_is_kept_from_peft(backbone, tmp_path, why):
+    config, match = REFUSED[why]
+    prompt = prompt_for(init(config, backbone, jax.random.key(0)), config, backbone)
+    with pytest.raises(InputError, match=match):
+        export_peft(tmp_path / "p", prompt)
+    assert not list(tmp_path.iterdir())
+    folder = save_prompt(tmp_path / "p", prompt)
+    assert not (folder / ADAPTER).exists() and not (folder / WEIGHTS).exists()
+    assert load_prompt(folder).digest == prompt.digest
+    assert "does not load in PEFT" in (folder / "README.md").read_text()
+
+
+def test_a_projection_that_is_not_computed_yet(backbone, tmp_path):
+    config = OURS["prefix_mlp"]
+    tuned = init(config, backbone, jax.random.key(0))
+    plain = trained("prefix_mlp", backbone)
+    raw = dataclasses.replace(plain, tuned=tuned, method=config, training=None, trained_as=None)
+    with pytest.raises(InputError, match="not computed yet; make the prompt with prompt_for"):
+        export_peft(tmp_path / "p", raw)
+
+
+def test_zero_update_is_the_plain_model(backbone, tmp_path):
+    """A fresh LoRA changes nothing on either side."""
+    config = OURS["lora"]
+    prompt = prompt_for(init(config, backbone, jax.random.key(0)), config, backbone)
+    plain = their_logits(_torch_model(True))
+    assert difference(their_logits(load_in_peft(save_prompt(tmp_path / "p", prompt))), plain) < 1e-5
+    assert difference(our_logits(backbone, prompt), plain) < 1e-4
