@@ -12,13 +12,14 @@ M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 def prepare() -> None:
     """Settles both; the first thing a program does, before it uses JAX.
 
-    A second run finds its programs compiled, and a step on CPU finds its memory mapped.
+    A second run on an accelerator finds its programs compiled, and a step on CPU finds its memory
+    mapped. Programs for the CPU are not kept: XLA has crashed while it read one back.
     """
     keep_memory()
     import jax
 
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "prompt_jax" / "xla"
-    if not jax.config.jax_compilation_cache_dir:
+    if jax.default_backend() != "cpu" and not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", str(cache))
 
 

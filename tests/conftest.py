@@ -24,6 +24,16 @@ import pytest
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_process():
+    """Commands run in this process leave its memory settings alone; test_runtime has its own."""
+    from prompt_jax import cli
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cli, "prepare", lambda: None)
+        yield
+
+
 @pytest.fixture(scope="module")
 def quick_compile():
     """Many small programs that run once: compiling them well costs more than it gives."""

@@ -95,6 +95,8 @@ def batch_of(seed=0, rows=4, text=6, target=3):
 
 
 _logits = jax.jit(seq2seq_logits, static_argnums=0)
+_prefill = jax.jit(prefill, static_argnums=0, static_argnames=("placement", "length"))
+_decode = jax.jit(decode_token, static_argnums=0)
 
 
 def logits_of(backbone, injection, batch):
@@ -234,12 +236,12 @@ def test_cached_decoding_is_uncached(name, tiny):
     batch = batch._replace(targets=targets.astype(np.int32))
     whole = logits_of(tiny, injection, batch)
     arguments = (tiny.module, tiny.params, injection)
-    first = prefill(*arguments, batch.tokens, batch.mask, placement="prefix", length=5)
+    first = _prefill(*arguments, batch.tokens, batch.mask, placement="prefix", length=5)
     np.testing.assert_allclose(first.logits, whole[:, 0], atol=1e-4)
     cache = first.cache
     for i in range(1, 5):
         token = jnp.asarray(batch.targets[:, i])
-        logits, cache = decode_token(*arguments, token, first.mask, cache, i)
+        logits, cache = _decode(*arguments, token, first.mask, cache, jnp.int32(i))
         np.testing.assert_allclose(logits, whole[:, i], atol=1e-4)
 
 
