@@ -75,11 +75,10 @@ class PromptTuningModel:
         prompt = source if isinstance(source, Prompt) else load_prompt(source)
         _check_task(prompt.method)
         check_fits(prompt, backbone, allow_mismatch=allow_mismatch)
-        return cls(
-            backbone,
-            adopt(prompt, backbone),
-            jax.tree.map(jnp.asarray, prompt.training or prompt.tuned),
-        )
+        # A folder of PEFT's does not say how heads are split; the backbone does.
+        prompt = adopt(prompt, backbone)
+        tree = prompt.tuned if prompt.training is None else prompt.training
+        return cls(backbone, prompt, jax.tree.map(jnp.asarray, tree))
 
     @property
     def prompt(self) -> Prompt | None:

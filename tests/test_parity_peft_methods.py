@@ -280,8 +280,7 @@ class TestWeLoadPefts:
 
     def test_through_the_model(self, backbone, tmp_path):
         theirs = saved_by_peft("lora", tmp_path / "theirs")
-        prompt = import_prompt(tmp_path / "theirs", backbone)
-        model = PromptTuningModel.from_pretrained(backbone, prompt)
+        model = PromptTuningModel.from_pretrained(backbone, tmp_path / "theirs")
         assert difference(np.asarray(model(*inputs()).logits), their_logits(theirs)) < 1e-4
         assert model.prompt.num_attention_heads == CONFIG["num_heads"]
 

@@ -86,6 +86,7 @@ def bound(path: str, kind: type) -> Any:
 def load(prompt: str, backbone: str, allow_mismatch: bool) -> tuple[Any, Any]:
     """The prompt at a path and the backbone it runs on: the named one, or else its own."""
     from prompt_jax.prompts import check_fits, load_prompt
+    from prompt_jax.prompts.prompt import adopt
     from prompt_jax.weights import load_backbone
 
     loaded = load_prompt(prompt)
@@ -93,4 +94,4 @@ def load(prompt: str, backbone: str, allow_mismatch: bool) -> tuple[Any, Any]:
         raise InputError(f"{prompt} does not say which backbone it belongs to; give --backbone")
     model = load_backbone(backbone or loaded.backbone)
     check_fits(loaded, model, allow_mismatch=allow_mismatch)
-    return loaded, model
+    return adopt(loaded, model), model
