@@ -7,17 +7,19 @@ from typing import Any
 from prompt_jax.runs import write_text
 
 
-def table(results: dict[str, dict[str, dict[str, float]]], metric: str) -> list[list[str]]:
+def table(results: dict[str, dict[str, dict[str, float]]]) -> list[list[str]]:
     """Rows of cells: a column a test set, a row a way to answer, the deciding metric in each.
 
     Args:
-      results: way to answer -> test set -> metric name -> value.
-      metric: which metric to show.
+      results: way to answer -> test set -> metric name -> value, the deciding metric first.
     """
-    names = list(dict.fromkeys(name for sets in results.values() for name in sets))
-    rows = [[metric, *names]]
+    deciding = {name: next(iter(m)) for sets in results.values() for name, m in sets.items()}
+    alike = len(set(deciding.values())) == 1
+    names = list(deciding)
+    head = names if alike else [f"{name} ({metric})" for name, metric in deciding.items()]
+    rows = [[next(iter(deciding.values())) if alike else "score", *head]]
     for way, sets in results.items():
-        cells = (f"{sets[n][metric]:.3f}" if n in sets else "" for n in names)
+        cells = (f"{sets[n][deciding[n]]:.3f}" if n in sets else "" for n in names)
         rows.append([way, *cells])
     return rows
 

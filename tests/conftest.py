@@ -34,6 +34,17 @@ def own_process():
         yield
 
 
+@pytest.fixture(autouse=True, scope="module")
+def compiled_programs():
+    """A module's programs go when it ends.
+
+    XLA on CPU maps every program into memory by itself, and Linux lets a process hold 65,530 such
+    pieces: all tests in one process need more, and the next program that is compiled crashes.
+    """
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="module")
 def quick_compile():
     """Many small programs that run once: compiling them well costs more than it gives."""

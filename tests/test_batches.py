@@ -195,3 +195,13 @@ def test_numbers_that_do_not_fit(words, options, message):
 def test_steps_begin_at_zero(words):
     with pytest.raises(IndexError, match="steps begin at 0, got -1"):
         make(words)[-1]
+
+
+def test_rows_keep_the_task_they_belong_to(words):
+    examples = [Example(f"w{i} w{i}", "w0") for i in range(10)]
+    ids = [i % 3 for i in range(10)]
+    batches = Batches(examples, words, DataConfig(), 4, 0, task_ids=ids)
+    for step in range(3):
+        batch = batches[step]
+        np.testing.assert_array_equal(batch.task_ids, (batch.tokens[:, 0] - 3) % 3)
+    assert Batches(examples, words, DataConfig(), 4, 0)[0].task_ids is None

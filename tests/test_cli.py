@@ -57,6 +57,27 @@ def test_prompts_commands(run, tmp_path, tiny_folder, capsys):
     assert load_prompt(folder).digest == load_prompt(run).digest
 
 
+def test_prompts_answer_together_are_mixed_and_carried_over(run, tmp_path, tiny_folder, capsys):
+    out = tmp_path / "mixed"
+    train = ["--steps", "2", "--batch-size", "4"]
+    assert cli.main(["prompts", "attention", str(run), str(run), "--output", str(out), *train]) == 0
+    assert "0.500  " in capsys.readouterr().out
+    mixed = load_prompt(out)
+    assert mixed.task == load_prompt(run).task and mixed.recipe["data"]["task"].endswith("task.tsv")
+    assert cli.main(["prompts", "ensemble", str(run), str(out), "--how", "vote"]) == 0
+    table = capsys.readouterr().out
+    assert "| majority |" in table and "| 2: mixed |" in table and "| together (vote) |" in table
+    carried = ["prompts", "recycle", str(run), "--backbone", str(tiny_folder)]
+    assert cli.main([*carried, "--output", str(tmp_path / "new")]) == 0
+    assert "shared words" in capsys.readouterr().out
+    assert load_prompt(tmp_path / "new").recipe["recycled"] == "linear"
+    # Nothing is trained or loaded where the result cannot be written.
+    assert cli.main([*carried, "--output", str(tmp_path / "new")]) == 2
+    assert "new exists; choose another folder" in capsys.readouterr().err
+    assert cli.main(["prompts", "ensemble"]) == 2
+    assert "no prompts given" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -6,9 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from test_laws import batch_of
 
 from prompt_jax import cli, prompts
-from prompt_jax.config import InputError, LoraConfig, PromptTuningConfig
+from prompt_jax.config import InputError, LoraConfig, PromptTuningConfig, TrainConfig
+from prompt_jax.experiment import compose_attention
+from prompt_jax.losses import loss_fn
 from prompt_jax.methods import init, prepend
 from prompt_jax.prompts import compose, load_prompt, prompt_for, save_prompt
 from prompt_jax.tasks import Task
@@ -140,3 +143,37 @@ class TestCommand:
         assert "unknown way to compose" in capsys.readouterr().err
         assert cli.main(["prompts", "compose", path, path, "--output", path]) == 2
         assert "exists" in capsys.readouterr().err
+
+
+class TestAttention:
+    @pytest.fixture
+    def batch(self):
+        return batch_of(rows=4, text=6, target=2)
+
+    def test_learns_weights_and_rows_and_leaves_the_sources(self, tiny, three, batch):
+        before = [prompt.digest for prompt in three]
+        config = TrainConfig(steps=20, batch_size=4)
+        made = compose_attention(three, tiny, [batch] * 20, config, name="mixed")
+        loss = jax.jit(loss_fn(made.method, tiny))
+
+        def loss_of(prompt):
+            return loss(prompt.tuned, tiny.params, batch)[0]
+
+        assert loss_of(made) < 0.9 * loss_of(compose(three, "average"))
+        weights = made.recipe["weights"]
+        assert sum(weights) == pytest.approx(1) and np.ptp(weights) > 0.01
+        assert made.recipe["composed"] == "attention" and made.recipe["steps"] == 20
+        assert [p["digest"] for p in made.recipe["parents"]] == before == [p.digest for p in three]
+        assert made.rows.shape == three[0].rows.shape and made.fingerprint == tiny.fingerprint
+
+    def test_untrained_it_is_the_average(self, tiny, three):
+        made = compose_attention(three, tiny, [])
+        np.testing.assert_allclose(made.rows, compose(three, "average").rows, atol=1e-6)
+
+    def test_bad_input(self, tiny, three):
+        with pytest.raises(InputError, match="at least two prompts, got 1"):
+            compose_attention(three[:1], tiny, [])
+        with pytest.raises(InputError, match="prompts of equal length, got 3, 4 virtual tokens"):
+            compose_attention([three[0], make(tiny, "d", 4)], tiny, [])
+        with pytest.raises(InputError, match="use compose_attention with a backbone and batches"):
+            compose(three, "attention")

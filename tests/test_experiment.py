@@ -13,7 +13,15 @@ import numpy as np
 import pytest
 
 from prompt_jax import cli
-from prompt_jax.config import Config, DataConfig, EvalConfig, InputError, TrainConfig
+from prompt_jax.config import (
+    Config,
+    DataConfig,
+    EvalConfig,
+    InputError,
+    MultitaskPromptConfig,
+    TaskConfig,
+    TrainConfig,
+)
 from prompt_jax.experiment import FROZEN, TUNED, load_data, train
 from prompt_jax.prompts import load_prompt
 
@@ -54,6 +62,66 @@ def test_patience_stops_early(config):
     train(patient, say=lambda line: None)
     rows = open(f"{config.out}/metrics.jsonl").read().splitlines()
     assert json.loads(rows[-1])["step"] == 3
+
+
+def test_a_mixture_gives_every_task_its_part(config, tmp_path, task_file, capsys):
+    other = tmp_path / "other.tsv"
+    rows = task_file.read_text().splitlines()
+    other.write_text("\n".join([rows[0], *(row.upper() for row in rows[1:31])]) + "\n")
+    method = MultitaskPromptConfig(num_virtual_tokens=3, num_tasks=2)
+    data = dataclasses.replace(config.data, mixture=(f"file:{other}",))
+    lines = []
+    result = train(dataclasses.replace(config, method=method, data=data), say=lines.append)
+    text = "\n".join(lines)
+    assert "36 train, 4 validation" in text and "27 train, 3 validation" in text
+    assert "validation mean " in text
+    assert len(result.results[TUNED]) == 2
+    assert all(name.endswith(".tsv validation") for name in result.results[TUNED])
+    folders = sorted((tmp_path / "run/tasks").iterdir())
+    parts = [load_prompt(folder) for folder in folders]
+    assert {part.task.name for part in parts} == {data.task, f"file:{other}"}
+    bank = result.prompt.injection().prompt
+    for part in parts:
+        which = int(part.task.name != data.task)
+        np.testing.assert_allclose(part.rows, bank[which], atol=1e-6)
+        assert part.recipe["data"]["task"] == part.task.name and part.metrics
+    assert cli.main(["evaluate", "--prompt", str(folders[0])]) == 0
+    assert cli.main(["evaluate", "--prompt", str(tmp_path / "run")]) == 2
+    assert "a prompt for each of several tasks; use that of one" in capsys.readouterr().err
+
+
+def test_one_prompt_may_serve_a_mixture(config, tmp_path, task_file):
+    other = tmp_path / "other.tsv"
+    other.write_text(task_file.read_text())
+    data = dataclasses.replace(config.data, mixture=(f"file:{other}",))
+    train(dataclasses.replace(config, data=data), say=lambda line: None)
+    assert load_prompt(tmp_path / "run").recipe["data"]["mixture"] == [f"file:{other}"]
+    assert not (tmp_path / "run/tasks").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": MultitaskPromptConfig(num_tasks=3)}, "num_tasks is 3 and .* are 1 task"),
+        ({"data": {"mixture": ("file:b.tsv",)}, "task": TaskConfig(labels=("a", "b"))}, "describe"),
+        (
+            {"data": {"mixture": ("file:b.tsv",)}, "train": TrainConfig(objective="labels")},
+            'objective="labels" compares the label words of one task',
+        ),
+    ],
+)
+def test_a_mixture_that_cannot_be(config, changes, message):
+    if "data" in changes:
+        changes = {**changes, "data": dataclasses.replace(config.data, **changes["data"])}
+    with pytest.raises(InputError, match=message):
+        dataclasses.replace(config, **changes)
+
+
+def test_tasks_of_a_mixture_differ_and_have_their_own_splits():
+    with pytest.raises(InputError, match="names each task once, got a, b, a"):
+        DataConfig(task="a", mixture=("b", "a"))
+    with pytest.raises(InputError, match="data.validation and data.test are of one task"):
+        DataConfig(task="a", mixture=("b",), test="c")
 
 
 def test_no_validation_split_is_held_out(config):

@@ -7,12 +7,17 @@ RESULTS = {
 
 
 def test_the_table_is_a_picture():
-    assert markdown(table(RESULTS, "accuracy")).splitlines() == [
+    assert markdown(table(RESULTS)).splitlines() == [
         "| accuracy | test | ood |",
         "| --- | ---: | ---: |",
         "| majority | 0.500 |  |",
         "| tuned | 0.750 | 0.625 |",
     ]
+
+
+def test_sets_that_are_judged_otherwise_say_so():
+    rows = table({"tuned": {"a": {"accuracy": 0.5, "macro_f1": 0.4}, "b": {"chrf": 12.0}}})
+    assert rows == [["score", "a (accuracy)", "b (chrf)"], ["tuned", "0.500", "12.000"]]
 
 
 def test_curve_and_report(tmp_path):

@@ -32,7 +32,7 @@ usage: prompt-jax COMMAND ...
   evaluate   score a saved prompt, beside the frozen model and a baseline
   predict    answer a file of inputs with a saved prompt
   compare    train several methods on one budget, and what each costs
-  prompts    list, inspect, compare, compose, export and import saved prompts
+  prompts    inspect, export, compose, ensemble, recycle saved prompts, and more
   pretrain   train a backbone from text files
 
 prompt-jax COMMAND --help tells the options of a command."""
@@ -153,8 +153,7 @@ def _evaluate(arguments: list[str]) -> None:
         loaded, model = load(prompt, backbone, allow_mismatch)
         config = Config(backbone=model.name, data=data, task=task, eval=eval)
         results = experiment.evaluate_prompt(config, loaded, model)
-        metric = next(iter(next(iter(results[experiment.TUNED].values()))))
-        print(report.markdown(report.table(results, metric)))
+        print(report.markdown(report.table(results)))
         if json:
             print(_json({"prompt": loaded.digest, "task": data.task, "results": results}))
 

@@ -47,11 +47,17 @@ def trained_on(arguments: list[str]) -> tuple[DataConfig, TaskConfig]:
     path = _value(arguments, "--prompt")
     if path is None:
         return DataConfig(), TaskConfig()
-    from prompt_jax.config import from_json
     from prompt_jax.prompts import load_prompt
 
-    prompt = load_prompt(path)
+    return task_of(load_prompt(path))
+
+
+def task_of(prompt: Any) -> tuple[DataConfig, TaskConfig]:
+    """Data and task of a prompt as far as it tells, the first task of a mixture."""
+    from prompt_jax.config import from_json
+
     data = from_json(DataConfig, prompt.recipe.get("data", {}))
+    data = dataclasses.replace(data, mixture=())
     if prompt.task is None:
         return data, TaskConfig()
     names = [field.name for field in dataclasses.fields(TaskConfig)]

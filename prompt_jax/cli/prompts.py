@@ -1,11 +1,13 @@
 """`prompt-jax prompts`: what is done with saved prompts, other than to run them."""
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 from tyro.conf import Positional
 
-from prompt_jax.cli.arguments import load, parse
-from prompt_jax.config import InputError, choose
+from prompt_jax.cli.arguments import load, parse, task_of
+from prompt_jax.config import Config, InputError, TaskConfig, choose
 
 
 def run(arguments: list[str]) -> None:
@@ -17,6 +19,9 @@ def run(arguments: list[str]) -> None:
         "import": _import,
         "similarity": _similarity,
         "compose": _compose,
+        "attention": _attention,
+        "ensemble": _ensemble,
+        "recycle": _recycle,
     }
     action, *rest = arguments or ["--help"]
     if action in ("-h", "--help"):
@@ -163,3 +168,110 @@ def _compose(
     made = compose(loaded, how, weights or None, name or Path(output).name)
     print(f"{len(made.rows)} virtual tokens, digest {made.digest[:12]}")
     print(f"written: {save_prompt(output, made, overwrite=overwrite)}")
+
+
+def _attention(
+    prompts: Positional[tuple[str, ...]],
+    *,
+    output: str,
+    task: str = "",
+    name: str = "",
+    steps: int = 100,
+    batch_size: int = 32,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> None:
+    """Makes one prompt of several by weights that a task's training rows decide (ATTEMPT).
+
+    Args:
+      prompts: prompt folders, run folders, or .npy files of one backbone.
+      output: the folder to write.
+      task: whose rows to train on; empty takes those of the first prompt.
+      name: of the new prompt; empty takes that of the output folder.
+      steps: of training.
+      batch_size: rows of a step.
+      seed: of the order of the rows.
+      overwrite: replace the prompt in output.
+    """
+    from prompt_jax.config import TrainConfig
+    from prompt_jax.data import Batches, prefetch
+    from prompt_jax.experiment import compose_attention, load_data
+    from prompt_jax.prompts import check_free, save_prompt
+
+    check_free(Path(output), overwrite)
+    loaded, model, config = _together(prompts, task)
+    data = load_data(config)
+    train = TrainConfig(steps=steps, batch_size=batch_size, seed=seed)
+    length = loaded[0].method.input_tokens
+    batches = Batches(
+        data.train, model.tokenizer, config.data, batch_size, seed, prompt_length=length
+    )
+    made = compose_attention(
+        loaded, model, prefetch(batches, 0, steps), train, name=name or Path(output).name
+    )
+    recipe = {**made.recipe, "data": dataclasses.asdict(config.data)}
+    made = dataclasses.replace(made, task=data.task, recipe=recipe)
+    for weight, source in zip(recipe["weights"], loaded, strict=True):
+        print(f"{weight:.3f}  {source.name or source.digest[:12]}")
+    print(f"written: {save_prompt(output, made, overwrite=overwrite)}")
+
+
+def _ensemble(
+    prompts: Positional[tuple[str, ...]], *, how: str = "average", task: str = ""
+) -> None:
+    """Scores several prompts, each alone and all together.
+
+    Args:
+      prompts: prompt folders, run folders, or .npy files of one backbone.
+      how: average of their log-probabilities, or vote.
+      task: what to score them on; empty takes the task of the first prompt.
+    """
+    from prompt_jax import report
+    from prompt_jax.experiment import evaluate_ensemble
+
+    loaded, model, config = _together(prompts, task)
+    results = evaluate_ensemble(config, loaded, model, how)
+    print(report.markdown(report.table(results)))
+
+
+def _recycle(
+    prompt: Positional[str],
+    *,
+    backbone: str,
+    output: str,
+    how: str = "linear",
+    overwrite: bool = False,
+) -> None:
+    """Carries a prompt over to another backbone by the words that both know; a start, no more.
+
+    Args:
+      prompt: a prompt folder, a run folder, or a .npy.
+      backbone: the one to carry it to.
+      output: the folder to write.
+      how: linear, mlp or combination.
+      overwrite: replace the prompt in output.
+    """
+    from prompt_jax.prompts import check_free, recycle, save_prompt
+    from prompt_jax.weights import load_backbone
+
+    check_free(Path(output), overwrite)
+    loaded, source = load(prompt, "", False)
+    made = recycle(loaded, source, load_backbone(backbone), how)
+    print(f"by {made.recipe['words']:,} shared words")
+    print(f"written: {save_prompt(output, made, overwrite=overwrite)}")
+
+
+def _together(paths: tuple[str, ...], task: str) -> tuple[list[Any], Any, Config]:
+    """Prompts of one backbone, that backbone, and the config of the first one's task."""
+    from prompt_jax.prompts import check_fits, load_prompt
+
+    if not paths:
+        raise InputError("no prompts given; name their folders")
+    first, model = load(paths[0], "", False)
+    others = [load_prompt(path) for path in paths[1:]]
+    for prompt in others:
+        check_fits(prompt, model)
+    data, texts = task_of(first)
+    if task:
+        data, texts = dataclasses.replace(data, task=task), TaskConfig()
+    return [first, *others], model, Config(backbone=model.name, data=data, task=texts)

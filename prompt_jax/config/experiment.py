@@ -49,6 +49,9 @@ class DataConfig:
 
     task: str = "embedded:sentiment"
     """`embedded:NAME`, `tfds:NAME`, `file:PATH` (tsv, csv, jsonl, parquet): the training rows."""
+    mixture: tuple[str, ...] = ()
+    """Tasks to train together with `task`, as often as they have rows. One prompt serves all, but
+    `multitask_prompt` gives each task a part of its own."""
     validation: str | None = None
     """The same for validation; None takes the task's own validation split, or 10 % of train."""
     test: str | None = None
@@ -60,9 +63,17 @@ class DataConfig:
     max_total_length: int = 1024
     """Most virtual and text tokens together; the memory of a step grows with its square."""
     max_examples: int | None = None
-    """Only so many training rows, from the front; None takes all."""
+    """Only so many training rows of a task, from the front; None takes all."""
 
     def __post_init__(self):
+        names = (self.task, *self.mixture)
+        if len(set(names)) < len(names):
+            raise InputError(f"a mixture names each task once, got {', '.join(names)}")
+        if self.mixture and (self.validation or self.test):
+            raise InputError(
+                "data.validation and data.test are of one task, and data.mixture names "
+                f"{len(self.mixture)} more; leave them out, so that each task has its own"
+            )
         at_least("max_source_length", self.max_source_length, 1)
         at_least("max_target_length", self.max_target_length, 1)
         if self.max_examples is not None:
@@ -200,6 +211,7 @@ class Config:
         rate = rates.get(optimizer, next(iter(rates.values()))) if rate is None else rate
         train = dataclasses.replace(self.train, optimizer=optimizer, learning_rate=rate)
         object.__setattr__(self, "train", train)
+        self._check_tasks()
         virtual, text = self.method.input_tokens, self.data.max_source_length
         limit = self.data.max_total_length
         if virtual + text > limit:
@@ -210,3 +222,22 @@ class Config:
             )
         if not self.out:
             raise InputError("out is empty; give a folder, e.g. --out runs/sentiment")
+
+    def _check_tasks(self) -> None:
+        count = 1 + len(self.data.mixture)
+        parts = getattr(self.method, "num_tasks", count)
+        if parts != count:
+            raise InputError(
+                f"method.num_tasks is {parts} and data.task with data.mixture are {count} task(s); "
+                f"set method.num_tasks to {count}, or name other tasks in data.mixture"
+            )
+        if self.data.mixture and self.task != TaskConfig():
+            raise InputError(
+                "task.source, target, labels and metrics describe one task, and data.mixture names "
+                "more; use tasks that need none of them"
+            )
+        if self.data.mixture and self.train.objective != "tokens":
+            raise InputError(
+                f'train.objective="{self.train.objective}" compares the label words of one task; '
+                'use objective="tokens" with data.mixture'
+            )

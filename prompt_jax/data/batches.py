@@ -153,6 +153,7 @@ class Batches:
       config: the lengths at which texts are cut.
       batch_size: rows of one step, over all processes.
       seed: of the order.
+      task_ids: which task every example belongs to; None is one task.
       prompt_length: virtual tokens P before the text; lengths T are such that 8 divides P + T.
       process_index: this process takes rows `process_index::process_count` of each batch.
       process_count: into how many parts a batch is divided; all have the same lengths.
@@ -169,6 +170,7 @@ class Batches:
         batch_size: int,
         seed: int,
         *,
+        task_ids: Sequence[int] | np.ndarray | None = None,
         prompt_length: int = 0,
         process_index: int = 0,
         process_count: int = 1,
@@ -179,6 +181,7 @@ class Batches:
         self._encoded = encode_examples(examples, tokenizer, config)
         self._lengths = np.array([len(row) for row in self._encoded.sources])
         self._batch_size, self._seed = batch_size, seed
+        self._task_ids = None if task_ids is None else np.asarray(task_ids, np.int32)
         self._part = slice(process_index, None, process_count)
         self.truncated = self._encoded.truncated
         self.source_lengths = length_ladder(self._lengths, prompt_length)
@@ -190,7 +193,9 @@ class Batches:
     def __getitem__(self, step: int) -> Batch:
         rows = self.rows(step)
         length = _rung(self.source_lengths, self._lengths[rows])
-        return _assemble(self._encoded, rows[self._part], length, self.target_length)
+        rows = rows[self._part]
+        batch = _assemble(self._encoded, rows, length, self.target_length)
+        return batch if self._task_ids is None else batch._replace(task_ids=self._task_ids[rows])
 
     def rows(self, step: int) -> np.ndarray:
         """Which examples make up the whole batch of a step, over all processes."""

@@ -1,13 +1,16 @@
 """A tuned prompt beside its rivals: the plain frozen model, and knowing nothing."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from prompt_jax.backbones import Backbone
-from prompt_jax.config import Config
+from prompt_jax.config import Config, InputError
 from prompt_jax.data import load_examples, load_rows, splits
 from prompt_jax.evaluate import baselines, evaluate
 from prompt_jax.experiment.data import Data, load_data
+from prompt_jax.generate import ensemble
+from prompt_jax.metrics import measure
 from prompt_jax.prompts import Prompt
 from prompt_jax.tasks import resolve
 
@@ -49,14 +52,64 @@ def evaluate_prompt(config: Config, prompt: Prompt, backbone: Backbone) -> Resul
     """What `compare` gives for a saved prompt on `config.data.task`.
 
     A name with a split, or a file, is scored whole; a dataset on validation and its test splits.
+
+    Raises:
+      InputError: the prompt holds those of several tasks.
     """
+    injection = prompt.injection()
+    if injection.prompt is not None and injection.prompt.ndim > 2:
+        raise InputError(
+            f"{prompt.name or prompt.digest[:12]!r} holds a prompt for each of several tasks; use "
+            "that of one task, which training saved in tasks/ beside it"
+        )
+    config = dataclasses.replace(config, method=prompt.method)
+    ways = {FROZEN: None, TUNED: injection}
+    return compare(config, _scored(config), backbone, ways)
+
+
+def evaluate_ensemble(
+    config: Config, prompts: Sequence[Prompt], backbone: Backbone, how: str = "average"
+) -> Results:
+    """What `evaluate_prompt` gives for each of several prompts, and for all of them together.
+
+    Args:
+      how: as `ensemble` has it.
+
+    Raises:
+      InputError: as `ensemble`.
+    """
+    config = dataclasses.replace(config, method=prompts[0].method)
+    data = _scored(config)
+    alone = {
+        f"{i}: {prompt.name or prompt.digest[:12]}": prompt.injection()
+        for i, prompt in enumerate(prompts, 1)
+    }
+    together: dict[str, dict[str, float]] = {}
+    for name, examples in {"validation": data.validation, **data.tests}.items():
+        if not examples:
+            continue
+        found = ensemble(
+            backbone,
+            list(alone.values()),
+            [example.source for example in examples],
+            data.task,
+            data=config.data,
+            eval=config.eval,
+            placement=prompts[0].method.placement,
+            how=how,
+        )
+        references = [example.target for example in examples]
+        metrics = data.task.metrics
+        together[name] = measure(metrics, found.predictions, references, data.task.labels)
+    return {**compare(config, data, backbone, alone), f"together ({how})": together}
+
+
+def _scored(config: Config) -> Data:
+    """The examples to score: a split or a file whole, a dataset without its training rows."""
     name = config.data.task
     found = splits(name)
-    if len(found) == 1:
-        task = resolve(name, config.task, load_rows(name, found[0], 1)[0])
-        examples = load_examples(task, name, found[0], config.data.max_examples)
-        data = Data(task, examples, [], {found[0]: examples})
-    else:
-        data = load_data(config)
-    config = dataclasses.replace(config, method=prompt.method)
-    return compare(config, data, backbone, {FROZEN: None, TUNED: prompt.injection()})
+    if len(found) > 1:
+        return load_data(config)
+    task = resolve(name, config.task, load_rows(name, found[0], 1)[0])
+    examples = load_examples(task, name, found[0], config.data.max_examples)
+    return Data(task, examples, [], {found[0]: examples})

@@ -20,36 +20,49 @@ class Data(NamedTuple):
     """Test set name -> examples; empty when the dataset has no labelled test split."""
 
 
-def load_data(config: Config) -> Data:
-    """Reads and checks every example of an experiment.
+def load_mixture(config: Config) -> list[Data]:
+    """The examples of every task of an experiment, that of `data.task` first.
+
+    Raises:
+      InputError: see `load_data`.
+    """
+    return [load_data(config, name) for name in (config.data.task, *config.data.mixture)]
+
+
+def load_data(config: Config, name: str = "") -> Data:
+    """Reads and checks every example of one task of an experiment.
+
+    Args:
+      config: its data and task parts.
+      name: of the task; empty takes `config.data.task`.
 
     Raises:
       InputError: see `prompt_jax.data` and `prompt_jax.tasks`.
     """
-    name, limit = config.data.task, config.data.max_examples
+    name, limit = name or config.data.task, config.data.max_examples
     found = splits(name)
     own = found[0] if len(found) == 1 else "train"
     columns = load_rows(name, own, 1)[0]
     task = resolve(name, config.task, columns)
     train = load_examples(task, name, own, limit)
-    tests = _tests(config, task, found)
+    tests = _tests(config, task, name, found)
     if config.data.validation:
         validation = _examples(task, config.data.validation, "validation")
     elif "validation" in found:
         validation = load_examples(task, name, "validation")
     else:
-        train, validation = _hold_out(train, config)
+        train, validation = _hold_out(train, name)
     return Data(task, train, validation, tests)
 
 
-def _tests(config: Config, task: Task, found: list[str]) -> dict[str, list[Example]]:
+def _tests(config: Config, task: Task, name: str, found: list[str]) -> dict[str, list[Example]]:
     if config.data.test:
         return {"test": _examples(task, config.data.test, "test")}
     tests = {}
     for split in sorted((s for s in found if s.startswith("test")), key=lambda s: (s != "test", s)):
         # GLUE's test labels are secret: such a split is no mistake of the user's.
         with contextlib.suppress(InputError):
-            tests[split] = load_examples(task, config.data.task, split)
+            tests[split] = load_examples(task, name, split)
     return tests
 
 
@@ -58,11 +71,11 @@ def _examples(task: Task, name: str, split: str) -> list[Example]:
     return load_examples(task, name, split if split in found else found[0])
 
 
-def _hold_out(train: list[Example], config: Config) -> tuple[list[Example], list[Example]]:
+def _hold_out(train: list[Example], name: str) -> tuple[list[Example], list[Example]]:
     """Every tenth example, in an order of their own, for a dataset without validation."""
     if len(train) < 10:
         raise InputError(
-            f"{config.data.task} has no validation split and {len(train)} rows, too few to hold "
+            f"{name} has no validation split and {len(train)} rows, too few to hold "
             "10 % out; give --data.validation"
         )
     order = np.random.default_rng(0).permutation(len(train))

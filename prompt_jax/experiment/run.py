@@ -6,6 +6,7 @@ Everything that can be wrong is found before the first step is compiled. The loo
 
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,14 +15,22 @@ import numpy as np
 
 from prompt_jax import checkpoints, report
 from prompt_jax.backbones import Backbone
-from prompt_jax.config import Config, InputError, MethodConfig, to_json
+from prompt_jax.config import (
+    Config,
+    DataConfig,
+    InputError,
+    MethodConfig,
+    MultitaskPromptConfig,
+    to_json,
+)
 from prompt_jax.data import Batches, encode, pad, prefetch
 from prompt_jax.evaluate import evaluate
 from prompt_jax.experiment.compare import FROZEN, TUNED, Results, compare
-from prompt_jax.experiment.data import Data, load_data
+from prompt_jax.experiment.data import Data, load_mixture
 from prompt_jax.experiment.watch import Best, Say, Watch, on_sigterm
 from prompt_jax.losses import Candidates, Loss, Pull, loss_fn
 from prompt_jax.methods import for_tasks, materialize
+from prompt_jax.methods.multitask_prompt import of_task
 from prompt_jax.prompts import Prompt, fresh, inspect, prompt_for, save_prompt
 from prompt_jax.runs import Metrics, begin_run, check_run
 from prompt_jax.tasks import Task
@@ -57,30 +66,31 @@ def train(
       DivergedError: the loss is no longer a number; the last good checkpoint stays.
     """
     folder = check_run(config, resume=resume, overwrite=overwrite)
-    data = load_data(config)
+    tasks = load_mixture(config)
     backbone = load(config)
-    method = _with_labels(config.method, data.task)
+    method = _with_labels(config.method, tasks[0].task)
     tuned = fresh(method, backbone, config.train.seed)
     batches = Batches(
-        data.train,
+        [example for data in tasks for example in data.train],
         _tokenizer(backbone),
         config.data,
         config.train.batch_size,
         config.train.seed,
+        task_ids=np.repeat(np.arange(len(tasks)), [len(data.train) for data in tasks]),
         prompt_length=method.input_tokens,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
     begin_run(folder, config, resume=resume)
-    _introduce(config, data, backbone, tuned, batches, say)
+    _introduce(config, tasks, backbone, tuned, batches, say)
     before = _sha256(backbone.params)
-    best = _fit(config, data, backbone, method, tuned, batches, folder, resume, say)
+    best = _fit(config, tasks, backbone, method, tuned, batches, folder, resume, say)
     if best is None:
         return Result(None, {}, folder)
     if before != _sha256(backbone.params):
         raise RuntimeError("the frozen weights changed during training; please report this")
     say(f"backbone bit-identical before and after: sha256 {before[:16]}" if before else "")
-    return _conclude(config, data, backbone, method, best, folder, say)
+    return _conclude(config, tasks, backbone, method, best, folder, say)
 
 
 def load(config: Config) -> Backbone:
@@ -106,7 +116,12 @@ def _with_labels(method: MethodConfig, task: Task) -> Any:
 
 
 def _introduce(
-    config: Config, data: Data, backbone: Backbone, tuned: Any, batches: Batches, say: Say
+    config: Config,
+    tasks: Sequence[Data],
+    backbone: Backbone,
+    tuned: Any,
+    batches: Batches,
+    say: Say,
 ) -> None:
     frozen, trained = (
         sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (backbone.params, tuned)
@@ -119,9 +134,10 @@ def _introduce(
     options = config.train
     say(f"{config.method.kind}: {trained:,} trained numbers ({trained / frozen:.4%})")
     say(f"{options.optimizer} at {options.learning_rate:g}, {options.steps} steps")
-    sizes = f"{len(data.train):,} train, {len(data.validation):,} validation"
-    tests = "".join(f", {len(rows):,} {name}" for name, rows in data.tests.items())
-    say(f"task {data.task.name}: {sizes}{tests} rows")
+    for data in tasks:
+        sizes = f"{len(data.train):,} train, {len(data.validation):,} validation"
+        tests = "".join(f", {len(rows):,} {name}" for name, rows in data.tests.items())
+        say(f"task {data.task.name}: {sizes}{tests} rows")
     cut = batches.truncated
     if any(cut):
         say(
@@ -132,7 +148,7 @@ def _introduce(
 
 def _fit(
     config: Config,
-    data: Data,
+    tasks: Sequence[Data],
     backbone: Backbone,
     method: MethodConfig,
     tuned: Any,
@@ -143,18 +159,20 @@ def _fit(
 ) -> Best | None:
     """Trains to the end and gives the best prompt; None when SIGTERM stopped it."""
     options = config.train
-    watched = data.validation[: options.eval_examples]
 
     def score(tuned: Any) -> dict[str, float]:
-        return evaluate(
-            backbone,
-            for_tasks(materialize(method, tuned), None),
-            watched,
-            data.task,
-            data=config.data,
-            eval=config.eval,
-            placement=method.placement,
-        ).metrics
+        scores = {}
+        for i, data in enumerate(tasks):
+            scores[data.task.name] = evaluate(
+                backbone,
+                for_tasks(materialize(method, tuned), i),
+                data.validation[: options.eval_examples],
+                data.task,
+                data=config.data,
+                eval=config.eval,
+                placement=method.placement,
+            ).metrics
+        return _joined(scores)
 
     manager = checkpoints.open_checkpoints(folder / "checkpoints")
     fresh = start(tuned, options)
@@ -170,7 +188,7 @@ def _fit(
     with on_sigterm(watch.stop):
         try:
             state = fit(
-                _loss(config, method, backbone, data.task, tuned),
+                _loss(config, method, backbone, tasks[0].task, tuned),
                 state,
                 backbone.unstacked(),
                 prefetch(batches, first, max(first, options.steps)),
@@ -190,6 +208,14 @@ def _fit(
         say(f"stopped by SIGTERM after step {int(state.step)}; continue with --resume")
         return None
     return watch.best
+
+
+def _joined(scores: dict[str, dict[str, float]]) -> dict[str, float]:
+    """The metrics of the only task; of several, the mean of the deciding ones and each of them."""
+    if len(scores) == 1:
+        return next(iter(scores.values()))
+    deciding = {name: next(iter(metrics.values())) for name, metrics in scores.items()}
+    return {"mean": sum(deciding.values()) / len(deciding), **deciding}
 
 
 def _loss(config: Config, method: MethodConfig, backbone: Backbone, task: Task, tuned: Any) -> Loss:
@@ -215,7 +241,7 @@ def _loss(config: Config, method: MethodConfig, backbone: Backbone, task: Task, 
 
 def _conclude(
     config: Config,
-    data: Data,
+    tasks: Sequence[Data],
     backbone: Backbone,
     method: MethodConfig,
     best: Best,
@@ -223,42 +249,65 @@ def _conclude(
     say: Say,
 ) -> Result:
     """Evaluates the best prompt and its rivals, saves it, and writes the report."""
-    injection = for_tasks(materialize(method, best.tuned), None)
-    results = compare(config, data, backbone, {FROZEN: None, TUNED: injection})
-    metric = next(iter(data.task.metrics))
-    scores = {
-        f"{name}/{key}": value
-        for name, values in results[TUNED].items()
-        for key, value in values.items()
-    }
-    prompt = prompt_for(
-        best.tuned,
-        method,
-        backbone,
-        name=data.task.name.replace(":", "-").replace("/", "-"),
-        task=data.task,
-        metrics=scores,
-        seed=config.train.seed,
-        recipe=to_json(config),
-    )
+    whole = materialize(method, best.tuned)
+    results: Results = {}
+    untuned = {}
+    for i, data in enumerate(tasks):
+        found = compare(config, data, backbone, {FROZEN: None, TUNED: for_tasks(whole, i)})
+        if isinstance(method, MultitaskPromptConfig) and len(tasks) > 1:
+            own = of_task(method, best.tuned, i)
+            data_config = dataclasses.replace(config.data, task=data.task.name, mixture=())
+            part = _prompt(config, data, backbone, *own, found[TUNED], data_config)
+            save_prompt(folder / "tasks" / part.name, part, overwrite=True)
+        untuned[data.task.name] = found[FROZEN]["validation"]
+        prefix = f"{_short(data.task)} " if len(tasks) > 1 else ""
+        for way, sets in found.items():
+            results.setdefault(way, {}).update({prefix + name: m for name, m in sets.items()})
+    prompt = _prompt(config, tasks[0], backbone, method, best.tuned, results[TUNED], config.data)
     saved = save_prompt(folder / "prompt", prompt, overwrite=True)
     words = inspect(prompt, backbone)
-    rows = report.table(results, metric)
+    rows = report.table(results)
     curve = list(Metrics(folder, step=config.train.steps).rows)
-    frozen = results[FROZEN]["validation"][metric]
+    metric, frozen = next(iter(_joined(untuned).items()))
     report.draw_curve(folder / "curve.png", curve, metric, frozen)
     facts = {
         "backbone": f"{backbone.name}, fingerprint {backbone.fingerprint[:16]}",
         "prompt": f"{method.kind}, {prompt.size:,} numbers, digest {prompt.digest[:16]}",
         "best step": f"{int(best.step)} of {config.train.steps}",
     }
-    report.write_report(
-        folder / "report.md", title=data.task.name, facts=facts, rows=rows, words=words
-    )
+    title = ", ".join(data.task.name for data in tasks)
+    report.write_report(folder / "report.md", title=title, facts=facts, rows=rows, words=words)
     say(words)
     say(report.markdown(rows))
     say(f"\nbest step {int(best.step)}; curve {folder / 'curve.png'}; prompt saved in {saved}")
     return Result(prompt, results, folder)
+
+
+def _prompt(
+    config: Config,
+    data: Data,
+    backbone: Backbone,
+    method: MethodConfig,
+    tuned: Any,
+    scores: dict[str, dict[str, float]],
+    trained_on: DataConfig,
+) -> Prompt:
+    """A tuned tree with all that is known about it."""
+    flat = {f"{name}/{key}": v for name, values in scores.items() for key, v in values.items()}
+    return prompt_for(
+        tuned,
+        method,
+        backbone,
+        name=_short(data.task),
+        task=data.task,
+        metrics=flat,
+        seed=config.train.seed,
+        recipe={**to_json(config), "data": dataclasses.asdict(trained_on)},
+    )
+
+
+def _short(task: Task) -> str:
+    return task.name.replace(":", "-").replace("/", "-")
 
 
 def _sha256(tree: Any) -> str:

@@ -46,11 +46,14 @@ def variables(injection: Injection | None, frozen: Any) -> dict[str, Any]:
     return {"params": params} | ({"tuned": injection.sockets} if injection.sockets else {})
 
 
-def for_tasks(injection: Injection, task_ids: Int[Any, " B"] | None) -> Injection:
-    """The prompt of every row's task, out of a bank [N, P, D]; None takes the first task's."""
+def for_tasks(injection: Injection, tasks: Int[Any, " B"] | int | None) -> Injection:
+    """The prompt of every row's task, or of one task for all rows, out of a bank [N, P, D].
+
+    None takes the first task's. Methods without a bank give every task the same.
+    """
     if injection.prompt is None or injection.prompt.ndim == 2:
         return injection
-    rows = 0 if task_ids is None else jnp.asarray(task_ids)
+    rows = 0 if tasks is None else jnp.asarray(tasks)
     return injection._replace(prompt=injection.prompt[rows])
 
 

@@ -5,6 +5,7 @@ PEFT loads and runs differently.
 """
 
 from prompt_jax.prompts.composition import compose as compose
+from prompt_jax.prompts.folder import check_free as check_free
 from prompt_jax.prompts.folder import export_peft as export_peft
 from prompt_jax.prompts.folder import export_prompt as export_prompt
 from prompt_jax.prompts.folder import save_prompt as save_prompt

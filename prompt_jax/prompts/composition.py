@@ -22,7 +22,9 @@ def compose(
 ) -> Prompt:
     """One prompt made of several; nothing is trained.
 
-    Scores do not carry over: the result has none. It has the parents' task where they share one.
+    Scores do not carry over: the result has none. It has the parents' task, and the data they were
+    trained on, where they share them. Weights that are learned from examples are the business of
+    `compose_attention`.
 
     Args:
       prompts: at least two, of one backbone and one placement.
@@ -37,15 +39,14 @@ def compose(
       InputError: fewer than two prompts, another `how`, weights that do not fit it, or prompts
         that have no rows or differ in width, backbone, placement or, where it matters, length.
     """
-    choose("way to compose prompts", how, WAYS)
-    if len(prompts) < 2:
+    if how == "attention":
         raise InputError(
-            f"compose needs at least two prompts, got {len(prompts)}; a single one is used as it is"
+            'how="attention" learns its weights from examples; use compose_attention with a '
+            "backbone and batches (prompt-jax prompts attention)"
         )
-    rows = [input_rows(prompt) for prompt in prompts]
-    check_alike(prompts)
-    if how != "concat":
-        _check_lengths(prompts, how)
+    choose("way to compose prompts", how, WAYS)
+    check_mixable(prompts, how)
+    rows = [prompt.rows for prompt in prompts]
     weights = _weights(how, weights, len(prompts))
     # In float64, so that the average of equal prompts is that prompt to the last bit.
     wide = [array.astype(np.float64) for array in rows]
@@ -57,6 +58,9 @@ def compose(
     else:
         made = np.sum([weight * array for weight, array in _pairs(weights, wide)], axis=0)
     recipe = {"composed": how, "weights": weights, "parents": [parent(p) for p in prompts]}
+    data = [p.recipe.get("data") for p in prompts]
+    if data[0] and all(other == data[0] for other in data):
+        recipe["data"] = data[0]
     # An identity is taken whole, from a prompt that knows its weights if there is one.
     known = next((p for p in prompts if p.fingerprint), prompts[0])
     first = prompts[0]
@@ -68,6 +72,23 @@ def compose(
         recipe=recipe,
         **{field: getattr(known, field) for field in IDENTITY},
     )
+
+
+def check_mixable(prompts: Sequence[Prompt], how: str) -> None:
+    """Checks that prompts can become one.
+
+    Raises:
+      InputError: fewer than two, or as `compose`.
+    """
+    if len(prompts) < 2:
+        raise InputError(
+            f"compose needs at least two prompts, got {len(prompts)}; a single one is used as it is"
+        )
+    for prompt in prompts:
+        input_rows(prompt)
+    check_alike(prompts)
+    if how != "concat":
+        _check_lengths(prompts, how)
 
 
 def input_rows(prompt: Prompt) -> Float[np.ndarray, "P D"]:

@@ -157,14 +157,7 @@ def _json(values: Any, *, sort_keys: bool = False) -> bytes:
 
 def _write_folder(folder: Path, files: Mapping[str, bytes], overwrite: bool) -> Path:
     folder = folder.absolute()
-    if folder.exists() or folder.is_symlink():
-        if not overwrite:
-            raise InputError(
-                f"{folder} exists; choose another folder or pass overwrite (--overwrite)"
-            )
-        # Replacing deletes, so only what is plainly a prompt, or empty, is replaced.
-        if not folder.is_dir() or (any(folder.iterdir()) and not is_prompt(folder)):
-            raise InputError(f"{folder} exists and is no prompt; choose another folder")
+    check_free(folder, overwrite)
     with _writable(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         fresh = _beside(folder)
@@ -177,6 +170,21 @@ def _write_folder(folder: Path, files: Mapping[str, bytes], overwrite: bool) -> 
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
     return folder
+
+
+def check_free(folder: Path, overwrite: bool) -> None:
+    """Checks that a prompt may be written there.
+
+    Raises:
+      InputError: the folder exists and may not be overwritten, or is no prompt.
+    """
+    if not (folder.exists() or folder.is_symlink()):
+        return
+    if not overwrite:
+        raise InputError(f"{folder} exists; choose another folder or pass overwrite (--overwrite)")
+    # Replacing deletes, so only what is plainly a prompt, or empty, is replaced.
+    if not folder.is_dir() or (any(folder.iterdir()) and not is_prompt(folder)):
+        raise InputError(f"{folder} exists and is no prompt; choose another folder")
 
 
 def is_prompt(folder: Path) -> bool:

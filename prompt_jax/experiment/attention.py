@@ -1,0 +1,74 @@
+"""Trained prompts mixed by weights that a task's examples decide (ATTEMPT, Asai et al. 2022)."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from prompt_jax.backbones import Backbone
+from prompt_jax.config import TrainConfig
+from prompt_jax.data import Batch
+from prompt_jax.losses import loss_fn
+from prompt_jax.prompts import Prompt, check_fits, prompt_for
+from prompt_jax.prompts.composition import check_mixable, parent, plain_method
+from prompt_jax.train import fit, start
+
+
+def compose_attention(
+    prompts: Sequence[Prompt],
+    backbone: Backbone,
+    batches: Iterable[Batch],
+    config: TrainConfig | None = None,
+    *,
+    name: str = "",
+) -> Prompt:
+    """The mixture of frozen prompts that serves a task best, plus rows of its own.
+
+    Trained are one logit a source and a prompt that starts at zero; the sources stay what they
+    are. ATTEMPT weighs its sources anew for every input. Here a task has one set of weights, so
+    that the result is an ordinary prompt, which costs, loads and swaps like any other.
+
+    Args:
+      prompts: the sources, at least two, of this backbone, equal length and one placement.
+      batches: one for every step that shall be made.
+      config: None is Lester et al.'s optimizer, as for a prompt.
+      name: of the result.
+
+    Raises:
+      InputError: fewer than two prompts, or prompts that do not fit together or the backbone.
+      DivergedError: the loss is no longer a number.
+    """
+    check_mixable(prompts, "attention")
+    for prompt in prompts:
+        check_fits(prompt, backbone)
+    sources = np.stack([prompt.rows for prompt in prompts])
+    method = plain_method(prompts[0], sources.shape[1])
+    plain = loss_fn(method, backbone)
+
+    def loss(tuned: Any, frozen: Any, batch: Batch, key: Any = None) -> Any:
+        params, sources = frozen
+        return plain({"prompt": mixed(tuned, sources)}, params, batch, key)
+
+    config = config or TrainConfig()
+    tuned = {"logits": jnp.zeros(len(sources)), "prompt": jnp.zeros(sources.shape[1:])}
+    state = fit(loss, start(tuned, config), (backbone.unstacked(), sources), batches, config)
+    weights = jax.nn.softmax(state.tuned["logits"])
+    recipe = {
+        "composed": "attention",
+        "weights": np.asarray(weights).tolist(),
+        "steps": int(state.step),
+        "parents": [parent(p) for p in prompts],
+    }
+    rows = mixed(state.tuned, jnp.asarray(sources))
+    return prompt_for({"prompt": rows}, method, backbone, name=name, recipe=recipe)
+
+
+def mixed(
+    tuned: dict[str, Array], sources: Float[Array | np.ndarray, "N P D"]
+) -> Float[Array, "P D"]:
+    """The weighted sources and the task's own rows."""
+    weights = jax.nn.softmax(tuned["logits"])
+    return tuned["prompt"] + jnp.einsum("n,npd->pd", weights, sources)
