@@ -8,9 +8,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from prompt_jax.backbones import Backbone
-from prompt_jax.backbones.t5 import shift_right
 from prompt_jax.config import OBJECTIVES, InputError, MethodConfig, choose
-from prompt_jax.methods import Injection, for_tasks, materialize, prepend, variables
+from prompt_jax.methods import (
+    Injection,
+    for_tasks,
+    materialize,
+    prepend,
+    text_states,
+    variables,
+)
 
 Loss = Callable[..., tuple[Array, dict[str, Array]]]
 
@@ -43,13 +49,47 @@ def seq2seq_logits(
     decoder_tokens: Int[Array, "B U"],
     *,
     placement: str = "prefix",
-    rngs: dict[str, Any] | None = None,
 ) -> Float[Array, "B U V"]:
-    """Logits of an encoder-decoder with a prompt in its input."""
+    """Logits behind every decoder token of an encoder-decoder with a prompt in its input."""
     given = variables(injection, frozen)
     embeddings = module.apply(given, tokens, method="embed")
     joined = prepend(injection, embeddings, mask, placement)
-    return module.apply(given, *joined, decoder_tokens, rngs=rngs)
+    return module.apply(given, *joined, decoder_tokens)
+
+
+def text_logits(
+    module: Any,
+    frozen: Any,
+    injection: Injection | None,
+    tokens: Int[Array, "B T"],
+    mask: Bool[Array, "B T"],
+    *,
+    placement: str = "prefix",
+) -> Float[Array, "B T V"]:
+    """Logits behind every text token of a model of one stack; virtual tokens have none."""
+    given = variables(injection, frozen)
+    embeddings = module.apply(given, tokens, method="embed")
+    joined = prepend(injection, embeddings, mask, placement)
+    logits = module.apply(given, *joined)
+    return text_states(injection, logits, mask, placement)
+
+
+def target_logits(
+    module: Any,
+    frozen: Any,
+    injection: Injection | None,
+    tokens: Int[Array, "B T"],
+    mask: Bool[Array, "B T"],
+    targets: Int[Array, "B U"],
+    *,
+    placement: str = "prefix",
+    rngs: dict[str, Any] | None = None,
+) -> Float[Array, "B U V"]:
+    """Logits of every target token of any backbone that writes, with a prompt in its input."""
+    given = variables(injection, frozen)
+    embeddings = module.apply(given, tokens, method="embed")
+    joined = prepend(injection, embeddings, mask, placement)
+    return module.apply(given, *joined, targets, method="predict", rngs=rngs)
 
 
 class Candidates(NamedTuple):
@@ -82,16 +122,20 @@ def label_scores(
     """The mean log-likelihood of every label word; a row is encoded once."""
     given = variables(injection, frozen)
     embeddings = module.apply(given, tokens, method="embed")
-    states, seen = prepend(injection, embeddings, mask, placement)
-    encoded = module.apply(given, states, seen, method="encode", rngs=rngs)
-    start = module.config.decoder_start_token_id
+    joined, seen = prepend(injection, embeddings, mask, placement)
+    length = candidates.tokens.shape[1]
+    begin = (joined, seen, length)
+    first, cache = module.apply(given, *begin, method="prefill", rngs=rngs)
 
     def one(candidate: Candidates) -> Float[Array, " B"]:
-        targets = jnp.broadcast_to(candidate.tokens, (len(tokens), candidate.tokens.shape[0]))
-        arguments = (shift_right(targets, start), encoded, seen)
-        logits, _ = module.apply(given, *arguments, method="decode", rngs=rngs)
-        nll = jnp.where(candidate.mask[None], cross_entropy(logits, targets), 0.0)
-        return -nll.sum(1) / candidate.mask.sum()
+        targets = jnp.broadcast_to(candidate.tokens, (len(tokens), length))
+        logits = first[:, None]
+        if length > 1:
+            arguments = (targets[:, :-1], None, seen, cache, 1)
+            later, _ = module.apply(given, *arguments, method="decode", rngs=rngs)
+            logits = jnp.concatenate([logits, later], axis=1)
+        nll = cross_entropy(logits, targets)
+        return -jnp.where(candidate.mask[None], nll, 0.0).sum(1) / candidate.mask.sum()
 
     return jax.lax.map(one, jax.tree.map(jnp.asarray, candidates)).T
 
@@ -161,7 +205,6 @@ def loss_fn(
             'task.labels, or use objective="tokens"'
         )
     module = module or backbone.module
-    start = backbone.config.decoder_start_token_id
 
     def loss(tuned: Any, frozen: Any, batch: Any, key: Any = None) -> tuple[Array, dict]:
         batch = jax.tree.map(jnp.asarray, batch)
@@ -174,7 +217,7 @@ def loss_fn(
             mean = label_loss(objective, scores, _gold(batch, candidates), margin)
             count = jnp.asarray(len(batch.targets))
         else:
-            logits = seq2seq_logits(*inputs, shift_right(batch.targets, start), **options)
+            logits = target_logits(*inputs, batch.targets, **options)
             smooth = {"label_smoothing": label_smoothing, "z_loss": z_loss}
             nll = cross_entropy(logits, batch.targets, **smooth)
             count = batch.target_mask.sum()

@@ -10,23 +10,23 @@ from jaxtyping import Array, Bool, Float, Int
 
 from prompt_jax.backbones import Backbone
 from prompt_jax.backbones.t5 import shift_right
-from prompt_jax.config import InputError, MethodConfig, choose
+from prompt_jax.config import InputError, MethodConfig
 from prompt_jax.generate import generate
-from prompt_jax.losses import cross_entropy, seq2seq_logits
+from prompt_jax.losses import cross_entropy, seq2seq_logits, text_logits
 from prompt_jax.methods import Injection, for_tasks, materialize
 from prompt_jax.prompts import Prompt, fresh, load_prompt, prompt_for, save_prompt
-from prompt_jax.prompts.prompt import adopt, check_fits
+from prompt_jax.prompts.prompt import adopt, check_fits, check_task
 
 IGNORED = -100
-TASK_TYPES = ("SEQ_2_SEQ_LM",)
-
 _logits = jax.jit(seq2seq_logits, static_argnames=("module", "placement"))
+_text_logits = jax.jit(text_logits, static_argnames=("module", "placement"))
 
 
 class Output(NamedTuple):
     """What a call of the model gives."""
 
     logits: Float[Array, "B U V"]
+    """Of every decoder position; of every text position, U = T, where there is one stack only."""
     loss: Float[Array, ""] | None = None
     """Mean over the labels that are not -100, in nats; None without labels."""
 
@@ -69,11 +69,11 @@ class PromptTuningModel:
         if source is None:
             return cls(backbone, None, None)
         if isinstance(source, MethodConfig):
-            _check_task(source)
+            check_task(source, backbone)
             tuned = fresh(source, backbone, seed)
             return cls(backbone, prompt_for(tuned, source, backbone, seed=seed), tuned)
         prompt = source if isinstance(source, Prompt) else load_prompt(source)
-        _check_task(prompt.method)
+        check_task(prompt.method, backbone)
         check_fits(prompt, backbone, allow_mismatch=allow_mismatch)
         # A folder of PEFT's does not say how heads are split; the backbone does.
         prompt = adopt(prompt, backbone)
@@ -110,12 +110,16 @@ class PromptTuningModel:
           attention_mask: [B, T]; None attends to all that is not padding. (PEFT builds no mask
             then, and so attends to padding too.)
           decoder_input_ids: [B, U], beginning with the decoder's start token; None shifts `labels`.
-          labels: [B, U]; positions of -100 do not count in the loss, all others do.
+          labels: [B, U]; positions of -100 do not count in the loss, all others do. A model of one
+            stack takes no decoder_input_ids, and labels [B, T] stand at the tokens themselves: the
+            logits before each one are to predict it.
 
         Raises:
           InputError: neither decoder_input_ids nor labels; wrong ranks, shapes or token ids.
         """
         tokens, mask = self._inputs(input_ids, attention_mask)
+        if self.backbone.task_type == "CAUSAL_LM":
+            return self._read(tokens, mask, decoder_input_ids, labels)
         shifted = targets = counted = None
         if labels is not None:
             labels = self._tokens("labels", labels, len(tokens), (IGNORED,))
@@ -134,6 +138,33 @@ class PromptTuningModel:
         if targets is None or counted is None:
             return Output(logits)
         nll = cross_entropy(logits, targets)
+        return Output(logits, jnp.where(counted, nll, 0.0).sum() / jnp.maximum(counted.sum(), 1))
+
+    def _read(
+        self,
+        tokens: Int[np.ndarray, "B T"],
+        mask: Bool[np.ndarray, "B T"],
+        decoder_input_ids: Any,
+        labels: Any,
+    ) -> Output:
+        """What a call of a decoder-only model gives."""
+        if decoder_input_ids is not None:
+            raise InputError(
+                f"backbone {self.backbone.name!r} is decoder-only and takes no decoder_input_ids; "
+                "give all text as input_ids"
+            )
+        given = self.backbone.module, self.backbone.params, self._injection(), tokens, mask
+        logits = _text_logits(*given, placement=self._placement)
+        if labels is None:
+            return Output(logits)
+        labels = self._tokens("labels", labels, len(tokens), (IGNORED,))
+        if labels.shape != tokens.shape:
+            raise InputError(
+                f"labels have shape {list(labels.shape)} and input_ids {list(tokens.shape)}; a "
+                f"decoder-only model wants a label a token, {IGNORED} where none counts"
+            )
+        counted = jnp.asarray(labels[:, 1:] != IGNORED)
+        nll = cross_entropy(logits[:, :-1], jnp.maximum(labels[:, 1:], 0))
         return Output(logits, jnp.where(counted, nll, 0.0).sum() / jnp.maximum(counted.sum(), 1))
 
     def generate(
@@ -240,7 +271,3 @@ class PromptTuningModel:
                 f"{name} holds {wrong[0]}; allowed: {allowed}; use the backbone's own tokenizer"
             )
         return tokens.astype(np.int32)
-
-
-def _check_task(method: MethodConfig) -> None:
-    choose("task_type of an encoder-decoder", method.task_type, TASK_TYPES)

@@ -45,12 +45,13 @@ def compiled_programs():
     jax.clear_caches()
 
 
-@pytest.fixture(scope="module")
-def quick_compile():
-    """Many small programs that run once: compiling them well costs more than it gives."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+@pytest.fixture(autouse=True, scope="module")
+def quick_compile(request):
+    """Programs that run once or twice: compiling them well costs more than it gives.
+
+    A module that binds OPTIMIZED has its programs as users have them.
+    """
+    jax.config.update("jax_disable_most_optimizations", not hasattr(request.module, "OPTIMIZED"))
 
 
 @pytest.fixture(scope="session")
@@ -64,6 +65,45 @@ def tiny():
     )
     params = jax.jit(init_params, static_argnums=0)(config, jax.random.key(0))
     return Backbone(name="tiny", config=config, params=params)
+
+
+@pytest.fixture(scope="session")
+def tiny_gpt2():
+    """A random GPT-2 of two layers."""
+    return _tiny_causal("gpt2")
+
+
+@pytest.fixture(scope="session")
+def tiny_llama():
+    """A random Llama of two layers, with two heads of queries for each of keys."""
+    from prompt_jax.backbones.causal import Rope
+
+    return _tiny_causal(
+        "llama", num_kv_heads=2, norm="rms", rope=Rope(), fused=False, qkv_bias=False,
+        out_bias=False, mlp_bias=False, activation="silu", gated=True, tie_embeddings=False,
+    )  # fmt: skip
+
+
+def _tiny_causal(name, **shape):
+    from prompt_jax.backbones import Backbone
+    from prompt_jax.backbones.causal import CausalConfig, init_params
+
+    config = CausalConfig(
+        **{
+            **{"model_type": name, "vocab_size": 64, "d_model": 16, "d_kv": 8, "d_ff": 32},
+            **{"num_heads": 4, "num_kv_heads": 4, "num_layers": 2, "max_positions": 64},
+            **{"eos_token_id": 1, **shape},
+        }
+    )
+    params = jax.jit(init_params, static_argnums=0)(config, jax.random.key(0))
+    # Small weights would make all logits alike, and biases of zero would test nothing.
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    noisy = [
+        leaf + 0.2 * jax.random.normal(key, leaf.shape)
+        for key, leaf in zip(keys, leaves, strict=True)
+    ]
+    return Backbone(name=f"tiny_{name}", config=config, params=structure.unflatten(noisy))
 
 
 @pytest.fixture(scope="session")

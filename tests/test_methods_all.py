@@ -1,4 +1,4 @@
-"""What every method must do, on a tiny T5."""
+"""What every method must do, on every kind of backbone."""
 
 import dataclasses
 
@@ -12,12 +12,11 @@ from prompt_jax import methods
 from prompt_jax.config import METHOD_KINDS, TrainConfig
 from prompt_jax.data import Batch
 from prompt_jax.generate.prefill import decode_token, prefill
-from prompt_jax.losses import loss_fn, seq2seq_logits
+from prompt_jax.losses import loss_fn, target_logits
 from prompt_jax.methods import for_tasks, init, mam, materialize, simplify, unipelt
 from prompt_jax.prompts import load_prompt, prompt_for, save_prompt
 from prompt_jax.train import compile_step, fit, start
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 P = 4
 # (config, whether a fresh tree leaves the backbone exactly as it is)
 CASES = {
@@ -71,13 +70,66 @@ CASES = {
 }
 # One of each kind of socket at every run of the tests, the rest with the slow ones.
 QUICK = {"prompt_both", "p_tuning_lstm", "deep_replace", "multitask_multiply", "ia3", "unipelt"}
-every = pytest.mark.parametrize(
-    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in CASES]
-)
+# What needs two stacks.
+OF_TWO = {"prompt_decoder", "prompt_both", "prefix_encoder"}
+TARGETS = {
+    "tiny_gpt2": {"q": "c_attn", "k": "c_attn", "v": "c_attn", "o": "attn.c_proj"}
+    | {"wi_0": "c_fc", "wo": "mlp.c_proj"},
+    "tiny_llama": {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "o_proj"}
+    | {"wi_0": "gate_proj", "wo": "down_proj"},
+}
+# On a Llama, which shares its file with GPT-2, one of each kind that its heads or names concern.
+OF_LLAMA = {"prompt", "prefix", "lora", "ia3", "deep_replace"}
+
+
+def _cases(*families):
+    fixtures = {"t5": "tiny", "gpt2": "tiny_gpt2", "llama": "tiny_llama"}
+    fit = {"t5": set(CASES), "gpt2": set(CASES) - OF_TWO, "llama": OF_LLAMA}
+    return pytest.mark.parametrize(
+        ("backbone", "name"),
+        [
+            pytest.param(
+                fixtures[family],
+                name,
+                id=f"{family}-{name}",
+                marks=() if family == "t5" and name in QUICK else pytest.mark.slow,
+            )
+            for family in families
+            for name in CASES
+            if name in fit[family]
+        ],
+        indirect=["backbone"],
+    )
+
+
+every = _cases("t5", "gpt2", "llama")
+on_t5 = _cases("t5")
+
+
+@pytest.fixture
+def backbone(request):
+    return request.getfixturevalue(request.param)
+
+
+def config_of(name, backbone):
+    """The case, with the names that the backbone has for kernels."""
+    return _renamed(CASES[name][0], TARGETS.get(backbone.name, {}), backbone.task_type)
+
+
+def _renamed(config, names, task_type):
+    fields = ("target_modules", "feedforward_modules")
+    changes = {
+        field: tuple(dict.fromkeys(names.get(n, n) for n in getattr(config, field)))
+        for field in fields
+        if hasattr(config, field)
+    }
+    if hasattr(config, "methods"):
+        changes["methods"] = tuple(_renamed(m, names, task_type) for m in config.methods)
+    return dataclasses.replace(config, task_type=task_type, **changes)
 
 
 def case(name, backbone, seed=0):
-    config = CASES[name][0]
+    config = config_of(name, backbone)
     return config, init(config, backbone, jax.random.key(seed))
 
 
@@ -94,7 +146,7 @@ def batch_of(seed=0, rows=4, text=6, target=3):
     )
 
 
-_logits = jax.jit(seq2seq_logits, static_argnums=0)
+_logits = jax.jit(target_logits, static_argnums=0)
 _prefill = jax.jit(prefill, static_argnums=0, static_argnames=("placement", "length"))
 _decode = jax.jit(decode_token, static_argnums=0)
 
@@ -113,24 +165,25 @@ _trees = {}
 
 def trained(name, backbone, seed=0):
     """A tree that has left its start, so that nothing in it is zero by construction."""
-    if (name, seed) not in _trees:
+    if (backbone.name, name, seed) not in _trees:
         config, tuned = case(name, backbone, seed)
         options = TrainConfig(steps=3, batch_size=4, optimizer="adamw", learning_rate=1e-2)
         step = compiled(name, backbone, options)
         state = start(tuned, options)
         for i in range(3):
             state, _ = step(state, backbone.params, batch_of(i))
-        _trees[name, seed] = jax.tree.map(np.asarray, state.tuned)
-    return CASES[name][0], jax.tree.map(jnp.asarray, _trees[name, seed])
+        _trees[backbone.name, name, seed] = jax.tree.map(np.asarray, state.tuned)
+    return config_of(name, backbone), jax.tree.map(jnp.asarray, _trees[backbone.name, name, seed])
 
 
 _steps = {}
 
 
 def compiled(name, backbone, options):
-    if (name, options) not in _steps:
-        _steps[name, options] = compile_step(loss_fn(CASES[name][0], backbone), options)
-    return _steps[name, options]
+    key = (backbone.name, name, options)
+    if key not in _steps:
+        _steps[key] = compile_step(loss_fn(config_of(name, backbone), backbone), options)
+    return _steps[key]
 
 
 def test_every_method_is_here():
@@ -139,38 +192,38 @@ def test_every_method_is_here():
 
 
 @every
-def test_gradient_and_tuned_tree_are_alike_and_every_leaf_is_alive(name, tiny):
-    config, tuned = trained(name, tiny)
-    grads = gradient(config, tiny)(tuned, tiny.params, batch_of())[0]
+def test_gradient_and_tuned_tree_are_alike_and_every_leaf_is_alive(name, backbone):
+    config, tuned = trained(name, backbone)
+    grads = gradient(config, backbone)(tuned, backbone.params, batch_of())[0]
     assert jax.tree.structure(grads) == jax.tree.structure(tuned)
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(tuned))
     for path, leaf in jax.tree.leaves_with_path(grads):
         assert np.isfinite(leaf).all() and (np.abs(leaf) > 0).any(), jax.tree_util.keystr(path)
 
 
-@every
-def test_the_loss_falls_and_the_frozen_tree_stays(name, tiny):
-    config, tuned = case(name, tiny)
-    before = jax.tree.map(np.array, tiny.params)
+@on_t5
+def test_the_loss_falls_and_the_frozen_tree_stays(name, backbone):
+    config, tuned = case(name, backbone)
+    before = jax.tree.map(np.array, backbone.params)
     options = TrainConfig(steps=3, batch_size=4, optimizer="adamw", learning_rate=1e-2)
     # The schedule ends after 3 steps, so the state starts anew every other step.
     losses, batch = [], batch_of()
     for _ in range(8):
         state = start(tuned, options)
         for _ in range(2):
-            state, row = compiled(name, tiny, options)(state, tiny.params, batch)
+            state, row = compiled(name, backbone, options)(state, backbone.params, batch)
             losses.append(float(row["loss"]))
         tuned = jax.tree.map(jnp.array, state.tuned)
     assert losses[-1] < losses[0] - 0.01
-    jax.tree.map(np.testing.assert_array_equal, before, jax.tree.map(np.array, tiny.params))
+    jax.tree.map(np.testing.assert_array_equal, before, jax.tree.map(np.array, backbone.params))
 
 
 @every
-def test_a_fresh_tree_that_changes_nothing_is_the_plain_backbone(name, tiny):
-    config, tuned = case(name, tiny)
+def test_a_fresh_tree_that_changes_nothing_is_the_plain_backbone(name, backbone):
+    config, tuned = case(name, backbone)
     batch = batch_of()
-    ours = logits_of(tiny, for_tasks(materialize(config, tuned), batch.task_ids), batch)
-    plain = logits_of(tiny, None, batch)
+    ours = logits_of(backbone, for_tasks(materialize(config, tuned), batch.task_ids), batch)
+    plain = logits_of(backbone, None, batch)
     if CASES[name][1]:
         np.testing.assert_array_equal(ours, plain)
     elif name == "dora":  # Its factor is a quotient of equal norms, rounded.
@@ -179,16 +232,16 @@ def test_a_fresh_tree_that_changes_nothing_is_the_plain_backbone(name, tiny):
         assert not np.array_equal(ours, plain)
 
 
-@every
+@on_t5
 @pytest.mark.slow
-def test_n_trees_by_vmap_are_n_runs(name, tiny):
+def test_n_trees_by_vmap_are_n_runs(name, backbone):
     batch = batch_of()
-    many = [trained(name, tiny, seed=k)[1] for k in range(2)]
+    many = [trained(name, backbone, seed=k)[1] for k in range(2)]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *many)
-    grad = gradient(CASES[name][0], tiny)
-    together = jax.jit(jax.vmap(grad, in_axes=(0, None, None)))(stacked, tiny.params, batch)[0]
+    grad = gradient(config_of(name, backbone), backbone)
+    together = jax.jit(jax.vmap(grad, in_axes=(0, None, None)))(stacked, backbone.params, batch)[0]
     for k, tuned in enumerate(many):
-        alone = grad(tuned, tiny.params, batch)[0]
+        alone = grad(tuned, backbone.params, batch)[0]
         jax.tree.map(
             lambda a, b, k=k: np.testing.assert_allclose(a[k], b, atol=2e-5, rtol=1e-4),
             together,
@@ -196,25 +249,25 @@ def test_n_trees_by_vmap_are_n_runs(name, tiny):
         )
 
 
-@every
+@on_t5
 @pytest.mark.slow
-def test_layers_apart_are_layers_scanned(name, tiny):
-    config, tuned = trained(name, tiny)
-    apart = dataclasses.replace(tiny, config=dataclasses.replace(tiny.config, scan=False))
+def test_layers_apart_are_layers_scanned(name, backbone):
+    config, tuned = trained(name, backbone)
+    apart = dataclasses.replace(backbone, config=dataclasses.replace(backbone.config, scan=False))
     grads = [
-        gradient(config, backbone)(tuned, params, batch_of())[0]
-        for backbone, params in ((tiny, tiny.params), (apart, apart.unstacked()))
+        gradient(config, model)(tuned, params, batch_of())[0]
+        for model, params in ((backbone, backbone.params), (apart, apart.unstacked()))
     ]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5, rtol=1e-4), *grads)
 
 
-@every
-def test_saved_and_loaded_it_gives_the_same_logits(name, tiny, tmp_path):
-    config, tuned = trained(name, tiny)
-    prompt = load_prompt(save_prompt(tmp_path / "p", prompt_for(tuned, config, tiny)))
+@on_t5
+def test_saved_and_loaded_it_gives_the_same_logits(name, backbone, tmp_path):
+    config, tuned = trained(name, backbone)
+    prompt = load_prompt(save_prompt(tmp_path / "p", prompt_for(tuned, config, backbone)))
     batch = batch_of()
     ours, again = (
-        logits_of(tiny, for_tasks(injection, batch.task_ids), batch)
+        logits_of(backbone, for_tasks(injection, batch.task_ids), batch)
         for injection in (materialize(config, tuned), prompt.injection())
     )
     np.testing.assert_allclose(ours, again, atol=1e-6)
@@ -227,47 +280,45 @@ def test_saved_and_loaded_it_gives_the_same_logits(name, tiny, tmp_path):
 
 @every
 @pytest.mark.slow
-def test_cached_decoding_is_uncached(name, tiny):
-    config, tuned = trained(name, tiny)
+def test_cached_decoding_is_uncached(name, backbone):
+    config, tuned = trained(name, backbone)
     batch = batch_of(target=5)
     injection = for_tasks(materialize(config, tuned), None)
-    start_id = tiny.config.decoder_start_token_id
-    targets = np.pad(batch.targets, ((0, 0), (1, 0)), constant_values=start_id)[:, :-1]
-    batch = batch._replace(targets=targets.astype(np.int32))
-    whole = logits_of(tiny, injection, batch)
-    arguments = (tiny.module, tiny.params, injection)
+    whole = logits_of(backbone, injection, batch)
+    arguments = (backbone.module, backbone.params, injection)
     first = _prefill(*arguments, batch.tokens, batch.mask, placement="prefix", length=5)
     np.testing.assert_allclose(first.logits, whole[:, 0], atol=1e-4)
     cache = first.cache
     for i in range(1, 5):
-        token = jnp.asarray(batch.targets[:, i])
+        token = jnp.asarray(batch.targets[:, i - 1])
         logits, cache = _decode(*arguments, token, first.mask, cache, jnp.int32(i))
         np.testing.assert_allclose(logits, whole[:, i], atol=1e-4)
 
 
-@every
+@on_t5
 @pytest.mark.slow
-def test_stopped_and_resumed_is_never_stopped(name, tiny):
-    config, tuned = case(name, tiny)
+def test_stopped_and_resumed_is_never_stopped(name, backbone):
+    config, tuned = case(name, backbone)
     options = TrainConfig(steps=3, batch_size=4, optimizer="adamw", learning_rate=1e-2)
     batches = [batch_of(i) for i in range(4)]
-    loss, step = loss_fn(config, tiny), compiled(name, tiny, options)
-    whole = fit(loss, start(tuned, options), tiny.params, batches, options, step_fn=step)
-    half = fit(loss, start(tuned, options), tiny.params, batches[:2], options, step_fn=step)
+    loss, step = loss_fn(config, backbone), compiled(name, backbone, options)
+    whole = fit(loss, start(tuned, options), backbone.params, batches, options, step_fn=step)
+    half = fit(loss, start(tuned, options), backbone.params, batches[:2], options, step_fn=step)
     half = jax.tree.map(jnp.asarray, jax.tree.map(np.array, half))
-    rest = fit(loss, half, tiny.params, batches[2:], options, step_fn=step)
+    rest = fit(loss, half, backbone.params, batches[2:], options, step_fn=step)
     jax.tree.map(np.testing.assert_array_equal, whole, rest)
 
 
 @pytest.mark.parametrize("name", ["p_tuning_mlp", "p_tuning_lstm", "residual", "prefix_mlp"])
 def test_what_was_written_is_a_simpler_method(name, tiny):
-    config, tuned = trained(name, tiny)
+    backbone = tiny
+    config, tuned = trained(name, backbone)
     plain, tree = simplify(config, tuned)
     assert plain.kind in ("prompt_tuning", "prefix_tuning") and plain != config
     assert simplify(plain, tree)[0] == plain
     batch = batch_of()
     np.testing.assert_allclose(
-        logits_of(tiny, materialize(plain, tree), batch),
-        logits_of(tiny, materialize(config, tuned), batch),
+        logits_of(backbone, materialize(plain, tree), batch),
+        logits_of(backbone, materialize(config, tuned), batch),
         atol=1e-6,
     )

@@ -17,7 +17,6 @@ from prompt_jax.methods import init, lora, materialize, multitask_prompt, prefix
 from prompt_jax.methods.targets import targets
 from prompt_jax.prompts import check_fits, prompt_for
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 KEY = jax.random.key(0)
 
 

@@ -1,7 +1,7 @@
 """Frozen models: embeddings in, logits out, no word about prompts.
 
-A family is a module with `T5`-like functions: a Flax module with `embed` and `__call__`, a config,
-`from_hugging_face`, `init_params`. `BACKBONES` maps Hugging Face's `model_type` to its family.
+A family is a package that binds `Config` and `Module`, and reads its weights by name: see `t5`.
+`BACKBONES` maps Hugging Face's `model_type` to its family.
 """
 
 import dataclasses
@@ -10,10 +10,17 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from prompt_jax.backbones import t5
+from prompt_jax.backbones import causal, t5
 from prompt_jax.backbones.sockets import Sockets
+from prompt_jax.backbones.stack import unstack
 
-BACKBONES = {"t5": t5, "mt5": t5, "umt5": t5}
+FAMILIES = (t5, causal)
+BACKBONES = {model_type: family for family in FAMILIES for model_type in family.MODEL_TYPES}
+
+
+def family_of(config: Any) -> Any:
+    """The package that a config belongs to."""
+    return next(family for family in FAMILIES if isinstance(config, family.Config))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,7 +29,8 @@ class Backbone:
 
     name: str
     """What `load_backbone` was asked for; written into saved prompts."""
-    config: t5.T5Config
+    config: Any
+    """Of its family: `T5Config`, `CausalConfig`."""
     params: Any
     """The frozen tree; always passed as an argument, never closed over."""
     tokenizer: Any = None
@@ -31,9 +39,19 @@ class Backbone:
     """sha256 of the source of the weights, whatever dtype they are held in."""
 
     @property
+    def family(self) -> Any:
+        """The package of its kind of model."""
+        return family_of(self.config)
+
+    @property
+    def task_type(self) -> str:
+        """What PEFT calls the task that such a model does."""
+        return self.family.TASK_TYPE
+
+    @property
     def module(self) -> nn.Module:
         """The Flax module that `params` belong to."""
-        return t5.T5(self.config)
+        return self.family.Module(self.config)
 
     @property
     def width(self) -> int:
@@ -43,18 +61,18 @@ class Backbone:
     @property
     def sockets(self) -> Sockets:
         """Every place where a method may reach inside the model."""
-        return t5.sockets(self.config)
+        return self.family.sockets(self.config)
 
     def unstacked(self) -> Any:
         """`params` as a training step reads them fastest: layers apart where none are scanned.
 
         That is a copy. Everything that takes `params` takes it too, but for decoding.
         """
-        return self.params if self.config.scan else t5.unstack(self.params)
+        return self.params if self.config.scan else unstack(self.params)
 
     def keys_and_values(self, tokens: Any) -> dict[str, Any]:
         """What every attention makes of a text [T]: `key` and `value` [L, T, H, K], by path."""
-        return t5.keys_and_values(self.config, self.params, jnp.asarray(tokens))
+        return self.family.keys_and_values(self.config, self.params, jnp.asarray(tokens))
 
     def embed(self, tokens: Any) -> Any:
         """Embeddings of tokens, [..., T] to [..., T, D]."""

@@ -1,9 +1,10 @@
-"""Layers that backbones share: a bias-free Dense, RMSNorm, attention over explicit biases.
+"""Layers that backbones share: Dense, the two norms, attention over explicit biases.
 
 Parameters have their natural shape, [D, H, K] and not [D, H*K], and name their axes where they
 are born, so that sharding is a table of names and nothing here knows a mesh.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -26,12 +27,13 @@ NEVER = -1e9  # Added to a masked score: exp() of it is exactly zero, and unlike
 
 
 class Dense(nn.Module):
-    """A linear map without bias over the trailing axes of its input [B, T, *in]."""
+    """A linear map over the trailing axes of its input [B, T, *in]."""
 
     shape: Sequence[int]
     axes: Sequence[str]
     std: float
     contracted: int = 1
+    use_bias: bool = False
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -46,6 +48,10 @@ class Dense(nn.Module):
         # As matrices: the transposed product of the backward pass would copy a kernel of rank 3.
         matrix = kernel.reshape(math.prod(inputs), math.prod(outputs))
         y = (x.reshape(*x.shape[:2], -1) @ matrix).reshape(*x.shape[:2], *outputs)
+        if self.use_bias:
+            zeros = nn.initializers.zeros_init()
+            zeros = nn.with_logical_partitioning(zeros, tuple(self.axes[self.contracted :]))
+            y = y + per_row(self.param("bias", zeros, outputs), y)
         lora = socket(self, "lora")
         if lora is not None:
             y = y + low_rank(_dropped(self, x, lora), lora, self.contracted)
@@ -71,16 +77,39 @@ class RMSNorm(nn.Module):
     width: int
     epsilon: float = 1e-6
     dtype: DTypeLike = jnp.float32
+    axis: str = "embed"
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        init = nn.with_logical_partitioning(nn.initializers.ones_init(), ("embed",))
+    def __call__(self, x: Float[Array, "B T *H D"]) -> Float[Array, "B T *H D"]:
+        init = nn.with_logical_partitioning(nn.initializers.ones_init(), (self.axis,))
         scale = self.param("scale", init, (self.width,)).astype(self.dtype)
         wide = x.astype(jnp.float32)
         inverse = jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.epsilon)
         y = (wide * inverse).astype(self.dtype) * jnp.broadcast_to(scale, x.shape)
         tuned = socket(self, "scale")
         return y if tuned is None else y * per_row(tuned, y)
+
+
+class LayerNorm(nn.Module):
+    """Normalisation to mean 0 and variance 1; the statistics are float32 whatever the dtype."""
+
+    width: int
+    epsilon: float = 1e-5
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        leaf = functools.partial(nn.with_logical_partitioning, names=("embed",))
+        scale = self.param("scale", leaf(nn.initializers.ones_init()), (self.width,))
+        bias = self.param("bias", leaf(nn.initializers.zeros_init()), (self.width,))
+        wide = x.astype(jnp.float32)
+        centred = wide - wide.mean(-1, keepdims=True)
+        inverse = jax.lax.rsqrt(jnp.mean(centred * centred, axis=-1, keepdims=True) + self.epsilon)
+        y = (centred * inverse).astype(self.dtype)
+        y = y * per_row(scale, y) + per_row(bias, y)
+        tuned, shift = socket(self, "scale"), socket(self, "bias")
+        y = y if tuned is None else y * per_row(tuned, y)
+        return y if shift is None else y + per_row(shift, y)
 
 
 def relative_buckets(

@@ -56,6 +56,30 @@ def encode(tokenizer: Any, texts: Sequence[str], max_length: int) -> list[np.nda
     return _encode(tokenizer, texts, max_length)[0]
 
 
+def encode_targets(tokenizer: Any, texts: Sequence[str], max_length: int) -> list[np.ndarray]:
+    """Token ids of what a model shall write: an end of sequence behind, nothing before.
+
+    Where a tokenizer tells a word at the start of a text from one behind a space, as GPT-2's does,
+    a target is the latter: it is read behind its input.
+    """
+    return _encode_targets(tokenizer, texts, max_length)[0]
+
+
+def _encode_targets(
+    tokenizer: Any, texts: Sequence[str], max_length: int
+) -> tuple[list[np.ndarray], int]:
+    """The rows of `encode_targets` and how many of them were cut."""
+    if not texts:
+        return [], 0
+    plain = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
+    behind, alone = tokenizer(["a b", "b"], **plain)["input_ids"]
+    space = " " if behind[-1] != alone[-1] else ""
+    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    ids = tokenizer([space + text for text in texts], **plain)["input_ids"]
+    rows = [np.asarray(row[: max_length - len(end)] + end, np.int32) for row in ids]
+    return rows, sum(len(row) + len(end) > max_length for row in ids)
+
+
 def _encode(tokenizer: Any, texts: Sequence[str], max_length: int) -> tuple[list[np.ndarray], int]:
     """The rows of `encode` and how many of them were cut."""
     if not texts:
@@ -86,7 +110,7 @@ def encode_examples(examples: Sequence[Example], tokenizer: Any, config: DataCon
         raise InputError("there are no examples; give a task or a split with at least one row")
     sources, targets = zip(*examples, strict=True)
     sources, long_sources = _encode(tokenizer, sources, config.max_source_length)
-    targets, long_targets = _encode(tokenizer, targets, config.max_target_length)
+    targets, long_targets = _encode_targets(tokenizer, targets, config.max_target_length)
     # Without a padding token any id will do, for the mask hides it.
     pad_id = tokenizer.pad_token_id or 0
     return Encoded(sources, targets, Truncated(long_sources, long_targets), pad_id)

@@ -23,7 +23,7 @@ from prompt_jax.config import (
     MultitaskPromptConfig,
     to_json,
 )
-from prompt_jax.data import Batches, encode, pad, prefetch
+from prompt_jax.data import Batches, encode_targets, pad, prefetch
 from prompt_jax.evaluate import evaluate
 from prompt_jax.experiment.compare import FROZEN, TUNED, Results, compare
 from prompt_jax.experiment.data import Data, load_mixture
@@ -68,7 +68,7 @@ def train(
     folder = check_run(config, resume=resume, overwrite=overwrite)
     tasks = load_mixture(config)
     backbone = load(config)
-    method = _with_labels(config.method, tasks[0].task)
+    method = _for_task(config.method, backbone, tasks[0].task)
     tuned = fresh(method, backbone, config.train.seed)
     batches = Batches(
         [example for data in tasks for example in data.train],
@@ -81,6 +81,7 @@ def train(
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
+    _check_context(backbone, method, batches)
     begin_run(folder, config, resume=resume)
     _introduce(config, tasks, backbone, tuned, batches, say)
     before = _sha256(backbone.params)
@@ -109,7 +110,21 @@ def _tokenizer(backbone: Backbone) -> Any:
     return backbone.tokenizer
 
 
-def _with_labels(method: MethodConfig, task: Task) -> Any:
+def _check_context(backbone: Backbone, method: MethodConfig, batches: Batches) -> None:
+    """A model with so many position embeddings cannot read further."""
+    limit = getattr(backbone.config, "max_positions", None)
+    parts = method.input_tokens, batches.source_lengths[-1], batches.target_length
+    if limit is not None and sum(parts) > limit:
+        raise InputError(
+            f"prompt, input and target are {sum(parts)} tokens long ({' + '.join(map(str, parts))})"
+            f", {sum(parts) - limit} over the {limit} of {backbone.name!r}; lower "
+            "method.num_virtual_tokens, data.max_source_length or data.max_target_length"
+        )
+
+
+def _for_task(method: MethodConfig, backbone: Backbone, task: Task) -> Any:
+    """The method with the kind of task that the backbone does, and its label words."""
+    method = dataclasses.replace(method, task_type=backbone.task_type)
     if getattr(method, "init", None) == "class_labels" and not getattr(method, "init_labels", ()):
         return dataclasses.replace(method, **{"init_labels": task.labels})
     return method
@@ -222,7 +237,7 @@ def _loss(config: Config, method: MethodConfig, backbone: Backbone, task: Task, 
     options = config.train
     candidates = None
     if options.objective != "tokens" and task.labels:
-        rows = encode(backbone.tokenizer, task.labels, config.data.max_target_length)
+        rows = encode_targets(backbone.tokenizer, task.labels, config.data.max_target_length)
         candidates = Candidates(*pad(rows, max(map(len, rows)), backbone.config.pad_token_id))
     shape = dataclasses.replace(backbone.config, dropout=options.dropout)
     module = dataclasses.replace(backbone, config=shape).module

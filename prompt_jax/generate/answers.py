@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import DataConfig, EvalConfig, InputError
-from prompt_jax.data import encode, pad
+from prompt_jax.data import encode, encode_targets, pad
 from prompt_jax.generate.decoding import generate
 from prompt_jax.generate.scoring import score
 from prompt_jax.methods import Injection
@@ -57,7 +57,7 @@ def answer(
             "load_backbone(..., tokenizer=FOLDER or hub id)"
         )
     shared: dict[str, Any] = {"placement": placement, "frozen": frozen}
-    labels = _padded(encode(tokenizer, task.labels, data.max_target_length), backbone)
+    labels = _padded(encode_targets(tokenizer, task.labels, data.max_target_length), backbone)
 
     def run(tokens: np.ndarray, mask: np.ndarray) -> np.ndarray:
         if task.labels:
@@ -79,7 +79,8 @@ def answer(
             progress(done, len(rows))
     if task.labels:
         return Answers([task.labels[best] for best in found.argmax(1)], found)
-    return Answers(tokenizer.batch_decode(found, skip_special_tokens=True), None)
+    texts = tokenizer.batch_decode(found, skip_special_tokens=True)
+    return Answers([text.strip() for text in texts], None)
 
 
 def padded_length(longest: int, virtual: int = 0) -> int:

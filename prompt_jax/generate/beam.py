@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from prompt_jax.backbones.layers import NEVER
-from prompt_jax.backbones.t5 import LayerCache, T5Config
+from prompt_jax.backbones.stack import LayerCache
 from prompt_jax.generate.prefill import Prefilled, decode_token, prefill
 from prompt_jax.methods import Injection
 
@@ -90,12 +90,12 @@ def _spread(first: Prefilled, beams: int) -> Prefilled:
     """Every row as often as it has beams, one copy beside the other."""
     return Prefilled(
         jnp.repeat(first.logits, beams, axis=0),
-        LayerCache(*(jnp.repeat(part, beams, axis=1) for part in first.cache)),
+        jax.tree.map(lambda part: jnp.repeat(part, beams, axis=1), first.cache),
         jnp.repeat(first.mask, beams, axis=0),
     )
 
 
-def _start(config: T5Config, batch: int, beams: int, length: int) -> _Beams:
+def _start(config: Any, batch: int, beams: int, length: int) -> _Beams:
     """One live beam a row; the others wait at `NEVER`, or all would walk the same way."""
     empty = jnp.full((batch, beams, length), config.pad_token_id, jnp.int32)
     none = jnp.full((batch, beams), NEVER, jnp.float32)
@@ -112,7 +112,7 @@ def _start(config: T5Config, batch: int, beams: int, length: int) -> _Beams:
 
 
 def _extend(
-    config: T5Config,
+    config: Any,
     lengths: Lengths,
     stop_when_full: bool,
     state: _Beams,

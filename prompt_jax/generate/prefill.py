@@ -1,28 +1,24 @@
-"""What every decoding starts with: the input encoded once, and the first decoder step.
-
-That step fills the keys and values of cross-attention, so no later one sees the encoder.
-"""
+"""What every decoding starts with: the input read once into a cache, and the first logits."""
 
 import dataclasses
 from typing import Any, NamedTuple
 
 import flax.linen as nn
-import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from prompt_jax.backbones import Backbone
-from prompt_jax.backbones.t5 import LayerCache, empty_cache
+from prompt_jax.backbones.stack import LayerCache
 from prompt_jax.methods import Injection, prepend, variables
 
 
 class Prefilled(NamedTuple):
-    """The state of a decoder that has read its start token."""
+    """A model that has read its input and is about to write."""
 
     logits: Float[Array, "B V"]
     """Of the first target token."""
     cache: LayerCache
     mask: Bool[Array, "B S"]
-    """Of the encoder's states, virtual tokens included."""
+    """Of the input, virtual tokens included."""
 
 
 def decoding_module(backbone: Backbone) -> nn.Module:
@@ -44,21 +40,16 @@ def prefill(
     placement: str,
     length: int,
 ) -> Prefilled:
-    """Encodes the input and reads the start token.
+    """Reads the input.
 
     Args:
-      length: target tokens that the cache has room for, the start token among them.
+      length: target tokens that the cache has room for.
     """
     given = variables(injection, frozen)
-    config = module.config
     embeddings = module.apply(given, tokens, method="embed")
     embeddings, mask = prepend(injection, embeddings, mask, placement)
-    encoded = module.apply(given, embeddings, mask, method="encode")
-    start = jnp.full((tokens.shape[0], 1), config.decoder_start_token_id, jnp.int32)
-    virtual = 0 if injection is None else injection.decoder_tokens
-    cache = empty_cache(config, tokens.shape[0], length + virtual)
-    logits, cache = module.apply(given, start, encoded, mask, cache, method="decode")
-    return Prefilled(logits[:, 0], cache, mask)
+    logits, cache = module.apply(given, embeddings, mask, length, method="prefill")
+    return Prefilled(logits, cache, mask)
 
 
 def decode_token(
@@ -70,7 +61,7 @@ def decode_token(
     cache: LayerCache,
     index: Int[Array, ""],
 ) -> tuple[Float[Array, "B V"], LayerCache]:
-    """Logits of the token that follows `tokens`, which stand at position `index`."""
+    """Logits of the token that follows `tokens`, the `index`-th of the answer, from 1."""
     arguments = (tokens[:, None], None, mask, cache, index)
     logits, cache = module.apply(variables(injection, frozen), *arguments, method="decode")
     return logits[:, 0], cache

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from prompt_jax.backbones.layers import NEVER
-from prompt_jax.backbones.t5 import LayerCache
+from prompt_jax.backbones.stack import LayerCache
 from prompt_jax.generate.prefill import decode_token, prefill
 from prompt_jax.methods import Injection
 

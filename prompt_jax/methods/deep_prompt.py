@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,27 +19,33 @@ def init(
     backbone: Backbone,
     key: PRNGKeyArray,
     start: np.ndarray | None = None,
-) -> dict[str, Array]:
-    """`prompt` [P, D] for the input and `layers`: [L-1, P, D] to replace, or [L, P, D] to add.
+) -> dict[str, Any]:
+    """`prompt` [P, D] for the input; by the path of its blocks, rows for every layer.
 
-    The first layer of `replace` has no rows of its own, which would leave those of the input dead.
+    These are [L, P, D] to add, or [L-1, P, D] to replace: the first layer has no rows of its own,
+    which would leave those of the input dead.
     """
     rows = start_rows(config, backbone, key, start)
-    (block,) = (b for b in backbone.sockets.blocks.values() if b.role == "encoder")
-    if config.how == "add":
-        return {"prompt": rows, "layers": jnp.zeros((block.layers, *rows.shape))}
+    # The stack that reads the input stands first.
+    path, block = next(iter(backbone.sockets.blocks.items()))
     starts = [
         start_rows(config, backbone, jax.random.fold_in(key, i), start)
         for i in range(1, block.layers)
     ]
-    return {"prompt": rows, "layers": jnp.stack([rows, *starts])[1:]}
+    layers = jnp.stack([rows, *starts])[1:]
+    if config.how == "add":
+        layers = jnp.zeros((block.layers, *rows.shape))
+    return {"prompt": rows, **flax.traverse_util.unflatten_dict({path: layers}, sep="/")}
 
 
-def materialize(config: DeepPromptConfig, tuned: dict[str, Array], key: Any = None) -> Injection:
+def materialize(config: DeepPromptConfig, tuned: dict[str, Any], key: Any = None) -> Injection:
     """The input's prompt, and every layer's own."""
-    layers = tuned["layers"]
-    if config.how == "replace":
-        layers = jnp.concatenate([tuned["prompt"][None], layers])
-    return Injection(
-        tuned["prompt"], sockets={"encoder": {"layers": {"prompt": {config.how: layers}}}}
-    )
+    prompt = tuned["prompt"]
+    stacks = {name: tree for name, tree in tuned.items() if name != "prompt"}
+
+    def socket(layers: Array) -> dict[str, Any]:
+        if config.how == "replace":
+            layers = jnp.concatenate([prompt[None], layers])
+        return {"prompt": {config.how: layers}}
+
+    return Injection(prompt, sockets=jax.tree.map(socket, stacks))

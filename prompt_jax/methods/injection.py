@@ -112,3 +112,19 @@ def _order(before: Array, virtual: int, length: int) -> Array:
     leading = position < before
     in_prompt = (position >= before) & (position < before + virtual)
     return jnp.where(leading, position + virtual, jnp.where(in_prompt, position - before, position))
+
+
+def text_states(
+    injection: Injection | None,
+    states: Float[Array, "B S D"],
+    mask: Bool[Array, "B T"],
+    placement: str = "prefix",
+) -> Float[Array, "B T D"]:
+    """The states of the text tokens among those of a text that `prepend` joined with a prompt."""
+    virtual = 0 if injection is None else injection.input_tokens
+    if placement == "prefix" or not virtual:
+        return states[:, virtual:]
+    text = jnp.arange(mask.shape[1])[None, :]
+    before = jnp.minimum(mask.sum(1), 1) if placement == "after_bos" else mask.sum(1)
+    places = jnp.where(text < before[:, None], text, text + virtual)
+    return jnp.take_along_axis(states, places[:, :, None], axis=1)

@@ -118,7 +118,16 @@ def init(
     key: PRNGKeyArray,
     start: np.ndarray | None = None,
 ) -> dict[str, Float[Array, "P D"]]:
-    """The tuned tree of a fresh prompt: `prompt`, `decoder_prompt`, or both."""
+    """The tuned tree of a fresh prompt: `prompt`, `decoder_prompt`, or both.
+
+    Raises:
+      InputError: as `initializer`, or the backbone has no decoder beside the stack it reads with.
+    """
+    if config.stack != "encoder" and len(backbone.sockets.blocks) == 1:
+        raise InputError(
+            f'stack is "{config.stack}" and backbone {backbone.name!r} has one stack only; use '
+            'stack="encoder", which is its input'
+        )
     names = {"encoder": ["prompt"], "decoder": ["decoder_prompt"]}
     names["both"] = names["encoder"] + names["decoder"]
     return {name: start_rows(config, backbone, key, start) for name in names[config.stack]}

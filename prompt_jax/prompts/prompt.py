@@ -192,11 +192,26 @@ def prompt_for(tuned: Any, method: MethodConfig, backbone: Backbone, **about: An
       about: other fields of `Prompt`: name, task, metrics, seed, recipe.
 
     Raises:
-      InputError: it is no prompt, see `Prompt`.
+      InputError: it is no prompt, see `Prompt`, or of a task that the backbone does not do.
     """
+    if method.task_type in ("SEQ_2_SEQ_LM", "CAUSAL_LM"):
+        check_task(method, backbone)
     served, tree = simplify(method, tuned)
     form = {} if served == method else {"training": tuned, "trained_as": method}
     return Prompt(tuned=tree, method=served, **{**_identity(backbone), **form, **about})
+
+
+def check_task(method: MethodConfig, backbone: Backbone) -> None:
+    """Checks that a prompt is of the task that the backbone does, which PEFT reads from its file.
+
+    Raises:
+      InputError: it is not.
+    """
+    if method.task_type != backbone.task_type:
+        raise InputError(
+            f'task_type is "{method.task_type}" and backbone {backbone.name!r} does '
+            f'"{backbone.task_type}"; set task_type="{backbone.task_type}"'
+        )
 
 
 def _identity(backbone: Backbone) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from prompt_jax.backbones import Backbone, t5
+from prompt_jax.backbones import FAMILIES, Backbone, family_of
 from prompt_jax.config import DTYPES, REMATS, choose
 from prompt_jax.weights.export import save_hugging_face as save_hugging_face
 from prompt_jax.weights.hub import locate
@@ -58,8 +58,9 @@ def load_backbone(
     choose("remat", remat, REMATS)
     scan = jax.default_backend() != "cpu" if scan is None else scan
     ours = {"remat": remat, "dtype": _dtype(dtype), "scan": scan}
-    if name in t5.PRESETS:
-        config = dataclasses.replace(t5.PRESETS[name], **ours)
+    presets = {name: config for family in FAMILIES for name, config in family.PRESETS.items()}
+    if name in presets:
+        config = dataclasses.replace(presets[name], **ours)
         rolled = dataclasses.replace(config, scan=True, remat="none")
         params = _random(rolled, jax.random.key(seed))
         fingerprint = hashlib.sha256(f"{name} with seed {seed}".encode()).hexdigest()
@@ -84,6 +85,6 @@ def _dtype(name: str) -> Any:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _random(config: t5.T5Config, key: jax.Array) -> Any:
-    params = t5.init_params(config, key)
+def _random(config: Any, key: jax.Array) -> Any:
+    params = family_of(config).init_params(config, key)
     return jax.tree.map(lambda leaf: leaf.astype(config.dtype), params)

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from prompt_jax.backbones import t5
-from prompt_jax.config import InputError
-from prompt_jax.weights.mapping import is_tied, named_table
+from prompt_jax.backbones import BACKBONES
+from prompt_jax.config import InputError, choose
+from prompt_jax.weights.mapping import is_tied
 from prompt_jax.weights.msgpack import open_msgpack, torch_name
 from prompt_jax.weights.pickle import open_pickle
 from prompt_jax.weights.safetensors import open_safetensors
@@ -20,7 +20,7 @@ FORMATS: dict[str, Callable[[Path], dict[str, StoredTensor]]] = {
 """In order of preference; each may be one file or shards behind `<name>.index.json`."""
 
 
-def read_hugging_face(location: str, **ours: Any) -> tuple[t5.T5Config, dict[str, StoredTensor]]:
+def read_hugging_face(location: str, **ours: Any) -> tuple[Any, dict[str, StoredTensor]]:
     """The config and the weights of a folder.
 
     Args:
@@ -35,9 +35,12 @@ def read_hugging_face(location: str, **ours: Any) -> tuple[t5.T5Config, dict[str
     if not file.exists():
         raise InputError(f"{folder} has no config.json; give a Hugging Face or a T5X folder")
     values = read_json(file)
-    tensors = named_table(open_weights(folder))
-    with parsing(file, "a T5 config"):
-        config = t5.from_hugging_face(values, tied=is_tied(tensors), **ours)
+    with parsing(file, "the config of a supported model"):
+        model_type = values.get("model_type", "t5")
+        choose(f"model_type in {file}", model_type, BACKBONES)
+        family = BACKBONES[model_type]
+        tensors = family.canonical(open_weights(folder))
+        config = family.from_hugging_face(values, tied=is_tied(tensors, family), **ours)
     return config, tensors
 
 

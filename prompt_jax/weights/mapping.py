@@ -1,4 +1,4 @@
-"""Hugging Face's weights of a T5, and our tree: both ways, strictly."""
+"""Hugging Face's weights and our tree: both ways, strictly."""
 
 import dataclasses
 import hashlib
@@ -11,61 +11,60 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from prompt_jax.backbones import t5
+from prompt_jax.backbones import family_of
 from prompt_jax.config import InputError
 from prompt_jax.weights.stored import StoredTensor
 
-TABLE, HEAD = "shared.weight", "lm_head.weight"
-COPIES = (HEAD, "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
-"""Second names of the embedding table that some checkpoints keep."""
-UNUSED = ("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",)
-"""In old T5 1.0 checkpoints; no T5 has ever read it."""
 
-
-def named_table(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
-    """The weights with the embedding table under its first name; some writers keep another."""
-    others = [tensors[name] for name in COPIES[1:] if name in tensors]
-    return {**tensors, TABLE: others[0]} if TABLE not in tensors and others else dict(tensors)
-
-
-def is_tied(tensors: Mapping[str, StoredTensor]) -> bool:
+def is_tied(tensors: Mapping[str, StoredTensor], family: Any) -> bool:
     """Whether the head is the embedding table: no head is stored, or one that equals the table."""
-    return HEAD not in tensors or _is_copy(tensors, HEAD)
+    head = family.COPIES[0]
+    return head not in tensors or _is_copy(tensors, head, family)
 
 
-def _is_copy(tensors: Mapping[str, StoredTensor], name: str) -> bool:
-    if TABLE not in tensors or tensors[name].shape != tensors[TABLE].shape:
+def _is_copy(tensors: Mapping[str, StoredTensor], name: str, family: Any) -> bool:
+    table = next((tensors[table] for table in family.TABLES if table in tensors), None)
+    if table is None or tensors[name].shape != table.shape:
         return False
-    return np.array_equal(tensors[name].read(), tensors[TABLE].read())
+    return np.array_equal(tensors[name].read(), table.read())
 
 
-def shapes(config: t5.T5Config) -> dict[str, tuple[int, ...]]:
+def shapes(config: Any) -> dict[str, tuple[int, ...]]:
     """The shape of every leaf of our tree, by path; the stacked ones begin with L."""
     rolled = dataclasses.replace(config, scan=True, remat="none")
-    tree = jax.eval_shape(lambda: t5.init_params(rolled, jax.random.key(0)))
+    tree = jax.eval_shape(lambda: family_of(config).init_params(rolled, jax.random.key(0)))
     return jax.tree.map(jnp.shape, flax.traverse_util.flatten_dict(tree, sep="/"))
 
 
-def _torch_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of one layer's leaf in a torch checkpoint: kernels are [out, in] matrices."""
+def _stored_shape(path: str, shape: tuple[int, ...], config: Any) -> tuple[int, ...]:
+    """The shape of one layer's leaf in a checkpoint: matrices [out, in], or [in, out] in GPT-2."""
+    if path.endswith("bias"):
+        return (math.prod(shape),)
     if not path.endswith("kernel"):
         return shape
     contracted = 2 if path.endswith("out/kernel") else 1
-    return math.prod(shape[contracted:]), math.prod(shape[:contracted])
+    ends = math.prod(shape[:contracted]), math.prod(shape[contracted:])
+    return ends if _as_ours(path, config) else ends[::-1]
 
 
-def hugging_face_shapes(config: t5.T5Config) -> dict[str, tuple[int, ...]]:
+def _as_ours(path: str, config: Any) -> bool:
+    """Whether a leaf is stored as we hold it, and not transposed."""
+    inside = getattr(config, "model_type", "") == "gpt2" and path != "head/kernel"
+    return inside or not path.endswith("kernel")
+
+
+def hugging_face_shapes(config: Any) -> dict[str, tuple[int, ...]]:
     """The shape of every weight of a checkpoint, by Hugging Face's name."""
     ours = shapes(config)
     return {
-        name: _torch_shape(path, ours[path][1:] if "/layers/" in path else ours[path])
-        for path, names in t5.hugging_face_names(config).items()
+        name: _stored_shape(path, ours[path][1:] if "/layers/" in path else ours[path], config)
+        for path, names in family_of(config).hugging_face_names(config).items()
         for name in names
     }
 
 
 def assemble(
-    source: str, tensors: Mapping[str, StoredTensor], config: t5.T5Config
+    source: str, tensors: Mapping[str, StoredTensor], config: Any
 ) -> tuple[dict[str, Any], str]:
     """Our tree in `config.dtype` on the default device, and the fingerprint of the weights.
 
@@ -82,7 +81,7 @@ def assemble(
       InputError: a leaf that is missing, extra, mis-shaped, or not finite.
     """
     _check(source, tensors, config)
-    names = t5.hugging_face_names(config)
+    names = family_of(config).hugging_face_names(config)
     digest, leaves = hashlib.sha256(), {}
     for path, shape in sorted(shapes(config).items()):
         leaf = np.empty(shape, config.dtype)
@@ -90,7 +89,7 @@ def assemble(
             values = _finite(source, name, tensors[name])
             digest.update(f"{name}{list(values.shape)}".encode())
             digest.update(values.data)
-            oriented = values.T if path.endswith("kernel") else values
+            oriented = values if _as_ours(path, config) else values.T
             layer[...] = oriented.reshape(layer.shape)
             del values, oriented  # Or the last layer would stay while the leaf is copied.
         leaves[path] = jax.device_put(leaf).block_until_ready()
@@ -113,15 +112,18 @@ def _finite(source: str, name: str, tensor: StoredTensor) -> np.ndarray:
     return values
 
 
-def _check(source: str, tensors: Mapping[str, StoredTensor], config: t5.T5Config) -> None:
+def _check(source: str, tensors: Mapping[str, StoredTensor], config: Any) -> None:
     """Compares names and shapes before a number is read."""
     wanted = hugging_face_shapes(config)
-    copies = [name for name in COPIES if name in tensors and name not in wanted]
-    known = {*wanted, *copies, *UNUSED}
+    family = family_of(config)
+    copies = [name for name in family.COPIES if name in tensors and name not in wanted]
+    known = {*wanted, *copies}
     problems = {
         "missing": [name for name in wanted if name not in tensors],
         "not part of this model": [name for name in tensors if name not in known],
-        f"different from {TABLE}": [name for name in copies if not _is_copy(tensors, name)],
+        "different from the embedding table": [
+            name for name in copies if not _is_copy(tensors, name, family)
+        ],
         "of another shape": [
             f"{name} {list(tensors[name].shape)} instead of {list(shape)}"
             for name, shape in wanted.items()
@@ -132,7 +134,7 @@ def _check(source: str, tensors: Mapping[str, StoredTensor], config: t5.T5Config
     if found:
         raise InputError(
             f"{source}: the weights do not fit the config: {'; '.join(found)}. "
-            f"Use the config.json that belongs to these weights, and a whole T5 with its decoder"
+            f"Use the config.json that belongs to these weights, and a whole model with its decoder"
         )
 
 
@@ -141,14 +143,15 @@ def _first(names: list[str], limit: int = 3) -> str:
     return ", ".join(names[:limit]) + rest
 
 
-def disassemble(params: Mapping[str, Any], config: t5.T5Config) -> dict[str, np.ndarray]:
+def disassemble(params: Mapping[str, Any], config: Any) -> dict[str, np.ndarray]:
     """The reverse of `assemble`: arrays under Hugging Face's names, in torch's orientation."""
     leaves = flax.traverse_util.flatten_dict(dict(params), sep="/")
     tensors = {}
-    for path, names in t5.hugging_face_names(config).items():
+    for path, names in family_of(config).hugging_face_names(config).items():
         leaf = np.asarray(leaves[path])
         for layer, name in zip(_layers(path, leaf), names, strict=True):
-            wanted = _torch_shape(path, layer.shape)
-            oriented = layer.reshape(wanted[::-1]).T if path.endswith("kernel") else layer
+            wanted = _stored_shape(path, layer.shape, config)
+            same = _as_ours(path, config)
+            oriented = layer.reshape(wanted) if same else layer.reshape(wanted[::-1]).T
             tensors[name] = np.ascontiguousarray(oriented)
     return tensors

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from prompt_jax.backbones import t5
+from prompt_jax.backbones.t5 import COPIES, TABLES
 from prompt_jax.backbones.t5.names import ATTENTION
 from prompt_jax.config import InputError
-from prompt_jax.weights.mapping import HEAD, TABLE
 from prompt_jax.weights.msgpack import Array, walk
 from prompt_jax.weights.stored import (
     StoredTensor,
@@ -190,7 +190,7 @@ def _depth(tensors: Mapping[str, StoredTensor], stack: str) -> int:
 
 def _renamed(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
     """Hugging Face's names and orientation; what has none keeps its own, and is refused later."""
-    names = {"token_embedder/embedding": TABLE, "decoder/logits_dense/kernel": HEAD}
+    names = {"token_embedder/embedding": TABLES[0], "decoder/logits_dense/kernel": COPIES[0]}
     for stack, blocks in BLOCKS.items():
         bias = f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
         names[f"{stack}/relpos_bias/rel_embedding"] = bias

@@ -1,14 +1,27 @@
-"""The T5 family: its config, its module, its weights' names, its sockets."""
+"""The T5 family: its config, its module, its weights' names, its sockets.
 
-from prompt_jax.backbones.t5.blocks import LayerCache as LayerCache
-from prompt_jax.backbones.t5.blocks import unstack as unstack
+What every family binds: `Config` with `from_hugging_face` and `to_hugging_face`, `MODEL_TYPES`,
+`PRESETS`; `Module` with `embed`, `predict`, `prefill` and `decode`, `init_params`,
+`keys_and_values`; `hugging_face_names`, `canonical`, `TABLES` and `COPIES`; `sockets`.
+"""
+
+from prompt_jax.backbones.t5.config import MODEL_TYPES as MODEL_TYPES
 from prompt_jax.backbones.t5.config import PRESETS as PRESETS
+from prompt_jax.backbones.t5.config import T5Config as Config
 from prompt_jax.backbones.t5.config import T5Config as T5Config
 from prompt_jax.backbones.t5.config import from_hugging_face as from_hugging_face
+from prompt_jax.backbones.t5.config import to_hugging_face as to_hugging_face
+from prompt_jax.backbones.t5.model import T5 as Module
 from prompt_jax.backbones.t5.model import T5 as T5
-from prompt_jax.backbones.t5.model import empty_cache as empty_cache
 from prompt_jax.backbones.t5.model import init_params as init_params
 from prompt_jax.backbones.t5.model import keys_and_values as keys_and_values
 from prompt_jax.backbones.t5.model import shift_right as shift_right
+from prompt_jax.backbones.t5.names import COPIES as COPIES
+from prompt_jax.backbones.t5.names import TABLES as TABLES
+from prompt_jax.backbones.t5.names import canonical as canonical
 from prompt_jax.backbones.t5.names import hugging_face_names as hugging_face_names
 from prompt_jax.backbones.t5.names import sockets as sockets
+
+TASK_TYPE = "SEQ_2_SEQ_LM"
+
+__all__ = ["Config", "Module"]

@@ -1,56 +1,13 @@
 """The layers of a T5: attention, feed-forward, and the encoder's and decoder's blocks of them."""
 
-import functools
-from typing import Any, NamedTuple
-
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from prompt_jax.backbones.layers import Dense, RMSNorm, attend
-from prompt_jax.backbones.sockets import bottleneck, socket, with_rows
+from prompt_jax.backbones.sockets import socket, with_rows
+from prompt_jax.backbones.stack import ACTIVATIONS, LayerCache, add, dropout, swap, written
 from prompt_jax.backbones.t5.config import T5Config
-
-ACTIVATIONS = {
-    "relu": jax.nn.relu,
-    "gelu": functools.partial(jax.nn.gelu, approximate=False),
-    "gelu_new": jax.nn.gelu,
-    "silu": jax.nn.silu,
-}
-REMAT_POLICIES = {
-    "minimal": jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,
-    "full": jax.checkpoint_policies.nothing_saveable,
-}
-
-
-class LayerCache(NamedTuple):
-    """Keys and values of one decoder layer, or of all of them with L in front.
-
-    Heads stand before positions, so that a step reads every head's keys in one piece.
-    """
-
-    key: Float[Array, "*L B H U K"]
-    value: Float[Array, "*L B H U K"]
-    cross_key: Float[Array, "*L B H S K"] | None = None
-    cross_value: Float[Array, "*L B H S K"] | None = None
-
-
-def _swap(x: Array) -> Array:
-    """[B, S, H, K] from [B, H, S, K], and the reverse."""
-    return x.swapaxes(1, 2)
-
-
-def written(cache: LayerCache, added: LayerCache, index: Int[Array, ""]) -> LayerCache:
-    """The cache with new positions from `index` on.
-
-    Layers only give what is new: a whole cache that came out of their scan would be copied at
-    every step, and this one write is in place.
-    """
-    write = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=index, axis=-2)
-    key, value = write(cache.key, added.key), write(cache.value, added.value)
-    filled = added if cache.cross_key is None else cache
-    return LayerCache(key, value, filled.cross_key, filled.cross_value)
 
 
 class Attention(nn.Module):
@@ -107,14 +64,6 @@ class MLP(nn.Module):
         return wo(hidden)
 
 
-def dropout(module: nn.Module, x: Array, broadcast_dims: tuple[int, ...] = ()) -> Array:
-    """Dropout when the caller gave a "dropout" rng, the identity when not."""
-    rate = module.config.dropout
-    if not rate or not module.has_rng("dropout"):
-        return x
-    return nn.Dropout(rate, broadcast_dims, deterministic=False, parent=module)(x)
-
-
 class RelativeBias(nn.Module):
     """A learned number for every head and bucket of distance."""
 
@@ -128,17 +77,6 @@ class RelativeBias(nn.Module):
         shape = (c.relative_attention_num_buckets, c.num_heads)
         table = self.param("embedding", nn.with_logical_partitioning(init, axes), shape)
         return table.astype(jnp.float32)[buckets].transpose(2, 0, 1)[None]
-
-
-def add(
-    block: nn.Module, sublayer: str, x: Array, normed: Array, out: Float[Array, "B T D"]
-) -> Float[Array, "B T D"]:
-    """The residual sum behind a sublayer, its adapters in between."""
-    serial, parallel = (socket(block, name) or {} for name in ("adapter", "parallel"))
-    for given, adapter in ((out, serial), (normed, parallel)):
-        change = bottleneck(given, adapter.get(sublayer))
-        out = out if change is None else out + change
-    return x + dropout(block, out)
 
 
 class EncoderBlock(nn.Module):
@@ -186,8 +124,8 @@ class DecoderBlock(nn.Module):
         key, value = attention.project(normed)
         added = None
         if cache is not None:
-            added = LayerCache(_swap(key), _swap(value))
-            key, value = map(_swap, written(cache, added, index)[:2])
+            added = LayerCache(swap(key), swap(value))
+            key, value = map(swap, written(cache, added, index)[:2])
         x = add(self, "attention", x, normed, attention(normed, key, value, bias))
 
         cross = Attention(c, name="cross_attention")
@@ -195,9 +133,9 @@ class DecoderBlock(nn.Module):
         if cache is None or cache.cross_key is None:
             cross_key, cross_value = cross.project(encoded)
             if added is not None:
-                added = LayerCache(added.key, added.value, _swap(cross_key), _swap(cross_value))
+                added = LayerCache(added.key, added.value, swap(cross_key), swap(cross_value))
         else:
-            cross_key, cross_value = _swap(cache.cross_key), _swap(cache.cross_value)
+            cross_key, cross_value = swap(cache.cross_key), swap(cache.cross_value)
         out = cross(normed, cross_key, cross_value, cross_bias)
         x = add(self, "cross_attention", x, normed, out)
         normed = norm(c, "mlp_norm")(x)
@@ -207,56 +145,3 @@ class DecoderBlock(nn.Module):
 def norm(config: T5Config, name: str) -> RMSNorm:
     """The norm before a sublayer or behind a stack."""
     return RMSNorm(config.d_model, config.layer_norm_epsilon, config.dtype, name=name)
-
-
-def stack(
-    module: nn.Module, block: type[nn.Module], length: int, x: Array, *shared: Any, each: tuple = ()
-) -> tuple[Array, Any]:
-    """`x` through `length` blocks named `layers`, and what every block gave beside it.
-
-    Args:
-      shared: arguments that all blocks share.
-      each: arguments of which every block takes its own slice.
-    """
-    c = module.config
-    if c.remat != "none":
-        block = nn.remat(block, policy=REMAT_POLICIES[c.remat], prevent_cse=not c.scan)
-    if not (c.scan or module.is_initializing()):
-        return _apart(module, block, length, x, shared, each)
-    scanned = nn.scan(
-        block,
-        variable_axes={"params": 0, "tuned": 0, "intermediates": 0},
-        split_rngs={"params": True, "dropout": True},
-        in_axes=(*[nn.broadcast] * len(shared), *[0] * len(each)),
-        length=length,
-        metadata_params={nn.PARTITION_NAME: "layers"},
-    )
-    return scanned(c, name="layers")(x, *shared, *each)
-
-
-def _apart(
-    module: nn.Module, block: type[nn.Module], length: int, x: Array, shared: tuple, each: tuple
-) -> tuple[Array, Any]:
-    """The blocks one by one, so that each is compiled; leaves are stacked, or tuples of layers."""
-    variables = {k: tree["layers"] for k, tree in module.variables.items() if "layers" in tree}
-    outs = []
-    for i in range(length):
-        own = jax.tree.map(lambda v: v[i], variables, is_leaf=lambda v: isinstance(v, tuple))  # noqa: B023
-        slices = jax.tree.map(lambda v: v[i], each)  # noqa: B023
-        rngs = {"dropout": module.make_rng("dropout")} if module.has_rng("dropout") else None
-        x, out = block(module.config).apply(own, x, *shared, *slices, rngs=rngs)
-        outs.append(out)
-    return x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outs)
-
-
-def unstack(params: Any) -> Any:
-    """Frozen parameters with a tuple of layers for every stacked leaf.
-
-    A program whose layers are apart would copy each one out of a stacked leaf at every call.
-    """
-    if not isinstance(params, dict):
-        return params
-    return {
-        name: jax.tree.map(tuple, tree) if name == "layers" else unstack(tree)
-        for name, tree in params.items()
-    }

@@ -96,3 +96,36 @@ def from_hugging_face(values: Mapping[str, Any], *, tied: bool, **ours: Any) -> 
             **ours,
         }
     )
+
+
+def to_hugging_face(config: T5Config, dtype: str) -> dict[str, Any]:
+    """What config.json says of a T5; the reverse of `from_hugging_face`.
+
+    Whether logits are scaled is written twice: Transformers 4 reads it from `tie_word_embeddings`,
+    Transformers 5 from `scale_decoder_outputs`.
+    """
+    kind = "UMT5" if config.bias_per_layer else "T5"
+    activation = "gelu" if config.gated and config.activation == "gelu_new" else config.activation
+    return {
+        "architectures": [f"{kind}ForConditionalGeneration"],
+        "model_type": kind.lower(),
+        "is_encoder_decoder": True,
+        "vocab_size": config.vocab_size,
+        "d_model": config.d_model,
+        "d_kv": config.d_kv,
+        "d_ff": config.d_ff,
+        "num_heads": config.num_heads,
+        "num_layers": config.num_layers,
+        "num_decoder_layers": config.num_decoder_layers,
+        "feed_forward_proj": f"gated-{activation}" if config.gated else activation,
+        "tie_word_embeddings": config.scale_logits,
+        "scale_decoder_outputs": config.scale_logits,
+        "relative_attention_num_buckets": config.relative_attention_num_buckets,
+        "relative_attention_max_distance": config.relative_attention_max_distance,
+        "layer_norm_epsilon": config.layer_norm_epsilon,
+        "pad_token_id": config.pad_token_id,
+        "eos_token_id": config.eos_token_id,
+        "decoder_start_token_id": config.decoder_start_token_id,
+        "dropout_rate": config.dropout,
+        "dtype": dtype,
+    }

@@ -16,16 +16,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from prompt_jax.backbones.layers import Dense, mask_bias, relative_buckets
 from prompt_jax.backbones.sockets import prefix_length, socket
-from prompt_jax.backbones.t5.blocks import (
-    DecoderBlock,
-    EncoderBlock,
-    LayerCache,
-    RelativeBias,
-    dropout,
-    norm,
-    stack,
-    written,
-)
+from prompt_jax.backbones.stack import LayerCache, dropout, stack, written
+from prompt_jax.backbones.t5.blocks import DecoderBlock, EncoderBlock, RelativeBias, norm
 from prompt_jax.backbones.t5.config import T5Config
 from prompt_jax.backbones.t5.names import sockets
 
@@ -142,7 +134,7 @@ class T5(nn.Module):
     ) -> tuple[Float[Array, "B U V"], LayerCache | None]:
         """Logits of the next token after every decoder token.
 
-        With a `cache` from `empty_cache`, the first call needs `encoded` and fills the keys and
+        With a `cache`, see `prefill`, the first call needs `encoded` and fills the keys and
         values of cross-attention; later calls pass `encoded=None` and only the new tokens, whose
         first one stands at position `index`. Virtual tokens of the decoder come into the cache
         with the first call and count in its length, but not in `index`.
@@ -167,11 +159,33 @@ class T5(nn.Module):
         """Logits [B, U, V], float32; `decoder_tokens` start with the decoder's start token."""
         return self.decode(decoder_tokens, self.encode(embeddings, mask), mask)[0]
 
+    def predict(
+        self,
+        embeddings: Float[Array, "B S D"],
+        mask: Bool[Array, "B S"],
+        targets: Int[Array, "B U"],
+    ) -> Float[Array, "B U V"]:
+        """Logits [B, U, V] of every target token, from the input and the targets before it."""
+        return self(embeddings, mask, shift_right(targets, self.config.decoder_start_token_id))
 
-def empty_cache(config: T5Config, batch_size: int, length: int) -> LayerCache:
-    """A cache for `length` target tokens, before the first call of `T5.decode`."""
-    shape = (config.num_decoder_layers, batch_size, config.num_heads, length, config.d_kv)
-    return LayerCache(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype))
+    def prefill(
+        self, embeddings: Float[Array, "B S D"], mask: Bool[Array, "B S"], length: int
+    ) -> tuple[Float[Array, "B V"], LayerCache | None]:
+        """Logits of the first target token, and the cache that `decode` goes on with.
+
+        The cache has the keys and values of cross-attention, so no later step sees the encoder.
+
+        Args:
+          length: target tokens that the cache has room for, the start token among them.
+        """
+        c, batch = self.config, len(mask)
+        prompt = self.variables.get("tuned", {}).get("decoder", {}).get("prompt")
+        room = length + (0 if prompt is None else prompt.shape[-2])
+        shape = (c.num_decoder_layers, batch, c.num_heads, room, c.d_kv)
+        cache = LayerCache(jnp.zeros(shape, c.dtype), jnp.zeros(shape, c.dtype))
+        start = jnp.full((batch, 1), c.decoder_start_token_id, jnp.int32)
+        logits, cache = self.decode(start, self.encode(embeddings, mask), mask, cache)
+        return logits[:, 0], cache
 
 
 def keys_and_values(config: T5Config, params: Any, tokens: Int[Array, " T"]) -> dict[str, Any]:

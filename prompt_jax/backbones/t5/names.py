@@ -1,9 +1,25 @@
 """Hugging Face's names of a T5's weights, and the places where a method may reach inside one."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from prompt_jax.backbones.sockets import Heads, Layers, Norm, Projection, Sockets
 from prompt_jax.backbones.t5.config import T5Config
 
+TABLES = ("shared.weight",)
+"""What the embedding table is called."""
+COPIES = ("lm_head.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+"""Second names of the table that some checkpoints keep; the first one is the head's."""
+UNUSED = ("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",)
+"""In old T5 1.0 checkpoints; no T5 has ever read it."""
 ATTENTION = {"query": "q", "key": "k", "value": "v", "out": "o"}
+
+
+def canonical(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """Weights under the names that we read: some writers keep only a second name of the table."""
+    found = {name: tensor for name, tensor in tensors.items() if name not in UNUSED}
+    others = [found[name] for name in COPIES[1:] if name in found]
+    return {TABLES[0]: others[0], **found} if others else found
 
 
 def hugging_face_names(config: T5Config) -> dict[str, list[str]]:

@@ -39,6 +39,8 @@ WRITTEN: dict[type[MethodConfig], str] = {
 TASK_TYPES = ("SEQ_2_SEQ_LM", "CAUSAL_LM")
 WHOLE = ("PROMPT_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING")
 """Types whose files say all about the shapes of the tuned tree."""
+IN_LAYERS = ("PREFIX_TUNING", "LORA", "IA3")
+"""Types whose tensors are named, or laid out, by the family of the backbone."""
 
 
 class Adapter(NamedTuple):
@@ -58,6 +60,8 @@ def obstacle(prompt: Prompt) -> str:
         return f"PEFT has no format for {prompt.method.kind}"
     if prompt.method.task_type not in TASK_TYPES:
         return f"PEFT wants a trained head beside a {prompt.method.task_type} prompt"
+    if prompt.method.task_type == "CAUSAL_LM" and WRITTEN[type(prompt.method)] in IN_LAYERS:
+        return f"{prompt.method.kind} of a decoder-only model is not written as PEFT has it yet"
     return _format(prompt).obstacle(prompt.method, prompt.arrays)
 
 

@@ -1,0 +1,21 @@
+"""Decoder-only models: GPT-2 and the Llama family, by config and not by copies."""
+
+from prompt_jax.backbones.causal.config import MODEL_TYPES as MODEL_TYPES
+from prompt_jax.backbones.causal.config import PRESETS as PRESETS
+from prompt_jax.backbones.causal.config import CausalConfig as CausalConfig
+from prompt_jax.backbones.causal.config import CausalConfig as Config
+from prompt_jax.backbones.causal.config import Rope as Rope
+from prompt_jax.backbones.causal.config import from_hugging_face as from_hugging_face
+from prompt_jax.backbones.causal.config import to_hugging_face as to_hugging_face
+from prompt_jax.backbones.causal.model import Causal as Module
+from prompt_jax.backbones.causal.model import init_params as init_params
+from prompt_jax.backbones.causal.model import keys_and_values as keys_and_values
+from prompt_jax.backbones.causal.names import COPIES as COPIES
+from prompt_jax.backbones.causal.names import TABLES as TABLES
+from prompt_jax.backbones.causal.names import canonical as canonical
+from prompt_jax.backbones.causal.names import hugging_face_names as hugging_face_names
+from prompt_jax.backbones.causal.names import sockets as sockets
+
+TASK_TYPE = "CAUSAL_LM"
+
+__all__ = ["Config", "Module"]

@@ -1,0 +1,131 @@
+"""What stacks of blocks share: how blocks follow each other, residual sums, caches, dropout."""
+
+import functools
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from prompt_jax.backbones.sockets import bottleneck, socket
+
+ACTIVATIONS = {
+    "relu": jax.nn.relu,
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_new": jax.nn.gelu,
+    "gelu_pytorch_tanh": jax.nn.gelu,
+    "silu": jax.nn.silu,
+}
+REMAT_POLICIES = {
+    "minimal": jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+class LayerCache(NamedTuple):
+    """Keys and values of one decoder layer, or of all of them with L in front.
+
+    Heads stand before positions, so that a step reads every head's keys in one piece.
+    """
+
+    key: Float[Array, "*L B H U K"]
+    value: Float[Array, "*L B H U K"]
+    cross_key: Float[Array, "*L B H S K"] | None = None
+    cross_value: Float[Array, "*L B H S K"] | None = None
+
+
+def swap(x: Array) -> Array:
+    """[B, S, H, K] from [B, H, S, K], and the reverse."""
+    return x.swapaxes(1, 2)
+
+
+def written(cache: LayerCache, added: LayerCache, index: Int[Array, ""]) -> LayerCache:
+    """The cache with new positions from `index` on.
+
+    Layers only give what is new: a whole cache that came out of their scan would be copied at
+    every step, and this one write is in place.
+    """
+    write = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=index, axis=-2)
+    key, value = write(cache.key, added.key), write(cache.value, added.value)
+    filled = added if cache.cross_key is None else cache
+    return LayerCache(key, value, filled.cross_key, filled.cross_value)
+
+
+def dropout(module: nn.Module, x: Array, broadcast_dims: tuple[int, ...] = ()) -> Array:
+    """Dropout when the caller gave a "dropout" rng, the identity when not."""
+    rate = module.config.dropout
+    if not rate or not module.has_rng("dropout"):
+        return x
+    return nn.Dropout(rate, broadcast_dims, deterministic=False, parent=module)(x)
+
+
+def add(
+    block: nn.Module, sublayer: str, x: Array, normed: Array, out: Float[Array, "B T D"]
+) -> Float[Array, "B T D"]:
+    """The residual sum behind a sublayer, its adapters in between."""
+    serial, parallel = (socket(block, name) or {} for name in ("adapter", "parallel"))
+    for given, adapter in ((out, serial), (normed, parallel)):
+        change = bottleneck(given, adapter.get(sublayer))
+        out = out if change is None else out + change
+    return x + dropout(block, out)
+
+
+def stack(
+    module: nn.Module,
+    block: type[nn.Module],
+    length: int,
+    x: Array,
+    *shared: Any,
+    each: tuple = (),
+    fields: dict[str, Any] | None = None,
+) -> tuple[Array, Any]:
+    """`x` through `length` blocks named `layers`, and what every block gave beside it.
+
+    Args:
+      shared: arguments that all blocks share.
+      each: arguments of which every block takes its own slice.
+      fields: of the blocks, beside the config.
+    """
+    c, fields = module.config, fields or {}
+    if c.remat != "none":
+        block = nn.remat(block, policy=REMAT_POLICIES[c.remat], prevent_cse=not c.scan)
+    if not (c.scan or module.is_initializing()):
+        return _apart(module, functools.partial(block, **fields), length, x, shared, each)
+    scanned = nn.scan(
+        block,
+        variable_axes={"params": 0, "tuned": 0, "intermediates": 0},
+        split_rngs={"params": True, "dropout": True},
+        in_axes=(*[nn.broadcast] * len(shared), *[0] * len(each)),
+        length=length,
+        metadata_params={nn.PARTITION_NAME: "layers"},
+    )
+    return scanned(c, **fields, name="layers")(x, *shared, *each)
+
+
+def _apart(
+    module: nn.Module, block: Any, length: int, x: Array, shared: tuple, each: tuple
+) -> tuple[Array, Any]:
+    """The blocks one by one, so that each is compiled; leaves are stacked, or tuples of layers."""
+    variables = {k: tree["layers"] for k, tree in module.variables.items() if "layers" in tree}
+    outs = []
+    for i in range(length):
+        own = jax.tree.map(lambda v: v[i], variables, is_leaf=lambda v: isinstance(v, tuple))  # noqa: B023
+        slices = jax.tree.map(lambda v: v[i], each)  # noqa: B023
+        rngs = {"dropout": module.make_rng("dropout")} if module.has_rng("dropout") else None
+        x, out = block(module.config).apply(own, x, *shared, *slices, rngs=rngs)
+        outs.append(out)
+    return x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outs)
+
+
+def unstack(params: Any) -> Any:
+    """Frozen parameters with a tuple of layers for every stacked leaf.
+
+    A program whose layers are apart would copy each one out of a stacked leaf at every call.
+    """
+    if not isinstance(params, dict):
+        return params
+    return {
+        name: jax.tree.map(tuple, tree) if name == "layers" else unstack(tree)
+        for name, tree in params.items()
+    }
