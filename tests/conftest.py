@@ -70,7 +70,7 @@ def tiny():
 @pytest.fixture(scope="session")
 def tiny_gpt2():
     """A random GPT-2 of two layers."""
-    return _tiny_causal("gpt2")
+    return _tiny_causal("gpt2", d_kv=4)
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,9 @@ from prompt_jax.config import (
 from prompt_jax.experiment import FROZEN, TUNED, load_data, train
 from prompt_jax.prompts import load_prompt
 
+# Also compared with programs of another process.
+OPTIMIZED = True
+
 
 @pytest.fixture
 def config(tmp_path, tiny_folder, task_file):

@@ -132,6 +132,7 @@ def test_two_prompts_of_a_union_stand_behind_each_other(tiny):
     assert config.input_tokens == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lora", "rslora", "dora"])
 def test_a_merged_lora_is_the_unmerged_one(name, tiny):
     config, tuned = trained(name, tiny)
@@ -143,6 +144,7 @@ def test_a_merged_lora_is_the_unmerged_one(name, tiny):
     assert not np.array_equal(apart, logits_of(tiny, None, batch))
 
 
+@pytest.mark.slow
 def test_swapping_prompts_of_many_methods_compiles_nothing_new(tiny):
     """A hundred trees of mixed methods: one program a method and shape."""
     names = ["prompt_both", "prefix", "ia3", "deep_replace", "prompt_adapter"]
@@ -209,7 +211,13 @@ def test_a_row_with_a_task_of_its_own_is_that_task_alone(tiny):
         np.testing.assert_allclose(together[row], alone[row], atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["lora", "prefix", "ia3", "bias", "parallel", "prompt_adapter"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("lora", "prefix", "ia3"),
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("bias", "parallel", "prompt_adapter")),
+    ],
+)
 def test_sockets_with_a_row_each_are_the_rows_alone(name, tiny):
     """One batch, and every row has a tree of its own: what mixed serving rests on."""
     config = CASES[name][0]

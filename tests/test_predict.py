@@ -27,6 +27,9 @@ TEXTS = [f"number {i} is {'long and ' * (i * 7 % 5)}good" for i in range(23)]
 DATA = DataConfig()
 RANK = EvalConfig(batch_size=2)
 
+# Also compared with programs of another process.
+OPTIMIZED = True
+
 
 @pytest.fixture(scope="module")
 def backbone(tiny_folder):

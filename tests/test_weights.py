@@ -175,7 +175,7 @@ def test_second_names_with_other_numbers_are_not(folder):
         tensors["encoder.embed_tokens.weight"] = tensors["shared.weight"] + 1
 
     rewrite(folder, change)
-    with pytest.raises(InputError, match=r"encoder.embed_tokens.weight different from shared"):
+    with pytest.raises(InputError, match=r"encoder.embed_tokens.weight different from the emb"):
         load_backbone(folder)
 
 
@@ -314,8 +314,8 @@ def test_bytes_that_are_no_tree(folder, data):
         ("", "config.json is truncated or damaged: not JSON"),
         ('{"d_model": 16', "config.json is truncated or damaged: not JSON"),
         ("[]", "expected a JSON object, got a list"),
-        ('{"model_type": "bert"}', "unknown T5 model type 'bert'; allowed: t5, mt5, umt5"),
-        ('{"d_model": "16"}', "not a T5 config"),
+        ('{"model_type": "bert"}', "unknown model_type in .*'bert'; allowed: t5, mt5, umt5"),
+        ('{"d_model": "16"}', "not the config of a supported model"),
         ('{"feed_forward_proj": "gated-swish"}', "unknown T5 activation 'swish'"),
         ('{"d_model": 0}', "T5 d_model must be at least 1, got 0"),
         ('{"num_layers": 1, "d_model": 16}', "and [0-9]+ more not part of this model"),

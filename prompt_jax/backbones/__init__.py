@@ -49,6 +49,11 @@ class Backbone:
         return self.family.TASK_TYPE
 
     @property
+    def continued(self) -> bool:
+        """Whether a target is read right behind its input, by the same stack."""
+        return self.task_type == "CAUSAL_LM"
+
+    @property
     def module(self) -> nn.Module:
         """The Flax module that `params` belong to."""
         return self.family.Module(self.config)

@@ -56,24 +56,27 @@ def encode(tokenizer: Any, texts: Sequence[str], max_length: int) -> list[np.nda
     return _encode(tokenizer, texts, max_length)[0]
 
 
-def encode_targets(tokenizer: Any, texts: Sequence[str], max_length: int) -> list[np.ndarray]:
+def encode_targets(
+    tokenizer: Any, texts: Sequence[str], max_length: int, *, continued: bool = False
+) -> list[np.ndarray]:
     """Token ids of what a model shall write: an end of sequence behind, nothing before.
 
-    Where a tokenizer tells a word at the start of a text from one behind a space, as GPT-2's does,
-    a target is the latter: it is read behind its input.
+    Args:
+      continued: the target is read right behind its input, as decoder-only models do, and so
+        begins with a space where the tokens themselves would run into each other.
     """
-    return _encode_targets(tokenizer, texts, max_length)[0]
+    return _encode_targets(tokenizer, texts, max_length, continued)[0]
 
 
 def _encode_targets(
-    tokenizer: Any, texts: Sequence[str], max_length: int
+    tokenizer: Any, texts: Sequence[str], max_length: int, continued: bool
 ) -> tuple[list[np.ndarray], int]:
     """The rows of `encode_targets` and how many of them were cut."""
     if not texts:
         return [], 0
     plain = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
-    behind, alone = tokenizer(["a b", "b"], **plain)["input_ids"]
-    space = " " if behind[-1] != alone[-1] else ""
+    one, other = tokenizer(["a", "b"], **plain)["input_ids"]
+    space = " " if continued and tokenizer.decode(one + other) == "ab" else ""
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     ids = tokenizer([space + text for text in texts], **plain)["input_ids"]
     rows = [np.asarray(row[: max_length - len(end)] + end, np.int32) for row in ids]
@@ -100,8 +103,13 @@ def _cut(row: np.ndarray, max_length: int, special: set[int]) -> np.ndarray:
     return row[:max_length]
 
 
-def encode_examples(examples: Sequence[Example], tokenizer: Any, config: DataConfig) -> Encoded:
+def encode_examples(
+    examples: Sequence[Example], tokenizer: Any, config: DataConfig, *, continued: bool = False
+) -> Encoded:
     """Every example tokenized once, with the count of those that were cut.
+
+    Args:
+      continued: as for `encode_targets`.
 
     Raises:
       InputError: there are no examples.
@@ -110,7 +118,7 @@ def encode_examples(examples: Sequence[Example], tokenizer: Any, config: DataCon
         raise InputError("there are no examples; give a task or a split with at least one row")
     sources, targets = zip(*examples, strict=True)
     sources, long_sources = _encode(tokenizer, sources, config.max_source_length)
-    targets, long_targets = _encode_targets(tokenizer, targets, config.max_target_length)
+    targets, long_targets = _encode_targets(tokenizer, targets, config.max_target_length, continued)
     # Without a padding token any id will do, for the mask hides it.
     pad_id = tokenizer.pad_token_id or 0
     return Encoded(sources, targets, Truncated(long_sources, long_targets), pad_id)
@@ -178,6 +186,7 @@ class Batches:
       batch_size: rows of one step, over all processes.
       seed: of the order.
       task_ids: which task every example belongs to; None is one task.
+      continued: as for `encode_targets`.
       prompt_length: virtual tokens P before the text; lengths T are such that 8 divides P + T.
       process_index: this process takes rows `process_index::process_count` of each batch.
       process_count: into how many parts a batch is divided; all have the same lengths.
@@ -195,6 +204,7 @@ class Batches:
         seed: int,
         *,
         task_ids: Sequence[int] | np.ndarray | None = None,
+        continued: bool = False,
         prompt_length: int = 0,
         process_index: int = 0,
         process_count: int = 1,
@@ -202,7 +212,7 @@ class Batches:
         at_least("train.batch_size", batch_size, 1)
         at_least("train.seed", seed, 0)
         _check_processes(batch_size, process_count)
-        self._encoded = encode_examples(examples, tokenizer, config)
+        self._encoded = encode_examples(examples, tokenizer, config, continued=continued)
         self._lengths = np.array([len(row) for row in self._encoded.sources])
         self._batch_size, self._seed = batch_size, seed
         self._task_ids = None if task_ids is None else np.asarray(task_ids, np.int32)

@@ -76,6 +76,7 @@ def train(
         config.data,
         config.train.batch_size,
         config.train.seed,
+        continued=backbone.continued,
         task_ids=np.repeat(np.arange(len(tasks)), [len(data.train) for data in tasks]),
         prompt_length=method.input_tokens,
         process_index=jax.process_index(),
@@ -237,7 +238,8 @@ def _loss(config: Config, method: MethodConfig, backbone: Backbone, task: Task, 
     options = config.train
     candidates = None
     if options.objective != "tokens" and task.labels:
-        rows = encode_targets(backbone.tokenizer, task.labels, config.data.max_target_length)
+        words = (backbone.tokenizer, task.labels, config.data.max_target_length)
+        rows = encode_targets(*words, continued=backbone.continued)
         candidates = Candidates(*pad(rows, max(map(len, rows)), backbone.config.pad_token_id))
     shape = dataclasses.replace(backbone.config, dropout=options.dropout)
     module = dataclasses.replace(backbone, config=shape).module

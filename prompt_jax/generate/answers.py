@@ -57,7 +57,8 @@ def answer(
             "load_backbone(..., tokenizer=FOLDER or hub id)"
         )
     shared: dict[str, Any] = {"placement": placement, "frozen": frozen}
-    labels = _padded(encode_targets(tokenizer, task.labels, data.max_target_length), backbone)
+    words = (tokenizer, task.labels, data.max_target_length)
+    labels = _padded(encode_targets(*words, continued=backbone.continued), backbone)
 
     def run(tokens: np.ndarray, mask: np.ndarray) -> np.ndarray:
         if task.labels:

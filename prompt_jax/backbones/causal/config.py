@@ -75,6 +75,11 @@ class CausalConfig:
         for size in ("vocab_size", "d_model", "d_kv", "d_ff", "num_heads", "num_kv_heads"):
             at_least(size, getattr(self, size), 1)
         at_least("num_layers", self.num_layers, 1)
+        if self.model_type == "gpt2" and self.num_heads * self.d_kv != self.d_model:
+            raise InputError(
+                f"the heads of a GPT-2 share its width, got {self.num_heads} heads of {self.d_kv} "
+                f"and d_model {self.d_model}; n_embd must be a multiple of n_head"
+            )
         if self.num_heads % self.num_kv_heads:
             raise InputError(
                 f"num_heads must be a multiple of num_kv_heads, got {self.num_heads} and "
@@ -206,6 +211,7 @@ def to_hugging_face(config: CausalConfig, dtype: str) -> dict[str, Any]:
     if c.model_type == "gpt2":
         return shared | {
             "architectures": ["GPT2LMHeadModel"],
+            "bos_token_id": c.eos_token_id,
             "n_embd": c.d_model,
             "n_inner": c.d_ff,
             "n_head": c.num_heads,

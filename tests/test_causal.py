@@ -1,0 +1,231 @@
+"""Decoder-only backbones: what their configs refuse, and what is special about them."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from prompt_jax.backbones.causal import CausalConfig, canonical, from_hugging_face
+from prompt_jax.config import (
+    Config,
+    DataConfig,
+    InputError,
+    LoraConfig,
+    PrefixTuningConfig,
+    PromptTuningConfig,
+    TrainConfig,
+)
+from prompt_jax.data import encode_targets
+from prompt_jax.experiment import TUNED, train
+from prompt_jax.methods import init, materialize
+from prompt_jax.model import PromptTuningModel
+from prompt_jax.prompts import export_peft, prompt_for
+from prompt_jax.weights import load_backbone, save_hugging_face
+
+METHOD = PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM")
+LLAMA = {
+    "model_type": "llama",
+    "vocab_size": 8,
+    "hidden_size": 8,
+    "intermediate_size": 8,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"model_type": "gptj"}, "unknown model type 'gptj'.*Perhaps you meant 'gpt2'"),
+        ({"model_type": "gpt2", "add_cross_attention": True}, "add_cross_attention True.*not supp"),
+        (
+            {"model_type": "gpt2", "scale_attn_by_inverse_layer_idx": True},
+            "allowed: False; use another checkpoint",
+        ),
+        (LLAMA | {"rope_scaling": {"type": "yarn"}}, "unknown rope_type 'yarn'; allowed: default"),
+        (LLAMA | {"hidden_act": "swish"}, "unknown activation 'swish'"),
+        (
+            LLAMA | {"layer_types": ["full_attention", "sliding_attention"]},
+            "sliding window 'in some layers'",
+        ),
+        (
+            {"model_type": "gpt2", "n_embd": 9, "n_head": 2},
+            "heads of a GPT-2 share its width, got 2",
+        ),
+        (LLAMA | {"num_key_value_heads": 3}, "num_heads must be a multiple of num_kv_heads, got 2"),
+    ],
+)
+def test_configs_that_are_not_supported(values, message):
+    with pytest.raises(InputError, match=message):
+        from_hugging_face(values, tied=True)
+
+
+def test_configs_of_older_transformers():
+    scaled = {"rope_theta": 5e5, "rope_scaling": {"rope_type": "linear", "factor": 2.0}}
+    config = from_hugging_face(LLAMA | scaled, tied=False)
+    assert config.rope.theta == 5e5 and config.rope.factor == 2.0
+    qwen = LLAMA | {"model_type": "qwen2", "sliding_window": 4, "use_sliding_window": False}
+    config = from_hugging_face(qwen, tied=False)
+    assert config.sliding_window is None and config.qkv_bias and not config.out_bias
+
+
+def test_bare_names_and_buffers_of_old_checkpoints():
+    found = canonical({"wte.weight": 1, "h.0.attn.bias": 2, "h.0.attn.c_attn.bias": 3})
+    assert found == {"transformer.wte.weight": 1, "transformer.h.0.attn.c_attn.bias": 3}
+
+
+def test_an_architecture_that_is_not_there_names_those_that_are(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt_neo"}))
+    with pytest.raises(InputError, match="unknown model_type in .*allowed: t5, mt5, umt5, gpt2"):
+        load_backbone(tmp_path)
+
+
+@pytest.mark.parametrize("placement", ["prefix", "after_bos", "suffix"])
+def test_logits_are_of_text_positions(tiny_gpt2, placement):
+    """Virtual tokens have no place in the logits, wherever they stand."""
+    method = dataclasses.replace(METHOD, placement=placement)
+    model = PromptTuningModel.from_pretrained(tiny_gpt2, method)
+    ids = np.array([[5, 6, 7, 8], [9, 3, 0, 0]])
+    logits = model(ids, ids > 0).logits
+    assert logits.shape == (2, 4, 64)
+    # What follows the last text token is what generation begins with, unless the prompt follows.
+    if placement != "suffix":
+        last = logits[jnp.arange(2), (ids > 0).sum(1) - 1].argmax(-1)
+        np.testing.assert_array_equal(last, model.generate(ids, ids > 0, max_new_tokens=1)[:, 0])
+    else:
+        plain = PromptTuningModel.from_pretrained(tiny_gpt2, None)(ids, ids > 0).logits
+        np.testing.assert_allclose(logits[0], plain[0], atol=1e-5)
+
+
+def test_the_loss_is_of_the_token_behind(tiny_gpt2):
+    model = PromptTuningModel.from_pretrained(tiny_gpt2, METHOD)
+    ids = np.array([[5, 6, 7, 8]])
+    logits = model(ids).logits
+    expected = -jax.nn.log_softmax(logits[0])[np.array([1, 2]), ids[0, 2:]].mean()
+    labels = np.where(np.arange(4) < 2, -100, ids)
+    assert model(ids, labels=labels).loss == pytest.approx(float(expected), abs=1e-5)
+    with pytest.raises(InputError, match="decoder-only and takes no decoder_input_ids"):
+        model(ids, decoder_input_ids=ids)
+    with pytest.raises(InputError, match="a decoder-only model wants a label a token"):
+        model(ids, labels=ids[:, :2])
+
+
+def test_a_prompt_as_a_prefix_costs_no_place_and_says_the_same(tiny_llama):
+    """Keys and values of the virtual tokens, in the attentions instead of the input."""
+    rows = init(METHOD, tiny_llama, jax.random.key(0))["prompt"]
+    found = tiny_llama.keys_and_values(rows)
+    method = PrefixTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM")
+    prefix = materialize(method, {"decoder": {"layers": {"attention": found[PATH]}}})
+    ids = jnp.array([[5, 6, 7, 8]])
+    given = {"params": tiny_llama.params}
+    embedded, mask = tiny_llama.embed(ids), jnp.ones((1, 4), bool)
+    short = {**given, "tuned": prefix.sockets}
+    ours = tiny_llama.module.apply(short, embedded, mask)
+    whole = jnp.concatenate([rows[None], embedded], axis=1)
+    theirs = tiny_llama.module.apply(given, whole, jnp.ones((1, 7), bool))[:, 3:]
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+PATH = "decoder/layers/attention"
+
+
+def test_an_input_that_sees_itself_whole(tiny_gpt2):
+    """A later input token changes an earlier state; a later target does not."""
+    config = dataclasses.replace(tiny_gpt2.config, bidirectional_input=True)
+    module = dataclasses.replace(tiny_gpt2, config=config).module
+    ids, mask = jnp.array([[5, 6, 7], [5, 6, 8]]), jnp.ones((2, 3), bool)
+    given = {"params": tiny_gpt2.params}
+    logits = module.apply(given, tiny_gpt2.embed(ids), mask)
+    assert not np.allclose(logits[0, 0], logits[1, 0])
+    causal = tiny_gpt2.module.apply(given, tiny_gpt2.embed(ids), mask)
+    np.testing.assert_allclose(causal[0, 0], causal[1, 0], atol=1e-6)
+    targets = jnp.array([[9, 4, 3], [9, 4, 2]])
+    embedded = tiny_gpt2.embed(ids[:1].repeat(2, 0))
+    same = module.apply(given, embedded, mask, targets, method="predict")
+    np.testing.assert_allclose(same[0], same[1], atol=1e-6)
+
+
+def test_a_prompt_of_another_task_or_stack_is_refused(tiny_gpt2, tmp_path):
+    rows = np.ones((2, 16))
+    with pytest.raises(InputError, match='does "CAUSAL_LM"; set task_type="CAUSAL_LM"'):
+        prompt_for({"prompt": rows}, PromptTuningConfig(num_virtual_tokens=2), tiny_gpt2)
+    both = dataclasses.replace(METHOD, stack="both")
+    with pytest.raises(InputError, match="'tiny_gpt2' has one stack only"):
+        init(both, tiny_gpt2, jax.random.key(0))
+    lora = LoraConfig(target_modules=("c_attn",), task_type="CAUSAL_LM")
+    prompt = prompt_for(init(lora, tiny_gpt2, jax.random.key(0)), lora, tiny_gpt2)
+    with pytest.raises(InputError, match="lora of a decoder-only model is not written as PEFT"):
+        export_peft(tmp_path / "p", prompt)
+
+
+@pytest.fixture(scope="module")
+def gpt2_folder(tmp_path_factory, tiny_gpt2):
+    """A tiny GPT-2 with a byte-level tokenizer of its own."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=["<pad>", "<|endoftext|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    core.train_from_iterator(["a good film", "a bad film", "yes no"] * 20, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core, eos_token="<|endoftext|>", pad_token="<pad>"
+    )
+    folder = tmp_path_factory.mktemp("gpt2")
+    config = dataclasses.replace(tiny_gpt2.config, vocab_size=300)
+    from prompt_jax.backbones import Backbone
+    from prompt_jax.backbones.causal import init_params
+
+    backbone = Backbone(name="g", config=config, params=init_params(config, jax.random.key(0)))
+    save_hugging_face(folder, dataclasses.replace(backbone, tokenizer=tokenizer))
+    return folder
+
+
+def test_targets_stand_behind_a_space_and_end(gpt2_folder, embedded):
+    tokenizer = load_backbone(gpt2_folder).tokenizer
+    (row,) = encode_targets(tokenizer, ["yes"], 8, continued=True)
+    assert tokenizer.decode(row) == " yes<|endoftext|>" and row[-1] == tokenizer.eos_token_id
+    (row,) = encode_targets(tokenizer, ["yes"], 8)
+    assert tokenizer.decode(row) == "yes<|endoftext|>"
+    (cut,) = encode_targets(tokenizer, ["yes no yes no"], 3)
+    assert len(cut) == 3 and cut[-1] == tokenizer.eos_token_id
+    # T5's own form is what it was: no space, and the same end.
+    for continued in (False, True):
+        (row,) = encode_targets(embedded.tokenizer, ["positive"], 8, continued=continued)
+        np.testing.assert_array_equal(row, embedded.tokenizer("positive")["input_ids"])
+
+
+def test_an_experiment_on_a_decoder(gpt2_folder, task_file, tmp_path):
+    config = Config(
+        backbone=str(gpt2_folder),
+        out=str(tmp_path / "run"),
+        method=PromptTuningConfig(num_virtual_tokens=3),
+        data=DataConfig(task=f"file:{task_file}"),
+        train=TrainConfig(steps=4, batch_size=8, eval_every=4),
+    )
+    result = train(config, say=lambda line: None)
+    assert result.prompt.method.task_type == "CAUSAL_LM"
+    assert set(result.results[TUNED]) == {"validation"}
+    rows = [json.loads(line) for line in open(tmp_path / "run/metrics.jsonl")]
+    assert rows[-1]["loss"] < rows[1]["loss"]
+
+
+def test_a_context_that_is_too_short(gpt2_folder, task_file, tmp_path):
+    config = Config(
+        backbone=str(gpt2_folder),
+        out=str(tmp_path / "run"),
+        method=PromptTuningConfig(num_virtual_tokens=60),
+        data=DataConfig(task=f"file:{task_file}"),
+    )
+    with pytest.raises(InputError, match=r"\d+ over the 64 of .*lower method.num_virtual_tokens"):
+        train(config)
+    assert CausalConfig().max_positions == 1024
