@@ -79,13 +79,20 @@ def draw_methods(
     figure = Figure(figsize=(8, 5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    axes.axhline(frozen, color="tab:red", ls="--", lw=1, label="frozen model")
+    axes.axhline(frozen, color="tab:red", ls="--", lw=1)
+    axes.text(
+        0.01,
+        frozen,
+        "frozen model",
+        color="tab:red",
+        va="bottom",
+        transform=axes.get_yaxis_transform(),
+    )
     for name, trained, score in points:
         axes.plot(trained, score, "o", color="tab:blue")
         axes.annotate(name, (trained, score), xytext=(5, 4), textcoords="offset points")
     axes.set(xscale="log", xlabel="numbers trained", ylabel=metric)
     axes.margins(x=0.2)
-    axes.legend(loc="lower right", frameon=False)
     figure.savefig(path, dpi=120)
 
 

@@ -163,7 +163,7 @@ class PrefixTuningConfig(VirtualTokens):
     """Trained keys and values before those of every layer (Li and Liang 2021)."""
 
     kind = "prefix_tuning"
-    rates = {"adamw": 1e-2}
+    rates = {"adamw": 0.1}
 
     encoder: bool = True
     """Whether the encoder's self-attention has a prefix."""
@@ -246,6 +246,9 @@ class DecomposedPromptConfig(InputPrompt):
     """R, the rank of the update."""
     max_length: int = 256
     """T, how many text positions are updated; later ones are not."""
+    shift_scale: float = 0.01
+    """What the update is multiplied by, so that at one rate it moves so much slower than the
+    prompt; the paper has a second, smaller rate."""
 
     def __post_init__(self):
         super().__post_init__()

@@ -70,7 +70,7 @@ def compare_methods(
         raise InputError(
             f"compare wants different methods, got {', '.join(kinds) or 'none'}; name each once"
         )
-    rows, plain = [], {}
+    rows, plain, metric = [], {}, ""
     for method in methods:
         out = str(Path(config.out) / method.kind)
         own = dataclasses.replace(config, method=method, out=out, train=_budget(config, method))
@@ -81,7 +81,7 @@ def compare_methods(
         metric = next(iter(result.results[TUNED]["validation"]))
         plain = _scores(result.results[FROZEN], metric)
         rows.append(_measured(own, result.prompt, _scores(result.results[TUNED], metric)))
-    _write(Path(config.out), rows, plain, say)
+    _write(Path(config.out), rows, plain, metric, say)
     return rows
 
 
@@ -184,13 +184,15 @@ def table(rows: Sequence[Row], plain: dict[str, float]) -> list[list[str]]:
     return cells
 
 
-def _write(folder: Path, rows: Sequence[Row], plain: dict[str, float], say: Say) -> None:
+def _write(
+    folder: Path, rows: Sequence[Row], plain: dict[str, float], metric: str, say: Say
+) -> None:
     cells = table(rows, plain)
     write_text(folder / "compare.md", report.markdown(cells) + "\n")
     found = {FROZEN: plain, "methods": [row._asdict() for row in rows]}
     write_text(folder / "compare.json", json.dumps(found, indent=2) + "\n")
     first = next(iter(plain))
     points = [(row.method, row.trained, row.scores[first]) for row in rows]
-    report.draw_methods(folder / "compare.png", points, first, plain[first])
+    report.draw_methods(folder / "compare.png", points, f"{metric} ({first})", plain[first])
     say("\n" + report.markdown(cells))
     say(f"\nwritten: {folder / 'compare.md'}, compare.json and compare.png")

@@ -32,4 +32,4 @@ def materialize(
     config: DecomposedPromptConfig, tuned: dict[str, Array], key: Any = None
 ) -> Injection:
     """The prompt, and what is added to the embedding at every position of the text."""
-    return Injection(tuned["prompt"], shift=tuned["a"] @ tuned["b"])
+    return Injection(tuned["prompt"], shift=config.shift_scale * tuned["a"] @ tuned["b"])
