@@ -199,6 +199,7 @@ class PTuningV2Config(PrefixTuningConfig):
     """Deep prompts in every layer (Liu et al. 2022): a prefix without one for cross-attention."""
 
     kind = "p_tuning_v2"
+    rates = {"adamw": 0.3}
 
     cross: bool = False
 
