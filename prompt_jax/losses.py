@@ -9,14 +9,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import OBJECTIVES, InputError, MethodConfig, choose
-from prompt_jax.methods import (
-    Injection,
-    for_tasks,
-    materialize,
-    prepend,
-    text_states,
-    variables,
-)
+from prompt_jax.generate.scoring import score_candidates
+from prompt_jax.methods import Injection, for_tasks, materialize, read_in, text_states
 
 Loss = Callable[..., tuple[Array, dict[str, Array]]]
 
@@ -51,9 +45,7 @@ def seq2seq_logits(
     placement: str = "prefix",
 ) -> Float[Array, "B U V"]:
     """Logits behind every decoder token of an encoder-decoder with a prompt in its input."""
-    given = variables(injection, frozen)
-    embeddings = module.apply(given, tokens, method="embed")
-    joined = prepend(injection, embeddings, mask, placement)
+    given, *joined = read_in(module, frozen, injection, tokens, mask, placement)
     return module.apply(given, *joined, decoder_tokens)
 
 
@@ -67,9 +59,7 @@ def text_logits(
     placement: str = "prefix",
 ) -> Float[Array, "B T V"]:
     """Logits behind every text token of a model of one stack; virtual tokens have none."""
-    given = variables(injection, frozen)
-    embeddings = module.apply(given, tokens, method="embed")
-    joined = prepend(injection, embeddings, mask, placement)
+    given, *joined = read_in(module, frozen, injection, tokens, mask, placement)
     logits = module.apply(given, *joined)
     return text_states(injection, logits, mask, placement)
 
@@ -86,9 +76,7 @@ def target_logits(
     rngs: dict[str, Any] | None = None,
 ) -> Float[Array, "B U V"]:
     """Logits of every target token of any backbone that writes, with a prompt in its input."""
-    given = variables(injection, frozen)
-    embeddings = module.apply(given, tokens, method="embed")
-    joined = prepend(injection, embeddings, mask, placement)
+    given, *joined = read_in(module, frozen, injection, tokens, mask, placement)
     return module.apply(given, *joined, targets, method="predict", rngs=rngs)
 
 
@@ -106,38 +94,6 @@ class Pull(NamedTuple):
     anchor: Any
     """Of the tuned tree's structure."""
     weight: float
-
-
-def label_scores(
-    module: Any,
-    frozen: Any,
-    injection: Injection | None,
-    tokens: Int[Array, "B T"],
-    mask: Bool[Array, "B T"],
-    candidates: Candidates,
-    *,
-    placement: str = "prefix",
-    rngs: dict[str, Any] | None = None,
-) -> Float[Array, "B C"]:
-    """The mean log-likelihood of every label word; a row is encoded once."""
-    given = variables(injection, frozen)
-    embeddings = module.apply(given, tokens, method="embed")
-    joined, seen = prepend(injection, embeddings, mask, placement)
-    length = candidates.tokens.shape[1]
-    begin = (joined, seen, length)
-    first, cache = module.apply(given, *begin, method="prefill", rngs=rngs)
-
-    def one(candidate: Candidates) -> Float[Array, " B"]:
-        targets = jnp.broadcast_to(candidate.tokens, (len(tokens), length))
-        logits = first[:, None]
-        if length > 1:
-            arguments = (targets[:, :-1], None, seen, cache, 1)
-            later, _ = module.apply(given, *arguments, method="decode", rngs=rngs)
-            logits = jnp.concatenate([logits, later], axis=1)
-        nll = cross_entropy(logits, targets)
-        return -jnp.where(candidate.mask[None], nll, 0.0).sum(1) / candidate.mask.sum()
-
-    return jax.lax.map(one, jax.tree.map(jnp.asarray, candidates)).T
 
 
 def _gold(batch: Any, candidates: Candidates) -> Int[Array, " B"]:
@@ -213,7 +169,8 @@ def loss_fn(
         options: dict[str, Any] = {"placement": method.placement}
         options["rngs"] = None if key is None else {"dropout": key}
         if objective != "tokens" and candidates is not None:
-            scores = label_scores(*inputs, candidates, **options)
+            words = map(jnp.asarray, (*candidates, candidates.mask.sum(1)))
+            scores = score_candidates(*inputs, *words, **options)
             mean = label_loss(objective, scores, _gold(batch, candidates), margin)
             count = jnp.asarray(len(batch.targets))
         else:

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from prompt_jax.backbones.causal import CausalConfig, canonical, from_hugging_face
+from prompt_jax.backbones.causal import canonical, from_hugging_face
 from prompt_jax.config import (
     Config,
     DataConfig,
+    EvalConfig,
     InputError,
     LoraConfig,
     PrefixTuningConfig,
@@ -20,6 +21,7 @@ from prompt_jax.config import (
 )
 from prompt_jax.data import encode_targets
 from prompt_jax.experiment import TUNED, train
+from prompt_jax.generate import generate, score
 from prompt_jax.methods import init, materialize
 from prompt_jax.model import PromptTuningModel
 from prompt_jax.prompts import export_peft, prompt_for
@@ -211,6 +213,7 @@ def test_an_experiment_on_a_decoder(gpt2_folder, task_file, tmp_path):
         method=PromptTuningConfig(num_virtual_tokens=3),
         data=DataConfig(task=f"file:{task_file}"),
         train=TrainConfig(steps=4, batch_size=8, eval_every=4),
+        eval=EvalConfig(max_new_tokens=8),
     )
     result = train(config, say=lambda line: None)
     assert result.prompt.method.task_type == "CAUSAL_LM"
@@ -219,13 +222,33 @@ def test_an_experiment_on_a_decoder(gpt2_folder, task_file, tmp_path):
     assert rows[-1]["loss"] < rows[1]["loss"]
 
 
-def test_a_context_that_is_too_short(gpt2_folder, task_file, tmp_path):
+@pytest.mark.parametrize("method", [PromptTuningConfig, PrefixTuningConfig])
+def test_a_context_that_is_too_short(method, gpt2_folder, task_file, tmp_path):
     config = Config(
         backbone=str(gpt2_folder),
         out=str(tmp_path / "run"),
-        method=PromptTuningConfig(num_virtual_tokens=60),
+        method=method(num_virtual_tokens=60),
         data=DataConfig(task=f"file:{task_file}"),
     )
-    with pytest.raises(InputError, match=r"\d+ over the 64 of .*lower method.num_virtual_tokens"):
+    with pytest.raises(InputError, match=r"\(60 \+ .*over the 64 of .*take fewer virtual tokens"):
         train(config)
-    assert CausalConfig().max_positions == 1024
+
+
+def test_an_answer_that_would_leave_the_context(tiny_gpt2):
+    tokens = np.ones((1, 40), np.int32)
+    with pytest.raises(InputError, match=r"70 tokens long \(0 \+ 40 \+ 30\), 6 over the 64"):
+        generate(tiny_gpt2, None, tokens, tokens > 0, max_new_tokens=30)
+    words = np.ones((2, 30), np.int32)
+    with pytest.raises(InputError, match="6 over the 64 of 'tiny_gpt2'"):
+        score(tiny_gpt2, None, tokens, tokens > 0, words, words > 0)
+
+
+def test_a_task_that_needs_a_head_is_refused(gpt2_folder, task_file, tmp_path):
+    config = Config(
+        backbone=str(gpt2_folder),
+        out=str(tmp_path / "run"),
+        method=PromptTuningConfig(num_virtual_tokens=3, task_type="SEQ_CLS"),
+        data=DataConfig(task=f"file:{task_file}"),
+    )
+    with pytest.raises(InputError, match='task_type is "SEQ_CLS" and backbone .* does "CAUSAL_LM"'):
+        train(config)

@@ -22,7 +22,7 @@ from prompt_jax.config import (
     TaskConfig,
     TrainConfig,
 )
-from prompt_jax.experiment import FROZEN, TUNED, load_data, train
+from prompt_jax.experiment import FROZEN, TUNED, compare_methods, load_data, train
 from prompt_jax.prompts import load_prompt
 
 # Also compared with programs of another process.
@@ -125,6 +125,14 @@ def test_tasks_of_a_mixture_differ_and_have_their_own_splits():
         DataConfig(task="a", mixture=("b", "a"))
     with pytest.raises(InputError, match="data.validation and data.test are of one task"):
         DataConfig(task="a", mixture=("b",), test="c")
+
+
+def test_one_task_where_one_is_meant(config, tmp_path):
+    several = dataclasses.replace(
+        config, data=dataclasses.replace(config.data, mixture=("file:b.tsv",))
+    )
+    with pytest.raises(InputError, match="compare is for one task, and data.mixture names 1 more"):
+        compare_methods(several, [several.method])
 
 
 def test_no_validation_split_is_held_out(config):

@@ -22,6 +22,7 @@ RUNG = {room: len(LADDER) - i for i, rooms in enumerate(LADDER) for room in room
 ALLOWED = {
     ("prompts", "methods"),  # a prompt is saved as what it injects
     ("prompts", "weights"),  # and read by the same readers of safetensors and pickles
+    ("losses", "generate"),  # a loss over label words scores them as ranking does
     ("__main__", "cli"),
 }
 FORBIDDEN = {"torch", "tensorflow"}

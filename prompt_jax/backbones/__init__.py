@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from prompt_jax.backbones import causal, t5
 from prompt_jax.backbones.sockets import Sockets
 from prompt_jax.backbones.stack import unstack
+from prompt_jax.config import InputError
 
 FAMILIES = (t5, causal)
 BACKBONES = {model_type: family for family in FAMILIES for model_type in family.MODEL_TYPES}
@@ -67,6 +68,27 @@ class Backbone:
     def sockets(self) -> Sockets:
         """Every place where a method may reach inside the model."""
         return self.family.sockets(self.config)
+
+    def check_context(self, virtual: int, source: int, target: int) -> None:
+        """Checks that prompt, input and target fit into the model's positions.
+
+        Args:
+          virtual: positions that the prompt takes.
+          source: tokens of the longest input.
+          target: tokens of the longest target.
+
+        Raises:
+          InputError: they do not. Models without a limit of their own, such as T5, take any.
+        """
+        limit = getattr(self.config, "max_positions", None)
+        parts = (virtual, source, target)
+        if limit is not None and sum(parts) > limit:
+            raise InputError(
+                f"prompt, input and target are {sum(parts)} tokens long "
+                f"({' + '.join(map(str, parts))}), {sum(parts) - limit} over the {limit} of "
+                f"{self.name!r}; take fewer virtual tokens, a shorter input (max_source_length) or "
+                "a shorter target (max_target_length, max_new_tokens)"
+            )
 
     def unstacked(self) -> Any:
         """`params` as a training step reads them fastest: layers apart where none are scanned.

@@ -1,13 +1,16 @@
-"""What stacks of blocks share: how blocks follow each other, residual sums, caches, dropout."""
+"""What stacks of blocks share: how blocks follow each other, the feed-forward, caches, dropout."""
 
 import functools
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from prompt_jax.backbones.layers import Dense
 from prompt_jax.backbones.sockets import bottleneck, socket
 
 ACTIVATIONS = {
@@ -58,6 +61,27 @@ def dropout(module: nn.Module, x: Array, broadcast_dims: tuple[int, ...] = ()) -
     if not rate or not module.has_rng("dropout"):
         return x
     return nn.Dropout(rate, broadcast_dims, deterministic=False, parent=module)(x)
+
+
+class MLP(nn.Module):
+    """The feed-forward layer: gated (`wi_0`, `wi_1`) or plain (`wi`)."""
+
+    config: Any
+    use_bias: bool = False
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        c = self.config
+
+        def inner(name: str) -> Array:
+            kernel = ((c.d_model, c.d_ff), ("embed", "mlp"), c.d_model**-0.5)
+            return Dense(*kernel, use_bias=self.use_bias, dtype=c.dtype, name=name)(x)
+
+        activate = ACTIVATIONS[c.activation]
+        hidden = activate(inner("wi_0")) * inner("wi_1") if c.gated else activate(inner("wi"))
+        hidden = dropout(self, hidden)
+        wo = ((c.d_ff, c.d_model), ("mlp", "embed"), c.d_ff**-0.5)
+        return Dense(*wo, use_bias=self.use_bias, dtype=c.dtype, name="wo")(hidden)
 
 
 def add(
@@ -128,4 +152,13 @@ def unstack(params: Any) -> Any:
     return {
         name: jax.tree.map(tuple, tree) if name == "layers" else unstack(tree)
         for name, tree in params.items()
+    }
+
+
+def kept(intermediates: Any, attentions: Iterable[str]) -> dict[str, dict[str, Array]]:
+    """`key` and `value` [L, T, H, K] that attentions sowed for a batch of one row, by path."""
+    leaves: Any = flax.traverse_util.flatten_dict(intermediates, sep="/")
+    return {
+        path: {name: leaves[f"{path}/{name}s"][0][:, 0] for name in ("key", "value")}
+        for path in attentions
     }

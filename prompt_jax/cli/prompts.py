@@ -7,7 +7,7 @@ from typing import Any
 from tyro.conf import Positional
 
 from prompt_jax.cli.arguments import load, parse, task_of
-from prompt_jax.config import Config, InputError, TaskConfig, choose
+from prompt_jax.config import Config, InputError, TaskConfig, TrainConfig, choose
 
 
 def run(arguments: list[str]) -> None:
@@ -193,25 +193,15 @@ def _attention(
       seed: of the order of the rows.
       overwrite: replace the prompt in output.
     """
-    from prompt_jax.config import TrainConfig
-    from prompt_jax.data import Batches, prefetch
-    from prompt_jax.experiment import compose_attention, load_data
+    from prompt_jax.experiment import attend
     from prompt_jax.prompts import check_free, save_prompt
 
     check_free(Path(output), overwrite)
     loaded, model, config = _together(prompts, task)
-    data = load_data(config)
     train = TrainConfig(steps=steps, batch_size=batch_size, seed=seed)
-    length = loaded[0].method.input_tokens
-    batches = Batches(
-        data.train, model.tokenizer, config.data, batch_size, seed, prompt_length=length
-    )
-    made = compose_attention(
-        loaded, model, prefetch(batches, 0, steps), train, name=name or Path(output).name
-    )
-    recipe = {**made.recipe, "data": dataclasses.asdict(config.data)}
-    made = dataclasses.replace(made, task=data.task, recipe=recipe)
-    for weight, source in zip(recipe["weights"], loaded, strict=True):
+    config = dataclasses.replace(config, train=train)
+    made = attend(config, loaded, model, name=name or Path(output).name)
+    for weight, source in zip(made.recipe["weights"], loaded, strict=True):
         print(f"{weight:.3f}  {source.name or source.digest[:12]}")
     print(f"written: {save_prompt(output, made, overwrite=overwrite)}")
 

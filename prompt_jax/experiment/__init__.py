@@ -1,6 +1,6 @@
 """One experiment, from config to saved prompt."""
 
-from prompt_jax.experiment.attention import compose_attention
+from prompt_jax.experiment.attention import attend, compose_attention
 from prompt_jax.experiment.compare import (
     FROZEN,
     TUNED,
@@ -17,6 +17,7 @@ __all__ = [
     "TUNED",
     "Data",
     "Result",
+    "attend",
     "compare",
     "compare_methods",
     "compose_attention",

@@ -1,5 +1,6 @@
 """Trained prompts mixed by weights that a task's examples decide (ATTEMPT, Asai et al. 2022)."""
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -9,8 +10,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from prompt_jax.backbones import Backbone
-from prompt_jax.config import TrainConfig
-from prompt_jax.data import Batch
+from prompt_jax.config import Config, TrainConfig
+from prompt_jax.data import Batch, Batches, prefetch
+from prompt_jax.experiment.data import check_one, load_data
 from prompt_jax.losses import loss_fn
 from prompt_jax.prompts import Prompt, check_fits, prompt_for
 from prompt_jax.prompts.composition import check_mixable, parent, plain_method
@@ -64,6 +66,33 @@ def compose_attention(
     }
     rows = mixed(state.tuned, jnp.asarray(sources))
     return prompt_for({"prompt": rows}, method, backbone, name=name, recipe=recipe)
+
+
+def attend(
+    config: Config, prompts: Sequence[Prompt], backbone: Backbone, *, name: str = ""
+) -> Prompt:
+    """`compose_attention` on the training rows of `config.data.task`, as `config.train` says.
+
+    Raises:
+      InputError: as `compose_attention` and `load_data`, or a mixture of tasks.
+      DivergedError: the loss is no longer a number.
+    """
+    check_one(config, "attention")
+    check_mixable(prompts, "attention")
+    data, train = load_data(config), config.train
+    batches = Batches(
+        data.train,
+        backbone.tokenizer,
+        config.data,
+        train.batch_size,
+        train.seed,
+        continued=backbone.continued,
+        prompt_length=prompts[0].method.input_tokens,
+    )
+    steps = prefetch(batches, 0, train.steps)
+    made = compose_attention(prompts, backbone, steps, train, name=name)
+    recipe = {**made.recipe, "data": dataclasses.asdict(config.data)}
+    return dataclasses.replace(made, task=data.task, recipe=recipe)
 
 
 def mixed(

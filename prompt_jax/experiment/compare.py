@@ -8,7 +8,7 @@ from prompt_jax.backbones import Backbone
 from prompt_jax.config import Config, InputError
 from prompt_jax.data import load_examples, load_rows, splits
 from prompt_jax.evaluate import baselines, evaluate
-from prompt_jax.experiment.data import Data, load_data
+from prompt_jax.experiment.data import Data, check_one, load_data
 from prompt_jax.generate import ensemble
 from prompt_jax.metrics import measure
 from prompt_jax.prompts import Prompt
@@ -106,6 +106,7 @@ def evaluate_ensemble(
 
 def _scored(config: Config) -> Data:
     """The examples to score: a split or a file whole, a dataset without its training rows."""
+    check_one(config, "evaluate")
     name = config.data.task
     found = splits(name)
     if len(found) > 1:

@@ -29,6 +29,19 @@ def load_mixture(config: Config) -> list[Data]:
     return [load_data(config, name) for name in (config.data.task, *config.data.mixture)]
 
 
+def check_one(config: Config, what: str) -> None:
+    """Checks that a config names one task.
+
+    Raises:
+      InputError: it has a mixture.
+    """
+    if config.data.mixture:
+        raise InputError(
+            f"{what} is for one task, and data.mixture names {len(config.data.mixture)} more; "
+            "leave it out and give each task as data.task"
+        )
+
+
 def load_data(config: Config, name: str = "") -> Data:
     """Reads and checks every example of one task of an experiment.
 

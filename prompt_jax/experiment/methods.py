@@ -15,7 +15,7 @@ from prompt_jax.backbones import Backbone
 from prompt_jax.config import Config, InputError, MethodConfig, TrainConfig
 from prompt_jax.data import Batches
 from prompt_jax.experiment.compare import FROZEN, TUNED
-from prompt_jax.experiment.data import Data, load_data
+from prompt_jax.experiment.data import Data, check_one, load_data
 from prompt_jax.experiment.run import load, train
 from prompt_jax.experiment.watch import Say
 from prompt_jax.generate import answer
@@ -63,8 +63,9 @@ def compare_methods(
     compare.json and compare.png.
 
     Raises:
-      InputError: no method, one named twice, or as `train`.
+      InputError: no method, one named twice, a mixture of tasks, or as `train`.
     """
+    check_one(config, "compare")
     kinds = [method.kind for method in methods]
     if not kinds or len(set(kinds)) < len(kinds):
         raise InputError(

@@ -31,7 +31,7 @@ from prompt_jax.experiment.watch import Best, Say, Watch, on_sigterm
 from prompt_jax.losses import Candidates, Loss, Pull, loss_fn
 from prompt_jax.methods import for_tasks, materialize
 from prompt_jax.methods.multitask_prompt import of_task
-from prompt_jax.prompts import Prompt, fresh, inspect, prompt_for, save_prompt
+from prompt_jax.prompts import Prompt, check_task, fresh, inspect, prompt_for, save_prompt
 from prompt_jax.runs import Metrics, begin_run, check_run
 from prompt_jax.tasks import Task
 from prompt_jax.train import DivergedError, fit, start
@@ -82,7 +82,9 @@ def train(
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    _check_context(backbone, method, batches)
+    injected = jax.eval_shape(lambda tree: materialize(method, tree), tuned)
+    longest = batches.source_lengths[-1], batches.target_length
+    backbone.check_context(injected.positions, *longest)
     begin_run(folder, config, resume=resume)
     _introduce(config, tasks, backbone, tuned, batches, say)
     before = _sha256(backbone.params)
@@ -111,21 +113,11 @@ def _tokenizer(backbone: Backbone) -> Any:
     return backbone.tokenizer
 
 
-def _check_context(backbone: Backbone, method: MethodConfig, batches: Batches) -> None:
-    """A model with so many position embeddings cannot read further."""
-    limit = getattr(backbone.config, "max_positions", None)
-    parts = method.input_tokens, batches.source_lengths[-1], batches.target_length
-    if limit is not None and sum(parts) > limit:
-        raise InputError(
-            f"prompt, input and target are {sum(parts)} tokens long ({' + '.join(map(str, parts))})"
-            f", {sum(parts) - limit} over the {limit} of {backbone.name!r}; lower "
-            "method.num_virtual_tokens, data.max_source_length or data.max_target_length"
-        )
-
-
 def _for_task(method: MethodConfig, backbone: Backbone, task: Task) -> Any:
     """The method with the kind of task that the backbone does, and its label words."""
-    method = dataclasses.replace(method, task_type=backbone.task_type)
+    if method.task_type in ("SEQ_2_SEQ_LM", "CAUSAL_LM"):
+        method = dataclasses.replace(method, task_type=backbone.task_type)
+    check_task(method, backbone)
     if getattr(method, "init", None) == "class_labels" and not getattr(method, "init_labels", ()):
         return dataclasses.replace(method, **{"init_labels": task.labels})
     return method

@@ -51,7 +51,8 @@ def generate(
         0. Pass the numbers of the rows in a dataset and batching changes no draw.
 
     Raises:
-      InputError: an argument outside its range, or sampling together with beams.
+      InputError: an argument outside its range, sampling together with beams, or more tokens than
+        the backbone has positions.
     """
     _check(max_new_tokens, num_beams, temperature, top_k, top_p, early_stopping)
     arguments = (
@@ -61,6 +62,8 @@ def generate(
         np.asarray(tokens, np.int32),
         np.asarray(mask, bool),
     )
+    longest = int(arguments[-1].sum(1).max(initial=0))
+    backbone.check_context(0 if injection is None else injection.positions, longest, max_new_tokens)
     shape = {"placement": placement, "length": max_new_tokens}
     if num_beams > 1:
         lengths = _lengths(max_new_tokens, length_penalty, early_stopping)

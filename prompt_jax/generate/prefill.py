@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from prompt_jax.backbones import Backbone
 from prompt_jax.backbones.stack import LayerCache
-from prompt_jax.methods import Injection, prepend, variables
+from prompt_jax.methods import Injection, read_in, variables
 
 
 class Prefilled(NamedTuple):
@@ -39,16 +39,15 @@ def prefill(
     *,
     placement: str,
     length: int,
+    rngs: dict[str, Any] | None = None,
 ) -> Prefilled:
     """Reads the input.
 
     Args:
       length: target tokens that the cache has room for.
     """
-    given = variables(injection, frozen)
-    embeddings = module.apply(given, tokens, method="embed")
-    embeddings, mask = prepend(injection, embeddings, mask, placement)
-    logits, cache = module.apply(given, embeddings, mask, length, method="prefill")
+    given, embeddings, mask = read_in(module, frozen, injection, tokens, mask, placement)
+    logits, cache = module.apply(given, embeddings, mask, length, method="prefill", rngs=rngs)
     return Prefilled(logits, cache, mask)
 
 

@@ -40,7 +40,8 @@ def score(
       frozen: the weights; None takes `backbone.params`.
 
     Raises:
-      InputError: there is no candidate, or an empty one.
+      InputError: there is no candidate, or an empty one, or more tokens than the backbone has
+        positions.
     """
     candidates = np.asarray(candidates, np.int32)
     candidate_mask = np.asarray(candidate_mask, bool)
@@ -49,12 +50,15 @@ def score(
             f"score needs at least one candidate and no empty one, got {len(candidates)} of "
             f"{candidate_mask.sum(-1).tolist()} tokens; end every candidate with EOS"
         )
+    mask = np.asarray(mask, bool)
+    virtual = 0 if injection is None else injection.positions
+    backbone.check_context(virtual, int(mask.sum(1).max(initial=0)), candidates.shape[1])
     return score_candidates(
         decoding_module(backbone),
         backbone.params if frozen is None else frozen,
         injection,
         np.asarray(tokens, np.int32),
-        np.asarray(mask, bool),
+        mask,
         candidates,
         candidate_mask,
         candidate_mask.sum(1) if length_normalize else np.ones(len(candidates), int),
@@ -74,14 +78,18 @@ def score_candidates(
     divisor: Int[Array, " C"],
     *,
     placement: str,
+    rngs: dict[str, Any] | None = None,
 ) -> Float[Array, "B C"]:
-    """The program behind `score`; log-likelihoods are divided by `divisor`.
+    """The program behind `score`, and behind losses over label words; differentiable.
+
+    Log-likelihoods are divided by `divisor`.
 
     All candidates share the first step, because the start token is all that it reads, and the
     cross-attention keys and values of their row.
     """
     count, length = candidates.shape
-    first = prefill(module, frozen, injection, tokens, mask, placement=placement, length=length)
+    options = {"placement": placement, "length": length, "rngs": rngs}
+    first = prefill(module, frozen, injection, tokens, mask, **options)
     batch, vocab = first.logits.shape
 
     def one(candidate: Int[Array, " U"], real: Bool[Array, " U"]) -> Float[Array, " B"]:
@@ -89,7 +97,8 @@ def score_candidates(
         if length > 1:
             read = jnp.broadcast_to(candidate[None, :-1], (batch, length - 1))
             arguments = (read, None, first.mask, first.cache, 1)
-            later, _ = module.apply(variables(injection, frozen), *arguments, method="decode")
+            given = variables(injection, frozen)
+            later, _ = module.apply(given, *arguments, method="decode", rngs=rngs)
             logits = jnp.concatenate([logits, later], axis=1)
         picked = jnp.take_along_axis(logits, candidate[None, :, None], axis=2)[..., 0]
         likelihood = picked - jax.nn.logsumexp(logits, axis=-1)

@@ -34,6 +34,7 @@ from prompt_jax.methods import (
 from prompt_jax.methods.injection import Injection as Injection
 from prompt_jax.methods.injection import for_tasks as for_tasks
 from prompt_jax.methods.injection import prepend as prepend
+from prompt_jax.methods.injection import read_in as read_in
 from prompt_jax.methods.injection import text_states as text_states
 from prompt_jax.methods.injection import variables as variables
 from prompt_jax.methods.union import mam as mam

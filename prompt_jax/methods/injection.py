@@ -6,6 +6,7 @@ grows here and only here, so no later code has to know that a prompt exists.
 
 from typing import Any, NamedTuple
 
+import flax.traverse_util
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -32,10 +33,11 @@ class Injection(NamedTuple):
         return 0 if self.prompt is None else self.prompt.shape[-2]
 
     @property
-    def decoder_tokens(self) -> int:
-        """The virtual tokens in the decoder's input."""
-        prompt = self.sockets.get("decoder", {}).get("prompt")
-        return 0 if prompt is None else prompt.shape[-2]
+    def positions(self) -> int:
+        """Positions that it takes before the text: virtual tokens and, if any, a prefix."""
+        leaves = flax.traverse_util.flatten_dict(self.sockets, sep="/")
+        prefixes = [leaf.shape[-3] for path, leaf in leaves.items() if path.endswith("prefix/key")]
+        return self.input_tokens + max(prefixes, default=0)
 
 
 def variables(injection: Injection | None, frozen: Any) -> dict[str, Any]:
@@ -128,3 +130,17 @@ def text_states(
     before = jnp.minimum(mask.sum(1), 1) if placement == "after_bos" else mask.sum(1)
     places = jnp.where(text < before[:, None], text, text + virtual)
     return jnp.take_along_axis(states, places[:, :, None], axis=1)
+
+
+def read_in(
+    module: Any,
+    frozen: Any,
+    injection: Injection | None,
+    tokens: Int[Array, "B T"],
+    mask: Bool[Array, "B T"],
+    placement: str,
+) -> tuple[dict[str, Any], Float[Array, "B S D"], Bool[Array, "B S"]]:
+    """What a model is applied to, and the embeddings and mask that it reads."""
+    given = variables(injection, frozen)
+    embeddings = module.apply(given, tokens, method="embed")
+    return given, *prepend(injection, embeddings, mask, placement)

@@ -11,6 +11,7 @@ from prompt_jax.prompts.folder import export_prompt as export_prompt
 from prompt_jax.prompts.folder import save_prompt as save_prompt
 from prompt_jax.prompts.prompt import Prompt as Prompt
 from prompt_jax.prompts.prompt import check_fits as check_fits
+from prompt_jax.prompts.prompt import check_task as check_task
 from prompt_jax.prompts.prompt import prompt_for as prompt_for
 from prompt_jax.prompts.prompt import tokenizer_hash as tokenizer_hash
 from prompt_jax.prompts.reading import fresh as fresh

@@ -44,13 +44,7 @@ def _stored_shape(path: str, shape: tuple[int, ...], config: Any) -> tuple[int, 
         return shape
     contracted = 2 if path.endswith("out/kernel") else 1
     ends = math.prod(shape[:contracted]), math.prod(shape[contracted:])
-    return ends if _as_ours(path, config) else ends[::-1]
-
-
-def _as_ours(path: str, config: Any) -> bool:
-    """Whether a leaf is stored as we hold it, and not transposed."""
-    inside = getattr(config, "model_type", "") == "gpt2" and path != "head/kernel"
-    return inside or not path.endswith("kernel")
+    return ends[::-1] if family_of(config).transposed(config, path) else ends
 
 
 def hugging_face_shapes(config: Any) -> dict[str, tuple[int, ...]]:
@@ -89,7 +83,7 @@ def assemble(
             values = _finite(source, name, tensors[name])
             digest.update(f"{name}{list(values.shape)}".encode())
             digest.update(values.data)
-            oriented = values if _as_ours(path, config) else values.T
+            oriented = values.T if family_of(config).transposed(config, path) else values
             layer[...] = oriented.reshape(layer.shape)
             del values, oriented  # Or the last layer would stay while the leaf is copied.
         leaves[path] = jax.device_put(leaf).block_until_ready()
@@ -151,7 +145,7 @@ def disassemble(params: Mapping[str, Any], config: Any) -> dict[str, np.ndarray]
         leaf = np.asarray(leaves[path])
         for layer, name in zip(_layers(path, leaf), names, strict=True):
             wanted = _stored_shape(path, layer.shape, config)
-            same = _as_ours(path, config)
-            oriented = layer.reshape(wanted) if same else layer.reshape(wanted[::-1]).T
+            turned = family_of(config).transposed(config, path)
+            oriented = layer.reshape(wanted[::-1]).T if turned else layer.reshape(wanted)
             tensors[name] = np.ascontiguousarray(oriented)
     return tensors

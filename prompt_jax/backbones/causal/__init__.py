@@ -15,6 +15,7 @@ from prompt_jax.backbones.causal.names import TABLES as TABLES
 from prompt_jax.backbones.causal.names import canonical as canonical
 from prompt_jax.backbones.causal.names import hugging_face_names as hugging_face_names
 from prompt_jax.backbones.causal.names import sockets as sockets
+from prompt_jax.backbones.causal.names import transposed as transposed
 
 TASK_TYPE = "CAUSAL_LM"
 

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from prompt_jax.backbones.stack import ACTIVATIONS
 from prompt_jax.config import REMATS, InputError, at_least, choose
 
 MODEL_TYPES = ("gpt2", "llama", "mistral", "qwen2", "qwen3")
-ACTIVATIONS = ("relu", "gelu", "gelu_new", "gelu_pytorch_tanh", "silu")
 ROPE_TYPES = ("default", "linear", "llama3")
 
 
@@ -88,6 +88,7 @@ class CausalConfig:
 
 
 PRESETS: dict[str, CausalConfig] = {}
+"""None: "gpt2" and the like are ids of the hub."""
 
 
 def from_hugging_face(values: Mapping[str, Any], *, tied: bool, **ours: Any) -> CausalConfig:

@@ -19,7 +19,7 @@ from prompt_jax.backbones.causal.config import CausalConfig, Rope
 from prompt_jax.backbones.causal.names import sockets
 from prompt_jax.backbones.layers import Dense, LayerNorm, RMSNorm, attend, mask_bias
 from prompt_jax.backbones.sockets import prefix_length, socket, with_rows
-from prompt_jax.backbones.stack import ACTIVATIONS, LayerCache, add, dropout, stack, swap, written
+from prompt_jax.backbones.stack import MLP, LayerCache, add, dropout, kept, stack, swap, written
 
 
 def rotations(rope: Rope, positions: Int[Array, "B T"], width: int) -> Float[Array, "2 B T K"]:
@@ -107,25 +107,6 @@ class Attention(nn.Module):
         return self.out(attend(query * c.d_kv**-0.5, key, value, bias, prefix))
 
 
-class MLP(nn.Module):
-    """The feed-forward layer: gated (`wi_0`, `wi_1`) or plain (`wi`)."""
-
-    config: CausalConfig
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        c = self.config
-
-        def inner(name: str) -> Array:
-            kernel = ((c.d_model, c.d_ff), ("embed", "mlp"), c.d_model**-0.5)
-            return Dense(*kernel, use_bias=c.mlp_bias, dtype=c.dtype, name=name)(x)
-
-        activate = ACTIVATIONS[c.activation]
-        hidden = activate(inner("wi_0")) * inner("wi_1") if c.gated else activate(inner("wi"))
-        out = ((c.d_ff, c.d_model), ("mlp", "embed"), c.d_ff**-0.5)
-        return Dense(*out, use_bias=c.mlp_bias, dtype=c.dtype, name="wo")(hidden)
-
-
 class Block(nn.Module):
     """Attention and MLP, each behind a norm and beside a residual."""
 
@@ -154,7 +135,7 @@ class Block(nn.Module):
             key, value = map(swap, written(cache, added, index)[:2])
         x = add(self, "attention", x, normed, attention(query, key, value, bias))
         normed = norm(c, "mlp_norm")(x)
-        return add(self, "mlp", x, normed, MLP(c, name="mlp")(normed)), added
+        return add(self, "mlp", x, normed, MLP(c, c.mlp_bias, name="mlp")(normed)), added
 
 
 def norm(config: CausalConfig, name: str) -> nn.Module:
@@ -330,12 +311,8 @@ def keys_and_values(
     given = {"params": params}
     embeddings: Any = tokens if tokens.ndim == 2 else module.apply(given, tokens, method="embed")
     mask = jnp.ones((1, len(tokens)), bool)
-    _, kept = module.apply(given, embeddings[None], mask, mutable=["intermediates"])
-    (path,) = sockets(config).attentions
-    leaves = kept["intermediates"]
-    for name in path.split("/"):
-        leaves = leaves[name]
-    return {path: {name: leaves[f"{name}s"][0][:, 0] for name in ("key", "value")}}
+    _, sown = module.apply(given, embeddings[None], mask, mutable=["intermediates"])
+    return kept(sown["intermediates"], sockets(config).attentions)
 
 
 @functools.partial(jax.jit, static_argnums=0)

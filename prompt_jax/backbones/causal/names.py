@@ -63,6 +63,12 @@ def hugging_face_names(config: CausalConfig) -> dict[str, list[str]]:
     return names
 
 
+def transposed(config: CausalConfig, path: str) -> bool:
+    """Whether a leaf is stored the other way round: matrices [out, in], but inside GPT-2."""
+    inside_gpt2 = config.model_type == "gpt2" and path != "head/kernel"
+    return path.endswith("kernel") and not inside_gpt2
+
+
 def _modules(c: CausalConfig) -> dict[str, str]:
     """The parts of a layer by path, and what Hugging Face calls them."""
     table = GPT2 if c.model_type == "gpt2" else LLAMA

@@ -2,7 +2,8 @@
 
 What every family binds: `Config` with `from_hugging_face` and `to_hugging_face`, `MODEL_TYPES`,
 `PRESETS`; `Module` with `embed`, `predict`, `prefill` and `decode`, `init_params`,
-`keys_and_values`; `hugging_face_names`, `canonical`, `TABLES` and `COPIES`; `sockets`.
+`keys_and_values`; `hugging_face_names`, `canonical`, `transposed`, `TABLES` and
+`COPIES`; `sockets`; `TASK_TYPE`.
 """
 
 from prompt_jax.backbones.t5.config import MODEL_TYPES as MODEL_TYPES
@@ -21,6 +22,7 @@ from prompt_jax.backbones.t5.names import TABLES as TABLES
 from prompt_jax.backbones.t5.names import canonical as canonical
 from prompt_jax.backbones.t5.names import hugging_face_names as hugging_face_names
 from prompt_jax.backbones.t5.names import sockets as sockets
+from prompt_jax.backbones.t5.names import transposed as transposed
 
 TASK_TYPE = "SEQ_2_SEQ_LM"
 

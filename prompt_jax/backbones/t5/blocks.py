@@ -6,7 +6,7 @@ from jaxtyping import Array, Float, Int
 
 from prompt_jax.backbones.layers import Dense, RMSNorm, attend
 from prompt_jax.backbones.sockets import socket, with_rows
-from prompt_jax.backbones.stack import ACTIVATIONS, LayerCache, add, dropout, swap, written
+from prompt_jax.backbones.stack import MLP, LayerCache, add, swap, written
 from prompt_jax.backbones.t5.config import T5Config
 
 
@@ -42,26 +42,6 @@ class Attention(nn.Module):
         self, x: Float[Array, "B T D"], key: Array, value: Array, bias: Array
     ) -> Float[Array, "B T D"]:
         return self.out(attend(self.query(x), key, value, bias, socket(self, "prefix")))
-
-
-class MLP(nn.Module):
-    """The feed-forward layer: gated (`wi_0`, `wi_1`) or plain (`wi`)."""
-
-    config: T5Config
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        c = self.config
-
-        def inner(name: str) -> Array:
-            kernel = ((c.d_model, c.d_ff), ("embed", "mlp"), c.d_model**-0.5)
-            return Dense(*kernel, dtype=c.dtype, name=name)(x)
-
-        activate = ACTIVATIONS[c.activation]
-        hidden = activate(inner("wi_0")) * inner("wi_1") if c.gated else activate(inner("wi"))
-        hidden = dropout(self, hidden)
-        wo = Dense((c.d_ff, c.d_model), ("mlp", "embed"), c.d_ff**-0.5, dtype=c.dtype, name="wo")
-        return wo(hidden)
 
 
 class RelativeBias(nn.Module):

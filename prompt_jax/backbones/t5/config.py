@@ -7,10 +7,10 @@ from typing import Any
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from prompt_jax.backbones.stack import ACTIVATIONS
 from prompt_jax.config import REMATS, at_least, choose
 
 MODEL_TYPES = ("t5", "mt5", "umt5")
-ACTIVATIONS = ("relu", "gelu", "gelu_new", "silu")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

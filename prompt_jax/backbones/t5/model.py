@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from prompt_jax.backbones.layers import Dense, mask_bias, relative_buckets
 from prompt_jax.backbones.sockets import prefix_length, socket
-from prompt_jax.backbones.stack import LayerCache, dropout, stack, written
+from prompt_jax.backbones.stack import LayerCache, dropout, kept, stack, written
 from prompt_jax.backbones.t5.blocks import DecoderBlock, EncoderBlock, RelativeBias, norm
 from prompt_jax.backbones.t5.config import T5Config
 from prompt_jax.backbones.t5.names import sockets
@@ -199,14 +199,8 @@ def keys_and_values(config: T5Config, params: Any, tokens: Int[Array, " T"]) -> 
     embeddings = module.apply({"params": params}, text, method="embed")
     inputs = shift_right(text, config.decoder_start_token_id)
     mask = jnp.ones(text.shape, bool)
-    _, kept = module.apply({"params": params}, embeddings, mask, inputs, mutable=["intermediates"])
-    found = {}
-    for path in sockets(config).attentions:
-        leaves = kept["intermediates"]
-        for name in path.split("/"):
-            leaves = leaves[name]
-        found[path] = {name: leaves[f"{name}s"][0][:, 0] for name in ("key", "value")}
-    return found
+    _, sown = module.apply({"params": params}, embeddings, mask, inputs, mutable=["intermediates"])
+    return kept(sown["intermediates"], sockets(config).attentions)
 
 
 def shift_right(targets: Int[Array, "B U"], start: int) -> Int[Array, "B U"]:

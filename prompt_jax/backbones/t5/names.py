@@ -41,6 +41,11 @@ def hugging_face_names(config: T5Config) -> dict[str, list[str]]:
     return names
 
 
+def transposed(config: T5Config, path: str) -> bool:
+    """Whether a leaf is stored the other way round: matrices [out, in]."""
+    return path.endswith("kernel")
+
+
 def _block(config: T5Config, stack: str) -> dict[str, str]:
     """The leaves of one layer; Hugging Face numbers the sublayers where we name them."""
     mlp = {name: name for name in (("wi_0", "wi_1", "wo") if config.gated else ("wi", "wo"))}
