@@ -532,6 +532,7 @@ def test_a_stage_gives_a_backbone_and_resumes_exactly(config, tmp_path):
     assert (broken / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
 
 
+@pytest.mark.slow
 def test_a_second_stage_goes_on_from_the_first(config, tmp_path):
     first = pretrain(dataclasses.replace(config, output=str(tmp_path / "1"), embedding_scale=4.0))
     assert np.sqrt((np.asarray(load_backbone(first).params["embedding"]) ** 2).mean()) == (

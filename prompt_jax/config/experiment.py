@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from prompt_jax.config.checks import InputError, at_least, choose
-from prompt_jax.config.methods import MethodConfig, PromptTuningConfig
+from prompt_jax.config.method import MethodConfig
+from prompt_jax.config.prompts import PromptTuningConfig
 
 OPTIMIZERS = ("adafactor", "adafactor_t5x", "adamw")
 OBJECTIVES = ("tokens", "labels", "perceptron")

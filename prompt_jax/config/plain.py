@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from prompt_jax.config.checks import choose
-from prompt_jax.config.methods import METHOD_KINDS, MethodConfig
+from prompt_jax.config.method import METHOD_KINDS, MethodConfig
 
 
 def to_json(config: Any) -> Any:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import InputError, PromptTuningConfig
-from prompt_jax.config.methods import InputPrompt
+from prompt_jax.config.prompts import InputPrompt
 from prompt_jax.methods.injection import Injection
 
 Initializer = Callable[[Any, tuple[int, int]], Array]

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from prompt_jax.config import InputError, PromptTuningConfig
-from prompt_jax.config.methods import InputPrompt
+from prompt_jax.config.prompts import InputPrompt
 from prompt_jax.prompts.peft.files import AGAIN, KEY, Stored, matrix
 
 

@@ -1,0 +1,146 @@
+"""Configs of the methods that reach inside the layers, and of unions of methods."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from prompt_jax.config.checks import InputError, at_least, choose
+from prompt_jax.config.method import MethodConfig, each_at_least_one
+from prompt_jax.config.prompts import VirtualTokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraConfig(MethodConfig):
+    """Low-rank updates of frozen kernels (Hu et al. 2021); rsLoRA and DoRA by field."""
+
+    kind = "lora"
+    rates = {"adamw": 5e-3}
+
+    r: int = 8
+    """R, the rank."""
+    lora_alpha: int = 8
+    """The update is scaled by lora_alpha / r."""
+    lora_dropout: float = 0.0
+    """Dropout of the update's input while training."""
+    target_modules: tuple[str, ...] = ("q", "v")
+    """Which kernels: names or their last parts, as Hugging Face has them."""
+    use_rslora: bool = False
+    """Scale by lora_alpha / sqrt(r) (Kalajdzievski 2023)."""
+    use_dora: bool = False
+    """Train each output's magnitude apart from its direction (Liu et al. 2024)."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        at_least("r", self.r, 1, "a rank of 0 trains nothing")
+        if not 0.0 <= self.lora_dropout < 1.0:
+            raise InputError(f"lora_dropout must be in [0, 1), got {self.lora_dropout}")
+        if not self.target_modules:
+            raise InputError('target_modules is empty; name kernels, e.g. ("q", "v")')
+
+    @property
+    def scaling(self) -> float:
+        """What the product of the factors is multiplied by."""
+        return self.lora_alpha / (self.r**0.5 if self.use_rslora else self.r)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IA3Config(MethodConfig):
+    """Trained factors on keys, values and the feed-forward's inner states (Liu et al. 2022)."""
+
+    kind = "ia3"
+    rates = {"adamw": 3e-2}
+
+    target_modules: tuple[str, ...] = ("k", "v", "wo")
+    """Which kernels: names or their last parts, as Hugging Face has them."""
+    feedforward_modules: tuple[str, ...] = ("wo",)
+    """Which of them are scaled at their input."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.target_modules:
+            raise InputError('target_modules is empty; name kernels, e.g. ("k", "v", "wo")')
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterConfig(MethodConfig):
+    """Bottleneck layers beside or behind sublayers (Houlsby et al. 2019, Pfeiffer et al. 2021)."""
+
+    kind = "adapter"
+
+    bottleneck_size: int = 16
+    """R, the width of the bottleneck."""
+    style: Literal["houlsby", "pfeiffer", "parallel"] = "pfeiffer"
+    """Behind every sublayer, behind the feed-forward, or beside it (He et al. 2022)."""
+    scaling: float = 1.0
+    """What the adapter's answer is multiplied by."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        each_at_least_one(self, "bottleneck_size")
+        choose("style", self.style, ("houlsby", "pfeiffer", "parallel"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptAdapterConfig(VirtualTokens):
+    """A branch beside every feed-forward that is fed by virtual tokens, as LoRA is by its factors.
+
+    Virtual tokens are shared by all layers: as keys they meet the layer's input, as values they
+    answer; each layer only has a gate on either side.
+    """
+
+    kind = "prompt_adapter"
+    rates = {"adamw": 1e-2}
+
+    init_population: int = 5000
+    """Virtual tokens start from rows among so many of the vocabulary's first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BiasConfig(MethodConfig):
+    """A trained bias behind every kernel (BitFit, Ben Zaken et al. 2022); T5 has no own ones."""
+
+    kind = "bias"
+    rates = {"adamw": 1e-2}
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormConfig(MethodConfig):
+    """A trained factor on every norm."""
+
+    kind = "norm"
+    rates = {"adamw": 1e-2}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FullConfig(MethodConfig):
+    """The whole model, tuned: what all other methods are compared with."""
+
+    kind = "full"
+    rates = {"adamw": 1e-4, "adafactor": 1e-4}
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnionConfig(MethodConfig):
+    """Several methods in one tuned tree."""
+
+    kind = "union"
+
+    methods: tuple[MethodConfig, ...] = ()
+    """At least two, which put nothing into the same place."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if len(self.methods) < 2:
+            raise InputError(
+                f"a union has at least two methods, got {len(self.methods)}; use the method itself"
+            )
+        prompts = [m for m in self.methods if m.input_tokens]
+        if any(m.placement != prompts[0].placement for m in prompts[1:]):
+            raise InputError("the prompts of a union need one placement")
+
+    @property
+    def placement(self) -> str:
+        return next((m.placement for m in self.methods if m.input_tokens), "prefix")
+
+    @property
+    def input_tokens(self) -> int:
+        return sum(method.input_tokens for method in self.methods)
