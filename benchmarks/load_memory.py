@@ -25,8 +25,7 @@ def make(folder: Path, preset: str, shards: int) -> None:
     import numpy as np
     from safetensors.numpy import save_file
 
-    from prompt_jax.backbones.t5 import PRESETS
-    from prompt_jax.weights.export import hugging_face_config
+    from prompt_jax.backbones.t5 import PRESETS, to_hugging_face
     from prompt_jax.weights.mapping import hugging_face_shapes
 
     wanted = hugging_face_shapes(PRESETS[preset])
@@ -38,7 +37,7 @@ def make(folder: Path, preset: str, shards: int) -> None:
         save_file(tensors, folder / file)
         places |= dict.fromkeys(part, file)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
-    config = hugging_face_config(PRESETS[preset], "float32")
+    config = to_hugging_face(PRESETS[preset], "float32")
     (folder / "config.json").write_text(json.dumps(config))
 
 

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from prompt_jax.backbones import Backbone
+from prompt_jax.backbones import Backbone, is_encoder
 from prompt_jax.config import OBJECTIVES, InputError, MethodConfig, choose
+from prompt_jax.generate.encoding import class_logits, cloze_logits
 from prompt_jax.generate.scoring import score_candidates
 from prompt_jax.methods import Injection, for_tasks, materialize, read_in, text_states
 
@@ -75,7 +76,13 @@ def target_logits(
     placement: str = "prefix",
     rngs: dict[str, Any] | None = None,
 ) -> Float[Array, "B U V"]:
-    """Logits of every target token of any backbone that writes, with a prompt in its input."""
+    """Logits of every target token of any backbone, with a prompt in its input.
+
+    Of an encoder, those of the first U masks.
+    """
+    if is_encoder(module.config):
+        inputs = (module, frozen, injection, tokens, mask)
+        return cloze_logits(*inputs, targets.shape[1], placement=placement, rngs=rngs)
     given, *joined = read_in(module, frozen, injection, tokens, mask, placement)
     return module.apply(given, *joined, targets, method="predict", rngs=rngs)
 
@@ -146,7 +153,8 @@ def loss_fn(
 
     Args:
       objective: `tokens`, cross-entropy of the target; `labels` or `perceptron`, see `label_loss`.
-      candidates: the label words, for these two; every target is one of them.
+        With a head, whose classes are the label words, `tokens` is the same as `labels`.
+      candidates: the label words, for these and for a head; every target is one of them.
       margin: of `perceptron`.
       pull: adds weight * the squared distance to the anchor, a row of a leaf.
       module: takes the place of the backbone's module; used to train with dropout.
@@ -155,6 +163,11 @@ def loss_fn(
       InputError: an unknown objective, or one of label words without candidates.
     """
     choose("objective", objective, OBJECTIVES)
+    if method.num_labels and candidates is None:
+        raise InputError(
+            f"a head of {method.num_labels} classes needs the label words of the task; set "
+            "task.labels"
+        )
     if objective != "tokens" and candidates is None:
         raise InputError(
             f'objective="{objective}" compares label words and the task has none; set '
@@ -168,7 +181,12 @@ def loss_fn(
         inputs = (module, frozen, injection, batch.tokens, batch.mask)
         options: dict[str, Any] = {"placement": method.placement}
         options["rngs"] = None if key is None else {"dropout": key}
-        if objective != "tokens" and candidates is not None:
+        if method.task_type == "SEQ_CLS" and method.num_labels and candidates is not None:
+            scores = class_logits(*inputs, **options)
+            over = "labels" if objective == "tokens" else objective
+            mean = label_loss(over, scores, _gold(batch, candidates), margin)
+            count = jnp.asarray(len(batch.targets))
+        elif objective != "tokens" and candidates is not None:
             words = map(jnp.asarray, (*candidates, candidates.mask.sum(1)))
             scores = score_candidates(*inputs, *words, **options)
             mean = label_loss(objective, scores, _gold(batch, candidates), margin)

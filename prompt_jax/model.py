@@ -118,7 +118,7 @@ class PromptTuningModel:
           InputError: neither decoder_input_ids nor labels; wrong ranks, shapes or token ids.
         """
         tokens, mask = self._inputs(input_ids, attention_mask)
-        if self.backbone.continued:
+        if self.backbone.target_place == "behind":
             return self._read(tokens, mask, decoder_input_ids, labels)
         shifted = targets = counted = None
         if labels is not None:

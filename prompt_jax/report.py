@@ -32,7 +32,10 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
 
 
 def draw_curve(
-    path: Path, rows: Sequence[dict[str, float]], metric: str, frozen: float | None = None
+    path: Path,
+    rows: Sequence[dict[str, float]],
+    metric: str,
+    rival: tuple[str, float] | None = None,
 ) -> None:
     """Training loss and validation metric over steps, as a PNG.
 
@@ -40,7 +43,7 @@ def draw_curve(
       path: the file.
       rows: the rows of the run's metrics.
       metric: name of the validation metric.
-      frozen: that metric without a prompt, drawn as a line to beat; None draws none.
+      rival: a way to answer without a prompt and its score, drawn as a line to beat.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -55,15 +58,18 @@ def draw_curve(
     name = f"validation/{metric}"
     points = [(row["step"], row[name]) for row in rows if name in row]
     scores.plot(*zip(*points, strict=True), color="tab:blue", marker="o", ms=4, label="tuned")
-    if frozen is not None:
-        scores.axhline(frozen, color="tab:red", ls="--", lw=1, label="frozen model, no prompt")
+    if rival is not None:
+        scores.axhline(rival[1], color="tab:red", ls="--", lw=1, label=rival[0])
     scores.set_ylabel(f"validation {metric}", color="tab:blue")
     scores.legend(loc="center right", frameon=False)
     figure.savefig(path, dpi=120)
 
 
 def draw_methods(
-    path: Path, points: Sequence[tuple[str, int, float]], metric: str, frozen: float
+    path: Path,
+    points: Sequence[tuple[str, int, float]],
+    metric: str,
+    rival: tuple[str, float],
 ) -> None:
     """A score over the numbers trained for it, as a PNG.
 
@@ -71,7 +77,7 @@ def draw_methods(
       path: the file.
       points: name of the method, numbers trained, score.
       metric: name of the score.
-      frozen: the score without any, drawn as a line to beat.
+      rival: a way to answer without any and its score, drawn as a line to beat.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -79,11 +85,12 @@ def draw_methods(
     figure = Figure(figsize=(8, 5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    axes.axhline(frozen, color="tab:red", ls="--", lw=1)
+    name, level = rival
+    axes.axhline(level, color="tab:red", ls="--", lw=1)
     axes.text(
         0.01,
-        frozen,
-        "frozen model",
+        level,
+        name,
         color="tab:red",
         va="bottom",
         transform=axes.get_yaxis_transform(),

@@ -4,6 +4,7 @@
 is an argument of the compiled step and is never donated.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from jaxtyping import Array
 
 from prompt_jax.config import TrainConfig
 from prompt_jax.losses import Loss
+from prompt_jax.methods import CLASSIFIER
 
 T5X_RESUME_STEP = 1_100_000
 DEFAULT_RATE = 0.3  # Lester et al.'s, where no method says another.
@@ -49,13 +51,23 @@ def learning_rate(config: TrainConfig) -> optax.Schedule:
     return optax.join_schedules([ramp, after], [config.warmup_steps])
 
 
-def optimizer(config: TrainConfig) -> optax.GradientTransformation:
-    """The optimizer that `config.optimizer` names.
+def optimizer(config: TrainConfig, tuned: Any) -> optax.GradientTransformation:
+    """The optimizer that `config.optimizer` names, and AdamW for a head beside the method.
 
     `adafactor` is Lester et al. 2021: no parameter scaling, no factoring, decay decoupled from the
     learning rate. `adafactor_t5x` counts steps from 1.1M as T5X does when it resumes a pretrained
     checkpoint: its second moments hardly decay, so every step has RMS `learning_rate`.
     """
+    if CLASSIFIER in tuned:
+        rate = config.head_learning_rate
+        small = dataclasses.replace(config, optimizer="adamw", learning_rate=rate)
+        parts: dict[Any, Any] = {"method": _optimizer(config), CLASSIFIER: _optimizer(small)}
+        kinds = {name: name if name == CLASSIFIER else "method" for name in tuned}
+        return optax.partition(parts, kinds)
+    return _optimizer(config)
+
+
+def _optimizer(config: TrainConfig) -> optax.GradientTransformation:
     rate = learning_rate(config)
     if config.optimizer == "adamw":
         return optax.adamw(rate, weight_decay=config.weight_decay)
@@ -77,7 +89,7 @@ def start(tuned: Any, config: TrainConfig) -> State:
     The tuned tree is copied, because the step donates its state and the caller's stays alive.
     """
     tuned = jax.tree.map(lambda leaf: jnp.array(leaf, jnp.float32, copy=True), tuned)
-    return State(jnp.zeros((), jnp.int32), tuned, optimizer(config).init(tuned))
+    return State(jnp.zeros((), jnp.int32), tuned, optimizer(config, tuned).init(tuned))
 
 
 def train_step(
@@ -87,7 +99,7 @@ def train_step(
     # A model and a method without dropout do not look at it.
     key = jax.random.fold_in(jax.random.key(config.seed), state.step)
     (mean, _), grads = _gradient(loss, config.accumulate, state.tuned, frozen, batch, key)
-    updates, opt_state = optimizer(config).update(grads, state.opt_state, state.tuned)
+    updates, opt_state = optimizer(config, state.tuned).update(grads, state.opt_state, state.tuned)
     tuned = optax.apply_updates(state.tuned, updates)
     metrics = {
         "loss": mean,

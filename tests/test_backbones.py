@@ -49,14 +49,14 @@ def test_attention_is_the_formula():
 
 def test_hugging_face_configs():
     base = {"model_type": "t5", "d_model": 8, "num_layers": 3, "feed_forward_proj": "gated-gelu"}
-    config = from_hugging_face({**base, "tie_word_embeddings": False}, tied=False)
+    config = from_hugging_face({**base, "tie_word_embeddings": False}, tie_embeddings=False)
     assert (config.gated, config.activation, config.scale_logits) == (True, "gelu_new", False)
     assert config.num_decoder_layers == 3 and not config.bias_per_layer
-    old = from_hugging_face({"model_type": "t5", "feed_forward_proj": "relu"}, tied=True)
+    old = from_hugging_face({"model_type": "t5", "feed_forward_proj": "relu"}, tie_embeddings=True)
     assert (old.gated, old.activation, old.scale_logits) == (False, "relu", True)
-    umt5 = from_hugging_face({**base, "model_type": "umt5"}, tied=True)
+    umt5 = from_hugging_face({**base, "model_type": "umt5"}, tie_embeddings=True)
     assert umt5.bias_per_layer and umt5.scale_logits
-    assert not from_hugging_face({**base, "model_type": "mt5"}, tied=True).scale_logits
+    assert not from_hugging_face({**base, "model_type": "mt5"}, tie_embeddings=True).scale_logits
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,10 @@ def test_hugging_face_configs():
         (lambda: T5Config(d_model=0), "T5 d_model must be at least 1, got 0"),
         (lambda: T5Config(activation="geluu"), "unknown T5 activation.*meant 'gelu'"),
         (lambda: T5Config(remat="all"), "unknown remat"),
-        (lambda: from_hugging_face({"model_type": "bart"}, tied=True), "unknown T5 model type"),
+        (
+            lambda: from_hugging_face({"model_type": "bart"}, tie_embeddings=True),
+            "unknown T5 model type",
+        ),
     ],
 )
 def test_bad_configs(make, message):

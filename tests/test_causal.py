@@ -62,20 +62,20 @@ LLAMA = {
 )
 def test_configs_that_are_not_supported(values, message):
     with pytest.raises(InputError, match=message):
-        from_hugging_face(values, tied=True)
+        from_hugging_face(values, tie_embeddings=True)
 
 
 def test_configs_of_older_transformers():
     scaled = {"rope_theta": 5e5, "rope_scaling": {"rope_type": "linear", "factor": 2.0}}
-    config = from_hugging_face(LLAMA | scaled, tied=False)
+    config = from_hugging_face(LLAMA | scaled, tie_embeddings=False)
     assert config.rope.theta == 5e5 and config.rope.factor == 2.0
     qwen = LLAMA | {"model_type": "qwen2", "sliding_window": 4, "use_sliding_window": False}
-    config = from_hugging_face(qwen, tied=False)
+    config = from_hugging_face(qwen, tie_embeddings=False)
     assert config.sliding_window is None and config.qkv_bias and not config.out_bias
 
 
 def test_bare_names_and_buffers_of_old_checkpoints():
-    found = canonical({"wte.weight": 1, "h.0.attn.bias": 2, "h.0.attn.c_attn.bias": 3})
+    found = canonical({"wte.weight": 1, "h.0.attn.bias": 2, "h.0.attn.c_attn.bias": 3}, "gpt2")
     assert found == {"transformer.wte.weight": 1, "transformer.h.0.attn.c_attn.bias": 3}
 
 
@@ -194,15 +194,15 @@ def gpt2_folder(tmp_path_factory, tiny_gpt2):
 
 def test_targets_stand_behind_a_space_and_end(gpt2_folder, embedded):
     tokenizer = load_backbone(gpt2_folder).tokenizer
-    (row,) = encode_targets(tokenizer, ["yes"], 8, continued=True)
+    (row,) = encode_targets(tokenizer, ["yes"], 8, place="behind")
     assert tokenizer.decode(row) == " yes<|endoftext|>" and row[-1] == tokenizer.eos_token_id
     (row,) = encode_targets(tokenizer, ["yes"], 8)
     assert tokenizer.decode(row) == "yes<|endoftext|>"
     (cut,) = encode_targets(tokenizer, ["yes no yes no"], 3)
     assert len(cut) == 3 and cut[-1] == tokenizer.eos_token_id
     # T5's own form is what it was: no space, and the same end.
-    for continued in (False, True):
-        (row,) = encode_targets(embedded.tokenizer, ["positive"], 8, continued=continued)
+    for place in ("apart", "behind"):
+        (row,) = encode_targets(embedded.tokenizer, ["positive"], 8, place=place)
         np.testing.assert_array_equal(row, embedded.tokenizer("positive")["input_ids"])
 
 

@@ -67,6 +67,7 @@ def test_patience_stops_early(config):
     assert json.loads(rows[-1])["step"] == 3
 
 
+@pytest.mark.slow
 def test_a_mixture_gives_every_task_its_part(config, tmp_path, task_file, capsys):
     other = tmp_path / "other.tsv"
     rows = task_file.read_text().splitlines()
@@ -162,6 +163,7 @@ def uninterrupted(config, folder):
     return train(whole, say=lambda line: None).prompt.rows
 
 
+@pytest.mark.slow
 def test_stopped_by_sigterm_and_resumed_is_never_stopped(config, tmp_path):
     stopping = dataclasses.replace(config, train=dataclasses.replace(config.train, dropout=0.1))
 
@@ -273,7 +275,7 @@ def test_bad_input_leaves_no_traceback(capsys, tmp_path):
 @pytest.mark.slow
 def test_the_default_job_lifts_sentiment(tmp_path):
     """The model that ships, the default options, the real data: what README promises."""
-    only_test = DataConfig(test="embedded:sentiment@test")
+    only_test = DataConfig(test="embedded:sentiment/test")
     result = train(Config(out=str(tmp_path / "run"), data=only_test), say=lambda line: None)
     assert result.results[FROZEN]["test"]["accuracy"] < 0.6
     assert result.results[TUNED]["test"]["accuracy"] >= 0.68

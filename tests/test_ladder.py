@@ -1,6 +1,7 @@
 """Imports go downwards only, and the package stays light to import."""
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -83,3 +84,15 @@ def test_every_public_name_is_there_and_no_other():
         assert getattr(prompt_jax, name).__module__.startswith("prompt_jax")
     with pytest.raises(AttributeError, match="no attribute 'prompt'"):
         _ = prompt_jax.prompt
+
+
+@pytest.mark.parametrize(
+    "path", sorted((PACKAGE.parent / "benchmarks").glob("*.py")), ids=lambda p: p.stem
+)
+def test_benchmarks_use_what_is_there(path):
+    """They run for minutes and seldom, so a name that moved would go unseen."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("prompt_jax"):
+            module = importlib.import_module(node.module)
+            for alias in node.names:
+                assert hasattr(module, alias.name), f"{node.module} has no {alias.name}"

@@ -277,6 +277,7 @@ def test_one_word_changes_the_method(tiny_folder, task_file, tmp_path, capsys):
     assert re.search("unknown method 'lorra'.*meant 'lora'", capsys.readouterr().err)
 
 
+@pytest.mark.slow
 def test_compare_trains_each_and_prints_a_table(tiny_folder, task_file, tmp_path, capsys):
     out = tmp_path / "compare"
     arguments = ["compare", "--backbone", str(tiny_folder), "--data.task", f"file:{task_file}"]

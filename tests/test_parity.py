@@ -41,7 +41,7 @@ def test_golden_logits(name, tmp_path):
     from safetensors.numpy import save_file
 
     golden = json.loads(GOLDEN.read_text())[name]
-    config = t5.from_hugging_face(golden["config"], tied=golden["tied"])
+    config = t5.from_hugging_face(golden["config"], tie_embeddings=golden["tied"])
     weights = {name: numbers(name, shape) for name, shape in hugging_face_shapes(config).items()}
     save_file(weights, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(json.dumps(golden["config"]))

@@ -106,6 +106,7 @@ def test_an_output_cut_anywhere_is_continued_to_the_same_bytes(run, tmp_path):
         assert added == 23 - whole[:cut].count(b"\n")
 
 
+@pytest.mark.slow
 def test_kill_9_leaves_an_output_that_can_be_continued(run, tiny_folder, source, tmp_path):
     program = textwrap.dedent(f"""
         import os, signal

@@ -503,6 +503,7 @@ def test_padding_and_the_head_weight_count_as_they_should(prepared, config):
     )
 
 
+@pytest.mark.slow
 def test_a_stage_gives_a_backbone_and_resumes_exactly(config, tmp_path):
     whole = pretrain(dataclasses.replace(config, output=str(tmp_path / "whole")))
     backbone = load_backbone(whole)

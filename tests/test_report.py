@@ -22,7 +22,7 @@ def test_sets_that_are_judged_otherwise_say_so():
 
 def test_curve_and_report(tmp_path):
     rows = [{"step": 0, "validation/accuracy": 0.5}, {"step": 1, "loss": 1.0}]
-    draw_curve(tmp_path / "curve.png", rows, "accuracy", 0.4)
+    draw_curve(tmp_path / "curve.png", rows, "accuracy", ("frozen model", 0.4))
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
     write_report(tmp_path / "report.md", title="t", facts={"a": 1}, rows=[["x"], ["y"]], words="w")
     assert (tmp_path / "report.md").read_text().startswith("# t\n\n| x |\n| --- |\n| y |")

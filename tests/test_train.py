@@ -120,7 +120,7 @@ def test_the_t5x_preset_keeps_the_rms_of_its_updates():
     params = {"prompt": jnp.zeros((4, 8))}
     for name, expected in (("adafactor_t5x", 0.3), ("adafactor", None)):
         config = TrainConfig(optimizer=name, weight_decay=0.0, schedule="constant")
-        transform = optimizer(config)
+        transform = optimizer(config, params)
         state, sizes = transform.init(params), []
         for i in range(20):
             grads = {"prompt": jax.random.normal(jax.random.key(i), (4, 8)) / (i + 1)}

@@ -10,18 +10,23 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from prompt_jax.backbones import causal, t5
+from prompt_jax.backbones import bert, causal, t5
 from prompt_jax.backbones.sockets import Sockets
 from prompt_jax.backbones.stack import unstack
 from prompt_jax.config import InputError
 
-FAMILIES = (t5, causal)
+FAMILIES = (t5, causal, bert)
 BACKBONES = {model_type: family for family in FAMILIES for model_type in family.MODEL_TYPES}
 
 
 def family_of(config: Any) -> Any:
     """The package that a config belongs to."""
     return next(family for family in FAMILIES if isinstance(config, family.Config))
+
+
+def is_encoder(config: Any) -> bool:
+    """Whether a model reads only: it has a head, or fills the masks of a cloze."""
+    return family_of(config) is bert
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,7 +36,7 @@ class Backbone:
     name: str
     """What `load_backbone` was asked for; written into saved prompts."""
     config: Any
-    """Of its family: `T5Config`, `CausalConfig`."""
+    """Of its family: `T5Config`, `CausalConfig`, `BertConfig`."""
     params: Any
     """The frozen tree; always passed as an argument, never closed over."""
     tokenizer: Any = None
@@ -45,14 +50,14 @@ class Backbone:
         return family_of(self.config)
 
     @property
-    def task_type(self) -> str:
-        """What PEFT calls the task that such a model does."""
-        return self.family.TASK_TYPE
+    def task_types(self) -> tuple[str, ...]:
+        """What PEFT calls the tasks that such a model does, the usual one first."""
+        return self.family.TASK_TYPES
 
     @property
-    def continued(self) -> bool:
-        """Whether a target is read right behind its input, by the same stack."""
-        return self.task_type == "CAUSAL_LM"
+    def target_place(self) -> str:
+        """Where a target stands: `apart` from its input, `behind` it, or `within`, for a mask."""
+        return {"SEQ_2_SEQ_LM": "apart", "CAUSAL_LM": "behind"}.get(self.task_types[0], "within")
 
     @property
     def module(self) -> nn.Module:

@@ -65,6 +65,15 @@ class Norm(NamedTuple):
     width: int
 
 
+class Head(NamedTuple):
+    """What a trained head on top of a model is made of."""
+
+    hidden: str | None = None
+    """Activation of a layer [D, D] before the last one; None has no such layer."""
+    bias: bool = True
+    """Whether the last layer [D, C] has one."""
+
+
 class Sockets(NamedTuple):
     """Every place of a backbone, by path."""
 

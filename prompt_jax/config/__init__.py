@@ -20,6 +20,7 @@ from prompt_jax.config.experiment import TrainConfig as TrainConfig
 from prompt_jax.config.layers import AdapterConfig as AdapterConfig
 from prompt_jax.config.layers import BiasConfig as BiasConfig
 from prompt_jax.config.layers import FullConfig as FullConfig
+from prompt_jax.config.layers import HeadConfig as HeadConfig
 from prompt_jax.config.layers import IA3Config as IA3Config
 from prompt_jax.config.layers import LoraConfig as LoraConfig
 from prompt_jax.config.layers import NormConfig as NormConfig

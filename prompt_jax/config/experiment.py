@@ -96,6 +96,8 @@ class TrainConfig:
     is the one that the method is best trained with, and Adafactor without a method."""
     learning_rate: float | None = None
     """Peak learning rate; None is the method's own, and 0.3 without a method."""
+    head_learning_rate: float = 1e-3
+    """Peak rate of AdamW, which trains a head whatever trains the method beside it."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     """What follows the warm-up: constant (Lester et al.), or decay to zero at the last step."""
     warmup_steps: int = 0
@@ -140,6 +142,7 @@ class TrainConfig:
             at_least(f"train.{name}", getattr(self, name), 1)
         at_least("train.warmup_steps", self.warmup_steps, 0)
         at_least("train.learning_rate", self.learning_rate or 0.0, 0.0)
+        at_least("train.head_learning_rate", self.head_learning_rate, 0.0)
         if self.batch_size % self.accumulate:
             raise InputError(
                 f"train.batch_size must be a multiple of train.accumulate, got "

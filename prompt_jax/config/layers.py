@@ -21,8 +21,9 @@ class LoraConfig(MethodConfig):
     """The update is scaled by lora_alpha / r."""
     lora_dropout: float = 0.0
     """Dropout of the update's input while training."""
-    target_modules: tuple[str, ...] = ("q", "v")
-    """Which kernels: names or their last parts, as Hugging Face has them."""
+    target_modules: tuple[str, ...] = ()
+    """Which kernels: names or their last parts, as Hugging Face has them; empty takes those that
+    PEFT takes for the family, such as T5's "q" and "v"."""
     use_rslora: bool = False
     """Scale by lora_alpha / sqrt(r) (Kalajdzievski 2023)."""
     use_dora: bool = False
@@ -33,8 +34,6 @@ class LoraConfig(MethodConfig):
         at_least("r", self.r, 1, "a rank of 0 trains nothing")
         if not 0.0 <= self.lora_dropout < 1.0:
             raise InputError(f"lora_dropout must be in [0, 1), got {self.lora_dropout}")
-        if not self.target_modules:
-            raise InputError('target_modules is empty; name kernels, e.g. ("q", "v")')
 
     @property
     def scaling(self) -> float:
@@ -49,15 +48,11 @@ class IA3Config(MethodConfig):
     kind = "ia3"
     rates = {"adamw": 3e-2}
 
-    target_modules: tuple[str, ...] = ("k", "v", "wo")
-    """Which kernels: names or their last parts, as Hugging Face has them."""
-    feedforward_modules: tuple[str, ...] = ("wo",)
+    target_modules: tuple[str, ...] = ()
+    """Which kernels: names or their last parts, as Hugging Face has them; empty takes those that
+    PEFT takes for the family, such as T5's "k", "v" and "wo", and their feed-forwards."""
+    feedforward_modules: tuple[str, ...] = ()
     """Which of them are scaled at their input."""
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not self.target_modules:
-            raise InputError('target_modules is empty; name kernels, e.g. ("k", "v", "wo")')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +87,13 @@ class PromptAdapterConfig(VirtualTokens):
 
     init_population: int = 5000
     """Virtual tokens start from rows among so many of the vocabulary's first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadConfig(MethodConfig):
+    """A trained head and nothing else: what every method with `num_labels` is compared with."""
+
+    kind = "head"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,9 @@ TASK_TYPES = (
     "QUESTION_ANS",
     "FEATURE_EXTRACTION",
 )
+WITH_HEAD = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")
+"""Those that may have a trained head."""
+POOLINGS = ("cls", "peft")
 METHOD_KINDS: dict[str, type["MethodConfig"]] = {}
 """The name of a method, as files and the command line have it, and its config."""
 
@@ -29,6 +32,12 @@ class MethodConfig:
 
     task_type: str = "SEQ_2_SEQ_LM"
     """What the frozen model is asked to do; PEFT's names, in any case."""
+    num_labels: int | None = None
+    """C, the classes of a head that is trained beside the method; None has no head, and SEQ_CLS is
+    then a cloze, whose label words fill the mask of the template. QUESTION_ANS always has two."""
+    pooling: str = "cls"
+    """What a head of SEQ_CLS reads: `cls`, the text's own first token (its last one in a decoder);
+    `peft`, the first position (the last one) even where that is a virtual token, as PEFT does."""
     tokenizer_name_or_path: str | None = None
     """Accepted for PEFT's sake and written into the saved prompt; the backbone's is always used."""
 
@@ -45,6 +54,17 @@ class MethodConfig:
             )
         object.__setattr__(self, "task_type", self.task_type.upper())
         choose("task_type", self.task_type, TASK_TYPES)
+        choose("pooling", self.pooling, POOLINGS)
+        self._check_head()
+
+    def _check_head(self) -> None:
+        if self.task_type == "QUESTION_ANS":
+            object.__setattr__(self, "num_labels", 2)  # The first and the last token of the answer.
+        if self.num_labels is not None:
+            at_least("num_labels", self.num_labels, 2)
+            choose("task_type with num_labels", self.task_type, WITH_HEAD)
+        elif self.task_type == "TOKEN_CLS":
+            raise InputError("TOKEN_CLS has a trained head: set num_labels to the number of tags")
 
     @property
     def input_tokens(self) -> int:

@@ -57,27 +57,29 @@ def encode(tokenizer: Any, texts: Sequence[str], max_length: int) -> list[np.nda
 
 
 def encode_targets(
-    tokenizer: Any, texts: Sequence[str], max_length: int, *, continued: bool = False
+    tokenizer: Any, texts: Sequence[str], max_length: int, *, place: str = "apart"
 ) -> list[np.ndarray]:
     """Token ids of what a model shall write: an end of sequence behind, nothing before.
 
     Args:
-      continued: the target is read right behind its input, as decoder-only models do, and so
-        begins with a space where the tokens themselves would run into each other.
+      place: where the target stands to its input. `behind` it, in a decoder-only model, it begins
+        with a space where the tokens themselves would run into each other; so it does `within` it,
+        in place of a mask, where it has no end either.
     """
-    return _encode_targets(tokenizer, texts, max_length, continued)[0]
+    return _encode_targets(tokenizer, texts, max_length, place)[0]
 
 
 def _encode_targets(
-    tokenizer: Any, texts: Sequence[str], max_length: int, continued: bool
+    tokenizer: Any, texts: Sequence[str], max_length: int, place: str
 ) -> tuple[list[np.ndarray], int]:
     """The rows of `encode_targets` and how many of them were cut."""
     if not texts:
         return [], 0
     plain = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
     one, other = tokenizer(["a", "b"], **plain)["input_ids"]
-    space = " " if continued and tokenizer.decode(one + other) == "ab" else ""
-    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    space = " " if place != "apart" and tokenizer.decode(one + other) == "ab" else ""
+    endless = place == "within" or tokenizer.eos_token_id is None
+    end = [] if endless else [tokenizer.eos_token_id]
     ids = tokenizer([space + text for text in texts], **plain)["input_ids"]
     rows = [np.asarray(row[: max_length - len(end)] + end, np.int32) for row in ids]
     return rows, sum(len(row) + len(end) > max_length for row in ids)
@@ -104,12 +106,12 @@ def _cut(row: np.ndarray, max_length: int, special: set[int]) -> np.ndarray:
 
 
 def encode_examples(
-    examples: Sequence[Example], tokenizer: Any, config: DataConfig, *, continued: bool = False
+    examples: Sequence[Example], tokenizer: Any, config: DataConfig, *, place: str = "apart"
 ) -> Encoded:
     """Every example tokenized once, with the count of those that were cut.
 
     Args:
-      continued: as for `encode_targets`.
+      place: as for `encode_targets`.
 
     Raises:
       InputError: there are no examples.
@@ -118,7 +120,7 @@ def encode_examples(
         raise InputError("there are no examples; give a task or a split with at least one row")
     sources, targets = zip(*examples, strict=True)
     sources, long_sources = _encode(tokenizer, sources, config.max_source_length)
-    targets, long_targets = _encode_targets(tokenizer, targets, config.max_target_length, continued)
+    targets, long_targets = _encode_targets(tokenizer, targets, config.max_target_length, place)
     # Without a padding token any id will do, for the mask hides it.
     pad_id = tokenizer.pad_token_id or 0
     return Encoded(sources, targets, Truncated(long_sources, long_targets), pad_id)
@@ -186,7 +188,7 @@ class Batches:
       batch_size: rows of one step, over all processes.
       seed: of the order.
       task_ids: which task every example belongs to; None is one task.
-      continued: as for `encode_targets`.
+      place: as for `encode_targets`.
       prompt_length: virtual tokens P before the text; lengths T are such that 8 divides P + T.
       process_index: this process takes rows `process_index::process_count` of each batch.
       process_count: into how many parts a batch is divided; all have the same lengths.
@@ -204,7 +206,7 @@ class Batches:
         seed: int,
         *,
         task_ids: Sequence[int] | np.ndarray | None = None,
-        continued: bool = False,
+        place: str = "apart",
         prompt_length: int = 0,
         process_index: int = 0,
         process_count: int = 1,
@@ -212,7 +214,7 @@ class Batches:
         at_least("train.batch_size", batch_size, 1)
         at_least("train.seed", seed, 0)
         _check_processes(batch_size, process_count)
-        self._encoded = encode_examples(examples, tokenizer, config, continued=continued)
+        self._encoded = encode_examples(examples, tokenizer, config, place=place)
         self._lengths = np.array([len(row) for row in self._encoded.sources])
         self._batch_size, self._seed = batch_size, seed
         self._task_ids = None if task_ids is None else np.asarray(task_ids, np.int32)

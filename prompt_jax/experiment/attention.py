@@ -86,7 +86,7 @@ def attend(
         config.data,
         train.batch_size,
         train.seed,
-        continued=backbone.continued,
+        place=backbone.target_place,
         prompt_length=prompts[0].method.input_tokens,
     )
     steps = prefetch(batches, 0, train.steps)

@@ -19,6 +19,11 @@ Results = dict[str, dict[str, dict[str, float]]]
 """Way to answer -> test set -> metrics."""
 
 
+def rival(results: Results) -> str:
+    """What a prompt has to beat: the frozen model, or the majority where it cannot answer."""
+    return FROZEN if FROZEN in results else "majority"
+
+
 def compare(config: Config, data: Data, backbone: Backbone, ways: dict[str, Any]) -> Results:
     """Metrics of each way to answer on validation and every test set, beside the baselines.
 
@@ -63,8 +68,8 @@ def evaluate_prompt(config: Config, prompt: Prompt, backbone: Backbone) -> Resul
             "that of one task, which training saved in tasks/ beside it"
         )
     config = dataclasses.replace(config, method=prompt.method)
-    ways = {FROZEN: None, TUNED: injection}
-    return compare(config, _scored(config), backbone, ways)
+    plain = {} if injection.head else {FROZEN: None}
+    return compare(config, _scored(config), backbone, {**plain, TUNED: injection})
 
 
 def evaluate_ensemble(

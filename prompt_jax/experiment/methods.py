@@ -14,13 +14,12 @@ from prompt_jax import report
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import Config, InputError, MethodConfig, TrainConfig
 from prompt_jax.data import Batches
-from prompt_jax.experiment.compare import FROZEN, TUNED
+from prompt_jax.experiment.compare import TUNED, rival
 from prompt_jax.experiment.data import Data, check_one, load_data
-from prompt_jax.experiment.run import load, train
+from prompt_jax.experiment.run import load, loss_of, train
 from prompt_jax.experiment.watch import Say
 from prompt_jax.generate import answer
-from prompt_jax.losses import loss_fn
-from prompt_jax.methods import METHODS
+from prompt_jax.methods import METHODS, Injection
 from prompt_jax.prompts import Prompt, fresh
 from prompt_jax.runs import Metrics, write_text
 from prompt_jax.train import compile_step, start
@@ -71,7 +70,7 @@ def compare_methods(
         raise InputError(
             f"compare wants different methods, got {', '.join(kinds) or 'none'}; name each once"
         )
-    rows, plain, metric = [], {}, ""
+    rows, plain, metric, way = [], {}, "", ""
     for method in methods:
         out = str(Path(config.out) / method.kind)
         own = dataclasses.replace(config, method=method, out=out, train=_budget(config, method))
@@ -80,9 +79,10 @@ def compare_methods(
         if result.prompt is None:
             raise InputError(f"{own.out} was stopped; run compare again with --overwrite")
         metric = next(iter(result.results[TUNED]["validation"]))
-        plain = _scores(result.results[FROZEN], metric)
+        way = rival(result.results)
+        plain = _scores(result.results[way], metric)
         rows.append(_measured(own, result.prompt, _scores(result.results[TUNED], metric)))
-    _write(Path(config.out), rows, plain, metric, say)
+    _write(Path(config.out), rows, (way, plain), metric, say)
     return rows
 
 
@@ -115,14 +115,14 @@ def _measured(config: Config, prompt: Prompt, scores: dict[str, float]) -> Row:
         share=trained / frozen,
         bytes=4 * prompt.size,
         examples_per_second=statistics.median(rates),
-        step_bytes=_step_bytes(config, data, backbone),
+        step_bytes=_step_bytes(config, data, backbone, prompt),
         latency=_latency(config, data, backbone, prompt),
         composes=prompt.method.kind == "prompt_tuning",
         merges=hasattr(METHODS[type(config.method)], "merge"),
     )
 
 
-def _step_bytes(config: Config, data: Data, backbone: Backbone) -> int:
+def _step_bytes(config: Config, data: Data, backbone: Backbone, prompt: Prompt) -> int:
     """What the compiler says of a step: its temporary memory, and the state."""
     size, seed = config.train.batch_size, config.train.seed
     batches = Batches(
@@ -131,10 +131,13 @@ def _step_bytes(config: Config, data: Data, backbone: Backbone) -> int:
         config.data,
         size,
         seed,
+        place=backbone.target_place,
         prompt_length=config.method.input_tokens,
     )
-    state = start(fresh(config.method, backbone, seed), config.train)
-    step = compile_step(loss_fn(config.method, backbone), config.train)
+    method = prompt.trained_as or prompt.method
+    tuned = fresh(method, backbone, seed)
+    loss = loss_of(config, method, backbone, data.task, tuned)
+    state, step = start(tuned, config.train), compile_step(loss, config.train)
     found = step.lower(state, backbone.unstacked(), batches[0]).compile().memory_analysis()
     held = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     return held + (found.temp_size_in_bytes if found else 0)
@@ -153,19 +156,20 @@ def _latency(config: Config, data: Data, backbone: Backbone, prompt: Prompt) -> 
         return time.perf_counter() - begin
 
     injection = prompt.injection()
-    for way in (None, injection):
+    plain = Injection(head=injection.head, pool_prompt=injection.pool_prompt)
+    for way in (plain, injection):
         seconds(way)
-    return statistics.median(seconds(injection) / seconds(None) for _ in range(TIMED))
+    return statistics.median(seconds(injection) / seconds(plain) for _ in range(TIMED))
 
 
-def table(rows: Sequence[Row], plain: dict[str, float]) -> list[list[str]]:
-    """The comparison as cells, the plain frozen model in its first row."""
+def table(rows: Sequence[Row], way: str, plain: dict[str, float]) -> list[list[str]]:
+    """The comparison as cells, the way to answer that all have to beat in its first row."""
     sets = list(plain)
     head = ["method", *sets, "trained numbers", "share", "on disk", "train ex/s", "step memory"]
     head += ["latency", "composes", "merges"]
     cells = [
         head,
-        [FROZEN, *(f"{plain[s]:.3f}" for s in sets), *[""] * (len(head) - 1 - len(sets))],
+        [way, *(f"{plain[s]:.3f}" for s in sets), *[""] * (len(head) - 1 - len(sets))],
     ]
     for row in rows:
         cells.append(
@@ -186,14 +190,15 @@ def table(rows: Sequence[Row], plain: dict[str, float]) -> list[list[str]]:
 
 
 def _write(
-    folder: Path, rows: Sequence[Row], plain: dict[str, float], metric: str, say: Say
+    folder: Path, rows: Sequence[Row], rival: tuple[str, dict[str, float]], metric: str, say: Say
 ) -> None:
-    cells = table(rows, plain)
+    way, plain = rival
+    cells = table(rows, way, plain)
     write_text(folder / "compare.md", report.markdown(cells) + "\n")
-    found = {FROZEN: plain, "methods": [row._asdict() for row in rows]}
+    found = {way: plain, "methods": [row._asdict() for row in rows]}
     write_text(folder / "compare.json", json.dumps(found, indent=2) + "\n")
     first = next(iter(plain))
     points = [(row.method, row.trained, row.scores[first]) for row in rows]
-    report.draw_methods(folder / "compare.png", points, f"{metric} ({first})", plain[first])
+    report.draw_methods(folder / "compare.png", points, f"{metric} ({first})", (way, plain[first]))
     say("\n" + report.markdown(cells))
     say(f"\nwritten: {folder / 'compare.md'}, compare.json and compare.png")

@@ -25,7 +25,7 @@ from prompt_jax.config import (
 )
 from prompt_jax.data import Batches, encode_targets, pad, prefetch
 from prompt_jax.evaluate import evaluate
-from prompt_jax.experiment.compare import FROZEN, TUNED, Results, compare
+from prompt_jax.experiment.compare import FROZEN, TUNED, Results, compare, rival
 from prompt_jax.experiment.data import Data, load_mixture
 from prompt_jax.experiment.watch import Best, Say, Watch, on_sigterm
 from prompt_jax.losses import Candidates, Loss, Pull, loss_fn
@@ -76,7 +76,7 @@ def train(
         config.data,
         config.train.batch_size,
         config.train.seed,
-        continued=backbone.continued,
+        place=backbone.target_place,
         task_ids=np.repeat(np.arange(len(tasks)), [len(data.train) for data in tasks]),
         prompt_length=method.input_tokens,
         process_index=jax.process_index(),
@@ -114,13 +114,39 @@ def _tokenizer(backbone: Backbone) -> Any:
 
 
 def _for_task(method: MethodConfig, backbone: Backbone, task: Task) -> Any:
-    """The method with the kind of task that the backbone does, and its label words."""
+    """The method with the kind of task that the backbone does, and the label words.
+
+    A text is classified by a head, unless its template has a mask for the label word to fill.
+    """
     if method.task_type in ("SEQ_2_SEQ_LM", "CAUSAL_LM"):
-        method = dataclasses.replace(method, task_type=backbone.task_type)
+        method = dataclasses.replace(method, task_type=backbone.task_types[0])
     check_task(method, backbone)
+    if method.task_type == "SEQ_CLS":
+        method = _with_head(method, backbone, task)
+    elif method.task_type not in ("SEQ_2_SEQ_LM", "CAUSAL_LM"):
+        raise InputError(
+            f"train writes answers and classifies texts, got task_type {method.task_type}; train "
+            "other heads with prompt_jax.PromptTuningModel"
+        )
     if getattr(method, "init", None) == "class_labels" and not getattr(method, "init_labels", ()):
         return dataclasses.replace(method, **{"init_labels": task.labels})
     return method
+
+
+def _with_head(method: MethodConfig, backbone: Backbone, task: Task) -> MethodConfig:
+    blank = getattr(_tokenizer(backbone), "mask_token", None)
+    if not task.labels:
+        raise InputError(
+            f"SEQ_CLS chooses among label words and task {task.name!r} has none; set task.labels"
+        )
+    if method.num_labels is None and blank and blank in task.source:
+        return method
+    if method.num_labels not in (None, len(task.labels)):
+        raise InputError(
+            f"num_labels is {method.num_labels} and task {task.name!r} has {len(task.labels)} "
+            "label words; leave num_labels out"
+        )
+    return dataclasses.replace(method, num_labels=len(task.labels))
 
 
 def _introduce(
@@ -196,7 +222,7 @@ def _fit(
     with on_sigterm(watch.stop):
         try:
             state = fit(
-                _loss(config, method, backbone, tasks[0].task, tuned),
+                loss_of(config, method, backbone, tasks[0].task, tuned),
                 state,
                 backbone.unstacked(),
                 prefetch(batches, first, max(first, options.steps)),
@@ -226,12 +252,27 @@ def _joined(scores: dict[str, dict[str, float]]) -> dict[str, float]:
     return {"mean": sum(deciding.values()) / len(deciding), **deciding}
 
 
-def _loss(config: Config, method: MethodConfig, backbone: Backbone, task: Task, tuned: Any) -> Loss:
+def _check_apart(task: Task, rows: Sequence[np.ndarray]) -> None:
+    seen: dict[bytes, str] = {}
+    for label, row in zip(task.labels, rows, strict=True):
+        other = seen.setdefault(row.tobytes(), label)
+        if other != label:
+            raise InputError(
+                f"the label words {other!r} and {label!r} are the same tokens to this backbone; "
+                "choose other words with task.target and task.labels"
+            )
+
+
+def loss_of(
+    config: Config, method: MethodConfig, backbone: Backbone, task: Task, tuned: Any
+) -> Loss:
+    """The loss that an experiment trains `tuned` with."""
     options = config.train
     candidates = None
-    if options.objective != "tokens" and task.labels:
+    if task.labels and (method.num_labels or options.objective != "tokens"):
         words = (backbone.tokenizer, task.labels, config.data.max_target_length)
-        rows = encode_targets(*words, continued=backbone.continued)
+        rows = encode_targets(*words, place=backbone.target_place)
+        _check_apart(task, rows)
         candidates = Candidates(*pad(rows, max(map(len, rows)), backbone.config.pad_token_id))
     shape = dataclasses.replace(backbone.config, dropout=options.dropout)
     module = dataclasses.replace(backbone, config=shape).module
@@ -262,13 +303,15 @@ def _conclude(
     results: Results = {}
     untuned = {}
     for i, data in enumerate(tasks):
-        found = compare(config, data, backbone, {FROZEN: None, TUNED: for_tasks(whole, i)})
+        # A model without a head of its own has no answers before one is trained.
+        plain = {} if whole.head else {FROZEN: None}
+        found = compare(config, data, backbone, {**plain, TUNED: for_tasks(whole, i)})
         if isinstance(method, MultitaskPromptConfig) and len(tasks) > 1:
             own = of_task(method, best.tuned, i)
             data_config = dataclasses.replace(config.data, task=data.task.name, mixture=())
             part = _prompt(config, data, backbone, *own, found[TUNED], data_config)
             save_prompt(folder / "tasks" / part.name, part, overwrite=True)
-        untuned[data.task.name] = found[FROZEN]["validation"]
+        untuned[data.task.name] = found[rival(found)]["validation"]
         prefix = f"{_short(data.task)} " if len(tasks) > 1 else ""
         for way, sets in found.items():
             results.setdefault(way, {}).update({prefix + name: m for name, m in sets.items()})
@@ -277,8 +320,8 @@ def _conclude(
     words = inspect(prompt, backbone)
     rows = report.table(results)
     curve = list(Metrics(folder, step=config.train.steps).rows)
-    metric, frozen = next(iter(_joined(untuned).items()))
-    report.draw_curve(folder / "curve.png", curve, metric, frozen)
+    metric, level = next(iter(_joined(untuned).items()))
+    report.draw_curve(folder / "curve.png", curve, metric, (rival(results), level))
     facts = {
         "backbone": f"{backbone.name}, fingerprint {backbone.fingerprint[:16]}",
         "prompt": f"{method.kind}, {prompt.size:,} numbers, digest {prompt.digest[:16]}",

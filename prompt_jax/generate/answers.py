@@ -10,7 +10,7 @@ from prompt_jax.backbones import Backbone
 from prompt_jax.config import DataConfig, EvalConfig, InputError
 from prompt_jax.data import encode, encode_targets, pad
 from prompt_jax.generate.decoding import generate
-from prompt_jax.generate.scoring import score
+from prompt_jax.generate.scoring import classify, score
 from prompt_jax.methods import Injection
 from prompt_jax.tasks import Task
 
@@ -48,7 +48,8 @@ def answer(
       progress: called after every batch with the answered and all inputs.
 
     Raises:
-      InputError: the backbone has no tokenizer.
+      InputError: the backbone has no tokenizer, or the head has another number of classes than
+        the task.
     """
     tokenizer = backbone.tokenizer
     if tokenizer is None:
@@ -58,9 +59,15 @@ def answer(
         )
     shared: dict[str, Any] = {"placement": placement, "frozen": frozen}
     words = (tokenizer, task.labels, data.max_target_length)
-    labels = _padded(encode_targets(*words, continued=backbone.continued), backbone)
+    labels = _padded(encode_targets(*words, place=backbone.target_place), backbone)
+
+    headed = injection is not None and injection.head is not None
+    if headed:
+        _check_classes(injection, task)
 
     def run(tokens: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        if headed:
+            return np.asarray(classify(backbone, injection, tokens, mask, **shared))
         if task.labels:
             shared["length_normalize"] = eval.length_normalize
             return np.asarray(score(backbone, injection, tokens, mask, *labels, **shared))
@@ -82,6 +89,15 @@ def answer(
         return Answers([task.labels[best] for best in found.argmax(1)], found)
     texts = tokenizer.batch_decode(found, skip_special_tokens=True)
     return Answers([text.strip() for text in texts], None)
+
+
+def _check_classes(injection: Injection, task: Task) -> None:
+    classes = injection.head["out"]["kernel"].shape[-1]
+    if classes != len(task.labels):
+        raise InputError(
+            f"the head has {classes} classes and task {task.name!r} has {len(task.labels)} label "
+            "words; use the task that it was trained on, or set task.labels"
+        )
 
 
 def padded_length(longest: int, virtual: int = 0) -> int:

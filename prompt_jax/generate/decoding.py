@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from prompt_jax.backbones import Backbone
+from prompt_jax.backbones import Backbone, is_encoder
 from prompt_jax.config import InputError, at_least
 from prompt_jax.generate.beam import Lengths, search_beams
 from prompt_jax.generate.prefill import decoding_module
@@ -51,9 +51,14 @@ def generate(
         0. Pass the numbers of the rows in a dataset and batching changes no draw.
 
     Raises:
-      InputError: an argument outside its range, sampling together with beams, or more tokens than
-        the backbone has positions.
+      InputError: a backbone that writes nothing, an argument outside its range, sampling together
+        with beams, or more tokens than the backbone has positions.
     """
+    if is_encoder(backbone.config):
+        raise InputError(
+            f"backbone {backbone.name!r} only reads and writes no answers; classify with it "
+            "(SEQ_CLS), or use a T5 or a decoder"
+        )
     _check(max_new_tokens, num_beams, temperature, top_k, top_p, early_stopping)
     arguments = (
         decoding_module(backbone),

@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from prompt_jax.backbones import Backbone
+from prompt_jax.backbones import Backbone, is_encoder
 from prompt_jax.backbones.stack import LayerCache
+from prompt_jax.generate.encoding import cloze_logits
 from prompt_jax.methods import Injection, read_in, variables
 
 
@@ -16,7 +17,8 @@ class Prefilled(NamedTuple):
 
     logits: Float[Array, "B V"]
     """Of the first target token."""
-    cache: LayerCache
+    cache: LayerCache | None
+    """None of an encoder, which fills a mask and goes on with nothing."""
     mask: Bool[Array, "B S"]
     """Of the input, virtual tokens included."""
 
@@ -46,6 +48,10 @@ def prefill(
     Args:
       length: target tokens that the cache has room for.
     """
+    if is_encoder(module.config):
+        inputs = (module, frozen, injection, tokens, mask)
+        logits = cloze_logits(*inputs, 1, placement=placement, rngs=rngs)
+        return Prefilled(logits[:, 0], None, mask)
     given, embeddings, mask = read_in(module, frozen, injection, tokens, mask, placement)
     logits, cache = module.apply(given, embeddings, mask, length, method="prefill", rngs=rngs)
     return Prefilled(logits, cache, mask)

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from prompt_jax.backbones import Backbone
+from prompt_jax.backbones import Backbone, is_encoder
 from prompt_jax.config import InputError
+from prompt_jax.generate.encoding import class_logits
 from prompt_jax.generate.prefill import decoding_module, prefill
 from prompt_jax.methods import Injection, variables
 
@@ -51,6 +52,8 @@ def score(
             f"{candidate_mask.sum(-1).tolist()} tokens; end every candidate with EOS"
         )
     mask = np.asarray(mask, bool)
+    if is_encoder(backbone.config):
+        _check_cloze(backbone, np.asarray(tokens), mask, candidate_mask)
     virtual = 0 if injection is None else injection.positions
     backbone.check_context(virtual, int(mask.sum(1).max(initial=0)), candidates.shape[1])
     return score_candidates(
@@ -64,6 +67,55 @@ def score(
         candidate_mask.sum(1) if length_normalize else np.ones(len(candidates), int),
         placement=placement,
     )
+
+
+def _check_cloze(
+    backbone: Backbone, tokens: np.ndarray, mask: np.ndarray, candidate_mask: np.ndarray
+) -> None:
+    longest = int(candidate_mask.sum(1).max())
+    masks = ((tokens == backbone.config.mask_token_id) & mask).sum(1)
+    named = f"backbone {backbone.name!r}"
+    if not backbone.config.word_head:
+        raise InputError(
+            f"{named} has no head that fills masks; use weights that have one, or train a head: "
+            "set num_labels"
+        )
+    if longest > 1:
+        raise InputError(
+            f"a label word of {longest} tokens cannot stand in place of one mask; choose label "
+            f"words that are one token of {named}, or train a head: set num_labels"
+        )
+    if (masks != 1).any():
+        row = int(np.flatnonzero(masks != 1)[0])
+        raise InputError(
+            f"input {row} has {masks[row]} masks and {named} fills one; write the tokenizer's mask "
+            "once into task.source, near its front, where no cut of a long text reaches it"
+        )
+
+
+_class_logits = jax.jit(class_logits, static_argnames=("module", "placement"))
+
+
+def classify(
+    backbone: Backbone,
+    injection: Injection,
+    tokens: Int[Array | np.ndarray, "B T"],
+    mask: Bool[Array | np.ndarray, "B T"],
+    *,
+    placement: str = "prefix",
+    frozen: Any = None,
+) -> Float[Array, "B C"]:
+    """Log-probabilities of every class, by the head of `injection`.
+
+    Raises:
+      InputError: more tokens than the backbone has positions.
+    """
+    mask = np.asarray(mask, bool)
+    backbone.check_context(injection.positions, int(mask.sum(1).max(initial=0)), 0)
+    arguments = (injection, np.asarray(tokens, np.int32), mask)
+    params = backbone.params if frozen is None else frozen
+    logits = _class_logits(decoding_module(backbone), params, *arguments, placement=placement)
+    return jax.nn.log_softmax(logits, axis=-1)
 
 
 @functools.partial(jax.jit, static_argnames=("module", "placement"))

@@ -4,6 +4,7 @@ Where the trained form is more than what is served, a third one, `simplify`, giv
 as a simpler method.
 """
 
+import zlib
 from typing import Any
 
 import jax
@@ -20,6 +21,7 @@ from prompt_jax.methods import (
     decomposed_prompt,
     deep_prompt,
     full,
+    head,
     ia3,
     lora,
     multitask_prompt,
@@ -31,10 +33,13 @@ from prompt_jax.methods import (
     residual_prompt,
     union,
 )
+from prompt_jax.methods.head import CLASSIFIER as CLASSIFIER
+from prompt_jax.methods.head import apply_head as apply_head
 from prompt_jax.methods.injection import Injection as Injection
 from prompt_jax.methods.injection import for_tasks as for_tasks
 from prompt_jax.methods.injection import prepend as prepend
 from prompt_jax.methods.injection import read_in as read_in
+from prompt_jax.methods.injection import text_mask as text_mask
 from prompt_jax.methods.injection import text_states as text_states
 from prompt_jax.methods.injection import variables as variables
 from prompt_jax.methods.union import mam as mam
@@ -53,6 +58,7 @@ METHODS: dict[type[MethodConfig], Any] = {
     configs.IA3Config: ia3,
     configs.AdapterConfig: adapter,
     configs.PromptAdapterConfig: prompt_adapter,
+    configs.HeadConfig: head,
     configs.BiasConfig: bias,
     configs.NormConfig: norm,
     configs.FullConfig: full,
@@ -74,7 +80,17 @@ def init(
     Raises:
       InputError: the method cannot start from what the config names on this backbone.
     """
-    return METHODS[type(config)].init(config, backbone, key, start)
+    tuned = METHODS[type(config)].init(resolve(config, backbone), backbone, key, start)
+    if config.num_labels is None:
+        return tuned
+    own = jax.random.fold_in(key, zlib.crc32(CLASSIFIER.encode()))
+    return {**tuned, CLASSIFIER: head.init_head(config, backbone, own)}
+
+
+def resolve(config: MethodConfig, backbone: Backbone) -> MethodConfig:
+    """The config with what its empty fields mean on a backbone: names of kernels."""
+    change = getattr(METHODS[type(config)], "resolve", None)
+    return config if change is None else change(config, backbone)
 
 
 def materialize(config: MethodConfig, tuned: Any, key: Any = None) -> Injection:
@@ -83,7 +99,21 @@ def materialize(config: MethodConfig, tuned: Any, key: Any = None) -> Injection:
     Args:
       key: for the method's own dropout; None while nothing is trained.
     """
-    return METHODS[type(config)].materialize(config, jax.tree.map(jnp.asarray, tuned), key)
+    own, beside = _apart(config, tuned)
+    injection = METHODS[type(config)].materialize(config, own, key)
+    if not beside:
+        return injection
+    pool = jnp.asarray(config.pooling == "peft")
+    return injection._replace(head=beside[CLASSIFIER], pool_prompt=pool)
+
+
+def _apart(config: MethodConfig, tuned: Any) -> tuple[Any, dict[str, Any]]:
+    """The method's own tree, and the head beside it if there is one."""
+    tuned = jax.tree.map(jnp.asarray, tuned)
+    if config.num_labels is None:
+        return tuned, {}
+    own = {name: tree for name, tree in tuned.items() if name != CLASSIFIER}
+    return own, {CLASSIFIER: tuned[CLASSIFIER]}
 
 
 def simplify(config: MethodConfig, tuned: Any) -> tuple[MethodConfig, Any]:
@@ -92,4 +122,8 @@ def simplify(config: MethodConfig, tuned: Any) -> tuple[MethodConfig, Any]:
     A prompt that an LSTM wrote is a plain prompt once the LSTM has written it.
     """
     change = getattr(METHODS[type(config)], "simplify", None)
-    return (config, tuned) if change is None else change(config, jax.tree.map(jnp.asarray, tuned))
+    if change is None:
+        return config, tuned
+    own, beside = _apart(config, tuned)
+    simple, tree = change(config, own)
+    return simple, {**tree, **beside} if beside else tree

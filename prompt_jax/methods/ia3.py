@@ -1,5 +1,6 @@
 """IA3: trained factors on keys, values and the feed-forward's inner states (Liu et al. 2022)."""
 
+import dataclasses
 from typing import Any
 
 import flax.traverse_util
@@ -10,7 +11,26 @@ from jaxtyping import PRNGKeyArray
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import IA3Config, InputError
 from prompt_jax.methods.injection import Injection
-from prompt_jax.methods.targets import targets
+from prompt_jax.methods.targets import first_of, targets
+
+TARGETS = (
+    ("k", "v", "wo"),
+    ("c_attn", "mlp.c_proj"),
+    ("k_proj", "v_proj", "down_proj"),
+    ("key", "value", "output.dense"),
+    ("k_lin", "v_lin", "ffn.lin2"),
+)
+"""Where none are named: of T5, GPT-2, Llama, BERT and DistilBERT. The last is scaled at its input:
+of BERT, whose attentions end in the same name, these as well."""
+
+
+def resolve(config: IA3Config, backbone: Backbone) -> IA3Config:
+    """The config with names of kernels."""
+    if config.target_modules:
+        return config
+    names = first_of(backbone, TARGETS)
+    feedforward = config.feedforward_modules or names[-1:]
+    return dataclasses.replace(config, target_modules=names, feedforward_modules=feedforward)
 
 
 def init(

@@ -26,6 +26,10 @@ class Injection(NamedTuple):
     """The tree of `prompt_jax.backbones.sockets`."""
     params: Any = None
     """A whole tree in place of the frozen one."""
+    head: dict[str, Any] | None = None
+    """The leaves of a trained head on top; None where the model answers in its own words."""
+    pool_prompt: Bool[Array, ""] | None = None
+    """Whether a head may read a virtual token, as in PEFT, and not the text's own only."""
 
     @property
     def input_tokens(self) -> int:
@@ -130,6 +134,19 @@ def text_states(
     before = jnp.minimum(mask.sum(1), 1) if placement == "after_bos" else mask.sum(1)
     places = jnp.where(text < before[:, None], text, text + virtual)
     return jnp.take_along_axis(states, places[:, :, None], axis=1)
+
+
+def text_mask(
+    injection: Injection | None,
+    embeddings: Float[Array, "B T D"],
+    mask: Bool[Array, "B T"],
+    placement: str = "prefix",
+) -> Bool[Array, "B S"]:
+    """Where the real tokens of the text stand once `prepend` has joined it with a prompt."""
+    if injection is None or not injection.input_tokens:
+        return mask
+    hidden = injection._replace(prompt_mask=jnp.zeros(injection.input_tokens, bool))
+    return prepend(hidden, embeddings, mask, placement)[1]
 
 
 def read_in(

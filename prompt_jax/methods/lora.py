@@ -1,5 +1,6 @@
 """LoRA: low-rank updates of frozen kernels (Hu et al. 2021); rsLoRA and DoRA by field."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -12,7 +13,16 @@ from jaxtyping import PRNGKeyArray
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import FullConfig, LoraConfig
 from prompt_jax.methods.injection import Injection
-from prompt_jax.methods.targets import targets
+from prompt_jax.methods.targets import first_of, targets
+
+TARGETS = (("q", "v"), ("c_attn",), ("q_proj", "v_proj"), ("query", "value"), ("q_lin", "v_lin"))
+"""Where none are named: of T5, GPT-2, Llama, BERT and DistilBERT."""
+
+
+def resolve(config: LoraConfig, backbone: Backbone) -> LoraConfig:
+    """The config with names of kernels."""
+    names = config.target_modules or first_of(backbone, TARGETS)
+    return dataclasses.replace(config, target_modules=names)
 
 
 def init(

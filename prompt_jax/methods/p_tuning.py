@@ -114,5 +114,7 @@ def plain_prompt(config: Any, rows: Float[Array, "P D"]) -> tuple[PromptTuningCo
         num_virtual_tokens=len(rows),
         init="random",
         placement=config.placement,
+        num_labels=config.num_labels,
+        pooling=config.pooling,
     )
     return plain, {"prompt": rows}

@@ -34,6 +34,16 @@ def targets(backbone: Backbone, modules: Sequence[str]) -> dict[str, Projection]
     return dict(sorted(found.items()))
 
 
+def first_of(backbone: Backbone, choices: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """The first choice of names of which every one is a kernel's: PEFT's for the family."""
+    modules = [name for place in backbone.sockets.projections.values() for name in place.modules]
+    return next(
+        tuple(choice)
+        for choice in choices
+        if all(any(_is(name, wanted) for name in modules) for wanted in choice)
+    )
+
+
 def _is(name: str, module: str) -> bool:
     return name == module or name.endswith(f".{module}")
 

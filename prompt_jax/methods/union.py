@@ -1,5 +1,6 @@
 """Several methods in one tuned tree, such as MAM's prefix and parallel adapter."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -42,6 +43,14 @@ def init(
     }
     jax.eval_shape(lambda tree: materialize(config, tree), tuned)  # Finds what clashes.
     return tuned
+
+
+def resolve(config: UnionConfig, backbone: Backbone) -> UnionConfig:
+    """The config with names of kernels in every method."""
+    from prompt_jax import methods
+
+    named = tuple(methods.resolve(method, backbone) for method in config.methods)
+    return dataclasses.replace(config, methods=named)
 
 
 def _named(config: UnionConfig) -> dict[str, Any]:

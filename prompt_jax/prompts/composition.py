@@ -148,7 +148,15 @@ def plain_method(prompt: Prompt, length: int) -> PromptTuningConfig:
     """The config of rows that were computed from a prompt's.
 
     Where the parents' training began is not where these rows began, so no `init` is kept.
+
+    Raises:
+      InputError: the prompt has a head.
     """
+    if prompt.method.num_labels is not None:
+        raise InputError(
+            f"{prompt.name or prompt.digest[:12]} has a trained head, which a prompt computed from "
+            "its rows would lose; use prompts that answer in words"
+        )
     kept = ("task_type", "tokenizer_name_or_path", "placement")
     return PromptTuningConfig(
         num_virtual_tokens=length,

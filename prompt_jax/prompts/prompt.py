@@ -14,7 +14,7 @@ import numpy as np
 
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import InputError, MethodConfig, PromptTuningConfig
-from prompt_jax.methods import Injection, init, materialize, simplify
+from prompt_jax.methods import CLASSIFIER, Injection, init, materialize, resolve, simplify
 from prompt_jax.prompts.peft_shapes import fitted
 from prompt_jax.tasks import Task
 
@@ -76,8 +76,9 @@ class Prompt:
         object.__setattr__(self, "tuned", jax.tree.map(_frozen, self.tuned))
         _check_leaves(self.arrays)
         if isinstance(self.method, PromptTuningConfig):
-            for rows in self.arrays.values():
-                _check_rows(rows, self.method.num_virtual_tokens)
+            for path, rows in self.arrays.items():
+                if not path.startswith(CLASSIFIER):
+                    _check_rows(rows, self.method.num_virtual_tokens)
         if self.training is not None:
             object.__setattr__(self, "training", jax.tree.map(_frozen, self.training))
         # As they will be read from a file: no NumPy scalars, no tuples.
@@ -194,23 +195,24 @@ def prompt_for(tuned: Any, method: MethodConfig, backbone: Backbone, **about: An
     Raises:
       InputError: it is no prompt, see `Prompt`, or of a task that the backbone does not do.
     """
-    if method.task_type in ("SEQ_2_SEQ_LM", "CAUSAL_LM"):
-        check_task(method, backbone)
+    check_task(method, backbone)
+    method = resolve(method, backbone)
     served, tree = simplify(method, tuned)
     form = {} if served == method else {"training": tuned, "trained_as": method}
     return Prompt(tuned=tree, method=served, **{**_identity(backbone), **form, **about})
 
 
 def check_task(method: MethodConfig, backbone: Backbone) -> None:
-    """Checks that a prompt is of the task that the backbone does, which PEFT reads from its file.
+    """Checks that a prompt is of a task that the backbone does, which PEFT reads from its file.
 
     Raises:
       InputError: it is not.
     """
-    if method.task_type != backbone.task_type:
+    if method.task_type not in backbone.task_types:
         raise InputError(
             f'task_type is "{method.task_type}" and backbone {backbone.name!r} does '
-            f'"{backbone.task_type}"; set task_type="{backbone.task_type}"'
+            f'{", ".join(backbone.task_types)}; set task_type="{backbone.task_types[0]}", or use '
+            "a backbone that does it"
         )
 
 
@@ -271,10 +273,12 @@ def _check_shapes(prompt: Prompt, backbone: Backbone, ours: str, theirs: str) ->
     trained_on = f" ({prompt.backbone})" if prompt.backbone else ""
     remedy = f"use the backbone that it was trained on{trained_on}"
     if isinstance(prompt.method, PromptTuningConfig):
-        width = next(iter(prompt.arrays.values())).shape[1]
+        rows = (v for path, v in prompt.arrays.items() if not path.startswith(CLASSIFIER))
+        width = next(rows).shape[1]
         if width != backbone.width:
             raise InputError(f"{ours} is {width} wide and {theirs} is {backbone.width}; {remedy}")
-        return
+        if prompt.method.num_labels is None:
+            return
     wanted = _shapes(prompt.method, backbone)
     found = {path: leaf.shape for path, leaf in _on(prompt, backbone).arrays.items()}
     for path in {**wanted, **found}:

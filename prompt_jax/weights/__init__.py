@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from prompt_jax.backbones import FAMILIES, Backbone, family_of
+from prompt_jax.backbones import FAMILIES, Backbone, family_of, is_encoder
 from prompt_jax.config import DTYPES, REMATS, choose
 from prompt_jax.weights.export import save_hugging_face as save_hugging_face
 from prompt_jax.weights.hub import locate
@@ -73,6 +73,9 @@ def load_backbone(
             tokenizer = source
     if isinstance(tokenizer, str | os.PathLike):
         tokenizer = load_tokenizer(os.fspath(tokenizer))
+    blank = getattr(tokenizer, "mask_token_id", None)
+    if is_encoder(config) and blank is not None:  # No config.json tells it.
+        config = dataclasses.replace(config, mask_token_id=blank)
     return Backbone(
         name=name, config=config, params=params, tokenizer=tokenizer, fingerprint=fingerprint
     )

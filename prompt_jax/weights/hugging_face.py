@@ -39,8 +39,9 @@ def read_hugging_face(location: str, **ours: Any) -> tuple[Any, dict[str, Stored
         model_type = values.get("model_type", "t5")
         choose(f"model_type in {file}", model_type, BACKBONES)
         family = BACKBONES[model_type]
-        tensors = family.canonical(open_weights(folder))
-        config = family.from_hugging_face(values, tied=is_tied(tensors, family), **ours)
+        tensors = family.canonical(open_weights(folder), model_type)
+        told = family.told_by_weights(tensors, tied=is_tied(tensors, family))
+        config = family.from_hugging_face(values, **told, **ours)
     return config, tensors
 
 

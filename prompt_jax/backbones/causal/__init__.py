@@ -15,8 +15,9 @@ from prompt_jax.backbones.causal.names import TABLES as TABLES
 from prompt_jax.backbones.causal.names import canonical as canonical
 from prompt_jax.backbones.causal.names import hugging_face_names as hugging_face_names
 from prompt_jax.backbones.causal.names import sockets as sockets
+from prompt_jax.backbones.causal.names import told_by_weights as told_by_weights
 from prompt_jax.backbones.causal.names import transposed as transposed
 
-TASK_TYPE = "CAUSAL_LM"
+TASK_TYPES = ("CAUSAL_LM", "SEQ_CLS", "TOKEN_CLS")
 
 __all__ = ["Config", "Module"]

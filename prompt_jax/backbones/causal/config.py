@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from prompt_jax.backbones.sockets import Head
 from prompt_jax.backbones.stack import ACTIVATIONS
 from prompt_jax.config import REMATS, InputError, at_least, choose
 
@@ -86,25 +87,28 @@ class CausalConfig:
                 f"{self.num_kv_heads}; use the config.json that belongs to the weights"
             )
 
+    def head(self, task_type: str) -> Head:
+        """What a head for a task is made of, as the family has it."""
+        return Head(bias=task_type != "SEQ_CLS")
+
 
 PRESETS: dict[str, CausalConfig] = {}
 """None: "gpt2" and the like are ids of the hub."""
 
 
-def from_hugging_face(values: Mapping[str, Any], *, tied: bool, **ours: Any) -> CausalConfig:
+def from_hugging_face(values: Mapping[str, Any], **ours: Any) -> CausalConfig:
     """The config of a Hugging Face `config.json`.
 
     Args:
       values: of the file.
-      tied: whether the weights hold no head of their own.
-      ours: fields that are not the checkpoint's.
+      ours: fields that it does not tell: those of `told_by_weights`, and those of the user.
 
     Raises:
       InputError: a model type, an activation or an option that is not supported.
     """
     kind = values.get("model_type", "")
     choose("model type", kind, MODEL_TYPES)
-    return (_gpt2 if kind == "gpt2" else _llama)(values, tie_embeddings=tied, **ours)
+    return (_gpt2 if kind == "gpt2" else _llama)(values, **ours)
 
 
 def _gpt2(values: Mapping[str, Any], **ours: Any) -> CausalConfig:

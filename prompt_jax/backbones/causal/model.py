@@ -232,11 +232,21 @@ class Causal(nn.Module):
             logits = self.head(states)
         return logits.astype(jnp.float32)
 
+    def encode(
+        self, embeddings: Float[Array, "B S D"], mask: Bool[Array, "B S"]
+    ) -> Float[Array, "B S D"]:
+        """The states of every position, for a head that classifies."""
+        return self._states(embeddings, mask, mask.shape[1], 0)[0]
+
+    def pool(self, states: Float[Array, "B T D"], mask: Bool[Array, "B T"]) -> Float[Array, "B D"]:
+        """What stands for a text before a head: its last real token."""
+        return _last(states, mask)[:, 0]
+
     def __call__(
         self, embeddings: Float[Array, "B S D"], mask: Bool[Array, "B S"]
     ) -> Float[Array, "B S V"]:
         """Logits of the token behind every position, float32."""
-        return self._logits(self._states(embeddings, mask, mask.shape[1], 0)[0])
+        return self._logits(self.encode(embeddings, mask))
 
     def predict(
         self,

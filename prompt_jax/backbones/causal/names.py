@@ -1,6 +1,6 @@
 """Hugging Face's names of a decoder-only model's weights, and where a method may reach inside."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from prompt_jax.backbones.causal.config import CausalConfig
@@ -36,18 +36,34 @@ LLAMA = {
 QK_NORMS = ("attention/query_norm", "attention/key_norm")
 
 
-def canonical(tensors: Mapping[str, Any]) -> dict[str, Any]:
+def told_by_weights(names: Collection[str], *, tied: bool) -> dict[str, Any]:
+    """Fields of the config that the weights tell and `config.json` does not.
+
+    Whether there is a head, for one: Transformers 5 writes `tie_word_embeddings: true` for models
+    with a head of their own.
+
+    Args:
+      names: of the weights.
+      tied: whether none of them is a head, or one that equals the embedding table.
+    """
+    return {"tie_embeddings": tied}
+
+
+def canonical(tensors: Mapping[str, Any], model_type: str) -> dict[str, Any]:
     """Weights under the names that we read: those of a bare GPT-2 or Llama lack their root."""
     found = {name: tensor for name, tensor in tensors.items() if not name.endswith(BUFFERS)}
-    bare = {"wte.weight": "transformer.", "embed_tokens.weight": "model."}
-    root = next((root for table, root in bare.items() if table in found), "")
+    root = "" if TABLES[0] in found or TABLES[1] in found else _root(model_type) + "."
     return {name if name in COPIES else root + name: tensor for name, tensor in found.items()}
+
+
+def _root(model_type: str) -> str:
+    return "transformer" if model_type == "gpt2" else "model"
 
 
 def hugging_face_names(config: CausalConfig) -> dict[str, list[str]]:
     """Paths of our tree to Hugging Face's names: one, or one a layer for stacked leaves."""
     c, gpt2 = config, config.model_type == "gpt2"
-    root, layers, final = ("transformer", "h", "ln_f") if gpt2 else ("model", "layers", "norm")
+    root, (layers, final) = _root(c.model_type), ("h", "ln_f") if gpt2 else ("layers", "norm")
     names = {"embedding": [f"{root}.{'wte' if gpt2 else 'embed_tokens'}.weight"]}
     if c.rope is None:
         names["positions"] = [f"{root}.wpe.weight"]

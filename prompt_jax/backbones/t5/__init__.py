@@ -1,9 +1,10 @@
 """The T5 family: its config, its module, its weights' names, its sockets.
 
 What every family binds: `Config` with `from_hugging_face` and `to_hugging_face`, `MODEL_TYPES`,
-`PRESETS`; `Module` with `embed`, `predict`, `prefill` and `decode`, `init_params`,
-`keys_and_values`; `hugging_face_names`, `canonical`, `transposed`, `TABLES` and
-`COPIES`; `sockets`; `TASK_TYPE`.
+`PRESETS`; `Module` with `embed`, and `predict`, `prefill` and `decode` where it writes, `encode`
+and `pool` where it takes a head; `init_params`, `keys_and_values`; `hugging_face_names`,
+`canonical`, `told_by_weights`, `transposed`, `TABLES` and `COPIES`; `sockets`; `TASK_TYPES`, what
+it does by PEFT's names, the usual one first.
 """
 
 from prompt_jax.backbones.t5.config import MODEL_TYPES as MODEL_TYPES
@@ -22,8 +23,9 @@ from prompt_jax.backbones.t5.names import TABLES as TABLES
 from prompt_jax.backbones.t5.names import canonical as canonical
 from prompt_jax.backbones.t5.names import hugging_face_names as hugging_face_names
 from prompt_jax.backbones.t5.names import sockets as sockets
+from prompt_jax.backbones.t5.names import told_by_weights as told_by_weights
 from prompt_jax.backbones.t5.names import transposed as transposed
 
-TASK_TYPE = "SEQ_2_SEQ_LM"
+TASK_TYPES = ("SEQ_2_SEQ_LM",)
 
 __all__ = ["Config", "Module"]

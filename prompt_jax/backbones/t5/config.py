@@ -66,11 +66,12 @@ PRESETS = {
 }
 
 
-def from_hugging_face(values: Mapping[str, Any], *, tied: bool, **ours: Any) -> T5Config:
+def from_hugging_face(values: Mapping[str, Any], **ours: Any) -> T5Config:
     """The config of a Hugging Face `config.json`.
 
-    Whether a head exists is read from the weights (`tied`), because config files disagree about
-    it: Transformers 5 writes `tie_word_embeddings: true` for models with a head of their own.
+    Args:
+      values: of the file.
+      ours: fields that it does not tell: those of `told_by_weights`, and those of the user.
 
     Raises:
       InputError: a model type or an activation that is not T5's.
@@ -89,7 +90,6 @@ def from_hugging_face(values: Mapping[str, Any], *, tied: bool, **ours: Any) -> 
             **taken,
             "activation": "gelu_new" if (gate, activation) == ("gated", "gelu") else activation,
             "gated": gate == "gated",
-            "tie_embeddings": tied,
             # mT5 never scales; umT5 and T5 scale when they were trained tied.
             "scale_logits": bool(scaled) and values.get("model_type") != "mt5",
             "bias_per_layer": values.get("model_type") == "umt5",

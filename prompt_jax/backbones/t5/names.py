@@ -1,6 +1,6 @@
 """Hugging Face's names of a T5's weights, and the places where a method may reach inside one."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from prompt_jax.backbones.sockets import Heads, Layers, Norm, Projection, Sockets
@@ -15,7 +15,20 @@ UNUSED = ("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weigh
 ATTENTION = {"query": "q", "key": "k", "value": "v", "out": "o"}
 
 
-def canonical(tensors: Mapping[str, Any]) -> dict[str, Any]:
+def told_by_weights(names: Collection[str], *, tied: bool) -> dict[str, Any]:
+    """Fields of the config that the weights tell and `config.json` does not.
+
+    Whether there is a head, for one: Transformers 5 writes `tie_word_embeddings: true` for models
+    with a head of their own.
+
+    Args:
+      names: of the weights.
+      tied: whether none of them is a head, or one that equals the embedding table.
+    """
+    return {"tie_embeddings": tied}
+
+
+def canonical(tensors: Mapping[str, Any], model_type: str) -> dict[str, Any]:
     """Weights under the names that we read: some writers keep only a second name of the table."""
     found = {name: tensor for name, tensor in tensors.items() if name not in UNUSED}
     others = [found[name] for name in COPIES[1:] if name in found]

@@ -1,0 +1,166 @@
+"""The shape of an encoder-only model, and how Hugging Face's configs of each family say it."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from prompt_jax.backbones.sockets import Head
+from prompt_jax.backbones.stack import ACTIVATIONS
+from prompt_jax.config import REMATS, InputError, at_least, choose
+
+MODEL_TYPES = ("bert", "distilbert", "roberta", "xlm-roberta")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BertConfig:
+    """The shape of an encoder-only model; what is named as in T5Config means the same."""
+
+    model_type: str = "bert"
+    """What Hugging Face calls the family, and so its weights."""
+    vocab_size: int = 30522
+    d_model: int = 768
+    d_kv: int = 64
+    d_ff: int = 3072
+    num_heads: int = 12
+    num_layers: int = 12
+    max_positions: int = 512
+    """Most virtual and text tokens together."""
+    first_position: int = 0
+    """Row of the position table that the first token takes: RoBERTa leaves the first ones unused,
+    which `max_positions` does not count."""
+    num_token_types: int = 2
+    """Rows of the segment table, of which every text takes the first; DistilBERT has none."""
+    layer_norm_epsilon: float = 1e-12
+    activation: str = "gelu"
+    gated: bool = False
+    pooler: bool = True
+    """The weights have a pooler: a frozen layer on the first token, before a head."""
+    word_head: bool = True
+    """The weights have the head that fills masks; one to classify with can do without."""
+    pad_token_id: int = 0
+    mask_token_id: int = 103
+    """Of the tokenizer; where a cloze is filled in."""
+    dropout: float = 0.0
+    remat: str = "none"
+    scan: bool = True
+    dtype: DTypeLike = jnp.float32
+
+    def __post_init__(self):
+        choose("activation", self.activation, ACTIVATIONS)
+        choose("remat", self.remat, REMATS)
+        for size in ("vocab_size", "d_model", "d_kv", "d_ff", "num_heads", "num_layers"):
+            at_least(size, getattr(self, size), 1)
+        at_least("max_positions", self.max_positions, 1)
+        if self.num_heads * self.d_kv != self.d_model:
+            raise InputError(
+                f"the heads of an encoder share its width, got {self.num_heads} heads of "
+                f"{self.d_kv} and d_model {self.d_model}; hidden_size must be a multiple of "
+                "num_attention_heads"
+            )
+
+    @property
+    def word_activation(self) -> str:
+        """Of the head that fills masks: RoBERTa's is fixed."""
+        return "gelu" if "roberta" in self.model_type else self.activation
+
+    def head(self, task_type: str) -> Head:
+        """What a head for a task is made of, as the family has it."""
+        if task_type != "SEQ_CLS":
+            return Head()
+        if self.model_type == "distilbert":
+            return Head(hidden="relu")
+        return Head(hidden=None if self.pooler else "tanh")
+
+
+PRESETS: dict[str, BertConfig] = {}
+"""None: "bert-base-uncased" and the like are ids of the hub."""
+_DISTILBERT = {
+    "hidden_size": "dim",
+    "intermediate_size": "hidden_dim",
+    "num_attention_heads": "n_heads",
+    "num_hidden_layers": "n_layers",
+    "hidden_act": "activation",
+}
+"""DistilBERT's words for what the others call as written here."""
+
+
+def from_hugging_face(values: Mapping[str, Any], **ours: Any) -> BertConfig:
+    """The config of a Hugging Face `config.json`.
+
+    Args:
+      values: of the file.
+      ours: fields that it does not tell: those of `told_by_weights`, and those of the user.
+
+    Raises:
+      InputError: a model type, an activation or an option that is not supported.
+    """
+    kind = values.get("model_type", "")
+    choose("model type", kind, MODEL_TYPES)
+    for name, wanted in (
+        ("position_embedding_type", "absolute"),
+        ("is_decoder", False),
+        ("add_cross_attention", False),
+        ("sinusoidal_pos_embds", False),
+    ):
+        if values.get(name, wanted) not in (wanted, None):
+            raise _unsupported(name, values[name], wanted)
+    small = kind == "distilbert"
+    own = {ours: values[theirs if small else ours] for ours, theirs in _DISTILBERT.items()}
+    pad = values.get("pad_token_id")
+    pad = 0 if pad is None else pad
+    first = pad + 1 if "roberta" in kind else 0
+    width, heads = own["hidden_size"], own["num_attention_heads"]
+    return BertConfig(
+        model_type=kind,
+        vocab_size=values["vocab_size"],
+        d_model=width,
+        d_kv=width // heads,
+        d_ff=own["intermediate_size"],
+        num_heads=heads,
+        num_layers=own["num_hidden_layers"],
+        max_positions=values["max_position_embeddings"] - first,
+        first_position=first,
+        num_token_types=0 if small else values.get("type_vocab_size", 2),
+        layer_norm_epsilon=1e-12 if small else values.get("layer_norm_eps", 1e-12),
+        activation=own["hidden_act"],
+        pad_token_id=pad,
+        **ours,
+    )
+
+
+def _unsupported(name: str, got: Any, allowed: Any) -> InputError:
+    return InputError(
+        f"config.json has {name} {got!r}, which is not supported; allowed: {allowed}; use another "
+        "checkpoint of the family"
+    )
+
+
+def to_hugging_face(config: BertConfig, dtype: str) -> dict[str, Any]:
+    """What config.json says of a model; the reverse of `from_hugging_face`."""
+    c = config
+    small = c.model_type == "distilbert"
+    family = {"bert": "Bert", "distilbert": "DistilBert", "roberta": "Roberta"}
+    name = family.get(c.model_type, "XLMRoberta")
+    sizes = {
+        "hidden_size": c.d_model,
+        "intermediate_size": c.d_ff,
+        "num_attention_heads": c.num_heads,
+        "num_hidden_layers": c.num_layers,
+        "hidden_act": c.activation,
+    }
+    if small:
+        sizes = {_DISTILBERT[name]: value for name, value in sizes.items()}
+    else:
+        sizes |= {"type_vocab_size": c.num_token_types, "layer_norm_eps": c.layer_norm_epsilon}
+    return {
+        "architectures": [f"{name}ForMaskedLM" if c.word_head else f"{name}Model"],
+        "model_type": c.model_type,
+        "vocab_size": c.vocab_size,
+        "max_position_embeddings": c.max_positions + c.first_position,
+        "pad_token_id": c.pad_token_id,
+        "dtype": dtype,
+        **sizes,
+    }

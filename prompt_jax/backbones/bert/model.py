@@ -1,0 +1,162 @@
+"""Encoder-only models in Linen: BERT, RoBERTa, XLM-RoBERTa and DistilBERT by their configs.
+
+As for T5, embeddings come in and not tokens: words only, since positions, segments and the first
+norm belong to a prompt's rows as well. Positions are counted over what the mask shows, so padding
+may stand anywhere; a prefix in every attention counts as positions. Devlin et al. 2019.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from prompt_jax.backbones.bert.config import BertConfig
+from prompt_jax.backbones.bert.names import sockets
+from prompt_jax.backbones.layers import Dense, LayerNorm, attend, mask_bias
+from prompt_jax.backbones.sockets import prefix_length, socket, with_rows
+from prompt_jax.backbones.stack import ACTIVATIONS, MLP, add, dropout, kept, stack
+
+
+class Attention(nn.Module):
+    """Self-attention in both directions."""
+
+    config: BertConfig
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B S D"], bias: Array) -> Float[Array, "B S D"]:
+        c = self.config
+        shape, axes = (c.d_model, c.num_heads, c.d_kv), ("embed", "heads", "kv")
+        query, key, value = (
+            Dense(shape, axes, 0.02, use_bias=True, dtype=c.dtype, name=name)(x)
+            for name in ("query", "key", "value")
+        )
+        # Kept only for a caller that asks for them, see `keys_and_values`.
+        self.sow("intermediates", "keys", key)
+        self.sow("intermediates", "values", value)
+        out = attend(query * c.d_kv**-0.5, key, value, bias, socket(self, "prefix"))
+        back = {"contracted": 2, "use_bias": True, "dtype": c.dtype, "name": "out"}
+        return Dense((c.num_heads, c.d_kv, c.d_model), ("heads", "kv", "embed"), 0.02, **back)(out)
+
+
+class Block(nn.Module):
+    """Attention and MLP, each beside a residual and before a norm."""
+
+    config: BertConfig
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B S D"], bias: Array) -> tuple[Float[Array, "B S D"], None]:
+        c = self.config
+        x = with_rows(x, socket(self, "prompt"))
+        out = Attention(c, name="attention")(x, bias)
+        x = _norm(c, "attention_norm")(add(self, "attention", x, x, out))
+        out = MLP(c, use_bias=True, name="mlp")(x)
+        return _norm(c, "mlp_norm")(add(self, "mlp", x, x, out)), None
+
+
+def _norm(config: BertConfig, name: str | None = None) -> LayerNorm:
+    return LayerNorm(config.d_model, config.layer_norm_epsilon, config.dtype, name=name)
+
+
+class Encoder(nn.Module):
+    """[B, S, D] embeddings to [B, S, D] states."""
+
+    config: BertConfig
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B S D"], bias: Array) -> Float[Array, "B S D"]:
+        return stack(self, Block, self.config.num_layers, x, bias)[0]
+
+
+class Bert(nn.Module):
+    """The whole model: states of a text, and what stands on top of them in the checkpoint."""
+
+    config: BertConfig
+
+    def setup(self):
+        c = self.config
+
+        def table(name: str, rows: int, axis: str) -> Array:
+            init = nn.with_logical_partitioning(nn.initializers.normal(0.02), (axis, "embed"))
+            return self.param(name, init, (rows, c.d_model))
+
+        self.embedding = table("embedding", c.vocab_size, "vocab")
+        self.positions = table("positions", c.max_positions + c.first_position, "pos")
+        if c.num_token_types:
+            self.token_types = table("token_types", c.num_token_types, "types")
+        self.embedding_norm = _norm(c)
+        self.encoder = Encoder(c)
+        square = ((c.d_model, c.d_model), ("embed", "embed_out"), 0.02)
+        if c.pooler:
+            self.pooler = Dense(*square, use_bias=True, dtype=c.dtype)
+        if c.word_head:
+            self.word_dense = Dense(*square, use_bias=True, dtype=c.dtype)
+            self.word_norm = _norm(c)
+            zeros = nn.with_logical_partitioning(nn.initializers.zeros_init(), ("vocab",))
+            self.word_bias = self.param("word_bias", zeros, (c.vocab_size,))
+
+    def embed(self, tokens: Int[Array, "*B T"]) -> Float[Array, "*B T D"]:
+        """Rows of the word table, without positions, segments or norm."""
+        return self.embedding.astype(self.config.dtype)[tokens]
+
+    def encode(
+        self, embeddings: Float[Array, "B S D"], mask: Bool[Array, "B S"]
+    ) -> Float[Array, "B S D"]:
+        """The states of the last layer; a prompt, if any, is already in `embeddings` and `mask`."""
+        c = self.config
+        prefix = prefix_length(self.variables.get("tuned", {}).get("encoder", {}), "attention")
+        places = jnp.maximum(jnp.cumsum(mask, axis=1) - 1, 0) + prefix + c.first_position
+        x = embeddings.astype(c.dtype) + self.positions.astype(c.dtype)[places]
+        if c.num_token_types:
+            x = x + jnp.broadcast_to(self.token_types.astype(c.dtype)[0], x.shape)
+        x = dropout(self, self.embedding_norm(x))
+        seen = jnp.pad(mask, ((0, 0), (prefix, 0)), constant_values=True)
+        return self.encoder(x, mask_bias(seen)[:, None, None, :])
+
+    def pool(self, states: Float[Array, "B T D"], mask: Bool[Array, "B T"]) -> Float[Array, "B D"]:
+        """What stands for a text before a head: its first real token, through the pooler if any."""
+        first = jnp.take_along_axis(states, mask.argmax(1)[:, None, None], axis=1)
+        return (jnp.tanh(self.pooler(first)) if self.config.pooler else first)[:, 0]
+
+    def words(self, states: Float[Array, "B U D"]) -> Float[Array, "B U V"]:
+        """Logits of the words that may stand at each state, float32."""
+        c = self.config
+        x = self.word_norm(ACTIVATIONS[c.word_activation](self.word_dense(states)))
+        logits = jnp.einsum("bud,vd->buv", x, self.embedding.astype(c.dtype))
+        logits = logits.astype(jnp.float32)
+        return logits + jnp.broadcast_to(self.word_bias.astype(jnp.float32), logits.shape)
+
+    def __call__(
+        self, embeddings: Float[Array, "B S D"], mask: Bool[Array, "B S"]
+    ) -> Float[Array, "B S VD"]:
+        """Logits of the words that may stand at every position; states without that head."""
+        states = self.encode(embeddings, mask)
+        if self.config.pooler and self.is_initializing():
+            self.pool(states, mask)
+        return self.words(states) if self.config.word_head else states
+
+
+def keys_and_values(
+    config: BertConfig, params: Any, tokens: Int[Array, " T"] | Float[Array, "T D"]
+) -> dict[str, Any]:
+    """What every attention makes of T tokens, or of their embeddings, at the first positions.
+
+    Returns:
+      By path, `key` and `value` [L, T, H, K].
+    """
+    module, given = Bert(dataclasses.replace(config, scan=True)), {"params": params}
+    embeddings: Any = tokens if tokens.ndim == 2 else module.apply(given, tokens, method="embed")
+    mask = jnp.ones((1, len(tokens)), bool)
+    sown = {"mutable": ["intermediates"]}
+    _, found = module.apply(given, embeddings[None], mask, method="encode", **sown)
+    return kept(found["intermediates"], sockets(config).attentions)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def init_params(config: BertConfig, key: jax.Array) -> dict[str, Any]:
+    """Random parameters; under `jax.eval_shape` their shapes, for models of any size."""
+    embeddings, mask = jnp.zeros((1, 1, config.d_model), config.dtype), jnp.ones((1, 1), bool)
+    return nn.unbox(Bert(config).init(key, embeddings, mask))["params"]

@@ -1,0 +1,151 @@
+"""Hugging Face's names of an encoder-only model's weights, and where a method may reach inside."""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from prompt_jax.backbones.bert.config import BertConfig
+from prompt_jax.backbones.sockets import Heads, Layers, Norm, Projection, Sockets
+
+ROOTS = ("bert", "distilbert", "roberta")
+TABLES = tuple(f"{root}.embeddings.word_embeddings.weight" for root in ROOTS)
+"""What the embedding table is called, in each family."""
+COPIES = ("cls.predictions.decoder.weight", "lm_head.decoder.weight", "vocab_projector.weight")
+"""Second names of the table, which some checkpoints keep beside the head that fills masks."""
+BUFFERS = (".position_ids", ".token_type_ids")
+"""Ends of the names of tables that old checkpoints keep and nothing reads."""
+OTHERS = (
+    *("cls.seq_relationship.", "classifier.", "pre_classifier.", "qa_outputs."),
+    *("cls.predictions.decoder.bias", "lm_head.decoder.bias"),
+)
+"""Heads of other tasks, which a prompt brings itself, and second names of a bias."""
+OLD = {".gamma": ".weight", ".beta": ".bias"}
+"""What the first BERT checkpoints call the leaves of a norm."""
+BERT = {
+    "attention/query": "attention.self.query",
+    "attention/key": "attention.self.key",
+    "attention/value": "attention.self.value",
+    "attention/out": "attention.output.dense",
+    "attention_norm": "attention.output.LayerNorm",
+    "mlp/wi": "intermediate.dense",
+    "mlp/wo": "output.dense",
+    "mlp_norm": "output.LayerNorm",
+}
+DISTILBERT = {
+    "attention/query": "attention.q_lin",
+    "attention/key": "attention.k_lin",
+    "attention/value": "attention.v_lin",
+    "attention/out": "attention.out_lin",
+    "attention_norm": "sa_layer_norm",
+    "mlp/wi": "ffn.lin1",
+    "mlp/wo": "ffn.lin2",
+    "mlp_norm": "output_layer_norm",
+}
+
+
+def told_by_weights(names: Collection[str], *, tied: bool) -> dict[str, Any]:
+    """Fields of the config that the weights tell and `config.json` does not.
+
+    Args:
+      names: of the weights.
+      tied: of no use here; a head that is not the table is refused with the weights.
+    """
+    heads = ("cls.", "lm_head.", "vocab_")
+    return {
+        "pooler": any(".pooler." in name for name in names),
+        "word_head": any(name.startswith(heads) for name in names),
+    }
+
+
+def canonical(tensors: Mapping[str, Any], model_type: str) -> dict[str, Any]:
+    """Weights under the names that we read: those of a bare model lack their root."""
+    found = {}
+    for name, tensor in tensors.items():
+        for old, new in OLD.items():
+            name = name.removesuffix(old) + new if name.endswith(old) else name
+        if not name.endswith(BUFFERS) and not name.startswith(OTHERS):
+            found[name] = tensor
+    if "embeddings.word_embeddings.weight" not in found:
+        return found
+    return {f"{_root(model_type)}.{name}": tensor for name, tensor in found.items()}
+
+
+def _root(model_type: str) -> str:
+    return "roberta" if "roberta" in model_type else model_type
+
+
+def hugging_face_names(config: BertConfig) -> dict[str, list[str]]:
+    """Paths of our tree to Hugging Face's names: one, or one a layer for stacked leaves."""
+    c = config
+    root = _root(c.model_type)
+    names = {
+        "embedding": [f"{root}.embeddings.word_embeddings.weight"],
+        "positions": [f"{root}.embeddings.position_embeddings.weight"],
+    }
+    if c.num_token_types:
+        names["token_types"] = [f"{root}.embeddings.token_type_embeddings.weight"]
+    names |= _leaves("embedding_norm", [f"{root}.embeddings.LayerNorm"])
+    stack = "transformer" if root == "distilbert" else "encoder"
+    for path, module in (DISTILBERT if root == "distilbert" else BERT).items():
+        layers = [f"{root}.{stack}.layer.{i}.{module}" for i in range(c.num_layers)]
+        names |= _leaves(f"encoder/layers/{path}", layers)
+    if c.pooler:
+        names |= _leaves("pooler", [f"{root}.pooler.dense"])
+    if c.word_head:
+        dense, norm, bias = {
+            "bert": (
+                "cls.predictions.transform.dense",
+                "cls.predictions.transform.LayerNorm",
+                "cls.predictions.bias",
+            ),
+            "roberta": ("lm_head.dense", "lm_head.layer_norm", "lm_head.bias"),
+            "distilbert": ("vocab_transform", "vocab_layer_norm", "vocab_projector.bias"),
+        }[root]
+        names |= _leaves("word_dense", [dense]) | _leaves("word_norm", [norm])
+        names["word_bias"] = [bias]
+    return names
+
+
+def _leaves(path: str, modules: list[str]) -> dict[str, list[str]]:
+    weight = "scale" if path.endswith("norm") else "kernel"
+    return {
+        f"{path}/{weight}": [f"{module}.weight" for module in modules],
+        f"{path}/bias": [f"{module}.bias" for module in modules],
+    }
+
+
+def transposed(config: BertConfig, path: str) -> bool:
+    """Whether a leaf is stored the other way round: matrices [out, in]."""
+    return path.endswith("kernel")
+
+
+def sockets(config: BertConfig) -> Sockets:
+    """Every place of an encoder-only model where a method may put something."""
+    c = config
+    inner, mlp = (("embed", c.d_model),), (("mlp", c.d_ff),)
+    outer = (("heads", c.num_heads), ("kv", c.d_kv))
+    ends = {
+        **dict.fromkeys(("query", "key", "value"), (inner, outer)),
+        **{"out": (outer, inner), "wi": (inner, mlp), "wo": (mlp, inner)},
+    }
+    found = Sockets({}, {}, {}, {"embedding_norm": Norm(0, c.d_model)})
+    for path, weights in hugging_face_names(c).items():
+        place, _, leaf = path.rpartition("/")
+        if not place.startswith("encoder/layers/"):
+            continue
+        if leaf == "scale":
+            found.norms[place] = Norm(c.num_layers, c.d_model)
+        elif leaf == "kernel":
+            inputs, outputs = ends[place.rpartition("/")[2]]
+            found.projections[place] = Projection(
+                c.num_layers,
+                tuple(size for _, size in inputs),
+                tuple(size for _, size in outputs),
+                tuple(name.removesuffix(".weight") for name in weights),
+                tuple(name for name, _ in inputs + outputs),
+            )
+    found.attentions["encoder/layers/attention"] = Heads(
+        c.num_layers, c.num_heads, c.d_kv, "encoder"
+    )
+    sublayers = ("attention", "mlp")
+    found.blocks["encoder/layers"] = Layers(c.num_layers, c.d_model, sublayers, "encoder")
+    return found

@@ -1,0 +1,94 @@
+"""What a model that reads makes of a text: classes by a trained head, or the words of a cloze."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from prompt_jax.methods import (
+    Injection,
+    apply_head,
+    prepend,
+    read_in,
+    text_mask,
+    text_states,
+    variables,
+)
+
+
+def encode_text(
+    module: Any,
+    frozen: Any,
+    injection: Injection | None,
+    tokens: Int[Array, "B T"],
+    mask: Bool[Array, "B T"],
+    *,
+    placement: str,
+    rngs: dict[str, Any] | None = None,
+) -> Float[Array, "B T D"]:
+    """The states of the text's own tokens, wherever the prompt stands."""
+    given, *joined = read_in(module, frozen, injection, tokens, mask, placement)
+    states = module.apply(given, *joined, method="encode", rngs=rngs)
+    return text_states(injection, states, mask, placement)
+
+
+def token_logits(
+    module: Any,
+    frozen: Any,
+    injection: Injection,
+    tokens: Int[Array, "B T"],
+    mask: Bool[Array, "B T"],
+    *,
+    placement: str,
+    rngs: dict[str, Any] | None = None,
+) -> Float[Array, "B T C"]:
+    """What the head says of every token of the text; of spans, C is the first and the last."""
+    options = {"placement": placement, "rngs": rngs}
+    states = encode_text(module, frozen, injection, tokens, mask, **options)
+    return apply_head(injection.head, states, None)
+
+
+def class_logits(
+    module: Any,
+    frozen: Any,
+    injection: Injection,
+    tokens: Int[Array, "B T"],
+    mask: Bool[Array, "B T"],
+    *,
+    placement: str,
+    rngs: dict[str, Any] | None = None,
+) -> Float[Array, "B C"]:
+    """What the head says of every text.
+
+    PEFT's head reads a position, whatever stands there (`pool_prompt`); ours the text's own tokens.
+    """
+    given = variables(injection, frozen)
+    embeddings = module.apply(given, tokens, method="embed")
+    joined = prepend(injection, embeddings, mask, placement)
+    states = module.apply(given, *joined, method="encode", rngs=rngs)
+    seen = text_mask(injection, embeddings, mask, placement) | injection.pool_prompt
+    pooled = module.apply(given, states, seen, method="pool", rngs=rngs)
+    return apply_head(injection.head, pooled, module.config.head("SEQ_CLS").hidden)
+
+
+def cloze_logits(
+    module: Any,
+    frozen: Any,
+    injection: Injection | None,
+    tokens: Int[Array, "B T"],
+    mask: Bool[Array, "B T"],
+    count: int,
+    *,
+    placement: str,
+    rngs: dict[str, Any] | None = None,
+) -> Float[Array, "B U V"]:
+    """Logits of the words in place of the first U = `count` masks of every text.
+
+    A text of fewer masks gives those of its first tokens, which nobody should ask for.
+    """
+    options = {"placement": placement, "rngs": rngs}
+    states = encode_text(module, frozen, injection, tokens, mask, **options)
+    masks = (tokens == module.config.mask_token_id) & mask
+    places = jnp.argsort(~masks, axis=1, stable=True)[:, :count]
+    states = jnp.take_along_axis(states, places[:, :, None], axis=1)
+    return module.apply(variables(injection, frozen), states, method="words")
