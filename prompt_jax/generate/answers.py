@@ -61,12 +61,12 @@ def answer(
     words = (tokenizer, task.labels, data.max_target_length)
     labels = _padded(encode_targets(*words, place=backbone.target_place), backbone)
 
-    headed = injection is not None and injection.head is not None
-    if headed:
-        _check_classes(injection, task)
+    head = None if injection is None else injection.head
+    if head is not None:
+        _check_classes(head, task)
 
     def run(tokens: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        if headed:
+        if injection is not None and head is not None:
             return np.asarray(classify(backbone, injection, tokens, mask, **shared))
         if task.labels:
             shared["length_normalize"] = eval.length_normalize
@@ -91,8 +91,8 @@ def answer(
     return Answers([text.strip() for text in texts], None)
 
 
-def _check_classes(injection: Injection, task: Task) -> None:
-    classes = injection.head["out"]["kernel"].shape[-1]
+def _check_classes(head: dict[str, Any], task: Task) -> None:
+    classes = head["out"]["kernel"].shape[-1]
     if classes != len(task.labels):
         raise InputError(
             f"the head has {classes} classes and task {task.name!r} has {len(task.labels)} label "

@@ -66,7 +66,9 @@ def class_logits(
     embeddings = module.apply(given, tokens, method="embed")
     joined = prepend(injection, embeddings, mask, placement)
     states = module.apply(given, *joined, method="encode", rngs=rngs)
-    seen = text_mask(injection, embeddings, mask, placement) | injection.pool_prompt
+    seen = text_mask(injection, embeddings, mask, placement)
+    if injection.pool_prompt is not None:
+        seen = seen | injection.pool_prompt
     pooled = module.apply(given, states, seen, method="pool", rngs=rngs)
     return apply_head(injection.head, pooled, module.config.head("SEQ_CLS").hidden)
 

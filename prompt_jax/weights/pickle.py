@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from prompt_jax.config import InputError
-from prompt_jax.weights.stored import StoredTensor, damaged, float_dtype, parsing
+from prompt_jax.weights.stored import StoredTensor, damaged, float_dtype, is_buffer, parsing
 
 STORAGES = {
     "DoubleStorage": "float64",
@@ -136,7 +136,11 @@ def _legacy_extents(
 def _tensors(file: Path, tree: Any, read: Callable[[str], bytes]) -> dict[str, StoredTensor]:
     if not isinstance(tree, dict):
         raise damaged(file, f"expected a dict of tensors, got a {type(tree).__name__}")
-    return {name: _tensor(file, name, value, read) for name, value in tree.items()}
+    return {
+        name: _tensor(file, name, value, read)
+        for name, value in tree.items()
+        if not is_buffer(str(name))
+    }
 
 
 def _tensor(file: Path, name: Any, value: Any, read: Callable[[str], bytes]) -> StoredTensor:

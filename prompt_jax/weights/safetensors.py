@@ -3,7 +3,14 @@
 import json
 from pathlib import Path
 
-from prompt_jax.weights.stored import StoredTensor, at_extent, damaged, float_dtype, parsing
+from prompt_jax.weights.stored import (
+    StoredTensor,
+    at_extent,
+    damaged,
+    float_dtype,
+    is_buffer,
+    parsing,
+)
 
 NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
@@ -35,9 +42,11 @@ def open_safetensors(file: Path) -> dict[str, StoredTensor]:
         for first, last, name, dtype, shape in sorted(rows):
             if first != end:
                 raise damaged(file, f"{name} begins at byte {first} and not at {end}")
+            end = last
+            if is_buffer(name):
+                continue
             kind = float_dtype(file, name, NAMES.get(dtype) or str(dtype))
             tensors[name] = at_extent(file, name, 8 + length + first, last - first, shape, kind)
-            end = last
     if 8 + length + end != size:
         raise damaged(file, f"it has {size} bytes, its header describes {8 + length + end}")
     return tensors

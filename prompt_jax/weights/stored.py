@@ -25,6 +25,11 @@ FLOATS = {
     "float16": np.dtype(np.float16),
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
 }
+BUFFERS = (
+    *(".position_ids", ".token_type_ids"),
+    *(".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq"),
+)
+"""Ends of the names of tables and masks that BERT and decoders kept with their weights."""
 MALFORMED = (
     ArithmeticError,
     AttributeError,
@@ -94,6 +99,11 @@ def parsing(file: Any, kind: str) -> Iterator[None]:
         raise
     except MALFORMED as error:
         raise damaged(file, f"not {kind} ({error or type(error).__name__})") from error
+
+
+def is_buffer(name: str) -> bool:
+    """Whether a tensor is no weight but a table that old checkpoints keep and nothing reads."""
+    return name.endswith(BUFFERS)
 
 
 def float_dtype(file: Any, name: str, dtype: str) -> np.dtype:

@@ -79,7 +79,7 @@ class Bert(nn.Module):
     def setup(self):
         c = self.config
 
-        def table(name: str, rows: int, axis: str) -> Array:
+        def table(name: str, rows: int, axis: str) -> Any:
             init = nn.with_logical_partitioning(nn.initializers.normal(0.02), (axis, "embed"))
             return self.param(name, init, (rows, c.d_model))
 

@@ -11,8 +11,6 @@ TABLES = tuple(f"{root}.embeddings.word_embeddings.weight" for root in ROOTS)
 """What the embedding table is called, in each family."""
 COPIES = ("cls.predictions.decoder.weight", "lm_head.decoder.weight", "vocab_projector.weight")
 """Second names of the table, which some checkpoints keep beside the head that fills masks."""
-BUFFERS = (".position_ids", ".token_type_ids")
-"""Ends of the names of tables that old checkpoints keep and nothing reads."""
 OTHERS = (
     *("cls.seq_relationship.", "classifier.", "pre_classifier.", "qa_outputs."),
     *("cls.predictions.decoder.bias", "lm_head.decoder.bias"),
@@ -62,7 +60,7 @@ def canonical(tensors: Mapping[str, Any], model_type: str) -> dict[str, Any]:
     for name, tensor in tensors.items():
         for old, new in OLD.items():
             name = name.removesuffix(old) + new if name.endswith(old) else name
-        if not name.endswith(BUFFERS) and not name.startswith(OTHERS):
+        if not name.startswith(OTHERS):
             found[name] = tensor
     if "embeddings.word_embeddings.weight" not in found:
         return found

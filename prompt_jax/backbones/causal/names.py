@@ -10,8 +10,6 @@ TABLES = ("transformer.wte.weight", "model.embed_tokens.weight")
 """What the embedding table is called, in GPT-2 and in the others."""
 COPIES = ("lm_head.weight",)
 """A second name of the table, which some checkpoints of tied models keep."""
-BUFFERS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
-"""Ends of the names of masks and tables that old checkpoints keep and nothing reads."""
 GPT2 = {
     "attention_norm": "ln_1",
     "attention/qkv": "attn.c_attn",
@@ -51,9 +49,8 @@ def told_by_weights(names: Collection[str], *, tied: bool) -> dict[str, Any]:
 
 def canonical(tensors: Mapping[str, Any], model_type: str) -> dict[str, Any]:
     """Weights under the names that we read: those of a bare GPT-2 or Llama lack their root."""
-    found = {name: tensor for name, tensor in tensors.items() if not name.endswith(BUFFERS)}
-    root = "" if TABLES[0] in found or TABLES[1] in found else _root(model_type) + "."
-    return {name if name in COPIES else root + name: tensor for name, tensor in found.items()}
+    root = "" if TABLES[0] in tensors or TABLES[1] in tensors else _root(model_type) + "."
+    return {name if name in COPIES else root + name: tensor for name, tensor in tensors.items()}
 
 
 def _root(model_type: str) -> str:
