@@ -24,6 +24,7 @@ _HOMES = {
     "DecomposedPromptConfig": "config",
     "DeepPromptConfig": "config",
     "FullConfig": "config",
+    "HeadConfig": "config",
     "IA3Config": "config",
     "LoraConfig": "config",
     "MultitaskPromptConfig": "config",

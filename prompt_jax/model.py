@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from prompt_jax.backbones import Backbone
+from prompt_jax.backbones import Backbone, is_encoder
+from prompt_jax.backbones.layers import NEVER
 from prompt_jax.backbones.t5 import shift_right
 from prompt_jax.config import InputError, MethodConfig
 from prompt_jax.generate import generate
+from prompt_jax.generate.encoding import class_logits, encode_text, token_logits
 from prompt_jax.losses import cross_entropy, seq2seq_logits, text_logits
 from prompt_jax.methods import Injection, for_tasks, materialize
 from prompt_jax.prompts import Prompt, fresh, load_prompt, prompt_for, save_prompt
@@ -22,11 +24,23 @@ _logits = jax.jit(seq2seq_logits, static_argnames=("module", "placement"))
 _text_logits = jax.jit(text_logits, static_argnames=("module", "placement"))
 
 
+_READ = {
+    "SEQ_CLS": jax.jit(class_logits, static_argnames=("module", "placement")),
+    "TOKEN_CLS": jax.jit(token_logits, static_argnames=("module", "placement")),
+    "QUESTION_ANS": jax.jit(token_logits, static_argnames=("module", "placement")),
+    "FEATURE_EXTRACTION": jax.jit(encode_text, static_argnames=("module", "placement")),
+    "": _text_logits,
+}
+"""What a model that reads is asked for, by its task; without a head, the words at every place."""
+
+
 class Output(NamedTuple):
     """What a call of the model gives."""
 
-    logits: Float[Array, "B U V"]
-    """Of every decoder position; of every text position, U = T, where there is one stack only."""
+    logits: Float[Array, "B *U V"]
+    """Of every decoder position; of every text position, U = T, where there is one stack only.
+
+    With a head V is its classes, [B, C] of SEQ_CLS; FEATURE_EXTRACTION has states [B, T, D]."""
     loss: Float[Array, ""] | None = None
     """Mean over the labels that are not -100, in nats; None without labels."""
 
@@ -112,19 +126,21 @@ class PromptTuningModel:
           decoder_input_ids: [B, U], beginning with the decoder's start token; None shifts `labels`.
           labels: [B, U]; positions of -100 do not count in the loss, all others do. A model of one
             stack takes no decoder_input_ids, and labels [B, T] stand at the tokens themselves: the
-            logits before each one are to predict it.
+            logits before each one are to predict it. With a head: classes, [B] of SEQ_CLS, [B, T]
+            of TOKEN_CLS, and [B, 2] of QUESTION_ANS, the first and the last token of the answer.
 
         Raises:
           InputError: neither decoder_input_ids nor labels; wrong ranks, shapes or token ids.
         """
         tokens, mask = self._inputs(input_ids, attention_mask)
+        if self._reads_only:
+            return self._encode(tokens, mask, decoder_input_ids, labels)
         if self.backbone.target_place == "behind":
             return self._read(tokens, mask, decoder_input_ids, labels)
-        shifted = targets = counted = None
+        shifted = None
         if labels is not None:
             labels = self._tokens("labels", labels, len(tokens), (IGNORED,))
-            counted = jnp.asarray(labels != IGNORED)
-            targets = jnp.where(counted, labels, self.backbone.config.pad_token_id)
+            targets = jnp.where(labels != IGNORED, labels, self.backbone.config.pad_token_id)
             shifted = shift_right(targets, self.backbone.config.decoder_start_token_id)
         logits = _logits(
             self.backbone.module,
@@ -135,10 +151,57 @@ class PromptTuningModel:
             self._decoder_tokens(decoder_input_ids, shifted, len(tokens)),
             placement=self._placement,
         )
-        if targets is None or counted is None:
+        return Output(logits, None if labels is None else _mean_loss(logits, labels))
+
+    @property
+    def _reads_only(self) -> bool:
+        writes = self._source is None or self._method.num_labels is None
+        return is_encoder(self.backbone.config) or not writes
+
+    def _encode(
+        self,
+        tokens: Int[np.ndarray, "B T"],
+        mask: Bool[np.ndarray, "B T"],
+        decoder_input_ids: Any,
+        labels: Any,
+    ) -> Output:
+        """What a call of a model with a head gives, or of an encoder without one."""
+        if decoder_input_ids is not None:
+            raise InputError("a model that reads only takes no decoder_input_ids; leave them out")
+        task = "" if self._source is None else self._method.task_type
+        headed = self._source is not None and self._method.num_labels is not None
+        kind = task if headed or task == "FEATURE_EXTRACTION" else ""
+        given = self.backbone.module, self.backbone.params, self._injection(), tokens, mask
+        logits = _READ[kind](*given, placement=self._placement)
+        if labels is None:
             return Output(logits)
-        nll = cross_entropy(logits, targets)
-        return Output(logits, jnp.where(counted, nll, 0.0).sum() / jnp.maximum(counted.sum(), 1))
+        rows = tokens.shape[:1]
+        shapes = {"SEQ_CLS": rows, "TOKEN_CLS": tokens.shape, "QUESTION_ANS": (*rows, 2)}
+        if kind not in shapes:
+            raise InputError(
+                "labels need a head, and this model has none; set num_labels in the method, or "
+                "train with loss_fn"
+            )
+        classes = tokens.shape[1] if kind == "QUESTION_ANS" else logits.shape[-1]
+        wanted = self._labels(labels, shapes[kind], classes)
+        if kind == "QUESTION_ANS":
+            # Of every text position, which one begins and which one ends the answer.
+            places = jnp.where(mask[..., None], logits, NEVER).swapaxes(1, 2)
+            return Output(logits, _mean_loss(places, wanted))
+        one = kind == "SEQ_CLS"
+        return Output(logits, _mean_loss(*(x[:, None] if one else x for x in (logits, wanted))))
+
+    def _labels(self, labels: Any, shape: tuple[int, ...], classes: int) -> Int[np.ndarray, "..."]:
+        labels = np.asarray(labels)
+        if labels.shape != shape or labels.dtype.kind not in "iu":
+            raise InputError(
+                f"labels must be integers of shape {list(shape)}, got {labels.dtype} of shape "
+                f"{list(labels.shape)}; they are of the text only, the prompt has none"
+            )
+        wrong = labels[((labels < 0) | (labels >= classes)) & (labels != IGNORED)]
+        if wrong.size:
+            raise InputError(f"labels hold {wrong[0]}; allowed: 0 to {classes - 1} and {IGNORED}")
+        return labels
 
     def _read(
         self,
@@ -163,9 +226,7 @@ class PromptTuningModel:
                 f"labels have shape {list(labels.shape)} and input_ids {list(tokens.shape)}; a "
                 f"decoder-only model wants a label a token, {IGNORED} where none counts"
             )
-        counted = jnp.asarray(labels[:, 1:] != IGNORED)
-        nll = cross_entropy(logits[:, :-1], jnp.maximum(labels[:, 1:], 0))
-        return Output(logits, jnp.where(counted, nll, 0.0).sum() / jnp.maximum(counted.sum(), 1))
+        return Output(logits, _mean_loss(logits[:, :-1], labels[:, 1:]))
 
     def generate(
         self, input_ids: Any, attention_mask: Any = None, **options: Any
@@ -271,3 +332,10 @@ class PromptTuningModel:
                 f"{name} holds {wrong[0]}; allowed: {allowed}; use the backbone's own tokenizer"
             )
         return tokens.astype(np.int32)
+
+
+def _mean_loss(logits: Float[Array, "B U C"], labels: Int[np.ndarray, "B U"]) -> Float[Array, ""]:
+    """Cross-entropy over the labels that are not -100."""
+    counted = jnp.asarray(labels != IGNORED)
+    nll = cross_entropy(logits, jnp.maximum(labels, 0))
+    return jnp.where(counted, nll, 0.0).sum() / jnp.maximum(counted.sum(), 1)

@@ -96,14 +96,31 @@ def _tiny_causal(name, **shape):
         }
     )
     params = jax.jit(init_params, static_argnums=0)(config, jax.random.key(0))
-    # Small weights would make all logits alike, and biases of zero would test nothing.
+    return Backbone(name=f"tiny_{name}", config=config, params=_noisy(params))
+
+
+def _noisy(params):
+    """Small weights would make all logits alike, and biases of zero would test nothing."""
     leaves, structure = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(1), len(leaves))
-    noisy = [
+    return structure.unflatten(
         leaf + 0.2 * jax.random.normal(key, leaf.shape)
         for key, leaf in zip(keys, leaves, strict=True)
-    ]
-    return Backbone(name=f"tiny_{name}", config=config, params=structure.unflatten(noisy))
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_bert():
+    """A random BERT of two layers, with a pooler and a head that fills masks."""
+    from prompt_jax.backbones import Backbone
+    from prompt_jax.backbones.bert import BertConfig, init_params
+
+    config = BertConfig(
+        vocab_size=64, d_model=16, d_kv=4, d_ff=32, num_heads=4, num_layers=2, max_positions=64,
+        mask_token_id=63,
+    )  # fmt: skip
+    params = jax.jit(init_params, static_argnums=0)(config, jax.random.key(0))
+    return Backbone(name="tiny_bert", config=config, params=_noisy(params))
 
 
 @pytest.fixture(scope="session")

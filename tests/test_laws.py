@@ -17,22 +17,33 @@ from prompt_jax.train import compile_step, fit, start
 METHOD = PromptTuningConfig(num_virtual_tokens=4)
 
 
-def batch_of(rows=4, text=6, target=3, seed=0):
+def batch_of(rows=4, text=6, target=2, seed=0):
+    """Texts of at least two tokens, the first two of which an encoder has to fill in."""
     rng = np.random.default_rng(seed)
     lengths = rng.integers(2, text + 1, rows)
     mask = np.arange(text) < lengths[:, None]
-    tokens = np.where(mask, rng.integers(2, 64, (rows, text)), 0).astype(np.int32)
+    tokens = np.where(mask, rng.integers(2, 63, (rows, text)), 0).astype(np.int32)
+    tokens[:, :2] = 63
     targets = rng.integers(2, 64, (rows, target)).astype(np.int32)
     target_mask = np.arange(target) < rng.integers(1, target + 1, rows)[:, None]
     return Batch(tokens, mask, targets, target_mask)
 
 
-@pytest.fixture(
-    scope="module", params=["t5", "gpt2", pytest.param("llama", marks=pytest.mark.slow)]
-)
+WRITERS = ["t5", "gpt2", pytest.param("llama", marks=pytest.mark.slow)]
+
+
+@pytest.fixture(scope="module", params=[*WRITERS, "bert"])
 def backbone(request):
-    name = "tiny" if request.param == "t5" else f"tiny_{request.param}"
-    return request.getfixturevalue(name)
+    return _tiny(request)
+
+
+@pytest.fixture(scope="module", params=WRITERS)
+def writer(request):
+    return _tiny(request)
+
+
+def _tiny(request):
+    return request.getfixturevalue("tiny" if request.param == "t5" else f"tiny_{request.param}")
 
 
 _logits = jax.jit(target_logits, static_argnums=0, static_argnames="placement")
@@ -180,7 +191,8 @@ def test_unstacked_layers_are_the_same_model(backbone):
     assert backbone.unstacked() is backbone.params
 
 
-def test_cached_decoding_equals_uncached(backbone):
+def test_cached_decoding_equals_uncached(writer):
+    backbone = writer
     batch = batch_of(target=5)
     embeddings, mask = prepend(
         materialize(METHOD, init(METHOD, backbone, jax.random.key(0))),

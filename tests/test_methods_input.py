@@ -25,8 +25,6 @@ KEY = jax.random.key(0)
     [
         (lambda: pj.LoraConfig(r=0), "r must be at least 1, got 0; a rank of 0 trains nothing"),
         (lambda: pj.LoraConfig(lora_dropout=1.0), r"lora_dropout must be in \[0, 1\), got 1.0"),
-        (lambda: pj.LoraConfig(target_modules=()), "target_modules is empty; name kernels"),
-        (lambda: pj.IA3Config(target_modules=()), "target_modules is empty; name kernels"),
         (lambda: pj.LoraConfig(task_type=""), "task_type is empty.*PEFT would load this prompt"),
         (
             lambda: pj.PrefixTuningConfig(encoder_hidden_size=0, prefix_projection=True),

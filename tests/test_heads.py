@@ -1,0 +1,355 @@
+"""Heads beside a method, and clozes: how models that only read answer."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import prompt_jax as pj
+from prompt_jax.config import InputError, TrainConfig
+from prompt_jax.data import Batch, encode_targets
+from prompt_jax.generate import classify, generate, score
+from prompt_jax.generate.encoding import class_logits, encode_text, token_logits
+from prompt_jax.losses import Candidates, loss_fn
+from prompt_jax.methods import Injection, apply_head, init, materialize, simplify
+from prompt_jax.prompts import compose, load_prompt, prompt_for, save_prompt
+from prompt_jax.train import compile_step, start
+
+WORDS = Candidates(np.array([[40], [41], [42]]), np.ones((3, 1), bool))
+METHODS = {
+    "head": pj.HeadConfig(),
+    "prompt": pj.PromptTuningConfig(num_virtual_tokens=4),
+    "p_tuning": pj.PTuningConfig(num_virtual_tokens=4, encoder_hidden_size=8),
+    "prefix": pj.PrefixTuningConfig(num_virtual_tokens=4),
+    "lora": pj.LoraConfig(r=2),
+    "full": pj.FullConfig(),
+    "both": pj.UnionConfig(methods=(pj.LoraConfig(r=2), pj.PrefixTuningConfig())),
+}
+on_readers = pytest.mark.parametrize("backbone", ["tiny_bert", "tiny_gpt2"], indirect=True)
+
+
+@pytest.fixture
+def backbone(request):
+    return request.getfixturevalue(request.param)
+
+
+def headed(name, labels=3, task_type="SEQ_CLS", **fields):
+    return dataclasses.replace(METHODS[name], num_labels=labels, task_type=task_type, **fields)
+
+
+def batch_of(seed=0, rows=4, text=6):
+    rng = np.random.default_rng(seed)
+    mask = np.arange(text) < rng.integers(1, text + 1, rows)[:, None]
+    tokens = np.where(mask, rng.integers(2, 40, (rows, text)), 0).astype(np.int32)
+    targets = rng.integers(40, 43, (rows, 1)).astype(np.int32)
+    return Batch(tokens, mask, targets, np.ones((rows, 1), bool))
+
+
+def trained(config, backbone, steps=3):
+    options = TrainConfig(steps=steps, batch_size=4, optimizer="adamw", learning_rate=1e-2)
+    step = compile_step(loss_fn(config, backbone, candidates=WORDS), options)
+    state, losses = start(init(config, backbone, jax.random.key(0)), options), []
+    for _ in range(steps):
+        state, row = step(state, backbone.params, batch_of())
+        losses.append(float(row["loss"]))
+    return state, losses
+
+
+_class_logits = jax.jit(class_logits, static_argnames=("module", "placement"))
+
+
+def logits_of(backbone, injection, batch, placement="prefix"):
+    tokens, mask = jnp.asarray(batch.tokens), jnp.asarray(batch.mask)
+    arguments = (backbone.module, backbone.params, injection, tokens, mask)
+    return _class_logits(*arguments, placement=placement)
+
+
+# One at every run of the tests, the rest with the slow ones.
+@on_readers
+@pytest.mark.parametrize(
+    "name", [n if n == "lora" else pytest.param(n, marks=pytest.mark.slow) for n in METHODS]
+)
+def test_a_head_is_trained_beside_every_method(name, backbone):
+    config = headed(name)
+    before = jax.tree.map(np.array, backbone.params)
+    fresh = init(config, backbone, jax.random.key(0))
+    state, losses = trained(config, backbone)
+    assert losses[-1] < losses[0]
+    assert jax.tree.structure(state.tuned) == jax.tree.structure(fresh)
+    grads = jax.grad(loss_fn(config, backbone, candidates=WORDS), has_aux=True)(
+        state.tuned, backbone.params, batch_of()
+    )[0]
+    assert all((np.abs(leaf) > 0).any() for leaf in jax.tree.leaves(grads["classifier"]))
+    jax.tree.map(np.testing.assert_array_equal, before, jax.tree.map(np.array, backbone.params))
+
+
+@on_readers
+@pytest.mark.parametrize(
+    "name", ["p_tuning", *[pytest.param(n, marks=pytest.mark.slow) for n in ("prefix", "both")]]
+)
+def test_saved_and_loaded_it_says_the_same(name, backbone, tmp_path):
+    config = headed(name)
+    tuned = trained(config, backbone)[0].tuned
+    prompt = load_prompt(save_prompt(tmp_path / "p", prompt_for(tuned, config, backbone)))
+    batch = batch_of()
+    ours = logits_of(backbone, materialize(config, tuned), batch)
+    np.testing.assert_allclose(ours, logits_of(backbone, prompt.injection(), batch), atol=1e-5)
+    plain, tree = simplify(config, tuned)
+    assert plain.num_labels == 3 and "classifier" in tree
+    model = pj.PromptTuningModel.from_pretrained(backbone, prompt)
+    assert model.prompt.digest == prompt.digest
+
+
+@pytest.mark.parametrize("name", ["head", "prompt"])
+def test_the_head_has_a_rate_of_its_own(name, tiny_bert):
+    config = headed(name)
+    fresh = init(config, tiny_bert, jax.random.key(0))
+    options = TrainConfig(
+        optimizer="adamw", learning_rate=0.0, head_learning_rate=1e-2, weight_decay=0.0
+    )
+    step = compile_step(loss_fn(config, tiny_bert, candidates=WORDS), options)
+    state, _ = step(start(fresh, options), tiny_bert.params, batch_of())
+    moved = np.abs(np.asarray(state.tuned["classifier"]["out"]["bias"])).max()
+    assert moved == pytest.approx(1e-2, rel=1e-3)
+    rest = {name: leaf for name, leaf in state.tuned.items() if name != "classifier"}
+    jax.tree.map(np.testing.assert_array_equal, rest, {name: fresh[name] for name in rest})
+
+
+@pytest.mark.parametrize("placement", ["prefix", "after_bos", "suffix"])
+def test_a_head_reads_the_texts_own_token_wherever_the_prompt_stands(placement, tiny_bert):
+    config = headed("prompt", placement=placement)
+    injection = materialize(config, init(config, tiny_bert, jax.random.key(0)))
+    batch = batch_of()
+    tokens, mask = jnp.asarray(batch.tokens), jnp.asarray(batch.mask)
+    given = (tiny_bert.module, tiny_bert.params, injection, tokens, mask)
+    states = encode_text(*given, placement=placement)
+    params = {"params": tiny_bert.params}
+    pooled = tiny_bert.module.apply(params, states, mask, method="pool")
+    expected = apply_head(injection.head, pooled, None)
+    ours = logits_of(tiny_bert, injection, batch, placement)
+    np.testing.assert_allclose(ours, expected, atol=1e-6)
+    tags = token_logits(*given, placement=placement)
+    np.testing.assert_allclose(tags, apply_head(injection.head, states, None), atol=1e-6)
+
+
+def test_pooling_as_in_peft_reads_a_virtual_token(tiny_bert):
+    config = headed("prompt")
+    tuned = init(config, tiny_bert, jax.random.key(0))
+    ours, theirs = (
+        logits_of(tiny_bert, materialize(dataclasses.replace(config, pooling=p), tuned), batch_of())
+        for p in ("cls", "peft")
+    )
+    assert not np.allclose(ours, theirs)
+    # Without virtual tokens the first position is the text's own.
+    plain = headed("head")
+    tuned = init(plain, tiny_bert, jax.random.key(0))
+    ours, theirs = (
+        logits_of(tiny_bert, materialize(dataclasses.replace(plain, pooling=p), tuned), batch_of())
+        for p in ("cls", "peft")
+    )
+    np.testing.assert_array_equal(ours, theirs)
+
+
+@on_readers
+def test_padding_on_either_side_changes_no_class(backbone):
+    config = headed("prompt")
+    injection = materialize(config, init(config, backbone, jax.random.key(0)))
+    batch = batch_of()
+    wide = batch._replace(
+        tokens=np.pad(batch.tokens, ((0, 0), (3, 2))), mask=np.pad(batch.mask, ((0, 0), (3, 2)))
+    )
+    ours = logits_of(backbone, injection, batch)
+    np.testing.assert_allclose(ours, logits_of(backbone, injection, wide), atol=1e-5)
+
+
+def test_rows_with_heads_of_their_own_are_the_rows_alone(tiny_bert):
+    config, batch = headed("prompt"), batch_of()
+    fresh = [init(config, tiny_bert, jax.random.key(k)) for k in range(4)]
+    many = [materialize(config, tuned) for tuned in fresh]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *many)
+    stacked = stacked._replace(pool_prompt=jnp.asarray(False))
+    together = logits_of(tiny_bert, stacked, batch)
+    for i, injection in enumerate(many):
+        row = jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], batch)
+        np.testing.assert_allclose(
+            together[i : i + 1], logits_of(tiny_bert, injection, row), atol=1e-5
+        )
+
+
+def test_classify_gives_log_probabilities(tiny_bert):
+    config, batch = headed("prefix"), batch_of()
+    injection = materialize(config, init(config, tiny_bert, jax.random.key(0)))
+    found = classify(tiny_bert, injection, batch.tokens, batch.mask)
+    np.testing.assert_allclose(np.exp(found).sum(1), 1.0, rtol=1e-5)
+    assert (found.argmax(1) == logits_of(tiny_bert, injection, batch).argmax(1)).all()
+
+
+def test_a_cloze_ranks_words_by_the_logits_at_its_mask(tiny_bert):
+    batch = batch_of()
+    tokens = batch.tokens.copy()
+    tokens[:, 0] = tiny_bert.config.mask_token_id
+    prompt = Injection(tiny_bert.embed(jnp.array([7, 9])))
+    found = score(tiny_bert, prompt, tokens, batch.mask, *WORDS)
+    spelled = np.concatenate([np.tile([7, 9], (len(tokens), 1)), tokens], axis=1)
+    mask = np.pad(batch.mask, ((0, 0), (2, 0)), constant_values=True)
+    given = tiny_bert.embed(spelled), jnp.asarray(mask)
+    logits = tiny_bert.module.apply({"params": tiny_bert.params}, *given)[:, 2]
+    expected = jax.nn.log_softmax(logits)[:, WORDS.tokens[:, 0]]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_words_within_a_text_have_no_end():
+    class Tokenizer:
+        eos_token_id = 5
+
+        def __call__(self, texts, **options):
+            return {"input_ids": [[ord(c) for c in text] for text in texts]}
+
+        def decode(self, ids):
+            return "".join(map(chr, ids))
+
+    rows = {p: encode_targets(Tokenizer(), ["x"], 8, place=p)[0].tolist() for p in
+            ("apart", "behind", "within")}  # fmt: skip
+    assert rows == {"apart": [120, 5], "behind": [32, 120, 5], "within": [32, 120]}
+
+
+def _model(backbone, task_type, labels=3):
+    config = headed("prompt", labels, task_type)
+    return pj.PromptTuningModel.from_pretrained(backbone, config)
+
+
+def _nll(logits, labels):
+    picked = [np.log(np.exp(z) / np.exp(z).sum())[y] for z, y in zip(logits, labels, strict=True)]
+    return -np.mean(picked)
+
+
+@on_readers
+def test_a_model_with_a_head_has_logits_and_a_loss_of_the_text_alone(backbone):
+    batch = batch_of()
+    tokens, mask = batch.tokens, batch.mask
+    labels = np.array([0, 2, 1, 2])
+    found = _model(backbone, "SEQ_CLS")(tokens, mask, labels=labels)
+    assert found.logits.shape == (4, 3)
+    np.testing.assert_allclose(found.loss, _nll(np.asarray(found.logits), labels), rtol=1e-5)
+    tags = np.where(mask, 1, -100)
+    found = _model(backbone, "TOKEN_CLS")(tokens, mask, labels=tags)
+    assert found.logits.shape == (*tokens.shape, 3)
+    expected = _nll(np.asarray(found.logits)[mask], tags[mask])
+    np.testing.assert_allclose(found.loss, expected, rtol=1e-5)
+
+
+def test_a_span_is_looked_for_among_the_texts_own_tokens(tiny_bert):
+    batch = batch_of()
+    model = _model(tiny_bert, "QUESTION_ANS", None)
+    spans = np.zeros((4, 2), int)
+    found = model(batch.tokens, batch.mask, labels=spans)
+    assert found.logits.shape == (*batch.tokens.shape, 2)
+    logits = [z[m] for z, m in zip(np.asarray(found.logits), batch.mask, strict=True)]
+    expected = np.mean([_nll(z.T, [0, 0]) for z in logits])
+    np.testing.assert_allclose(found.loss, expected, rtol=1e-5)
+
+
+def test_features_are_the_states_of_the_text(tiny_bert):
+    batch = batch_of()
+    config = pj.PromptTuningConfig(num_virtual_tokens=4, task_type="FEATURE_EXTRACTION")
+    model = pj.PromptTuningModel.from_pretrained(tiny_bert, config)
+    found = model(batch.tokens, batch.mask).logits
+    given = (tiny_bert.module, tiny_bert.params, materialize(config, model.tuned))
+    arrays = jnp.asarray(batch.tokens), jnp.asarray(batch.mask)
+    np.testing.assert_allclose(found, encode_text(*given, *arrays, placement="prefix"), atol=1e-5)
+    plain = pj.PromptTuningModel.from_pretrained(tiny_bert, None)(batch.tokens, batch.mask)
+    assert plain.logits.shape == (*batch.tokens.shape, 64)
+
+
+BAD = {
+    "labels": (lambda b: pj.HeadConfig(num_labels=1), "num_labels must be at least 2, got 1"),
+    "a writer": (
+        lambda b: pj.LoraConfig(num_labels=2),
+        "unknown task_type with num_labels 'SEQ_2_SEQ_LM'; allowed: SEQ_CLS, TOKEN_CLS",
+    ),
+    "tags": (lambda b: pj.LoraConfig(task_type="TOKEN_CLS"), "TOKEN_CLS has a trained head"),
+    "pooling": (lambda b: pj.LoraConfig(pooling="mean"), "unknown pooling 'mean'; allowed: cls"),
+    "nothing": (
+        lambda b: init(pj.HeadConfig(task_type="SEQ_CLS"), b, jax.random.key(0)),
+        "trains a head only: set num_labels",
+    ),
+    "no words": (lambda b: loss_fn(headed("lora"), b), "a head of 3 classes needs the label words"),
+    "writing": (
+        lambda b: generate(b, None, np.ones((1, 2), int), np.ones((1, 2), bool)),
+        "only reads and writes no answers",
+    ),
+    "no mask": (
+        lambda b: score(b, None, np.ones((1, 2), int), np.ones((1, 2), bool), *WORDS),
+        "input 0 has 0 masks and backbone 'tiny_bert' fills one",
+    ),
+    "long words": (
+        lambda b: score(
+            b,
+            None,
+            np.full((1, 2), 63),
+            np.ones((1, 2), bool),
+            np.ones((1, 2), int),
+            np.ones((1, 2), bool),
+        ),
+        "a label word of 2 tokens cannot stand in place of one mask",
+    ),
+    "a causal task": (
+        lambda b: prompt_for({}, pj.HeadConfig(task_type="CAUSAL_LM"), b),
+        "task_type is \"CAUSAL_LM\" and backbone 'tiny_bert' does SEQ_CLS, TOKEN_CLS",
+    ),
+    "no head for masks": (
+        lambda b: score(
+            dataclasses.replace(b, config=dataclasses.replace(b.config, word_head=False)),
+            *(None, np.full((1, 2), 63), np.ones((1, 2), bool), *WORDS),
+        ),
+        "has no head that fills masks",
+    ),
+    "tags of another shape": (
+        lambda b: _model(b, "TOKEN_CLS")(np.ones((2, 3), int), labels=np.ones((2, 4), int)),
+        r"labels must be integers of shape \[2, 3\], got int64 of shape \[2, 4\]",
+    ),
+    "a span outside": (
+        lambda b: _model(b, "QUESTION_ANS", None)(np.ones((1, 3), int), labels=np.array([[0, 3]])),
+        "labels hold 3; allowed: 0 to 2 and -100",
+    ),
+    "labels without a head": (
+        lambda b: pj.PromptTuningModel.from_pretrained(b, None)(
+            np.ones((1, 3), int), labels=np.ones(1, int)
+        ),
+        "labels need a head, and this model has none",
+    ),
+    "a decoder's input": (
+        lambda b: _model(b, "SEQ_CLS")(np.ones((1, 3), int), None, np.ones((1, 3), int)),
+        "a model that reads only takes no decoder_input_ids",
+    ),
+    "overflow": (
+        lambda b: classify(
+            b,
+            materialize(headed("prompt"), init(headed("prompt"), b, jax.random.key(0))),
+            *(np.ones((1, 61), int), np.ones((1, 61), bool)),
+        ),
+        "prompt, input and target are 65 tokens long .*, 1 over the 64 of 'tiny_bert'",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input(case, tiny_bert):
+    run, message = BAD[case]
+    with pytest.raises(InputError, match=message):
+        run(tiny_bert)
+
+
+def test_a_t5_takes_no_head(tiny):
+    with pytest.raises(InputError, match="takes no head for SEQ_CLS; it does SEQ_2_SEQ_LM"):
+        init(headed("lora"), tiny, jax.random.key(0))
+
+
+def test_prompts_with_heads_are_not_combined(tiny_bert):
+    config = headed("prompt")
+    tuned = init(config, tiny_bert, jax.random.key(0))
+    prompt = prompt_for(tuned, config, tiny_bert, name="one")
+    with pytest.raises(InputError, match="'one' has a trained head, which a prompt computed from"):
+        compose([prompt, prompt], how="concat")
