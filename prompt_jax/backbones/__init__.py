@@ -55,6 +55,11 @@ class Backbone:
         return self.family.TASK_TYPES
 
     @property
+    def model_type(self) -> str:
+        """Hugging Face's name of its kind; "t5" for all of that family."""
+        return getattr(self.config, "model_type", "t5")
+
+    @property
     def target_place(self) -> str:
         """Where a target stands: `apart` from its input, `behind` it, or `within`, for a mask."""
         return {"SEQ_2_SEQ_LM": "apart", "CAUSAL_LM": "behind"}.get(self.task_types[0], "within")

@@ -19,6 +19,7 @@ ACTIVATIONS = {
     "gelu_new": jax.nn.gelu,
     "gelu_pytorch_tanh": jax.nn.gelu,
     "silu": jax.nn.silu,
+    "tanh": jnp.tanh,
 }
 REMAT_POLICIES = {
     "minimal": jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,

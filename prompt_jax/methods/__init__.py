@@ -103,7 +103,8 @@ def materialize(config: MethodConfig, tuned: Any, key: Any = None) -> Injection:
     injection = METHODS[type(config)].materialize(config, own, key)
     if not beside:
         return injection
-    pool = jnp.asarray(config.pooling == "peft")
+    # Without virtual tokens in the input, PEFT leaves the choice to the model: the text's own.
+    pool = jnp.asarray(config.pooling == "peft" and config.input_tokens > 0)
     return injection._replace(head=beside[CLASSIFIER], pool_prompt=pool)
 
 

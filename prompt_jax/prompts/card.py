@@ -67,7 +67,14 @@ def _peft(prompt: Prompt) -> str:
     reason = obstacle(prompt)
     if reason:
         return f"\nThis prompt does not load in PEFT: {reason}.\n"
-    auto = {"SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM", "CAUSAL_LM": "AutoModelForCausalLM"}
+    auto = {
+        "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
+        "CAUSAL_LM": "AutoModelForCausalLM",
+        "SEQ_CLS": "AutoModelForSequenceClassification",
+        "TOKEN_CLS": "AutoModelForTokenClassification",
+        "QUESTION_ANS": "AutoModelForQuestionAnswering",
+        "FEATURE_EXTRACTION": "AutoModel",
+    }
     return f"""
 The same folder loads in PEFT:
 

@@ -11,7 +11,8 @@ from prompt_jax.config import InputError, PromptTuningConfig, choose
 from prompt_jax.prompts.prompt import Prompt
 
 WAYS = ("concat", "average", "weighted", "task_arithmetic")
-IDENTITY = ("backbone", "fingerprint", "tokenizer_hash", "num_layers", "num_attention_heads")
+IDENTITY = ("backbone", "fingerprint", "tokenizer_hash", "model_type", "num_layers")
+IDENTITY += ("num_attention_heads",)
 
 
 def compose(

@@ -58,6 +58,8 @@ class Prompt:
     """That backbone's fingerprint."""
     tokenizer_hash: str = ""
     """`tokenizer_hash` of that backbone's tokenizer."""
+    model_type: str = ""
+    """That backbone's kind, by which PEFT's names of its modules are known."""
     num_layers: int | None = None
     num_attention_heads: int | None = None
     """With `num_layers` in PEFT's config, whose readers may want them without the model.
@@ -76,9 +78,8 @@ class Prompt:
         object.__setattr__(self, "tuned", jax.tree.map(_frozen, self.tuned))
         _check_leaves(self.arrays)
         if isinstance(self.method, PromptTuningConfig):
-            for path, rows in self.arrays.items():
-                if not path.startswith(CLASSIFIER):
-                    _check_rows(rows, self.method.num_virtual_tokens)
+            for rows in self.own_arrays.values():
+                _check_rows(rows, self.method.num_virtual_tokens)
         if self.training is not None:
             object.__setattr__(self, "training", jax.tree.map(_frozen, self.training))
         # As they will be read from a file: no NumPy scalars, no tuples.
@@ -90,6 +91,12 @@ class Prompt:
     def arrays(self) -> dict[str, np.ndarray]:
         """The leaves of `tuned`, by path."""
         return by_path(self.tuned)
+
+    @property
+    def own_arrays(self) -> dict[str, np.ndarray]:
+        """The leaves of the method itself: `arrays` without those of a head."""
+        head = f"{CLASSIFIER}/"
+        return {path: leaf for path, leaf in self.arrays.items() if not path.startswith(head)}
 
     @property
     def rows(self) -> np.ndarray:
@@ -221,6 +228,7 @@ def _identity(backbone: Backbone) -> dict[str, Any]:
         "backbone": backbone.name,
         "fingerprint": backbone.fingerprint,
         "tokenizer_hash": tokenizer_hash(backbone.tokenizer),
+        "model_type": backbone.model_type,
         "num_layers": backbone.config.num_layers,
         "num_attention_heads": backbone.config.num_heads,
     }
@@ -273,8 +281,7 @@ def _check_shapes(prompt: Prompt, backbone: Backbone, ours: str, theirs: str) ->
     trained_on = f" ({prompt.backbone})" if prompt.backbone else ""
     remedy = f"use the backbone that it was trained on{trained_on}"
     if isinstance(prompt.method, PromptTuningConfig):
-        rows = (v for path, v in prompt.arrays.items() if not path.startswith(CLASSIFIER))
-        width = next(rows).shape[1]
+        width = next(iter(prompt.own_arrays.values())).shape[1]
         if width != backbone.width:
             raise InputError(f"{ours} is {width} wide and {theirs} is {backbone.width}; {remedy}")
         if prompt.method.num_labels is None:

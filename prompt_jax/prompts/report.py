@@ -94,7 +94,7 @@ def inspect(prompt: Prompt, backbone: Backbone, *, k: int = 3, allow_mismatch: b
         facts.add_row(name, Text(str(value)))
     parts: list[Any] = [facts]
     if isinstance(prompt.method, PromptTuningConfig):
-        rows = np.concatenate(list(prompt.arrays.values()))
+        rows = np.concatenate(list(prompt.own_arrays.values()))
         parts += [_neighbours(rows, backbone, k), Text(CAVEAT)]
     out = io.StringIO()
     Console(file=out, width=100, color_system=None).print(Group(*parts))

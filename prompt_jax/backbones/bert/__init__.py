@@ -5,6 +5,7 @@ from prompt_jax.backbones.bert.config import PRESETS as PRESETS
 from prompt_jax.backbones.bert.config import BertConfig as BertConfig
 from prompt_jax.backbones.bert.config import BertConfig as Config
 from prompt_jax.backbones.bert.config import from_hugging_face as from_hugging_face
+from prompt_jax.backbones.bert.config import one_layer as one_layer
 from prompt_jax.backbones.bert.config import to_hugging_face as to_hugging_face
 from prompt_jax.backbones.bert.model import Bert as Module
 from prompt_jax.backbones.bert.model import init_params as init_params

@@ -37,7 +37,7 @@ class BertConfig:
     activation: str = "gelu"
     gated: bool = False
     pooler: bool = True
-    """The weights have a pooler: a frozen layer on the first token, before a head."""
+    """The weights have a pooler: a frozen layer on the first token."""
     word_head: bool = True
     """The weights have the head that fills masks; one to classify with can do without."""
     pad_token_id: int = 0
@@ -72,7 +72,12 @@ class BertConfig:
             return Head()
         if self.model_type == "distilbert":
             return Head(hidden="relu")
-        return Head(hidden=None if self.pooler else "tanh")
+        return Head(hidden=None if self.pooled else "tanh")
+
+    @property
+    def pooled(self) -> bool:
+        """Whether a head reads the pooler: RoBERTa's heads have a layer of their own instead."""
+        return self.pooler and "roberta" not in self.model_type
 
 
 PRESETS: dict[str, BertConfig] = {}
@@ -85,6 +90,11 @@ _DISTILBERT = {
     "hidden_act": "activation",
 }
 """DistilBERT's words for what the others call as written here."""
+
+
+def one_layer(model_type: str) -> tuple[BertConfig, ...]:
+    """Small models that between them have every kernel of a family."""
+    return (BertConfig(model_type=model_type, num_layers=1),)
 
 
 def from_hugging_face(values: Mapping[str, Any], **ours: Any) -> BertConfig:

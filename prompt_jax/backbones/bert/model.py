@@ -68,7 +68,7 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B S D"], bias: Array) -> Float[Array, "B S D"]:
-        return stack(self, Block, self.config.num_layers, x, bias)[0]
+        return stack(self, Block, self.config.num_layers, dropout(self, x), bias)[0]
 
 
 class Bert(nn.Module):
@@ -112,14 +112,13 @@ class Bert(nn.Module):
         x = embeddings.astype(c.dtype) + self.positions.astype(c.dtype)[places]
         if c.num_token_types:
             x = x + jnp.broadcast_to(self.token_types.astype(c.dtype)[0], x.shape)
-        x = dropout(self, self.embedding_norm(x))
         seen = jnp.pad(mask, ((0, 0), (prefix, 0)), constant_values=True)
-        return self.encoder(x, mask_bias(seen)[:, None, None, :])
+        return self.encoder(self.embedding_norm(x), mask_bias(seen)[:, None, None, :])
 
     def pool(self, states: Float[Array, "B T D"], mask: Bool[Array, "B T"]) -> Float[Array, "B D"]:
         """What stands for a text before a head: its first real token, through the pooler if any."""
         first = jnp.take_along_axis(states, mask.argmax(1)[:, None, None], axis=1)
-        return (jnp.tanh(self.pooler(first)) if self.config.pooler else first)[:, 0]
+        return (jnp.tanh(self.pooler(first)) if self.config.pooled else first)[:, 0]
 
     def words(self, states: Float[Array, "B U D"]) -> Float[Array, "B U V"]:
         """Logits of the words that may stand at each state, float32."""
@@ -135,7 +134,7 @@ class Bert(nn.Module):
         """Logits of the words that may stand at every position; states without that head."""
         states = self.encode(embeddings, mask)
         if self.config.pooler and self.is_initializing():
-            self.pool(states, mask)
+            self.pooler(states)
         return self.words(states) if self.config.word_head else states
 
 

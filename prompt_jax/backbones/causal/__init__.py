@@ -6,6 +6,7 @@ from prompt_jax.backbones.causal.config import CausalConfig as CausalConfig
 from prompt_jax.backbones.causal.config import CausalConfig as Config
 from prompt_jax.backbones.causal.config import Rope as Rope
 from prompt_jax.backbones.causal.config import from_hugging_face as from_hugging_face
+from prompt_jax.backbones.causal.config import one_layer as one_layer
 from prompt_jax.backbones.causal.config import to_hugging_face as to_hugging_face
 from prompt_jax.backbones.causal.model import Causal as Module
 from prompt_jax.backbones.causal.model import init_params as init_params

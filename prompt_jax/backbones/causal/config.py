@@ -96,6 +96,14 @@ PRESETS: dict[str, CausalConfig] = {}
 """None: "gpt2" and the like are ids of the hub."""
 
 
+def one_layer(model_type: str) -> tuple[CausalConfig, ...]:
+    """Small models that between them have every kernel of a family."""
+    if model_type == "gpt2":
+        return (CausalConfig(num_layers=1),)
+    other = {"model_type": model_type, "rope": Rope(), "fused": False, "gated": True}
+    return (CausalConfig(num_layers=1, norm="rms", **other),)
+
+
 def from_hugging_face(values: Mapping[str, Any], **ours: Any) -> CausalConfig:
     """The config of a Hugging Face `config.json`.
 

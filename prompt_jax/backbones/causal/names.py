@@ -10,6 +10,8 @@ TABLES = ("transformer.wte.weight", "model.embed_tokens.weight")
 """What the embedding table is called, in GPT-2 and in the others."""
 COPIES = ("lm_head.weight",)
 """A second name of the table, which some checkpoints of tied models keep."""
+OTHERS = ("score.", "classifier.", "qa_outputs.")
+"""Heads of other tasks, which a prompt brings itself."""
 GPT2 = {
     "attention_norm": "ln_1",
     "attention/qkv": "attn.c_attn",
@@ -49,8 +51,9 @@ def told_by_weights(names: Collection[str], *, tied: bool) -> dict[str, Any]:
 
 def canonical(tensors: Mapping[str, Any], model_type: str) -> dict[str, Any]:
     """Weights under the names that we read: those of a bare GPT-2 or Llama lack their root."""
-    root = "" if TABLES[0] in tensors or TABLES[1] in tensors else _root(model_type) + "."
-    return {name if name in COPIES else root + name: tensor for name, tensor in tensors.items()}
+    found = {name: tensor for name, tensor in tensors.items() if not name.startswith(OTHERS)}
+    root = "" if TABLES[0] in found or TABLES[1] in found else _root(model_type) + "."
+    return {name if name in COPIES else root + name: tensor for name, tensor in found.items()}
 
 
 def _root(model_type: str) -> str:

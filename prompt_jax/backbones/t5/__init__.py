@@ -1,10 +1,10 @@
 """The T5 family: its config, its module, its weights' names, its sockets.
 
-What every family binds: `Config` with `from_hugging_face` and `to_hugging_face`, `MODEL_TYPES`,
-`PRESETS`; `Module` with `embed`, and `predict`, `prefill` and `decode` where it writes, `encode`
-and `pool` where it takes a head; `init_params`, `keys_and_values`; `hugging_face_names`,
-`canonical`, `told_by_weights`, `transposed`, `TABLES` and `COPIES`; `sockets`; `TASK_TYPES`, what
-it does by PEFT's names, the usual one first.
+What every family binds: `Config` with `from_hugging_face`, `to_hugging_face` and `one_layer`,
+`MODEL_TYPES`, `PRESETS`; `Module` with `embed`, and `predict`, `prefill` and `decode` where it
+writes, `encode` and `pool` where it takes a head; `init_params`, `keys_and_values`;
+`hugging_face_names`, `canonical`, `told_by_weights`, `transposed`, `TABLES` and `COPIES`;
+`sockets`; `TASK_TYPES`, what it does by PEFT's names, the usual one first.
 """
 
 from prompt_jax.backbones.t5.config import MODEL_TYPES as MODEL_TYPES
@@ -12,6 +12,7 @@ from prompt_jax.backbones.t5.config import PRESETS as PRESETS
 from prompt_jax.backbones.t5.config import T5Config as Config
 from prompt_jax.backbones.t5.config import T5Config as T5Config
 from prompt_jax.backbones.t5.config import from_hugging_face as from_hugging_face
+from prompt_jax.backbones.t5.config import one_layer as one_layer
 from prompt_jax.backbones.t5.config import to_hugging_face as to_hugging_face
 from prompt_jax.backbones.t5.model import T5 as Module
 from prompt_jax.backbones.t5.model import T5 as T5

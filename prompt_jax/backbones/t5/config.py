@@ -66,6 +66,12 @@ PRESETS = {
 }
 
 
+def one_layer(model_type: str) -> tuple[T5Config, ...]:
+    """Small models that between them have every kernel of the family."""
+    shape = {"num_layers": 1, "num_decoder_layers": 1}
+    return T5Config(**shape), T5Config(**shape, gated=False, activation="relu")
+
+
 def from_hugging_face(values: Mapping[str, Any], **ours: Any) -> T5Config:
     """The config of a Hugging Face `config.json`.
 

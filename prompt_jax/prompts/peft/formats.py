@@ -1,17 +1,21 @@
 """Which PEFT type a method is written as and read from, and what all types have in common.
 
-A format is a module of three functions: `obstacle(method, arrays)`, why PEFT would run this
-differently; `write(method, arrays)`, the config's own fields and the tensors; `read(stored)`, the
-method and the arrays. Arrays are the leaves of a tuned tree by path.
+A format is a module of three functions: `obstacle(method, arrays, model_type)`, why PEFT would run
+this differently; `write(method, arrays, model_type)`, the config's own fields and the tensors;
+`read(stored)`, the method, the arrays, and the type of model, "" where no tensor's name tells it.
+Arrays are the leaves of a tuned tree by path, without those of a head, which are the same for all.
 """
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from prompt_jax import config as configs
 from prompt_jax.config import MethodConfig, choose
-from prompt_jax.prompts.peft import ia3, lora, multitask, prefix, prompt
+from prompt_jax.config.method import TASK_TYPES
+from prompt_jax.methods import CLASSIFIER
+from prompt_jax.prompts.peft import heads, ia3, lora, modules, multitask, prefix, prompt
 from prompt_jax.prompts.peft.files import Stored
 from prompt_jax.prompts.prompt import Prompt
 
@@ -36,11 +40,10 @@ WRITTEN: dict[type[MethodConfig], str] = {
     configs.IA3Config: "IA3",
 }
 """What a method is written as; P-tuning has become prompt tuning by then."""
-TASK_TYPES = ("SEQ_2_SEQ_LM", "CAUSAL_LM")
 WHOLE = ("PROMPT_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING")
 """Types whose files say all about the shapes of the tuned tree."""
-IN_LAYERS = ("PREFIX_TUNING", "LORA", "IA3")
-"""Types whose tensors are named, or laid out, by the family of the backbone."""
+BY_KERNEL = ("LORA", "IA3")
+"""Types that put modules into the model, whose names all begin one word deeper."""
 
 
 class Adapter(NamedTuple):
@@ -49,6 +52,7 @@ class Adapter(NamedTuple):
     method: MethodConfig
     arrays: dict[str, np.ndarray]
     backbone: str
+    model_type: str
     num_layers: int | None
     num_attention_heads: int | None
     """None where the arrays are not in a backbone's shapes yet, see `peft_shapes`."""
@@ -58,21 +62,28 @@ def obstacle(prompt: Prompt) -> str:
     """Why PEFT would run this prompt differently, and what to do; empty when it would not."""
     if type(prompt.method) not in WRITTEN:
         return f"PEFT has no format for {prompt.method.kind}"
-    if prompt.method.task_type not in TASK_TYPES:
-        return f"PEFT wants a trained head beside a {prompt.method.task_type} prompt"
-    if prompt.method.task_type == "CAUSAL_LM" and WRITTEN[type(prompt.method)] in IN_LAYERS:
-        return f"{prompt.method.kind} of a decoder-only model is not written as PEFT has it yet"
-    return _format(prompt).obstacle(prompt.method, prompt.arrays)
+    method, kind = prompt.method, prompt.model_type
+    own, head = prompt.own_arrays, heads.leaves_of(prompt)
+    if method.task_type == "SEQ_CLS" and method.input_tokens and method.pooling != "peft":
+        return (
+            "PEFT's head reads the first position, a virtual token, and this one the text's own; "
+            'train with pooling="peft"'
+        )
+    if method.task_type == "FEATURE_EXTRACTION" and WRITTEN[type(method)] in BY_KERNEL:
+        return "PEFT has other names for the modules of a model without a head"
+    reason = heads.obstacle(method.task_type, kind, head)
+    return reason or _format(prompt).obstacle(method, own, kind)
 
 
 def adapter_config(prompt: Prompt) -> dict[str, Any]:
     """The adapter_config.json of a prompt, every dimension filled in."""
-    fields, _ = _format(prompt).write(prompt.method, prompt.arrays)
+    own, head = prompt.own_arrays, heads.leaves_of(prompt)
+    fields, _ = _format(prompt).write(prompt.method, own, prompt.model_type)
     common = {
         "auto_mapping": None,
         "base_model_name_or_path": prompt.backbone or None,
         "inference_mode": True,
-        "modules_to_save": None,
+        "modules_to_save": heads.modules_to_save(prompt.method.task_type, head),
         "peft_type": WRITTEN[type(prompt.method)],
         "peft_version": PEFT_VERSION,
         "revision": None,
@@ -86,7 +97,11 @@ def adapter_config(prompt: Prompt) -> dict[str, Any]:
 
 def weights(prompt: Prompt) -> dict[str, np.ndarray]:
     """The tensors of adapter_model.safetensors, as PEFT names them."""
-    return _format(prompt).write(prompt.method, prompt.arrays)[1]
+    method, kind = prompt.method, prompt.model_type
+    own, head = prompt.own_arrays, heads.leaves_of(prompt)
+    _, tensors = _format(prompt).write(method, own, kind)
+    root = modules.ROOT if WRITTEN[type(method)] in BY_KERNEL else "base_model."
+    return tensors | heads.write(method.task_type, kind, head, root) if head else tensors
 
 
 def read_adapter(stored: Stored) -> Adapter:
@@ -99,11 +114,16 @@ def read_adapter(stored: Stored) -> Adapter:
     kind = stored.values.get("peft_type")
     choose(f"peft_type in {stored.config}", kind, PEFT_TYPES)
     choose(f"task_type in {stored.config}", stored.task_type, TASK_TYPES)
-    method, arrays = PEFT_TYPES[str(kind)].read(stored)
+    stored, head = heads.take(stored)
+    method, arrays, model_type = PEFT_TYPES[str(kind)].read(stored)
+    classes = head[f"{CLASSIFIER}/out/kernel"].shape[1] if head else None
+    method = dataclasses.replace(
+        method, task_type=stored.task_type, num_labels=classes, pooling="peft"
+    )
     name = stored.values.get("base_model_name_or_path") or ""
     sizes = ("num_layers", "num_attention_heads")
-    layers, heads = (stored.values.get(size) if kind in WHOLE else None for size in sizes)
-    return Adapter(method, arrays, name, layers, heads)
+    layers, count = (stored.values.get(size) if kind in WHOLE else None for size in sizes)
+    return Adapter(method, arrays | head, name, model_type, layers, count)
 
 
 def _format(prompt: Prompt) -> Any:

@@ -18,13 +18,13 @@ STARTS = (None, True, False, "gaussian", "orthogonal", "eva")
 """Initialisations that leave the frozen weights as they are; the others change them at loading."""
 
 
-def obstacle(method: LoraConfig, arrays: dict[str, np.ndarray]) -> str:
+def obstacle(method: LoraConfig, arrays: dict[str, np.ndarray], model_type: str) -> str:
     """Why PEFT has no place for these factors."""
-    return modules.unnamed(arrays)
+    return modules.unnamed(arrays, model_type)
 
 
 def write(
-    method: LoraConfig, arrays: dict[str, np.ndarray]
+    method: LoraConfig, arrays: dict[str, np.ndarray], model_type: str
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The config's own fields, and the factors as torch has matrices: [R, in] and [out, R]."""
     tensors = {}
@@ -33,15 +33,15 @@ def write(
         layers = len(leaf)
         if name == "a":
             leaf = leaf.reshape(layers, -1, method.r)
-            tensors |= modules.layered(kernel, A, leaf.swapaxes(1, 2))
+            tensors |= modules.layered(model_type, kernel, A, leaf.swapaxes(1, 2))
         elif name == "b":
             leaf = leaf.reshape(layers, method.r, -1)
-            tensors |= modules.layered(kernel, B, leaf.swapaxes(1, 2))
+            tensors |= modules.layered(model_type, kernel, B, leaf.swapaxes(1, 2))
         else:
-            tensors |= modules.layered(kernel, MAGNITUDE, leaf.reshape(layers, -1))
+            tensors |= modules.layered(model_type, kernel, MAGNITUDE, leaf.reshape(layers, -1))
     fields = {
         "bias": "none",
-        "fan_in_fan_out": False,
+        "fan_in_fan_out": model_type == "gpt2",  # Whose kernels are stored [in, out].
         "init_lora_weights": True,
         "lora_alpha": method.lora_alpha,
         "lora_dropout": method.lora_dropout,
@@ -53,8 +53,8 @@ def write(
     return fields, tensors
 
 
-def read(stored: Stored) -> tuple[LoraConfig, dict[str, np.ndarray]]:
-    """The method and its arrays, in which all heads are one.
+def read(stored: Stored) -> tuple[LoraConfig, dict[str, np.ndarray], str]:
+    """The method, its arrays, in which all heads are one, and the type of model.
 
     Raises:
       InputError: an option that LoRA does not have here, or tensors that do not fit the config.
@@ -69,33 +69,34 @@ def read(stored: Stored) -> tuple[LoraConfig, dict[str, np.ndarray]]:
     rank, dora = stored.whole("r", 8), bool(stored.values.get("use_dora"))
     alpha = stored.whole("lora_alpha", 8)
     endings = {A: "a", B: "b"} | ({MAGNITUDE: "magnitude"} if dora else {})
-    kernels = modules.stacked(stored, endings)
+    kind = modules.model_type_of(stored, endings)
+    kernels = modules.stacked(stored, kind, endings)
     arrays = {}
     for path, leaves in kernels.items():
-        _check(stored, path, leaves, rank)
+        _check(stored, kind, path, leaves, rank)
         a, b = leaves["a"].swapaxes(1, 2), leaves["b"].swapaxes(1, 2)
-        arrays[f"{path}/a"] = modules.split(path, "inputs", a)
-        arrays[f"{path}/b"] = modules.split(path, "outputs", b)
+        arrays[f"{path}/a"] = modules.split(kind, path, "inputs", a)
+        arrays[f"{path}/b"] = modules.split(kind, path, "outputs", b)
         if dora:
-            arrays[f"{path}/magnitude"] = modules.split(path, "outputs", leaves["magnitude"])
+            magnitude = leaves["magnitude"]
+            arrays[f"{path}/magnitude"] = modules.split(kind, path, "outputs", magnitude)
     method = LoraConfig(
-        task_type=stored.task_type,
         r=rank,
         lora_alpha=alpha,
         lora_dropout=float(stored.values.get("lora_dropout") or 0.0),
-        target_modules=modules.target_modules(stored, list(kernels)),
+        target_modules=modules.target_modules(stored, kind, list(kernels)),
         use_rslora=bool(stored.values.get("use_rslora")),
         use_dora=dora,
     )
-    return method, arrays
+    return method, arrays, kind
 
 
-def _check(stored: Stored, path: str, leaves: dict[str, np.ndarray], rank: int) -> None:
+def _check(stored: Stored, kind: str, path: str, leaves: dict[str, np.ndarray], rank: int) -> None:
     a, b = leaves["a"].shape[1:], leaves["b"].shape[1:]
     magnitude = leaves["magnitude"].shape[1:] if "magnitude" in leaves else b[:1]
     if len(a) != 2 or len(b) != 2 or a[0] != rank or b[1] != rank or magnitude != b[:1]:
         found = {name: list(leaf.shape[1:]) for name, leaf in leaves.items()}
         raise stored.mismatch(
-            f"r is {rank} and the factors of {modules.kernels()[path].modules[0]} are {found}, "
+            f"r is {rank} and the factors of {modules.kernels(kind)[path].modules[0]} are {found}, "
             f"where A is [{rank}, in] and B is [out, {rank}]"
         )

@@ -2,34 +2,69 @@
 
 import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
+from prompt_jax.backbones import BACKBONES
 from prompt_jax.backbones.sockets import Projection
-from prompt_jax.backbones.t5 import T5Config, sockets
 from prompt_jax.config import InputError
 from prompt_jax.prompts.peft.files import AGAIN, Stored
 
 ROOT = "base_model.model."
-LAYER = re.compile(r"\.block\.(\d+)\.")
+LAYER = re.compile(r"(\.(?:block|h|layers?)\.)(\d+)(?=\.)")
+"""Where the name of a tensor says which layer it is of, in every family."""
 
 
 @functools.cache
-def kernels() -> dict[str, Projection]:
-    """Every kernel that a T5 may have, gated or not, by path, of its first layer."""
+def kernels(model_type: str) -> dict[str, Projection]:
+    """Every kernel that a model of a type may have, by path, of its first layer.
+
+    Args:
+      model_type: Hugging Face's; "" is of a prompt that was saved when there was T5 alone.
+    """
+    family = BACKBONES[model_type or "t5"]
     found: dict[str, Projection] = {}
-    for gated in (False, True):
-        config = T5Config(num_layers=1, num_decoder_layers=1, gated=gated)
-        found |= sockets(config).projections
+    for config in family.one_layer(model_type):
+        found |= family.sockets(config).projections
     return found
 
 
-def unnamed(arrays: dict[str, np.ndarray]) -> str:
+def _without_layer(name: str) -> str:
+    return LAYER.sub(r"\1", name, count=1)
+
+
+def model_type_of(stored: Stored, endings: Iterable[str]) -> str:
+    """The type of model whose kernels most tensors are of, the first one among equals.
+
+    Raises:
+      InputError: no tensor is of a kernel that is known.
+    """
+    ends = tuple(f".{ending}" for ending in endings)
+    names = [name for name in stored.tensors if name.endswith(ends)]
+    modules = [name.removesuffix(e) for name in names for e in ends if name.endswith(e)]
+    found = {_without_layer(module.removeprefix(ROOT)) for module in modules}
+    counts = {
+        kind: len(found & {_without_layer(p.modules[0]) for p in kernels(kind).values()})
+        for kind in BACKBONES
+    }
+    best = max(counts, key=lambda kind: counts[kind])
+    if not counts[best]:
+        place = ("t5", "encoder/layers/attention/query", [*endings][0])
+        raise InputError(
+            f"{stored.weights} holds no tensor of a kernel that is known here, only "
+            f"{', '.join(sorted(stored.tensors)) or 'nothing'}; allowed are names such as "
+            f"{next(iter(layered(*place, np.ones(1))))}"
+        )
+    return best
+
+
+def unnamed(arrays: dict[str, np.ndarray], model_type: str) -> str:
     """Why PEFT has no names for some leaves; empty when it has."""
-    unknown = sorted(path for path in arrays if path.rpartition("/")[0] not in kernels())
+    known = kernels(model_type)
+    unknown = sorted(path for path in arrays if path.rpartition("/")[0] not in known)
     return f"PEFT's names of {', '.join(unknown)} are not known" if unknown else ""
 
 
@@ -48,16 +83,18 @@ def options(stored: Stored, names: Sequence[str]) -> None:
             )
 
 
-def layered(path: str, ending: str, layers: Float[np.ndarray, "L ..."]) -> dict[str, Any]:
+def layered(
+    model_type: str, path: str, ending: str, layers: Float[np.ndarray, "L ..."]
+) -> dict[str, Any]:
     """Tensors of a kernel's leaf by PEFT's names, one a layer."""
-    module = kernels()[path].modules[0]
-    return {
-        f"{ROOT}{LAYER.sub(f'.block.{i}.', module, count=1)}.{ending}": layer
-        for i, layer in enumerate(layers)
-    }
+    module = kernels(model_type)[path].modules[0]
+    names = (LAYER.sub(rf"\g<1>{i}", module, count=1) for i in range(len(layers)))
+    return {f"{ROOT}{name}.{ending}": layer for name, layer in zip(names, layers, strict=True)}
 
 
-def stacked(stored: Stored, endings: Mapping[str, str]) -> dict[str, dict[str, np.ndarray]]:
+def stacked(
+    stored: Stored, model_type: str, endings: Mapping[str, str]
+) -> dict[str, dict[str, np.ndarray]]:
     """The leaves of every kernel by path, with L in front; the reverse of `layered`.
 
     Args:
@@ -66,27 +103,23 @@ def stacked(stored: Stored, endings: Mapping[str, str]) -> dict[str, dict[str, n
     Raises:
       InputError: tensors of something else, or some layers or leaves of a kernel are missing.
     """
-    paths = {LAYER.sub(".block.", p.modules[0], count=1): path for path, p in kernels().items()}
+    paths = {_without_layer(p.modules[0]): path for path, p in kernels(model_type).items()}
     depths: dict[str, int] = {}
     found: set[str] = set()
     for name in stored.tensors:
         module = name.removeprefix(ROOT)
         module = next((module[: -len(e) - 1] for e in endings if name.endswith(f".{e}")), "")
-        path, layer = paths.get(LAYER.sub(".block.", module, count=1)), LAYER.search(module)
-        if path is None or layer is None or len(layer[1]) > 4:
+        path, layer = paths.get(_without_layer(module)), LAYER.search(module)
+        if path is None or layer is None or len(layer[2]) > 4:
             continue
         stack = path.partition("/")[0]
         found.add(path)
-        depths[stack] = max(depths.get(stack, 0), 1 + int(layer[1]))
-    if not found:
-        raise InputError(
-            f"{stored.weights} holds no tensor of a kernel of T5, only "
-            f"{', '.join(sorted(stored.tensors)) or 'nothing'}; allowed are names such as "
-            f"{next(iter(layered('encoder/layers/attention/query', [*endings][0], np.ones(1))))}"
-        )
+        depths[stack] = max(depths.get(stack, 0), 1 + int(layer[2]))
     # A name for every layer of the stack, so that a layer left out is missed.
     names = {
-        (path, leaf): list(layered(path, ending, np.empty(depths[path.partition("/")[0]])))
+        (path, leaf): list(
+            layered(model_type, path, ending, np.empty(depths[path.partition("/")[0]]))
+        )
         for path in sorted(found)
         for ending, leaf in endings.items()
     }
@@ -103,13 +136,13 @@ def stacked(stored: Stored, endings: Mapping[str, str]) -> dict[str, dict[str, n
     return kernel_leaves
 
 
-def target_modules(stored: Stored, paths: Sequence[str]) -> tuple[str, ...]:
+def target_modules(stored: Stored, model_type: str, paths: Sequence[str]) -> tuple[str, ...]:
     """The names that these kernels were asked for by: those of the config, if it lists names.
 
     Raises:
       InputError: a name has no tensor, or a tensor no name.
     """
-    modules = {path: kernels()[path].modules[0] for path in paths}
+    modules = {path: kernels(model_type)[path].modules[0] for path in paths}
     listed = stored.values.get("target_modules")
     if not isinstance(listed, list):
         # A pattern, of which only the outcome is known.
@@ -129,12 +162,12 @@ def is_called(module: str, name: str) -> bool:
     return module == name or module.endswith(f".{name}")
 
 
-def split(path: str, end: str, leaf: np.ndarray) -> np.ndarray:
+def split(model_type: str, path: str, end: str, leaf: np.ndarray) -> np.ndarray:
     """A leaf [L, A, ...] or [L, ..., A] with one head apart where A is that of all heads.
 
     How many there are is no matter of PEFT's files; see `peft_shapes`.
     """
-    place = kernels()[path]
-    if len(place.inputs if end == "inputs" else place.outputs) == 1:
-        return leaf
-    return leaf[:, None] if end == "inputs" else leaf[..., None, :]
+    place = kernels(model_type)[path]
+    for _ in (place.inputs if end == "inputs" else place.outputs)[1:]:
+        leaf = leaf[:, None] if end == "inputs" else leaf[..., None, :]
+    return leaf

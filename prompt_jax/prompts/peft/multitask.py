@@ -11,7 +11,7 @@ from prompt_jax.prompts.peft.files import KEY, Stored, matrix
 TENSORS = {"prompt": KEY, "cols": "prefix_task_cols", "rows": "prefix_task_rows"}
 
 
-def obstacle(method: MultitaskPromptConfig, arrays: dict[str, np.ndarray]) -> str:
+def obstacle(method: MultitaskPromptConfig, arrays: dict[str, np.ndarray], model_type: str) -> str:
     """Why PEFT would run these prompts differently, and what to do."""
     if method.combine != "multiply":
         return (
@@ -22,7 +22,7 @@ def obstacle(method: MultitaskPromptConfig, arrays: dict[str, np.ndarray]) -> st
 
 
 def write(
-    method: MultitaskPromptConfig, arrays: dict[str, np.ndarray]
+    method: MultitaskPromptConfig, arrays: dict[str, np.ndarray], model_type: str
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The config's own fields, and three tensors in the shapes that they have here."""
     fields = prompt.fields(method, arrays["prompt"]) | {
@@ -34,8 +34,8 @@ def write(
     return fields, {theirs: arrays[ours] for ours, theirs in TENSORS.items()}
 
 
-def read(stored: Stored) -> tuple[MultitaskPromptConfig, dict[str, np.ndarray]]:
-    """The method and its arrays.
+def read(stored: Stored) -> tuple[MultitaskPromptConfig, dict[str, np.ndarray], str]:
+    """The method, its arrays, and no type of model.
 
     Raises:
       InputError: the prompts also stand in the decoder's input, or the shapes do not fit.
@@ -66,4 +66,4 @@ def read(stored: Stored) -> tuple[MultitaskPromptConfig, dict[str, np.ndarray]]:
     method = MultitaskPromptConfig(
         num_virtual_tokens=virtual, num_tasks=tasks, num_ranks=ranks, **prompt.start(stored)
     )
-    return method, arrays
+    return method, arrays, ""

@@ -9,7 +9,7 @@ from prompt_jax.config.prompts import InputPrompt
 from prompt_jax.prompts.peft.files import AGAIN, KEY, Stored, matrix
 
 
-def obstacle(method: PromptTuningConfig, arrays: dict[str, np.ndarray]) -> str:
+def obstacle(method: PromptTuningConfig, arrays: dict[str, np.ndarray], model_type: str) -> str:
     """Why PEFT would run this prompt differently, and what to do."""
     if method.stack != "encoder":
         return (
@@ -30,7 +30,7 @@ def placement(method: InputPrompt) -> str:
 
 
 def write(
-    method: PromptTuningConfig, arrays: dict[str, np.ndarray]
+    method: PromptTuningConfig, arrays: dict[str, np.ndarray], model_type: str
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The config's own fields, and the rows."""
     rows = arrays["prompt"]
@@ -54,8 +54,11 @@ def fields(method: InputPrompt, rows: np.ndarray) -> dict[str, Any]:
     }
 
 
-def read(stored: Stored) -> tuple[PromptTuningConfig, dict[str, np.ndarray]]:
-    """The method and its rows: PEFT keeps 2n rows for T5, of which it uses the first n."""
+def read(stored: Stored) -> tuple[PromptTuningConfig, dict[str, np.ndarray], str]:
+    """The method, its rows, and no type of model.
+
+    PEFT keeps 2n rows for T5, of which it uses the first n.
+    """
     stored.expect([KEY])
     rows = matrix(stored.weights, stored.tensors[KEY])
     virtual = stored.whole("num_virtual_tokens", max(len(rows) // stored.submodules, 1))
@@ -66,18 +69,17 @@ def read(stored: Stored) -> tuple[PromptTuningConfig, dict[str, np.ndarray]]:
             f"it is {list(rows.shape)}; allowed are {virtual} or twice as many rows; {AGAIN}"
         )
     method = PromptTuningConfig(num_virtual_tokens=virtual, **start(stored))
-    return method, {"prompt": rows[:virtual]}
+    return method, {"prompt": rows[:virtual]}, ""
 
 
 INITS = {"RANDOM": "random", "SAMPLE_VOCAB": "vocab", "TEXT": "text"}
 
 
 def start(stored: Stored) -> dict[str, Any]:
-    """The task and where the rows began; P-tuning does not say: its rows came from an encoder."""
+    """Where the rows began; P-tuning does not say: its rows came from an encoder."""
     text = stored.values.get("prompt_tuning_init_text")
     init = INITS.get(str(stored.values.get("prompt_tuning_init")), "random")
     return {
-        "task_type": stored.task_type,
         "init": init if init != "text" or text else "random",
         "init_text": text,
         "tokenizer_name_or_path": stored.values.get("tokenizer_name_or_path"),

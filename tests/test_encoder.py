@@ -1,0 +1,152 @@
+"""Experiments on a model that only reads: a head of its label words, or a cloze."""
+
+import json
+
+import jax
+import pytest
+
+import prompt_jax as pj
+from prompt_jax import cli
+from prompt_jax.config import Config, DataConfig, InputError, TaskConfig, TrainConfig
+from prompt_jax.experiment import FROZEN, TUNED, train
+
+WORDS = "good bad film number yes no".split() + [str(i) for i in range(10)]
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+@pytest.fixture(scope="module")
+def bert_folder(tmp_path_factory):
+    """A random BERT of one layer with a tokenizer of a few words."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordPiece
+    from tokenizers.pre_tokenizers import BertPreTokenizer
+    from tokenizers.processors import TemplateProcessing
+    from transformers import PreTrainedTokenizerFast
+
+    from prompt_jax.backbones import Backbone
+    from prompt_jax.backbones.bert import BertConfig, init_params
+    from prompt_jax.weights import save_hugging_face
+
+    folder = tmp_path_factory.mktemp("bert")
+    digits = [f"##{i}" for i in range(10)]
+    vocab = {word: i for i, word in enumerate([*SPECIAL, *WORDS, *digits])}
+    tokenizer = Tokenizer(WordPiece(vocab, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = BertPreTokenizer()
+    ends = [(name, vocab[name]) for name in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = TemplateProcessing("[CLS] $A [SEP]", special_tokens=ends)
+    names = {f"{name.strip('[]').lower()}_token": name for name in SPECIAL}
+    config = BertConfig(
+        vocab_size=len(vocab), d_model=16, d_kv=8, d_ff=16, num_heads=2, num_layers=1,
+        max_positions=40,
+    )  # fmt: skip
+    backbone = Backbone(
+        name="tiny",
+        config=config,
+        params=jax.jit(init_params, static_argnums=0)(config, jax.random.key(0)),
+        tokenizer=PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names),
+    )
+    return save_hugging_face(folder, backbone)
+
+
+def config_for(folder, task_file, tmp_path, labels=("negative", "positive"), **fields):
+    task = TaskConfig(labels=labels, **fields.pop("task", {}))
+    return Config(
+        backbone=str(folder),
+        out=str(tmp_path / "run"),
+        data=DataConfig(task=f"file:{task_file}", max_source_length=16),
+        task=task,
+        train=TrainConfig(steps=2, batch_size=4, eval_every=1),
+        **fields,
+    )
+
+
+@pytest.fixture
+def yes_or_no(task_file):
+    text = task_file.read_text().replace("positive", "yes").replace("negative", "no")
+    task_file.write_text(text)
+    return task_file
+
+
+def test_the_mask_is_the_tokenizers(bert_folder):
+    backbone = pj.load_backbone(bert_folder)
+    assert backbone.config.mask_token_id == SPECIAL.index("[MASK]")
+
+
+def test_a_head_of_the_label_words(bert_folder, yes_or_no, tmp_path, capsys):
+    config = config_for(bert_folder, yes_or_no, tmp_path, ("no", "yes"), method=pj.LoraConfig(r=2))
+    result = train(config, say=lambda line: None)
+    assert result.results.keys() == {"majority", TUNED}
+    method = result.prompt.method
+    assert (method.task_type, method.num_labels) == ("SEQ_CLS", 2)
+    assert method.target_modules == ("query", "value")
+    assert {"report.md", "curve.png"} <= {path.name for path in result.folder.iterdir()}
+
+    source = tmp_path / "in.txt"
+    source.write_text("good film\nbad film\n")
+    out = tmp_path / "out.jsonl"
+    arguments = ["--prompt", str(result.folder), "--backbone", str(bert_folder)]
+    assert cli.main(["predict", *arguments, "--input", str(source), "--output", str(out)]) == 0
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [set(row["scores"]) for row in rows] == [{"no", "yes"}] * 2
+    assert all(sum(row["scores"].values()) == pytest.approx(1, abs=1e-3) for row in rows)
+    assert cli.main(["evaluate", *arguments, "--data.task", f"file:{yes_or_no}"]) == 0
+    assert "majority" in capsys.readouterr().out
+
+
+def test_a_cloze_has_no_head(bert_folder, yes_or_no, tmp_path):
+    task = {"source": "[MASK] {input}", "target": "{target}"}
+    config = config_for(bert_folder, yes_or_no, tmp_path, ("no", "yes"), task=task)
+    result = train(config, say=lambda line: None)
+    assert result.results.keys() == {"majority", FROZEN, TUNED}
+    assert result.prompt.method.num_labels is None and list(result.prompt.arrays) == ["prompt"]
+
+
+@pytest.mark.slow
+def test_compare_measures_methods_with_heads(bert_folder, yes_or_no, tmp_path, capsys):
+    out = tmp_path / "compare"
+    arguments = ["compare", "--backbone", str(bert_folder), "--data.task", f"file:{yes_or_no}"]
+    arguments += ["--task.labels", "no", "yes", "--train.steps", "2", "--train.batch-size", "4"]
+    arguments += ["--data.max-source-length", "16", "--out", str(out), "--methods", "head,lora"]
+    assert cli.main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert all(f"| {name} |" in printed for name in ("majority", "head", "lora"))
+
+
+BAD = {
+    "no labels": ({"labels": ()}, "chooses among label words and task .* has none"),
+    "other labels": (
+        {"method": pj.LoraConfig(task_type="SEQ_CLS", num_labels=3)},
+        "num_labels is 3 and task .* has 2 label words",
+    ),
+    "tags": (
+        {"method": pj.LoraConfig(task_type="TOKEN_CLS", num_labels=3)},
+        "train writes answers and classifies texts, got task_type TOKEN_CLS",
+    ),
+    "unknown words": ({}, "'negative' and 'positive' are the same tokens to this backbone"),
+    "long text": (
+        {"data": True, "labels": ("no", "yes")},
+        r"prompt, input and target are \d+ tokens long .* over the 40 of",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_an_encoder_cannot_learn(case, bert_folder, yes_or_no, task_file, tmp_path):
+    fields, message = BAD[case]
+    fields = dict(fields)
+    if case == "long text":
+        fields.pop("data")
+        row = f"{'good ' * 60}\tyes\n"
+        yes_or_no.write_text(yes_or_no.read_text() + row)
+    if case in ("other labels", "tags"):
+        fields["labels"] = ("no", "yes")
+    if case == "unknown words":
+        task_file.write_text(
+            task_file.read_text().replace("\tyes", "\tpositive").replace("\tno", "\tnegative")
+        )
+    config = config_for(bert_folder, task_file, tmp_path, **fields)
+    if case == "long text":
+        data = DataConfig(task=f"file:{task_file}", max_source_length=64)
+        config = Config(backbone=config.backbone, out=config.out, task=config.task, data=data)
+    with pytest.raises(InputError, match=message):
+        train(config, say=lambda line: None)

@@ -1,0 +1,262 @@
+"""PEFT on decoders and encoders, heads included: each loads what the other saved."""
+
+import copy
+import dataclasses
+import functools
+import json
+import warnings
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+
+import prompt_jax as pj
+from prompt_jax.config import InputError
+from prompt_jax.methods import init
+from prompt_jax.prompts import export_peft, import_prompt, load_prompt, prompt_for, save_prompt
+from prompt_jax.prompts.peft import obstacle
+from prompt_jax.weights import load_backbone
+
+peft = pytest.importorskip("peft")
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+pytestmark = [
+    pytest.mark.parity,
+    # PEFT asks Transformers by a name that Transformers has retired.
+    pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"),
+]
+
+P, LABELS = 3, 3
+BERT = {
+    **{"vocab_size": 61, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2},
+    **{"num_attention_heads": 4, "max_position_embeddings": 40, "pad_token_id": 0},
+}
+GPT2 = {
+    **{"vocab_size": 61, "n_embd": 16, "n_head": 4, "n_layer": 2, "n_positions": 40},
+    **{"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 1},
+}
+LLAMA = BERT | {"num_key_value_heads": 2, "eos_token_id": 1}
+DISTILBERT = {
+    **{"vocab_size": 61, "dim": 16, "hidden_dim": 24, "n_layers": 2, "n_heads": 4},
+    **{"max_position_embeddings": 40, "pad_token_id": 0},
+}
+KINDS = {"SEQ_CLS": "ForSequenceClassification", "TOKEN_CLS": "ForTokenClassification"}
+KINDS |= {"QUESTION_ANS": "ForQuestionAnswering", "CAUSAL_LM": "ForCausalLM"}
+FAMILIES = {
+    "gpt2": ("GPT2", GPT2),
+    "llama": ("Llama", LLAMA),
+    "bert": ("Bert", BERT),
+    "roberta": ("Roberta", BERT | {"pad_token_id": 1, "max_position_embeddings": 42}),
+    "distilbert": ("DistilBert", DISTILBERT),
+}
+OURS = {
+    "prompt": pj.PromptTuningConfig(num_virtual_tokens=P),
+    "p_tuning": pj.PTuningConfig(num_virtual_tokens=P, encoder_hidden_size=8),
+    "prefix": pj.PrefixTuningConfig(num_virtual_tokens=P),
+    "lora": pj.LoraConfig(r=2, lora_alpha=3),
+    "ia3": pj.IA3Config(),
+}
+THEIRS = {
+    "prompt": lambda: peft.PromptTuningConfig(num_virtual_tokens=P),
+    "p_tuning": lambda: peft.PromptEncoderConfig(num_virtual_tokens=P, encoder_hidden_size=8),
+    "prefix": lambda: peft.PrefixTuningConfig(num_virtual_tokens=P),
+    "lora": lambda: peft.LoraConfig(r=2, lora_alpha=3),
+    "ia3": lambda: peft.IA3Config(),
+}
+EVERY = [(family, task) for family, task in
+         (("gpt2", "CAUSAL_LM"), ("llama", "CAUSAL_LM"), ("bert", "SEQ_CLS"))]  # fmt: skip
+CASES = [(*model, name) for model in EVERY for name in OURS]
+CASES += [
+    *[("bert", "TOKEN_CLS", name) for name in ("prompt", "lora")],
+    *[("bert", "QUESTION_ANS", name) for name in ("prompt", "prefix", "lora")],
+    *[("gpt2", "SEQ_CLS", name) for name in ("prompt", "lora")],
+    *[("llama", "SEQ_CLS", "ia3"), ("gpt2", "TOKEN_CLS", "lora"), ("llama", "TOKEN_CLS", "lora")],
+    *[("roberta", "SEQ_CLS", name) for name in ("prompt", "lora")],
+]
+QUICK = {
+    ("gpt2", "CAUSAL_LM", "lora"),
+    ("llama", "CAUSAL_LM", "prefix"),
+    ("bert", "SEQ_CLS", "prompt"),
+    ("bert", "SEQ_CLS", "ia3"),
+    ("bert", "QUESTION_ANS", "prefix"),
+    ("gpt2", "SEQ_CLS", "lora"),
+}
+cases = pytest.mark.parametrize(
+    ("family", "task", "name"),
+    [
+        pytest.param(*case, id="-".join(case), marks=() if case in QUICK else pytest.mark.slow)
+        for case in CASES
+    ],
+)
+
+
+@functools.cache
+def _torch_model(family, task):
+    kind, values = FAMILIES[family]
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{kind}Config")(**values, num_labels=LABELS)
+    if task == "QUESTION_ANS":
+        config.num_labels = 2
+    config._attn_implementation = "eager"
+    name = "GPT2LMHeadModel" if (family, task) == ("gpt2", "CAUSAL_LM") else kind + KINDS[task]
+    model = getattr(transformers, name)(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.2 * torch.randn_like(parameter)
+    return model
+
+
+@pytest.fixture(scope="module")
+def backbones(tmp_path_factory):
+    @functools.cache
+    def load(family, task):
+        folder = tmp_path_factory.mktemp(f"{family}-{task}")
+        _torch_model(family, task).save_pretrained(folder)
+        return load_backbone(folder, dtype="float32")
+
+    return load
+
+
+def torch_model(family, task):
+    """A copy, since PEFT puts its layers into the model that it is given."""
+    return copy.deepcopy(_torch_model(family, task))
+
+
+def texts(family):
+    rng = np.random.default_rng(0)
+    # A decoder's head in PEFT reads the last position, so that texts are of one length there.
+    mask = np.arange(7) < np.array([7, 7] if family == "gpt2" else [7, 4])[:, None]
+    pad = FAMILIES[family][1]["pad_token_id"]
+    return np.where(mask, rng.integers(2, 61, mask.shape), pad), mask
+
+
+def their_logits(model, family, task):
+    tokens, mask = texts(family)
+    with torch.no_grad():
+        found = model(torch.tensor(tokens), attention_mask=torch.tensor(mask).long())
+    if task == "SEQ_CLS":
+        return found.logits.numpy()
+    if task == "QUESTION_ANS":
+        logits = np.stack([found.start_logits.numpy(), found.end_logits.numpy()], axis=-1)
+    else:
+        logits = found.logits.numpy()
+    return logits[:, -tokens.shape[1] :][mask]
+
+
+def our_logits(model, family, task):
+    tokens, mask = texts(family)
+    logits = np.asarray(model(tokens, mask).logits)
+    return logits if task == "SEQ_CLS" else logits[mask]
+
+
+def difference(ours, theirs):
+    return np.abs(ours - theirs).max() / np.abs(theirs).max()
+
+
+def config_for(name, task):
+    """Ours for a task; PEFT's heads read virtual tokens."""
+    labels = {"SEQ_CLS": LABELS, "TOKEN_CLS": LABELS}.get(task)
+    return dataclasses.replace(OURS[name], task_type=task, num_labels=labels, pooling="peft")
+
+
+def trained(backbone, name, task):
+    """A prompt that has left its start, so that each of its numbers matters."""
+    config = config_for(name, task)
+    tuned = init(config, backbone, jax.random.key(1))
+    keys = iter(jax.random.split(jax.random.key(2), 1000))
+    tuned = jax.tree.map(lambda v: v + 0.3 * jax.random.normal(next(keys), v.shape), tuned)
+    return prompt_for(tuned, config, backbone, name=name)
+
+
+@cases
+def test_peft_loads_ours(backbones, tmp_path, family, task, name):
+    backbone = backbones(family, task)
+    prompt = trained(backbone, name, task)
+    folder = export_peft(tmp_path / "ours", prompt)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model = peft.PeftModel.from_pretrained(torch_model(family, task), str(folder)).eval()
+    messages = [str(warning.message) for warning in caught]
+    assert [m for m in messages if "is_gradient_checkpointing" not in m] == []
+    theirs = their_logits(model, family, task)
+    ours = pj.PromptTuningModel.from_pretrained(backbone, prompt)
+    assert difference(our_logits(ours, family, task), theirs) < 1e-4
+    plain = their_logits(_torch_model(family, task), family, task)
+    assert difference(plain, theirs) > 0.01
+    model.save_pretrained(tmp_path / "theirs")
+    again = safetensors.numpy.load_file(tmp_path / "theirs" / "adapter_model.safetensors")
+    for key, tensor in safetensors.numpy.load_file(folder / "adapter_model.safetensors").items():
+        np.testing.assert_array_equal(again[key], tensor)
+    assert import_prompt(tmp_path / "theirs", backbone).digest == prompt.digest
+
+
+@cases
+def test_we_load_pefts(backbones, tmp_path, family, task, name):
+    backbone = backbones(family, task)
+    torch.manual_seed(1)
+    config = THEIRS[name]()
+    config.task_type = task
+    if family == "gpt2" and name in ("lora", "ia3"):
+        config.fan_in_fan_out = True  # Or PEFT sets it with a warning.
+    model = peft.get_peft_model(torch_model(family, task), config).eval()
+    with torch.no_grad():
+        for parameter in (p for p in model.parameters() if p.requires_grad):
+            parameter += 0.3 * torch.randn_like(parameter)
+    model.save_pretrained(tmp_path / "theirs")
+    ours = pj.PromptTuningModel.from_pretrained(backbone, tmp_path / "theirs")
+    theirs = their_logits(model, family, task)
+    assert difference(our_logits(ours, family, task), theirs) < 1e-4
+    second = export_peft(tmp_path / "ours", import_prompt(tmp_path / "theirs", backbone))
+    first = safetensors.numpy.load_file(tmp_path / "theirs" / "adapter_model.safetensors")
+    again = safetensors.numpy.load_file(second / "adapter_model.safetensors")
+    assert first.keys() == again.keys()
+    for key, tensor in first.items():
+        np.testing.assert_array_equal(again[key], tensor)
+
+
+@pytest.mark.parametrize("case", [("bert", "SEQ_CLS", "prompt"), ("gpt2", "CAUSAL_LM", "prefix")])
+def test_a_saved_folder_is_read_as_it_was(backbones, tmp_path, case):
+    family, task, name = case
+    prompt = trained(backbones(family, task), name, task)
+    again = load_prompt(save_prompt(tmp_path / "p", prompt))
+    assert again.digest == prompt.digest and again.method == prompt.method
+    assert again.model_type == family
+    assert "PeftModel.from_pretrained" in (tmp_path / "p" / "README.md").read_text()
+
+
+def test_a_distilbert_head_has_two_layers(backbones, tmp_path):
+    """PEFT trains the first one only when it is told."""
+    backbone = backbones("distilbert", "SEQ_CLS")
+    prompt = trained(backbone, "lora", "SEQ_CLS")
+    folder = export_peft(tmp_path / "ours", prompt)
+    model = peft.PeftModel.from_pretrained(torch_model("distilbert", "SEQ_CLS"), str(folder)).eval()
+    ours = pj.PromptTuningModel.from_pretrained(backbone, prompt)
+    theirs = their_logits(model, "distilbert", "SEQ_CLS")
+    assert difference(our_logits(ours, "distilbert", "SEQ_CLS"), theirs) < 1e-4
+
+
+def test_what_peft_would_run_differently_is_told(backbones):
+    backbone = backbones("bert", "SEQ_CLS")
+    own = dataclasses.replace(config_for("prompt", "SEQ_CLS"), pooling="cls")
+    cloze = dataclasses.replace(config_for("lora", "SEQ_CLS"), num_labels=None)
+    features = pj.LoraConfig(task_type="FEATURE_EXTRACTION")
+    bare = dataclasses.replace(backbone, config=dataclasses.replace(backbone.config, pooler=False))
+    for config, model, message in (
+        (own, backbone, "PEFT's head reads the first position, a virtual token"),
+        (cloze, backbone, "PEFT wants a trained head beside a SEQ_CLS prompt"),
+        (features, backbone, "PEFT has other names for the modules of a model without a head"),
+        (config_for("lora", "SEQ_CLS"), bare, "PEFT does not train the layer that its head has"),
+    ):
+        tuned = init(config, model, jax.random.key(0))
+        assert message in obstacle(prompt_for(tuned, config, model))
+
+
+def test_a_folder_without_its_head(backbones, tmp_path):
+    folder = export_peft(tmp_path / "p", trained(backbones("bert", "SEQ_CLS"), "lora", "SEQ_CLS"))
+    file = folder / "adapter_model.safetensors"
+    kept = {k: v for k, v in safetensors.numpy.load_file(file).items() if "classifier" not in k}
+    safetensors.numpy.save_file(kept, file)
+    assert json.loads((folder / "adapter_config.json").read_text())["task_type"] == "SEQ_CLS"
+    with pytest.raises(InputError, match="has no tensors of a head and .* task_type SEQ_CLS"):
+        load_prompt(folder)
