@@ -154,7 +154,7 @@ def test_an_input_that_sees_itself_whole(tiny_gpt2):
 
 def test_a_prompt_of_another_task_or_stack_is_refused(tiny_gpt2, tmp_path):
     rows = np.ones((2, 16))
-    with pytest.raises(InputError, match='does "CAUSAL_LM"; set task_type="CAUSAL_LM"'):
+    with pytest.raises(InputError, match='does CAUSAL_LM, SEQ_CLS, .*; set task_type="CAUSAL_LM"'):
         prompt_for({"prompt": rows}, PromptTuningConfig(num_virtual_tokens=2), tiny_gpt2)
     both = dataclasses.replace(METHOD, stack="both")
     with pytest.raises(InputError, match="'tiny_gpt2' has one stack only"):
@@ -245,12 +245,14 @@ def test_an_answer_that_would_leave_the_context(tiny_gpt2):
         score(tiny_gpt2, None, tokens, tokens > 0, words, words > 0)
 
 
-def test_a_task_that_needs_a_head_is_refused(gpt2_folder, task_file, tmp_path):
+def test_a_task_of_encoders_is_refused(gpt2_folder, task_file, tmp_path):
     config = Config(
         backbone=str(gpt2_folder),
         out=str(tmp_path / "run"),
-        method=PromptTuningConfig(num_virtual_tokens=3, task_type="SEQ_CLS"),
+        method=PromptTuningConfig(num_virtual_tokens=3, task_type="QUESTION_ANS"),
         data=DataConfig(task=f"file:{task_file}"),
     )
-    with pytest.raises(InputError, match='task_type is "SEQ_CLS" and backbone .* does "CAUSAL_LM"'):
+    with pytest.raises(
+        InputError, match='is "QUESTION_ANS" and backbone .* does CAUSAL_LM, SEQ_CLS'
+    ):
         train(config)

@@ -161,7 +161,7 @@ class TestSave:
             export_prompt(suffix, tmp_path / "p.npy")
         assert not list(tmp_path.iterdir())
 
-    def test_export_of_a_task_with_a_head_is_refused(self, prompt, tmp_path):
+    def test_export_of_a_cloze_is_refused(self, prompt, tmp_path):
         method = PromptTuningConfig(num_virtual_tokens=5, task_type="SEQ_CLS")
         with pytest.raises(InputError, match="a trained head beside a SEQ_CLS prompt"):
             export_prompt(dataclasses.replace(prompt, method=method), tmp_path / "p")
@@ -435,7 +435,8 @@ class TestPeft:
                 {"peft_type": "CPT"},
                 "unknown peft_type in .*'CPT'; allowed: PROMPT_TUNING, P_TUNING",
             ),
-            ({"task_type": "SEQ_CLS"}, "unknown task_type in .*'SEQ_CLS'; allowed: SEQ_2_SEQ_LM"),
+            ({"task_type": "SEQ"}, "unknown task_type in .*'SEQ'; allowed: SEQ_2_SEQ_LM"),
+            ({"task_type": "SEQ_CLS"}, "has no tensors of a head and .* says task_type SEQ_CLS"),
             ({"num_virtual_tokens": 3}, r"says 3 virtual tokens of width 3 .* is \[4, 3\]"),
             ({"num_virtual_tokens": "4"}, "num_virtual_tokens must be a whole number .* got '4'"),
             ({"token_dim": 5}, r"virtual tokens of width 5 and the tensor beside it is \[4, 3\]"),

@@ -314,7 +314,7 @@ def test_bytes_that_are_no_tree(folder, data):
         ("", "config.json is truncated or damaged: not JSON"),
         ('{"d_model": 16', "config.json is truncated or damaged: not JSON"),
         ("[]", "expected a JSON object, got a list"),
-        ('{"model_type": "bert"}', "unknown model_type in .*'bert'; allowed: t5, mt5, umt5"),
+        ('{"model_type": "bart"}', "unknown model_type in .*'bart'; allowed: t5, mt5, umt5"),
         ('{"d_model": "16"}', "not the config of a supported model"),
         ('{"feed_forward_proj": "gated-swish"}', "unknown T5 activation 'swish'"),
         ('{"d_model": 0}', "T5 d_model must be at least 1, got 0"),

@@ -64,15 +64,17 @@ def obstacle(prompt: Prompt) -> str:
         return f"PEFT has no format for {prompt.method.kind}"
     method, kind = prompt.method, prompt.model_type
     own, head = prompt.own_arrays, heads.leaves_of(prompt)
+    if method.task_type == "FEATURE_EXTRACTION" and WRITTEN[type(method)] in BY_KERNEL:
+        return "PEFT has other names for the modules of a model without a head"
+    reason = heads.obstacle(method.task_type, kind, head)
+    if reason:
+        return reason
     if method.task_type == "SEQ_CLS" and method.input_tokens and method.pooling != "peft":
         return (
             "PEFT's head reads the first position, a virtual token, and this one the text's own; "
             'train with pooling="peft"'
         )
-    if method.task_type == "FEATURE_EXTRACTION" and WRITTEN[type(method)] in BY_KERNEL:
-        return "PEFT has other names for the modules of a model without a head"
-    reason = heads.obstacle(method.task_type, kind, head)
-    return reason or _format(prompt).obstacle(method, own, kind)
+    return _format(prompt).obstacle(method, own, kind)
 
 
 def adapter_config(prompt: Prompt) -> dict[str, Any]:
@@ -116,10 +118,11 @@ def read_adapter(stored: Stored) -> Adapter:
     choose(f"task_type in {stored.config}", stored.task_type, TASK_TYPES)
     stored, head = heads.take(stored)
     method, arrays, model_type = PEFT_TYPES[str(kind)].read(stored)
-    classes = head[f"{CLASSIFIER}/out/kernel"].shape[1] if head else None
-    method = dataclasses.replace(
-        method, task_type=stored.task_type, num_labels=classes, pooling="peft"
-    )
+    beside = {}
+    if head:
+        classes = head[f"{CLASSIFIER}/out/kernel"].shape[1]
+        beside = {"num_labels": classes, "pooling": "peft"}
+    method = dataclasses.replace(method, task_type=stored.task_type, **beside)
     name = stored.values.get("base_model_name_or_path") or ""
     sizes = ("num_layers", "num_attention_heads")
     layers, count = (stored.values.get(size) if kind in WHOLE else None for size in sizes)

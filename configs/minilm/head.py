@@ -1,0 +1,13 @@
+"""A head alone on the sentence encoder MiniLM, with a head of the label words.
+
+prompt-jax train configs/minilm/head.py [--backbone FOLDER] [--data.task embedded:headline_satire]
+"""
+
+from prompt_jax.config import Config, HeadConfig, TrainConfig
+
+config = Config(
+    backbone="sentence-transformers/all-MiniLM-L6-v2",
+    out="runs/minilm_head",
+    method=HeadConfig(),
+    train=TrainConfig(head_learning_rate=1e-2),
+)

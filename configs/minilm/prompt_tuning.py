@@ -1,0 +1,13 @@
+"""Prompt tuning on the sentence encoder MiniLM, with a head of the label words.
+
+prompt-jax train configs/minilm/prompt_tuning.py [--backbone FOLDER] [--data.task embedded:headline_satire]
+"""
+
+from prompt_jax.config import Config, PromptTuningConfig, TrainConfig
+
+config = Config(
+    backbone="sentence-transformers/all-MiniLM-L6-v2",
+    out="runs/minilm_prompt_tuning",
+    method=PromptTuningConfig(),
+    train=TrainConfig(steps=600, optimizer="adamw", learning_rate=3e-2),
+)
