@@ -12,7 +12,7 @@ from prompt_jax.backbones import Backbone, is_encoder
 from prompt_jax.backbones.layers import NEVER
 from prompt_jax.backbones.t5 import shift_right
 from prompt_jax.config import InputError, MethodConfig
-from prompt_jax.generate import generate
+from prompt_jax.generate import generate, read_once
 from prompt_jax.generate.encoding import class_logits, encode_text, token_logits
 from prompt_jax.losses import cross_entropy, seq2seq_logits, text_logits
 from prompt_jax.methods import Injection, for_tasks, materialize
@@ -57,6 +57,7 @@ class PromptTuningModel:
         self.backbone = backbone
         self.tuned = tuned
         self._source = prompt
+        self._read_once: tuple[Any, Injection | None] | None = None
 
     @classmethod
     def from_pretrained(
@@ -243,7 +244,10 @@ class PromptTuningModel:
         """
         tokens, mask = self._inputs(input_ids, attention_mask)
         options["placement"] = self._placement
-        return generate(self.backbone, self._injection(), tokens, mask, **options)
+        if self._read_once is None or self._read_once[0] is not self.tuned:
+            read = read_once(self.backbone, self._injection(), self._placement)
+            self._read_once = self.tuned, read
+        return generate(self.backbone, self._read_once[1], tokens, mask, **options)
 
     def save_pretrained(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Saves the prompt, as a folder that PEFT loads where it can represent it.

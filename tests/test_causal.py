@@ -14,17 +14,16 @@ from prompt_jax.config import (
     DataConfig,
     EvalConfig,
     InputError,
-    LoraConfig,
     PrefixTuningConfig,
     PromptTuningConfig,
     TrainConfig,
 )
 from prompt_jax.data import encode_targets
 from prompt_jax.experiment import TUNED, train
-from prompt_jax.generate import generate, score
-from prompt_jax.methods import init, materialize
+from prompt_jax.generate import generate, read_once, score
+from prompt_jax.methods import Injection, init, materialize
 from prompt_jax.model import PromptTuningModel
-from prompt_jax.prompts import export_peft, prompt_for
+from prompt_jax.prompts import prompt_for
 from prompt_jax.weights import load_backbone, save_hugging_face
 from prompt_jax.weights.stored import is_buffer
 
@@ -152,17 +151,13 @@ def test_an_input_that_sees_itself_whole(tiny_gpt2):
     np.testing.assert_allclose(same[0], same[1], atol=1e-6)
 
 
-def test_a_prompt_of_another_task_or_stack_is_refused(tiny_gpt2, tmp_path):
+def test_a_prompt_of_another_task_or_stack_is_refused(tiny_gpt2):
     rows = np.ones((2, 16))
     with pytest.raises(InputError, match='does CAUSAL_LM, SEQ_CLS, .*; set task_type="CAUSAL_LM"'):
         prompt_for({"prompt": rows}, PromptTuningConfig(num_virtual_tokens=2), tiny_gpt2)
     both = dataclasses.replace(METHOD, stack="both")
     with pytest.raises(InputError, match="'tiny_gpt2' has one stack only"):
         init(both, tiny_gpt2, jax.random.key(0))
-    lora = LoraConfig(target_modules=("c_attn",), task_type="CAUSAL_LM")
-    prompt = prompt_for(init(lora, tiny_gpt2, jax.random.key(0)), lora, tiny_gpt2)
-    with pytest.raises(InputError, match="lora of a decoder-only model is not written as PEFT"):
-        export_peft(tmp_path / "p", prompt)
 
 
 @pytest.fixture(scope="module")
@@ -252,7 +247,31 @@ def test_a_task_of_encoders_is_refused(gpt2_folder, task_file, tmp_path):
         method=PromptTuningConfig(num_virtual_tokens=3, task_type="QUESTION_ANS"),
         data=DataConfig(task=f"file:{task_file}"),
     )
-    with pytest.raises(
-        InputError, match='is "QUESTION_ANS" and backbone .* does CAUSAL_LM, SEQ_CLS'
-    ):
+    with pytest.raises(InputError, match='is "QUESTION_ANS" and backbone .* does CAUSAL_LM'):
         train(config)
+
+
+def test_a_prompt_that_was_read_once_says_the_same(tiny_llama):
+    injection = materialize(METHOD, init(METHOD, tiny_llama, jax.random.key(0)))
+    once = read_once(tiny_llama, injection, "prefix")
+    assert once.prompt is None and once.positions == injection.positions == 3
+    tokens = np.array([[5, 6, 7, 8], [9, 10, 0, 0]])
+    mask = tokens > 0
+    words = np.array([[4, 1], [11, 1]]), np.ones((2, 2), bool)
+    found = [score(tiny_llama, given, tokens, mask, *words) for given in (injection, once)]
+    np.testing.assert_allclose(*found, atol=1e-4)
+
+
+def test_what_is_read_with_every_text(tiny, tiny_gpt2):
+    rows = jnp.ones((2, 16))
+    whole = dataclasses.replace(tiny_gpt2.config, bidirectional_input=True)
+    both_ways = dataclasses.replace(tiny_gpt2, config=whole)
+    for backbone, injection, placement in (
+        (tiny, Injection(rows), "prefix"),
+        (tiny_gpt2, Injection(rows), "suffix"),
+        (tiny_gpt2, Injection(rows, jnp.array([True, False])), "prefix"),
+        (tiny_gpt2, Injection(rows[None]), "prefix"),
+        (both_ways, Injection(rows), "prefix"),
+        (tiny_gpt2, None, "prefix"),
+    ):
+        assert read_once(backbone, injection, placement) is injection

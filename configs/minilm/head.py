@@ -1,6 +1,6 @@
 """A head alone on the sentence encoder MiniLM, with a head of the label words.
 
-prompt-jax train configs/minilm/head.py [--backbone FOLDER] [--data.task embedded:headline_satire]
+prompt-jax train configs/minilm/head.py --backbone FOLDER
 """
 
 from prompt_jax.config import Config, HeadConfig, TrainConfig

@@ -1,6 +1,6 @@
 """LoRA of queries and values on the sentence encoder MiniLM, with a head of the label words.
 
-prompt-jax train configs/minilm/lora.py [--backbone FOLDER] [--data.task embedded:headline_satire]
+prompt-jax train configs/minilm/lora.py --backbone FOLDER
 """
 
 from prompt_jax.config import Config, LoraConfig

@@ -1,6 +1,6 @@
 """P-tuning v2 on the sentence encoder MiniLM, with a head of the label words.
 
-prompt-jax train configs/minilm/p_tuning_v2.py [--backbone FOLDER] [--data.task embedded:headline_satire]
+prompt-jax train configs/minilm/p_tuning_v2.py --backbone FOLDER
 """
 
 from prompt_jax.config import Config, PTuningV2Config, TrainConfig

@@ -1,6 +1,6 @@
 """Prefix tuning on the sentence encoder MiniLM, with a head of the label words.
 
-prompt-jax train configs/minilm/prefix_tuning.py [--backbone FOLDER] [--data.task embedded:headline_satire]
+prompt-jax train configs/minilm/prefix_tuning.py --backbone FOLDER
 """
 
 from prompt_jax.config import Config, PrefixTuningConfig, TrainConfig

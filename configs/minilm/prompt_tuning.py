@@ -1,6 +1,6 @@
 """Prompt tuning on the sentence encoder MiniLM, with a head of the label words.
 
-prompt-jax train configs/minilm/prompt_tuning.py [--backbone FOLDER] [--data.task embedded:headline_satire]
+prompt-jax train configs/minilm/prompt_tuning.py --backbone FOLDER
 """
 
 from prompt_jax.config import Config, PromptTuningConfig, TrainConfig

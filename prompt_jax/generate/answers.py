@@ -10,6 +10,7 @@ from prompt_jax.backbones import Backbone
 from prompt_jax.config import DataConfig, EvalConfig, InputError
 from prompt_jax.data import encode, encode_targets, pad
 from prompt_jax.generate.decoding import generate
+from prompt_jax.generate.prefill import read_once
 from prompt_jax.generate.scoring import classify, score
 from prompt_jax.methods import Injection
 from prompt_jax.tasks import Task
@@ -57,6 +58,9 @@ def answer(
             f"backbone {backbone.name!r} has no tokenizer to read texts with; give "
             "load_backbone(..., tokenizer=FOLDER or hub id)"
         )
+    virtual = 0 if injection is None else injection.input_tokens
+    if frozen is None:
+        injection = read_once(backbone, injection, placement)
     shared: dict[str, Any] = {"placement": placement, "frozen": frozen}
     words = (tokenizer, task.labels, data.max_target_length)
     labels = _padded(encode_targets(*words, place=backbone.target_place), backbone)
@@ -78,7 +82,6 @@ def answer(
     rows = encode(tokenizer, sources, data.max_source_length)
     width = len(task.labels) or eval.max_new_tokens
     found = np.zeros((len(rows), width), np.float32 if task.labels else np.int32)
-    virtual = 0 if injection is None else injection.input_tokens
     done = 0
     for indices, tokens, mask in _batches(rows, eval.batch_size, virtual, _pad_id(backbone)):
         found[indices] = run(tokens, mask)[: len(indices)]

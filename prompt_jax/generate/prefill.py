@@ -4,6 +4,8 @@ import dataclasses
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import flax.traverse_util
+import jax
 from jaxtyping import Array, Bool, Float, Int
 
 from prompt_jax.backbones import Backbone, is_encoder
@@ -30,6 +32,24 @@ def decoding_module(backbone: Backbone) -> nn.Module:
     """
     scanned = dataclasses.replace(backbone.config, scan=True)
     return dataclasses.replace(backbone, config=scanned).module
+
+
+def read_once(backbone: Backbone, injection: Injection | None, placement: str) -> Injection | None:
+    """The same prompt as keys and values that the model has made of it, where it may be had so.
+
+    A decoder reads a prompt before any text, and the same for all texts: read once, it costs no
+    later request a position. Whatever is not a plain prompt before the text comes back as it is,
+    and so does one of a model that reads input and prompt in both directions.
+    """
+    if injection is None or injection.prompt is None or injection.prompt.ndim != 2:
+        return injection
+    rest = injection._replace(prompt=None)
+    alone = placement == "prefix" and not jax.tree.leaves(rest)
+    if not alone or backbone.target_place != "behind" or backbone.config.bidirectional_input:
+        return injection
+    found = backbone.keys_and_values(injection.prompt)
+    sockets = {f"{path}/prefix": key_and_value for path, key_and_value in found.items()}
+    return Injection(sockets=flax.traverse_util.unflatten_dict(sockets, sep="/"))
 
 
 def prefill(

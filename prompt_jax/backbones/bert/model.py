@@ -138,6 +138,7 @@ class Bert(nn.Module):
         return self.words(states) if self.config.word_head else states
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def keys_and_values(
     config: BertConfig, params: Any, tokens: Int[Array, " T"] | Float[Array, "T D"]
 ) -> dict[str, Any]:

@@ -309,6 +309,7 @@ def _last(states: Float[Array, "B S D"], mask: Bool[Array, "B S"]) -> Float[Arra
     return jnp.take_along_axis(states, places.max(1)[:, None, None], axis=1)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def keys_and_values(
     config: CausalConfig, params: Any, tokens: Int[Array, " T"] | Float[Array, "T D"]
 ) -> dict[str, Any]:

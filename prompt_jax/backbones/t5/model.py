@@ -188,6 +188,7 @@ class T5(nn.Module):
         return logits[:, 0], cache
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def keys_and_values(config: T5Config, params: Any, tokens: Int[Array, " T"]) -> dict[str, Any]:
     """What every attention makes of a text that the encoder and the decoder both read.
 
