@@ -118,6 +118,7 @@ def test_bad_input(small, three):
         ([one._replace(sockets={"a": one.prompt})], {}, "prompt 0 of the ensemble has sockets"),
         ([one._replace(shift=one.prompt)], {}, "has a shift of the embeddings"),
         ([one._replace(params={"a": one.prompt})], {}, "has weights of its own"),
+        ([one._replace(head={"out": one.prompt})], {}, "has a head"),
         (three, {"placement": "suffix"}, '2, 5, 3 virtual tokens cannot.*placement="suffix"'),
     ]
     for injections, options, message in cases:

@@ -271,6 +271,10 @@ BAD = {
     ),
     "tags": (lambda b: pj.LoraConfig(task_type="TOKEN_CLS"), "TOKEN_CLS has a trained head"),
     "pooling": (lambda b: pj.LoraConfig(pooling="mean"), "unknown pooling 'mean'; allowed: cls"),
+    "a head within a union": (
+        lambda b: pj.UnionConfig(methods=(headed("lora"), pj.PrefixTuningConfig())),
+        "a union has one head beside all its methods",
+    ),
     "nothing": (
         lambda b: init(pj.HeadConfig(task_type="SEQ_CLS"), b, jax.random.key(0)),
         "trains a head only: set num_labels",

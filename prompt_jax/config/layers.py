@@ -135,6 +135,11 @@ class UnionConfig(MethodConfig):
             raise InputError(
                 f"a union has at least two methods, got {len(self.methods)}; use the method itself"
             )
+        if any(m.num_labels is not None for m in self.methods):
+            raise InputError(
+                "a union has one head beside all its methods; set num_labels of the union, and of "
+                "none of its methods"
+            )
         prompts = [m for m in self.methods if m.input_tokens]
         if any(m.placement != prompts[0].placement for m in prompts[1:]):
             raise InputError("the prompts of a union need one placement")

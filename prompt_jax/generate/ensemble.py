@@ -112,6 +112,7 @@ def _check(i: int, injection: Injection, backbone: Backbone) -> None:
         "sockets": bool(injection.sockets),
         "a shift of the embeddings": injection.shift is not None,
         "weights of its own": injection.params is not None,
+        "a head": injection.head is not None,
     }
     more = [what for what, there in others.items() if there]
     if more:

@@ -96,15 +96,10 @@ def input_rows(prompt: Prompt) -> Float[np.ndarray, "P D"]:
     """`prompt.rows`, of a prompt that is these rows and nothing else.
 
     Raises:
-      InputError: it has no rows, or others in the decoder's input or a head, which would be lost.
+      InputError: it has no rows, or others in the decoder's input, which would be lost.
     """
     rows = prompt.rows
-    if prompt.method.num_labels is not None:
-        raise InputError(
-            f"{called(prompt)} has a trained head, which a prompt computed from its rows would "
-            "lose; use prompts that answer in words"
-        )
-    if len(prompt.arrays) > 1:
+    if len(prompt.own_arrays) > 1:
         raise InputError(
             f"{called(prompt)} also has rows in the decoder's input, which cannot be combined yet; "
             'use prompts with stack="encoder"'
@@ -154,7 +149,15 @@ def plain_method(prompt: Prompt, length: int) -> PromptTuningConfig:
     """The config of rows that were computed from a prompt's.
 
     Where the parents' training began is not where these rows began, so no `init` is kept.
+
+    Raises:
+      InputError: the prompt has a head.
     """
+    if prompt.method.num_labels is not None:
+        raise InputError(
+            f"{called(prompt)} has a trained head, which a prompt computed from its rows would "
+            "lose; use prompts that answer in words"
+        )
     kept = ("task_type", "tokenizer_name_or_path", "placement")
     return PromptTuningConfig(
         num_virtual_tokens=length,
