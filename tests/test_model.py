@@ -191,10 +191,10 @@ class TestFromPretrained:
 
     def test_another_task(self, tiny, model):
         config = dataclasses.replace(CONFIG, task_type="CAUSAL_LM")
-        with pytest.raises(InputError, match='"CAUSAL_LM" and backbone .* does "SEQ_2_SEQ_LM"'):
+        with pytest.raises(InputError, match='"CAUSAL_LM" and backbone .* does SEQ_2_SEQ_LM'):
             PromptTuningModel.from_pretrained(tiny, config)
         prompt = dataclasses.replace(model.prompt, method=config)
-        with pytest.raises(InputError, match='"CAUSAL_LM" and backbone .* does "SEQ_2_SEQ_LM"'):
+        with pytest.raises(InputError, match='"CAUSAL_LM" and backbone .* does SEQ_2_SEQ_LM'):
             PromptTuningModel.from_pretrained(tiny, prompt)
 
     def test_absent_folder(self, tiny, tmp_path):

@@ -332,7 +332,7 @@ READING = {
     "another model": (
         "ia3",
         {"drop": all, "add": {"base_model.model.h.0.c_attn.ia3_l": np.ones((3, 1), np.float32)}},
-        "no tensor of a kernel of T5, only base_model.model.h.0.c_attn.ia3_l; allowed",
+        "no tensor of a kernel that is known here, only base_model.model.h.0.c_attn.ia3_l; allowed",
     ),
     "magnitudes unasked": ("dora", {"use_dora": False}, "holds .*lora_magnitude_vector, which"),
     "another rank": (
@@ -346,7 +346,6 @@ READING = {
     "targets": ("lora", {"target_modules": ["q", "k"]}, "name k without a tensor and there are"),
     "prefix in one stack": ("prefix", {"num_transformer_submodules": 1}, "no prefix on T5; allow"),
     "prefix size": ("prefix", {"num_layers": 5}, r"make a tensor \[3, 100\], and .* is \[3, 120\]"),
-    "prefix of a decoder": ("prefix", {"task_type": "CAUSAL_LM"}, "'CAUSAL_LM'; allowed: SEQ_2"),
     "prompts in both stacks": (
         "multitask",
         {"num_transformer_submodules": 2},
@@ -392,7 +391,6 @@ REFUSED = {
         pj.MultitaskPromptConfig(num_virtual_tokens=P, num_tasks=2, combine="add"),
         'this one has "add"; train with combine="multiply", or save the prompt of each task',
     ),
-    "a head": (pj.LoraConfig(task_type="SEQ_CLS"), "a trained head beside a SEQ_CLS prompt"),
     "names that end in others": (
         pj.IA3Config(target_modules=("o", "wo"), feedforward_modules=("o",)),
         "PEFT would scale decoder.*DenseReluDense.wo at its input, as its name ends in 'o'",
