@@ -29,7 +29,7 @@ def batch_of(rows=4, text=6, target=2, seed=0):
     return Batch(tokens, mask, targets, target_mask)
 
 
-WRITERS = ["t5", "gpt2", pytest.param("llama", marks=pytest.mark.slow)]
+WRITERS = ["t5", *[pytest.param(name, marks=pytest.mark.slow) for name in ("gpt2", "llama")]]
 
 
 @pytest.fixture(scope="module", params=[*WRITERS, "bert"])

@@ -76,11 +76,8 @@ CASES += [
 ]
 QUICK = {
     ("gpt2", "CAUSAL_LM", "lora"),
-    ("llama", "CAUSAL_LM", "prefix"),
     ("bert", "SEQ_CLS", "prompt"),
-    ("bert", "SEQ_CLS", "ia3"),
     ("bert", "QUESTION_ANS", "prefix"),
-    ("gpt2", "SEQ_CLS", "lora"),
 }
 cases = pytest.mark.parametrize(
     ("family", "task", "name"),
