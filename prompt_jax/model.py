@@ -134,10 +134,13 @@ class PromptTuningModel:
           InputError: neither decoder_input_ids nor labels; wrong ranks, shapes or token ids.
         """
         tokens, mask = self._inputs(input_ids, attention_mask)
-        if self._reads_only:
-            return self._encode(tokens, mask, decoder_input_ids, labels)
-        if self.backbone.target_place == "behind":
-            return self._read(tokens, mask, decoder_input_ids, labels)
+        if self.backbone.target_place != "apart":
+            if decoder_input_ids is not None:
+                raise InputError(
+                    f"backbone {self.backbone.name!r} has one stack and takes no "
+                    "decoder_input_ids; give all text as input_ids"
+                )
+            return (self._encode if self._reads_only else self._read)(tokens, mask, labels)
         shifted = None
         if labels is not None:
             labels = self._tokens("labels", labels, len(tokens), (IGNORED,))
@@ -163,12 +166,9 @@ class PromptTuningModel:
         self,
         tokens: Int[np.ndarray, "B T"],
         mask: Bool[np.ndarray, "B T"],
-        decoder_input_ids: Any,
         labels: Any,
     ) -> Output:
         """What a call of a model with a head gives, or of an encoder without one."""
-        if decoder_input_ids is not None:
-            raise InputError("a model that reads only takes no decoder_input_ids; leave them out")
         task = "" if self._source is None else self._method.task_type
         headed = self._source is not None and self._method.num_labels is not None
         kind = task if headed or task == "FEATURE_EXTRACTION" else ""
@@ -208,15 +208,9 @@ class PromptTuningModel:
         self,
         tokens: Int[np.ndarray, "B T"],
         mask: Bool[np.ndarray, "B T"],
-        decoder_input_ids: Any,
         labels: Any,
     ) -> Output:
         """What a call of a decoder-only model gives."""
-        if decoder_input_ids is not None:
-            raise InputError(
-                f"backbone {self.backbone.name!r} is decoder-only and takes no decoder_input_ids; "
-                "give all text as input_ids"
-            )
         given = self.backbone.module, self.backbone.params, self._injection(), tokens, mask
         logits = _text_logits(*given, placement=self._placement)
         if labels is None:

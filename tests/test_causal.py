@@ -110,7 +110,7 @@ def test_the_loss_is_of_the_token_behind(tiny_gpt2):
     expected = -jax.nn.log_softmax(logits[0])[np.array([1, 2]), ids[0, 2:]].mean()
     labels = np.where(np.arange(4) < 2, -100, ids)
     assert model(ids, labels=labels).loss == pytest.approx(float(expected), abs=1e-5)
-    with pytest.raises(InputError, match="decoder-only and takes no decoder_input_ids"):
+    with pytest.raises(InputError, match="has one stack and takes no decoder_input_ids"):
         model(ids, decoder_input_ids=ids)
     with pytest.raises(InputError, match="a decoder-only model wants a label a token"):
         model(ids, labels=ids[:, :2])

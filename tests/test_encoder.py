@@ -139,6 +139,22 @@ def test_what_an_encoder_cannot_learn(case, bert_folder, task_file, tmp_path):
         train(config, say=lambda line: None)
 
 
+def test_a_head_serves_one_task(bert_folder, yes_or_no, tmp_path):
+    config = config_for(bert_folder, yes_or_no, tmp_path, (), method=pj.LoraConfig(r=2))
+    data = DataConfig(task="embedded:sentiment", mixture=("embedded:headline_satire",))
+    with pytest.raises(InputError, match="a head answers one task, and data.mixture names 1 more"):
+        train(dataclasses.replace(config, data=data), say=lambda line: None)
+
+
+def test_a_training_text_that_lost_its_mask(bert_folder, yes_or_no, tmp_path):
+    yes_or_no.write_text(yes_or_no.read_text() + f"{'good ' * 30}\tyes\n")
+    task = {"source": "{input} [MASK]", "target": "{target}"}
+    config = config_for(bert_folder, yes_or_no, tmp_path, ("no", "yes"), task=task)
+    data = dataclasses.replace(config.data, max_source_length=12)
+    with pytest.raises(InputError, match="training row .* has 0 masks and a cloze has one"):
+        train(dataclasses.replace(config, data=data), say=lambda line: None)
+
+
 def test_a_text_longer_than_the_context(bert_folder, yes_or_no, tmp_path):
     yes_or_no.write_text(yes_or_no.read_text() + f"{'good ' * 60}\tyes\n")
     config = config_for(bert_folder, yes_or_no, tmp_path, ("no", "yes"))

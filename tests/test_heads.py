@@ -326,7 +326,7 @@ BAD = {
     ),
     "a decoder's input": (
         lambda b: _model(b, "SEQ_CLS")(np.ones((1, 3), int), None, np.ones((1, 3), int)),
-        "a model that reads only takes no decoder_input_ids",
+        "has one stack and takes no decoder_input_ids",
     ),
     "overflow": (
         lambda b: classify(

@@ -14,7 +14,7 @@ from prompt_jax import cli
 from prompt_jax.config import METHOD_KINDS, Config, InputError, from_json, to_json
 from prompt_jax.losses import seq2seq_logits
 from prompt_jax.methods import init, lora, materialize, multitask_prompt, prefix_tuning
-from prompt_jax.methods.targets import targets
+from prompt_jax.methods.targets import first_of, targets
 from prompt_jax.prompts import check_fits, prompt_for
 
 KEY = jax.random.key(0)
@@ -254,6 +254,11 @@ def test_a_prompt_of_another_shape_does_not_fit(tiny):
     check_fits(prompt, tiny)
     with pytest.raises(InputError, match=r"does not fit.*wi_0/lora/?.*|.*mlp/wi_0/b is"):
         check_fits(prompt, wider)
+
+
+def test_a_family_without_usual_kernels(tiny):
+    with pytest.raises(InputError, match="target_modules is empty and none are known for .*name"):
+        first_of(tiny, [("nothing",)])
 
 
 def test_rows_are_of_prompts_only(tiny):

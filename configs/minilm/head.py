@@ -1,4 +1,4 @@
-"""A head alone on the sentence encoder MiniLM, with a head of the label words.
+"""A head of the label words on the sentence encoder MiniLM, and nothing else.
 
 prompt-jax train configs/minilm/head.py --backbone FOLDER
 """

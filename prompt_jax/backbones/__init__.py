@@ -24,9 +24,14 @@ def family_of(config: Any) -> Any:
     return next(family for family in FAMILIES if isinstance(config, family.Config))
 
 
+def target_place(family: Any) -> str:
+    """Where a target stands: `apart` from its input, `behind` it, or `within`, for a mask."""
+    return {"SEQ_2_SEQ_LM": "apart", "CAUSAL_LM": "behind"}.get(family.TASK_TYPES[0], "within")
+
+
 def is_encoder(config: Any) -> bool:
     """Whether a model reads only: it has a head, or fills the masks of a cloze."""
-    return family_of(config) is bert
+    return target_place(family_of(config)) == "within"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,8 +66,8 @@ class Backbone:
 
     @property
     def target_place(self) -> str:
-        """Where a target stands: `apart` from its input, `behind` it, or `within`, for a mask."""
-        return {"SEQ_2_SEQ_LM": "apart", "CAUSAL_LM": "behind"}.get(self.task_types[0], "within")
+        """Where a target stands, see `target_place`."""
+        return target_place(self.family)
 
     @property
     def module(self) -> nn.Module:

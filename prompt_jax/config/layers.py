@@ -52,7 +52,7 @@ class IA3Config(MethodConfig):
     """Which kernels: names or their last parts, as Hugging Face has them; empty takes those that
     PEFT takes for the family, such as T5's "k", "v" and "wo", and their feed-forwards."""
     feedforward_modules: tuple[str, ...] = ()
-    """Which of them are scaled at their input."""
+    """Which of them are scaled at their input; beside named target_modules, empty is none."""
 
 
 @dataclass(frozen=True, kw_only=True)

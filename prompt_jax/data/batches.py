@@ -223,6 +223,11 @@ class Batches:
         self.source_lengths = length_ladder(self._lengths, prompt_length)
         self.target_length = max(map(len, self._encoded.targets))
 
+    @property
+    def sources(self) -> list[np.ndarray]:
+        """The token ids of every input, in the order of the examples."""
+        return self._encoded.sources
+
     def __len__(self) -> int:
         return -(-len(self._lengths) // self._batch_size)
 

@@ -14,9 +14,10 @@ from prompt_jax import report
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import Config, InputError, MethodConfig, TrainConfig
 from prompt_jax.data import Batches
+from prompt_jax.experiment.answering import loss_of
 from prompt_jax.experiment.compare import TUNED, rival
 from prompt_jax.experiment.data import Data, check_one, load_data
-from prompt_jax.experiment.run import load, loss_of, train
+from prompt_jax.experiment.run import load, train
 from prompt_jax.experiment.watch import Say
 from prompt_jax.generate import answer
 from prompt_jax.methods import METHODS, Injection

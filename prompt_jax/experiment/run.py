@@ -18,20 +18,19 @@ from prompt_jax.backbones import Backbone
 from prompt_jax.config import (
     Config,
     DataConfig,
-    InputError,
     MethodConfig,
     MultitaskPromptConfig,
     to_json,
 )
-from prompt_jax.data import Batches, encode_targets, pad, prefetch
+from prompt_jax.data import Batches, prefetch
 from prompt_jax.evaluate import evaluate
+from prompt_jax.experiment.answering import check_blanks, for_tasks_of, loss_of, tokenizer_of
 from prompt_jax.experiment.compare import FROZEN, TUNED, Results, compare, rival
 from prompt_jax.experiment.data import Data, load_mixture
 from prompt_jax.experiment.watch import Best, Say, Watch, on_sigterm
-from prompt_jax.losses import Candidates, Loss, Pull, loss_fn
 from prompt_jax.methods import for_tasks, materialize
 from prompt_jax.methods.multitask_prompt import of_task
-from prompt_jax.prompts import Prompt, check_task, fresh, inspect, prompt_for, save_prompt
+from prompt_jax.prompts import Prompt, fresh, inspect, prompt_for, save_prompt
 from prompt_jax.runs import Metrics, begin_run, check_run
 from prompt_jax.tasks import Task
 from prompt_jax.train import DivergedError, fit, start
@@ -68,11 +67,11 @@ def train(
     folder = check_run(config, resume=resume, overwrite=overwrite)
     tasks = load_mixture(config)
     backbone = load(config)
-    method = _for_task(config.method, backbone, tasks[0].task)
+    method = for_tasks_of(config.method, backbone, [data.task for data in tasks])
     tuned = fresh(method, backbone, config.train.seed)
     batches = Batches(
         [example for data in tasks for example in data.train],
-        _tokenizer(backbone),
+        tokenizer_of(backbone),
         config.data,
         config.train.batch_size,
         config.train.seed,
@@ -85,6 +84,7 @@ def train(
     injected = jax.eval_shape(lambda tree: materialize(method, tree), tuned)
     longest = batches.source_lengths[-1], batches.target_length
     backbone.check_context(injected.positions, *longest)
+    check_blanks(method, backbone, batches)
     begin_run(folder, config, resume=resume)
     _introduce(config, tasks, backbone, tuned, batches, say)
     before = _sha256(backbone.params)
@@ -103,50 +103,6 @@ def load(config: Config) -> Backbone:
     return load_backbone(
         config.backbone, revision=frozen.revision, dtype=frozen.dtype, remat=frozen.remat
     )
-
-
-def _tokenizer(backbone: Backbone) -> Any:
-    if backbone.tokenizer is None:
-        raise InputError(
-            f"backbone {backbone.name!r} has no tokenizer; use a folder or hub id that holds one"
-        )
-    return backbone.tokenizer
-
-
-def _for_task(method: MethodConfig, backbone: Backbone, task: Task) -> Any:
-    """The method with the kind of task that the backbone does, and the label words.
-
-    A text is classified by a head, unless its template has a mask for the label word to fill.
-    """
-    if method.task_type in ("SEQ_2_SEQ_LM", "CAUSAL_LM"):
-        method = dataclasses.replace(method, task_type=backbone.task_types[0])
-    check_task(method, backbone)
-    if method.task_type == "SEQ_CLS":
-        method = _with_head(method, backbone, task)
-    elif method.task_type not in ("SEQ_2_SEQ_LM", "CAUSAL_LM"):
-        raise InputError(
-            f"train writes answers and classifies texts, got task_type {method.task_type}; train "
-            "other heads with prompt_jax.PromptTuningModel"
-        )
-    if getattr(method, "init", None) == "class_labels" and not getattr(method, "init_labels", ()):
-        return dataclasses.replace(method, **{"init_labels": task.labels})
-    return method
-
-
-def _with_head(method: MethodConfig, backbone: Backbone, task: Task) -> MethodConfig:
-    blank = getattr(_tokenizer(backbone), "mask_token", None)
-    if not task.labels:
-        raise InputError(
-            f"SEQ_CLS chooses among label words and task {task.name!r} has none; set task.labels"
-        )
-    if method.num_labels is None and blank and blank in task.source:
-        return method
-    if method.num_labels not in (None, len(task.labels)):
-        raise InputError(
-            f"num_labels is {method.num_labels} and task {task.name!r} has {len(task.labels)} "
-            "label words; leave num_labels out"
-        )
-    return dataclasses.replace(method, num_labels=len(task.labels))
 
 
 def _introduce(
@@ -250,43 +206,6 @@ def _joined(scores: dict[str, dict[str, float]]) -> dict[str, float]:
         return next(iter(scores.values()))
     deciding = {name: next(iter(metrics.values())) for name, metrics in scores.items()}
     return {"mean": sum(deciding.values()) / len(deciding), **deciding}
-
-
-def _check_apart(task: Task, rows: Sequence[np.ndarray]) -> None:
-    seen: dict[bytes, str] = {}
-    for label, row in zip(task.labels, rows, strict=True):
-        other = seen.setdefault(row.tobytes(), label)
-        if other != label:
-            raise InputError(
-                f"the label words {other!r} and {label!r} are the same tokens to this backbone; "
-                "choose other words with task.target and task.labels"
-            )
-
-
-def loss_of(
-    config: Config, method: MethodConfig, backbone: Backbone, task: Task, tuned: Any
-) -> Loss:
-    """The loss that an experiment trains `tuned` with."""
-    options = config.train
-    candidates = None
-    if task.labels and (method.num_labels or options.objective != "tokens"):
-        words = (backbone.tokenizer, task.labels, config.data.max_target_length)
-        rows = encode_targets(*words, place=backbone.target_place)
-        _check_apart(task, rows)
-        candidates = Candidates(*pad(rows, max(map(len, rows)), backbone.config.pad_token_id))
-    shape = dataclasses.replace(backbone.config, dropout=options.dropout)
-    module = dataclasses.replace(backbone, config=shape).module
-    return loss_fn(
-        method,
-        backbone,
-        label_smoothing=options.label_smoothing,
-        z_loss=options.z_loss,
-        objective=options.objective,
-        candidates=candidates,
-        margin=options.margin,
-        pull=Pull(jax.tree.map(np.array, tuned), options.pull) if options.pull else None,
-        module=module,
-    )
 
 
 def _conclude(

@@ -35,12 +35,19 @@ def targets(backbone: Backbone, modules: Sequence[str]) -> dict[str, Projection]
 
 
 def first_of(backbone: Backbone, choices: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    """The first choice of names of which every one is a kernel's: PEFT's for the family."""
+    """The first choice of names of which every one is a kernel's: PEFT's for the family.
+
+    Raises:
+      InputError: no choice is.
+    """
     modules = [name for place in backbone.sockets.projections.values() for name in place.modules]
-    return next(
-        tuple(choice)
-        for choice in choices
-        if all(any(_is(name, wanted) for name in modules) for wanted in choice)
+    for choice in choices:
+        if all(any(_is(name, wanted) for name in modules) for wanted in choice):
+            return tuple(choice)
+    last = sorted({name.rpartition(".")[2] for name in modules})
+    raise InputError(
+        f"target_modules is empty and none are known for backbone {backbone.name!r}; name some of "
+        f"{', '.join(last)}"
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from prompt_jax.backbones import BACKBONES, target_place
 from prompt_jax.config import InputError
 from prompt_jax.config.method import WITH_HEAD
 from prompt_jax.methods import CLASSIFIER
@@ -20,14 +21,13 @@ LAYERS = {
 }
 """What Hugging Face calls the layers of heads, in all families."""
 LEAVES = {"weight": "kernel", "bias": "bias"}
-ENCODERS = ("bert", "distilbert", "roberta", "xlm-roberta")
 
 
 def _layers(task_type: str, model_type: str) -> dict[str, str]:
     """Layers of a head and what they are called in one family."""
     if task_type == "QUESTION_ANS":
         return {"out": "qa_outputs"}
-    if model_type not in ENCODERS:
+    if target_place(BACKBONES[model_type]) != "within":
         tags = task_type == "TOKEN_CLS" and model_type == "gpt2"
         return {"out": "classifier" if tags else "score"}
     if task_type == "SEQ_CLS" and "roberta" in model_type:

@@ -1,0 +1,129 @@
+"""How a method answers the tasks of an experiment: in words, with a head, or in a cloze."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from prompt_jax.backbones import Backbone, is_encoder
+from prompt_jax.config import Config, InputError, MethodConfig
+from prompt_jax.data import Batches, encode_targets, pad
+from prompt_jax.losses import Candidates, Loss, Pull, loss_fn
+from prompt_jax.prompts import check_task
+from prompt_jax.tasks import Task
+
+
+def tokenizer_of(backbone: Backbone) -> Any:
+    """The backbone's tokenizer.
+
+    Raises:
+      InputError: it has none.
+    """
+    if backbone.tokenizer is None:
+        raise InputError(
+            f"backbone {backbone.name!r} has no tokenizer; use a folder or hub id that holds one"
+        )
+    return backbone.tokenizer
+
+
+def for_tasks_of(method: MethodConfig, backbone: Backbone, tasks: Sequence[Task]) -> Any:
+    """The method with the kind of task that the backbone does, and the label words.
+
+    A text is classified by a head, unless its template has a mask for the label word to fill.
+
+    Raises:
+      InputError: the backbone or `train` does not do that, a head has other classes than the task
+        has label words, or would serve several tasks.
+    """
+    task, *others = tasks
+    if method.task_type in ("SEQ_2_SEQ_LM", "CAUSAL_LM"):
+        method = dataclasses.replace(method, task_type=backbone.task_types[0])
+    check_task(method, backbone)
+    if method.task_type == "SEQ_CLS":
+        method = _with_head(method, backbone, task)
+        if method.num_labels is not None and others:
+            raise InputError(
+                f"a head answers one task, and data.mixture names {len(others)} more; train each "
+                "one alone"
+            )
+    elif method.task_type not in ("SEQ_2_SEQ_LM", "CAUSAL_LM"):
+        raise InputError(
+            f"train writes answers and classifies texts, got task_type {method.task_type}; train "
+            "other heads with prompt_jax.PromptTuningModel"
+        )
+    if getattr(method, "init", None) == "class_labels" and not getattr(method, "init_labels", ()):
+        return dataclasses.replace(method, **{"init_labels": task.labels})
+    return method
+
+
+def _with_head(method: MethodConfig, backbone: Backbone, task: Task) -> MethodConfig:
+    blank = getattr(tokenizer_of(backbone), "mask_token", None)
+    if not task.labels:
+        raise InputError(
+            f"SEQ_CLS chooses among label words and task {task.name!r} has none; set task.labels"
+        )
+    if method.num_labels is None and blank and blank in task.source:
+        return method
+    if method.num_labels not in (None, len(task.labels)):
+        raise InputError(
+            f"num_labels is {method.num_labels} and task {task.name!r} has {len(task.labels)} "
+            "label words; leave num_labels out"
+        )
+    return dataclasses.replace(method, num_labels=len(task.labels))
+
+
+def _check_apart(task: Task, rows: Sequence[np.ndarray]) -> None:
+    seen: dict[bytes, str] = {}
+    for label, row in zip(task.labels, rows, strict=True):
+        other = seen.setdefault(row.tobytes(), label)
+        if other != label:
+            raise InputError(
+                f"the label words {other!r} and {label!r} are the same tokens to this backbone; "
+                "choose other words with task.target and task.labels"
+            )
+
+
+def loss_of(
+    config: Config, method: MethodConfig, backbone: Backbone, task: Task, tuned: Any
+) -> Loss:
+    """The loss that an experiment trains `tuned` with."""
+    options = config.train
+    candidates = None
+    if task.labels and (method.num_labels or options.objective != "tokens"):
+        words = (backbone.tokenizer, task.labels, config.data.max_target_length)
+        rows = encode_targets(*words, place=backbone.target_place)
+        _check_apart(task, rows)
+        candidates = Candidates(*pad(rows, max(map(len, rows)), backbone.config.pad_token_id))
+    shape = dataclasses.replace(backbone.config, dropout=options.dropout)
+    module = dataclasses.replace(backbone, config=shape).module
+    return loss_fn(
+        method,
+        backbone,
+        label_smoothing=options.label_smoothing,
+        z_loss=options.z_loss,
+        objective=options.objective,
+        candidates=candidates,
+        margin=options.margin,
+        pull=Pull(jax.tree.map(np.array, tuned), options.pull) if options.pull else None,
+        module=module,
+    )
+
+
+def check_blanks(method: MethodConfig, backbone: Backbone, batches: Batches) -> None:
+    """Checks that every text of a cloze still has its mask, whatever was cut off.
+
+    Raises:
+      InputError: one has none, or several.
+    """
+    if not is_encoder(backbone.config) or method.num_labels is not None:
+        return
+    for i, row in enumerate(batches.sources):
+        masks = int((row == backbone.config.mask_token_id).sum())
+        if masks != 1:
+            raise InputError(
+                f"training row {i + 1} has {masks} masks and a cloze has one; write the "
+                "tokenizer's mask once into task.source, near its front, where no cut of a long "
+                "text reaches it"
+            )
