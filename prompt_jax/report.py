@@ -53,7 +53,7 @@ def draw_curve(
     losses = figure.subplots()
     steps = [row["step"] for row in rows if "loss" in row]
     losses.plot(steps, [row["loss"] for row in rows if "loss" in row], color="0.75", lw=1)
-    losses.set(xlabel="step", ylabel="training loss (nats per target token)", ylim=(0, None))
+    losses.set(xlabel="step", ylabel="training loss (nats)", ylim=(0, None))
     scores = losses.twinx()
     name = f"validation/{metric}"
     points = [(row["step"], row[name]) for row in rows if name in row]
