@@ -63,7 +63,7 @@ def evaluate(
         frozen=frozen,
         progress=progress,
     )
-    references = [example.target for example in examples]
+    references = [example.references for example in examples]
     metrics = measure(task.metrics, predictions, references, task.labels)
     return Evaluation(metrics, predictions, scores)
 
@@ -73,19 +73,24 @@ def baselines(
 ) -> dict[str, dict[str, float]]:
     """Metrics of answers that need no model: what a prompt has to beat.
 
-    The most frequent label of `train` for classification, the input itself for generation.
+    The most frequent label or tag of `train`, or the input itself where the answer is a text.
 
     Raises:
       InputError: no examples to count or to judge.
     """
     _check_some(test, "test")
-    references = [example.target for example in test]
+    references = [example.references for example in test]
     if not task.labels:
         copies = [example.source for example in test]
         return {"copy input": measure(task.metrics, copies, references)}
     _check_some(train, "train")
-    (majority, _), *_ = collections.Counter(example.target for example in train).most_common(1)
-    answers = [majority] * len(test)
+    if task.kind == "tagging":
+        tags = collections.Counter(tag for example in train for tag in example.target.split())
+        majority = tags.most_common(1)[0][0]
+        answers = [" ".join([majority] * len(example.source.split())) for example in test]
+    else:
+        (majority, _), *_ = collections.Counter(example.target for example in train).most_common(1)
+        answers = [majority] * len(test)
     return {"majority": measure(task.metrics, answers, references, task.labels)}
 
 

@@ -9,11 +9,13 @@ from jaxtyping import Array, Bool, Float, Int
 
 from prompt_jax.backbones import Backbone, is_encoder
 from prompt_jax.config import OBJECTIVES, InputError, MethodConfig, choose
-from prompt_jax.generate.encoding import class_logits, cloze_logits
+from prompt_jax.generate.encoding import class_logits, cloze_logits, place_logits, token_logits
 from prompt_jax.generate.scoring import score_candidates
 from prompt_jax.methods import Injection, for_tasks, materialize, read_in, text_states
 
 Loss = Callable[..., tuple[Array, dict[str, Array]]]
+AT_TOKENS = {"TOKEN_CLS": token_logits, "QUESTION_ANS": place_logits}
+"""Heads whose targets stand at tokens of the text: [B, T, C] or [B, 2, T], as many as targets."""
 
 
 def cross_entropy(
@@ -163,7 +165,7 @@ def loss_fn(
       InputError: an unknown objective, or one of label words without candidates.
     """
     choose("objective", objective, OBJECTIVES)
-    if method.num_labels and candidates is None:
+    if method.task_type == "SEQ_CLS" and method.num_labels and candidates is None:
         raise InputError(
             f"a head of {method.num_labels} classes needs the label words of the task; set "
             "task.labels"
@@ -192,7 +194,10 @@ def loss_fn(
             mean = label_loss(objective, scores, _gold(batch, candidates), margin)
             count = jnp.asarray(len(batch.targets))
         else:
-            logits = target_logits(*inputs, batch.targets, **options)
+            if method.task_type in AT_TOKENS:
+                logits = AT_TOKENS[method.task_type](*inputs, **options)
+            else:
+                logits = target_logits(*inputs, batch.targets, **options)
             smooth = {"label_smoothing": label_smoothing, "z_loss": z_loss}
             nll = cross_entropy(logits, batch.targets, **smooth)
             count = batch.target_mask.sum()

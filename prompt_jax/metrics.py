@@ -1,10 +1,13 @@
 """How answers are judged: `METRICS[name](predictions, references, labels) -> float`.
 
-BLEU and chrF are 0 to 100, as sacrebleu prints them; all others are 0 to 1.
+BLEU and chrF are 0 to 100, as sacrebleu prints them; correlations are -1 to 1, all others 0 to 1.
+A reference is a text, or a tuple of right answers: SQuAD's metrics take the nearest of them, all
+others the first.
 """
 
 import collections
 import functools
+import math
 import re
 import string
 from collections.abc import Callable, Sequence
@@ -12,6 +15,7 @@ from collections.abc import Callable, Sequence
 from prompt_jax.config import InputError, choose
 
 Texts = Sequence[str]
+References = Sequence[str | tuple[str, ...]]
 Metric = Callable[..., float]
 
 
@@ -34,14 +38,66 @@ def macro_f1(predictions: Texts, references: Texts, labels: Texts = ()) -> float
     return float(f1_score(truth, answers, labels=classes, average="macro", zero_division=0.0))
 
 
-def exact_match(predictions: Texts, references: Texts, labels: Texts = ()) -> float:
-    """The share of answers that are the reference after SQuAD's normalisation."""
-    return _mean(normalize(p) == normalize(r) for p, r in zip(predictions, references, strict=True))
+def matthews(predictions: Texts, references: Texts, labels: Texts = ()) -> float:
+    """Matthews' correlation of classes, as CoLA is judged by; 0 where either side is constant."""
+    from sklearn.metrics import matthews_corrcoef
+
+    return float(matthews_corrcoef(list(references), list(predictions)))
 
 
-def token_f1(predictions: Texts, references: Texts, labels: Texts = ()) -> float:
+def correlation(kind: str, predictions: Texts, references: Texts, labels: Texts = ()) -> float:
+    """Pearson's or Spearman's correlation of numbers; 0 where either side is constant.
+
+    An answer that is no number counts as -1, as T5 judges STS-B.
+    """
+    from scipy import stats
+
+    ours, theirs = [_number(text) for text in predictions], [_number(text) for text in references]
+    if len(set(ours)) < 2 or len(set(theirs)) < 2:
+        return 0.0
+    return float({"pearson": stats.pearsonr, "spearman": stats.spearmanr}[kind](ours, theirs)[0])
+
+
+def entity_f1(predictions: Texts, references: Texts, labels: Texts = ()) -> float:
+    """Seqeval's F1 over the entities that tags B-, I- and O mark, as conlleval counts them.
+
+    A prediction of too few tags goes on with O; what is beyond the reference is left out, and what
+    is no such tag is O.
+
+    Raises:
+      InputError: the references are not of such tags.
+    """
+    from seqeval.metrics import f1_score
+
+    truth, answers = _tagged(predictions, references)
+    for tag in sum(truth, []):
+        if not _marks(tag):
+            raise InputError(
+                f"entity_f1 counts what B-, I- and O mark, got the tag {tag!r}; use tag_accuracy"
+            )
+    answers = [[tag if _marks(tag) else "O" for tag in row] for row in answers]
+    return float(f1_score(truth, answers, zero_division=0))
+
+
+def _marks(tag: str) -> bool:
+    return tag == "O" or tag[:2] in ("B-", "I-")
+
+
+def tag_accuracy(predictions: Texts, references: Texts, labels: Texts = ()) -> float:
+    """The share of words that have the right tag."""
+    truth, answers = _tagged(predictions, references)
+    pairs = zip(sum(truth, []), sum(answers, []), strict=True)
+    return _mean(ours == theirs for ours, theirs in pairs)
+
+
+def exact_match(predictions: Texts, references: References, labels: Texts = ()) -> float:
+    """The share of answers that are a reference after SQuAD's normalisation."""
+    return _nearest(lambda p, r: float(normalize(p) == normalize(r)), predictions, references)
+
+
+def token_f1(predictions: Texts, references: References, labels: Texts = ()) -> float:
     """SQuAD's F1 over the bags of words of answer and reference, the mean over rows."""
-    return _mean(_overlap(p, r) for p, r in zip(predictions, references, strict=True))
+    return _nearest(_overlap, predictions, references)
 
 
 def bleu(predictions: Texts, references: Texts, labels: Texts = ()) -> float:
@@ -74,7 +130,7 @@ def normalize(text: str) -> str:
 
 
 def measure(
-    names: Sequence[str], predictions: Texts, references: Texts, labels: Texts = ()
+    names: Sequence[str], predictions: Texts, references: References, labels: Texts = ()
 ) -> dict[str, float]:
     """Metrics by name, in the order of `names`.
 
@@ -95,30 +151,62 @@ def _overlap(prediction: str, reference: str) -> float:
     return 2 * common / (len(ours) + len(theirs))
 
 
+def _nearest(score: Metric, predictions: Texts, references: References) -> float:
+    pairs = zip(predictions, references, strict=True)
+    return _mean(max(score(p, r) for r in ([r] if isinstance(r, str) else r)) for p, r in pairs)
+
+
+def _tagged(predictions: Texts, references: Texts) -> tuple[list[list[str]], list[list[str]]]:
+    truth = [reference.split() for reference in references]
+    answers = [
+        (prediction.split() + ["O"] * len(tags))[: len(tags)]
+        for prediction, tags in zip(predictions, truth, strict=True)
+    ]
+    return truth, answers
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        return -1.0
+    return value if math.isfinite(value) else -1.0
+
+
 def _mean(values) -> float:
     values = list(values)
     return sum(values) / len(values)
 
 
 def _checked(metric: Metric) -> Metric:
+    several = metric in (exact_match, token_f1)
+
     @functools.wraps(metric)
-    def checked(predictions: Texts, references: Texts, labels: Texts = ()) -> float:
+    def checked(predictions: Texts, references: References, labels: Texts = ()) -> float:
         if not len(predictions) == len(references) > 0:
             raise InputError(
                 f"a metric needs as many answers as references and at least one, got "
                 f"{len(predictions)} and {len(references)}; give one answer a reference"
             )
-        return metric(predictions, references, labels)
+        given = references if several else [r if isinstance(r, str) else r[0] for r in references]
+        return metric(predictions, given, labels)
 
     return checked
 
 
 METRICS: dict[str, Metric] = {
-    "accuracy": _checked(accuracy),
-    "macro_f1": _checked(macro_f1),
-    "exact_match": _checked(exact_match),
-    "token_f1": _checked(token_f1),
-    "bleu": _checked(bleu),
-    "chrf": _checked(chrf),
-    **{kind: _checked(functools.partial(rouge, kind)) for kind in ("rouge1", "rouge2", "rougeL")},
+    name: _checked(metric)
+    for name, metric in (
+        ("accuracy", accuracy),
+        ("macro_f1", macro_f1),
+        ("exact_match", exact_match),
+        ("token_f1", token_f1),
+        ("bleu", bleu),
+        ("chrf", chrf),
+        *((kind, functools.partial(rouge, kind)) for kind in ("rouge1", "rouge2", "rougeL")),
+        ("matthews", matthews),
+        *((kind, functools.partial(correlation, kind)) for kind in ("pearson", "spearman")),
+        ("entity_f1", entity_f1),
+        ("tag_accuracy", tag_accuracy),
+    )
 }

@@ -9,11 +9,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from prompt_jax.backbones import Backbone, is_encoder
-from prompt_jax.backbones.layers import NEVER
 from prompt_jax.backbones.t5 import shift_right
 from prompt_jax.config import InputError, MethodConfig
 from prompt_jax.generate import generate, read_once
-from prompt_jax.generate.encoding import class_logits, encode_text, token_logits
+from prompt_jax.generate.encoding import at_places, class_logits, encode_text, token_logits
 from prompt_jax.losses import cross_entropy, seq2seq_logits, text_logits
 from prompt_jax.methods import Injection, for_tasks, materialize
 from prompt_jax.prompts import Prompt, fresh, load_prompt, prompt_for, save_prompt
@@ -187,8 +186,7 @@ class PromptTuningModel:
         wanted = self._labels(labels, shapes[kind], classes)
         if kind == "QUESTION_ANS":
             # Of every text position, which one begins and which one ends the answer.
-            places = jnp.where(mask[..., None], logits, NEVER).swapaxes(1, 2)
-            return Output(logits, _mean_loss(places, wanted))
+            return Output(logits, _mean_loss(at_places(logits, mask), wanted))
         one = kind == "SEQ_CLS"
         return Output(logits, _mean_loss(*(x[:, None] if one else x for x in (logits, wanted))))
 

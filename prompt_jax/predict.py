@@ -234,7 +234,7 @@ def _records(chunk: Sequence[Input], task: Task, answers: Answers) -> list[dict[
         odds = np.exp(answers.scores - answers.scores.max(1, keepdims=True))
         for record, row in zip(records, odds / odds.sum(1, keepdims=True), strict=True):
             record["scores"] = {
-                label: round(float(p), 6) for label, p in zip(task.labels, row, strict=True)
+                label: round(float(p), 6) for label, p in zip(task.choices, row, strict=True)
             }
     return records
 

@@ -149,6 +149,42 @@ def tiny_folder(tmp_path_factory, embedded):
     return folder
 
 
+@pytest.fixture(scope="session")
+def bert_folder(tmp_path_factory):
+    """A random BERT of one layer with a tokenizer of a few words."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordPiece
+    from tokenizers.pre_tokenizers import BertPreTokenizer
+    from tokenizers.processors import TemplateProcessing
+    from transformers import PreTrainedTokenizerFast
+
+    from prompt_jax.backbones import Backbone
+    from prompt_jax.backbones.bert import BertConfig, init_params
+    from prompt_jax.weights import save_hugging_face
+
+    folder = tmp_path_factory.mktemp("bert")
+    words = "good bad film number yes no".split() + [str(i) for i in range(10)]
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    digits = [f"##{i}" for i in range(10)]
+    vocab = {word: i for i, word in enumerate([*special, *words, *digits])}
+    tokenizer = Tokenizer(WordPiece(vocab, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = BertPreTokenizer()
+    ends = [(name, vocab[name]) for name in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = TemplateProcessing("[CLS] $A [SEP]", special_tokens=ends)
+    names = {f"{name.strip('[]').lower()}_token": name for name in special}
+    config = BertConfig(
+        vocab_size=len(vocab), d_model=16, d_kv=8, d_ff=16, num_heads=2, num_layers=1,
+        max_positions=40,
+    )  # fmt: skip
+    backbone = Backbone(
+        name="tiny",
+        config=config,
+        params=jax.jit(init_params, static_argnums=0)(config, jax.random.key(0)),
+        tokenizer=PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names),
+    )
+    return save_hugging_face(folder, backbone)
+
+
 @pytest.fixture
 def task_file(tmp_path):
     """Forty rows of a task that a bag of words decides."""

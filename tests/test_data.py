@@ -107,6 +107,43 @@ def test_prepared_glue_works_as_it_is(glue, monkeypatch):
         load_examples(task, "tfds:glue/sst2@test", "train")
 
 
+def prepared(name, rows, folder, monkeypatch):
+    """A dataset of TFDS's, prepared with a few rows of its features."""
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder_cls(name)
+    split = {"train": list(enumerate(rows))}
+    monkeypatch.setattr(builder, "_split_generators", lambda self, manager: split)
+    builder(data_dir=folder, file_format="array_record").download_and_prepare()
+    monkeypatch.setenv("TFDS_DATA_DIR", str(folder))
+
+
+def test_tags_of_prepared_conll(tmp_path, monkeypatch):
+    import tensorflow_datasets.text.conll2003
+
+    assert tensorflow_datasets.text.conll2003  # Importing it makes it known.
+    row = {"tokens": ["EU", "rejects"], "pos": ["NNP", "VBZ"], "chunks": ["B-NP", "B-VP"]}
+    prepared("conll2003", [row | {"ner": ["B-ORG", "O"]}], tmp_path, monkeypatch)
+    (found,) = load_rows("tfds:conll2003", "train")
+    assert found == row | {"ner": ["B-ORG", "O"]}
+    task = resolve("tfds:conll2003", TaskConfig(), found)
+    (example,) = load_examples(task, "tfds:conll2003", "train")
+    assert example[:2] == ("EU rejects", "B-ORG O")
+
+
+def test_answers_of_prepared_squad(tmp_path, monkeypatch):
+    answers = {"text": ["Ada", "Ada."], "answer_start": [8, 8]}
+    row = {"id": "1", "title": "T", "context": "Bob and Ada.", "question": "Who?"}
+    prepared("squad", [row | {"answers": answers}], tmp_path, monkeypatch)
+    (found,) = load_rows("tfds:squad", "train")
+    assert found == row | {"answers": answers}
+    task = resolve("tfds:squad", TaskConfig(), found)
+    (example,) = load_examples(task, "tfds:squad", "train")
+    assert example.source == "question: Who? context: Bob and Ada."
+    assert example.references == ("Ada", "Ada.")
+    assert example.source[example.start :] == "Ada."
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

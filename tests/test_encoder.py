@@ -3,50 +3,12 @@
 import dataclasses
 import json
 
-import jax
 import pytest
 
 import prompt_jax as pj
 from prompt_jax import cli
 from prompt_jax.config import Config, DataConfig, InputError, TaskConfig, TrainConfig
 from prompt_jax.experiment import FROZEN, TUNED, train
-
-WORDS = "good bad film number yes no".split() + [str(i) for i in range(10)]
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-
-
-@pytest.fixture(scope="module")
-def bert_folder(tmp_path_factory):
-    """A random BERT of one layer with a tokenizer of a few words."""
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordPiece
-    from tokenizers.pre_tokenizers import BertPreTokenizer
-    from tokenizers.processors import TemplateProcessing
-    from transformers import PreTrainedTokenizerFast
-
-    from prompt_jax.backbones import Backbone
-    from prompt_jax.backbones.bert import BertConfig, init_params
-    from prompt_jax.weights import save_hugging_face
-
-    folder = tmp_path_factory.mktemp("bert")
-    digits = [f"##{i}" for i in range(10)]
-    vocab = {word: i for i, word in enumerate([*SPECIAL, *WORDS, *digits])}
-    tokenizer = Tokenizer(WordPiece(vocab, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = BertPreTokenizer()
-    ends = [(name, vocab[name]) for name in ("[CLS]", "[SEP]")]
-    tokenizer.post_processor = TemplateProcessing("[CLS] $A [SEP]", special_tokens=ends)
-    names = {f"{name.strip('[]').lower()}_token": name for name in SPECIAL}
-    config = BertConfig(
-        vocab_size=len(vocab), d_model=16, d_kv=8, d_ff=16, num_heads=2, num_layers=1,
-        max_positions=40,
-    )  # fmt: skip
-    backbone = Backbone(
-        name="tiny",
-        config=config,
-        params=jax.jit(init_params, static_argnums=0)(config, jax.random.key(0)),
-        tokenizer=PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names),
-    )
-    return save_hugging_face(folder, backbone)
 
 
 def config_for(folder, task_file, tmp_path, labels=("negative", "positive"), **fields):
@@ -70,7 +32,7 @@ def yes_or_no(task_file):
 
 def test_the_mask_is_the_tokenizers(bert_folder):
     backbone = pj.load_backbone(bert_folder)
-    assert backbone.config.mask_token_id == SPECIAL.index("[MASK]")
+    assert backbone.config.mask_token_id == 4
 
 
 def test_a_head_of_the_label_words(bert_folder, yes_or_no, tmp_path, capsys):
@@ -121,7 +83,11 @@ BAD = {
     ),
     "tags": (
         {"method": pj.LoraConfig(task_type="TOKEN_CLS", num_labels=3)},
-        "train writes answers and classifies texts, got task_type TOKEN_CLS",
+        "TOKEN_CLS answers a tagging and task .* is a classification; set task.kind to .tagging",
+    ),
+    "states": (
+        {"method": pj.LoraConfig(task_type="FEATURE_EXTRACTION")},
+        "no loss for task_type FEATURE_EXTRACTION: use prompt_jax.PromptTuningModel",
     ),
     "unknown words": (
         {"labels": ("positive", "negative")},

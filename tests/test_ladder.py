@@ -28,7 +28,7 @@ ALLOWED = {
 }
 FORBIDDEN = {"torch", "tensorflow"}
 SLOW = {"transformers", "tensorflow_datasets", "grain", "pandas", "pyarrow", "sklearn", "sacrebleu"}
-SLOW |= {"matplotlib", "orbax", "rouge_score", "huggingface_hub"}
+SLOW |= {"seqeval", "scipy", "matplotlib", "orbax", "rouge_score", "huggingface_hub"}
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
 

@@ -14,13 +14,18 @@ def test_every_name_of_the_config_has_its_metric():
 @pytest.mark.parametrize("name", NAMES)
 def test_a_perfect_answer_has_the_best_figure(name):
     texts = ["the cat sat on a mat", "dogs bark at night in town"]
+    texts = {
+        "entity_f1": ["B-X I-X O", "B-Y O"],
+        **dict.fromkeys(("pearson", "spearman"), "12"),
+    }.get(name, texts)
     best = 100 if name in ("bleu", "chrf") else 1
     assert METRICS[name](texts, texts) == pytest.approx(best)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_wrong_answer_has_the_worst(name):
-    assert METRICS[name](["xyz"], ["cat"]) == 0
+    truth = "B-X" if name == "entity_f1" else "cat"
+    assert METRICS[name](["xyz"], [truth]) == 0
 
 
 def test_accuracy_is_letter_by_letter():
@@ -61,6 +66,45 @@ def test_rouge_by_hand():
     assert METRICS["rouge2"](*pair) == pytest.approx(1 / 2)
     assert METRICS["rougeL"](*pair) == pytest.approx(2 / 3)
     assert METRICS["rougeL"](["b a"], ["a b"]) == pytest.approx(1 / 2)
+
+
+def test_correlations_by_hand():
+    # Deviations -1.5, -.5, .5, 1.5 and -2, 0, -1, 3: 3 + 0 - .5 + 4.5 over the root of 5 * 14.
+    assert METRICS["pearson"]("1234", "0215") == pytest.approx(7 / 70**0.5)
+    # Ranks 1, 2, 3, 4 and 1, 3, 2, 4: 1 - 6 * 2 / (4 * 15).
+    assert METRICS["spearman"]("1234", "0215") == pytest.approx(0.8)
+    assert METRICS["spearman"](["1", "none", "3"], "213") == METRICS["spearman"](
+        ["1", "-1", "3"], "213"
+    )
+    assert METRICS["pearson"]("111", "123") == 0
+
+
+def test_matthews_by_hand():
+    # Two true positives, one false negative, one true negative: 2 / sqrt(2 * 3 * 1 * 2).
+    pair = (["y", "y", "n", "n"], ["y", "y", "y", "n"])
+    assert METRICS["matthews"](*pair) == pytest.approx(2 / 12**0.5)
+
+
+def test_entities_count_whole():
+    truth = ["B-PER I-PER O B-LOC", "O O"]
+    # One of two entities found, and one of the two that were answered: half of each.
+    assert METRICS["entity_f1"](["B-PER I-PER O O", "O B-LOC"], truth) == pytest.approx(0.5)
+    # One that is cut short is none: P = 1/2, R = 1/2.
+    assert METRICS["entity_f1"](["B-PER O O B-LOC", "O O"], truth) == pytest.approx(0.5)
+    assert METRICS["tag_accuracy"](["B-PER O O B-LOC", "O O"], truth) == pytest.approx(5 / 6)
+    # A writer may stop early or go on: what lacks is O.
+    assert METRICS["entity_f1"](["B-PER I-PER", "O O B-LOC"], truth) == pytest.approx(2 / 3)
+    assert METRICS["entity_f1"](["O"], ["O"]) == 0
+    with pytest.raises(InputError, match="got the tag 'NOUN'; use tag_accuracy"):
+        METRICS["entity_f1"](["O"], ["NOUN"])
+
+
+def test_the_nearest_of_several_answers_counts():
+    references = [("the red cat", "cat"), ("dog",)]
+    assert METRICS["exact_match"](["cat", "dogs"], references) == 0.5
+    # "red cat" and "red cat" without its article are one; nothing of "dogs" is right.
+    assert METRICS["token_f1"](["red cat", "dogs"], references) == 0.5
+    assert METRICS["accuracy"](["cat", "dog"], references) == 0.5
 
 
 def test_bleu_is_of_the_corpus_and_not_the_mean():

@@ -1,5 +1,6 @@
 """Encoder-only models against Hugging Face's in torch, on tiny random weights."""
 
+import dataclasses
 import functools
 
 import jax
@@ -90,6 +91,27 @@ def test_logits_wherever_padding_stands(both):
     behind = np.sort(mask, axis=1)
     ours = apply(backbone, backbone.embed(left), jnp.asarray(behind))
     close(np.asarray(ours)[behind], theirs[mask])
+
+
+def test_pairs_have_segments(both):
+    """Whatever follows the first separator is of the second segment, where a family has one."""
+    model, backbone, _ = both
+    if model.config.model_type != "bert":
+        pytest.skip("it has no second segment")
+    separator = 7
+    backbone = dataclasses.replace(
+        backbone, config=dataclasses.replace(backbone.config, sep_token_id=separator)
+    )
+    tokens, mask = texts()
+    tokens = np.where(tokens == separator, 8, tokens)
+    tokens[0, [3, 8]] = tokens[1, [1, 4]] = tokens[2, 1] = separator
+    types = np.zeros_like(tokens)
+    types[0, 4:], types[1, 2:5] = 1, 1
+    given = {"attention_mask": torch.tensor(mask).long(), "token_type_ids": torch.tensor(types)}
+    with torch.no_grad():
+        theirs = model(torch.tensor(tokens), **given).logits
+    ours = apply(backbone, backbone.embed(tokens), jnp.asarray(mask))
+    close(np.asarray(ours)[mask], theirs[mask])
 
 
 def test_back_to_a_folder(both, tmp_path):

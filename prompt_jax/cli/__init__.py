@@ -202,6 +202,7 @@ def _predict(arguments: list[str]) -> None:
             name=data.task,
             source=task.source or "{input}",
             target=task.target or "{target}",
+            kind=task.kind or "",
             labels=task.labels,
         )
         count = prediction.predict(

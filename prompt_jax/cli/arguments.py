@@ -61,7 +61,10 @@ def task_of(prompt: Any) -> tuple[DataConfig, TaskConfig]:
     if prompt.task is None:
         return data, TaskConfig()
     names = [field.name for field in dataclasses.fields(TaskConfig)]
-    return data, TaskConfig(**{name: getattr(prompt.task, name) for name in names})
+    fields = {name: getattr(prompt.task, name) for name in names}
+    if fields["kind"] in ("classification", "generation"):  # As the label words then say.
+        fields["kind"] = None
+    return data, TaskConfig(**fields)
 
 
 def _value(arguments: list[str], flag: str) -> str | None:

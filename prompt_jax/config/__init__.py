@@ -11,6 +11,7 @@ from prompt_jax.config.experiment import DTYPES as DTYPES
 from prompt_jax.config.experiment import METRICS as METRICS
 from prompt_jax.config.experiment import OBJECTIVES as OBJECTIVES
 from prompt_jax.config.experiment import REMATS as REMATS
+from prompt_jax.config.experiment import TASK_KINDS as TASK_KINDS
 from prompt_jax.config.experiment import BackboneConfig as BackboneConfig
 from prompt_jax.config.experiment import Config as Config
 from prompt_jax.config.experiment import DataConfig as DataConfig

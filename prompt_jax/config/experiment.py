@@ -23,7 +23,13 @@ METRICS = (
     "rouge1",
     "rouge2",
     "rougeL",
+    "matthews",
+    "pearson",
+    "spearman",
+    "entity_f1",
+    "tag_accuracy",
 )
+TASK_KINDS = ("classification", "generation", "tagging", "span")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,14 +40,20 @@ class TaskConfig:
     """Template of the input, e.g. "premise: {premise} hypothesis: {hypothesis}"."""
     target: str | None = None
     """Template of the target, e.g. "{label}"."""
+    kind: Literal["classification", "generation", "tagging", "span"] | None = None
+    """What an answer is: a label word, a text, a tag for every word of the input, or a part of the
+    input. None is what the named task declares, else a label word where there are labels."""
     labels: tuple[str, ...] = ()
-    """The label words; set, the task is classification and targets outside them are refused."""
+    """The label words, or the tags; targets outside them are refused. Tags are found in the
+    training rows where they are not given."""
     metrics: tuple[str, ...] = ()
     """Names of metrics; the first one decides which prompt is the best."""
 
     def __post_init__(self):
         for name in self.metrics:
             choose("metric", name, METRICS)
+        if self.kind is not None:
+            choose("task.kind", self.kind, TASK_KINDS)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,16 +1,9 @@
 """Task and tokenizer in, batches out: `batch = batches[step]`."""
 
-from prompt_jax.data.batches import (
-    Batch,
-    Batches,
-    encode,
-    encode_examples,
-    encode_targets,
-    length_ladder,
-    pad,
-    prefetch,
-)
+from prompt_jax.data.alignment import first_tokens, locate
+from prompt_jax.data.batches import Batch, Batches, encode_examples, length_ladder, prefetch
 from prompt_jax.data.sources import load_examples, load_rows, splits
+from prompt_jax.data.texts import encode, encode_targets, pad
 
 __all__ = [
     "Batch",
@@ -18,9 +11,11 @@ __all__ = [
     "encode",
     "encode_targets",
     "encode_examples",
+    "first_tokens",
     "length_ladder",
     "load_examples",
     "load_rows",
+    "locate",
     "pad",
     "prefetch",
     "splits",

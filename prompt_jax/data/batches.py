@@ -12,6 +12,8 @@ import numpy as np
 from jaxtyping import Bool, Int32
 
 from prompt_jax.config import DataConfig, InputError, at_least
+from prompt_jax.data.alignment import IGNORED, Located, locate, span_targets, tag_targets
+from prompt_jax.data.texts import cut_targets, cut_texts, pad
 from prompt_jax.tasks import Example
 
 # Batches among which rows are sorted by length: more pads less, fewer mixes better.
@@ -26,6 +28,7 @@ class Batch(NamedTuple):
     mask: Bool[Any, "B T"]
     """True where there is a token."""
     targets: Int32[Any, "B U"]
+    """Tokens; tags of all tokens, U = T; or the first and the last token of a span, U = 2."""
     target_mask: Bool[Any, "B U"]
     task_ids: Int32[Any, " B"] | None = None
     """Which task every row belongs to, for methods that train several; None is one task."""
@@ -45,99 +48,67 @@ class Encoded(NamedTuple):
     targets: list[np.ndarray]
     truncated: Truncated
     pad_id: int
-
-
-def encode(tokenizer: Any, texts: Sequence[str], max_length: int) -> list[np.ndarray]:
-    """Token ids of each text, cut to `max_length`.
-
-    A final special token (T5's end of sequence) survives the cut: the model was never shown a
-    text without it.
-    """
-    return _encode(tokenizer, texts, max_length)[0]
-
-
-def encode_targets(
-    tokenizer: Any, texts: Sequence[str], max_length: int, *, place: str = "apart"
-) -> list[np.ndarray]:
-    """Token ids of what a model shall write: an end of sequence behind, nothing before.
-
-    Args:
-      place: where the target stands to its input. `behind` it, in a decoder-only model, it begins
-        with a space where the tokens themselves would run into each other; so it does `within` it,
-        in place of a mask, where it has no end either.
-    """
-    return _encode_targets(tokenizer, texts, max_length, place)[0]
-
-
-def _encode_targets(
-    tokenizer: Any, texts: Sequence[str], max_length: int, place: str
-) -> tuple[list[np.ndarray], int]:
-    """The rows of `encode_targets` and how many of them were cut."""
-    if not texts:
-        return [], 0
-    plain = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
-    one, other = tokenizer(["a", "b"], **plain)["input_ids"]
-    space = " " if place != "apart" and tokenizer.decode(one + other) == "ab" else ""
-    endless = place == "within" or tokenizer.eos_token_id is None
-    end = [] if endless else [tokenizer.eos_token_id]
-    ids = tokenizer([space + text for text in texts], **plain)["input_ids"]
-    rows = [np.asarray(row[: max_length - len(end)] + end, np.int32) for row in ids]
-    return rows, sum(len(row) + len(end) > max_length for row in ids)
-
-
-def _encode(tokenizer: Any, texts: Sequence[str], max_length: int) -> tuple[list[np.ndarray], int]:
-    """The rows of `encode` and how many of them were cut."""
-    if not texts:
-        return [], 0
-    # verbose=False: a text over the tokenizer's own limit is cut here, so its warning is idle.
-    ids = tokenizer(list(texts), return_attention_mask=False, verbose=False)["input_ids"]
-    rows = [np.asarray(row, np.int32) for row in ids]
-    special = set(tokenizer.all_special_ids)
-    cut = [_cut(row, max_length, special) for row in rows]
-    return cut, sum(len(row) > max_length for row in rows)
-
-
-def _cut(row: np.ndarray, max_length: int, special: set[int]) -> np.ndarray:
-    if len(row) <= max_length:
-        return row
-    if int(row[-1]) in special:
-        return np.append(row[: max_length - 1], row[-1])
-    return row[:max_length]
+    tagged: bool = False
+    """Targets are tags, one a token, and `IGNORED` where there is none."""
 
 
 def encode_examples(
-    examples: Sequence[Example], tokenizer: Any, config: DataConfig, *, place: str = "apart"
+    examples: Sequence[Example],
+    tokenizer: Any,
+    config: DataConfig,
+    *,
+    place: str = "apart",
+    task_type: str = "",
+    labels: Sequence[str] = (),
 ) -> Encoded:
     """Every example tokenized once, with the count of those that were cut.
 
     Args:
       place: as for `encode_targets`.
+      task_type: `TOKEN_CLS` makes a target the tags of its tokens, `QUESTION_ANS` the first and
+        the last token of the answer; any other, the tokens to write.
+      labels: the tags.
 
     Raises:
-      InputError: there are no examples.
+      InputError: there are no examples, or a cut takes the answer of some.
     """
     if not examples:
         raise InputError("there are no examples; give a task or a split with at least one row")
-    sources, targets = zip(*examples, strict=True)
-    sources, long_sources = _encode(tokenizer, sources, config.max_source_length)
-    targets, long_targets = _encode_targets(tokenizer, targets, config.max_target_length, place)
+    sources = [example.source for example in examples]
     # Without a padding token any id will do, for the mask hides it.
     pad_id = tokenizer.pad_token_id or 0
-    return Encoded(sources, targets, Truncated(long_sources, long_targets), pad_id)
+    if task_type in ("TOKEN_CLS", "QUESTION_ANS"):
+        found = locate(tokenizer, sources, config.max_source_length)
+        tagged = task_type == "TOKEN_CLS"
+        targets = _tags(examples, found, labels) if tagged else _spans(examples, found, config)
+        return Encoded(found.tokens, targets, Truncated(found.cut, 0), pad_id, tagged)
+    targets = [example.target for example in examples]
+    rows, long_sources = cut_texts(tokenizer, sources, config.max_source_length)
+    targets, long_targets = cut_targets(tokenizer, targets, config.max_target_length, place)
+    return Encoded(rows, targets, Truncated(long_sources, long_targets), pad_id)
 
 
-def pad(
-    rows: Sequence[np.ndarray], length: int, pad_id: int
-) -> tuple[Int32[np.ndarray, "B T"], Bool[np.ndarray, "B T"]]:
-    """Rows padded on the right to `length`, and the mask that is True on their own tokens.
+def _tags(examples: Sequence[Example], found: Located, labels: Sequence[str]) -> list[np.ndarray]:
+    number = {tag: i for i, tag in enumerate(labels)}
+    return [
+        tag_targets(example.source, places, [number[tag] for tag in example.target.split()])
+        for example, places in zip(examples, found.places, strict=True)
+    ]
 
-    The mask is taken from the lengths, so a padding id inside a text stays visible.
-    """
-    lengths = np.array([len(row) for row in rows])
-    mask = np.arange(length) < lengths[:, None]
-    tokens = np.full(mask.shape, pad_id, np.int32)
-    tokens[mask] = np.concatenate(rows)
-    return tokens, mask
+
+def _spans(examples: Sequence[Example], found: Located, config: DataConfig) -> list[np.ndarray]:
+    targets = [
+        span_targets(places, example.start or 0, (example.start or 0) + len(example.target))
+        for example, places in zip(examples, found.places, strict=True)
+    ]
+    lost = [i + 1 for i, target in enumerate(targets) if target is None]
+    if lost:
+        raise InputError(
+            f"{len(lost)} of {len(targets)} training rows have their answer behind the cut at "
+            f"{config.max_source_length} tokens, the first is row {lost[0]}; raise "
+            "data.max_source_length, or remove them"
+        )
+    return [target for target in targets if target is not None]
 
 
 def length_ladder(
@@ -189,6 +160,8 @@ class Batches:
       seed: of the order.
       task_ids: which task every example belongs to; None is one task.
       place: as for `encode_targets`.
+      task_type: as for `encode_examples`.
+      labels: the tags.
       prompt_length: virtual tokens P before the text; lengths T are such that 8 divides P + T.
       process_index: this process takes rows `process_index::process_count` of each batch.
       process_count: into how many parts a batch is divided; all have the same lengths.
@@ -207,6 +180,8 @@ class Batches:
         *,
         task_ids: Sequence[int] | np.ndarray | None = None,
         place: str = "apart",
+        task_type: str = "",
+        labels: Sequence[str] = (),
         prompt_length: int = 0,
         process_index: int = 0,
         process_count: int = 1,
@@ -214,7 +189,8 @@ class Batches:
         at_least("train.batch_size", batch_size, 1)
         at_least("train.seed", seed, 0)
         _check_processes(batch_size, process_count)
-        self._encoded = encode_examples(examples, tokenizer, config, place=place)
+        kind: dict[str, Any] = {"place": place, "task_type": task_type, "labels": labels}
+        self._encoded = encode_examples(examples, tokenizer, config, **kind)
         self._lengths = np.array([len(row) for row in self._encoded.sources])
         self._batch_size, self._seed = batch_size, seed
         self._task_ids = None if task_ids is None else np.asarray(task_ids, np.int32)
@@ -277,10 +253,13 @@ def _rung(ladder: tuple[int, ...], lengths: np.ndarray) -> int:
 
 
 def _assemble(encoded: Encoded, rows: np.ndarray, length: int, target_length: int) -> Batch:
-    return Batch(
-        *pad([encoded.sources[row] for row in rows], length, encoded.pad_id),
-        *pad([encoded.targets[row] for row in rows], target_length, encoded.pad_id),
-    )
+    inputs = pad([encoded.sources[row] for row in rows], length, encoded.pad_id)
+    picked = [encoded.targets[row] for row in rows]
+    if not encoded.tagged:
+        return Batch(*inputs, *pad(picked, target_length, encoded.pad_id))
+    tags = pad(picked, length, IGNORED)[0]
+    there = tags != IGNORED
+    return Batch(*inputs, np.where(there, tags, np.int32(0)), there)
 
 
 def _check_processes(batch_size: int, process_count: int) -> None:

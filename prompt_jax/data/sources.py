@@ -163,7 +163,11 @@ def _read_records(builder: Any, name: str, split: str, limit: int | None) -> lis
 
 
 def _plain(value: Any, feature: Any) -> Any:
-    """A TFDS value as Python has it: text for bytes, the name for a class label."""
+    """A TFDS value as Python has it: text for bytes, names for class labels, lists for arrays."""
+    if isinstance(value, dict):
+        return {name: _plain(part, feature[name]) for name, part in value.items()}
+    if isinstance(value, list) or getattr(value, "ndim", 0) == 1:
+        return [_plain(part, getattr(feature, "feature", feature)) for part in value]
     if hasattr(feature, "int2str"):
         return feature.int2str(int(value)) if value >= 0 else None
     if isinstance(value, bytes):

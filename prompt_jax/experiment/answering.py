@@ -12,7 +12,7 @@ from prompt_jax.config import Config, InputError, MethodConfig
 from prompt_jax.data import Batches, encode_targets, pad
 from prompt_jax.losses import Candidates, Loss, Pull, loss_fn
 from prompt_jax.prompts import check_task
-from prompt_jax.tasks import Task
+from prompt_jax.tasks import Example, Task
 
 
 def tokenizer_of(backbone: Backbone) -> Any:
@@ -28,55 +28,109 @@ def tokenizer_of(backbone: Backbone) -> Any:
     return backbone.tokenizer
 
 
+HEADS = {"classification": "SEQ_CLS", "tagging": "TOKEN_CLS", "span": "QUESTION_ANS"}
+"""The head that answers a kind of task."""
+WRITES = ("SEQ_2_SEQ_LM", "CAUSAL_LM")
+
+
 def for_tasks_of(method: MethodConfig, backbone: Backbone, tasks: Sequence[Task]) -> Any:
     """The method with the kind of task that the backbone does, and the label words.
 
-    A text is classified by a head, unless its template has a mask for the label word to fill.
+    A model that reads answers with a head of the task's kind. A text is classified by a head,
+    unless its template has a mask for the label word to fill.
 
     Raises:
       InputError: the backbone or `train` does not do that, a head has other classes than the task
-        has label words, or would serve several tasks.
+        has labels, or would serve several tasks.
     """
     task, *others = tasks
-    if method.task_type in ("SEQ_2_SEQ_LM", "CAUSAL_LM"):
-        method = dataclasses.replace(method, task_type=backbone.task_types[0])
+    if method.task_type in WRITES:
+        usual = backbone.task_types[0]
+        if is_encoder(backbone.config):
+            usual = HEADS.get(task.kind, usual)
+        method = _with_type(method, usual, task)
     check_task(method, backbone)
-    if method.task_type == "SEQ_CLS":
+    if method.task_type in HEADS.values():
         method = _with_head(method, backbone, task)
         if method.num_labels is not None and others:
             raise InputError(
                 f"a head answers one task, and data.mixture names {len(others)} more; train each "
                 "one alone"
             )
-    elif method.task_type not in ("SEQ_2_SEQ_LM", "CAUSAL_LM"):
+    elif method.task_type not in WRITES:
         raise InputError(
-            f"train writes answers and classifies texts, got task_type {method.task_type}; train "
-            "other heads with prompt_jax.PromptTuningModel"
+            f"train writes answers, classifies texts and their words, and finds spans; it has no "
+            f"loss for task_type {method.task_type}: use prompt_jax.PromptTuningModel"
         )
     if getattr(method, "init", None) == "class_labels" and not getattr(method, "init_labels", ()):
-        return dataclasses.replace(method, **{"init_labels": task.labels})
+        return dataclasses.replace(method, **{"init_labels": task.choices})
     return method
+
+
+def _with_type(method: MethodConfig, task_type: str, task: Task) -> MethodConfig:
+    if task_type != "TOKEN_CLS":
+        return dataclasses.replace(method, task_type=task_type)
+    return dataclasses.replace(method, task_type=task_type, num_labels=len(task.labels))
 
 
 def _with_head(method: MethodConfig, backbone: Backbone, task: Task) -> MethodConfig:
     blank = getattr(tokenizer_of(backbone), "mask_token", None)
-    if not task.labels:
+    if method.task_type == "SEQ_CLS" and not task.choices:
         raise InputError(
             f"SEQ_CLS chooses among label words and task {task.name!r} has none; set task.labels"
         )
+    if method.task_type != HEADS.get(task.kind):
+        wanted = next(kind for kind, head in HEADS.items() if head == method.task_type)
+        raise InputError(
+            f"{method.task_type} answers a {wanted} and task {task.name!r} is a {task.kind}; set "
+            f'task.kind to "{wanted}", or leave method.task_type out'
+        )
+    if method.task_type == "QUESTION_ANS":
+        return method
     if method.num_labels is None and blank and blank in task.source:
         return method
     if method.num_labels not in (None, len(task.labels)):
         raise InputError(
             f"num_labels is {method.num_labels} and task {task.name!r} has {len(task.labels)} "
-            "label words; leave num_labels out"
+            f"{'tags' if task.kind == 'tagging' else 'label words'}; leave num_labels out"
         )
     return dataclasses.replace(method, num_labels=len(task.labels))
 
 
+def batches_of(
+    config: Config,
+    method: MethodConfig,
+    backbone: Backbone,
+    examples: Sequence[Example],
+    task: Task,
+    **parts: Any,
+) -> Batches:
+    """The training batches of a method on a backbone.
+
+    Args:
+      task: the only one that a head answers.
+      parts: which tasks the examples are of, and which rows are of this process; see `Batches`.
+
+    Raises:
+      InputError: see `Batches`.
+    """
+    return Batches(
+        examples,
+        tokenizer_of(backbone),
+        config.data,
+        config.train.batch_size,
+        config.train.seed,
+        place=backbone.target_place,
+        task_type=method.task_type,
+        labels=task.labels,
+        prompt_length=method.input_tokens,
+        **parts,
+    )
+
+
 def _check_apart(task: Task, rows: Sequence[np.ndarray]) -> None:
     seen: dict[bytes, str] = {}
-    for label, row in zip(task.labels, rows, strict=True):
+    for label, row in zip(task.choices, rows, strict=True):
         other = seen.setdefault(row.tobytes(), label)
         if other != label:
             raise InputError(
@@ -91,8 +145,8 @@ def loss_of(
     """The loss that an experiment trains `tuned` with."""
     options = config.train
     candidates = None
-    if task.labels and (method.num_labels or options.objective != "tokens"):
-        words = (backbone.tokenizer, task.labels, config.data.max_target_length)
+    if task.choices and (method.num_labels or options.objective != "tokens"):
+        words = (backbone.tokenizer, task.choices, config.data.max_target_length)
         rows = encode_targets(*words, place=backbone.target_place)
         _check_apart(task, rows)
         candidates = Candidates(*pad(rows, max(map(len, rows)), backbone.config.pad_token_id))

@@ -11,7 +11,8 @@ from jaxtyping import Array, Float
 
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import Config, TrainConfig
-from prompt_jax.data import Batch, Batches, prefetch
+from prompt_jax.data import Batch, prefetch
+from prompt_jax.experiment.answering import batches_of
 from prompt_jax.experiment.data import check_one, load_data
 from prompt_jax.losses import loss_fn
 from prompt_jax.prompts import Prompt, check_fits, prompt_for
@@ -80,15 +81,7 @@ def attend(
     check_one(config, "attention")
     check_mixable(prompts, "attention")
     data, train = load_data(config), config.train
-    batches = Batches(
-        data.train,
-        backbone.tokenizer,
-        config.data,
-        train.batch_size,
-        train.seed,
-        place=backbone.target_place,
-        prompt_length=prompts[0].method.input_tokens,
-    )
+    batches = batches_of(config, prompts[0].method, backbone, data.train, data.task)
     steps = prefetch(batches, 0, train.steps)
     made = compose_attention(prompts, backbone, steps, train, name=name)
     recipe = {**made.recipe, "data": dataclasses.asdict(config.data)}

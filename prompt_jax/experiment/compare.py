@@ -20,8 +20,8 @@ Results = dict[str, dict[str, dict[str, float]]]
 
 
 def rival(results: Results) -> str:
-    """What a prompt has to beat: the frozen model, or the majority where it cannot answer."""
-    return FROZEN if FROZEN in results else "majority"
+    """What a prompt has to beat: the frozen model, or knowing nothing where it cannot answer."""
+    return FROZEN if FROZEN in results else next(way for way in results if way != TUNED)
 
 
 def compare(config: Config, data: Data, backbone: Backbone, ways: dict[str, Any]) -> Results:

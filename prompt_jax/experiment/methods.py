@@ -13,8 +13,7 @@ import jax
 from prompt_jax import report
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import Config, InputError, MethodConfig, TrainConfig
-from prompt_jax.data import Batches
-from prompt_jax.experiment.answering import loss_of
+from prompt_jax.experiment.answering import batches_of, loss_of
 from prompt_jax.experiment.compare import TUNED, rival
 from prompt_jax.experiment.data import Data, check_one, load_data
 from prompt_jax.experiment.run import load, train
@@ -125,18 +124,9 @@ def _measured(config: Config, prompt: Prompt, scores: dict[str, float]) -> Row:
 
 def _step_bytes(config: Config, data: Data, backbone: Backbone, prompt: Prompt) -> int:
     """What the compiler says of a step: its temporary memory, and the state."""
-    size, seed = config.train.batch_size, config.train.seed
-    batches = Batches(
-        data.train,
-        backbone.tokenizer,
-        config.data,
-        size,
-        seed,
-        place=backbone.target_place,
-        prompt_length=config.method.input_tokens,
-    )
     method = prompt.trained_as or prompt.method
-    tuned = fresh(method, backbone, seed)
+    batches = batches_of(config, method, backbone, data.train, data.task)
+    tuned = fresh(method, backbone, config.train.seed)
     loss = loss_of(config, method, backbone, data.task, tuned)
     state, step = start(tuned, config.train), compile_step(loss, config.train)
     found = step.lower(state, backbone.unstacked(), batches[0]).compile().memory_analysis()

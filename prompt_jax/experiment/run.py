@@ -24,7 +24,7 @@ from prompt_jax.config import (
 )
 from prompt_jax.data import Batches, prefetch
 from prompt_jax.evaluate import evaluate
-from prompt_jax.experiment.answering import check_blanks, for_tasks_of, loss_of, tokenizer_of
+from prompt_jax.experiment.answering import batches_of, check_blanks, for_tasks_of, loss_of
 from prompt_jax.experiment.compare import FROZEN, TUNED, Results, compare, rival
 from prompt_jax.experiment.data import Data, load_mixture
 from prompt_jax.experiment.watch import Best, Say, Watch, on_sigterm
@@ -69,21 +69,20 @@ def train(
     backbone = load(config)
     method = for_tasks_of(config.method, backbone, [data.task for data in tasks])
     tuned = fresh(method, backbone, config.train.seed)
-    batches = Batches(
+    batches = batches_of(
+        config,
+        method,
+        backbone,
         [example for data in tasks for example in data.train],
-        tokenizer_of(backbone),
-        config.data,
-        config.train.batch_size,
-        config.train.seed,
-        place=backbone.target_place,
+        tasks[0].task,
         task_ids=np.repeat(np.arange(len(tasks)), [len(data.train) for data in tasks]),
-        prompt_length=method.input_tokens,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
     injected = jax.eval_shape(lambda tree: materialize(method, tree), tuned)
-    longest = batches.source_lengths[-1], batches.target_length
-    backbone.check_context(injected.positions, *longest)
+    headed = method.num_labels is not None  # Its targets take no positions.
+    written = 0 if headed else batches.target_length
+    backbone.check_context(injected.positions, batches.source_lengths[-1], written)
     check_blanks(method, backbone, batches)
     begin_run(folder, config, resume=resume)
     _introduce(config, tasks, backbone, tuned, batches, say)

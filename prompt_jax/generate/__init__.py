@@ -6,5 +6,5 @@ from prompt_jax.generate.answers import answer as answer
 from prompt_jax.generate.decoding import generate as generate
 from prompt_jax.generate.ensemble import ensemble as ensemble
 from prompt_jax.generate.prefill import read_once as read_once
-from prompt_jax.generate.scoring import classify as classify
+from prompt_jax.generate.reading import classify as classify
 from prompt_jax.generate.scoring import score as score

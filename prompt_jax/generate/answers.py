@@ -1,17 +1,19 @@
 """Texts in, answers out: a label word that is ranked first, or a text that is written."""
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import DataConfig, EvalConfig, InputError
-from prompt_jax.data import encode, encode_targets, pad
+from prompt_jax.data import encode, encode_targets, locate, pad
 from prompt_jax.generate.decoding import generate
 from prompt_jax.generate.prefill import read_once
-from prompt_jax.generate.scoring import classify, score
+from prompt_jax.generate.reading import READERS, classify
+from prompt_jax.generate.scoring import score
 from prompt_jax.methods import Injection
 from prompt_jax.tasks import Task
 
@@ -58,48 +60,75 @@ def answer(
             f"backbone {backbone.name!r} has no tokenizer to read texts with; give "
             "load_backbone(..., tokenizer=FOLDER or hub id)"
         )
-    virtual = 0 if injection is None else injection.input_tokens
-    if frozen is None:
-        injection = read_once(backbone, injection, placement)
-    shared: dict[str, Any] = {"placement": placement, "frozen": frozen}
-    words = (tokenizer, task.labels, data.max_target_length)
-    labels = _padded(encode_targets(*words, place=backbone.target_place), backbone)
-
     head = None if injection is None else injection.head
+    reads = head is not None and task.kind in READERS
     if head is not None:
         _check_classes(head, task)
-
-    def run(tokens: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        if injection is not None and head is not None:
-            return np.asarray(classify(backbone, injection, tokens, mask, **shared))
-        if task.labels:
-            shared["length_normalize"] = eval.length_normalize
-            return np.asarray(score(backbone, injection, tokens, mask, *labels, **shared))
-        beams = {"num_beams": eval.num_beams, "length_penalty": eval.length_penalty}
-        length = {"max_new_tokens": eval.max_new_tokens}
-        return generate(backbone, injection, tokens, mask, **shared, **beams, **length)
-
-    rows = encode(tokenizer, sources, data.max_source_length)
-    width = len(task.labels) or eval.max_new_tokens
-    found = np.zeros((len(rows), width), np.float32 if task.labels else np.int32)
+    virtual = 0 if injection is None else injection.input_tokens
+    places: list[np.ndarray] = []
+    if reads:
+        rows, places, _ = locate(tokenizer, sources, data.max_source_length)
+    else:
+        rows = encode(tokenizer, sources, data.max_source_length)
+    run = _asked(backbone, injection, task, data, eval, placement, frozen)
+    found: list[Any] = [None] * len(rows)
     done = 0
     for indices, tokens, mask in _batches(rows, eval.batch_size, virtual, _pad_id(backbone)):
-        found[indices] = run(tokens, mask)[: len(indices)]
+        for index, answered in zip(indices, run(tokens, mask), strict=False):
+            found[index] = answered
         done += len(indices)
         if progress:
             progress(done, len(rows))
-    if task.labels:
-        return Answers([task.labels[best] for best in found.argmax(1)], found)
+    if reads:
+        each = zip(found, sources, places, strict=True)
+        return Answers([READERS[task.kind](*given, task.labels) for given in each], None)
+    if task.choices:
+        scores = np.stack(found) if found else np.zeros((0, len(task.choices)), np.float32)
+        return Answers([task.choices[best] for best in scores.argmax(1)], scores)
     texts = tokenizer.batch_decode(found, skip_special_tokens=True)
     return Answers([text.strip() for text in texts], None)
 
 
+def _asked(
+    backbone: Backbone,
+    injection: Injection | None,
+    task: Task,
+    data: DataConfig,
+    eval: EvalConfig,
+    placement: str,
+    frozen: Any,
+) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """What a batch of tokens and mask is asked for: a head's scores, those of words, or a text."""
+    if frozen is None:
+        injection = read_once(backbone, injection, placement)
+    model: dict[str, Any] = {"placement": placement, "frozen": frozen}
+    if injection is not None and injection.head is not None:
+        # A head on label words is one of classes, whatever the task calls them.
+        kind = {"kind": task.kind} if task.kind in READERS else {}
+        read = functools.partial(classify, backbone, injection, **kind, **model)
+        return lambda tokens, mask: np.asarray(read(tokens, mask))
+    if task.choices:
+        words = (backbone.tokenizer, task.choices, data.max_target_length)
+        labels = encode_targets(*words, place=backbone.target_place)
+        labels = pad(labels, max(map(len, labels)), _pad_id(backbone))
+        norm = {"length_normalize": eval.length_normalize}
+        return lambda tokens, mask: np.asarray(
+            score(backbone, injection, tokens, mask, *labels, **norm, **model)
+        )
+    beams = {"num_beams": eval.num_beams, "length_penalty": eval.length_penalty}
+    beams["max_new_tokens"] = eval.max_new_tokens
+    return functools.partial(generate, backbone, injection, **beams, **model)
+
+
 def _check_classes(head: dict[str, Any], task: Task) -> None:
     classes = head["out"]["kernel"].shape[-1]
-    if classes != len(task.labels):
+    wanted, what = len(task.labels), "tags" if task.kind == "tagging" else "label words"
+    if task.kind == "span":
+        wanted, what = 2, "ends of an answer"
+    if classes != wanted:
         raise InputError(
-            f"the head has {classes} classes and task {task.name!r} has {len(task.labels)} label "
-            "words; use the task that it was trained on, or set task.labels"
+            f"the head has {classes} classes and task {task.name!r} has {wanted} {what}; use the "
+            "task that it was trained on, or set task.labels"
         )
 
 
@@ -116,14 +145,6 @@ def padded_length(longest: int, virtual: int = 0) -> int:
 
 def _pad_id(backbone: Backbone) -> int:
     return backbone.config.pad_token_id
-
-
-def _padded(
-    rows: list[np.ndarray], backbone: Backbone
-) -> tuple[Int[np.ndarray, "C U"], Bool[np.ndarray, "C U"]]:
-    if not rows:
-        return np.zeros((0, 0), np.int32), np.zeros((0, 0), bool)
-    return pad(rows, max(map(len, rows)), _pad_id(backbone))
 
 
 def _batches(

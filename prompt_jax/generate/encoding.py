@@ -3,8 +3,10 @@
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from prompt_jax.backbones.layers import NEVER
 from prompt_jax.methods import (
     Injection,
     apply_head,
@@ -42,10 +44,33 @@ def token_logits(
     placement: str,
     rngs: dict[str, Any] | None = None,
 ) -> Float[Array, "B T C"]:
-    """What the head says of every token of the text; of spans, C is the first and the last."""
+    """What the head says of every token of the text."""
     options = {"placement": placement, "rngs": rngs}
     states = encode_text(module, frozen, injection, tokens, mask, **options)
     return apply_head(injection.head, states, None)
+
+
+def place_logits(
+    module: Any,
+    frozen: Any,
+    injection: Injection,
+    tokens: Int[Array, "B T"],
+    mask: Bool[Array, "B T"],
+    *,
+    placement: str,
+    rngs: dict[str, Any] | None = None,
+) -> Float[Array, "B 2 T"]:
+    """What the head says of every token as the first, and as the last one of the answer."""
+    options = {"placement": placement, "rngs": rngs}
+    logits = token_logits(module, frozen, injection, tokens, mask, **options)
+    return at_places(logits, mask)
+
+
+def at_places(
+    logits: Float[Array, "B T 2"], mask: Bool[Array | np.ndarray, "B T"]
+) -> Float[Array, "B 2 T"]:
+    """Logits of the first and the last token over the places of a text, none at padding."""
+    return jnp.where(mask[..., None], logits, NEVER).swapaxes(1, 2)
 
 
 def class_logits(

@@ -50,7 +50,7 @@ def ensemble(
         together or the backbone, a task without labels, or as `answer`.
     """
     choose("way to ensemble prompts", how, WAYS)
-    if not task.labels:
+    if not task.choices:
         raise InputError(
             f"task {task.name!r} has no labels and an ensemble ranks labels; set task.labels, or "
             "answer with one prompt"
@@ -70,10 +70,10 @@ def ensemble(
         placement=placement,
     )
     scores = np.asarray(jax.nn.log_softmax(jnp.asarray(found.scores), axis=-1))
-    scores = scores.reshape(len(sources), count, len(task.labels))
+    scores = scores.reshape(len(sources), count, len(task.choices))
     mean = scores.mean(1)
     best = _most_voted(scores, mean) if how == "vote" else mean.argmax(-1)
-    return Answers([task.labels[label] for label in best], mean)
+    return Answers([task.choices[label] for label in best], mean)
 
 
 def _most_voted(scores: Float[np.ndarray, "N M C"], mean: Float[np.ndarray, "N C"]) -> np.ndarray:

@@ -10,7 +10,6 @@ from jaxtyping import Array, Bool, Float, Int
 
 from prompt_jax.backbones import Backbone, is_encoder
 from prompt_jax.config import InputError
-from prompt_jax.generate.encoding import class_logits
 from prompt_jax.generate.prefill import decoding_module, prefill
 from prompt_jax.methods import Injection, variables
 
@@ -91,31 +90,6 @@ def _check_cloze(
             f"input {row} has {masks[row]} masks and {named} fills one; write the tokenizer's mask "
             "once into task.source, near its front, where no cut of a long text reaches it"
         )
-
-
-_class_logits = jax.jit(class_logits, static_argnames=("module", "placement"))
-
-
-def classify(
-    backbone: Backbone,
-    injection: Injection,
-    tokens: Int[Array | np.ndarray, "B T"],
-    mask: Bool[Array | np.ndarray, "B T"],
-    *,
-    placement: str = "prefix",
-    frozen: Any = None,
-) -> Float[Array, "B C"]:
-    """Log-probabilities of every class, by the head of `injection`.
-
-    Raises:
-      InputError: more tokens than the backbone has positions.
-    """
-    mask = np.asarray(mask, bool)
-    backbone.check_context(injection.positions, int(mask.sum(1).max(initial=0)), 0)
-    arguments = (injection, np.asarray(tokens, np.int32), mask)
-    params = backbone.params if frozen is None else frozen
-    logits = _class_logits(decoding_module(backbone), params, *arguments, placement=placement)
-    return jax.nn.log_softmax(logits, axis=-1)
 
 
 @functools.partial(jax.jit, static_argnames=("module", "placement"))

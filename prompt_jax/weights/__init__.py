@@ -73,9 +73,10 @@ def load_backbone(
             tokenizer = source
     if isinstance(tokenizer, str | os.PathLike):
         tokenizer = load_tokenizer(os.fspath(tokenizer))
-    blank = getattr(tokenizer, "mask_token_id", None)
-    if is_encoder(config) and blank is not None:  # No config.json tells it.
-        config = dataclasses.replace(config, mask_token_id=blank)
+    if is_encoder(config):  # No config.json tells its special tokens.
+        own = {name: getattr(tokenizer, name, None) for name in ("mask_token_id", "sep_token_id")}
+        own = {name: token for name, token in own.items() if token is not None}
+        config = dataclasses.replace(config, **own)
     return Backbone(
         name=name, config=config, params=params, tokenizer=tokenizer, fingerprint=fingerprint
     )

@@ -32,7 +32,8 @@ class BertConfig:
     """Row of the position table that the first token takes: RoBERTa leaves the first ones unused,
     which `max_positions` does not count."""
     num_token_types: int = 2
-    """Rows of the segment table, of which every text takes the first; DistilBERT has none."""
+    """Rows of the segment table: the first is of every text, the second of what stands behind its
+    separator. DistilBERT has none, RoBERTa a single one."""
     layer_norm_epsilon: float = 1e-12
     activation: str = "gelu"
     gated: bool = False
@@ -43,6 +44,8 @@ class BertConfig:
     pad_token_id: int = 0
     mask_token_id: int = 103
     """Of the tokenizer; where a cloze is filled in."""
+    sep_token_id: int | None = None
+    """Of the tokenizer; between the two texts of a pair. None has no pairs."""
     dropout: float = 0.0
     remat: str = "none"
     scan: bool = True

@@ -99,8 +99,19 @@ class Bert(nn.Module):
             self.word_bias = self.param("word_bias", zeros, (c.vocab_size,))
 
     def embed(self, tokens: Int[Array, "*B T"]) -> Float[Array, "*B T D"]:
-        """Rows of the word table, without positions, segments or norm."""
-        return self.embedding.astype(self.config.dtype)[tokens]
+        """Rows of the word table, without positions or norm.
+
+        All texts are of the first segment, which is added with the positions; here only what the
+        second one differs by, behind the separator of a pair.
+        """
+        c = self.config
+        x = self.embedding.astype(c.dtype)[tokens]
+        if c.num_token_types < 2 or c.sep_token_id is None:
+            return x
+        separators = tokens == c.sep_token_id
+        second = (jnp.cumsum(separators, axis=-1) - separators > 0)[..., None]
+        first_type, second_type = self.token_types[:2].astype(c.dtype)
+        return x + jnp.where(second, jnp.broadcast_to(second_type - first_type, x.shape), 0)
 
     def encode(
         self, embeddings: Float[Array, "B S D"], mask: Bool[Array, "B S"]

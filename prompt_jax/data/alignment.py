@@ -1,0 +1,94 @@
+"""Tags and spans of a text, and the tokens they stand at.
+
+Everything goes by the characters that a token stands for, so the text is tokenized as any other.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from prompt_jax.config import InputError
+from prompt_jax.data.texts import kept
+
+IGNORED = -100
+"""At a token that has no target."""
+
+
+class Located(NamedTuple):
+    """Texts as tokens, and where in the text each token stands."""
+
+    tokens: list[Int[np.ndarray, " T"]]
+    places: list[Int[np.ndarray, "T 2"]]
+    """First character and the one behind the last; equal for special tokens."""
+    cut: int
+    """How many texts lost their end."""
+
+
+def locate(tokenizer: Any, texts: Sequence[str], max_length: int) -> Located:
+    """The tokens of each text, cut as `encode` cuts them, with their places.
+
+    Raises:
+      InputError: the tokenizer does not tell places.
+    """
+    if not tokenizer.is_fast:
+        raise InputError(
+            f"tags and spans need to know where a token stands, and {type(tokenizer).__name__} "
+            "does not tell; use a fast tokenizer (a folder with a tokenizer.json)"
+        )
+    found = tokenizer(
+        list(texts), return_offsets_mapping=True, return_attention_mask=False, verbose=False
+    )
+    special = set(tokenizer.all_special_ids)
+    rows = [np.asarray(row, np.int32) for row in found["input_ids"]]
+    left = [kept(row, max_length, special) for row in rows]
+    places = [
+        np.array([_trimmed(text, *place) for place in pairs], np.int32).reshape(-1, 2)[keep]
+        for text, pairs, keep in zip(texts, found["offset_mapping"], left, strict=True)
+    ]
+    tokens = [row[keep] for row, keep in zip(rows, left, strict=True)]
+    return Located(tokens, places, sum(len(row) > max_length for row in rows))
+
+
+def _trimmed(text: str, start: int, stop: int) -> tuple[int, int]:
+    """A place without the space that some tokenizers count to the word behind it."""
+    piece = text[start:stop]
+    return (start + len(piece) - len(piece.lstrip()), stop) if piece.strip() else (start, start)
+
+
+def first_tokens(text: str, places: Int[np.ndarray, "T 2"]) -> Int[np.ndarray, " W"]:
+    """Where the first token of every word stands, -1 for a word that was cut off.
+
+    Words are what spaces separate. A word is tagged at its first token, as BERT does it.
+    """
+    starts = np.array([word.start() for word in re.finditer(r"\S+", text)])
+    found = np.full(len(starts), -1)
+    for token in reversed(np.flatnonzero(places[:, 0] < places[:, 1])):
+        found[np.searchsorted(starts, places[token, 0], side="right") - 1] = token
+    return found
+
+
+def tag_targets(
+    text: str, places: Int[np.ndarray, "T 2"], tags: Sequence[int]
+) -> Int[np.ndarray, " T"]:
+    """The tag of every token, `IGNORED` where a word goes on and at special tokens."""
+    first = first_tokens(text, places)
+    targets = np.full(len(places), IGNORED, np.int32)
+    targets[first[first >= 0]] = np.asarray(tags)[first >= 0]
+    return targets
+
+
+def span_targets(
+    places: Int[np.ndarray, "T 2"], start: int, stop: int
+) -> Int[np.ndarray, "2"] | None:
+    """The first and the last token of the characters `start` to `stop`; None where they were cut.
+
+    A token that reaches beyond them counts too: no token is torn.
+    """
+    inside = (places[:, 0] < stop) & (places[:, 1] > start) & (places[:, 0] < places[:, 1])
+    tokens = np.flatnonzero(inside)
+    if not len(tokens) or places[tokens[-1], 1] < stop:
+        return None
+    return np.array([tokens[0], tokens[-1]], np.int32)

@@ -1,0 +1,16 @@
+"""A dataset row becomes an input text and a target text.
+
+A task is two templates, its label words or tags, and the metrics; everything here is pure, so the
+same templates serve training, prediction and a served prompt.
+"""
+
+from prompt_jax.tasks.examples import Example as Example
+from prompt_jax.tasks.examples import resolve as resolve
+from prompt_jax.tasks.examples import to_example as to_example
+from prompt_jax.tasks.examples import to_source as to_source
+from prompt_jax.tasks.examples import with_tags as with_tags
+from prompt_jax.tasks.table import EMBEDDED as EMBEDDED
+from prompt_jax.tasks.table import TASKS as TASKS
+from prompt_jax.tasks.table import TaskName as TaskName
+from prompt_jax.tasks.table import parse_name as parse_name
+from prompt_jax.tasks.task import Task as Task

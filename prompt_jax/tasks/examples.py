@@ -1,0 +1,182 @@
+"""Rows of a dataset as pairs of texts."""
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from prompt_jax.config import InputError, TaskConfig
+from prompt_jax.tasks.table import TASKS, parse_name
+from prompt_jax.tasks.task import Task
+from prompt_jax.tasks.templates import check_column, fill, listing, parse
+
+
+class Example(NamedTuple):
+    """One pair of texts."""
+
+    source: str
+    target: str
+    """What a model shall answer: a text, a label word, or the tags of all words of the source."""
+    others: tuple[str, ...] = ()
+    """Further right answers, of which an evaluation takes the nearest."""
+    start: int | None = None
+    """Of a span: where in the source the target begins, in characters."""
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """Every right answer."""
+        return (self.target, *self.others)
+
+
+def resolve(name: str, config: TaskConfig, columns: Iterable[str]) -> Task:
+    """The task of a name, with the user's fields over the known ones.
+
+    A dataset nobody described needs no template when its columns are `input` and `target`.
+
+    Args:
+      name: as for `parse_name`.
+      config: the user's templates, label words and metrics; empty fields take the known ones.
+      columns: the columns of the dataset.
+
+    Raises:
+      InputError: no template is known or given, or a template names a column that is not there.
+    """
+    columns = list(columns)
+    key = parse_name(name).key
+    known = TASKS.get(key)
+    if not known and {"input", "target"} <= set(columns):
+        known = Task(name=key, source="{input}", target="{target}")
+    source = config.source or (known and known.source)
+    target = config.target or (known and known.target)
+    if not source or not target:
+        raise InputError(
+            f"{name} has the columns {', '.join(columns)} and no known templates; give "
+            '--task.source "... {column} ..." and --task.target "{column}"'
+        )
+    # Its labels and metrics are of its own kind, and its metrics of its own labels.
+    same = known if known and config.kind in (None, known.kind) else None
+    measured = same.metrics if same and not config.labels else ()
+    # A text, until label words are given.
+    declared = known.kind if known and known.kind != "generation" else ""
+    task = Task(
+        name=key,
+        source=source,
+        target=target,
+        kind=config.kind or declared,
+        labels=config.labels or (same.labels if same else ()),
+        metrics=config.metrics or measured,
+    )
+    for template in (task.source, task.target):
+        names = [column for _, column, _ in parse(template) if column is not None]
+        if not names:
+            raise InputError(f"template {template!r} names no column; allowed: {listing(columns)}")
+        for column in names:
+            check_column(column, columns, name)
+    return task
+
+
+def to_example(task: Task, row: Mapping[str, Any], place: str = "the row") -> Example:
+    """The texts of a row.
+
+    Args:
+      task: whose templates are filled.
+      row: column to text, list of words, number, or None for a value that is not there. The
+        answers of a span may also be SQuAD's `{"text": [...], "answer_start": [...]}`.
+      place: where the row stands, e.g. "train.tsv line 17"; begins every error.
+
+    Raises:
+      InputError: a column is missing, a text is empty, the target is not a label word, there are
+        not as many tags as words, or a span is not in the input.
+    """
+    if task.kind == "span":
+        return _span(task, row, place)
+    source = to_source(task, row, place)
+    target = fill(task.target, row, place, "target").text
+    if task.kind == "tagging":
+        _check_tags(task, source, target, place)
+    elif task.labels:
+        _check_label(task, target, place, "a label word")
+    return Example(source, target)
+
+
+def to_source(task: Task, row: Mapping[str, Any], place: str = "the row") -> str:
+    """The input text of a row that may have no target.
+
+    Raises:
+      InputError: a column is missing or the text is empty.
+    """
+    return fill(task.source, row, place, "source").text
+
+
+def with_tags(task: Task, examples: Sequence[Example]) -> Task:
+    """A tagging task with the tags that its examples have, "O" first, unless it names them."""
+    if task.kind != "tagging" or task.labels:
+        return task
+    tags = {tag for example in examples for tag in example.target.split()}
+    # The default metrics depend on the tags; others stay what they are.
+    plain = dataclasses.replace(task, metrics=())
+    metrics = () if plain.metrics == task.metrics else task.metrics
+    labels = tuple(sorted(tags, key=lambda tag: (tag != "O", tag)))
+    return dataclasses.replace(task, labels=labels, metrics=metrics)
+
+
+def _check_label(task: Task, target: str, place: str, what: str) -> None:
+    if target in task.labels:
+        return
+    near = difflib.get_close_matches(target, task.labels, n=1)
+    hint = f" Perhaps you meant {near[0]!r}?" if near else ""
+    raise InputError(
+        f"{place}: target {target!r} is not {what}; allowed: {', '.join(task.labels)}."
+        f"{hint} Correct the row, --task.target or --task.labels"
+    )
+
+
+def _check_tags(task: Task, source: str, target: str, place: str) -> None:
+    words, tags = source.split(), target.split()
+    if len(words) != len(tags):
+        raise InputError(
+            f"{place}: {len(tags)} tags for {len(words)} words; a word is what spaces separate, "
+            "and a tagging task has a template of the words alone, so that each one has a tag"
+        )
+    for tag in tags if task.labels else ():
+        _check_label(task, tag, place, "a tag of this task")
+
+
+def _span(task: Task, row: Mapping[str, Any], place: str) -> Example:
+    source, context = fill(task.source, row, place, "source")
+    (_, column, _), *more = parse(task.target)
+    if more or column is None or task.target != f"{{{column}}}":
+        raise InputError(
+            f"the target template of a span is its column alone, got {task.target!r}; write "
+            '--task.target "{answers}"'
+        )
+    check_column(column, row, place)
+    texts, starts = _answers(row[column], column, place)
+    start = context + starts[0] if starts else source.find(texts[0], context)
+    if start < 0 or source[start : start + len(texts[0])] != texts[0]:
+        raise InputError(
+            f"{place}: the answer {texts[0]!r} is not in the input where it should be; it is a "
+            "part of the last column of the source template, and answer_start counts its "
+            'characters: correct the row, or set task.kind to "generation"'
+        )
+    target, *others = dict.fromkeys(texts)
+    return Example(source, target, tuple(others), start)
+
+
+def _answers(value: Any, column: str, place: str) -> tuple[list[str], list[int]]:
+    """The right answers of a span and where they begin, if it is told."""
+    starts = []
+    if isinstance(value, Mapping) and "text" in value:
+        value, starts = value["text"], list(value.get("answer_start", ()))
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise InputError(
+            f"{place}: column {column!r} holds no answers; allowed: a text, a list of texts, "
+            'or {"text": [...], "answer_start": [...]} as SQuAD has it'
+        )
+    if not texts or not all(text.strip() for text in texts):
+        raise InputError(
+            f"{place}: column {column!r} has no answer, or an empty one; remove the row: questions "
+            "without an answer are not supported"
+        )
+    return texts, starts
