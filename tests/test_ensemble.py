@@ -124,7 +124,7 @@ def test_bad_input(small, three):
     for injections, options, message in cases:
         with pytest.raises(InputError, match=message):
             ensemble(small, injections, SOURCES, TASK, **SETTINGS, **options)
-    free = dataclasses.replace(TASK, labels=())
+    free = dataclasses.replace(TASK, labels=(), kind="generation")
     with pytest.raises(InputError, match="task 'x' has no labels"):
         ensemble(small, three, SOURCES, free, **SETTINGS)
     silent = dataclasses.replace(small, tokenizer=None)

@@ -84,7 +84,7 @@ def test_a_line_for_every_input_in_their_order(run, backbone, injection):
 
 
 def test_generation_has_no_scores(run, backbone, injection):
-    task = dataclasses.replace(TASK, labels=())
+    task = dataclasses.replace(TASK, labels=(), kind="generation")
     settings = EvalConfig(batch_size=8, max_new_tokens=4)
     path, _ = run(task=task, eval=settings)
     texts = [f"film: {text}" for text in TEXTS]
@@ -271,7 +271,10 @@ def test_answers_of_another_prompt_are_not_continued(run, injection):
     for options in (
         {"injection": Injection(-injection.prompt)},
         {"task": dataclasses.replace(TASK, labels=("good", "ugly"))},
-        {"task": dataclasses.replace(TASK, labels=()), "eval": EvalConfig(max_new_tokens=4)},
+        {
+            "task": dataclasses.replace(TASK, labels=(), kind="generation"),
+            "eval": EvalConfig(max_new_tokens=4),
+        },
     ):
         path.write_bytes(begun)
         with pytest.raises(InputError, match="line [15] comes from another prompt or other"):
