@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from prompt_jax.backbones.causal import canonical, from_hugging_face
+from prompt_jax.backbones.causal import CausalConfig, canonical, from_hugging_face
 from prompt_jax.config import (
     Config,
     DataConfig,
@@ -47,11 +47,27 @@ LLAMA = {
             {"model_type": "gpt2", "scale_attn_by_inverse_layer_idx": True},
             "allowed: False; use another checkpoint",
         ),
-        (LLAMA | {"rope_scaling": {"type": "yarn"}}, "unknown rope_type 'yarn'; allowed: default"),
+        (
+            LLAMA | {"rope_scaling": {"type": "dynamic"}},
+            "unknown rope_type 'dynamic'; allowed: default",
+        ),
+        (
+            LLAMA | {"rope_parameters": {"full_attention": {"rope_theta": 1e4}}},
+            "rope_parameters .*full_attention.*allowed: the same for all layers",
+        ),
+        (LLAMA | {"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5, which is not supp"),
         (LLAMA | {"hidden_act": "swish"}, "unknown activation 'swish'"),
         (
             LLAMA | {"layer_types": ["full_attention", "sliding_attention"]},
-            "sliding window 'in some layers'",
+            "layer_types .*allowed: 'full_attention' for each of 2 layers",
+        ),
+        (
+            LLAMA | {"model_type": "mistral", "sliding_window": 4, "layer_types": ["chunked"] * 2},
+            "allowed: 'full_attention' or 'sliding_attention' for each of 2 layers",
+        ),
+        (
+            LLAMA | {"model_type": "mistral", "sliding_window": 4, "layer_types": ["x"]},
+            r"layer_types \['x'\], which is not",
         ),
         (
             {"model_type": "gpt2", "n_embd": 9, "n_head": 2},
@@ -72,6 +88,50 @@ def test_configs_of_older_transformers():
     qwen = LLAMA | {"model_type": "qwen2", "sliding_window": 4, "use_sliding_window": False}
     config = from_hugging_face(qwen, tie_embeddings=False)
     assert config.sliding_window is None and config.qkv_bias and not config.out_bias
+
+
+@pytest.mark.parametrize(
+    ("values", "window", "full"),
+    [
+        ({"model_type": "qwen3", "use_sliding_window": True, "max_window_layers": 1}, 4, (0,)),
+        ({"model_type": "qwen3", "use_sliding_window": True, "max_window_layers": 2}, None, ()),
+        ({"model_type": "qwen2", "use_sliding_window": True}, None, ()),
+        ({"model_type": "mistral"}, 4, ()),
+        ({"model_type": "mistral", "layer_types": ["full_attention"] * 2}, None, ()),
+        ({"model_type": "llama"}, None, ()),
+    ],
+)
+def test_which_layers_have_a_window(values, window, full):
+    config = from_hugging_face(LLAMA | {"sliding_window": 4} | values, tie_embeddings=True)
+    assert (config.sliding_window, config.full_layers) == (window, full)
+
+
+def test_windows_of_layers_that_are_not_there():
+    for layers in ((2,), (0, 1)):
+        with pytest.raises(InputError, match=r"some of the 2 layers, 0 to 1, got \("):
+            CausalConfig(num_layers=2, sliding_window=4, full_layers=layers)
+
+
+def test_layers_that_all_see_alike_have_one_bias(tiny_llama):
+    """A window in some layers costs those that have none of it nothing."""
+
+    def size(**fields):
+        config = dataclasses.replace(tiny_llama.config, **fields)
+        program = jax.make_jaxpr(dataclasses.replace(tiny_llama, config=config).module.apply)
+        embedded = tiny_llama.embed(jnp.ones((1, 4), jnp.int32))
+        found = program({"params": tiny_llama.params}, embedded, jnp.ones((1, 4), bool))
+        (scan,) = [e for e in found.jaxpr.eqns if e.primitive.name == "scan"]
+        return len(scan.params["jaxpr"].eqns), found
+
+    plain, whole = size()[0], size(sliding_window=2)[0]
+    mixed, program = size(sliding_window=2, full_layers=(1,))
+    assert plain == whole < mixed and "2,1,1,4,4" in str(program)
+
+
+def test_yarn_makes_room_for_longer_texts():
+    scaled = {"rope_scaling": {"type": "yarn", "factor": 4.0}, "max_position_embeddings": 32}
+    config = from_hugging_face(LLAMA | scaled, tie_embeddings=True)
+    assert config.rope.original == 32 and config.max_positions == 128
 
 
 def test_bare_names_and_buffers_of_old_checkpoints():
