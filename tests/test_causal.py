@@ -335,3 +335,21 @@ def test_what_is_read_with_every_text(tiny, tiny_gpt2):
         (tiny_gpt2, None, "prefix"),
     ):
         assert read_once(backbone, injection, placement) is injection
+
+
+def test_padding_that_is_counted_takes_room(tiny_gpt2):
+    config = dataclasses.replace(tiny_gpt2.config, count_padding=True)
+    backbone = dataclasses.replace(tiny_gpt2, config=config)
+    tokens = np.pad(np.full((1, 2), 5, np.int32), ((0, 0), (58, 0)))
+    assert generate(tiny_gpt2, None, tokens, tokens > 0, max_new_tokens=6).shape == (1, 6)
+    with pytest.raises(InputError, match=r"\(0 \+ 60 \+ 6\), 2 over the 64"):
+        generate(backbone, None, tokens, tokens > 0, max_new_tokens=6)
+
+
+def test_logits_of_virtual_tokens_where_there_are_none(tiny, tiny_gpt2):
+    ids = np.array([[5, 6]])
+    suffix = dataclasses.replace(METHOD, placement="suffix")
+    for backbone, method in ((tiny, None), (tiny_gpt2, suffix)):
+        model = PromptTuningModel.from_pretrained(backbone, method)
+        with pytest.raises(InputError, match="virtual_logits are of a decoder without a head"):
+            model(ids, virtual_logits=True)

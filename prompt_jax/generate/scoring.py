@@ -55,7 +55,7 @@ def score(
     if is_encoder(backbone.config):
         _check_cloze(backbone, np.asarray(tokens), mask, candidate_mask)
     virtual = 0 if injection is None else injection.positions
-    backbone.check_context(virtual, int(mask.sum(1).max(initial=0)), candidates.shape[1])
+    backbone.check_context(virtual, backbone.longest(mask), candidates.shape[1])
     return score_candidates(
         decoding_module(backbone),
         backbone.params if frozen is None else frozen,
@@ -111,7 +111,7 @@ def classify(
       InputError: more tokens than the backbone has positions.
     """
     mask = np.asarray(mask, bool)
-    backbone.check_context(injection.positions, int(mask.sum(1).max(initial=0)), 0)
+    backbone.check_context(injection.positions, backbone.longest(mask), 0)
     arguments = (injection, np.asarray(tokens, np.int32), mask)
     params = backbone.params if frozen is None else frozen
     logits = _class_logits(decoding_module(backbone), params, *arguments, placement=placement)

@@ -53,6 +53,9 @@ class CausalConfig:
     tie_embeddings: bool = True
     bidirectional_input: bool = False
     """Prompt and input see each other whole, as in a prefix language model; targets stay causal."""
+    count_padding: bool = False
+    """Padding takes positions too, so that a text padded on the left is read as another one: what
+    PEFT does with virtual tokens in the input, and Transformers where no position_ids are given."""
     pad_token_id: int = 0
     eos_token_id: int = 50256
     dropout: float = 0.0

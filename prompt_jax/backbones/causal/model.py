@@ -1,8 +1,8 @@
 """Decoder-only models in Linen: GPT-2, Llama 2 and 3, Mistral, Qwen 2 and 3 by their configs.
 
 As for T5, embeddings come in and not tokens. Positions are counted over what the mask shows, so
-padding may stand anywhere and changes nothing. A prefix in every attention counts as positions, as
-the same virtual tokens in the input would.
+padding may stand anywhere and changes nothing (but see `count_padding`). A prefix in every
+attention counts as positions, as the same virtual tokens in the input would.
 """
 
 import dataclasses
@@ -192,7 +192,8 @@ class Causal(nn.Module):
         prefix = prefix_length(self.variables.get("tuned", {}).get("decoder", {}), "attention")
         places = jnp.arange(mask.shape[1])
         own = jnp.asarray(first) + jnp.arange(x.shape[1])
-        positions = jnp.maximum(jnp.cumsum(mask, axis=1) - 1, 0) + prefix
+        counted = jnp.ones_like(mask) if c.count_padding else mask
+        positions = jnp.maximum(jnp.cumsum(counted, axis=1) - 1, 0) + prefix
         seen = places[None, :] <= own[:, None]
         if c.bidirectional_input:
             seen = seen | ((places < inputs)[None, :] & (own < inputs)[:, None])
