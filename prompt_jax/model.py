@@ -140,7 +140,7 @@ class PromptTuningModel:
         writes = self.backbone.target_place == "behind" and not self._reads_only
         if virtual_logits and not (writes and self._placement == "prefix"):
             raise InputError(
-                "virtual_logits are of a decoder without a head, its prompt before the text: omit"
+                "virtual_logits want a decoder that writes, its prompt before the text; omit them"
             )
         if self.backbone.target_place != "apart":
             if decoder_input_ids is not None:

@@ -351,5 +351,5 @@ def test_logits_of_virtual_tokens_where_there_are_none(tiny, tiny_gpt2):
     suffix = dataclasses.replace(METHOD, placement="suffix")
     for backbone, method in ((tiny, None), (tiny_gpt2, suffix)):
         model = PromptTuningModel.from_pretrained(backbone, method)
-        with pytest.raises(InputError, match="virtual_logits are of a decoder without a head"):
+        with pytest.raises(InputError, match="virtual_logits want a decoder that writes"):
             model(ids, virtual_logits=True)

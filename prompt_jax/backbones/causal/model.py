@@ -18,7 +18,7 @@ from prompt_jax.backbones.causal.config import CausalConfig
 from prompt_jax.backbones.causal.names import sockets
 from prompt_jax.backbones.causal.rope import rotate, rotations
 from prompt_jax.backbones.layers import Dense, LayerNorm, RMSNorm, attend, mask_bias
-from prompt_jax.backbones.sockets import prefix_length, socket, with_rows
+from prompt_jax.backbones.sockets import openness, prefix_length, socket, with_rows
 from prompt_jax.backbones.stack import MLP, LayerCache, add, dropout, kept, stack, swap, written
 
 
@@ -71,17 +71,18 @@ class Attention(nn.Module):
         return query, key, value
 
     def __call__(
-        self, query: Array, key: Array, value: Array, bias: Array
+        self, x: Float[Array, "B T D"], query: Array, key: Array, value: Array, bias: Array
     ) -> Float[Array, "B T D"]:
         c = self.config
         each = c.num_heads // c.num_kv_heads
         prefix = socket(self, "prefix")
+        opened = openness(x, prefix)
         if each > 1:
             key, value = (jnp.repeat(x, each, axis=-2) for x in (key, value))
             if prefix is not None:
                 heads = {n: jnp.repeat(prefix[n], each, axis=-2) for n in ("key", "value")}
                 prefix = {**prefix, **heads}
-        return self.out(attend(query * c.d_kv**-0.5, key, value, bias, prefix))
+        return self.out(attend(query * c.d_kv**-0.5, key, value, bias, prefix, opened))
 
 
 class Block(nn.Module):
@@ -115,7 +116,7 @@ class Block(nn.Module):
         if cache is not None:
             added = LayerCache(swap(key), swap(value))
             key, value = map(swap, written(cache, added, index)[:2])
-        x = add(self, "attention", x, normed, attention(query, key, value, bias))
+        x = add(self, "attention", x, normed, attention(normed, query, key, value, bias))
         normed = norm(c, "mlp_norm")(x)
         return add(self, "mlp", x, normed, MLP(c, c.mlp_bias, name="mlp")(normed)), added
 
