@@ -39,7 +39,7 @@ class Projection(NamedTuple):
     """Names of the axes of `inputs` and `outputs`, as the kernel has them."""
 
 
-class Heads(NamedTuple):
+class Attention(NamedTuple):
     """An attention of every layer of a stack."""
 
     layers: int
@@ -81,7 +81,7 @@ class Sockets(NamedTuple):
     """Every place of a backbone, by path."""
 
     projections: dict[str, Projection]
-    attentions: dict[str, Heads]
+    attentions: dict[str, Attention]
     blocks: dict[str, Layers]
     norms: dict[str, Norm]
 

@@ -15,9 +15,9 @@ from prompt_jax.backbones.causal.names import TABLES as TABLES
 from prompt_jax.backbones.causal.names import canonical as canonical
 from prompt_jax.backbones.causal.names import hugging_face_names as hugging_face_names
 from prompt_jax.backbones.causal.names import sockets as sockets
-from prompt_jax.backbones.causal.names import told_by_weights as told_by_weights
 from prompt_jax.backbones.causal.names import transposed as transposed
 from prompt_jax.backbones.causal.rope import Rope as Rope
+from prompt_jax.backbones.names import told_by_weights as told_by_weights
 
 TASK_TYPES = ("CAUSAL_LM", "SEQ_CLS", "TOKEN_CLS")
 

@@ -4,20 +4,17 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import jax.numpy as jnp
-from jax.typing import DTypeLike
-
 from prompt_jax.backbones.causal.rope import Rope, read_rope, write_rope
 from prompt_jax.backbones.sockets import Head
-from prompt_jax.backbones.stack import ACTIVATIONS
-from prompt_jax.config import REMATS, InputError, at_least, choose
+from prompt_jax.backbones.stack import ACTIVATIONS, Running
+from prompt_jax.config import InputError, at_least, choose
 
 MODEL_TYPES = ("gpt2", "llama", "mistral", "qwen2", "qwen3")
 FULL, SLIDING = "full_attention", "sliding_attention"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CausalConfig:
+class CausalConfig(Running):
     """The shape of a decoder-only model; what is named as in T5Config means the same."""
 
     model_type: str = "gpt2"
@@ -58,14 +55,10 @@ class CausalConfig:
     PEFT does with virtual tokens in the input, and Transformers where no position_ids are given."""
     pad_token_id: int = 0
     eos_token_id: int = 50256
-    dropout: float = 0.0
-    remat: str = "none"
-    scan: bool = True
-    dtype: DTypeLike = jnp.float32
 
     def __post_init__(self):
+        super().__post_init__()
         choose("activation", self.activation, ACTIVATIONS)
-        choose("remat", self.remat, REMATS)
         for size in ("vocab_size", "d_model", "d_kv", "d_ff", "num_heads", "num_kv_heads"):
             at_least(size, getattr(self, size), 1)
         at_least("num_layers", self.num_layers, 1)
