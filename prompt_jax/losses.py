@@ -60,11 +60,16 @@ def text_logits(
     mask: Bool[Array, "B T"],
     *,
     placement: str = "prefix",
-) -> Float[Array, "B T V"]:
-    """Logits behind every text token of a model of one stack; virtual tokens have none."""
+    virtual: bool = False,
+) -> Float[Array, "B S V"]:
+    """Logits behind every text token of a model of one stack, S = T.
+
+    Args:
+      virtual: those of virtual tokens too, S = P + T.
+    """
     given, *joined = read_in(module, frozen, injection, tokens, mask, placement)
     logits = module.apply(given, *joined)
-    return text_states(injection, logits, mask, placement)
+    return logits if virtual else text_states(injection, logits, mask, placement)
 
 
 def target_logits(

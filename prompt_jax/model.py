@@ -20,8 +20,7 @@ from prompt_jax.prompts.prompt import adopt, check_fits, check_task
 
 IGNORED = -100
 _logits = jax.jit(seq2seq_logits, static_argnames=("module", "placement"))
-_text_logits = jax.jit(text_logits, static_argnames=("module", "placement"))
-
+_text_logits = jax.jit(text_logits, static_argnames=("module", "placement", "virtual"))
 
 _READ = {
     "SEQ_CLS": jax.jit(class_logits, static_argnames=("module", "placement")),
@@ -114,6 +113,8 @@ class PromptTuningModel:
         attention_mask: Any = None,
         decoder_input_ids: Any = None,
         labels: Any = None,
+        *,
+        virtual_logits: bool = False,
     ) -> Output:
         """Logits of every decoder position; the prompt stands in front, the rest is frozen.
 
@@ -128,18 +129,27 @@ class PromptTuningModel:
             stack takes no decoder_input_ids, and labels [B, T] stand at the tokens themselves: the
             logits before each one are to predict it. With a head: classes, [B] of SEQ_CLS, [B, T]
             of TOKEN_CLS, and [B, 2] of QUESTION_ANS, the first and the last token of the answer.
+          virtual_logits: of a decoder without a head: logits [B, P + T, V] as PEFT gives them,
+            virtual tokens included; the last of these has a say in the loss, on the first token.
 
         Raises:
           InputError: neither decoder_input_ids nor labels; wrong ranks, shapes or token ids.
         """
         tokens, mask = self._inputs(input_ids, attention_mask)
+        writes = self.backbone.target_place == "behind" and not self._reads_only
+        if virtual_logits and not (writes and self._placement == "prefix"):
+            raise InputError(
+                "virtual_logits want a decoder that writes, its prompt before the text; omit them"
+            )
         if self.backbone.target_place != "apart":
             if decoder_input_ids is not None:
                 raise InputError(
                     f"backbone {self.backbone.name!r} has one stack and takes no "
                     "decoder_input_ids; give all text as input_ids"
                 )
-            return (self._encode if self._reads_only else self._read)(tokens, mask, labels)
+            if self._reads_only:
+                return self._encode(tokens, mask, labels)
+            return self._read(tokens, mask, labels, virtual_logits)
         shifted = None
         if labels is not None:
             labels = self._tokens("labels", labels, len(tokens), (IGNORED,))
@@ -207,10 +217,11 @@ class PromptTuningModel:
         tokens: Int[np.ndarray, "B T"],
         mask: Bool[np.ndarray, "B T"],
         labels: Any,
+        virtual: bool,
     ) -> Output:
         """What a call of a decoder-only model gives."""
         given = self.backbone.module, self.backbone.params, self._injection(), tokens, mask
-        logits = _text_logits(*given, placement=self._placement)
+        logits = _text_logits(*given, placement=self._placement, virtual=virtual)
         if labels is None:
             return Output(logits)
         labels = self._tokens("labels", labels, len(tokens), (IGNORED,))
@@ -219,6 +230,8 @@ class PromptTuningModel:
                 f"labels have shape {list(labels.shape)} and input_ids {list(tokens.shape)}; a "
                 f"decoder-only model wants a label a token, {IGNORED} where none counts"
             )
+        none = ((0, 0), (logits.shape[1] - labels.shape[1], 0))  # Virtual tokens have no labels.
+        labels = np.pad(labels, none, constant_values=IGNORED)
         return Output(logits, _mean_loss(logits[:, :-1], labels[:, 1:]))
 
     def generate(

@@ -1,5 +1,6 @@
 """Shape checks, strict ranks and a tiny backbone for every test."""
 
+import json
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -19,6 +20,7 @@ def typechecked(checked):
 jaxtyping.install_import_hook("prompt_jax", "conftest.typechecked")
 
 import jax
+import numpy as np
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -218,3 +220,77 @@ def run(tmp_path_factory, tiny_folder):
     out = folder / "first"
     assert cli.main(["train", str(config), "--out", str(out), "--train.steps", "2"]) == 0
     return out
+
+
+@pytest.fixture
+def prompt(tiny):
+    """A prompt of random rows for `tiny`, with everything that may be known of one."""
+    from prompt_jax.config import PromptTuningConfig
+    from prompt_jax.prompts import prompt_for
+    from prompt_jax.tasks import Task
+
+    rows = np.random.default_rng(0).normal(size=(5, tiny.width)).astype(np.float32)
+    return prompt_for(
+        {"prompt": rows},
+        PromptTuningConfig(num_virtual_tokens=5),
+        tiny,
+        name="reviews",
+        task=Task(
+            name="file:x.tsv",
+            source="review: {input}",
+            target="{target}",
+            labels=("bad", "good"),
+        ),
+        metrics={"validation": {"macro_f1": np.float32(0.5), "accuracy": 0.75}},
+        seed=3,
+        recipe={"train": {"steps": 7}},
+    )
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory):
+    """A folder of a corpus, its tokenizer and a teacher, see `make_corpus`."""
+    import make_corpus
+
+    return make_corpus.write(tmp_path_factory.mktemp("pretrain"))
+
+
+@pytest.fixture(scope="session")
+def stage(corpus):
+    """The config of a stage of pretraining that is over in no time."""
+    from prompt_jax.pretrain import PretrainConfig
+
+    return PretrainConfig(
+        text_folder=str(corpus), files=(("prose.txt", 1.0),), output=str(corpus / "out"),
+        tokenizer=str(corpus / "spiece.model"), teacher_folder=str(corpus / "teacher"),
+        num_layers=1, num_decoder_layers=2, d_model=16, d_ff=16, num_heads=2, slots=4,
+        slots_per_step=2, rows_per_slot=2, slot_steps=4, virtual_tokens=3, text_tokens=40,
+        pair_tokens=44, steps=6, warmup_steps=2, decay_steps=2, checkpoint_every=3,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def prepared(stage):
+    """What that stage learns from, and the weights that it starts with."""
+    from prompt_jax.pretrain.corpus import load_tokenizer
+    from prompt_jax.pretrain.run import prepare
+
+    return prepare(stage, load_tokenizer(stage.tokenizer))
+
+
+@pytest.fixture(scope="session")
+def shard():
+    """Splits weights over three files and an index."""
+
+    def split(folder, tensors, name, save):
+        places = {}
+        for i in range(3):
+            part = dict(list(tensors.items())[i::3])
+            stem, suffix = name.split(".")
+            file = f"{stem}-{i + 1:05d}-of-00003.{suffix}"
+            save(part, folder / file)
+            places |= dict.fromkeys(part, file)
+        index = {"metadata": {}, "weight_map": places}
+        (folder / f"{name}.index.json").write_text(json.dumps(index))
+
+    return split

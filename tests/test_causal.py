@@ -1,4 +1,4 @@
-"""Decoder-only backbones: what their configs refuse, and what is special about them."""
+"""Decoder-only backbones: what is special about them."""
 
 import dataclasses
 import json
@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from prompt_jax.backbones.causal import canonical, from_hugging_face
 from prompt_jax.config import (
     Config,
     DataConfig,
@@ -25,65 +24,24 @@ from prompt_jax.methods import Injection, init, materialize
 from prompt_jax.model import PromptTuningModel
 from prompt_jax.prompts import prompt_for
 from prompt_jax.weights import load_backbone, save_hugging_face
-from prompt_jax.weights.stored import is_buffer
 
 METHOD = PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM")
-LLAMA = {
-    "model_type": "llama",
-    "vocab_size": 8,
-    "hidden_size": 8,
-    "intermediate_size": 8,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-}
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"model_type": "gptj"}, "unknown model type 'gptj'.*Perhaps you meant 'gpt2'"),
-        ({"model_type": "gpt2", "add_cross_attention": True}, "add_cross_attention True.*not supp"),
-        (
-            {"model_type": "gpt2", "scale_attn_by_inverse_layer_idx": True},
-            "allowed: False; use another checkpoint",
-        ),
-        (LLAMA | {"rope_scaling": {"type": "yarn"}}, "unknown rope_type 'yarn'; allowed: default"),
-        (LLAMA | {"hidden_act": "swish"}, "unknown activation 'swish'"),
-        (
-            LLAMA | {"layer_types": ["full_attention", "sliding_attention"]},
-            "sliding window 'in some layers'",
-        ),
-        (
-            {"model_type": "gpt2", "n_embd": 9, "n_head": 2},
-            "heads of a GPT-2 share its width, got 2",
-        ),
-        (LLAMA | {"num_key_value_heads": 3}, "num_heads must be a multiple of num_kv_heads, got 2"),
-    ],
-)
-def test_configs_that_are_not_supported(values, message):
-    with pytest.raises(InputError, match=message):
-        from_hugging_face(values, tie_embeddings=True)
+def test_layers_that_all_see_alike_have_one_bias(tiny_llama):
+    """A window in some layers costs those that have none of it nothing."""
 
+    def size(**fields):
+        config = dataclasses.replace(tiny_llama.config, **fields)
+        program = jax.make_jaxpr(dataclasses.replace(tiny_llama, config=config).module.apply)
+        embedded = tiny_llama.embed(jnp.ones((1, 4), jnp.int32))
+        found = program({"params": tiny_llama.params}, embedded, jnp.ones((1, 4), bool))
+        (scan,) = [e for e in found.jaxpr.eqns if e.primitive.name == "scan"]
+        return len(scan.params["jaxpr"].eqns), found
 
-def test_configs_of_older_transformers():
-    scaled = {"rope_theta": 5e5, "rope_scaling": {"rope_type": "linear", "factor": 2.0}}
-    config = from_hugging_face(LLAMA | scaled, tie_embeddings=False)
-    assert config.rope.theta == 5e5 and config.rope.factor == 2.0
-    qwen = LLAMA | {"model_type": "qwen2", "sliding_window": 4, "use_sliding_window": False}
-    config = from_hugging_face(qwen, tie_embeddings=False)
-    assert config.sliding_window is None and config.qkv_bias and not config.out_bias
-
-
-def test_bare_names_and_buffers_of_old_checkpoints():
-    found = canonical({"wte.weight": 1, "h.0.attn.c_attn.bias": 3}, "gpt2")
-    assert found == {"transformer.wte.weight": 1, "transformer.h.0.attn.c_attn.bias": 3}
-    assert is_buffer("h.0.attn.bias") and not is_buffer("h.0.attn.c_attn.bias")
-
-
-def test_an_architecture_that_is_not_there_names_those_that_are(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt_neo"}))
-    with pytest.raises(InputError, match="unknown model_type in .*allowed: t5, mt5, umt5, gpt2"):
-        load_backbone(tmp_path)
+    plain, whole = size()[0], size(sliding_window=2)[0]
+    mixed, program = size(sliding_window=2, full_layers=(1,))
+    assert plain == whole < mixed and "2,1,1,4,4" in str(program)
 
 
 @pytest.mark.parametrize("placement", ["prefix", "after_bos", "suffix"])
@@ -275,3 +233,21 @@ def test_what_is_read_with_every_text(tiny, tiny_gpt2):
         (tiny_gpt2, None, "prefix"),
     ):
         assert read_once(backbone, injection, placement) is injection
+
+
+def test_padding_that_is_counted_takes_room(tiny_gpt2):
+    config = dataclasses.replace(tiny_gpt2.config, count_padding=True)
+    backbone = dataclasses.replace(tiny_gpt2, config=config)
+    tokens = np.pad(np.full((1, 2), 5, np.int32), ((0, 0), (58, 0)))
+    assert generate(tiny_gpt2, None, tokens, tokens > 0, max_new_tokens=6).shape == (1, 6)
+    with pytest.raises(InputError, match=r"\(0 \+ 60 \+ 6\), 2 over the 64"):
+        generate(backbone, None, tokens, tokens > 0, max_new_tokens=6)
+
+
+def test_logits_of_virtual_tokens_where_there_are_none(tiny, tiny_gpt2):
+    ids = np.array([[5, 6]])
+    suffix = dataclasses.replace(METHOD, placement="suffix")
+    for backbone, method in ((tiny, None), (tiny_gpt2, suffix)):
+        model = PromptTuningModel.from_pretrained(backbone, method)
+        with pytest.raises(InputError, match="virtual_logits want a decoder that writes"):
+            model(ids, virtual_logits=True)

@@ -1,12 +1,16 @@
 """Decoder-only models against Hugging Face's in torch, on tiny random weights."""
 
+import copy
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from prompt_jax.backbones.causal import from_hugging_face
+from prompt_jax.backbones.causal.rope import rotations
 from prompt_jax.generate import generate
 from prompt_jax.weights import load_backbone, save_hugging_face
 
@@ -33,6 +37,7 @@ STRETCHED = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 16,
 }
+YARN = {"rope_type": "yarn", "rope_theta": 100.0, "original_max_position_embeddings": 16}
 CONFIGS = {
     "gpt2": (
         "GPT2",
@@ -49,7 +54,18 @@ CONFIGS = {
     ),
     "mistral": ("Mistral", LLAMA | {"sliding_window": 4}),
     "qwen2": ("Qwen2", LLAMA),
-    "qwen3": ("Qwen3", LLAMA | {"num_key_value_heads": 1}),
+    "yarn": (
+        "Qwen2",
+        LLAMA
+        | {"rope_parameters": {**YARN, "factor": 4.0}, "max_window_layers": 1}
+        | {"use_sliding_window": True, "sliding_window": 4},
+    ),
+    "qwen3": (
+        "Qwen3",
+        LLAMA
+        | {"num_key_value_heads": 1, "use_sliding_window": True, "sliding_window": 3}
+        | {"layer_types": ["sliding_attention", "full_attention"]},
+    ),
 }
 
 
@@ -141,6 +157,49 @@ def test_cached_decoding_is_uncached(both):
     close(logits, whole[:, 4])
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"factor": 4.0},
+        {"factor": 4.0, "truncate": False, "beta_fast": 8.0, "beta_slow": 2.0},
+        {"factor": 8.0, "mscale": 0.7, "mscale_all_dim": 0.4, "rope_theta": 1e4},
+        {"factor": 2.0, "attention_factor": 1.3, "beta_fast": 1e-3, "beta_slow": 1e-4},
+        {"factor": None, "original_max_position_embeddings": 32},
+    ],
+)
+def test_yarn_turns_as_theirs(options):
+    from transformers import LlamaConfig
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    values = LLAMA | {"head_dim": 16, "rope_parameters": {**YARN, **options}}
+    rates, attention = ROPE_INIT_FUNCTIONS["yarn"](LlamaConfig(**copy.deepcopy(values)))
+    rope = from_hugging_face({"model_type": "llama", **values}, tie_embeddings=True).rope
+    assert rope.attention == pytest.approx(attention, abs=1e-12)
+    cos, sin = rotations(rope, jnp.arange(40)[None], 16)[:, 0, :, :8]
+    angles = np.arange(40)[:, None] * rates.numpy()[None, :]
+    np.testing.assert_allclose(cos, attention * np.cos(angles), atol=1e-5)
+    np.testing.assert_allclose(sin, attention * np.sin(angles), atol=1e-5)
+
+
+def test_a_mistral_with_layer_types_is_a_ministral(tmp_path):
+    """So Transformers reads it, and only so can its layers differ."""
+    from transformers import AutoModelForCausalLM, MinistralConfig, MinistralForCausalLM
+
+    types = {"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 3}
+    torch.manual_seed(0)
+    MinistralForCausalLM(MinistralConfig(**LLAMA, **types)).save_pretrained(tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(values | {"model_type": "mistral"}))
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager").eval()
+    backbone = load_backbone(tmp_path)
+    assert isinstance(model, MinistralForCausalLM) and backbone.config.full_layers == (0,)
+    tokens, mask = texts()
+    with torch.no_grad():
+        theirs = model(torch.tensor(tokens), attention_mask=torch.tensor(mask).long()).logits
+    ours = apply(backbone, backbone.embed(tokens), jnp.asarray(mask))
+    close(np.asarray(ours)[mask], theirs.numpy()[mask])
+
+
 @pytest.mark.parametrize("beams", [1, 4])
 def test_generation_is_token_equal(both, beams):
     model, backbone, _ = both
@@ -153,6 +212,9 @@ def test_generation_is_token_equal(both, beams):
             do_sample=False,
             **options,
         )[:, tokens.shape[1] :].numpy()
+    # Their beams go on with the end behind an end, for a padding of 0 counts as none.
+    ended = np.cumsum(theirs == 1, axis=1) - (theirs == 1) > 0
+    theirs = np.where(ended, 0, theirs)
     ours = generate(backbone, None, tokens, mask, **options)
     np.testing.assert_array_equal(ours[:, : theirs.shape[1]], theirs)
 

@@ -5,19 +5,16 @@ The tiny T5 has 12 inputs a kernel and 2 heads of 5, and more decoder than encod
 
 import contextlib
 import copy
-import dataclasses
 import functools
 import io
-import json
 import warnings
 
 import jax
 import numpy as np
 import pytest
-import safetensors.numpy
 from make_golden_peft import CONFIG, inputs, numbers, torch_logits
+from make_prompts import DEEPER, EVERYWHERE, OURS, TASKS, P, edited, tensors, trained
 
-import prompt_jax as pj
 from prompt_jax.config import InputError
 from prompt_jax.losses import seq2seq_logits
 from prompt_jax.methods import for_tasks, init
@@ -34,29 +31,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"),
 ]
 
-WEIGHTS, ADAPTER = "adapter_model.safetensors", "adapter_config.json"
-P, TASKS = 3, 3
-DEEPER = {**CONFIG, "num_decoder_layers": 3}
-EVERYWHERE = ("q", "v", "o", "wi_0", "wo")
-
-OURS = {
-    "lora": pj.LoraConfig(r=2, lora_alpha=3, target_modules=EVERYWHERE),
-    "rslora": pj.LoraConfig(r=4, use_rslora=True, lora_dropout=0.1),
-    "dora": pj.LoraConfig(r=2, use_dora=True, target_modules=("q", "SelfAttention.o")),
-    "ia3": pj.IA3Config(),
-    "ia3_out": pj.IA3Config(target_modules=("k", "SelfAttention.o"), feedforward_modules=()),
-    "prefix": pj.PrefixTuningConfig(num_virtual_tokens=P, encoder=False, cross=False),
-    "prefix_mlp": pj.PrefixTuningConfig(
-        num_virtual_tokens=P,
-        encoder=False,
-        cross=False,
-        prefix_projection=True,
-        encoder_hidden_size=8,
-    ),
-    "multitask": pj.MultitaskPromptConfig(
-        num_virtual_tokens=P, num_tasks=TASKS, num_ranks=2, init="random", init_scale=2.0
-    ),
-}
 PREFIX = dict(num_virtual_tokens=P, token_dim=10)
 THEIRS = {
     "lora": lambda: peft.LoraConfig(
@@ -75,6 +49,7 @@ THEIRS = {
         num_virtual_tokens=P, num_tasks=TASKS, num_ranks=2, num_transformer_submodules=1
     ),
 }
+
 # PEFT gives no prefix to a decoder with more layers than the encoder has.
 SHALLOW = ("prefix", "prefix_mlp")
 written = pytest.mark.parametrize("name", OURS)
@@ -146,21 +121,6 @@ def tasks_of(name):
     return np.array([2, 1]) if name == "multitask" else None
 
 
-_prompts = {}
-
-
-def trained(name, backbone):
-    """A prompt that has left its start, so that each of its numbers matters."""
-    if (name, backbone.name) not in _prompts:
-        config = OURS[name]
-        tuned = init(config, backbone, jax.random.key(1))
-        keys = iter(jax.random.split(jax.random.key(2), 1000))
-        scale = 1.0 if name.startswith("prefix") else 0.3
-        tuned = jax.tree.map(lambda v: v + scale * jax.random.normal(next(keys), v.shape), tuned)
-        _prompts[name, backbone.name] = prompt_for(tuned, config, backbone, name=name)
-    return _prompts[name, backbone.name]
-
-
 def load_in_peft(folder, deeper=True):
     return peft.PeftModel.from_pretrained(torch_model(deeper), str(folder)).eval()
 
@@ -175,19 +135,6 @@ def saved_by_peft(name, folder, deeper=True):
             parameter += 0.3 * torch.randn_like(parameter)
     model.save_pretrained(folder)
     return model
-
-
-def tensors(folder):
-    return safetensors.numpy.load_file(folder / WEIGHTS)
-
-
-def edited(folder, drop=(), add=(), **values):
-    """The folder with other values in its config, and tensors fewer or more."""
-    config = json.loads((folder / ADAPTER).read_text()) | values
-    (folder / ADAPTER).write_text(json.dumps(config))
-    kept = {name: t for name, t in tensors(folder).items() if name not in drop}
-    safetensors.numpy.save_file(kept | dict(add), folder / WEIGHTS)
-    return folder
 
 
 class TestPeftLoadsOurs:
@@ -314,118 +261,6 @@ class TestWeLoadPefts:
         saved_by_peft("lora", tmp_path / "p")
         with pytest.raises(InputError, match="does not fit backbone 'tiny'"):
             import_prompt(tmp_path / "p", tiny)
-
-
-Q = "base_model.model.encoder.block.0.layer.0.SelfAttention.q"
-READING = {
-    "one tensor missing": ("lora", {"drop": [f"{Q}.lora_B.weight"]}, f"lacks {Q}.lora_B.weight;"),
-    "a layer missing": (
-        "ia3_out",
-        {"drop": ["base_model.model.decoder.block.1.layer.1.EncDecAttention.k.ia3_l"]},
-        "lacks base_model.model.decoder.block.1.layer.1.EncDecAttention.k.ia3_l;",
-    ),
-    "a surplus tensor": (
-        "lora",
-        {"add": {"base_model.model.classifier.weight": np.ones((2, 2), np.float32)}},
-        "holds base_model.model.classifier.weight, which no such adapter has",
-    ),
-    "another model": (
-        "ia3",
-        {"drop": all, "add": {"base_model.model.h.0.c_attn.ia3_l": np.ones((3, 1), np.float32)}},
-        "no tensor of a kernel that is known here, only base_model.model.h.0.c_attn.ia3_l; allowed",
-    ),
-    "magnitudes unasked": ("dora", {"use_dora": False}, "holds .*lora_magnitude_vector, which"),
-    "another rank": (
-        "lora",
-        {"r": 3},
-        r"r is 3 and the factors of .* \[2, 10\], .* B is \[out, 3\]",
-    ),
-    "a rank of no number": ("lora", {"r": "2"}, "r must be a whole number of at least 1, got '2'"),
-    "rank_pattern": ("lora", {"rank_pattern": {"q": 4}}, "rank_pattern {'q': 4}, which is not"),
-    "pissa": ("lora", {"init_lora_weights": "pissa"}, "'pissa', which changes the frozen weights"),
-    "targets": ("lora", {"target_modules": ["q", "k"]}, "name k without a tensor and there are"),
-    "prefix in one stack": ("prefix", {"num_transformer_submodules": 1}, "no prefix on T5; allow"),
-    "prefix size": ("prefix", {"num_layers": 5}, r"make a tensor \[3, 100\], and .* is \[3, 120\]"),
-    "prompts in both stacks": (
-        "multitask",
-        {"num_transformer_submodules": 2},
-        "half of its prompts stand in the decoder's input",
-    ),
-    "tasks": ("multitask", {"num_tasks": 2}, r"prefix_task_cols is \[3, 3, 2\] and num_tasks 2"),
-    "a task part": ("multitask", {"drop": ["prefix_task_rows"]}, "lacks prefix_task_rows"),
-}
-
-
-@pytest.mark.parametrize("why", READING)
-def test_reading_is_refused(backbone, tmp_path, why):
-    name, changes, match = READING[why]
-    folder = save_prompt(tmp_path / "p", trained(name, backbone))
-    (folder / "prompt_jax_config.json").unlink()
-    changes = dict(changes)
-    if changes.get("drop") is all:
-        changes["drop"] = list(tensors(folder))
-    edited(folder, **changes)
-    with pytest.raises(InputError, match=match):
-        load_prompt(folder)
-
-
-REFUSED = {
-    "encoder and cross prefixes": (
-        pj.PrefixTuningConfig(num_virtual_tokens=P),
-        "decoder's self-attention alone and this one has encoder=True and cross=True; train with",
-    ),
-    "P-tuning v2": (pj.PTuningV2Config(num_virtual_tokens=P), "this one has encoder=True; train"),
-    "a decoder prompt": (
-        pj.PromptTuningConfig(num_virtual_tokens=P, stack="both"),
-        'encoder\'s prompt only and this one is of "both"; train with stack="encoder"',
-    ),
-    "placement": (
-        pj.PromptTuningConfig(num_virtual_tokens=P, placement="suffix"),
-        'at the front and this one is "suffix"; train with placement="prefix"; or keep the folder',
-    ),
-    "placement of tasks": (
-        pj.MultitaskPromptConfig(num_virtual_tokens=P, num_tasks=2, placement="after_bos"),
-        'this one is "after_bos"',
-    ),
-    "combination": (
-        pj.MultitaskPromptConfig(num_virtual_tokens=P, num_tasks=2, combine="add"),
-        'this one has "add"; train with combine="multiply", or save the prompt of each task',
-    ),
-    "names that end in others": (
-        pj.IA3Config(target_modules=("o", "wo"), feedforward_modules=("o",)),
-        "PEFT would scale decoder.*DenseReluDense.wo at its input, as its name ends in 'o'",
-    ),
-    "adapter": (pj.AdapterConfig(bottleneck_size=2), "no format for adapter; or keep the folder"),
-    "deep": (pj.DeepPromptConfig(num_virtual_tokens=P), "no format for deep_prompt"),
-    "decomposed": (pj.DecomposedPromptConfig(num_virtual_tokens=P), "for decomposed_prompt"),
-    "prompt adapter": (pj.PromptAdapterConfig(num_virtual_tokens=P), "for prompt_adapter"),
-    "bias": (pj.BiasConfig(), "no format for bias"),
-    "norm": (pj.NormConfig(), "no format for norm"),
-    "full": (pj.FullConfig(), "no format for full"),
-    "union": (pj.UnionConfig(methods=(pj.LoraConfig(), pj.IA3Config())), "no format for union"),
-}
-
-
-@pytest.mark.parametrize("why", REFUSED)
-def test_export_is_refused_and_our_own_folder_is_kept_from_peft(backbone, tmp_path, why):
-    config, match = REFUSED[why]
-    prompt = prompt_for(init(config, backbone, jax.random.key(0)), config, backbone)
-    with pytest.raises(InputError, match=match):
-        export_peft(tmp_path / "p", prompt)
-    assert not list(tmp_path.iterdir())
-    folder = save_prompt(tmp_path / "p", prompt)
-    assert not (folder / ADAPTER).exists() and not (folder / WEIGHTS).exists()
-    assert load_prompt(folder).digest == prompt.digest
-    assert "does not load in PEFT" in (folder / "README.md").read_text()
-
-
-def test_a_projection_that_is_not_computed_yet(backbone, tmp_path):
-    config = OURS["prefix_mlp"]
-    tuned = init(config, backbone, jax.random.key(0))
-    plain = trained("prefix_mlp", backbone)
-    raw = dataclasses.replace(plain, tuned=tuned, method=config, training=None, trained_as=None)
-    with pytest.raises(InputError, match="not computed yet; make the prompt with prompt_for"):
-        export_peft(tmp_path / "p", raw)
 
 
 def test_zero_update_is_the_plain_model(backbone, tmp_path):

@@ -105,6 +105,12 @@ class Backbone:
                 "a shorter target (max_target_length, max_new_tokens)"
             )
 
+    def longest(self, mask: Any) -> int:
+        """Positions that the longest text of a batch takes, its mask being [B, T]."""
+        if getattr(self.config, "count_padding", False):
+            return mask.shape[1]
+        return int(mask.sum(1).max(initial=0))
+
     def unstacked(self) -> Any:
         """`params` as a training step reads them fastest: layers apart where none are scanned.
 

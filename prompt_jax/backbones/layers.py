@@ -15,6 +15,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from prompt_jax.backbones.sockets import (
+    gated,
     low_rank,
     magnitude_ratio,
     per_row,
@@ -54,7 +55,8 @@ class Dense(nn.Module):
             y = y + per_row(self.param("bias", zeros, outputs), y)
         lora = socket(self, "lora")
         if lora is not None:
-            y = y + low_rank(_dropped(self, x, lora), lora, self.contracted)
+            change = low_rank(_dropped(self, x, lora), lora, self.contracted)
+            y = y + gated(x, lora, change)
             if "magnitude" in lora:
                 y = y * per_row(magnitude_ratio(kernel, lora, self.contracted), y)
         bias, scale = socket(self, "bias"), socket(self, "scale")
@@ -149,23 +151,27 @@ def attend(
     value: Float[Array, "B S H K"],
     bias: Float[Array, "#B #H #T PS"],
     prefix: dict[str, Array] | None = None,
+    opened: Float[Array, "B T"] | None = None,
 ) -> Float[Array, "B T H K"]:
     """Softmax attention with an additive bias; scores and softmax are float32.
 
     Args:
       bias: also covers the P keys of the prefix, which stand before all others.
       prefix: a `prefix` socket.
+      opened: what its gate multiplies its keys and its values by, for every query.
     """
     query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
     scores = jnp.einsum("bhtk,bhsk->bhts", query, key, preferred_element_type=jnp.float32)
     virtual = 0
     if prefix is not None:
-        first = prefix_scores(query, prefix, NEVER)
+        asking = query if opened is None else query * opened[:, None, :, None]
+        first = prefix_scores(asking, prefix, NEVER)
         virtual = first.shape[-1]
         scores = jnp.concatenate([first, scores], axis=-1)
     weights = jax.nn.softmax(scores + jnp.broadcast_to(bias, scores.shape), axis=-1)
     weights = weights.astype(value.dtype)
     out = jnp.einsum("bhts,bhsk->bhtk", weights[..., virtual:], value)
     if prefix is not None:
-        out = out + prefix_values(weights[..., :virtual], prefix)
+        answer = prefix_values(weights[..., :virtual], prefix)
+        out = out + (answer if opened is None else answer * opened[:, None, :, None])
     return out.swapaxes(1, 2)

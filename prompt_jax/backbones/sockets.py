@@ -14,6 +14,9 @@ in front. A leaf may also have a batch axis B, behind L, with a value for every 
 | `adapter`, `parallel` | by sublayer: `down` [D, R], `up` [R, D], their `..._bias` | Block |
 | `prompt` | `replace` or `add`, [P, D], in place of or on top of the first P states | Block |
 | `prompt` | [P, D], virtual tokens before the target | Decoder |
+
+Beside the leaves of a `lora`, a `prefix` or an adapter, `gate` [in] and `gate_bias` [] scale what
+they do to every token, see `openness`.
 """
 
 from typing import Any, NamedTuple
@@ -36,7 +39,7 @@ class Projection(NamedTuple):
     """Names of the axes of `inputs` and `outputs`, as the kernel has them."""
 
 
-class Heads(NamedTuple):
+class Attention(NamedTuple):
     """An attention of every layer of a stack."""
 
     layers: int
@@ -78,7 +81,7 @@ class Sockets(NamedTuple):
     """Every place of a backbone, by path."""
 
     projections: dict[str, Projection]
-    attentions: dict[str, Heads]
+    attentions: dict[str, Attention]
     blocks: dict[str, Layers]
     norms: dict[str, Norm]
 
@@ -117,6 +120,35 @@ def magnitude_ratio(
     return lora["magnitude"] / jax.lax.stop_gradient(jnp.sqrt(square))
 
 
+def openness(
+    x: Float[Array, "B T *in"], leaves: dict[str, Array] | None
+) -> Float[Array, "B T"] | None:
+    """How far a gate opens for every token, from 0 to 1; None where there is none.
+
+    UniPELT's gate is the sigmoid of a linear map of what goes in (Mao et al. 2022).
+    Its released code takes the mean over the text; here each token has its own, or padding, and
+    targets that are yet to come, would change a logit.
+    """
+    if leaves is None or "gate" not in leaves:
+        return None
+    gate, bias = (leaves[name].astype(x.dtype) for name in ("gate", "gate_bias"))
+    inputs = "ijk"[: x.ndim - 2]
+    row = "b" if gate.ndim > len(inputs) else ""
+    bias = bias[:, None] if bias.ndim else bias
+    scores = jnp.einsum(f"bt{inputs},{row}{inputs}->bt", x, gate)
+    return jax.nn.sigmoid(scores + jnp.broadcast_to(bias, scores.shape))
+
+
+def gated(
+    x: Float[Array, "B T *in"], leaves: dict[str, Array], y: Float[Array, "B T *out"]
+) -> Float[Array, "B T *out"]:
+    """What a method makes of `x`, as far as its gate lets it through."""
+    opened = openness(x, leaves)
+    if opened is None:
+        return y
+    return y * jnp.broadcast_to(opened[(..., *[None] * (y.ndim - 2))], y.shape)
+
+
 def bottleneck(
     x: Float[Array, "B T D"], adapter: dict[str, Array] | None
 ) -> Float[Array, "B T D"] | None:
@@ -129,7 +161,8 @@ def bottleneck(
     if "down_bias" in adapter:
         hidden = hidden + per_row(adapter["down_bias"], hidden)
     y = jnp.einsum(f"btr,{row}rd->btd", jax.nn.relu(hidden), up)
-    return y + per_row(adapter["up_bias"], y) if "up_bias" in adapter else y
+    y = y + per_row(adapter["up_bias"], y) if "up_bias" in adapter else y
+    return gated(x, adapter, y)
 
 
 def with_rows(x: Float[Array, "B S D"], prompt: dict[str, Array] | None) -> Float[Array, "B S D"]:

@@ -1,5 +1,6 @@
 """What stacks of blocks share: how blocks follow each other, the feed-forward, caches, dropout."""
 
+import dataclasses
 import functools
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -8,10 +9,12 @@ import flax.linen as nn
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from prompt_jax.backbones.layers import Dense
 from prompt_jax.backbones.sockets import bottleneck, socket
+from prompt_jax.config import REMATS, choose
 
 ACTIVATIONS = {
     "relu": jax.nn.relu,
@@ -25,6 +28,22 @@ REMAT_POLICIES = {
     "minimal": jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,
     "full": jax.checkpoint_policies.nothing_saveable,
 }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Running:
+    """How a model is run, whatever its shape: what the configs of all families have."""
+
+    dropout: float = 0.0
+    """Used only while a "dropout" rng is given."""
+    remat: str = "none"
+    """What the backward pass recomputes: nothing, or as `REMAT_POLICIES` say."""
+    scan: bool = True
+    """One compiled block for all layers; False compiles each layer, which is faster on CPU."""
+    dtype: DTypeLike = jnp.float32
+
+    def __post_init__(self):
+        choose("remat", self.remat, REMATS)
 
 
 class LayerCache(NamedTuple):

@@ -128,6 +128,8 @@ class UnionConfig(MethodConfig):
 
     methods: tuple[MethodConfig, ...] = ()
     """At least two, which put nothing into the same place."""
+    gated: bool = False
+    """LoRA, prefixes and adapters have a trained gate in every layer (Mao et al. 2022)."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -143,6 +145,11 @@ class UnionConfig(MethodConfig):
         prompts = [m for m in self.methods if m.input_tokens]
         if any(m.placement != prompts[0].placement for m in prompts[1:]):
             raise InputError("the prompts of a union need one placement")
+        if self.gated and any(isinstance(m, LoraConfig) and m.use_dora for m in self.methods):
+            raise InputError(
+                "a gate scales an update for every token, and DoRA's magnitude knows one update "
+                "only; set gated=False or use_dora=False"
+            )
 
     @property
     def placement(self) -> str:

@@ -67,8 +67,8 @@ def generate(
         np.asarray(tokens, np.int32),
         np.asarray(mask, bool),
     )
-    longest = int(arguments[-1].sum(1).max(initial=0))
-    backbone.check_context(0 if injection is None else injection.positions, longest, max_new_tokens)
+    virtual = 0 if injection is None else injection.positions
+    backbone.check_context(virtual, backbone.longest(arguments[-1]), max_new_tokens)
     shape = {"placement": placement, "length": max_new_tokens}
     if num_beams > 1:
         lengths = _lengths(max_new_tokens, length_penalty, early_stopping)

@@ -45,7 +45,7 @@ def classify(
       InputError: more tokens than the backbone has positions.
     """
     mask = np.asarray(mask, bool)
-    backbone.check_context(injection.positions, int(mask.sum(1).max(initial=0)), 0)
+    backbone.check_context(injection.positions, backbone.longest(mask), 0)
     arguments = (injection, np.asarray(tokens, np.int32), mask)
     params = backbone.params if frozen is None else frozen
     logits = _logits[kind](decoding_module(backbone), params, *arguments, placement=placement)

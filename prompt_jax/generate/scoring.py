@@ -54,7 +54,7 @@ def score(
     if is_encoder(backbone.config):
         _check_cloze(backbone, np.asarray(tokens), mask, candidate_mask)
     virtual = 0 if injection is None else injection.positions
-    backbone.check_context(virtual, int(mask.sum(1).max(initial=0)), candidates.shape[1])
+    backbone.check_context(virtual, backbone.longest(mask), candidates.shape[1])
     return score_candidates(
         decoding_module(backbone),
         backbone.params if frozen is None else frozen,

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from prompt_jax.backbones import Backbone
-from prompt_jax.backbones.sockets import Heads
+from prompt_jax.backbones.sockets import Attention
 from prompt_jax.config import InputError, PrefixTuningConfig
 from prompt_jax.methods.injection import Injection
 from prompt_jax.methods.p_tuning import apply_linear, linear
@@ -57,10 +57,11 @@ def init(
     }
 
 
-def _places(config: PrefixTuningConfig, backbone: Backbone) -> dict[str, Heads]:
-    found = {p: h for p, h in backbone.sockets.attentions.items() if getattr(config, h.role)}
+def _places(config: PrefixTuningConfig, backbone: Backbone) -> dict[str, Attention]:
+    attentions = backbone.sockets.attentions
+    found = {path: place for path, place in attentions.items() if getattr(config, place.role)}
     if not found:
-        roles = sorted({heads.role for heads in backbone.sockets.attentions.values()})
+        roles = sorted({place.role for place in attentions.values()})
         raise InputError(
             f"backbone {backbone.name!r} has none of the attentions asked for; it has: "
             f"{', '.join(roles)}; set these fields"
@@ -73,7 +74,7 @@ def _noise(key: PRNGKeyArray, shape: tuple[int, ...], scale: float) -> dict[str,
 
 
 def _of_text(
-    config: PrefixTuningConfig, backbone: Backbone, places: dict[str, Heads]
+    config: PrefixTuningConfig, backbone: Backbone, places: dict[str, Attention]
 ) -> dict[str, Any]:
     if backbone.tokenizer is None:
         raise InputError(

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +11,10 @@ from jaxtyping import PRNGKeyArray
 
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import AdapterConfig, InputError, LoraConfig, PrefixTuningConfig, UnionConfig
+from prompt_jax.methods.adapter import STD
 from prompt_jax.methods.injection import Injection
+
+GATES = "gates"
 
 
 def mam(num_virtual_tokens: int = 20, bottleneck_size: int = 16) -> UnionConfig:
@@ -21,19 +25,19 @@ def mam(num_virtual_tokens: int = 20, bottleneck_size: int = 16) -> UnionConfig:
 
 
 def unipelt(num_virtual_tokens: int = 10, r: int = 8, bottleneck_size: int = 16) -> UnionConfig:
-    """UniPELT (Mao et al. 2022): LoRA, prefix tuning and an adapter; without its gates."""
+    """UniPELT (Mao et al. 2022): LoRA, prefix tuning and an adapter, each behind a gate."""
     prefix = PrefixTuningConfig(num_virtual_tokens=num_virtual_tokens)
     adapter = AdapterConfig(bottleneck_size=bottleneck_size)
-    return UnionConfig(methods=(LoraConfig(r=r), prefix, adapter))
+    return UnionConfig(methods=(LoraConfig(r=r), prefix, adapter), gated=True)
 
 
 def init(
     config: UnionConfig, backbone: Backbone, key: PRNGKeyArray, start: np.ndarray | None = None
 ) -> dict[str, Any]:
-    """The tuned tree of every method, by its number and kind.
+    """The tuned tree of every method, by its number and kind, and `gates`, all half open.
 
     Raises:
-      InputError: two methods put something into the same place.
+      InputError: two methods put something into the same place, or there is nothing to gate.
     """
     from prompt_jax import methods
 
@@ -41,8 +45,29 @@ def init(
         name: methods.init(method, backbone, jax.random.fold_in(key, i), start)
         for i, (name, method) in enumerate(_named(config).items())
     }
-    jax.eval_shape(lambda tree: materialize(config, tree), tuned)  # Finds what clashes.
-    return tuned
+    sockets = jax.eval_shape(lambda tree: _together(config, tree), tuned).sockets
+    return {**tuned, GATES: _gates(sockets, backbone, key)} if config.gated else tuned
+
+
+def _gates(sockets: dict[str, Any], backbone: Backbone, key: PRNGKeyArray) -> dict[str, Any]:
+    """By what it scales, `gate` [L, *in] and `gate_bias` [L]."""
+    inputs = {}
+    for path, leaf in flax.traverse_util.flatten_dict(sockets).items():
+        if path[-2:] == ("prefix", "key"):
+            inputs[path[:-1]] = leaf.shape[0], backbone.width
+        elif path[-2:] == ("lora", "a") or path[-1] == "down":
+            inputs[path[:-1]] = leaf.shape[:-1]
+    if not inputs:
+        raise InputError(
+            "gates scale LoRA, prefixes and adapters, and this union has none of them; set "
+            "gated=False"
+        )
+    gates = {}
+    for i, (path, shape) in enumerate(sorted(inputs.items())):
+        own = jax.random.fold_in(key, i)
+        gates[*path, "gate"] = STD * jax.random.normal(own, shape)
+        gates[*path, "gate_bias"] = jnp.zeros(shape[0])
+    return flax.traverse_util.unflatten_dict(gates)
 
 
 def resolve(config: UnionConfig, backbone: Backbone) -> UnionConfig:
@@ -59,6 +84,13 @@ def _named(config: UnionConfig) -> dict[str, Any]:
 
 def materialize(config: UnionConfig, tuned: dict[str, Any], key: Any = None) -> Injection:
     """All parts together; prompts stand behind each other in the order of the methods."""
+    joined = _together(config, tuned, key)
+    if not config.gated:
+        return joined
+    return joined._replace(sockets=_merged(joined.sockets, tuned[GATES], ""))
+
+
+def _together(config: UnionConfig, tuned: dict[str, Any], key: Any = None) -> Injection:
     from prompt_jax import methods
 
     joined = Injection()

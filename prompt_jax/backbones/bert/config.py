@@ -4,18 +4,15 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import jax.numpy as jnp
-from jax.typing import DTypeLike
-
 from prompt_jax.backbones.sockets import Head
-from prompt_jax.backbones.stack import ACTIVATIONS
-from prompt_jax.config import REMATS, InputError, at_least, choose
+from prompt_jax.backbones.stack import ACTIVATIONS, Running
+from prompt_jax.config import InputError, at_least, choose
 
 MODEL_TYPES = ("bert", "distilbert", "roberta", "xlm-roberta")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BertConfig:
+class BertConfig(Running):
     """The shape of an encoder-only model; what is named as in T5Config means the same."""
 
     model_type: str = "bert"
@@ -46,14 +43,10 @@ class BertConfig:
     """Of the tokenizer; where a cloze is filled in."""
     sep_token_id: int | None = None
     """Of the tokenizer; between the two texts of a pair. None has no pairs."""
-    dropout: float = 0.0
-    remat: str = "none"
-    scan: bool = True
-    dtype: DTypeLike = jnp.float32
 
     def __post_init__(self):
+        super().__post_init__()
         choose("activation", self.activation, ACTIVATIONS)
-        choose("remat", self.remat, REMATS)
         for size in ("vocab_size", "d_model", "d_kv", "d_ff", "num_heads", "num_layers"):
             at_least(size, getattr(self, size), 1)
         at_least("max_positions", self.max_positions, 1)

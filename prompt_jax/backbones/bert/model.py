@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 from prompt_jax.backbones.bert.config import BertConfig
 from prompt_jax.backbones.bert.names import sockets
 from prompt_jax.backbones.layers import Dense, LayerNorm, attend, mask_bias
-from prompt_jax.backbones.sockets import prefix_length, socket, with_rows
+from prompt_jax.backbones.sockets import openness, prefix_length, socket, with_rows
 from prompt_jax.backbones.stack import ACTIVATIONS, MLP, add, dropout, kept, stack
 
 
@@ -37,7 +37,8 @@ class Attention(nn.Module):
         # Kept only for a caller that asks for them, see `keys_and_values`.
         self.sow("intermediates", "keys", key)
         self.sow("intermediates", "values", value)
-        out = attend(query * c.d_kv**-0.5, key, value, bias, socket(self, "prefix"))
+        prefix = socket(self, "prefix")
+        out = attend(query * c.d_kv**-0.5, key, value, bias, prefix, openness(x, prefix))
         back = {"contracted": 2, "use_bias": True, "dtype": c.dtype, "name": "out"}
         return Dense((c.num_heads, c.d_kv, c.d_model), ("heads", "kv", "embed"), 0.02, **back)(out)
 

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from prompt_jax.backbones.bert.config import BertConfig
-from prompt_jax.backbones.sockets import Heads, Layers, Norm, Projection, Sockets
+from prompt_jax.backbones.sockets import Attention, Layers, Norm, Projection, Sockets
 
 ROOTS = ("bert", "distilbert", "roberta")
 TABLES = tuple(f"{root}.embeddings.word_embeddings.weight" for root in ROOTS)
@@ -141,7 +141,7 @@ def sockets(config: BertConfig) -> Sockets:
                 tuple(name.removesuffix(".weight") for name in weights),
                 tuple(name for name, _ in inputs + outputs),
             )
-    found.attentions["encoder/layers/attention"] = Heads(
+    found.attentions["encoder/layers/attention"] = Attention(
         c.num_layers, c.num_heads, c.d_kv, "encoder"
     )
     sublayers = ("attention", "mlp")

@@ -4,7 +4,6 @@ from prompt_jax.backbones.causal.config import MODEL_TYPES as MODEL_TYPES
 from prompt_jax.backbones.causal.config import PRESETS as PRESETS
 from prompt_jax.backbones.causal.config import CausalConfig as CausalConfig
 from prompt_jax.backbones.causal.config import CausalConfig as Config
-from prompt_jax.backbones.causal.config import Rope as Rope
 from prompt_jax.backbones.causal.config import from_hugging_face as from_hugging_face
 from prompt_jax.backbones.causal.config import one_layer as one_layer
 from prompt_jax.backbones.causal.config import to_hugging_face as to_hugging_face
@@ -16,8 +15,9 @@ from prompt_jax.backbones.causal.names import TABLES as TABLES
 from prompt_jax.backbones.causal.names import canonical as canonical
 from prompt_jax.backbones.causal.names import hugging_face_names as hugging_face_names
 from prompt_jax.backbones.causal.names import sockets as sockets
-from prompt_jax.backbones.causal.names import told_by_weights as told_by_weights
 from prompt_jax.backbones.causal.names import transposed as transposed
+from prompt_jax.backbones.causal.rope import Rope as Rope
+from prompt_jax.backbones.names import told_by_weights as told_by_weights
 
 TASK_TYPES = ("CAUSAL_LM", "SEQ_CLS", "TOKEN_CLS")
 

@@ -2,34 +2,19 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax.numpy as jnp
-from jax.typing import DTypeLike
-
+from prompt_jax.backbones.causal.rope import Rope, read_rope, write_rope
 from prompt_jax.backbones.sockets import Head
-from prompt_jax.backbones.stack import ACTIVATIONS
-from prompt_jax.config import REMATS, InputError, at_least, choose
+from prompt_jax.backbones.stack import ACTIVATIONS, Running
+from prompt_jax.config import InputError, at_least, choose
 
 MODEL_TYPES = ("gpt2", "llama", "mistral", "qwen2", "qwen3")
-ROPE_TYPES = ("default", "linear", "llama3")
-
-
-class Rope(NamedTuple):
-    """Rotary position embeddings (Su et al. 2021) and how their frequencies are stretched."""
-
-    theta: float = 10000.0
-    kind: str = "default"
-    factor: float = 1.0
-    low: float = 1.0
-    high: float = 4.0
-    original: int = 8192
-    """Of `llama3`: wavelengths up to `original / high` stay, those from `original / low` on are
-    stretched by `factor`, and those between partly."""
+FULL, SLIDING = "full_attention", "sliding_attention"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CausalConfig:
+class CausalConfig(Running):
     """The shape of a decoder-only model; what is named as in T5Config means the same."""
 
     model_type: str = "gpt2"
@@ -58,21 +43,22 @@ class CausalConfig:
     """Queries and keys are normed, head by head: Qwen3."""
     sliding_window: int | None = None
     """A position sees only so many before it, itself included."""
+    full_layers: tuple[int, ...] = ()
+    """Layers that a sliding window leaves alone, the first being 0."""
     activation: str = "gelu_new"
     gated: bool = False
     tie_embeddings: bool = True
     bidirectional_input: bool = False
     """Prompt and input see each other whole, as in a prefix language model; targets stay causal."""
+    count_padding: bool = False
+    """Padding takes positions too, so that a text padded on the left is read as another one: what
+    PEFT does with virtual tokens in the input, and Transformers where no position_ids are given."""
     pad_token_id: int = 0
     eos_token_id: int = 50256
-    dropout: float = 0.0
-    remat: str = "none"
-    scan: bool = True
-    dtype: DTypeLike = jnp.float32
 
     def __post_init__(self):
+        super().__post_init__()
         choose("activation", self.activation, ACTIVATIONS)
-        choose("remat", self.remat, REMATS)
         for size in ("vocab_size", "d_model", "d_kv", "d_ff", "num_heads", "num_kv_heads"):
             at_least(size, getattr(self, size), 1)
         at_least("num_layers", self.num_layers, 1)
@@ -85,6 +71,13 @@ class CausalConfig:
             raise InputError(
                 f"num_heads must be a multiple of num_kv_heads, got {self.num_heads} and "
                 f"{self.num_kv_heads}; use the config.json that belongs to the weights"
+            )
+
+        layers = range(self.num_layers)
+        if not set(self.full_layers) < set(layers):
+            raise InputError(
+                f"full_layers must be some of the {len(layers)} layers, 0 to {len(layers) - 1}, "
+                f"got {self.full_layers}; where all are, sliding_window is None"
             )
 
     def head(self, task_type: str) -> Head:
@@ -147,12 +140,8 @@ def _gpt2(values: Mapping[str, Any], **ours: Any) -> CausalConfig:
 
 def _llama(values: Mapping[str, Any], **ours: Any) -> CausalConfig:
     kind, heads = values["model_type"], values["num_attention_heads"]
-    layers, window = values["num_hidden_layers"], values.get("sliding_window")
-    if kind.startswith("qwen") and not values.get("use_sliding_window", False):
-        window = None
-    types = set(values.get("layer_types") or ())
-    if len(types) > 1 or (window and values.get("max_window_layers", 0) not in (0, None)):
-        raise _unsupported("a sliding window", "in some layers", "in all layers or none")
+    limit = values.get("max_position_embeddings", 2048)
+    rope = read_rope(values, limit)
     bias = values.get("attention_bias", kind == "qwen2")
     return CausalConfig(
         model_type=kind,
@@ -162,37 +151,39 @@ def _llama(values: Mapping[str, Any], **ours: Any) -> CausalConfig:
         d_ff=values["intermediate_size"],
         num_heads=heads,
         num_kv_heads=values.get("num_key_value_heads") or heads,
-        num_layers=layers,
-        max_positions=values.get("max_position_embeddings", 2048),
+        num_layers=values["num_hidden_layers"],
+        max_positions=max(limit, rope.reach),
         norm="rms",
         layer_norm_epsilon=values.get("rms_norm_eps", 1e-6),
-        rope=_rope(values),
+        rope=rope,
         fused=False,
         qkv_bias=bias,
         out_bias=bias and kind != "qwen2",
         mlp_bias=values.get("mlp_bias", False),
         qk_norm=kind == "qwen3",
-        sliding_window=window,
         activation=values.get("hidden_act", "silu"),
         gated=True,
+        **_windows(values),
         **_special(values),
         **ours,
     )
 
 
-def _rope(values: Mapping[str, Any]) -> Rope:
-    """Transformers 5 keeps everything in `rope_parameters`, version 4 had two fields."""
-    found = values.get("rope_parameters") or values.get("rope_scaling") or {}
-    kind = found.get("rope_type", found.get("type", "default"))
-    choose("rope_type", kind, ROPE_TYPES)
-    return Rope(
-        theta=found.get("rope_theta", values.get("rope_theta", 10000.0)),
-        kind=kind,
-        factor=found.get("factor", 1.0),
-        low=found.get("low_freq_factor", 1.0),
-        high=found.get("high_freq_factor", 4.0),
-        original=found.get("original_max_position_embeddings", 8192),
-    )
+def _windows(values: Mapping[str, Any]) -> dict[str, Any]:
+    """How far layers see: as `layer_types` says, or Qwen's `max_window_layers`, the first full."""
+    kind, layers = values["model_type"], values["num_hidden_layers"]
+    qwen, window = kind.startswith("qwen"), values.get("sliding_window")
+    if kind == "llama" or (qwen and not values.get("use_sliding_window", False)):
+        window = None
+    first = (values.get("max_window_layers", 28) or 0) if qwen else 0
+    first = layers if window is None else first
+    types = values.get("layer_types") or [FULL if i < first else SLIDING for i in range(layers)]
+    allowed = (FULL,) if window is None else (FULL, SLIDING)
+    if len(types) != layers or set(types) - set(allowed):
+        names = " or ".join(map(repr, allowed))
+        raise _unsupported("layer_types", types, f"{names} for each of {layers} layers")
+    full = tuple(i for i, name in enumerate(types) if name == FULL)
+    return {} if len(full) == layers else {"sliding_window": window, "full_layers": full}
 
 
 def _special(values: Mapping[str, Any]) -> dict[str, int]:
@@ -233,16 +224,7 @@ def to_hugging_face(config: CausalConfig, dtype: str) -> dict[str, Any]:
             "layer_norm_epsilon": c.layer_norm_epsilon,
             "activation_function": c.activation,
         }
-    assert c.rope is not None
-    rope = {"rope_theta": c.rope.theta, "rope_type": c.rope.kind}
-    if c.rope.kind != "default":
-        rope["factor"] = c.rope.factor
-    if c.rope.kind == "llama3":
-        rope |= {
-            "low_freq_factor": c.rope.low,
-            "high_freq_factor": c.rope.high,
-            "original_max_position_embeddings": c.rope.original,
-        }
+    window, full = c.sliding_window, c.full_layers
     return shared | {
         "architectures": [f"{c.model_type.capitalize()}ForCausalLM"],
         "hidden_size": c.d_model,
@@ -253,11 +235,16 @@ def to_hugging_face(config: CausalConfig, dtype: str) -> dict[str, Any]:
         "num_hidden_layers": c.num_layers,
         "max_position_embeddings": c.max_positions,
         "rms_norm_eps": c.layer_norm_epsilon,
-        "rope_parameters": rope,
+        "rope_parameters": write_rope(c.rope or Rope()),
         "attention_bias": c.qkv_bias,
         "mlp_bias": c.mlp_bias,
-        "use_sliding_window": c.sliding_window is not None,
-        "sliding_window": c.sliding_window,
+        "use_sliding_window": window is not None,
+        "sliding_window": window,
         "max_window_layers": 0,
+        **(
+            {"layer_types": [FULL if i in full else SLIDING for i in range(c.num_layers)]}
+            if full
+            else {}
+        ),
         "hidden_act": c.activation,
     }

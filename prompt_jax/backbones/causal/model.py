@@ -1,13 +1,12 @@
 """Decoder-only models in Linen: GPT-2, Llama 2 and 3, Mistral, Qwen 2 and 3 by their configs.
 
 As for T5, embeddings come in and not tokens. Positions are counted over what the mask shows, so
-padding may stand anywhere and changes nothing. A prefix in every attention counts as positions, as
-the same virtual tokens in the input would.
+padding may stand anywhere and changes nothing (but see `count_padding`). A prefix in every
+attention counts as positions, as the same virtual tokens in the input would.
 """
 
 import dataclasses
 import functools
-import math
 from typing import Any
 
 import flax.linen as nn
@@ -15,34 +14,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from prompt_jax.backbones.causal.config import CausalConfig, Rope
+from prompt_jax.backbones.causal.config import CausalConfig
 from prompt_jax.backbones.causal.names import sockets
+from prompt_jax.backbones.causal.rope import rotate, rotations
 from prompt_jax.backbones.layers import Dense, LayerNorm, RMSNorm, attend, mask_bias
-from prompt_jax.backbones.sockets import prefix_length, socket, with_rows
+from prompt_jax.backbones.sockets import openness, prefix_length, socket, with_rows
 from prompt_jax.backbones.stack import MLP, LayerCache, add, dropout, kept, stack, swap, written
-
-
-def rotations(rope: Rope, positions: Int[Array, "B T"], width: int) -> Float[Array, "2 B T K"]:
-    """Cosine and sine of every position's angles, K = `width`; float32."""
-    rates = rope.theta ** (-jnp.arange(0, width, 2, dtype=jnp.float32) / width)
-    if rope.kind == "linear":
-        rates = rates / rope.factor
-    elif rope.kind == "llama3":
-        wavelength = 2 * math.pi / rates
-        smooth = (rope.original / wavelength - rope.low) / (rope.high - rope.low)
-        smooth = jnp.clip(smooth, 0.0, 1.0)
-        rates = (1 - smooth) * rates / rope.factor + smooth * rates
-    angles = positions[..., None].astype(jnp.float32) * rates[None, None, :]
-    angles = jnp.concatenate([angles, angles], axis=-1)
-    return jnp.stack([jnp.cos(angles), jnp.sin(angles)])
-
-
-def rotate(x: Float[Array, "B T H K"], turn: Float[Array, "2 B T K"]) -> Float[Array, "B T H K"]:
-    """Each half of every head turned against the other."""
-    cos, sin = (part[:, :, None, :].astype(x.dtype) for part in turn)
-    first, second = jnp.split(x, 2, axis=-1)
-    turned = jnp.concatenate([-second, first], axis=-1)
-    return x * jnp.broadcast_to(cos, x.shape) + turned * jnp.broadcast_to(sin, x.shape)
 
 
 class Attention(nn.Module):
@@ -94,21 +71,25 @@ class Attention(nn.Module):
         return query, key, value
 
     def __call__(
-        self, query: Array, key: Array, value: Array, bias: Array
+        self, x: Float[Array, "B T D"], query: Array, key: Array, value: Array, bias: Array
     ) -> Float[Array, "B T D"]:
         c = self.config
         each = c.num_heads // c.num_kv_heads
         prefix = socket(self, "prefix")
+        opened = openness(x, prefix)
         if each > 1:
             key, value = (jnp.repeat(x, each, axis=-2) for x in (key, value))
             if prefix is not None:
                 heads = {n: jnp.repeat(prefix[n], each, axis=-2) for n in ("key", "value")}
                 prefix = {**prefix, **heads}
-        return self.out(attend(query * c.d_kv**-0.5, key, value, bias, prefix))
+        return self.out(attend(query * c.d_kv**-0.5, key, value, bias, prefix, opened))
 
 
 class Block(nn.Module):
-    """Attention and MLP, each behind a norm and beside a residual."""
+    """Attention and MLP, each behind a norm and beside a residual.
+
+    Layers that see differently far have a `window`: which of the W biases is theirs.
+    """
 
     config: CausalConfig
     continued: bool = False
@@ -118,12 +99,14 @@ class Block(nn.Module):
     def __call__(
         self,
         x: Float[Array, "B T D"],
-        bias: Array,
+        biases: Float[Array, "W B 1 T PS"],
         turn: Float[Array, "2 B T K"] | None,
         index: Int[Array, ""],
         cache: LayerCache | None,
+        window: Int[Array, ""] | None,
     ) -> tuple[Float[Array, "B T D"], LayerCache | None]:
         c = self.config
+        bias = biases[0 if window is None else window]
         if not self.continued:
             x = with_rows(x, socket(self, "prompt"))
         attention = Attention(c, name="attention")
@@ -133,7 +116,7 @@ class Block(nn.Module):
         if cache is not None:
             added = LayerCache(swap(key), swap(value))
             key, value = map(swap, written(cache, added, index)[:2])
-        x = add(self, "attention", x, normed, attention(query, key, value, bias))
+        x = add(self, "attention", x, normed, attention(normed, query, key, value, bias))
         normed = norm(c, "mlp_norm")(x)
         return add(self, "mlp", x, normed, MLP(c, c.mlp_bias, name="mlp")(normed)), added
 
@@ -154,7 +137,7 @@ class Decoder(nn.Module):
         self,
         x: Float[Array, "B T D"],
         positions: Int[Array, "B T"],
-        bias: Float[Array, "B 1 T PS"],
+        biases: Float[Array, "W B 1 T PS"],
         index: Int[Array, ""],
         cache: LayerCache | None,
         continued: bool,
@@ -162,8 +145,10 @@ class Decoder(nn.Module):
         c = self.config
         turn = None if c.rope is None else rotations(c.rope, positions, c.d_kv)
         x = dropout(self, x.astype(c.dtype))
-        shared, fields = (bias, turn, index), {"continued": continued}
-        x, added = stack(self, Block, c.num_layers, x, *shared, each=(cache,), fields=fields)
+        windows = [int(i not in c.full_layers) for i in range(c.num_layers)]
+        each = (cache, jnp.array(windows) if c.full_layers else None)
+        shared, fields = (biases, turn, index), {"continued": continued}
+        x, added = stack(self, Block, c.num_layers, x, *shared, each=each, fields=fields)
         cache = None if cache is None else written(cache, added, index)
         return norm(c, "final_norm")(x), cache
 
@@ -208,7 +193,8 @@ class Causal(nn.Module):
         prefix = prefix_length(self.variables.get("tuned", {}).get("decoder", {}), "attention")
         places = jnp.arange(mask.shape[1])
         own = jnp.asarray(first) + jnp.arange(x.shape[1])
-        positions = jnp.maximum(jnp.cumsum(mask, axis=1) - 1, 0) + prefix
+        counted = jnp.ones_like(mask) if c.count_padding else mask
+        positions = jnp.maximum(jnp.cumsum(counted, axis=1) - 1, 0) + prefix
         seen = places[None, :] <= own[:, None]
         if c.bidirectional_input:
             seen = seen | ((places < inputs)[None, :] & (own < inputs)[:, None])
@@ -216,13 +202,15 @@ class Causal(nn.Module):
         ours = positions[:, own]
         virtual = jnp.broadcast_to(jnp.arange(prefix), (len(mask), prefix))
         visible = jnp.pad(visible, ((0, 0), (0, 0), (prefix, 0)), constant_values=True)
+        views = [visible]
         if c.sliding_window is not None:
             behind = ours[:, :, None] - jnp.concatenate([virtual, positions], 1)[:, None, :]
-            visible = visible & (behind < c.sliding_window)
+            near = visible & (behind < c.sliding_window)
+            views = [visible, near] if c.full_layers else [near]
         if c.rope is None:
             x = x + self.positions.astype(c.dtype)[ours]
-        bias = mask_bias(visible)[:, None]
-        return self.decoder(x, ours, bias, jnp.asarray(first), cache, continued)
+        biases = mask_bias(jnp.stack(views))[:, :, None]
+        return self.decoder(x, ours, biases, jnp.asarray(first), cache, continued)
 
     def _logits(self, states: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         c = self.config

@@ -1,10 +1,10 @@
 """Hugging Face's names of a decoder-only model's weights, and where a method may reach inside."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from prompt_jax.backbones.causal.config import CausalConfig
-from prompt_jax.backbones.sockets import Heads, Layers, Norm, Projection, Sockets
+from prompt_jax.backbones.sockets import Attention, Layers, Norm, Projection, Sockets
 
 TABLES = ("transformer.wte.weight", "model.embed_tokens.weight")
 """What the embedding table is called, in GPT-2 and in the others."""
@@ -34,19 +34,6 @@ LLAMA = {
     "mlp/wo": "mlp.down_proj",
 }
 QK_NORMS = ("attention/query_norm", "attention/key_norm")
-
-
-def told_by_weights(names: Collection[str], *, tied: bool) -> dict[str, Any]:
-    """Fields of the config that the weights tell and `config.json` does not.
-
-    Whether there is a head, for one: Transformers 5 writes `tie_word_embeddings: true` for models
-    with a head of their own.
-
-    Args:
-      names: of the weights.
-      tied: whether none of them is a head, or one that equals the embedding table.
-    """
-    return {"tie_embeddings": tied}
 
 
 def canonical(tensors: Mapping[str, Any], model_type: str) -> dict[str, Any]:
@@ -134,8 +121,8 @@ def sockets(config: CausalConfig) -> Sockets:
             tuple(name for name, _ in inputs + outputs),
         )
     found.norms["decoder/final_norm"] = Norm(0, c.d_model)
-    heads = Heads(c.num_layers, c.num_kv_heads, c.d_kv, "decoder")
-    found.attentions["decoder/layers/attention"] = heads
+    attention = Attention(c.num_layers, c.num_kv_heads, c.d_kv, "decoder")
+    found.attentions["decoder/layers/attention"] = attention
     found.blocks["decoder/layers"] = Layers(
         c.num_layers, c.d_model, ("attention", "mlp"), "decoder"
     )

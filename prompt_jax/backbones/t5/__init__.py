@@ -7,6 +7,7 @@ writes, `encode` and `pool` where it takes a head; `init_params`, `keys_and_valu
 `sockets`; `TASK_TYPES`, what it does by PEFT's names, the usual one first.
 """
 
+from prompt_jax.backbones.names import told_by_weights as told_by_weights
 from prompt_jax.backbones.t5.config import MODEL_TYPES as MODEL_TYPES
 from prompt_jax.backbones.t5.config import PRESETS as PRESETS
 from prompt_jax.backbones.t5.config import T5Config as Config
@@ -24,7 +25,6 @@ from prompt_jax.backbones.t5.names import TABLES as TABLES
 from prompt_jax.backbones.t5.names import canonical as canonical
 from prompt_jax.backbones.t5.names import hugging_face_names as hugging_face_names
 from prompt_jax.backbones.t5.names import sockets as sockets
-from prompt_jax.backbones.t5.names import told_by_weights as told_by_weights
 from prompt_jax.backbones.t5.names import transposed as transposed
 
 TASK_TYPES = ("SEQ_2_SEQ_LM",)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from prompt_jax.backbones.layers import Dense, RMSNorm, attend
-from prompt_jax.backbones.sockets import socket, with_rows
+from prompt_jax.backbones.sockets import openness, socket, with_rows
 from prompt_jax.backbones.stack import MLP, LayerCache, add, swap, written
 from prompt_jax.backbones.t5.config import T5Config
 
@@ -41,7 +41,9 @@ class Attention(nn.Module):
     def __call__(
         self, x: Float[Array, "B T D"], key: Array, value: Array, bias: Array
     ) -> Float[Array, "B T D"]:
-        return self.out(attend(self.query(x), key, value, bias, socket(self, "prefix")))
+        prefix = socket(self, "prefix")
+        opened = openness(x, prefix)
+        return self.out(attend(self.query(x), key, value, bias, prefix, opened))
 
 
 class RelativeBias(nn.Module):

@@ -4,17 +4,14 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import jax.numpy as jnp
-from jax.typing import DTypeLike
-
-from prompt_jax.backbones.stack import ACTIVATIONS
-from prompt_jax.config import REMATS, at_least, choose
+from prompt_jax.backbones.stack import ACTIVATIONS, Running
+from prompt_jax.config import at_least, choose
 
 MODEL_TYPES = ("t5", "mt5", "umt5")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class T5Config:
+class T5Config(Running):
     """The shape of a T5; the field names are Hugging Face's."""
 
     vocab_size: int = 32128
@@ -38,16 +35,10 @@ class T5Config:
     pad_token_id: int = 0
     eos_token_id: int = 1
     decoder_start_token_id: int = 0
-    dropout: float = 0.0
-    """Used only while a "dropout" rng is given."""
-    remat: str = "none"
-    scan: bool = True
-    """One compiled block for all layers; False compiles each layer, which is faster on CPU."""
-    dtype: DTypeLike = jnp.float32
 
     def __post_init__(self):
+        super().__post_init__()
         choose("T5 activation", self.activation, ACTIVATIONS)
-        choose("remat", self.remat, REMATS)
         for size in ("vocab_size", "d_model", "d_kv", "d_ff", "num_heads", "num_layers"):
             at_least(f"T5 {size}", getattr(self, size), 1)
 

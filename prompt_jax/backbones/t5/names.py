@@ -1,9 +1,9 @@
 """Hugging Face's names of a T5's weights, and the places where a method may reach inside one."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from prompt_jax.backbones.sockets import Heads, Layers, Norm, Projection, Sockets
+from prompt_jax.backbones.sockets import Attention, Layers, Norm, Projection, Sockets
 from prompt_jax.backbones.t5.config import T5Config
 
 TABLES = ("shared.weight",)
@@ -13,19 +13,6 @@ COPIES = ("lm_head.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens
 UNUSED = ("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",)
 """In old T5 1.0 checkpoints; no T5 has ever read it."""
 ATTENTION = {"query": "q", "key": "k", "value": "v", "out": "o"}
-
-
-def told_by_weights(names: Collection[str], *, tied: bool) -> dict[str, Any]:
-    """Fields of the config that the weights tell and `config.json` does not.
-
-    Whether there is a head, for one: Transformers 5 writes `tie_word_embeddings: true` for models
-    with a head of their own.
-
-    Args:
-      names: of the weights.
-      tied: whether none of them is a head, or one that equals the embedding table.
-    """
-    return {"tie_embeddings": tied}
 
 
 def canonical(tensors: Mapping[str, Any], model_type: str) -> dict[str, Any]:
@@ -109,6 +96,6 @@ def sockets(config: T5Config) -> Sockets:
         found.blocks[f"{stack}/layers"] = Layers(depth, c.d_model, sublayers, stack)
         for sublayer in sublayers[:-1]:
             role = "cross" if sublayer == "cross_attention" else stack
-            heads = Heads(depth, c.num_heads, c.d_kv, role)
-            found.attentions[f"{stack}/layers/{sublayer}"] = heads
+            attention = Attention(depth, c.num_heads, c.d_kv, role)
+            found.attentions[f"{stack}/layers/{sublayer}"] = attention
     return found

@@ -1,0 +1,111 @@
+"""Configs and names of decoder-only models: what is read, and what is refused."""
+
+import json
+
+import pytest
+
+from prompt_jax.backbones.causal import CausalConfig, canonical, from_hugging_face
+from prompt_jax.config import InputError
+from prompt_jax.weights import load_backbone
+from prompt_jax.weights.stored import is_buffer
+
+LLAMA = {
+    "model_type": "llama",
+    "vocab_size": 8,
+    "hidden_size": 8,
+    "intermediate_size": 8,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"model_type": "gptj"}, "unknown model type 'gptj'.*Perhaps you meant 'gpt2'"),
+        ({"model_type": "gpt2", "add_cross_attention": True}, "add_cross_attention True.*not supp"),
+        (
+            {"model_type": "gpt2", "scale_attn_by_inverse_layer_idx": True},
+            "allowed: False; use another checkpoint",
+        ),
+        (
+            LLAMA | {"rope_scaling": {"type": "dynamic"}},
+            "unknown rope_type 'dynamic'; allowed: default",
+        ),
+        (
+            LLAMA | {"rope_parameters": {"full_attention": {"rope_theta": 1e4}}},
+            "rope_parameters .*full_attention.*allowed: the same for all layers",
+        ),
+        (LLAMA | {"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5, which is not supp"),
+        (LLAMA | {"hidden_act": "swish"}, "unknown activation 'swish'"),
+        (
+            LLAMA | {"layer_types": ["full_attention", "sliding_attention"]},
+            "layer_types .*allowed: 'full_attention' for each of 2 layers",
+        ),
+        (
+            LLAMA | {"model_type": "mistral", "sliding_window": 4, "layer_types": ["chunked"] * 2},
+            "allowed: 'full_attention' or 'sliding_attention' for each of 2 layers",
+        ),
+        (
+            LLAMA | {"model_type": "mistral", "sliding_window": 4, "layer_types": ["x"]},
+            r"layer_types \['x'\], which is not",
+        ),
+        (
+            {"model_type": "gpt2", "n_embd": 9, "n_head": 2},
+            "heads of a GPT-2 share its width, got 2",
+        ),
+        (LLAMA | {"num_key_value_heads": 3}, "num_heads must be a multiple of num_kv_heads, got 2"),
+    ],
+)
+def test_configs_that_are_not_supported(values, message):
+    with pytest.raises(InputError, match=message):
+        from_hugging_face(values, tie_embeddings=True)
+
+
+def test_configs_of_older_transformers():
+    scaled = {"rope_theta": 5e5, "rope_scaling": {"rope_type": "linear", "factor": 2.0}}
+    config = from_hugging_face(LLAMA | scaled, tie_embeddings=False)
+    assert config.rope.theta == 5e5 and config.rope.factor == 2.0
+    qwen = LLAMA | {"model_type": "qwen2", "sliding_window": 4, "use_sliding_window": False}
+    config = from_hugging_face(qwen, tie_embeddings=False)
+    assert config.sliding_window is None and config.qkv_bias and not config.out_bias
+
+
+@pytest.mark.parametrize(
+    ("values", "window", "full"),
+    [
+        ({"model_type": "qwen3", "use_sliding_window": True, "max_window_layers": 1}, 4, (0,)),
+        ({"model_type": "qwen3", "use_sliding_window": True, "max_window_layers": 2}, None, ()),
+        ({"model_type": "qwen2", "use_sliding_window": True}, None, ()),
+        ({"model_type": "mistral"}, 4, ()),
+        ({"model_type": "mistral", "layer_types": ["full_attention"] * 2}, None, ()),
+        ({"model_type": "llama"}, None, ()),
+    ],
+)
+def test_which_layers_have_a_window(values, window, full):
+    config = from_hugging_face(LLAMA | {"sliding_window": 4} | values, tie_embeddings=True)
+    assert (config.sliding_window, config.full_layers) == (window, full)
+
+
+def test_windows_of_layers_that_are_not_there():
+    for layers in ((2,), (0, 1)):
+        with pytest.raises(InputError, match=r"some of the 2 layers, 0 to 1, got \("):
+            CausalConfig(num_layers=2, sliding_window=4, full_layers=layers)
+
+
+def test_yarn_makes_room_for_longer_texts():
+    scaled = {"rope_scaling": {"type": "yarn", "factor": 4.0}, "max_position_embeddings": 32}
+    config = from_hugging_face(LLAMA | scaled, tie_embeddings=True)
+    assert config.rope.original == 32 and config.max_positions == 128
+
+
+def test_bare_names_and_buffers_of_old_checkpoints():
+    found = canonical({"wte.weight": 1, "h.0.attn.c_attn.bias": 3}, "gpt2")
+    assert found == {"transformer.wte.weight": 1, "transformer.h.0.attn.c_attn.bias": 3}
+    assert is_buffer("h.0.attn.bias") and not is_buffer("h.0.attn.c_attn.bias")
+
+
+def test_an_architecture_that_is_not_there_names_those_that_are(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt_neo"}))
+    with pytest.raises(InputError, match="unknown model_type in .*allowed: t5, mt5, umt5, gpt2"):
+        load_backbone(tmp_path)

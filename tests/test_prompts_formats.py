@@ -1,0 +1,180 @@
+"""Prompts of other programs: NumPy's files and PEFT's folders."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from prompt_jax import prompts
+from prompt_jax.config import InputError, PromptTuningConfig
+from prompt_jax.prompts import export_prompt, load_prompt, save_prompt
+
+GOLDEN = Path(__file__).parent / "golden" / "peft"
+
+
+def peft_folder(folder, rows, **config):
+    folder.mkdir()
+    config = {"peft_type": "PROMPT_TUNING", "task_type": "SEQ_2_SEQ_LM"} | config
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    safetensors.numpy.save_file({"prompt_embeddings": rows}, folder / "adapter_model.safetensors")
+    return folder
+
+
+class TestNumpy:
+    @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+    def test_both_ways(self, prompt, tmp_path, dtype):
+        rows = prompt.rows.astype(dtype)
+        np.save(tmp_path / "in.npy", rows)
+        loaded = load_prompt(tmp_path / "in.npy")
+        np.testing.assert_array_equal(loaded.rows, rows.astype(np.float32))
+        out = np.load(export_prompt(loaded, tmp_path / "deep" / "out.npy"))
+        assert out.dtype == np.dtype("<f4") and out.flags.c_contiguous
+        np.testing.assert_array_equal(out, loaded.rows)
+        assert loaded.name == "in" and loaded.backbone == "" and loaded.versions == {}
+
+    def test_released_prompts_have_no_ending(self, prompt, tmp_path):
+        path = tmp_path / "encoder.prompt.prompt.prompt"
+        with path.open("wb") as file:
+            np.save(file, prompt.rows)
+        assert load_prompt(path).digest == prompt.digest
+
+    def test_existing_file_is_refused(self, prompt, tmp_path):
+        path = export_prompt(prompt, tmp_path / "p.npy")
+        with pytest.raises(InputError, match=r"p\.npy exists; choose another path"):
+            export_prompt(prompt, path)
+        changed = dataclasses.replace(prompt, tuned={"prompt": prompt.rows + 1})
+        export_prompt(changed, path, overwrite=True)
+        assert load_prompt(path).digest == changed.digest
+        assert [path.name for path in tmp_path.iterdir()] == ["p.npy"]
+
+    def test_full_disk_leaves_nothing(self, prompt, tmp_path, monkeypatch):
+        def failing(descriptor):
+            raise OSError("No space left on device")
+
+        monkeypatch.setattr(prompts.folder.os, "fsync", failing)
+        with pytest.raises(InputError, match=r"cannot write .*p\.npy: No space left"):
+            export_prompt(prompt, tmp_path / "p.npy")
+        assert not list(tmp_path.iterdir())
+
+    def test_truncated(self, prompt, tmp_path):
+        path = export_prompt(prompt, tmp_path / "p.npy")
+        whole = path.read_bytes()
+        for left in (8, 100, -4):
+            path.write_bytes(whole[:left])
+            with pytest.raises(InputError, match=r"p\.npy cannot be read"):
+                load_prompt(path)
+
+    def test_pickles_are_refused(self, tmp_path):
+        np.save(tmp_path / "p.npy", np.array([[{}]], object), allow_pickle=True)
+        with pytest.raises(InputError, match=r"p\.npy cannot be read .*allow_pickle=False"):
+            load_prompt(tmp_path / "p.npy")
+
+    @pytest.mark.parametrize("array", [np.zeros(4), np.zeros((2, 2), complex), np.array([["a"]])])
+    def test_other_arrays_are_refused(self, tmp_path, array):
+        np.save(tmp_path / "p.npy", array)
+        with pytest.raises(InputError, match=r"p\.npy holds .*real numbers \[virtual tokens"):
+            load_prompt(tmp_path / "p.npy")
+
+    def test_nan_names_the_file(self, tmp_path):
+        np.save(tmp_path / "p.npy", np.full((2, 3), np.nan))
+        with pytest.raises(InputError, match=r"p\.npy: the prompt holds NaN or inf in 2 of 2 rows"):
+            load_prompt(tmp_path / "p.npy")
+
+
+class TestPeft:
+    @pytest.mark.parametrize("kind", ["prompt_tuning", "p_tuning"])
+    def test_golden_folder(self, kind):
+        stored = safetensors.numpy.load_file(GOLDEN / kind / "adapter_model.safetensors")
+        assert stored["prompt_embeddings"].shape == (6, 12)
+        prompt = load_prompt(GOLDEN / kind)
+        np.testing.assert_array_equal(prompt.rows, stored["prompt_embeddings"][:3])
+        assert prompt.name == kind
+        assert prompt.method == PromptTuningConfig(num_virtual_tokens=3, init="random")
+        assert (prompt.num_layers, prompt.num_attention_heads) == (2, 2)
+
+    @pytest.mark.parametrize(
+        ("config", "rows", "expected"),
+        [
+            ({"num_virtual_tokens": 4, "num_transformer_submodules": 1}, 4, 4),
+            ({"num_virtual_tokens": 2}, 4, 2),
+            ({}, 4, 2),
+            ({"task_type": None}, 4, 2),
+            ({"task_type": "CAUSAL_LM"}, 4, 4),
+            ({"num_transformer_submodules": 1}, 4, 4),
+        ],
+    )
+    def test_rows_of_the_encoder(self, tmp_path, config, rows, expected):
+        table = np.arange(rows * 3, dtype=np.float32).reshape(rows, 3)
+        prompt = load_prompt(peft_folder(tmp_path / "p", table, **config))
+        np.testing.assert_array_equal(prompt.rows, table[:expected])
+
+    def test_unknown_keys_and_the_text(self, tmp_path):
+        config = dict(
+            from_the_future=1,
+            base_model_name_or_path="t5-small",
+            prompt_tuning_init="TEXT",
+            prompt_tuning_init_text="Classify:",
+            tokenizer_name_or_path="t5-small",
+        )
+        prompt = load_prompt(peft_folder(tmp_path / "p", np.ones((2, 3), np.float32), **config))
+        assert prompt.method.init_text == "Classify:"
+        assert prompt.backbone == prompt.method.tokenizer_name_or_path == "t5-small"
+
+    def test_bfloat16(self, tmp_path):
+        import ml_dtypes
+
+        rows = np.array([[1.5, -2.0]] * 2, ml_dtypes.bfloat16)
+        prompt = load_prompt(peft_folder(tmp_path / "p", rows))
+        np.testing.assert_array_equal(prompt.rows, [[1.5, -2.0]])
+
+    @pytest.mark.parametrize(
+        ("config", "match"),
+        [
+            (
+                {"peft_type": "CPT"},
+                "unknown peft_type in .*'CPT'; allowed: PROMPT_TUNING, P_TUNING",
+            ),
+            ({"task_type": "SEQ"}, "unknown task_type in .*'SEQ'; allowed: SEQ_2_SEQ_LM"),
+            ({"task_type": "SEQ_CLS"}, "has no tensors of a head and .* says task_type SEQ_CLS"),
+            ({"num_virtual_tokens": 3}, r"says 3 virtual tokens of width 3 .* is \[4, 3\]"),
+            ({"num_virtual_tokens": "4"}, "num_virtual_tokens must be a whole number .* got '4'"),
+            ({"token_dim": 5}, r"virtual tokens of width 5 and the tensor beside it is \[4, 3\]"),
+        ],
+    )
+    def test_refused(self, tmp_path, config, match):
+        with pytest.raises(InputError, match=match):
+            load_prompt(peft_folder(tmp_path / "p", np.ones((4, 3), np.float32), **config))
+
+    def test_tensors_of_another_method(self, tmp_path):
+        folder = peft_folder(tmp_path / "p", np.ones((4, 3), np.float32))
+        data = safetensors.numpy.save({"lora_A": np.ones((2, 2), np.float32)})
+        (folder / "adapter_model.safetensors").write_bytes(data)
+        with pytest.raises(InputError, match="lacks prompt_embeddings and holds lora_A, which"):
+            load_prompt(folder)
+
+    def test_a_missing_config_of_an_own_folder(self, prompt, tmp_path):
+        folder = save_prompt(tmp_path / "p", prompt)
+        (folder / "adapter_config.json").unlink()
+        with pytest.raises(InputError, match="p holds no adapter_config.json; copy it again"):
+            load_prompt(folder)
+
+    def test_damaged_config(self, tmp_path):
+        folder = peft_folder(tmp_path / "p", np.ones((4, 3), np.float32))
+        (folder / "adapter_config.json").write_text('{"peft_type": ')
+        with pytest.raises(InputError, match="adapter_config.json is truncated or damaged"):
+            load_prompt(folder)
+
+    def test_hostile_pickle(self, tmp_path):
+        import pickle
+
+        folder = peft_folder(tmp_path / "p", np.ones((4, 3), np.float32))
+        (folder / "adapter_model.safetensors").unlink()
+        (folder / "adapter_model.bin").write_bytes(pickle.dumps(print))
+        with pytest.raises(InputError, match=r"adapter_model\.bin"):
+            load_prompt(folder)
+
+    def test_export_to_a_folder(self, prompt, tmp_path):
+        assert load_prompt(export_prompt(prompt, tmp_path / "p")).digest == prompt.digest
