@@ -16,7 +16,8 @@ LADDER = (
     ("train", "evaluate", "report"),
     ("losses", "generate", "checkpoints", "runs"),
     ("methods", "prompts", "weights", "data"),
-    ("backbones", "sharding", "tasks", "metrics"),
+    ("backbones", "tasks", "metrics"),
+    ("sharding",),
     ("config", "assets", "runtime"),
 )
 RUNG = {room: len(LADDER) - i for i, rooms in enumerate(LADDER) for room in rooms}

@@ -7,6 +7,7 @@ are born, so that sharding is a table of names and nothing here knows a mesh.
 import functools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -22,6 +23,7 @@ from prompt_jax.backbones.sockets import (
     prefix_values,
     socket,
 )
+from prompt_jax.sharding import constrain
 
 NEVER = -1e9  # Added to a masked score: exp() of it is exactly zero, and unlike -inf it has no NaN.
 
@@ -110,6 +112,32 @@ class LayerNorm(nn.Module):
         tuned, shift = socket(self, "scale"), socket(self, "bias")
         y = y if tuned is None else y * per_row(tuned, y)
         return y if shift is None else y + per_row(shift, y)
+
+
+def look_up(
+    config: Any, table: Float[Array, "V D"], tokens: Int[Array, "*B T"]
+) -> Float[Array, "*B T D"]:
+    """Rows of an embedding table.
+
+    On a mesh the table stays where it is, split over words: every device looks up those that it
+    has, and the sum over devices has them all.
+    """
+    tokens = constrain(tokens, config.mesh, "rows")
+    found = constrain(table.astype(config.dtype)[tokens], config.mesh, "rows")
+    return constrain(found, config.mesh, "batch")
+
+
+def word_logits(
+    config: Any, states: Float[Array, "B T D"], head: Dense | Float[Array, "V D"]
+) -> Float[Array, "B T V"]:
+    """Logits in float32, of a head or of a tied embedding table; on a mesh, split over words."""
+    states = constrain(states, config.mesh, "rows")
+    if isinstance(head, Dense):
+        logits = head(states)
+    else:
+        table = constrain(head.astype(config.dtype), config.mesh, "vocab")
+        logits = jnp.einsum("btd,vd->btv", states, table)
+    return constrain(logits.astype(jnp.float32), config.mesh, "rows", None, "vocab")
 
 
 def relative_buckets(

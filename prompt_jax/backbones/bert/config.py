@@ -47,6 +47,7 @@ class BertConfig:
     remat: str = "none"
     scan: bool = True
     dtype: DTypeLike = jnp.float32
+    mesh: Any = None
 
     def __post_init__(self):
         choose("activation", self.activation, ACTIVATIONS)

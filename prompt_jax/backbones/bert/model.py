@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from prompt_jax.backbones.bert.config import BertConfig
 from prompt_jax.backbones.bert.names import sockets
-from prompt_jax.backbones.layers import Dense, LayerNorm, attend, mask_bias
+from prompt_jax.backbones.layers import Dense, LayerNorm, attend, look_up, mask_bias, word_logits
 from prompt_jax.backbones.sockets import prefix_length, socket, with_rows
 from prompt_jax.backbones.stack import ACTIVATIONS, MLP, add, dropout, kept, stack
 
@@ -100,7 +100,7 @@ class Bert(nn.Module):
 
     def embed(self, tokens: Int[Array, "*B T"]) -> Float[Array, "*B T D"]:
         """Rows of the word table, without positions, segments or norm."""
-        return self.embedding.astype(self.config.dtype)[tokens]
+        return look_up(self.config, self.embedding, tokens)
 
     def encode(
         self, embeddings: Float[Array, "B S D"], mask: Bool[Array, "B S"]
@@ -124,8 +124,7 @@ class Bert(nn.Module):
         """Logits of the words that may stand at each state, float32."""
         c = self.config
         x = self.word_norm(ACTIVATIONS[c.word_activation](self.word_dense(states)))
-        logits = jnp.einsum("bud,vd->buv", x, self.embedding.astype(c.dtype))
-        logits = logits.astype(jnp.float32)
+        logits = word_logits(c, x, self.embedding)
         return logits + jnp.broadcast_to(self.word_bias.astype(jnp.float32), logits.shape)
 
     def __call__(
@@ -155,8 +154,13 @@ def keys_and_values(
     return kept(found["intermediates"], sockets(config).attentions)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def init_params(config: BertConfig, key: jax.Array) -> dict[str, Any]:
-    """Random parameters; under `jax.eval_shape` their shapes, for models of any size."""
+@functools.partial(jax.jit, static_argnums=0, static_argnames="boxed")
+def init_params(config: BertConfig, key: jax.Array, *, boxed: bool = False) -> dict[str, Any]:
+    """Random parameters; under `jax.eval_shape` their shapes, for models of any size.
+
+    Args:
+      boxed: keeps the names of every leaf's axes beside it.
+    """
     embeddings, mask = jnp.zeros((1, 1, config.d_model), config.dtype), jnp.ones((1, 1), bool)
-    return nn.unbox(Bert(config).init(key, embeddings, mask))["params"]
+    params = Bert(config).init(key, embeddings, mask)["params"]
+    return params if boxed else nn.unbox(params)

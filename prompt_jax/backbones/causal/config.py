@@ -69,6 +69,7 @@ class CausalConfig:
     remat: str = "none"
     scan: bool = True
     dtype: DTypeLike = jnp.float32
+    mesh: Any = None
 
     def __post_init__(self):
         choose("activation", self.activation, ACTIVATIONS)

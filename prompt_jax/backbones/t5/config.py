@@ -44,6 +44,8 @@ class T5Config:
     scan: bool = True
     """One compiled block for all layers; False compiles each layer, which is faster on CPU."""
     dtype: DTypeLike = jnp.float32
+    mesh: Any = None
+    """The devices that share the work, see `prompt_jax.sharding`; None is one."""
 
     def __post_init__(self):
         choose("T5 activation", self.activation, ACTIVATIONS)
