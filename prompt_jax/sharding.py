@@ -23,6 +23,7 @@ RULES = {
     # Twice, so that neither a table nor logits are ever gathered: a device looks up and scores its
     # own words, and what travels is states.
     "vocab": ("tensor", "fsdp"),
+    "pos": ("tensor", "fsdp"),
     "heads": ("tensor",),
     "kv_heads": ("tensor",),
     "mlp": ("tensor",),
@@ -117,6 +118,14 @@ def whole(mesh: Any) -> NamedSharding:
 def replicate(tree: Any, mesh: Any) -> Any:
     """A prompt, or a training state, whole on every device."""
     return tree if mesh is None else jax.device_put(tree, whole(mesh))
+
+
+def describe(mesh: Any) -> str:
+    """The devices in words."""
+    if mesh is None:
+        return f"1 {jax.default_backend()} device"
+    sizes = " x ".join(f"{name} {mesh.shape[name]}" for name in AXES)
+    return f"{mesh.size} {mesh.devices.flat[0].platform} devices: {sizes}"
 
 
 def from_first(values: bytes) -> bytes:

@@ -37,6 +37,8 @@ class Dense(nn.Module):
     contracted: int = 1
     use_bias: bool = False
     dtype: DTypeLike = jnp.float32
+    as_matrix: bool = True
+    """False where a mesh splits an axis behind another one, which no matrix could keep."""
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T *in"]) -> Float[Array, "B T *out"]:
@@ -47,9 +49,12 @@ class Dense(nn.Module):
         input_scale = socket(self, "input_scale")
         if input_scale is not None:
             x = x * per_row(input_scale, x)
-        # As matrices: the transposed product of the backward pass would copy a kernel of rank 3.
-        matrix = kernel.reshape(math.prod(inputs), math.prod(outputs))
-        y = (x.reshape(*x.shape[:2], -1) @ matrix).reshape(*x.shape[:2], *outputs)
+        if self.as_matrix:
+            # The transposed product of the backward pass would copy a kernel of rank 3.
+            matrix = kernel.reshape(math.prod(inputs), math.prod(outputs))
+            y = (x.reshape(*x.shape[:2], -1) @ matrix).reshape(*x.shape[:2], *outputs)
+        else:
+            y = jnp.tensordot(x, kernel, self.contracted)
         if self.use_bias:
             zeros = nn.initializers.zeros_init()
             zeros = nn.with_logical_partitioning(zeros, tuple(self.axes[self.contracted :]))

@@ -20,6 +20,7 @@ from prompt_jax.config import (
     DataConfig,
     EvalConfig,
     InputError,
+    MeshConfig,
     TaskConfig,
     choose,
 )
@@ -133,6 +134,7 @@ def _evaluate(arguments: list[str]) -> None:
         data: DataConfig = data,
         task: TaskConfig = task,
         eval: EvalConfig = EvalConfig(),  # noqa: B008 (frozen)
+        mesh: MeshConfig = MeshConfig(),  # noqa: B008
         allow_mismatch: bool = False,
         json: bool = False,
     ) -> None:
@@ -144,13 +146,14 @@ def _evaluate(arguments: list[str]) -> None:
           data: what to score it on; the rest as in training.
           task: templates and label words, as in training unless given.
           eval: how.
+          mesh: the devices that share the model.
           allow_mismatch: use a backbone whose fingerprint is not the one it was trained on.
           json: end with one line of JSON.
         """
         prepare()
         from prompt_jax import experiment, report
 
-        loaded, model = load(prompt, backbone, allow_mismatch)
+        loaded, model = load(prompt, backbone, allow_mismatch, mesh)
         config = Config(backbone=model.name, data=data, task=task, eval=eval)
         results = experiment.evaluate_prompt(config, loaded, model)
         print(report.markdown(report.table(results)))
@@ -173,6 +176,7 @@ def _predict(arguments: list[str]) -> None:
         data: DataConfig = data,
         task: TaskConfig = task,
         eval: EvalConfig = EvalConfig(),  # noqa: B008 (frozen)
+        mesh: MeshConfig = MeshConfig(),  # noqa: B008
         allow_mismatch: bool = False,
         overwrite: bool = False,
     ) -> None:
@@ -187,6 +191,7 @@ def _predict(arguments: list[str]) -> None:
           data: lengths, as in training unless given.
           task: templates and label words, as in training unless given.
           eval: how to rank or generate.
+          mesh: the devices that share the model.
           allow_mismatch: use a backbone whose fingerprint is not the one it was trained on.
           overwrite: replace an existing output.
         """
@@ -197,7 +202,7 @@ def _predict(arguments: list[str]) -> None:
         from prompt_jax import predict as prediction
         from prompt_jax.tasks import Task
 
-        loaded, model = load(prompt, backbone, allow_mismatch)
+        loaded, model = load(prompt, backbone, allow_mismatch, mesh)
         asked = Task(
             name=data.task,
             source=task.source or "{input}",

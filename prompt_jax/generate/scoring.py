@@ -13,6 +13,7 @@ from prompt_jax.config import InputError
 from prompt_jax.generate.encoding import class_logits
 from prompt_jax.generate.prefill import decoding_module, prefill
 from prompt_jax.methods import Injection, variables
+from prompt_jax.sharding import place_rows
 
 LOGITS_BYTES = 256 * 2**20  # Logits held at once while candidates are scored.
 
@@ -60,8 +61,7 @@ def score(
         decoding_module(backbone),
         backbone.params if frozen is None else frozen,
         injection,
-        np.asarray(tokens, np.int32),
-        mask,
+        *place_rows((np.asarray(tokens, np.int32), mask), backbone.mesh),
         candidates,
         candidate_mask,
         candidate_mask.sum(1) if length_normalize else np.ones(len(candidates), int),
@@ -112,7 +112,7 @@ def classify(
     """
     mask = np.asarray(mask, bool)
     backbone.check_context(injection.positions, int(mask.sum(1).max(initial=0)), 0)
-    arguments = (injection, np.asarray(tokens, np.int32), mask)
+    arguments = (injection, *place_rows((np.asarray(tokens, np.int32), mask), backbone.mesh))
     params = backbone.params if frozen is None else frozen
     logits = _class_logits(decoding_module(backbone), params, *arguments, placement=placement)
     return jax.nn.log_softmax(logits, axis=-1)

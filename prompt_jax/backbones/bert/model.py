@@ -109,7 +109,7 @@ class Bert(nn.Module):
         c = self.config
         prefix = prefix_length(self.variables.get("tuned", {}).get("encoder", {}), "attention")
         places = jnp.maximum(jnp.cumsum(mask, axis=1) - 1, 0) + prefix + c.first_position
-        x = embeddings.astype(c.dtype) + self.positions.astype(c.dtype)[places]
+        x = embeddings.astype(c.dtype) + look_up(c, self.positions, places)
         if c.num_token_types:
             x = x + jnp.broadcast_to(self.token_types.astype(c.dtype)[0], x.shape)
         seen = jnp.pad(mask, ((0, 0), (prefix, 0)), constant_values=True)

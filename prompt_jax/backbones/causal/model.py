@@ -74,7 +74,8 @@ class Attention(nn.Module):
         if c.fused:
             shape = (c.d_model, 3, c.num_heads, c.d_kv)
             axes = ("embed", "qkv", "heads", "kv")
-            self.qkv = Dense(shape, axes, std, use_bias=c.qkv_bias, dtype=c.dtype)
+            options = {"use_bias": c.qkv_bias, "dtype": c.dtype, "as_matrix": c.mesh is None}
+            self.qkv = Dense(shape, axes, std, **options)
         else:
             shape, few = (c.d_model, c.num_heads, c.d_kv), (c.d_model, c.num_kv_heads, c.d_kv)
             axes, options = ("embed", "heads", "kv"), {"use_bias": c.qkv_bias, "dtype": c.dtype}
@@ -238,7 +239,7 @@ class Causal(nn.Module):
             behind = ours[:, :, None] - jnp.concatenate([virtual, positions], 1)[:, None, :]
             visible = visible & (behind < c.sliding_window)
         if c.rope is None:
-            x = x + self.positions.astype(c.dtype)[ours]
+            x = x + look_up(c, self.positions, ours)
         bias = mask_bias(visible)[:, None]
         return self.decoder(x, ours, bias, jnp.asarray(first), cache, continued)
 
