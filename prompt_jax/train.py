@@ -116,8 +116,9 @@ def compile_step(loss: Loss, config: TrainConfig, mesh: Any = None) -> Callable[
     On a mesh the state leaves a step as it came, whole on every device.
     """
     step = functools.partial(train_step, loss, config)
-    placed = {} if mesh is None else {"out_shardings": whole(mesh)}
-    return jax.jit(step, donate_argnums=0, **placed)
+    if mesh is None:
+        return jax.jit(step, donate_argnums=0)
+    return jax.jit(step, donate_argnums=0, out_shardings=whole(mesh))
 
 
 def _gradient(loss: Loss, parts: int, tuned: Any, frozen: Any, batch: Any, key: Any) -> Any:

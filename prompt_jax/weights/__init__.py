@@ -4,8 +4,7 @@ import dataclasses
 import hashlib
 import math
 import os
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,11 @@ from prompt_jax.weights.export import save_hugging_face as save_hugging_face
 from prompt_jax.weights.hub import locate
 from prompt_jax.weights.hugging_face import read_hugging_face
 from prompt_jax.weights.mapping import assemble, shapes
+from prompt_jax.weights.progress import reading
 from prompt_jax.weights.stored import StoredTensor
 from prompt_jax.weights.t5x import read_t5x
 from prompt_jax.weights.tokenizer import has_tokenizer
 from prompt_jax.weights.tokenizer import load_tokenizer as load_tokenizer
-
-SECONDS = 5.0
-"""Between two lines about a checkpoint that is being read."""
 
 
 def load_backbone(
@@ -70,20 +67,20 @@ def load_backbone(
     name = os.fspath(name)
     choose("dtype", dtype, DTYPES)
     choose("remat", remat, REMATS)
-    ours = {"remat": remat, "dtype": _dtype(dtype)}
-    presets = {name: config for family in FAMILIES for name, config in family.PRESETS.items()}
-    if name in presets:
-        config = _on_mesh(dataclasses.replace(presets[name], **ours), mesh, scan)
+    config, source, tensors = _open(name, revision, token, dtype=_dtype(dtype), remat=remat)
+    config = _on_mesh(config, mesh, scan)
+    if tensors is None:
         params = _random(config, seed)
         fingerprint = hashlib.sha256(f"{name} with seed {seed}".encode()).hexdigest()
     else:
-        source = locate(name, revision, token)
-        t5x = source.startswith("gs://") or Path(source, "checkpoint").is_file()
-        config, tensors = (read_t5x if t5x else read_hugging_face)(source, **ours)
-        config = _on_mesh(config, mesh, scan)
-        progress = None if say is None else Progress(tensors, say)
+        total = sum(math.prod(t.shape) * t.dtype.itemsize for t in tensors.values())
+        progress = None if say is None else reading(total, say)
         params, fingerprint = assemble(source, tensors, config, progress)
-        if tokenizer is None and not t5x and has_tokenizer(Path(source)):
+        if (
+            tokenizer is None
+            and Path(source, "config.json").exists()
+            and has_tokenizer(Path(source))
+        ):
             tokenizer = source
     if isinstance(tokenizer, str | os.PathLike):
         tokenizer = load_tokenizer(os.fspath(tokenizer))
@@ -93,6 +90,37 @@ def load_backbone(
     return Backbone(
         name=name, config=config, params=params, tokenizer=tokenizer, fingerprint=fingerprint
     )
+
+
+def read_config(
+    name: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    dtype: str = "auto",
+    mesh: MeshConfig | Mesh | None = None,
+) -> Any:
+    """The config of a backbone on a mesh; none of its weights is read.
+
+    Raises:
+      InputError: as `load_backbone`.
+    """
+    choose("dtype", dtype, DTYPES)
+    config, _, _ = _open(os.fspath(name), revision, token, dtype=_dtype(dtype))
+    return _on_mesh(config, mesh, None)
+
+
+def _open(
+    name: str, revision: str | None, token: str | None, **ours: Any
+) -> tuple[Any, str, dict[str, StoredTensor] | None]:
+    """The config, where the weights are, and the weights; those of a preset are none."""
+    presets = {name: config for family in FAMILIES for name, config in family.PRESETS.items()}
+    if name in presets:
+        return dataclasses.replace(presets[name], **ours), "", None
+    source = locate(name, revision, token)
+    t5x = source.startswith("gs://") or Path(source, "checkpoint").is_file()
+    config, tensors = (read_t5x if t5x else read_hugging_face)(source, **ours)
+    return config, source, tensors
 
 
 def _dtype(name: str) -> Any:
@@ -120,25 +148,7 @@ def _random(config: Any, seed: int) -> Any:
         params = family_of(config).init_params(plain, key)
         return jax.tree.map(lambda leaf: leaf.astype(config.dtype), params)
 
-    placed = {} if config.mesh is None else {"out_shardings": shardings(config)}
-    return jax.jit(draw, **placed)(jax.random.key(seed))
-
-
-class Progress:
-    """Says how far reading is, and how fast; nothing of a checkpoint that is read at once."""
-
-    def __init__(self, tensors: Mapping[str, StoredTensor], say: Callable[[str], None]):
-        sizes = (math.prod(t.shape) * t.dtype.itemsize for t in tensors.values())
-        self._total, self._say = sum(sizes), say
-        self._done, self._begun = 0, time.monotonic()
-        self._said = self._begun
-
-    def __call__(self, size: int) -> None:
-        self._done += size
-        now = time.monotonic()
-        last = self._done >= self._total and self._said > self._begun
-        if now - self._said < SECONDS and not last:
-            return
-        self._said = now
-        done, total, each = (n / 1e9 for n in (self._done, self._total, self._done))
-        self._say(f"read {done:.1f} of {total:.1f} GB, {each / (now - self._begun):.2f} GB/s")
+    key = jax.random.key(seed)
+    if config.mesh is None:
+        return jax.jit(draw)(key)
+    return jax.jit(draw, out_shardings=shardings(config))(key)

@@ -162,5 +162,5 @@ def init_params(config: BertConfig, key: jax.Array, *, boxed: bool = False) -> d
       boxed: keeps the names of every leaf's axes beside it.
     """
     embeddings, mask = jnp.zeros((1, 1, config.d_model), config.dtype), jnp.ones((1, 1), bool)
-    params = Bert(config).init(key, embeddings, mask)["params"]
+    params: Any = Bert(config).init(key, embeddings, mask)["params"]
     return params if boxed else nn.unbox(params)

@@ -348,5 +348,5 @@ def init_params(config: CausalConfig, key: jax.Array, *, boxed: bool = False) ->
       boxed: keeps the names of every leaf's axes beside it.
     """
     embeddings, mask = jnp.zeros((1, 1, config.d_model), config.dtype), jnp.ones((1, 1), bool)
-    params = Causal(config).init(key, embeddings, mask)["params"]
+    params: Any = Causal(config).init(key, embeddings, mask)["params"]
     return params if boxed else nn.unbox(params)

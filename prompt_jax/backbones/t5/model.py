@@ -221,5 +221,5 @@ def init_params(config: T5Config, key: jax.Array, *, boxed: bool = False) -> dic
     """
     embeddings = jnp.zeros((1, 1, config.d_model), config.dtype)
     mask, tokens = jnp.ones((1, 1), bool), jnp.zeros((1, 1), jnp.int32)
-    params = T5(config).init(key, embeddings, mask, tokens)["params"]
+    params: Any = T5(config).init(key, embeddings, mask, tokens)["params"]
     return params if boxed else nn.unbox(params)
