@@ -205,7 +205,7 @@ def mesh_shape(
         )
     left = count // fixed
     data, fsdp, tensor = given
-    parts = -(-size // int(ROOM * _memory(devices[0])))
+    parts = -(-size // int(ROOM * device_memory(devices[0])))
     if tensor == "auto":
         local = sum(device.process_index == devices[0].process_index for device in devices)
         wanted = -(-parts // (1 if fsdp == "auto" else fsdp))
@@ -274,7 +274,8 @@ def _divisors(n: int) -> list[int]:
     return [i for i in range(1, n + 1) if n % i == 0]
 
 
-def _memory(device: Any) -> int:
+def device_memory(device: Any) -> int:
+    """Bytes of a device, or `ASSUMED_MEMORY`."""
     stats = device.memory_stats() or {}
     return stats.get("bytes_limit", ASSUMED_MEMORY)
 

@@ -24,6 +24,7 @@ from prompt_jax.config import (
     TrainConfig,
 )
 from prompt_jax.data import Batch
+from prompt_jax.doctor import mistakes as mistakes_of
 from prompt_jax.generate import generate, score
 from prompt_jax.losses import loss_fn
 from prompt_jax.methods import init, materialize
@@ -288,3 +289,22 @@ def test_meshes_that_do_not_divide(options, message, tiny_folder, task_file, tmp
 def test_a_mesh_is_built_over_some_of_the_devices():
     mesh = build_mesh(MeshConfig(data=1, tensor=4), heads=4, size=1)
     assert mesh.shape == {"data": 1, "fsdp": 1, "tensor": 4} and mesh.size == 4
+
+
+def test_doctor_tells_how_a_model_lies_on_a_mesh(capsys):
+    arguments = ["doctor", "--backbone", "t5_1_1_xxl", "--mesh.fsdp", "2", "--mesh.tensor", "4"]
+    assert cli.main(arguments) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"8 cpu devices: data 1 x fsdp 2 x tensor 4\n", said)
+    assert re.search(r"embedding +\[32128, 4096\] +tensor\+fsdp - +526.39 +65.80", said)
+    assert "these CPU devices are fake" in said and "CPU 7" in said
+
+
+def test_doctor_tells_what_a_mesh_does_not_divide():
+    def mistakes(name, *sizes):
+        return " ".join(mistakes_of(dataclasses.replace(MODELS[name], mesh=mesh_of(*sizes))))
+
+    assert "2 heads of keys on 4 devices of mesh.tensor" in mistakes("llama", 1, 1, 4)
+    assert "a vocabulary of 61 on 8 devices" in mistakes("gpt2", 1, 4, 2)
+    assert "rows are not shared out" in mistakes("t5", 1, 1, 8)
+    assert "4 of 8 devices are idle" in mistakes("t5", 1, 1, 4)

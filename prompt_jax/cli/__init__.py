@@ -16,6 +16,7 @@ from prompt_jax.cli import prompts
 from prompt_jax.cli.arguments import bound, load, parse, starting_config, trained_on
 from prompt_jax.config import (
     METHOD_KINDS,
+    BackboneConfig,
     Config,
     DataConfig,
     EvalConfig,
@@ -35,6 +36,7 @@ usage: prompt-jax COMMAND ...
   compare    train several methods on one budget, and what each costs
   prompts    inspect, export, compose, ensemble, recycle saved prompts, and more
   pretrain   train a backbone from text files
+  doctor     what this machine has, how a model lies on it, what is commonly wrong
 
 prompt-jax COMMAND --help tells the options of a command."""
 
@@ -243,6 +245,31 @@ def _pretrain(arguments: list[str]) -> None:
     parse(pretrain, "pretrain", arguments)
 
 
+def _doctor(arguments: list[str]) -> None:
+    def doctor(
+        *,
+        backbone: str = "embedded",
+        frozen: BackboneConfig = BackboneConfig(),  # noqa: B008 (frozen)
+        mesh: MeshConfig = MeshConfig(),  # noqa: B008
+    ) -> None:
+        """Tells versions, devices, the mesh, how every weight is split, and common mistakes.
+
+        Args:
+          backbone: as in training; its config is read, and none of its weights.
+          frozen: how it would be loaded.
+          mesh: the devices that would share it; try `--mesh.fsdp auto --mesh.tensor auto`.
+        """
+        prepare()
+        from prompt_jax.doctor import draw, examine
+        from prompt_jax.weights import read_config
+
+        config = read_config(backbone, revision=frozen.revision, dtype=frozen.dtype, mesh=mesh)
+        print(examine(config))
+        draw(config)
+
+    parse(doctor, "doctor", arguments)
+
+
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "train": _train,
     "compare": _compare,
@@ -250,6 +277,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "predict": _predict,
     "prompts": prompts.run,
     "pretrain": _pretrain,
+    "doctor": _doctor,
 }
 
 

@@ -40,8 +40,9 @@ class Piece(NamedTuple):
     def put(self, layer: int, first: int, block: np.ndarray) -> None:
         """Takes its part of rows `first` and later of a layer."""
         start, end = np.searchsorted(self.rows, (first, first + len(block)))
-        part = block[self.rows[start:end] - first] if end - start < len(block) else block
-        self.matrices[layer, start:end] = part[:, self.columns]
+        if start < end:
+            part = block[_slice(self.rows[start:end] - first)]
+            self.matrices[layer, start:end] = part[:, self.columns]
 
 
 def make_leaf(
@@ -100,16 +101,19 @@ def _piece(index: tuple[slice, ...], shape: tuple[int, ...], dtype: Any, layout:
     matrices = values.reshape(-1 if layout.stacked else 1, len(sides[0]), len(sides[1]))
     if layout.turned:
         sides, matrices = sides[::-1], matrices.swapaxes(1, 2)
-    rows, columns = sides
-    if columns[-1] - columns[0] == len(columns) - 1:
-        columns = slice(int(columns[0]), int(columns[-1]) + 1)
-    return Piece(values, matrices, rows, columns)
+    return Piece(values, matrices, sides[0], _slice(sides[1]))
 
 
 def _flat(own: Sequence[range], shape: Sequence[int]) -> np.ndarray:
     """Which numbers of a row-major side these ranges of its axes are."""
     places = np.arange(math.prod(shape)).reshape(shape)
     return places[tuple(slice(part.start, part.stop) for part in own)].ravel()
+
+
+def _slice(places: np.ndarray) -> np.ndarray | slice:
+    """Ascending places as a slice where they have no gap, which numpy copies without an index."""
+    first, last = int(places[0]), int(places[-1])
+    return slice(first, last + 1) if last - first == len(places) - 1 else places
 
 
 def _key(index: tuple[slice, ...]) -> tuple:
