@@ -13,9 +13,9 @@ import pytest
 FLAGS = "--xla_force_host_platform_device_count=8"
 
 
-def run_on_eight_devices(marker):
+def run_on_eight_devices(marker, processes="0"):
     file = Path(__file__).with_name("eight_devices.py")
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-m", marker, str(file)]
+    command = [sys.executable, "-m", "pytest", "-q", "-n", processes, "-m", marker, str(file)]
     done = subprocess.run(
         command,
         env={**os.environ, "XLA_FLAGS": FLAGS, "JAX_PLATFORMS": "cpu"},
@@ -32,4 +32,4 @@ def test_on_eight_devices():
 
 @pytest.mark.slow
 def test_every_backbone_method_and_mesh_on_eight_devices():
-    run_on_eight_devices("slow")
+    run_on_eight_devices("slow", processes="2")
