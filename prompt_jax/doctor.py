@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from prompt_jax.backbones import boxed_shapes, shardings
-from prompt_jax.sharding import AXES, ROOM, describe, device_memory
+from prompt_jax.sharding import ASSUMED_MEMORY, AXES, ROOM, describe, device_memory
 
 PACKAGES = ("prompt-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers")
 ACCELERATORS = {
@@ -68,7 +68,7 @@ def mistakes(config: Any) -> list[str]:
         found.append("jax_disable_jit is on: nothing is compiled")
     if mesh is not None and mesh.shape["data"] == 1 and mesh.shape["fsdp"] == 1:
         found.append("rows are not shared out: larger batches need mesh.data or mesh.fsdp")
-    size, room = _bytes_per_device(config), device_memory(jax.devices()[0])
+    size, room = _bytes_per_device(config), device_memory(jax.local_devices())
     if size > ROOM * room:
         found.append(
             f"weights take {size / 1e9:.1f} of {room / 1e9:.1f} GB of a device: take more devices "
@@ -112,14 +112,14 @@ def _devices() -> list[str]:
     for device in jax.devices():
         kinds.setdefault(f"{device.platform} {device.device_kind}", []).append(device)
     return [
-        f"{len(devices)} x {kind}, {_gigabytes(devices[0])}, on {_hosts(devices)} process(es)"
+        f"{len(devices)} x {kind}, {_gigabytes(devices)}, on {_hosts(devices)} process(es)"
         for kind, devices in kinds.items()
     ]
 
 
-def _gigabytes(device: Any) -> str:
-    told = (device.memory_stats() or {}).get("bytes_limit")
-    return f"{told / 1e9:.1f} GB each" if told else "memory not told"
+def _gigabytes(devices: Sequence[Any]) -> str:
+    size = device_memory(devices)
+    return f"{size / 1e9:.1f} GB each{' (assumed)' if size == ASSUMED_MEMORY else ''}"
 
 
 def _hosts(devices: Sequence[Any]) -> int:

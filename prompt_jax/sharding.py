@@ -205,7 +205,7 @@ def mesh_shape(
         )
     left = count // fixed
     data, fsdp, tensor = given
-    parts = -(-size // int(ROOM * device_memory(devices[0])))
+    parts = -(-size // int(ROOM * device_memory(devices)))
     if tensor == "auto":
         local = sum(device.process_index == devices[0].process_index for device in devices)
         wanted = -(-parts // (1 if fsdp == "auto" else fsdp))
@@ -274,10 +274,11 @@ def _divisors(n: int) -> list[int]:
     return [i for i in range(1, n + 1) if n % i == 0]
 
 
-def device_memory(device: Any) -> int:
-    """Bytes of a device, or `ASSUMED_MEMORY`."""
-    stats = device.memory_stats() or {}
-    return stats.get("bytes_limit", ASSUMED_MEMORY)
+def device_memory(devices: Sequence[Any]) -> int:
+    """Bytes of one of the devices, all alike; `ASSUMED_MEMORY` where they do not tell."""
+    # A device of another process tells nothing, not even that.
+    own = next(d for d in devices if d.process_index == jax.process_index())
+    return (own.memory_stats() or {}).get("bytes_limit", ASSUMED_MEMORY)
 
 
 def _grid(shape: tuple[int, int, int], devices: list[Any]) -> np.ndarray:

@@ -23,7 +23,9 @@ from prompt_jax.sharding import (
     replicate,
     whole_rows,
 )
-from prompt_jax.weights import load_backbone
+from prompt_jax.weights import load_backbone, progress
+from prompt_jax.weights.pieces import Piece, read_blocks
+from prompt_jax.weights.stored import StoredTensor
 
 
 def grid(data, fsdp, tensor):
@@ -163,3 +165,30 @@ def test_meshes_of_other_axes_are_refused():
 def test_a_config_with_a_mesh_is_json_and_back():
     config = dataclasses.replace(Config(), mesh=MeshConfig(fsdp="auto", tensor=2))
     assert from_json(Config, to_json(config)) == config
+
+
+def test_a_process_reads_the_rows_that_its_devices_need():
+    stored = np.arange(40, dtype=np.float32).reshape(10, 4)
+    read = []
+
+    def read_rows(first, last):
+        read.append((first, last))
+        return stored[first:last]
+
+    tensor = StoredTensor(stored.shape, stored.dtype, lambda: stored, read_rows)
+    piece = Piece(stored, stored[None], np.arange(3, 6), slice(0, 4))
+    ((first, block),) = read_blocks(tensor, [piece], whole=False)
+    assert first == 3 and read == [(3, 6)]
+    np.testing.assert_array_equal(block, stored[3:6])
+    assert [len(b) for _, b in read_blocks(tensor, [piece], whole=True)] == [10]
+
+
+def test_reading_tells_how_far_it_is(monkeypatch):
+    said = []
+    tell = progress.reading(10**9, said.append)
+    tell(5 * 10**8)
+    assert not said
+    monkeypatch.setattr(progress, "SECONDS", 0.0)
+    tell(4 * 10**8)
+    tell(10**8)
+    assert said[0].startswith("read 0.9 of 1.0 GB, ") and said[1].startswith("read 1.0 of 1.0 GB")

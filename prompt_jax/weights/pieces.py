@@ -74,7 +74,7 @@ def read_blocks(
     """Numbers of the first row, and rows as contiguous float32 matrices.
 
     Args:
-      whole: also reads blocks that no piece needs.
+      whole: also reads rows that no piece needs.
     """
     if tensor.read_rows is None:
         yield 0, _matrix(tensor.read())
@@ -83,9 +83,13 @@ def read_blocks(
     step = max(1, BLOCK // (4 * max(width, 1)))
     for first in range(0, tensor.shape[0], step):
         last = min(first + step, tensor.shape[0])
-        bounds = (np.searchsorted(piece.rows, (first, last)) for piece in pieces)
-        if whole or any(start < end for start, end in bounds):
-            yield first, _matrix(tensor.read_rows(first, last))
+        if not whole:
+            needed = np.concatenate([piece.rows for piece in pieces])
+            needed = needed[(needed >= first) & (needed < last)]
+            if not needed.size:
+                continue
+            first, last = int(needed.min()), int(needed.max()) + 1
+        yield first, _matrix(tensor.read_rows(first, last))
 
 
 def _matrix(values: np.ndarray) -> np.ndarray:
