@@ -57,9 +57,9 @@ def parameter_spec(names: Sequence[str | None], shape: Sequence[int], mesh: Any)
         return PartitionSpec()
     parts = _split(names, shape, mesh)
     taken = {axis for part in parts for axis in part}
+    place = names.index("embed") if "embed" in names else None
     for axis in ("fsdp", "tensor"):
-        place = names.index("embed") if "embed" in names else None
-        if axis in taken or mesh.shape[axis] == 1 or place is None:
+        if place is None or axis in taken or mesh.shape[axis] == 1:
             continue
         if shape[place] % (_ways(parts[place], mesh) * mesh.shape[axis]) == 0:
             parts[place] = (*parts[place], axis)

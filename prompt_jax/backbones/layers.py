@@ -1,7 +1,7 @@
 """Layers that backbones share: Dense, the two norms, attention over explicit biases.
 
 Parameters have their natural shape, [D, H, K] and not [D, H*K], and name their axes where they
-are born, so that sharding is a table of names and nothing here knows a mesh.
+are born, so that sharding is a table of names: what an axis of a mesh is, only `sharding` knows.
 """
 
 import functools
