@@ -27,6 +27,7 @@ _HOMES = {
     "HeadConfig": "config",
     "IA3Config": "config",
     "LoraConfig": "config",
+    "MeshConfig": "config",
     "MultitaskPromptConfig": "config",
     "NormConfig": "config",
     "PrefixTuningConfig": "config",

@@ -13,6 +13,7 @@ from prompt_jax.config import DataConfig, EvalConfig, InputError
 from prompt_jax.generate import Progress, answer
 from prompt_jax.methods import Injection
 from prompt_jax.metrics import measure
+from prompt_jax.sharding import whole_rows
 from prompt_jax.tasks import Example, Task
 
 
@@ -51,7 +52,8 @@ def evaluate(
     """
     _check_some(examples, "evaluate")
     # A handful of examples in a large batch would be copies for the most part.
-    eval = dataclasses.replace(eval, batch_size=min(eval.batch_size, len(examples)))
+    rows = whole_rows(min(eval.batch_size, len(examples)), backbone.mesh)
+    eval = dataclasses.replace(eval, batch_size=rows)
     predictions, scores = answer(
         backbone,
         injection,

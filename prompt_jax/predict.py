@@ -18,6 +18,7 @@ from prompt_jax.config import DataConfig, EvalConfig, InputError
 from prompt_jax.data.files import Row, decode_lines, read_file
 from prompt_jax.generate import Answers, Progress, answer
 from prompt_jax.methods import Injection
+from prompt_jax.sharding import whole_rows
 from prompt_jax.tasks import Task, to_source
 
 CHUNK = 16  # Batches answered between two writes, among which inputs are sorted by length.
@@ -69,7 +70,8 @@ def predict(
     if overwrite:
         output.unlink(missing_ok=True)
     old = _resume(output, inputs)
-    eval = dataclasses.replace(eval, batch_size=max(1, min(eval.batch_size, len(inputs))))
+    rows = whole_rows(max(1, min(eval.batch_size, len(inputs))), backbone.mesh)
+    eval = dataclasses.replace(eval, batch_size=rows)
     size = CHUNK * eval.batch_size
     # Chunks begin where they would without an interruption, and so have the same batches: the
     # answers are the same to the bit, and another prompt shows in those that are there already.

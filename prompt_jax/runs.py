@@ -145,7 +145,8 @@ def _check_same(old: Config, new: Config, folder: Path) -> None:
     if old.train.schedule == "constant":
         # A longer run with a constant rate is the same run, continued.
         old = dataclasses.replace(old, train=dataclasses.replace(old.train, steps=new.train.steps))
-    changed = differences(dataclasses.replace(old, out=new.out), new)
+    # A state is whole on every device, so any other mesh continues it.
+    changed = differences(dataclasses.replace(old, out=new.out, mesh=new.mesh), new)
     if changed:
         raise InputError(
             f"the run in {folder} was started with another config: {'; '.join(changed)}. "

@@ -18,6 +18,7 @@ from jaxtyping import Array
 from prompt_jax.config import TrainConfig
 from prompt_jax.losses import Loss
 from prompt_jax.methods import CLASSIFIER
+from prompt_jax.sharding import place_rows, replicate, whole
 
 T5X_RESUME_STEP = 1_100_000
 DEFAULT_RATE = 0.3  # Lester et al.'s, where no method says another.
@@ -109,9 +110,15 @@ def train_step(
     return State(state.step + 1, tuned, opt_state), metrics
 
 
-def compile_step(loss: Loss, config: TrainConfig) -> Callable[..., Any]:
-    """`step(state, frozen, batch)`, jitted: the state is donated, the frozen tree never."""
-    return jax.jit(functools.partial(train_step, loss, config), donate_argnums=0)
+def compile_step(loss: Loss, config: TrainConfig, mesh: Any = None) -> Callable[..., Any]:
+    """`step(state, frozen, batch)`, jitted: the state is donated, the frozen tree never.
+
+    On a mesh the state leaves a step as it came, whole on every device.
+    """
+    step = functools.partial(train_step, loss, config)
+    if mesh is None:
+        return jax.jit(step, donate_argnums=0)
+    return jax.jit(step, donate_argnums=0, out_shardings=whole(mesh))
 
 
 def _gradient(loss: Loss, parts: int, tuned: Any, frozen: Any, batch: Any, key: Any) -> Any:
@@ -145,6 +152,7 @@ def fit(
     *,
     after_step: Callable[[int, State, dict[str, float]], bool] | None = None,
     step_fn: Callable[..., Any] | None = None,
+    mesh: Any = None,
 ) -> State:
     """Runs a step for every batch and hands each result to `after_step`.
 
@@ -155,14 +163,16 @@ def fit(
     Args:
       batches: the batches that are still to come; the caller slices them when resuming.
       step_fn: a step from `compile_step`, to share one compilation between calls.
+      mesh: that of the backbone; every device has the state, and its part of a batch's rows.
 
     Raises:
       DivergedError: the loss or the gradient is NaN or infinite.
     """
-    step_fn = step_fn or compile_step(loss, config)
+    step_fn = step_fn or compile_step(loss, config, mesh)
     step = int(state.step)
+    state = replicate(state, mesh)
     for batch in batches:
-        state, metrics = step_fn(state, frozen, batch)
+        state, metrics = step_fn(state, frozen, place_rows(batch, mesh))
         step += 1
         metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
         _check_finite(step, metrics, config, frozen)

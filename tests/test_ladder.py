@@ -12,11 +12,12 @@ PACKAGE = Path(__file__).parent.parent / "prompt_jax"
 # From the top rung down; rooms of a rung do not import each other unless ALLOWED says so.
 LADDER = (
     ("cli", "__main__"),
-    ("experiment", "model", "predict", "pretrain"),
+    ("experiment", "model", "predict", "pretrain", "doctor"),
     ("train", "evaluate", "report"),
     ("losses", "generate", "checkpoints", "runs"),
     ("methods", "prompts", "weights", "data"),
-    ("backbones", "sharding", "tasks", "metrics"),
+    ("backbones", "tasks", "metrics"),
+    ("sharding",),
     ("config", "assets", "runtime"),
 )
 RUNG = {room: len(LADDER) - i for i, rooms in enumerate(LADDER) for room in rooms}

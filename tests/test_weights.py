@@ -302,9 +302,10 @@ def test_loading_imports_no_torch_and_no_tensorflow(folder):
 
 
 @pytest.mark.slow
-def test_loading_needs_little_more_memory_than_the_model():
+@pytest.mark.parametrize("options", [[], ["--dtype", "bfloat16", "--mesh", "1x4x2"]])
+def test_loading_needs_little_more_memory_than_the_model(options):
     script = Path(__file__).parents[1] / "benchmarks" / "load_memory.py"
-    command = [sys.executable, str(script), "--preset", "t5_1_1_base"]
+    command = [sys.executable, str(script), "--preset", "t5_1_1_base", *options]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     (ratio,) = re.findall(r"^ratio +([0-9.]+)", result.stdout, re.MULTILINE)
     assert float(ratio) <= 1.3

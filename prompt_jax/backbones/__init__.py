@@ -8,12 +8,15 @@ import dataclasses
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding
 
 from prompt_jax.backbones import bert, causal, t5
 from prompt_jax.backbones.sockets import Sockets
 from prompt_jax.backbones.stack import unstack
 from prompt_jax.config import InputError
+from prompt_jax.sharding import parameter_spec
 
 FAMILIES = (t5, causal, bert)
 BACKBONES = {model_type: family for family in FAMILIES for model_type in family.MODEL_TYPES}
@@ -32,6 +35,24 @@ def target_place(family: Any) -> str:
 def is_encoder(config: Any) -> bool:
     """Whether a model reads only: it has a head, or fills the masks of a cloze."""
     return target_place(family_of(config)) == "within"
+
+
+def boxed_shapes(config: Any) -> Any:
+    """The shape of every frozen leaf with the names of its axes, as `LogicallyPartitioned`."""
+    plain = dataclasses.replace(config, scan=True, remat="none", mesh=None)
+    init = family_of(config).init_params
+    return jax.eval_shape(lambda: init(plain, jax.random.key(0), boxed=True))
+
+
+def shardings(config: Any) -> Any:
+    """How `config.mesh` holds every frozen leaf."""
+
+    def place(leaf: Any) -> NamedSharding:
+        spec = parameter_spec(leaf.names, leaf.value.shape, config.mesh)
+        return NamedSharding(config.mesh, spec)
+
+    shapes = boxed_shapes(config)
+    return jax.tree.map(place, shapes, is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,6 +96,11 @@ class Backbone:
         return self.family.Module(self.config)
 
     @property
+    def mesh(self) -> Any:
+        """The devices that share the model, None of one; see `prompt_jax.sharding`."""
+        return self.config.mesh
+
+    @property
     def width(self) -> int:
         """D, the width that a prompt must have."""
         return self.config.d_model
@@ -114,9 +140,11 @@ class Backbone:
     def unstacked(self) -> Any:
         """`params` as a training step reads them fastest: layers apart where none are scanned.
 
-        That is a copy. Everything that takes `params` takes it too, but for decoding.
+        That is a copy. Everything that takes `params` takes it too, but for decoding. Leaves on a
+        mesh stay as they are: taken apart outside of a program, they would leave their devices.
         """
-        return self.params if self.config.scan else unstack(self.params)
+        whole = self.config.scan or self.config.mesh is not None
+        return self.params if whole else unstack(self.params)
 
     def keys_and_values(self, tokens: Any) -> dict[str, Any]:
         """What every attention makes of a text [T]: `key` and `value` [L, T, H, K], by path."""

@@ -1,12 +1,13 @@
 """Layers that backbones share: Dense, the two norms, attention over explicit biases.
 
 Parameters have their natural shape, [D, H, K] and not [D, H*K], and name their axes where they
-are born, so that sharding is a table of names and nothing here knows a mesh.
+are born, so that sharding is a table of names: what an axis of a mesh is, only `sharding` knows.
 """
 
 import functools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -23,6 +24,7 @@ from prompt_jax.backbones.sockets import (
     prefix_values,
     socket,
 )
+from prompt_jax.sharding import constrain
 
 NEVER = -1e9  # Added to a masked score: exp() of it is exactly zero, and unlike -inf it has no NaN.
 
@@ -36,6 +38,8 @@ class Dense(nn.Module):
     contracted: int = 1
     use_bias: bool = False
     dtype: DTypeLike = jnp.float32
+    as_matrix: bool = True
+    """False where a mesh splits an axis behind another one, which no matrix could keep."""
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T *in"]) -> Float[Array, "B T *out"]:
@@ -46,9 +50,12 @@ class Dense(nn.Module):
         input_scale = socket(self, "input_scale")
         if input_scale is not None:
             x = x * per_row(input_scale, x)
-        # As matrices: the transposed product of the backward pass would copy a kernel of rank 3.
-        matrix = kernel.reshape(math.prod(inputs), math.prod(outputs))
-        y = (x.reshape(*x.shape[:2], -1) @ matrix).reshape(*x.shape[:2], *outputs)
+        if self.as_matrix:
+            # The transposed product of the backward pass would copy a kernel of rank 3.
+            matrix = kernel.reshape(math.prod(inputs), math.prod(outputs))
+            y = (x.reshape(*x.shape[:2], -1) @ matrix).reshape(*x.shape[:2], *outputs)
+        else:
+            y = jnp.tensordot(x, kernel, self.contracted)
         if self.use_bias:
             zeros = nn.initializers.zeros_init()
             zeros = nn.with_logical_partitioning(zeros, tuple(self.axes[self.contracted :]))
@@ -112,6 +119,32 @@ class LayerNorm(nn.Module):
         tuned, shift = socket(self, "scale"), socket(self, "bias")
         y = y if tuned is None else y * per_row(tuned, y)
         return y if shift is None else y + per_row(shift, y)
+
+
+def look_up(
+    config: Any, table: Float[Array, "V D"], tokens: Int[Array, "*B T"]
+) -> Float[Array, "*B T D"]:
+    """Rows of an embedding table.
+
+    On a mesh the table stays where it is, split over words: every device looks up those that it
+    has, and the sum over devices has them all.
+    """
+    tokens = constrain(tokens, config.mesh, "rows")
+    found = constrain(table.astype(config.dtype)[tokens], config.mesh, "rows")
+    return constrain(found, config.mesh, "batch")
+
+
+def word_logits(
+    config: Any, states: Float[Array, "B T D"], head: Dense | Float[Array, "V D"]
+) -> Float[Array, "B T V"]:
+    """Logits in float32, of a head or of a tied embedding table; on a mesh, split over words."""
+    states = constrain(states, config.mesh, "rows")
+    if isinstance(head, Dense):
+        logits = head(states)
+    else:
+        table = constrain(head.astype(config.dtype), config.mesh, "vocab")
+        logits = jnp.einsum("btd,vd->btv", states, table)
+    return constrain(logits.astype(jnp.float32), config.mesh, "rows", None, "vocab")
 
 
 def relative_buckets(

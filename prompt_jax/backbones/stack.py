@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 from prompt_jax.backbones.layers import Dense
 from prompt_jax.backbones.sockets import bottleneck, socket
 from prompt_jax.config import REMATS, choose
+from prompt_jax.sharding import constrain
 
 ACTIVATIONS = {
     "relu": jax.nn.relu,
@@ -41,6 +42,8 @@ class Running:
     scan: bool = True
     """One compiled block for all layers; False compiles each layer, which is faster on CPU."""
     dtype: DTypeLike = jnp.float32
+    mesh: Any = None
+    """The devices that share the work, see `prompt_jax.sharding`; None is one."""
 
     def __post_init__(self):
         choose("remat", self.remat, REMATS)
@@ -56,6 +59,13 @@ class LayerCache(NamedTuple):
     value: Float[Array, "*L B H U K"]
     cross_key: Float[Array, "*L B H S K"] | None = None
     cross_value: Float[Array, "*L B H S K"] | None = None
+
+
+def empty_cache(config: Any, heads: int, layers: int, batch: int, room: int) -> LayerCache:
+    """Room for the keys and values of all layers."""
+    zeros = jnp.zeros((layers, batch, heads, room, config.d_kv), config.dtype)
+    zeros = constrain(zeros, config.mesh, None, "batch", "kv_heads")
+    return LayerCache(zeros, zeros)
 
 
 def swap(x: Array) -> Array:
@@ -112,7 +122,7 @@ def add(
     for given, adapter in ((out, serial), (normed, parallel)):
         change = bottleneck(given, adapter.get(sublayer))
         out = out if change is None else out + change
-    return x + dropout(block, out)
+    return constrain(x + dropout(block, out), block.config.mesh, "batch")
 
 
 def stack(
@@ -132,6 +142,7 @@ def stack(
       fields: of the blocks, beside the config.
     """
     c, fields = module.config, fields or {}
+    x = constrain(x, c.mesh, "batch")
     if c.remat != "none":
         block = nn.remat(block, policy=REMAT_POLICIES[c.remat], prevent_cse=not c.scan)
     if not (c.scan or module.is_initializing()):

@@ -16,10 +16,12 @@ from prompt_jax.cli import prompts
 from prompt_jax.cli.arguments import bound, load, parse, starting_config, trained_on
 from prompt_jax.config import (
     METHOD_KINDS,
+    BackboneConfig,
     Config,
     DataConfig,
     EvalConfig,
     InputError,
+    MeshConfig,
     TaskConfig,
     choose,
 )
@@ -34,6 +36,7 @@ usage: prompt-jax COMMAND ...
   compare    train several methods on one budget, and what each costs
   prompts    inspect, export, compose, ensemble, recycle saved prompts, and more
   pretrain   train a backbone from text files
+  doctor     what this machine has, how a model lies on it, what is commonly wrong
 
 prompt-jax COMMAND --help tells the options of a command."""
 
@@ -133,6 +136,7 @@ def _evaluate(arguments: list[str]) -> None:
         data: DataConfig = data,
         task: TaskConfig = task,
         eval: EvalConfig = EvalConfig(),  # noqa: B008 (frozen)
+        mesh: MeshConfig = MeshConfig(),  # noqa: B008
         allow_mismatch: bool = False,
         json: bool = False,
     ) -> None:
@@ -144,13 +148,14 @@ def _evaluate(arguments: list[str]) -> None:
           data: what to score it on; the rest as in training.
           task: templates and label words, as in training unless given.
           eval: how.
+          mesh: the devices that share the model.
           allow_mismatch: use a backbone whose fingerprint is not the one it was trained on.
           json: end with one line of JSON.
         """
         prepare()
         from prompt_jax import experiment, report
 
-        loaded, model = load(prompt, backbone, allow_mismatch)
+        loaded, model = load(prompt, backbone, allow_mismatch, mesh)
         config = Config(backbone=model.name, data=data, task=task, eval=eval)
         results = experiment.evaluate_prompt(config, loaded, model)
         print(report.markdown(report.table(results)))
@@ -173,6 +178,7 @@ def _predict(arguments: list[str]) -> None:
         data: DataConfig = data,
         task: TaskConfig = task,
         eval: EvalConfig = EvalConfig(),  # noqa: B008 (frozen)
+        mesh: MeshConfig = MeshConfig(),  # noqa: B008
         allow_mismatch: bool = False,
         overwrite: bool = False,
     ) -> None:
@@ -187,6 +193,7 @@ def _predict(arguments: list[str]) -> None:
           data: lengths, as in training unless given.
           task: templates and label words, as in training unless given.
           eval: how to rank or generate.
+          mesh: the devices that share the model.
           allow_mismatch: use a backbone whose fingerprint is not the one it was trained on.
           overwrite: replace an existing output.
         """
@@ -197,7 +204,7 @@ def _predict(arguments: list[str]) -> None:
         from prompt_jax import predict as prediction
         from prompt_jax.tasks import Task
 
-        loaded, model = load(prompt, backbone, allow_mismatch)
+        loaded, model = load(prompt, backbone, allow_mismatch, mesh)
         asked = Task(
             name=data.task,
             source=task.source or "{input}",
@@ -239,6 +246,31 @@ def _pretrain(arguments: list[str]) -> None:
     parse(pretrain, "pretrain", arguments)
 
 
+def _doctor(arguments: list[str]) -> None:
+    def doctor(
+        *,
+        backbone: str = "embedded",
+        frozen: BackboneConfig = BackboneConfig(),  # noqa: B008 (frozen)
+        mesh: MeshConfig = MeshConfig(),  # noqa: B008
+    ) -> None:
+        """Tells versions, devices, the mesh, how every weight is split, and common mistakes.
+
+        Args:
+          backbone: as in training; its config is read, and none of its weights.
+          frozen: how it would be loaded.
+          mesh: the devices that would share it; try `--mesh.fsdp auto --mesh.tensor auto`.
+        """
+        prepare()
+        from prompt_jax.doctor import draw, examine
+        from prompt_jax.weights import read_config
+
+        config = read_config(backbone, revision=frozen.revision, dtype=frozen.dtype, mesh=mesh)
+        print(examine(config))
+        draw(config)
+
+    parse(doctor, "doctor", arguments)
+
+
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "train": _train,
     "compare": _compare,
@@ -246,6 +278,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "predict": _predict,
     "prompts": prompts.run,
     "pretrain": _pretrain,
+    "doctor": _doctor,
 }
 
 

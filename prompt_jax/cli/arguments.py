@@ -92,7 +92,7 @@ def bound(path: str, kind: type) -> Any:
     return config
 
 
-def load(prompt: str, backbone: str, allow_mismatch: bool) -> tuple[Any, Any]:
+def load(prompt: str, backbone: str, allow_mismatch: bool, mesh: Any = None) -> tuple[Any, Any]:
     """The prompt at a path and the backbone it runs on: the named one, or else its own."""
     from prompt_jax.prompts import check_fits, load_prompt
     from prompt_jax.prompts.prompt import adopt
@@ -101,6 +101,6 @@ def load(prompt: str, backbone: str, allow_mismatch: bool) -> tuple[Any, Any]:
     loaded = load_prompt(prompt)
     if not (backbone or loaded.backbone):
         raise InputError(f"{prompt} does not say which backbone it belongs to; give --backbone")
-    model = load_backbone(backbone or loaded.backbone)
+    model = load_backbone(backbone or loaded.backbone, mesh=mesh)
     check_fits(loaded, model, allow_mismatch=allow_mismatch)
     return adopt(loaded, model), model

@@ -27,6 +27,7 @@ from prompt_jax.config.layers import LoraConfig as LoraConfig
 from prompt_jax.config.layers import NormConfig as NormConfig
 from prompt_jax.config.layers import PromptAdapterConfig as PromptAdapterConfig
 from prompt_jax.config.layers import UnionConfig as UnionConfig
+from prompt_jax.config.mesh import MeshConfig as MeshConfig
 from prompt_jax.config.method import METHOD_KINDS as METHOD_KINDS
 from prompt_jax.config.method import MethodConfig as MethodConfig
 from prompt_jax.config.plain import differences as differences

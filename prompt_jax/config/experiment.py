@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from prompt_jax.config.checks import InputError, at_least, choose
+from prompt_jax.config.mesh import MeshConfig
 from prompt_jax.config.method import MethodConfig
 from prompt_jax.config.prompts import PromptTuningConfig
 
@@ -213,6 +214,7 @@ class Config:
     out: str = "runs/default"
     """The run folder; a folder that holds a run is refused unless --resume or --overwrite."""
     frozen: BackboneConfig = BackboneConfig()
+    mesh: MeshConfig = MeshConfig()
     method: MethodConfig = PromptTuningConfig()
     data: DataConfig = DataConfig()
     task: TaskConfig = TaskConfig()

@@ -57,7 +57,8 @@ def compose_attention(
 
     config = config or TrainConfig()
     tuned = {"logits": jnp.zeros(len(sources)), "prompt": jnp.zeros(sources.shape[1:])}
-    state = fit(loss, start(tuned, config), (backbone.unstacked(), sources), batches, config)
+    frozen = (backbone.unstacked(), sources)
+    state = fit(loss, start(tuned, config), frozen, batches, config, mesh=backbone.mesh)
     weights = jax.nn.softmax(state.tuned["logits"])
     recipe = {
         "composed": "attention",

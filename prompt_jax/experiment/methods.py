@@ -22,6 +22,7 @@ from prompt_jax.generate import answer
 from prompt_jax.methods import METHODS, Injection
 from prompt_jax.prompts import Prompt, fresh
 from prompt_jax.runs import Metrics, write_text
+from prompt_jax.sharding import place_rows, replicate
 from prompt_jax.train import compile_step, start
 
 TIMED = 5
@@ -128,8 +129,13 @@ def _step_bytes(config: Config, data: Data, backbone: Backbone, prompt: Prompt) 
     batches = batches_of(config, method, backbone, data.train, data.task)
     tuned = fresh(method, backbone, config.train.seed)
     loss = loss_of(config, method, backbone, data.task, tuned)
-    state, step = start(tuned, config.train), compile_step(loss, config.train)
-    found = step.lower(state, backbone.unstacked(), batches[0]).compile().memory_analysis()
+    mesh = backbone.mesh
+    state, step = (
+        replicate(start(tuned, config.train), mesh),
+        compile_step(loss, config.train, mesh),
+    )
+    batch = place_rows(batches[0], mesh)
+    found = step.lower(state, backbone.unstacked(), batch).compile().memory_analysis()
     held = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     return held + (found.temp_size_in_bytes if found else 0)
 

@@ -32,6 +32,7 @@ from prompt_jax.methods import for_tasks, materialize
 from prompt_jax.methods.multitask_prompt import of_task
 from prompt_jax.prompts import Prompt, fresh, inspect, prompt_for, save_prompt
 from prompt_jax.runs import Metrics, begin_run, check_run
+from prompt_jax.sharding import check_rows, describe
 from prompt_jax.tasks import Task
 from prompt_jax.train import DivergedError, fit, start
 from prompt_jax.weights import load_backbone
@@ -66,7 +67,8 @@ def train(
     """
     folder = check_run(config, resume=resume, overwrite=overwrite)
     tasks = load_mixture(config)
-    backbone = load(config)
+    backbone = load(config, say)
+    check_rows(config.train.batch_size // config.train.accumulate, backbone.mesh)
     method = for_tasks_of(config.method, backbone, [data.task for data in tasks])
     tuned = fresh(method, backbone, config.train.seed)
     batches = batches_of(
@@ -96,11 +98,16 @@ def train(
     return _conclude(config, tasks, backbone, method, best, folder, say)
 
 
-def load(config: Config) -> Backbone:
-    """The backbone of an experiment."""
+def load(config: Config, say: Say | None = None) -> Backbone:
+    """The backbone of an experiment, on its mesh."""
     frozen = config.frozen
     return load_backbone(
-        config.backbone, revision=frozen.revision, dtype=frozen.dtype, remat=frozen.remat
+        config.backbone,
+        revision=frozen.revision,
+        dtype=frozen.dtype,
+        remat=frozen.remat,
+        mesh=config.mesh,
+        say=say,
     )
 
 
@@ -118,7 +125,7 @@ def _introduce(
     dtype = jax.tree.leaves(backbone.params)[0].dtype
     say(
         f"backbone {backbone.name}: {frozen:,} frozen numbers in {dtype} on "
-        f"{jax.device_count()} {jax.default_backend()} device(s)"
+        f"{describe(backbone.mesh)}"
     )
     options = config.train
     say(f"{config.method.kind}: {trained:,} trained numbers ({trained / frozen:.4%})")
@@ -183,6 +190,7 @@ def _fit(
                 prefetch(batches, first, max(first, options.steps)),
                 options,
                 after_step=watch,
+                mesh=backbone.mesh,
             )
         except DivergedError:
             manager.wait_until_finished()

@@ -12,6 +12,7 @@ from prompt_jax.generate.beam import Lengths, search_beams
 from prompt_jax.generate.prefill import decoding_module
 from prompt_jax.generate.sampling import Draw, decode_tokens
 from prompt_jax.methods import Injection
+from prompt_jax.sharding import place_rows
 
 
 def generate(
@@ -64,11 +65,10 @@ def generate(
         decoding_module(backbone),
         backbone.params if frozen is None else frozen,
         injection,
-        np.asarray(tokens, np.int32),
-        np.asarray(mask, bool),
+        *place_rows((np.asarray(tokens, np.int32), np.asarray(mask, bool)), backbone.mesh),
     )
     virtual = 0 if injection is None else injection.positions
-    backbone.check_context(virtual, backbone.longest(arguments[-1]), max_new_tokens)
+    backbone.check_context(virtual, backbone.longest(np.asarray(mask, bool)), max_new_tokens)
     shape = {"placement": placement, "length": max_new_tokens}
     if num_beams > 1:
         lengths = _lengths(max_new_tokens, length_penalty, early_stopping)

@@ -12,6 +12,7 @@ from prompt_jax.data import first_tokens
 from prompt_jax.generate.encoding import class_logits, place_logits, token_logits
 from prompt_jax.generate.prefill import decoding_module
 from prompt_jax.methods import Injection
+from prompt_jax.sharding import place_rows
 
 LONGEST_SPAN = 30  # In tokens, as the scripts for SQuAD have it.
 
@@ -46,7 +47,8 @@ def classify(
     """
     mask = np.asarray(mask, bool)
     backbone.check_context(injection.positions, backbone.longest(mask), 0)
-    arguments = (injection, np.asarray(tokens, np.int32), mask)
+    rows = (np.asarray(tokens, np.int32), mask)
+    arguments = (injection, *place_rows(rows, backbone.mesh))
     params = backbone.params if frozen is None else frozen
     logits = _logits[kind](decoding_module(backbone), params, *arguments, placement=placement)
     return jax.nn.log_softmax(logits, axis=-1)

@@ -12,6 +12,7 @@ from prompt_jax.backbones import Backbone, is_encoder
 from prompt_jax.config import InputError
 from prompt_jax.generate.prefill import decoding_module, prefill
 from prompt_jax.methods import Injection, variables
+from prompt_jax.sharding import place_rows
 
 LOGITS_BYTES = 256 * 2**20  # Logits held at once while candidates are scored.
 
@@ -59,8 +60,7 @@ def score(
         decoding_module(backbone),
         backbone.params if frozen is None else frozen,
         injection,
-        np.asarray(tokens, np.int32),
-        mask,
+        *place_rows((np.asarray(tokens, np.int32), mask), backbone.mesh),
         candidates,
         candidate_mask,
         candidate_mask.sum(1) if length_normalize else np.ones(len(candidates), int),

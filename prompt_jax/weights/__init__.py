@@ -1,21 +1,26 @@
 """Checkpoints in, frozen trees out: Hugging Face folders, hub ids, T5X, and random models."""
 
 import dataclasses
-import functools
 import hashlib
+import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
-from prompt_jax.backbones import FAMILIES, Backbone, family_of, is_encoder
-from prompt_jax.config import DTYPES, REMATS, choose
+from prompt_jax.backbones import FAMILIES, Backbone, family_of, is_encoder, shardings
+from prompt_jax.config import DTYPES, REMATS, MeshConfig, choose
+from prompt_jax.sharding import build_mesh, check_mesh
 from prompt_jax.weights.export import save_hugging_face as save_hugging_face
 from prompt_jax.weights.hub import locate
 from prompt_jax.weights.hugging_face import read_hugging_face
-from prompt_jax.weights.mapping import assemble
+from prompt_jax.weights.mapping import assemble, shapes
+from prompt_jax.weights.progress import reading
+from prompt_jax.weights.stored import StoredTensor
 from prompt_jax.weights.t5x import read_t5x
 from prompt_jax.weights.tokenizer import has_tokenizer
 from prompt_jax.weights.tokenizer import load_tokenizer as load_tokenizer
@@ -31,10 +36,12 @@ def load_backbone(
     scan: bool | None = None,
     seed: int = 0,
     tokenizer: Any = None,
+    mesh: MeshConfig | Mesh | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Backbone:
-    """A frozen backbone: its module's config, weights on the default device, and tokenizer.
+    """A frozen backbone: its module's config, weights on their devices, and tokenizer.
 
-    Weights are read one leaf at a time, so the host needs little more than the model's size. The
+    Weights go to their devices block by block, so the host needs next to nothing beside them. The
     fingerprint depends on their values only, see `mapping.assemble`.
 
     Args:
@@ -44,32 +51,36 @@ def load_backbone(
       token: for private repositories; None takes the one of `hf auth login`.
       dtype: `auto` is bfloat16 on TPU and GPU, float32 on CPU.
       remat: `none`, `minimal` or `full`: what the backward pass recomputes.
-      scan: compile one block for all layers, or each layer; None is each on CPU, where that runs
-        faster, and one elsewhere, where it compiles faster.
+      scan: compile one block for all layers, or each layer; None is each on one CPU, where that
+        runs faster, and one elsewhere, where it compiles faster.
       seed: of a preset's weights.
       tokenizer: a tokenizer, or the folder or hub id of one; None takes the one beside the
         weights. T5X checkpoints and presets have none.
+      mesh: the devices that share the model, by sizes or as `jax.make_mesh` gives them, with the
+        axes `data`, `fsdp` and `tensor` of type Auto; None is the default device.
+      say: receives a line now and then while a large checkpoint is read.
 
     Raises:
-      InputError: there is no such backbone, or it is damaged, incomplete or of another kind.
+      InputError: there is no such backbone, or it is damaged, incomplete or of another kind; or
+        the mesh does not divide the devices or its heads.
     """
     name = os.fspath(name)
     choose("dtype", dtype, DTYPES)
     choose("remat", remat, REMATS)
-    scan = jax.default_backend() != "cpu" if scan is None else scan
-    ours = {"remat": remat, "dtype": _dtype(dtype), "scan": scan}
-    presets = {name: config for family in FAMILIES for name, config in family.PRESETS.items()}
-    if name in presets:
-        config = dataclasses.replace(presets[name], **ours)
-        rolled = dataclasses.replace(config, scan=True, remat="none")
-        params = _random(rolled, jax.random.key(seed))
+    config, source, tensors = _open(name, revision, token, dtype=_dtype(dtype), remat=remat)
+    config = _on_mesh(config, mesh, scan)
+    if tensors is None:
+        params = _random(config, seed)
         fingerprint = hashlib.sha256(f"{name} with seed {seed}".encode()).hexdigest()
     else:
-        source = locate(name, revision, token)
-        t5x = source.startswith("gs://") or Path(source, "checkpoint").is_file()
-        config, tensors = (read_t5x if t5x else read_hugging_face)(source, **ours)
-        params, fingerprint = assemble(source, tensors, config)
-        if tokenizer is None and not t5x and has_tokenizer(Path(source)):
+        total = sum(math.prod(t.shape) * t.dtype.itemsize for t in tensors.values())
+        progress = None if say is None else reading(total, say)
+        params, fingerprint = assemble(source, tensors, config, progress)
+        if (
+            tokenizer is None
+            and Path(source, "config.json").exists()
+            and has_tokenizer(Path(source))
+        ):
             tokenizer = source
     if isinstance(tokenizer, str | os.PathLike):
         tokenizer = load_tokenizer(os.fspath(tokenizer))
@@ -82,13 +93,63 @@ def load_backbone(
     )
 
 
+def read_config(
+    name: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    dtype: str = "auto",
+    mesh: MeshConfig | Mesh | None = None,
+) -> Any:
+    """The config of a backbone on a mesh; none of its weights is read.
+
+    Raises:
+      InputError: as `load_backbone`.
+    """
+    choose("dtype", dtype, DTYPES)
+    config, _, _ = _open(os.fspath(name), revision, token, dtype=_dtype(dtype))
+    return _on_mesh(config, mesh, None)
+
+
+def _open(
+    name: str, revision: str | None, token: str | None, **ours: Any
+) -> tuple[Any, str, dict[str, StoredTensor] | None]:
+    """The config, where the weights are, and the weights; those of a preset are none."""
+    presets = {name: config for family in FAMILIES for name, config in family.PRESETS.items()}
+    if name in presets:
+        return dataclasses.replace(presets[name], **ours), "", None
+    source = locate(name, revision, token)
+    t5x = source.startswith("gs://") or Path(source, "checkpoint").is_file()
+    config, tensors = (read_t5x if t5x else read_hugging_face)(source, **ours)
+    return config, source, tensors
+
+
 def _dtype(name: str) -> Any:
     if name == "auto":
         name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     return jnp.dtype(name)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _random(config: Any, key: jax.Array) -> Any:
-    params = family_of(config).init_params(config, key)
-    return jax.tree.map(lambda leaf: leaf.astype(config.dtype), params)
+def _on_mesh(config: Any, mesh: MeshConfig | Mesh | None, scan: bool | None) -> Any:
+    """The config of a model that these devices share."""
+    if isinstance(mesh, MeshConfig):
+        size = sum(map(math.prod, shapes(config).values())) * config.dtype.itemsize
+        mesh = build_mesh(mesh, heads=config.num_heads, size=size)
+    elif mesh is not None:
+        check_mesh(mesh, config.num_heads)
+    if scan is None:
+        scan = jax.default_backend() != "cpu" or mesh is not None
+    return dataclasses.replace(config, scan=scan, mesh=mesh)
+
+
+def _random(config: Any, seed: int) -> Any:
+    plain = dataclasses.replace(config, scan=True, remat="none", mesh=None)
+
+    def draw(key: jax.Array) -> Any:
+        params = family_of(config).init_params(plain, key)
+        return jax.tree.map(lambda leaf: leaf.astype(config.dtype), params)
+
+    key = jax.random.key(seed)
+    if config.mesh is None:
+        return jax.jit(draw)(key)
+    return jax.jit(draw, out_shardings=shardings(config))(key)

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.traverse_util
@@ -11,8 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from prompt_jax.backbones import family_of
+from prompt_jax.backbones import family_of, shardings
 from prompt_jax.config import InputError
+from prompt_jax.sharding import from_first
+from prompt_jax.weights.pieces import Layout, Piece, make_leaf, read_blocks
 from prompt_jax.weights.stored import StoredTensor
 
 
@@ -57,37 +59,57 @@ def hugging_face_shapes(config: Any) -> dict[str, tuple[int, ...]]:
     }
 
 
-def assemble(
-    source: str, tensors: Mapping[str, StoredTensor], config: Any
-) -> tuple[dict[str, Any], str]:
-    """Our tree in `config.dtype` on the default device, and the fingerprint of the weights.
+def _layout(path: str, shape: tuple[int, ...], config: Any) -> Layout:
+    stacked = "/layers/" in path
+    inner = len(shape) - stacked
+    if path.endswith("bias"):
+        return Layout(stacked, inner, False)
+    first = 2 if path.endswith("out/kernel") else 1
+    return Layout(stacked, first, family_of(config).transposed(config, path))
 
-    One leaf at a time is on the host. The fingerprint is the sha256 over names, shapes and float32
-    values: copies of a folder have the same one, in whatever format and type they are stored, as
-    long as the values are the same, and in whatever type they are loaded.
+
+def assemble(
+    source: str,
+    tensors: Mapping[str, StoredTensor],
+    config: Any,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[dict[str, Any], str]:
+    """Our tree in `config.dtype` on its devices, and the fingerprint of the weights.
+
+    One leaf at a time is on the host, see `pieces`. The fingerprint is the sha256 over names,
+    shapes and float32 values: copies of a folder have the same one, in whatever format and type
+    they are stored, as long as the values are the same, and in whatever type they are loaded. Of
+    several processes the first one reads all for it, and the others what their devices need.
 
     Args:
       source: names the checkpoint in errors.
       tensors: every weight under Hugging Face's name.
-      config: of our model; its dtype is that of the tree.
+      config: of our model; its dtype and its mesh are those of the tree.
+      progress: called with the bytes of every block that was read.
 
     Raises:
       InputError: a leaf that is missing, extra, mis-shaped, or not finite.
     """
     _check(source, tensors, config)
     names = family_of(config).hugging_face_names(config)
-    digest, leaves = hashlib.sha256(), {}
+    digest, leaves, hashing = hashlib.sha256(), {}, jax.process_index() == 0
+    placed = flax.traverse_util.flatten_dict(shardings(config) if config.mesh else {}, sep="/")
     for path, shape in sorted(shapes(config).items()):
-        leaf = np.empty(shape, config.dtype)
-        for layer, name in zip(_layers(path, leaf), names[path], strict=True):
-            values = _finite(source, name, tensors[name])
-            digest.update(f"{name}{list(values.shape)}".encode())
-            digest.update(values.data)
-            oriented = values.T if family_of(config).transposed(config, path) else values
-            layer[...] = oriented.reshape(layer.shape)
-            del values, oriented  # Or the last layer would stay while the leaf is copied.
-        leaves[path] = jax.device_put(leaf).block_until_ready()
-    return flax.traverse_util.unflatten_dict(leaves, sep="/"), digest.hexdigest()
+
+        def fill(pieces: Sequence[Piece], weights: Sequence[str] = names[path]) -> None:
+            for layer, name in enumerate(weights):
+                digest.update(f"{name}{list(tensors[name].shape)}".encode())
+                for first, block in read_blocks(tensors[name], pieces, whole=hashing):
+                    digest.update(_finite(source, name, block).data)
+                    for piece in pieces:
+                        piece.put(layer, first, block)
+                    if progress:
+                        progress(block.size * tensors[name].dtype.itemsize)
+
+        layout = _layout(path, shape, config)
+        leaves[path] = make_leaf(shape, config.dtype, placed.get(path), layout, fill)
+    fingerprint = from_first(digest.digest()).hex()
+    return flax.traverse_util.unflatten_dict(leaves, sep="/"), fingerprint
 
 
 def _layers(path: str, leaf: np.ndarray) -> np.ndarray:
@@ -95,9 +117,7 @@ def _layers(path: str, leaf: np.ndarray) -> np.ndarray:
     return leaf if "/layers/" in path else leaf[None]
 
 
-def _finite(source: str, name: str, tensor: StoredTensor) -> np.ndarray:
-    """The numbers as contiguous float32."""
-    values = np.ascontiguousarray(tensor.read(), np.float32)
+def _finite(source: str, name: str, values: np.ndarray) -> np.ndarray:
     if not np.isfinite(values).all():
         raise InputError(
             f"{source}: {name} holds NaN or inf; the checkpoint is damaged or its training "

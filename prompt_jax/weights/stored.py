@@ -53,6 +53,8 @@ class StoredTensor(NamedTuple):
     dtype: np.dtype
     read: Callable[[], np.ndarray]
     """Reads the numbers, every time anew: the caller decides how long they live."""
+    read_rows: Callable[[int, int], np.ndarray] | None = None
+    """Reads rows from a first to before a last one; None where a file cannot be read so."""
 
 
 def transposed(tensor: StoredTensor) -> StoredTensor:
@@ -75,10 +77,16 @@ def at_extent(
     if offset + size > file.stat().st_size:
         raise damaged(file, f"{name} ends behind the end of the file")
 
+    def read_rows(first: int, last: int) -> np.ndarray:
+        row = math.prod(shape[1:]) * dtype.itemsize
+        start, count = offset + first * row, (last - first) * row
+        found = np.fromfile(file, np.uint8, count, offset=start).view(dtype)
+        return found.reshape(last - first, *shape[1:])
+
     def read() -> np.ndarray:
         return np.fromfile(file, np.uint8, size, offset=offset).view(dtype).reshape(shape)
 
-    return StoredTensor(shape, dtype, read)
+    return StoredTensor(shape, dtype, read, read_rows if shape else None)
 
 
 def damaged(file: Any, why: str) -> InputError:

@@ -134,13 +134,14 @@ def _open_zarrs(store: dict[str, Any], location: str, specs: dict) -> dict[str, 
 
 
 def _zarr(file: str, path: str, array: Any) -> StoredTensor:
-    def read() -> np.ndarray:
+    def read_rows(first: int, last: int) -> np.ndarray:
         try:
-            return array.read().result()
+            return array[first:last].read().result()
         except ValueError as error:
             raise damaged(file, _cause(error)) from error
 
-    return StoredTensor(tuple(array.shape), float_dtype(file, path, array.dtype.name), read)
+    shape, dtype = tuple(array.shape), float_dtype(file, path, array.dtype.name)
+    return StoredTensor(shape, dtype, lambda: read_rows(0, shape[0]), read_rows)
 
 
 def _cause(error: Exception) -> str:

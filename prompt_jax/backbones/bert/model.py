@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from prompt_jax.backbones.bert.config import BertConfig
 from prompt_jax.backbones.bert.names import sockets
-from prompt_jax.backbones.layers import Dense, LayerNorm, attend, mask_bias
+from prompt_jax.backbones.layers import Dense, LayerNorm, attend, look_up, mask_bias, word_logits
 from prompt_jax.backbones.sockets import openness, prefix_length, socket, with_rows
 from prompt_jax.backbones.stack import ACTIVATIONS, MLP, add, dropout, kept, stack
 
@@ -106,7 +106,7 @@ class Bert(nn.Module):
         second one differs by, behind the separator of a pair.
         """
         c = self.config
-        x = self.embedding.astype(c.dtype)[tokens]
+        x = look_up(c, self.embedding, tokens)
         if c.num_token_types < 2 or c.sep_token_id is None:
             return x
         separators = tokens == c.sep_token_id
@@ -121,7 +121,7 @@ class Bert(nn.Module):
         c = self.config
         prefix = prefix_length(self.variables.get("tuned", {}).get("encoder", {}), "attention")
         places = jnp.maximum(jnp.cumsum(mask, axis=1) - 1, 0) + prefix + c.first_position
-        x = embeddings.astype(c.dtype) + self.positions.astype(c.dtype)[places]
+        x = embeddings.astype(c.dtype) + look_up(c, self.positions, places)
         if c.num_token_types:
             x = x + jnp.broadcast_to(self.token_types.astype(c.dtype)[0], x.shape)
         seen = jnp.pad(mask, ((0, 0), (prefix, 0)), constant_values=True)
@@ -136,8 +136,7 @@ class Bert(nn.Module):
         """Logits of the words that may stand at each state, float32."""
         c = self.config
         x = self.word_norm(ACTIVATIONS[c.word_activation](self.word_dense(states)))
-        logits = jnp.einsum("bud,vd->buv", x, self.embedding.astype(c.dtype))
-        logits = logits.astype(jnp.float32)
+        logits = word_logits(c, x, self.embedding)
         return logits + jnp.broadcast_to(self.word_bias.astype(jnp.float32), logits.shape)
 
     def __call__(
@@ -167,8 +166,13 @@ def keys_and_values(
     return kept(found["intermediates"], sockets(config).attentions)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def init_params(config: BertConfig, key: jax.Array) -> dict[str, Any]:
-    """Random parameters; under `jax.eval_shape` their shapes, for models of any size."""
+@functools.partial(jax.jit, static_argnums=0, static_argnames="boxed")
+def init_params(config: BertConfig, key: jax.Array, *, boxed: bool = False) -> dict[str, Any]:
+    """Random parameters; under `jax.eval_shape` their shapes, for models of any size.
+
+    Args:
+      boxed: keeps the names of every leaf's axes beside it.
+    """
     embeddings, mask = jnp.zeros((1, 1, config.d_model), config.dtype), jnp.ones((1, 1), bool)
-    return nn.unbox(Bert(config).init(key, embeddings, mask))["params"]
+    params: Any = Bert(config).init(key, embeddings, mask)["params"]
+    return params if boxed else nn.unbox(params)

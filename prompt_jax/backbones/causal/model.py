@@ -17,9 +17,27 @@ from jaxtyping import Array, Bool, Float, Int
 from prompt_jax.backbones.causal.config import CausalConfig
 from prompt_jax.backbones.causal.names import sockets
 from prompt_jax.backbones.causal.rope import rotate, rotations
-from prompt_jax.backbones.layers import Dense, LayerNorm, RMSNorm, attend, mask_bias
+from prompt_jax.backbones.layers import (
+    Dense,
+    LayerNorm,
+    RMSNorm,
+    attend,
+    look_up,
+    mask_bias,
+    word_logits,
+)
 from prompt_jax.backbones.sockets import openness, prefix_length, socket, with_rows
-from prompt_jax.backbones.stack import MLP, LayerCache, add, dropout, kept, stack, swap, written
+from prompt_jax.backbones.stack import (
+    MLP,
+    LayerCache,
+    add,
+    dropout,
+    empty_cache,
+    kept,
+    stack,
+    swap,
+    written,
+)
 
 
 class Attention(nn.Module):
@@ -33,7 +51,8 @@ class Attention(nn.Module):
         if c.fused:
             shape = (c.d_model, 3, c.num_heads, c.d_kv)
             axes = ("embed", "qkv", "heads", "kv")
-            self.qkv = Dense(shape, axes, std, use_bias=c.qkv_bias, dtype=c.dtype)
+            options = {"use_bias": c.qkv_bias, "dtype": c.dtype, "as_matrix": c.mesh is None}
+            self.qkv = Dense(shape, axes, std, **options)
         else:
             shape, few = (c.d_model, c.num_heads, c.d_kv), (c.d_model, c.num_kv_heads, c.d_kv)
             axes, options = ("embed", "heads", "kv"), {"use_bias": c.qkv_bias, "dtype": c.dtype}
@@ -172,7 +191,7 @@ class Causal(nn.Module):
 
     def embed(self, tokens: Int[Array, "*B T"]) -> Float[Array, "*B T D"]:
         """Rows of the embedding table, without positions."""
-        return self.embedding.astype(self.config.dtype)[tokens]
+        return look_up(self.config, self.embedding, tokens)
 
     def _states(
         self,
@@ -208,17 +227,13 @@ class Causal(nn.Module):
             near = visible & (behind < c.sliding_window)
             views = [visible, near] if c.full_layers else [near]
         if c.rope is None:
-            x = x + self.positions.astype(c.dtype)[ours]
+            x = x + look_up(c, self.positions, ours)
         biases = mask_bias(jnp.stack(views))[:, :, None]
         return self.decoder(x, ours, biases, jnp.asarray(first), cache, continued)
 
     def _logits(self, states: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         c = self.config
-        if c.tie_embeddings:
-            logits = jnp.einsum("btd,vd->btv", states, self.embedding.astype(c.dtype))
-        else:
-            logits = self.head(states)
-        return logits.astype(jnp.float32)
+        return word_logits(c, states, self.embedding if c.tie_embeddings else self.head)
 
     def encode(
         self, embeddings: Float[Array, "B S D"], mask: Bool[Array, "B S"]
@@ -263,8 +278,7 @@ class Causal(nn.Module):
           length: target tokens that the cache has room for.
         """
         c, (batch, inputs) = self.config, mask.shape
-        shape = (c.num_layers, batch, c.num_kv_heads, inputs + length, c.d_kv)
-        cache = LayerCache(jnp.zeros(shape, c.dtype), jnp.zeros(shape, c.dtype))
+        cache = empty_cache(c, c.num_kv_heads, c.num_layers, batch, inputs + length)
         room = jnp.pad(mask, ((0, 0), (0, length)))
         states, cache = self._states(embeddings, room, inputs, 0, cache)
         return self._logits(_last(states, mask))[:, 0], cache
@@ -314,8 +328,13 @@ def keys_and_values(
     return kept(sown["intermediates"], sockets(config).attentions)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def init_params(config: CausalConfig, key: jax.Array) -> dict[str, Any]:
-    """Random parameters; under `jax.eval_shape` their shapes, for models of any size."""
+@functools.partial(jax.jit, static_argnums=0, static_argnames="boxed")
+def init_params(config: CausalConfig, key: jax.Array, *, boxed: bool = False) -> dict[str, Any]:
+    """Random parameters; under `jax.eval_shape` their shapes, for models of any size.
+
+    Args:
+      boxed: keeps the names of every leaf's axes beside it.
+    """
     embeddings, mask = jnp.zeros((1, 1, config.d_model), config.dtype), jnp.ones((1, 1), bool)
-    return nn.unbox(Causal(config).init(key, embeddings, mask))["params"]
+    params: Any = Causal(config).init(key, embeddings, mask)["params"]
+    return params if boxed else nn.unbox(params)

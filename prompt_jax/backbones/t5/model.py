@@ -14,9 +14,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from prompt_jax.backbones.layers import Dense, mask_bias, relative_buckets
+from prompt_jax.backbones.layers import (
+    Dense,
+    look_up,
+    mask_bias,
+    relative_buckets,
+    word_logits,
+)
 from prompt_jax.backbones.sockets import prefix_length, socket
-from prompt_jax.backbones.stack import LayerCache, dropout, kept, stack, written
+from prompt_jax.backbones.stack import LayerCache, dropout, empty_cache, kept, stack, written
 from prompt_jax.backbones.t5.blocks import DecoderBlock, EncoderBlock, RelativeBias, norm
 from prompt_jax.backbones.t5.config import T5Config
 from prompt_jax.backbones.t5.names import sockets
@@ -116,7 +122,7 @@ class T5(nn.Module):
 
     def embed(self, tokens: Int[Array, "*B T"]) -> Float[Array, "*B T D"]:
         """Rows of the embedding table; T5 scales nothing here."""
-        return self.embedding.astype(self.config.dtype)[tokens]
+        return look_up(self.config, self.embedding, tokens)
 
     def encode(
         self, embeddings: Float[Array, "B S D"], mask: Bool[Array, "B S"]
@@ -144,11 +150,7 @@ class T5(nn.Module):
         x, cache = self.decoder(x, encoded, mask, cache, jnp.asarray(index))
         if c.scale_logits:
             x = x * c.d_model**-0.5
-        if c.tie_embeddings:
-            logits = jnp.einsum("bud,vd->buv", x, self.embedding.astype(c.dtype))
-        else:
-            logits = self.head(x)
-        return logits.astype(jnp.float32), cache
+        return word_logits(c, x, self.embedding if c.tie_embeddings else self.head), cache
 
     def __call__(
         self,
@@ -181,8 +183,7 @@ class T5(nn.Module):
         c, batch = self.config, len(mask)
         prompt = self.variables.get("tuned", {}).get("decoder", {}).get("prompt")
         room = length + (0 if prompt is None else prompt.shape[-2])
-        shape = (c.num_decoder_layers, batch, c.num_heads, room, c.d_kv)
-        cache = LayerCache(jnp.zeros(shape, c.dtype), jnp.zeros(shape, c.dtype))
+        cache = empty_cache(c, c.num_heads, c.num_decoder_layers, batch, room)
         start = jnp.full((batch, 1), c.decoder_start_token_id, jnp.int32)
         logits, cache = self.decode(start, self.encode(embeddings, mask), mask, cache)
         return logits[:, 0], cache
@@ -209,9 +210,16 @@ def shift_right(targets: Int[Array, "B U"], start: int) -> Int[Array, "B U"]:
     return jnp.pad(targets[:, :-1], ((0, 0), (1, 0)), constant_values=start)
 
 
-@functools.partial(jax.jit, static_argnums=0)  # Eagerly it compiles four times as long.
-def init_params(config: T5Config, key: jax.Array) -> dict[str, Any]:
-    """Random parameters; under `jax.eval_shape` their shapes, for models of any size."""
+@functools.partial(
+    jax.jit, static_argnums=0, static_argnames="boxed"
+)  # Eagerly it compiles four times as long.
+def init_params(config: T5Config, key: jax.Array, *, boxed: bool = False) -> dict[str, Any]:
+    """Random parameters; under `jax.eval_shape` their shapes, for models of any size.
+
+    Args:
+      boxed: keeps the names of every leaf's axes beside it.
+    """
     embeddings = jnp.zeros((1, 1, config.d_model), config.dtype)
     mask, tokens = jnp.ones((1, 1), bool), jnp.zeros((1, 1), jnp.int32)
-    return nn.unbox(T5(config).init(key, embeddings, mask, tokens))["params"]
+    params: Any = T5(config).init(key, embeddings, mask, tokens)["params"]
+    return params if boxed else nn.unbox(params)

@@ -1,0 +1,304 @@
+"""A mesh of devices, and which axis of an array goes along which axis of the mesh.
+
+Parameters name their axes where they are born and activations where they are constrained; `RULES`
+is the only place that knows both these names and those of the mesh. Whatever it does not name, and
+so every prompt and every optimizer state, is replicated. Without a mesh nothing here does anything.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from prompt_jax.config import InputError, MeshConfig
+
+AXES = ("data", "fsdp", "tensor")
+RULES = {
+    "batch": ("data", "fsdp"),
+    # Rows that meet the vocabulary, which takes fsdp as well.
+    "rows": ("data",),
+    # Twice, so that neither a table nor logits are ever gathered: a device looks up and scores its
+    # own words, and what travels is states.
+    "vocab": ("tensor", "fsdp"),
+    "pos": ("tensor", "fsdp"),
+    "heads": ("tensor",),
+    "kv_heads": ("tensor",),
+    "mlp": ("tensor",),
+    "embed_out": ("tensor",),
+    "embed": ("fsdp",),
+}
+"""Name of an axis -> axes of the mesh. What stands first chooses first; an axis of the mesh is
+given away once in an array, and only where it divides."""
+ASSUMED_MEMORY = 16 * 2**30
+"""Bytes of a device that does not tell, as on CPU; a TPU v5e has as many."""
+ROOM = 0.4
+"""What weights may take of a device; activations, caches and gathered layers have the rest."""
+
+
+def activation_spec(names: Sequence[str | None], shape: Sequence[int], mesh: Any) -> PartitionSpec:
+    """How an activation is split.
+
+    The vocabulary may be split unevenly: XLA pads the last device's share, where an argument of a
+    program could not have one.
+    """
+    return PartitionSpec(*_split(names, shape, mesh, uneven="vocab"))
+
+
+def parameter_spec(names: Sequence[str | None], shape: Sequence[int], mesh: Any) -> PartitionSpec:
+    """How a frozen leaf is split.
+
+    What fits no rule, such as two heads of keys on four devices or an odd vocabulary, is split
+    along `embed` instead. A vector of that width is replicated: gathering it would cost more.
+    """
+    if [name for name in names if name != "layers"] == ["embed"]:
+        return PartitionSpec()
+    parts = _split(names, shape, mesh)
+    taken = {axis for part in parts for axis in part}
+    place = names.index("embed") if "embed" in names else None
+    for axis in ("fsdp", "tensor"):
+        if place is None or axis in taken or mesh.shape[axis] == 1:
+            continue
+        if shape[place] % (_ways(parts[place], mesh) * mesh.shape[axis]) == 0:
+            parts[place] = (*parts[place], axis)
+    return PartitionSpec(*parts)
+
+
+def _split(
+    names: Sequence[str | None], shape: Sequence[int], mesh: Any, uneven: str = ""
+) -> list[tuple[str, ...]]:
+    parts: list[tuple[str, ...]] = [() for _ in names]
+    taken = set()
+    ranked = [i for rule in RULES for i, name in enumerate(names) if name == rule]
+    for i in ranked:
+        for axis in RULES[names[i] or ""]:
+            fits = shape[i] % (_ways(parts[i], mesh) * mesh.shape[axis]) == 0
+            if mesh.shape[axis] > 1 and axis not in taken and (fits or names[i] == uneven):
+                parts[i] = (*parts[i], axis)
+                taken.add(axis)
+    return parts
+
+
+def _ways(part: Sequence[str], mesh: Any) -> int:
+    return math.prod(mesh.shape[axis] for axis in part)
+
+
+def constrain(x: Any, mesh: Any, *names: str | None) -> Any:
+    """An activation split by the names of its first axes; `x` itself without a mesh.
+
+    XLA finds most of a program's layout by itself, from that of the weights. It is told where a
+    wrong guess would gather: the residual stream, tokens and states that meet the vocabulary,
+    logits, caches.
+    """
+    if mesh is None:
+        return x
+    spec = activation_spec(names, x.shape, mesh)
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
+
+
+def place_rows(tree: Any, mesh: Any) -> Any:
+    """Arrays whose rows are shared out over devices; those whose rows do not divide, on all."""
+    if mesh is None:
+        return tree
+
+    def place(leaf: Any) -> Any:
+        spec = activation_spec(("batch",), np.shape(leaf), mesh)
+        return jax.device_put(leaf, NamedSharding(mesh, spec))
+
+    return jax.tree.map(place, tree)
+
+
+def whole(mesh: Any) -> NamedSharding:
+    """Whole on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def replicate(tree: Any, mesh: Any) -> Any:
+    """A prompt, or a training state, whole on every device."""
+    return tree if mesh is None else jax.device_put(tree, whole(mesh))
+
+
+def describe(mesh: Any) -> str:
+    """The devices in words."""
+    if mesh is None:
+        return f"1 {jax.default_backend()} device"
+    sizes = " x ".join(f"{name} {mesh.shape[name]}" for name in AXES)
+    return f"{mesh.size} {mesh.devices.flat[0].platform} devices: {sizes}"
+
+
+def from_first(values: bytes) -> bytes:
+    """What the first process has, in every process."""
+    if jax.process_count() == 1:
+        return values
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.broadcast_one_to_all(np.frombuffer(values, np.uint8)).tobytes()
+
+
+def row_ways(mesh: Any) -> int:
+    """Parts that the rows of a batch are split into."""
+    return 1 if mesh is None else _ways(RULES["batch"], mesh)
+
+
+def whole_rows(rows: int, mesh: Any) -> int:
+    """The next number of rows that divides over the devices."""
+    return -(-rows // row_ways(mesh)) * row_ways(mesh)
+
+
+def check_rows(rows: int, mesh: Any) -> None:
+    """Checks that a step's rows divide over the devices.
+
+    Raises:
+      InputError: they do not.
+    """
+    ways = row_ways(mesh)
+    if rows % ways:
+        near = " or ".join(
+            str(n) for n in sorted({rows // ways * ways, whole_rows(rows, mesh)}) if n
+        )
+        raise InputError(
+            f"{rows} rows of a step do not divide over the {ways} devices of mesh.data and "
+            f"mesh.fsdp; take {near} rows (train.batch_size over train.accumulate), or another mesh"
+        )
+
+
+def build_mesh(
+    config: MeshConfig, *, heads: int, size: int, devices: Sequence[Any] | None = None
+) -> Mesh | None:
+    """The mesh that a config asks for; None of one device, which needs none.
+
+    Args:
+      config: sizes, some of them `auto`.
+      heads: of the model's queries.
+      size: of the model's weights, in bytes.
+      devices: None takes all.
+
+    Raises:
+      InputError: a size that does not divide the devices or the heads.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    shape = mesh_shape(config, devices, heads=heads, size=size)
+    check_heads(shape[2], heads, len(devices))
+    used = math.prod(shape)
+    return None if used == 1 else Mesh(_grid(shape, devices[:used]), AXES, (AxisType.Auto,) * 3)
+
+
+def mesh_shape(
+    config: MeshConfig, devices: Sequence[Any], *, heads: int, size: int
+) -> tuple[int, int, int]:
+    """Devices along `data`, `fsdp` and `tensor`.
+
+    A model that does not fit one device is first split along `tensor`, which moves the least, as
+    far as heads and the devices of one host go; `fsdp` takes the rest, `data` what is left.
+
+    Raises:
+      InputError: the sizes do not divide the devices.
+    """
+    count = len(devices)
+    given = [getattr(config, name) for name in AXES]
+    fixed = math.prod(n for n in given if n != "auto")
+    if count % fixed:
+        raise InputError(
+            f"{_described(given)} does not divide {count} devices; {_remedy(given, count)}"
+        )
+    left = count // fixed
+    data, fsdp, tensor = given
+    parts = -(-size // int(ROOM * device_memory(devices)))
+    if tensor == "auto":
+        local = sum(device.process_index == devices[0].process_index for device in devices)
+        wanted = -(-parts // (1 if fsdp == "auto" else fsdp))
+        fit = [n for n in _divisors(left) if heads % n == 0 and n <= local]
+        tensor = next((n for n in fit if n >= wanted), fit[-1])
+        left //= tensor
+    if fsdp == "auto":
+        fit = _divisors(left)
+        fsdp = next((n for n in fit if n * tensor >= parts), fit[-1])
+        left //= fsdp
+    return (left if data == "auto" else data), fsdp, tensor
+
+
+def check_mesh(mesh: Mesh, heads: int) -> None:
+    """Checks a mesh that was not built here.
+
+    Raises:
+      InputError: it has other axes, or `tensor` does not divide the heads.
+    """
+    kinds = tuple(getattr(mesh, "axis_types", ()))
+    if tuple(mesh.axis_names) != AXES or set(kinds) != {AxisType.Auto}:
+        raise InputError(
+            f"the mesh has the axes {', '.join(map(str, mesh.axis_names))} of types "
+            f"{', '.join(kind.name for kind in kinds)}; allowed: {', '.join(AXES)}, all Auto: "
+            "jax.make_mesh(sizes, names, axis_types=(AxisType.Auto,) * 3), or a MeshConfig"
+        )
+    check_heads(mesh.shape["tensor"], heads, mesh.size)
+
+
+def check_heads(tensor: int, heads: int, count: int) -> None:
+    """Checks that every device has whole heads.
+
+    Raises:
+      InputError: it has not.
+    """
+    if heads % tensor:
+        allowed = [n for n in _divisors(count) if heads % n == 0]
+        raise InputError(
+            f"mesh.tensor {tensor} does not divide the model's {heads} heads; nearest on {count} "
+            f"devices: {_nearest(tensor, allowed)}; split the rest with mesh.fsdp"
+        )
+
+
+def _described(given: Sequence[Any]) -> str:
+    sizes = zip(AXES, given, strict=True)
+    return "a mesh of " + " x ".join(f"{name} {n}" for name, n in sizes if n != "auto")
+
+
+def _remedy(given: Sequence[Any], count: int) -> str:
+    """For every size in turn, what it may be beside the others."""
+    ways = []
+    for i, name in enumerate(AXES):
+        others = math.prod(n for j, n in enumerate(given) if j != i and n != "auto")
+        if given[i] not in ("auto", 1) and count % others == 0:
+            ways.append(f"mesh.{name} {_nearest(given[i], _divisors(count // others))}")
+    return "nearest that do: " + ("; ".join(ways) or "set two of the sizes to 1")
+
+
+def _nearest(value: int, allowed: Sequence[int]) -> str:
+    below = [n for n in allowed if n < value][-1:]
+    above = [n for n in allowed if n > value][:1]
+    return " or ".join(map(str, below + above))
+
+
+def _divisors(n: int) -> list[int]:
+    return [i for i in range(1, n + 1) if n % i == 0]
+
+
+def device_memory(devices: Sequence[Any]) -> int:
+    """Bytes of one of the devices, all alike; `ASSUMED_MEMORY` where they do not tell."""
+    # A device of another process tells nothing, not even that.
+    own = next(d for d in devices if d.process_index == jax.process_index())
+    return (own.memory_stats() or {}).get("bytes_limit", ASSUMED_MEMORY)
+
+
+def _grid(shape: tuple[int, int, int], devices: list[Any]) -> np.ndarray:
+    """The devices in the order that neighbours on a mesh are neighbours in their network.
+
+    Several slices, or hosts without such a network, meet along `data`, which moves next to nothing
+    of a frozen model.
+
+    Raises:
+      InputError: `data` does not divide over the slices.
+    """
+    from jax.experimental import mesh_utils
+
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        return mesh_utils.create_device_mesh(shape, devices)
+    if shape[0] % slices:
+        raise InputError(
+            f"mesh.data {shape[0]} does not divide over {slices} slices, and only data may cross "
+            f"them; take a multiple of {slices}"
+        )
+    own = (shape[0] // slices, *shape[1:])
+    return mesh_utils.create_hybrid_device_mesh(own, (slices, 1, 1), devices)

@@ -1,0 +1,124 @@
+"""The pieces of a leaf that the devices of this process hold, filled block by block from a file.
+
+A process has no more of a model on its host than its pieces of one leaf and one block of a file.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from prompt_jax.weights.stored import StoredTensor
+
+BLOCK = 16 * 2**20
+"""Bytes of a file that are read at once."""
+
+
+class Layout(NamedTuple):
+    """How one layer of a leaf stands in a file: as a matrix, each side of some of its axes."""
+
+    stacked: bool
+    """Whether layers stand in front of the leaf."""
+    first: int
+    """So many axes of a layer are the one side, the others the other."""
+    turned: bool
+    """Whether the file has the other side first."""
+
+
+class Piece(NamedTuple):
+    """What the devices of one index of a sharding hold."""
+
+    values: np.ndarray
+    matrices: np.ndarray
+    """A view of them, for every layer a matrix as the file has it."""
+    rows: np.ndarray
+    """Which rows of the file's matrix these are, ascending."""
+    columns: np.ndarray | slice
+
+    def put(self, layer: int, first: int, block: np.ndarray) -> None:
+        """Takes its part of rows `first` and later of a layer."""
+        start, end = np.searchsorted(self.rows, (first, first + len(block)))
+        if start < end:
+            part = block[_slice(self.rows[start:end] - first)]
+            self.matrices[layer, start:end] = part[:, self.columns]
+
+
+def make_leaf(
+    shape: tuple[int, ...],
+    dtype: Any,
+    sharding: Any,
+    layout: Layout,
+    fill: Callable[[Sequence[Piece]], None],
+) -> jax.Array:
+    """A leaf on its devices, on the default one when `sharding` is None.
+
+    Args:
+      fill: puts the numbers into the pieces.
+    """
+    if sharding is None:
+        piece = _piece((slice(None),) * len(shape), shape, dtype, layout)
+        fill([piece])
+        return jax.device_put(piece.values).block_until_ready()
+    indices = sharding.addressable_devices_indices_map(shape).values()
+    pieces = {_key(index): _piece(index, shape, dtype, layout) for index in indices}
+    fill(list(pieces.values()))
+    made = jax.make_array_from_callback(shape, sharding, lambda i: pieces[_key(i)].values)
+    return made.block_until_ready()
+
+
+def read_blocks(
+    tensor: StoredTensor, pieces: Sequence[Piece], *, whole: bool
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Numbers of the first row, and rows as contiguous float32 matrices.
+
+    Args:
+      whole: also reads rows that no piece needs.
+    """
+    if tensor.read_rows is None:
+        yield 0, _matrix(tensor.read())
+        return
+    width = math.prod(tensor.shape[1:])
+    step = max(1, BLOCK // (4 * max(width, 1)))
+    for first in range(0, tensor.shape[0], step):
+        last = min(first + step, tensor.shape[0])
+        if not whole:
+            needed = np.concatenate([piece.rows for piece in pieces])
+            needed = needed[(needed >= first) & (needed < last)]
+            if not needed.size:
+                continue
+            first, last = int(needed.min()), int(needed.max()) + 1
+        yield first, _matrix(tensor.read_rows(first, last))
+
+
+def _matrix(values: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(values, np.float32).reshape(len(values), -1)
+
+
+def _piece(index: tuple[slice, ...], shape: tuple[int, ...], dtype: Any, layout: Layout) -> Piece:
+    own = [range(*part.indices(size)) for part, size in zip(index, shape, strict=True)]
+    values = np.empty([len(part) for part in own], dtype)
+    front = int(layout.stacked)
+    cut = front + layout.first
+    sides = [_flat(own[front:cut], shape[front:cut]), _flat(own[cut:], shape[cut:])]
+    matrices = values.reshape(-1 if layout.stacked else 1, len(sides[0]), len(sides[1]))
+    if layout.turned:
+        sides, matrices = sides[::-1], matrices.swapaxes(1, 2)
+    return Piece(values, matrices, sides[0], _slice(sides[1]))
+
+
+def _flat(own: Sequence[range], shape: Sequence[int]) -> np.ndarray:
+    """Which numbers of a row-major side these ranges of its axes are."""
+    places = np.arange(math.prod(shape)).reshape(shape)
+    return places[tuple(slice(part.start, part.stop) for part in own)].ravel()
+
+
+def _slice(places: np.ndarray) -> np.ndarray | slice:
+    """Ascending places as a slice where they have no gap, which numpy copies without an index."""
+    first, last = int(places[0]), int(places[-1])
+    return slice(first, last + 1) if last - first == len(places) - 1 else places
+
+
+def _key(index: tuple[slice, ...]) -> tuple:
+    return tuple((part.start, part.stop) for part in index)

@@ -1,0 +1,310 @@
+"""Laws of a mesh; `test_sharded.py` runs them in a process of eight fake devices.
+
+XLA_FLAGS=--xla_force_host_platform_device_count=8 pytest -n 0 tests/eight_devices.py
+"""
+
+import dataclasses
+import functools
+import re
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+
+from prompt_jax import cli
+from prompt_jax.backbones import Backbone, bert, boxed_shapes, causal, family_of, shardings, t5
+from prompt_jax.config import (
+    LoraConfig,
+    MeshConfig,
+    PrefixTuningConfig,
+    PromptTuningConfig,
+    TrainConfig,
+)
+from prompt_jax.data import Batch
+from prompt_jax.doctor import mistakes as mistakes_of
+from prompt_jax.generate import generate, score
+from prompt_jax.losses import loss_fn
+from prompt_jax.methods import init, materialize
+from prompt_jax.sharding import AXES, build_mesh, place_rows, whole
+from prompt_jax.train import compile_step, fit, start
+from prompt_jax.weights import load_backbone, save_hugging_face
+
+MESHES = [(8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2), (4, 1, 2)]
+SHAPE = {"vocab_size": 64, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_heads": 8, "num_layers": 2}
+CAUSAL = {"max_positions": 64, "eos_token_id": 1}
+MODELS = {
+    "t5": t5.T5Config(**SHAPE, num_decoder_layers=2),
+    # A vocabulary that nothing divides.
+    "gpt2": causal.CausalConfig(
+        **{**SHAPE, **CAUSAL, "d_kv": 2, "vocab_size": 61}, num_kv_heads=8
+    ),
+    # Two heads of keys, which eight devices cannot share.
+    "llama": causal.CausalConfig(
+        **SHAPE, **CAUSAL, model_type="llama", num_kv_heads=2, norm="rms", rope=causal.Rope(),
+        fused=False, qkv_bias=False, out_bias=False, mlp_bias=False, activation="silu",
+        gated=True, tie_embeddings=False,
+    ),
+    "bert": bert.BertConfig(**{**SHAPE, "d_kv": 2}, max_positions=64, mask_token_id=60),
+}  # fmt: skip
+METHODS = {
+    "prompt": PromptTuningConfig(num_virtual_tokens=4),
+    "prefix": PrefixTuningConfig(num_virtual_tokens=4),
+    "lora": LoraConfig(r=2),
+}
+
+
+def test_there_are_eight_devices():
+    assert jax.device_count() == 8
+
+
+def mesh_of(*sizes):
+    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def noisy(tree, key=0):
+    """Far from zeros and ones, which would hide mistakes."""
+    leaves, structure = jax.tree.flatten(tree)
+    keys = jax.random.split(jax.random.key(key), len(leaves))
+    return structure.unflatten(
+        leaf + 0.1 * jax.random.normal(key, leaf.shape)
+        for key, leaf in zip(keys, leaves, strict=True)
+    )
+
+
+@functools.cache
+def one_device(name):
+    config = MODELS[name]
+    params = noisy(family_of(config).init_params(config, jax.random.key(0)))
+    return Backbone(name=name, config=config, params=params)
+
+
+def on_mesh(backbone, mesh):
+    config = dataclasses.replace(backbone.config, mesh=mesh)
+    params = jax.device_put(backbone.params, shardings(config))
+    return dataclasses.replace(backbone, config=config, params=params)
+
+
+def batch_of(rows=8, text=6, target=2):
+    rng = np.random.default_rng(0)
+    mask = np.arange(text) < rng.integers(2, text + 1, rows)[:, None]
+    tokens = np.where(mask, rng.integers(2, 60, (rows, text)), 0).astype(np.int32)
+    tokens[:, :2] = MODELS["bert"].mask_token_id
+    targets = rng.integers(2, 60, (rows, target)).astype(np.int32)
+    target_mask = np.arange(target) < rng.integers(1, target + 1, rows)[:, None]
+    return Batch(tokens, mask, targets, target_mask)
+
+
+@functools.cache
+def found(name, kind, sizes=None):
+    """Loss, gradient and answers, on a mesh or without one."""
+    backbone = one_device(name)
+    method = dataclasses.replace(METHODS[kind], task_type=backbone.task_types[0])
+    tuned = noisy(init(method, backbone, jax.random.key(0)), 1)
+    if sizes:
+        backbone = on_mesh(backbone, mesh_of(*sizes))
+    batch = place_rows(batch_of(), backbone.mesh)
+    step = jax.jit(jax.value_and_grad(loss_fn(method, backbone), has_aux=True))
+    (loss, _), grads = jax.device_get(step(tuned, backbone.params, batch))
+    if name == "bert":
+        return loss, grads, None
+    inputs = (backbone, materialize(method, tuned), batch.tokens, batch.mask)
+    return loss, grads, generate(*inputs, max_new_tokens=4)
+
+
+CROSS = [(n, k, m) for n in MODELS for k in METHODS for m in MESHES]
+FEW = [("t5", "prompt", (2, 2, 2))]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "sizes"),
+    [case if case in FEW else pytest.param(*case, marks=pytest.mark.slow) for case in CROSS],
+)
+def test_a_mesh_equals_one_device(name, kind, sizes):
+    loss, grads, answers = found(name, kind)
+    shared = found(name, kind, sizes)
+    np.testing.assert_allclose(shared[0], loss, rtol=1e-5)
+    for ours, theirs in zip(jax.tree.leaves(shared[1]), jax.tree.leaves(grads), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5 * np.abs(theirs).max())
+    if answers is not None:
+        np.testing.assert_array_equal(shared[2], answers)
+
+
+@pytest.mark.slow
+def test_scores_equal_and_rows_that_do_not_divide_are_everywhere():
+    backbone = one_device("t5")
+    batch, words = batch_of(rows=3), np.array([[5, 1], [9, 1]])
+    inputs = (None, batch.tokens, batch.mask, words, np.ones((2, 2), bool))
+    shared = score(on_mesh(backbone, mesh_of(2, 2, 2)), *inputs)
+    np.testing.assert_allclose(shared, score(backbone, *inputs), rtol=1e-5)
+
+
+def test_training_on_a_mesh_keeps_the_state_whole_and_compiles_once():
+    backbone, config = one_device("t5"), TrainConfig(steps=3, batch_size=8, learning_rate=0.1)
+    method, batches = METHODS["prompt"], [batch_of()] * 3
+    tuned = init(method, backbone, jax.random.key(0))
+    alone = fit(loss_fn(method, backbone), start(tuned, config), backbone.params, batches, config)
+    shared = on_mesh(backbone, mesh_of(2, 2, 2))
+    loss = loss_fn(method, shared)
+    step = compile_step(loss, config, shared.mesh)
+    state = fit(
+        loss, start(tuned, config), shared.params, batches, config, step_fn=step, mesh=shared.mesh
+    )
+    assert step._cache_size() == 1
+    for ours, theirs in zip(jax.tree.leaves(state), jax.tree.leaves(alone), strict=True):
+        assert ours.sharding == whole(shared.mesh)
+        np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=1e-6)
+
+
+def gathered(text):
+    """The sizes of what every all-gather of a program gives."""
+    shapes = re.findall(r"= \w+\[([\d,]*)\]\S* all-gather\(", text)
+    return [np.prod([int(n) for n in shape.split(",") if n]) for shape in shapes]
+
+
+@pytest.mark.parametrize("tied", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_neither_the_vocabulary_nor_logits_are_gathered(tied):
+    """What is gathered is states and the kernels of one layer."""
+    vocab = 4096
+    config = dataclasses.replace(
+        MODELS["t5"], vocab_size=vocab, tie_embeddings=tied, mesh=mesh_of(2, 2, 2)
+    )
+    backbone = Backbone(name="t5", config=config, params=abstract(config))
+    tuned = {"prompt": jnp.zeros((4, 16))}
+    batch = place_rows(batch_of(), config.mesh)
+    step = jax.jit(jax.value_and_grad(loss_fn(METHODS["prompt"], backbone), has_aux=True))
+    text = step.lower(tuned, backbone.params, batch).compile().as_text()
+    sizes = gathered(text)
+    assert sizes and max(sizes) < vocab
+    # Logits of a device: its rows of `data`, its words of `tensor` and `fsdp`.
+    assert f"f32[4,2,{vocab // 4}]" in text
+    assert f",{vocab}]" not in text and f"[{vocab}," not in text
+
+
+def abstract(config):
+    """A model of any size, as shapes on their devices."""
+    return jax.tree.map(
+        lambda leaf, own: jax.ShapeDtypeStruct(leaf.shape, config.dtype, sharding=own),
+        nn.unbox(boxed_shapes(config)),
+        shardings(config),
+    )
+
+
+@pytest.mark.parametrize("sizes", MESHES[1:])
+def test_no_large_leaf_of_xxl_is_left_whole(sizes):
+    config = dataclasses.replace(t5.PRESETS["t5_1_1_xxl"], mesh=mesh_of(*sizes))
+    for path, leaf in jax.tree.leaves_with_path(abstract(config)):
+        parts = leaf.size // np.prod(leaf.sharding.shard_shape(leaf.shape))
+        large = leaf.size * leaf.dtype.itemsize > 2**20
+        assert parts == sizes[1] * sizes[2] or not large, jax.tree_util.keystr(path)
+
+
+def test_the_program_of_xxl_does_not_grow_with_its_depth():
+    def lines(layers):
+        config = dataclasses.replace(
+            t5.PRESETS["t5_1_1_xxl"], num_layers=layers, num_decoder_layers=layers,
+            dtype=jnp.dtype(jnp.bfloat16), mesh=mesh_of(1, 2, 4),
+        )  # fmt: skip
+        backbone = Backbone(name="xxl", config=config, params=abstract(config))
+        options = TrainConfig(batch_size=8, learning_rate=0.3)
+        state = start({"prompt": jnp.zeros((100, 4096))}, options)
+        step = compile_step(loss_fn(METHODS["prompt"], backbone), options, config.mesh)
+        return len(step.lower(state, backbone.params, batch_of()).as_text().splitlines())
+
+    few, many = lines(4), lines(24)
+    assert few > 100 and abs(many - few) <= 0.05 * few
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in ("t5", "gpt2") else pytest.param(n, marks=pytest.mark.slow) for n in MODELS]
+)
+def test_a_checkpoint_is_read_straight_to_its_shards(name, tmp_path):
+    save_hugging_face(tmp_path, one_device(name))
+    alone = load_backbone(tmp_path)
+    shared = load_backbone(tmp_path, mesh=MeshConfig(fsdp=2, tensor=2))
+    assert shared.mesh.shape == {"data": 2, "fsdp": 2, "tensor": 2} and shared.config.scan
+    assert shared.fingerprint == alone.fingerprint
+    wanted = shardings(shared.config)
+    for leaf, own, whole_leaf in zip(
+        *map(jax.tree.leaves, (shared.params, wanted, alone.params)), strict=True
+    ):
+        assert leaf.sharding == own
+        np.testing.assert_array_equal(leaf, whole_leaf)
+
+
+@pytest.mark.slow
+def test_a_preset_is_drawn_on_its_devices():
+    alone = load_backbone("t5_1_1_small")
+    shared = load_backbone("t5_1_1_small", mesh=MeshConfig(fsdp=4, tensor=2))
+    assert shared.fingerprint == alone.fingerprint
+    table = shared.params["embedding"]
+    assert table.addressable_shards[0].data.shape == (32128 // 8, 512)
+    np.testing.assert_array_equal(table, alone.params["embedding"])
+
+
+@pytest.fixture
+def trained(tiny_folder, task_file, tmp_path, capsys):
+    """A run of two steps on a mesh: its folder, the arguments that it had, and what it said."""
+    out = str(tmp_path / "run")
+    given = ["--backbone", str(tiny_folder), "--data.task", f"file:{task_file}", "--out", out]
+    given += ["--task.labels", "negative", "positive", "--data.max-source-length", "16"]
+    given += ["--train.batch-size", "8", "--train.eval-every", "2", "--train.schedule", "constant"]
+    assert cli.main(["train", *given, "--train.steps", "2", "--mesh.tensor", "2"]) == 0
+    return out, given, capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_train_then_resume_evaluate_and_predict_on_other_meshes(trained, tmp_path, capsys):
+    out, given, said = trained
+    assert "8 cpu devices: data 4 x fsdp 1 x tensor 2" in said
+    more = ["--train.steps", "4", "--mesh.fsdp", "4", "--mesh.tensor", "1", "--resume"]
+    assert cli.main(["train", *given, *more]) == 0
+    said = capsys.readouterr().out
+    assert "data 2 x fsdp 4 x tensor 1" in said and "resuming after step 2 of 4" in said
+    mesh = ["--prompt", out, "--mesh.tensor", "2", "--mesh.data", "1"]
+    assert cli.main(["evaluate", *mesh]) == 0
+    inputs, answers = tmp_path / "inputs.txt", tmp_path / "answers.jsonl"
+    inputs.write_text("good film\nbad film\ngood\n")
+    assert cli.main(["predict", *mesh, "--input", str(inputs), "--output", str(answers)]) == 0
+    assert len(answers.read_text().splitlines()) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--mesh.fsdp", "3"], "fsdp 3 x tensor 1 does not divide 8 devices; nearest that do: "),
+        (["--mesh.tensor", "8"], "mesh.tensor 8 does not divide the model's 2 heads; nearest on 8"),
+        (["--train.batch-size", "12"], "12 rows of a step do not divide over the 8 devices.*8 or"),
+    ],
+)
+def test_meshes_that_do_not_divide(options, message, tiny_folder, task_file, tmp_path, capsys):
+    common = ["--backbone", str(tiny_folder), "--data.task", f"file:{task_file}"]
+    assert cli.main(["train", *common, "--out", str(tmp_path / "run"), *options]) == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_a_mesh_is_built_over_some_of_the_devices():
+    mesh = build_mesh(MeshConfig(data=1, tensor=4), heads=4, size=1)
+    assert mesh.shape == {"data": 1, "fsdp": 1, "tensor": 4} and mesh.size == 4
+
+
+def test_doctor_tells_how_a_model_lies_on_a_mesh(capsys):
+    arguments = ["doctor", "--backbone", "t5_1_1_xxl", "--mesh.fsdp", "2", "--mesh.tensor", "4"]
+    assert cli.main(arguments) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"8 cpu devices: data 1 x fsdp 2 x tensor 4\n", said)
+    assert re.search(r"embedding +\[32128, 4096\] +tensor\+fsdp - +526.39 +65.80", said)
+    assert "these CPU devices are fake" in said and "CPU 7" in said
+
+
+def test_doctor_tells_what_a_mesh_does_not_divide():
+    def mistakes(name, *sizes):
+        return " ".join(mistakes_of(dataclasses.replace(MODELS[name], mesh=mesh_of(*sizes))))
+
+    assert "2 heads of keys on 4 devices of mesh.tensor" in mistakes("llama", 1, 1, 4)
+    assert "a vocabulary of 61 on 8 devices" in mistakes("gpt2", 1, 4, 2)
+    assert "rows are not shared out" in mistakes("t5", 1, 1, 8)
+    assert "4 of 8 devices are idle" in mistakes("t5", 1, 1, 4)
