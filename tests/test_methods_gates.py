@@ -73,29 +73,30 @@ def test_open_gates_are_no_gates_and_closed_ones_no_methods(backbone):
     assert not np.allclose(half, whole, atol=1e-3) and not np.allclose(half, closed, atol=1e-3)
 
 
-def test_a_fresh_union_that_only_adds_is_the_plain_backbone(tiny):
-    injection = materialize(ADDED, init(ADDED, tiny, jax.random.key(0)))
-    np.testing.assert_array_equal(logits(tiny, injection), logits(tiny, None))
+def test_a_fresh_union_that_only_adds_is_the_plain_backbone(tiny_llama):
+    config = with_task(ADDED, tiny_llama)
+    injection = materialize(config, init(config, tiny_llama, jax.random.key(0)))
+    np.testing.assert_array_equal(logits(tiny_llama, injection), logits(tiny_llama, None))
 
 
-def test_a_gate_looks_at_its_token_alone(tiny_gpt2):
+def test_a_gate_looks_at_its_token_alone(tiny_llama):
     """Neither padding nor a later target opens it."""
-    config = with_task(unipelt(num_virtual_tokens=3, r=2, bottleneck_size=3), tiny_gpt2)
-    injection = materialize(config, noisy(config, tiny_gpt2))
-    whole = logits(tiny_gpt2, injection)
-    alone = logits(tiny_gpt2, injection, TOKENS[1:, :2], MASK[1:, :2], TARGETS[1:])
+    config = with_task(unipelt(num_virtual_tokens=3, r=2, bottleneck_size=3), tiny_llama)
+    injection = materialize(config, noisy(config, tiny_llama))
+    whole = logits(tiny_llama, injection)
+    alone = logits(tiny_llama, injection, TOKENS[1:, :2], MASK[1:, :2], TARGETS[1:])
     np.testing.assert_allclose(whole[1:], alone, atol=1e-5)
-    other = logits(tiny_gpt2, injection, targets=np.array([[4, 9], [11, 9]], np.int32))
+    other = logits(tiny_llama, injection, targets=np.array([[4, 9], [11, 9]], np.int32))
     np.testing.assert_allclose(whole[:, :1], other[:, :1], atol=1e-5)
 
 
-def test_rows_have_gates_of_their_own(tiny):
-    config = unipelt(num_virtual_tokens=3, r=2, bottleneck_size=3)
-    parts = [materialize(config, noisy(config, tiny, seed)) for seed in (0, 5)]
+def test_rows_have_gates_of_their_own(tiny_llama):
+    config = with_task(unipelt(num_virtual_tokens=3, r=2, bottleneck_size=3), tiny_llama)
+    parts = [materialize(config, noisy(config, tiny_llama, seed)) for seed in (0, 5)]
     rows = jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=1), *parts)
-    both = logits(tiny, rows)
+    both = logits(tiny_llama, rows)
     for i, part in enumerate(parts):
-        np.testing.assert_allclose(both[i], logits(tiny, part)[i], atol=1e-5)
+        np.testing.assert_allclose(both[i], logits(tiny_llama, part)[i], atol=1e-5)
 
 
 def test_what_has_no_gate_is_refused(tiny):

@@ -46,7 +46,10 @@ def init(
         for i, (name, method) in enumerate(_named(config).items())
     }
     sockets = jax.eval_shape(lambda tree: _together(config, tree), tuned).sockets
-    return {**tuned, GATES: _gates(sockets, backbone, key)} if config.gated else tuned
+    if not config.gated:
+        return tuned
+    own = jax.random.fold_in(key, len(config.methods))
+    return {**tuned, GATES: _gates(sockets, backbone, own)}
 
 
 def _gates(sockets: dict[str, Any], backbone: Backbone, key: PRNGKeyArray) -> dict[str, Any]:
