@@ -22,6 +22,7 @@ RULES = {
     "rows": ("data",),
     # Twice, so that neither a table nor logits are ever gathered: a device looks up and scores its
     # own words, and what travels is states.
+    "length": ("tensor",),
     "vocab": ("tensor", "fsdp"),
     "pos": ("tensor", "fsdp"),
     "heads": ("tensor",),

@@ -122,7 +122,7 @@ def add(
     for given, adapter in ((out, serial), (normed, parallel)):
         change = bottleneck(given, adapter.get(sublayer))
         out = out if change is None else out + change
-    return constrain(x + dropout(block, out), block.config.mesh, "batch")
+    return constrain(x + dropout(block, out), block.config.mesh, "batch", "length")
 
 
 def stack(
@@ -142,7 +142,7 @@ def stack(
       fields: of the blocks, beside the config.
     """
     c, fields = module.config, fields or {}
-    x = constrain(x, c.mesh, "batch")
+    x = constrain(x, c.mesh, "batch", "length")
     if c.remat != "none":
         block = nn.remat(block, policy=REMAT_POLICIES[c.remat], prevent_cse=not c.scan)
     if not (c.scan or module.is_initializing()):
