@@ -166,7 +166,12 @@ def check_rows(rows: int, mesh: Any) -> None:
 
 
 def build_mesh(
-    config: MeshConfig, *, heads: int, size: int, devices: Sequence[Any] | None = None
+    config: MeshConfig,
+    *,
+    heads: int,
+    size: int,
+    devices: Sequence[Any] | None = None,
+    memory: float | None = None,
 ) -> Mesh | None:
     """The mesh that a config asks for; None of one device, which needs none.
 
@@ -175,19 +180,25 @@ def build_mesh(
       heads: of the model's queries.
       size: of the model's weights, in bytes.
       devices: None takes all.
+      memory: of a device, in bytes; None asks it.
 
     Raises:
       InputError: a size that does not divide the devices or the heads.
     """
     devices = list(jax.devices() if devices is None else devices)
-    shape = mesh_shape(config, devices, heads=heads, size=size)
+    shape = mesh_shape(config, devices, heads=heads, size=size, memory=memory)
     check_heads(shape[2], heads, len(devices))
     used = math.prod(shape)
     return None if used == 1 else Mesh(_grid(shape, devices[:used]), AXES, (AxisType.Auto,) * 3)
 
 
 def mesh_shape(
-    config: MeshConfig, devices: Sequence[Any], *, heads: int, size: int
+    config: MeshConfig,
+    devices: Sequence[Any],
+    *,
+    heads: int,
+    size: int,
+    memory: float | None = None,
 ) -> tuple[int, int, int]:
     """Devices along `data`, `fsdp` and `tensor`.
 
@@ -206,7 +217,7 @@ def mesh_shape(
         )
     left = count // fixed
     data, fsdp, tensor = given
-    parts = -(-size // int(ROOM * device_memory(devices)))
+    parts = -(-size // int(ROOM * (memory or device_memory(devices))))
     if tensor == "auto":
         local = sum(device.process_index == devices[0].process_index for device in devices)
         wanted = -(-parts // (1 if fsdp == "auto" else fsdp))

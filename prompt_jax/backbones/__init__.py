@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
 from prompt_jax.backbones import bert, causal, t5
+from prompt_jax.backbones.quantised import dequantised, quantised_shapes
 from prompt_jax.backbones.sockets import Sockets
 from prompt_jax.backbones.stack import unstack
 from prompt_jax.config import InputError
@@ -37,21 +38,26 @@ def is_encoder(config: Any) -> bool:
     return target_place(family_of(config)) == "within"
 
 
-def boxed_shapes(config: Any) -> Any:
-    """The shape of every frozen leaf with the names of its axes, as `LogicallyPartitioned`."""
+def boxed_shapes(config: Any, kind: str | None = None) -> Any:
+    """The shape of every frozen leaf with the names of its axes, as `LogicallyPartitioned`.
+
+    Args:
+      kind: of weights in eight bits, which have scales beside them; None of whole ones.
+    """
     plain = dataclasses.replace(config, scan=True, remat="none", mesh=None)
     init = family_of(config).init_params
-    return jax.eval_shape(lambda: init(plain, jax.random.key(0), boxed=True))
+    shapes = jax.eval_shape(lambda: init(plain, jax.random.key(0), boxed=True))
+    return shapes if kind is None else quantised_shapes(shapes, kind)
 
 
-def shardings(config: Any) -> Any:
-    """How `config.mesh` holds every frozen leaf."""
+def shardings(config: Any, kind: str | None = None) -> Any:
+    """How `config.mesh` holds every frozen leaf; arguments as for `boxed_shapes`."""
 
     def place(leaf: Any) -> NamedSharding:
         spec = parameter_spec(leaf.names, leaf.value.shape, config.mesh)
         return NamedSharding(config.mesh, spec)
 
-    shapes = boxed_shapes(config)
+    shapes = boxed_shapes(config, kind)
     return jax.tree.map(place, shapes, is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned))
 
 
@@ -104,6 +110,11 @@ class Backbone:
     def width(self) -> int:
         """D, the width that a prompt must have."""
         return self.config.d_model
+
+    @property
+    def table(self) -> Any:
+        """[V, D], the rows of all words."""
+        return dequantised(self.params, "embedding")
 
     @property
     def sockets(self) -> Sockets:

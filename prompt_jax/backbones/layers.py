@@ -7,7 +7,6 @@ are born, so that sharding is a table of names: what an axis of a mesh is, only 
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -15,6 +14,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
+from prompt_jax.backbones.quantised import scale_of
 from prompt_jax.backbones.sockets import (
     gated,
     low_rank,
@@ -45,6 +45,7 @@ class Dense(nn.Module):
     def __call__(self, x: Float[Array, "B T *in"]) -> Float[Array, "B T *out"]:
         init = nn.with_logical_partitioning(nn.initializers.normal(self.std), tuple(self.axes))
         kernel = self.param("kernel", init, tuple(self.shape)).astype(self.dtype)
+        factor = scale_of(self, "kernel")
         inputs, outputs = kernel.shape[: self.contracted], kernel.shape[self.contracted :]
         x = x.astype(self.dtype)
         input_scale = socket(self, "input_scale")
@@ -56,6 +57,8 @@ class Dense(nn.Module):
             y = (x.reshape(*x.shape[:2], -1) @ matrix).reshape(*x.shape[:2], *outputs)
         else:
             y = jnp.tensordot(x, kernel, self.contracted)
+        if factor is not None:
+            y = y * per_row(factor, y)
         if self.use_bias:
             zeros = nn.initializers.zeros_init()
             zeros = nn.with_logical_partitioning(zeros, tuple(self.axes[self.contracted :]))
@@ -65,7 +68,10 @@ class Dense(nn.Module):
             change = low_rank(_dropped(self, x, lora), lora, self.contracted)
             y = y + gated(x, lora, change)
             if "magnitude" in lora:
-                y = y * per_row(magnitude_ratio(kernel, lora, self.contracted), y)
+                whole = kernel
+                if factor is not None:
+                    whole = kernel * jnp.broadcast_to(factor, kernel.shape).astype(kernel.dtype)
+                y = y * per_row(magnitude_ratio(whole, lora, self.contracted), y)
         bias, scale = socket(self, "bias"), socket(self, "scale")
         y = y if bias is None else y + per_row(bias, y)
         return y if scale is None else y * per_row(scale, y)
@@ -121,30 +127,35 @@ class LayerNorm(nn.Module):
         return y if shift is None else y + per_row(shift, y)
 
 
-def look_up(
-    config: Any, table: Float[Array, "V D"], tokens: Int[Array, "*B T"]
-) -> Float[Array, "*B T D"]:
-    """Rows of an embedding table.
+def look_up(module: nn.Module, name: str, tokens: Int[Array, "*B T"]) -> Float[Array, "*B T D"]:
+    """Rows of a module's table [V, D].
 
     On a mesh the table stays where it is, split over words: every device looks up those that it
     has, and the sum over devices has them all.
     """
-    tokens = constrain(tokens, config.mesh, "rows")
-    found = constrain(table.astype(config.dtype)[tokens], config.mesh, "rows")
-    return constrain(found, config.mesh, "batch")
+    c, table, scale = module.config, getattr(module, name), scale_of(module, name)
+    tokens = constrain(tokens, c.mesh, "rows")
+    found = constrain(table[tokens].astype(c.dtype), c.mesh, "rows")
+    if scale is not None:
+        found = found * jnp.broadcast_to(scale[tokens][..., None], found.shape).astype(c.dtype)
+    return constrain(found, c.mesh, "batch")
 
 
 def word_logits(
-    config: Any, states: Float[Array, "B T D"], head: Dense | Float[Array, "V D"]
+    module: nn.Module, states: Float[Array, "B T D"], head: Dense | None = None
 ) -> Float[Array, "B T V"]:
-    """Logits in float32, of a head or of a tied embedding table; on a mesh, split over words."""
-    states = constrain(states, config.mesh, "rows")
-    if isinstance(head, Dense):
+    """Logits in float32, of a head or of the tied word table; on a mesh, split over words."""
+    c = module.config
+    states = constrain(states, c.mesh, "rows")
+    if head is not None:
         logits = head(states)
     else:
-        table = constrain(head.astype(config.dtype), config.mesh, "vocab")
+        table = constrain(module.embedding.astype(c.dtype), c.mesh, "vocab")
         logits = jnp.einsum("btd,vd->btv", states, table)
-    return constrain(logits.astype(jnp.float32), config.mesh, "rows", None, "vocab")
+        scale = scale_of(module, "embedding")
+        if scale is not None:
+            logits = logits * jnp.broadcast_to(scale, logits.shape).astype(c.dtype)
+    return constrain(logits.astype(jnp.float32), c.mesh, "rows", None, "vocab")
 
 
 def relative_buckets(

@@ -12,7 +12,7 @@ from prompt_jax.config.prompts import PromptTuningConfig
 OPTIMIZERS = ("adafactor", "adafactor_t5x", "adamw")
 OBJECTIVES = ("tokens", "labels", "perceptron")
 SCHEDULES = ("constant", "linear", "cosine")
-DTYPES = ("auto", "float32", "bfloat16")
+DTYPES = ("auto", "float32", "bfloat16", "int8", "float8")
 REMATS = ("none", "minimal", "full")
 METRICS = (
     "accuracy",
@@ -195,8 +195,9 @@ class BackboneConfig:
 
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Type of the frozen weights and activations; auto is bfloat16 on TPU and GPU, else float32."""
+    dtype: Literal["auto", "float32", "bfloat16", "int8", "float8"] = "auto"
+    """Type of the frozen weights and activations; auto is bfloat16 on TPU and GPU, else float32.
+    int8 and float8 are of the weights alone, with a scale an output; activations are then auto."""
     remat: Literal["none", "minimal", "full"] = "none"
     """What the backward pass recomputes instead of keeping: less memory, more time."""
 

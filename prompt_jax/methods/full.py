@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from prompt_jax.backbones import Backbone
+from prompt_jax.backbones.quantised import check_whole
 from prompt_jax.config import FullConfig
 from prompt_jax.methods.injection import Injection
 
@@ -15,7 +16,12 @@ from prompt_jax.methods.injection import Injection
 def init(
     config: FullConfig, backbone: Backbone, key: PRNGKeyArray, start: np.ndarray | None = None
 ) -> Any:
-    """The backbone's own parameters, float32."""
+    """The backbone's own parameters, float32.
+
+    Raises:
+      InputError: they are held in eight bits.
+    """
+    check_whole(backbone.params, "full fine-tuning")
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), backbone.params)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from prompt_jax.backbones import Backbone
+from prompt_jax.backbones.quantised import check_whole, dequantised
 from prompt_jax.config import FullConfig, LoraConfig
 from prompt_jax.methods.injection import Injection
 from prompt_jax.methods.targets import first_of, targets
@@ -36,7 +37,7 @@ def init(
         draw = jax.random.uniform(jax.random.fold_in(key, i), shape, minval=-bound, maxval=bound)
         leaves[path] = {"a": draw, "b": jnp.zeros((place.layers, config.r, *place.outputs))}
         if config.use_dora:
-            kernel = flax.traverse_util.flatten_dict(backbone.params, sep="/")[f"{path}/kernel"]
+            kernel = dequantised(backbone.params, f"{path}/kernel")
             axes = tuple(range(1, 1 + len(place.inputs)))
             norm = jnp.sqrt(jnp.square(kernel.astype(jnp.float32)).sum(axes))
             leaves[path]["magnitude"] = norm
@@ -66,7 +67,11 @@ def merge(config: LoraConfig, tuned: Any, frozen: Any) -> tuple[FullConfig, Any]
     """The frozen tree with the updates added to its kernels.
 
     The frozen tree stays as it is, so that unmerging is going back to it.
+
+    Raises:
+      InputError: its kernels are held in eight bits.
     """
+    check_whole(frozen, "merging")
     params = flax.traverse_util.flatten_dict(frozen)
     for path, leaves in by_kernel(tuned).items():
         kernel = params[(*path, "kernel")]

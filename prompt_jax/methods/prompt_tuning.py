@@ -67,7 +67,7 @@ def initializer(
       InputError: the backbone has no tokenizer to read a text with, there are no label words, or
         the start has another width or length.
     """
-    vocab = from_vocab(backbone.params["embedding"], config.init_population)
+    vocab = from_vocab(backbone.table, config.init_population)
     if config.init == "vocab":
         return vocab
     if config.init == "random":

@@ -106,8 +106,7 @@ def _neighbours(rows: np.ndarray, backbone: Backbone, k: int) -> Any:
     from rich.text import Text
 
     measured = [
-        nearest_words(rows, backbone.params["embedding"], backbone.tokenizer, k, by)
-        for by in ("cosine", "l2")
+        nearest_words(rows, backbone.table, backbone.tokenizer, k, by) for by in ("cosine", "l2")
     ]
     words = Table("row", "norm", "nearest by cosine", "nearest by L2 distance")
     for i, (cosine, l2) in enumerate(zip(*measured, strict=True)):

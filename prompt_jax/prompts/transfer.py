@@ -136,7 +136,7 @@ def _shared(
         large = len(shared) >= SKIPPED + MAX_WORDS
         shared = shared[SKIPPED if large else 0 :][:MAX_WORDS]
     picked = [
-        np.asarray(backbone.params["embedding"], np.float32)[[known[w] for w in shared]]
+        np.asarray(backbone.table, np.float32)[[known[w] for w in shared]]
         for backbone, known in zip((source, target), vocabularies, strict=True)
     ]
     return picked[0], picked[1]
@@ -150,7 +150,7 @@ def _vocabulary(backbone: Backbone) -> dict[str, int]:
             f"recycle finds words by their spelling and backbone {backbone.name!r} has no "
             "tokenizer; give load_backbone(..., tokenizer=FOLDER or hub id)"
         )
-    special, rows = set(tokenizer.all_special_ids), len(backbone.params["embedding"])
+    special, rows = set(tokenizer.all_special_ids), len(backbone.table)
     return {w: i for w, i in tokenizer.get_vocab().items() if i < rows and i not in special}
 
 

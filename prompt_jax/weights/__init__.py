@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from prompt_jax.backbones import FAMILIES, Backbone, family_of, is_encoder, shardings
+from prompt_jax.backbones.quantised import LIMITS, quantise_tree
 from prompt_jax.config import DTYPES, REMATS, MeshConfig, choose
 from prompt_jax.sharding import build_mesh, check_mesh
 from prompt_jax.weights.export import save_hugging_face as save_hugging_face
@@ -49,7 +50,8 @@ def load_backbone(
         folder or `gs://...`; or a preset such as `t5_1_1_small`, which has random weights.
       revision: branch, tag or commit of a hub id.
       token: for private repositories; None takes the one of `hf auth login`.
-      dtype: `auto` is bfloat16 on TPU and GPU, float32 on CPU.
+      dtype: `auto` is bfloat16 on TPU and GPU, float32 on CPU; `int8` and `float8` hold kernels
+        and the word table in eight bits with a scale an output, and compute in what `auto` is.
       remat: `none`, `minimal` or `full`: what the backward pass recomputes.
       scan: compile one block for all layers, or each layer; None is each on one CPU, where that
         runs faster, and one elsewhere, where it compiles faster.
@@ -67,15 +69,16 @@ def load_backbone(
     name = os.fspath(name)
     choose("dtype", dtype, DTYPES)
     choose("remat", remat, REMATS)
-    config, source, tensors = _open(name, revision, token, dtype=_dtype(dtype), remat=remat)
-    config = _on_mesh(config, mesh, scan)
+    config, source, tensors = open_backbone(name, revision, token, dtype=_dtype(dtype), remat=remat)
+    kind = dtype if dtype in LIMITS else None
+    config = _on_mesh(config, mesh, scan, kind)
     if tensors is None:
-        params = _random(config, seed)
+        params = _random(config, seed, kind)
         fingerprint = hashlib.sha256(f"{name} with seed {seed}".encode()).hexdigest()
     else:
         total = sum(math.prod(t.shape) * t.dtype.itemsize for t in tensors.values())
         progress = None if say is None else reading(total, say)
-        params, fingerprint = assemble(source, tensors, config, progress)
+        params, fingerprint = assemble(source, tensors, config, progress, kind)
         if (
             tokenizer is None
             and Path(source, "config.json").exists()
@@ -107,11 +110,11 @@ def read_config(
       InputError: as `load_backbone`.
     """
     choose("dtype", dtype, DTYPES)
-    config, _, _ = _open(os.fspath(name), revision, token, dtype=_dtype(dtype))
-    return _on_mesh(config, mesh, None)
+    config, _, _ = open_backbone(os.fspath(name), revision, token, dtype=_dtype(dtype))
+    return _on_mesh(config, mesh, None, dtype if dtype in LIMITS else None)
 
 
-def _open(
+def open_backbone(
     name: str, revision: str | None, token: str | None, **ours: Any
 ) -> tuple[Any, str, dict[str, StoredTensor] | None]:
     """The config, where the weights are, and the weights; those of a preset are none."""
@@ -125,15 +128,18 @@ def _open(
 
 
 def _dtype(name: str) -> Any:
-    if name == "auto":
+    if name not in ("float32", "bfloat16"):
         name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     return jnp.dtype(name)
 
 
-def _on_mesh(config: Any, mesh: MeshConfig | Mesh | None, scan: bool | None) -> Any:
+def _on_mesh(
+    config: Any, mesh: MeshConfig | Mesh | None, scan: bool | None, kind: str | None
+) -> Any:
     """The config of a model that these devices share."""
     if isinstance(mesh, MeshConfig):
-        size = sum(map(math.prod, shapes(config).values())) * config.dtype.itemsize
+        each = config.dtype.itemsize if kind is None else 1
+        size = sum(map(math.prod, shapes(config).values())) * each
         mesh = build_mesh(mesh, heads=config.num_heads, size=size)
     elif mesh is not None:
         check_mesh(mesh, config.num_heads)
@@ -142,14 +148,15 @@ def _on_mesh(config: Any, mesh: MeshConfig | Mesh | None, scan: bool | None) -> 
     return dataclasses.replace(config, scan=scan, mesh=mesh)
 
 
-def _random(config: Any, seed: int) -> Any:
+def _random(config: Any, seed: int, kind: str | None) -> Any:
     plain = dataclasses.replace(config, scan=True, remat="none", mesh=None)
 
     def draw(key: jax.Array) -> Any:
         params = family_of(config).init_params(plain, key)
-        return jax.tree.map(lambda leaf: leaf.astype(config.dtype), params)
+        params = jax.tree.map(lambda leaf: leaf.astype(config.dtype), params)
+        return params if kind is None else quantise_tree(params, kind)
 
     key = jax.random.key(seed)
     if config.mesh is None:
         return jax.jit(draw)(key)
-    return jax.jit(draw, out_shardings=shardings(config))(key)
+    return jax.jit(draw, out_shardings=shardings(config, kind))(key)

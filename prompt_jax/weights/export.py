@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from prompt_jax.backbones import Backbone
+from prompt_jax.backbones.quantised import check_whole
 from prompt_jax.config import choose
 from prompt_jax.weights.mapping import disassemble
 from prompt_jax.weights.stored import FLOATS
@@ -18,11 +19,12 @@ def save_hugging_face(folder: str | Path, backbone: Backbone, *, dtype: str = "f
     Transformers' `from_pretrained(folder)` and `load_backbone(folder)` give the same model again.
 
     Raises:
-      InputError: a dtype that is not floating.
+      InputError: a dtype that is not floating, or weights that are held in eight bits.
     """
     from safetensors.numpy import save_file
 
     choose("dtype", dtype, FLOATS)
+    check_whole(backbone.params, "a folder in Hugging Face's format")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from prompt_jax.backbones import family_of, shardings
+from prompt_jax.backbones.quantised import SCALE, output_axes, quantise
 from prompt_jax.config import InputError
 from prompt_jax.sharding import from_first
 from prompt_jax.weights.pieces import Layout, Piece, make_leaf, read_blocks
@@ -73,6 +74,7 @@ def assemble(
     tensors: Mapping[str, StoredTensor],
     config: Any,
     progress: Callable[[int], None] | None = None,
+    kind: str | None = None,
 ) -> tuple[dict[str, Any], str]:
     """Our tree in `config.dtype` on its devices, and the fingerprint of the weights.
 
@@ -86,6 +88,7 @@ def assemble(
       tensors: every weight under Hugging Face's name.
       config: of our model; its dtype and its mesh are those of the tree.
       progress: called with the bytes of every block that was read.
+      kind: `int8` or `float8` holds kernels and the word table so, leaf by leaf as they come.
 
     Raises:
       InputError: a leaf that is missing, extra, mis-shaped, or not finite.
@@ -107,9 +110,17 @@ def assemble(
                         progress(block.size * tensors[name].dtype.itemsize)
 
         layout = _layout(path, shape, config)
-        leaves[path] = make_leaf(shape, config.dtype, placed.get(path), layout, fill)
+        leaf = make_leaf(shape, config.dtype, placed.get(path), layout, fill)
+        outputs = output_axes(path, leaf.ndim)
+        if kind is None or outputs is None:
+            leaves[path] = leaf
+        else:
+            leaves[path], leaves[path + SCALE] = _quantise(leaf, outputs, kind)
     fingerprint = from_first(digest.digest()).hex()
     return flax.traverse_util.unflatten_dict(leaves, sep="/"), fingerprint
+
+
+_quantise = jax.jit(quantise, static_argnums=(1, 2))
 
 
 def _layers(path: str, leaf: np.ndarray) -> np.ndarray:

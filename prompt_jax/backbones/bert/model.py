@@ -106,7 +106,7 @@ class Bert(nn.Module):
         second one differs by, behind the separator of a pair.
         """
         c = self.config
-        x = look_up(c, self.embedding, tokens)
+        x = look_up(self, "embedding", tokens)
         if c.num_token_types < 2 or c.sep_token_id is None:
             return x
         separators = tokens == c.sep_token_id
@@ -121,7 +121,7 @@ class Bert(nn.Module):
         c = self.config
         prefix = prefix_length(self.variables.get("tuned", {}).get("encoder", {}), "attention")
         places = jnp.maximum(jnp.cumsum(mask, axis=1) - 1, 0) + prefix + c.first_position
-        x = embeddings.astype(c.dtype) + look_up(c, self.positions, places)
+        x = embeddings.astype(c.dtype) + look_up(self, "positions", places)
         if c.num_token_types:
             x = x + jnp.broadcast_to(self.token_types.astype(c.dtype)[0], x.shape)
         seen = jnp.pad(mask, ((0, 0), (prefix, 0)), constant_values=True)
@@ -136,7 +136,7 @@ class Bert(nn.Module):
         """Logits of the words that may stand at each state, float32."""
         c = self.config
         x = self.word_norm(ACTIVATIONS[c.word_activation](self.word_dense(states)))
-        logits = word_logits(c, x, self.embedding)
+        logits = word_logits(self, x)
         return logits + jnp.broadcast_to(self.word_bias.astype(jnp.float32), logits.shape)
 
     def __call__(
@@ -167,7 +167,7 @@ def keys_and_values(
 
 
 @functools.partial(jax.jit, static_argnums=0, static_argnames="boxed")
-def init_params(config: BertConfig, key: jax.Array, *, boxed: bool = False) -> dict[str, Any]:
+def init_params(config: BertConfig, key: jax.Array, *, boxed: bool = False) -> Any:
     """Random parameters; under `jax.eval_shape` their shapes, for models of any size.
 
     Args:

@@ -191,7 +191,7 @@ class Causal(nn.Module):
 
     def embed(self, tokens: Int[Array, "*B T"]) -> Float[Array, "*B T D"]:
         """Rows of the embedding table, without positions."""
-        return look_up(self.config, self.embedding, tokens)
+        return look_up(self, "embedding", tokens)
 
     def _states(
         self,
@@ -227,13 +227,13 @@ class Causal(nn.Module):
             near = visible & (behind < c.sliding_window)
             views = [visible, near] if c.full_layers else [near]
         if c.rope is None:
-            x = x + look_up(c, self.positions, ours)
+            x = x + look_up(self, "positions", ours)
         biases = mask_bias(jnp.stack(views))[:, :, None]
         return self.decoder(x, ours, biases, jnp.asarray(first), cache, continued)
 
     def _logits(self, states: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         c = self.config
-        return word_logits(c, states, self.embedding if c.tie_embeddings else self.head)
+        return word_logits(self, states, None if c.tie_embeddings else self.head)
 
     def encode(
         self, embeddings: Float[Array, "B S D"], mask: Bool[Array, "B S"]
@@ -329,7 +329,7 @@ def keys_and_values(
 
 
 @functools.partial(jax.jit, static_argnums=0, static_argnames="boxed")
-def init_params(config: CausalConfig, key: jax.Array, *, boxed: bool = False) -> dict[str, Any]:
+def init_params(config: CausalConfig, key: jax.Array, *, boxed: bool = False) -> Any:
     """Random parameters; under `jax.eval_shape` their shapes, for models of any size.
 
     Args:

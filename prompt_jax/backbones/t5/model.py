@@ -122,7 +122,7 @@ class T5(nn.Module):
 
     def embed(self, tokens: Int[Array, "*B T"]) -> Float[Array, "*B T D"]:
         """Rows of the embedding table; T5 scales nothing here."""
-        return look_up(self.config, self.embedding, tokens)
+        return look_up(self, "embedding", tokens)
 
     def encode(
         self, embeddings: Float[Array, "B S D"], mask: Bool[Array, "B S"]
@@ -150,7 +150,7 @@ class T5(nn.Module):
         x, cache = self.decoder(x, encoded, mask, cache, jnp.asarray(index))
         if c.scale_logits:
             x = x * c.d_model**-0.5
-        return word_logits(c, x, self.embedding if c.tie_embeddings else self.head), cache
+        return word_logits(self, x, None if c.tie_embeddings else self.head), cache
 
     def __call__(
         self,
@@ -213,7 +213,7 @@ def shift_right(targets: Int[Array, "B U"], start: int) -> Int[Array, "B U"]:
 @functools.partial(
     jax.jit, static_argnums=0, static_argnames="boxed"
 )  # Eagerly it compiles four times as long.
-def init_params(config: T5Config, key: jax.Array, *, boxed: bool = False) -> dict[str, Any]:
+def init_params(config: T5Config, key: jax.Array, *, boxed: bool = False) -> Any:
     """Random parameters; under `jax.eval_shape` their shapes, for models of any size.
 
     Args:

@@ -1,0 +1,183 @@
+"""Frozen weights in eight bits: what they are worth, and what needs them whole."""
+
+import dataclasses
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import prompt_jax as pj
+from prompt_jax.backbones import boxed_shapes
+from prompt_jax.backbones.quantised import (
+    LIMITS,
+    dequantised,
+    output_axes,
+    quantise,
+    quantise_tree,
+)
+from prompt_jax.config import InputError
+from prompt_jax.data import Batch
+from prompt_jax.generate import generate
+from prompt_jax.losses import loss_fn
+from prompt_jax.methods import init, lora
+from prompt_jax.prompts import prompt_for
+from prompt_jax.weights import load_backbone, save_hugging_face
+
+KINDS = tuple(LIMITS)
+on_families = pytest.mark.parametrize(
+    "backbone", ["tiny", "tiny_gpt2", "tiny_llama", "tiny_bert"], indirect=True
+)
+
+
+@pytest.fixture
+def backbone(request):
+    return request.getfixturevalue(request.param)
+
+
+def small(backbone, kind):
+    return dataclasses.replace(backbone, params=quantise_tree(backbone.params, kind))
+
+
+def whole_again(backbone):
+    """The quantised model with its weights in float32: what it stands for."""
+    flat = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(backbone.params):
+        name = "/".join(key.key for key in path)
+        if not name.endswith("_scale"):
+            flat[name] = dequantised(backbone.params, name) if leaf.dtype.itemsize == 1 else leaf
+    params = flax.traverse_util.unflatten_dict(flat, sep="/")
+    return dataclasses.replace(backbone, params=params)
+
+
+def batch_of(backbone):
+    rng = np.random.default_rng(0)
+    mask = np.arange(7) < np.array([7, 4, 5])[:, None]
+    tokens = np.where(mask, rng.integers(3, 60, (3, 7)), 0).astype(np.int32)
+    if backbone.target_place == "within":
+        tokens[:, 1] = backbone.config.mask_token_id
+        return Batch(tokens, mask, np.full((3, 1), 9, np.int32), np.ones((3, 1), bool))
+    targets = rng.integers(3, 60, (3, 4)).astype(np.int32)
+    return Batch(tokens, mask, targets, np.ones((3, 4), bool))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_largest_weight_of_an_output_is_kept(kind):
+    values = jax.random.normal(jax.random.key(0), (5, 3, 4))
+    stored, scale = quantise(values.at[:, 0, 0].set(0.0), (1, 2), kind)
+    assert stored.dtype.itemsize == 1 and scale.shape == (3, 4) and scale[0, 0] == 1
+    back = np.asarray(stored, np.float32) * np.asarray(scale)
+    largest = np.abs(values).max(0)
+    error = np.abs(back - values.at[:, 0, 0].set(0.0)).max(0)
+    np.testing.assert_allclose(np.abs(back).max(0)[1:], largest[1:], rtol=1e-6)
+    # Half a step of 127, or half of the last of four bits of what is largest.
+    assert (error <= largest * {"int8": 0.51 / 127, "float8": 2**-4}[kind]).all()
+
+
+def later(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "kind"),
+    [
+        *(("tiny", "int8"), later("tiny", "float8"), later("tiny_gpt2", "int8")),
+        *(later("tiny_llama", "int8"), later("tiny_bert", "int8")),
+    ],
+    indirect=["backbone"],
+)
+def test_a_model_is_what_its_weights_stand_for(kind, backbone):
+    """Loss and gradient are those of the same numbers in float32; no scale is lost anywhere."""
+    eight = small(backbone, kind)
+    assert any(leaf.dtype.itemsize == 1 for leaf in jax.tree.leaves(eight.params))
+    method = pj.PromptTuningConfig(num_virtual_tokens=3, task_type=backbone.task_types[0])
+    tuned = init(method, eight, jax.random.key(1))
+
+    def of(model):
+        run = jax.jit(jax.value_and_grad(lambda *a: loss_fn(method, model)(*a)[0]))
+        return run(tuned, model.params, batch_of(model))
+
+    loss, grads = of(eight)
+    wanted, wanted_grads = of(whole_again(eight))
+    np.testing.assert_allclose(loss, wanted, rtol=1e-5)
+    np.testing.assert_allclose(grads["prompt"], wanted_grads["prompt"], rtol=1e-3, atol=1e-5)
+    plain = of(backbone)[0]
+    assert 0 < abs(float(loss - plain)) < 0.05 * abs(float(plain))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", ["tiny", "tiny_llama"], indirect=True)
+def test_decoding_is_of_the_same_numbers(backbone):
+    eight = small(backbone, "int8")
+    batch = batch_of(backbone)
+    options = {"max_new_tokens": 5}
+    ours = generate(eight, None, batch.tokens, batch.mask, **options)
+    np.testing.assert_array_equal(
+        ours, generate(whole_again(eight), None, batch.tokens, batch.mask, **options)
+    )
+
+
+@on_families
+def test_shapes_are_known_before_any_weight(backbone):
+    boxes = boxed_shapes(backbone.config, "int8")
+    shapes = jax.tree.map(lambda b: b.value, boxes, is_leaf=lambda b: hasattr(b, "names"))
+    made = jax.eval_shape(lambda p: quantise_tree(p, "int8"), backbone.params)
+    assert jax.tree.map(lambda s: (s.shape, s.dtype), shapes) == jax.tree.map(
+        lambda s: (s.shape, s.dtype), made
+    )
+    for box in jax.tree.leaves(boxes, is_leaf=lambda b: hasattr(b, "names")):
+        assert len(box.names) == len(box.value.shape)
+
+
+def test_outputs_of_leaves():
+    assert output_axes("embedding", 2) == (0,)
+    assert output_axes("encoder/layers/attention/query/kernel", 4) == (0, 2, 3)
+    assert output_axes("encoder/layers/attention/out/kernel", 4) == (0, 3)
+    assert output_axes("head/kernel", 2) == (1,)
+    assert output_axes("encoder/layers/attention/query/bias", 3) is None
+
+
+def test_a_checkpoint_is_read_into_eight_bits(tiny_folder):
+    plain, eight = load_backbone(tiny_folder), load_backbone(tiny_folder, dtype="int8")
+    assert eight.fingerprint == plain.fingerprint and eight.config.dtype == jnp.float32
+    wanted = quantise_tree(plain.params, "int8")
+    assert jax.tree.structure(eight.params) == jax.tree.structure(wanted)
+    jax.tree.map(np.testing.assert_array_equal, eight.params, wanted)
+    random = load_backbone("t5_1_1_small", dtype="float8")
+    assert random.params["embedding"].dtype == jnp.float8_e4m3fn
+
+
+def test_the_embedded_model_is_a_quarter(embedded):
+    def size(params):
+        return sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+
+    assert size(quantise_tree(embedded.params, "int8")) <= 0.27 * size(embedded.params)
+
+
+def test_what_needs_whole_weights(tiny, tmp_path):
+    eight = small(tiny, "int8")
+    key = jax.random.key(0)
+    message = "the weights themselves, and these are held in eight bits; load the backbone with"
+    with pytest.raises(InputError, match="full fine-tuning changes or copies " + message):
+        init(pj.FullConfig(), eight, key)
+    config = pj.LoraConfig(r=2, target_modules=("q",))
+    with pytest.raises(InputError, match="merging changes or copies " + message):
+        lora.merge(config, init(config, eight, key), eight.params)
+    with pytest.raises(InputError, match="a folder in Hugging Face's format changes"):
+        save_hugging_face(tmp_path, eight)
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_lora_on_eight_bits(dora, tiny):
+    """DoRA starts as the plain model, so its norms are of what the weights stand for."""
+    eight = small(tiny, "int8")
+    config = pj.LoraConfig(r=2, target_modules=("q", "wi_1"), use_dora=dora)
+    tuned = init(config, eight, jax.random.key(0))
+    batch = batch_of(tiny)
+    loss = jax.jit(lambda *a: loss_fn(config, eight)(*a)[0])(tuned, eight.params, batch)
+    none = pj.BiasConfig()
+    bare = jax.jit(lambda *a: loss_fn(none, eight)(*a)[0])
+    plain = bare(init(none, eight, jax.random.key(0)), eight.params, batch)
+    np.testing.assert_allclose(loss, plain, rtol=1e-5)
+    assert prompt_for(tuned, config, eight).size > 0
