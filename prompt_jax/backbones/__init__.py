@@ -39,7 +39,7 @@ def is_encoder(config: Any) -> bool:
 
 
 def boxed_shapes(config: Any, kind: str | None = None) -> Any:
-    """The shape of every frozen leaf with the names of its axes, as `LogicallyPartitioned`.
+    """Shape and type of every frozen leaf with the names of its axes, as `LogicallyPartitioned`.
 
     Args:
       kind: of weights in eight bits, which have scales beside them; None of whole ones.
@@ -47,6 +47,7 @@ def boxed_shapes(config: Any, kind: str | None = None) -> Any:
     plain = dataclasses.replace(config, scan=True, remat="none", mesh=None)
     init = family_of(config).init_params
     shapes = jax.eval_shape(lambda: init(plain, jax.random.key(0), boxed=True))
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, config.dtype), shapes)
     return shapes if kind is None else quantised_shapes(shapes, kind)
 
 

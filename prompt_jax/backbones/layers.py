@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from prompt_jax.backbones.quantised import scale_of
 from prompt_jax.backbones.sockets import (
@@ -44,20 +44,19 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B T *in"]) -> Float[Array, "B T *out"]:
         init = nn.with_logical_partitioning(nn.initializers.normal(self.std), tuple(self.axes))
-        kernel = self.param("kernel", init, tuple(self.shape)).astype(self.dtype)
+        kernel = self.param("kernel", init, tuple(self.shape))
         factor = scale_of(self, "kernel")
-        inputs, outputs = kernel.shape[: self.contracted], kernel.shape[self.contracted :]
+        outputs = kernel.shape[self.contracted :]
         x = x.astype(self.dtype)
         input_scale = socket(self, "input_scale")
         if input_scale is not None:
             x = x * per_row(input_scale, x)
-        if self.as_matrix:
-            # The transposed product of the backward pass would copy a kernel of rank 3.
-            matrix = kernel.reshape(math.prod(inputs), math.prod(outputs))
-            y = (x.reshape(*x.shape[:2], -1) @ matrix).reshape(*x.shape[:2], *outputs)
+        product = functools.partial(_product, self.contracted if self.as_matrix else None)
+        if factor is None:
+            y = product(x, kernel)
         else:
-            y = jnp.tensordot(x, kernel, self.contracted)
-        if factor is not None:
+            # Or the backward pass would keep what it makes of the kernel, beside the kernel.
+            y = jax.checkpoint(product)(x, kernel)
             y = y * per_row(factor, y)
         if self.use_bias:
             zeros = nn.initializers.zeros_init()
@@ -70,11 +69,23 @@ class Dense(nn.Module):
             if "magnitude" in lora:
                 whole = kernel
                 if factor is not None:
-                    whole = kernel * jnp.broadcast_to(factor, kernel.shape).astype(kernel.dtype)
+                    whole = kernel.astype(factor.dtype) * jnp.broadcast_to(factor, kernel.shape)
                 y = y * per_row(magnitude_ratio(whole, lora, self.contracted), y)
         bias, scale = socket(self, "bias"), socket(self, "scale")
         y = y if bias is None else y + per_row(bias, y)
         return y if scale is None else y * per_row(scale, y)
+
+
+def _product(
+    as_matrix: int | None, x: Float[Array, "B T *in"], kernel: Shaped[Array, "*in_out"]
+) -> Float[Array, "B T *out"]:
+    kernel = kernel.astype(x.dtype)
+    if as_matrix is None:
+        return jnp.tensordot(x, kernel, x.ndim - 2)
+    # The transposed product of the backward pass would copy a kernel of rank 3.
+    inputs, outputs = kernel.shape[:as_matrix], kernel.shape[as_matrix:]
+    matrix = kernel.reshape(math.prod(inputs), math.prod(outputs))
+    return (x.reshape(*x.shape[:2], -1) @ matrix).reshape(*x.shape[:2], *outputs)
 
 
 def _dropped(module: nn.Module, x: Array, lora: dict[str, Array]) -> Array:

@@ -126,6 +126,51 @@ def _compare(arguments: list[str]) -> None:
     parse(compare, "compare", arguments)
 
 
+def _plan(arguments: list[str]) -> None:
+    default, arguments = starting_config(arguments)
+    default = dataclasses.replace(default, mesh=MeshConfig(data="auto", fsdp="auto", tensor="auto"))
+
+    def plan(
+        config: tyro.conf.AvoidSubcommands[Annotated[Config, tyro.conf.arg(name="")]] = default,
+        *,
+        topology: str | None = None,
+        programs: str = "train",
+        search: bool = False,
+        plot: str = "",
+        json: bool = False,
+    ) -> None:
+        """Compiles a run for devices that need not be here, and tells what it would take.
+
+        Exit code 0 also where it does not fit; three changes that make it fit are then looked for.
+
+        Args:
+          config: the experiment, as train takes it; its longest input and target are planned for.
+          topology: v5e-4, v5p-8, v6e-8, ... or a kind and its grid, v5e:2x4; else devices at hand.
+          programs: train, decode, or both with a comma between.
+          search: also look for other meshes and settings that fit, where these do.
+          plot: a .png with a bar for every plan.
+          json: end with one line of JSON.
+        """
+        for name in programs.split(","):
+            choose("program", name, ("train", "decode"))
+        prepare()
+        from prompt_jax import plan as planning
+
+        asked = tuple(programs.split(","))
+        made = planning.plan(config, topology, programs=asked)
+        others = []
+        if search or not made.fits:
+            others = planning.search(made, say=_aside)
+        print(planning.text(made, others))
+        if plot:
+            print(f"drawn in {planning.draw(plot, [made, *others])}")
+        if json:
+            plans = [planning.as_json(each) for each in others]
+            print(_json({**planning.as_json(made), "others": plans}))
+
+    parse(plan, "plan", arguments)
+
+
 def _evaluate(arguments: list[str]) -> None:
     data, task = trained_on(arguments)
 
@@ -276,6 +321,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "compare": _compare,
     "evaluate": _evaluate,
     "predict": _predict,
+    "plan": _plan,
     "prompts": prompts.run,
     "pretrain": _pretrain,
     "doctor": _doctor,
@@ -284,6 +330,10 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
 
 def _json(values: dict[str, Any]) -> str:
     return json.dumps(values, ensure_ascii=False)
+
+
+def _aside(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _say(line: str) -> None:

@@ -1,0 +1,12 @@
+"""What a run would take on devices that are not here: compiled for them, and then counted.
+
+The programs are those of `train`, `evaluate` and `generate`; nothing is run and no weight is read.
+"""
+
+from prompt_jax.plan.chips import TOPOLOGIES as TOPOLOGIES
+from prompt_jax.plan.plan import Plan as Plan
+from prompt_jax.plan.plan import plan as plan
+from prompt_jax.plan.plan import search as search
+from prompt_jax.plan.report import as_json as as_json
+from prompt_jax.plan.report import draw as draw
+from prompt_jax.plan.report import text as text

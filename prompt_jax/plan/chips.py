@@ -1,0 +1,108 @@
+"""Devices to compile for: those of a TPU topology, by libtpu and with no TPU, or those at hand."""
+
+import os
+from typing import Any, NamedTuple
+
+import jax
+
+from prompt_jax.config import InputError, choose
+
+GIB = 2**30
+
+
+class Chip(NamedTuple):
+    """What a device can do, by its maker's data sheet."""
+
+    name: str
+    flops: float
+    """bfloat16 operations a second."""
+    bandwidth: float
+    """Bytes a second from its memory."""
+    links: float
+    """Bytes a second to other devices, over all links together and one way."""
+    memory: float
+    """GiB that a program may use, as libtpu gives it out."""
+
+
+# https://cloud.google.com/tpu/docs/system-architecture-tpu-vm; a v4 is compiled for by core, of
+# which two share a chip.
+CHIPS = {
+    "TPU v4": Chip("TPU v4 core", 137.5e12, 614e9, 150e9, 15.25),
+    "TPU v5 lite": Chip("TPU v5e", 197e12, 819e9, 200e9, 15.75),
+    "TPU v5": Chip("TPU v5p", 459e12, 2765e9, 600e9, 95.73),
+    "TPU v6 lite": Chip("TPU v6e", 918e12, 1640e9, 448e9, 31.24),
+    "NVIDIA A100-SXM4-80GB": Chip("A100 80 GB", 312e12, 2039e9, 300e9, 79.1),
+    "NVIDIA H100 80GB HBM3": Chip("H100", 989e12, 3350e9, 450e9, 79.1),
+    "NVIDIA H200": Chip("H200", 989e12, 4800e9, 450e9, 139.8),
+}
+_HOST = (1, 1, 1)
+_NO_TPU = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+}
+TOPOLOGIES: dict[str, tuple[str, tuple[int, ...] | None]] = {
+    "v4-8": ("v4:2x2x1", None),
+    "v4-16": ("v4:2x2x2", None),
+    "v4-32": ("v4:2x2x4", None),
+    "v5e-1": ("v5e:1x1", _HOST),
+    "v5e-4": ("v5e:2x2", None),
+    "v5e-8": ("v5e:2x4", None),
+    "v5e-16": ("v5e:4x4", None),
+    "v5e-32": ("v5e:4x8", None),
+    "v5e-64": ("v5e:8x8", None),
+    "v5e-256": ("v5e:16x16", None),
+    "v5p-8": ("v5p:2x2x1", None),
+    "v5p-16": ("v5p:2x2x2", None),
+    "v5p-32": ("v5p:2x2x4", None),
+    "v6e-1": ("v6e:1x1", _HOST),
+    "v6e-4": ("v6e:2x2", None),
+    "v6e-8": ("v6e:2x4", None),
+    "v6e-16": ("v6e:4x4", None),
+    "v6e-64": ("v6e:8x8", None),
+    "v6e-256": ("v6e:16x16", None),
+}
+"""Names of slices as Google Cloud sells them, and what libtpu calls them."""
+
+
+def devices_of(topology: str | None) -> list[Any]:
+    """The devices of a topology such as `v5e:2x2` or `v5e-4`; None takes those at hand.
+
+    Raises:
+      InputError: libtpu is not installed, or does not know the topology.
+    """
+    if topology is None:
+        return jax.devices()
+    names = {theirs: host for theirs, host in TOPOLOGIES.values()}
+    if ":" not in topology:
+        choose("topology", topology, TOPOLOGIES)
+    name, host = TOPOLOGIES.get(topology, (topology, names.get(topology)))
+    bounds = {} if host is None else {"chips_per_host_bounds": host}
+    if jax.default_backend() != "tpu":
+        # Or libtpu asks a server that only Google's machines have, and complains.
+        for key, value in _NO_TPU.items():
+            os.environ.setdefault(key, value)
+    from jax.experimental import topologies
+
+    try:
+        found = topologies.get_topology_desc(platform="tpu", topology_name=name, **bounds)
+    except RuntimeError as error:
+        raise InputError(_why_not(topology, str(error))) from error
+    return list(found.devices)
+
+
+def _why_not(topology: str, error: str) -> str:
+    if "libtpu" in error or "not found" in error.lower() or "Unable to" in error:
+        return (
+            f"compiling for {topology} needs libtpu, which is not installed ({error}): "
+            "pip install prompt-jax[plan]"
+        )
+    return (
+        f"libtpu knows no topology {topology!r} ({error.splitlines()[0]}); allowed: "
+        f"{', '.join(TOPOLOGIES)}, or a kind and its grid such as v5e:2x4"
+    )
+
+
+def chip_of(device: Any) -> Chip | None:
+    """What a device can do; None of a kind that is not in the table, such as a CPU."""
+    return CHIPS.get(device.device_kind)

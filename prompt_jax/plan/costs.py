@@ -1,0 +1,143 @@
+"""What a program does: its products from the jaxpr, its traffic between devices from the HLO."""
+
+import collections
+import math
+import re
+from typing import Any, NamedTuple
+
+from jax.extend import core
+
+
+class Work(NamedTuple):
+    """Matrix products of a program, over all devices."""
+
+    flops: float
+    bytes: float
+    """Of their operands and results, each as often as it is read or written."""
+
+    def __add__(self, other: "Work") -> "Work":  # type: ignore[override]
+        return Work(self.flops + other.flops, self.bytes + other.bytes)
+
+    def times(self, count: float) -> "Work":
+        """So often."""
+        return Work(self.flops * count, self.bytes * count)
+
+
+NOTHING = Work(0.0, 0.0)
+
+
+def work_of(jaxpr: Any, rounds: int = 1) -> Work:
+    """The products of a jaxpr; loops count as often as they run.
+
+    XLA's own count takes the body of a loop once, however often it runs.
+
+    Args:
+      rounds: of loops that end when they like, such as decoding.
+    """
+    total = NOTHING
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            total += _product(equation)
+            continue
+        inner = [work_of(sub, rounds) for sub in _inside(equation)]
+        if not inner:
+            continue
+        if equation.primitive.name == "scan":
+            total += inner[0].times(equation.params["length"])
+        elif equation.primitive.name == "while":
+            total += sum(inner, NOTHING).times(rounds)
+        elif equation.primitive.name == "cond":
+            total += max(inner, key=lambda work: work.flops)
+        else:
+            total += sum(inner, NOTHING)
+    return total
+
+
+def _inside(equation: Any) -> list[Any]:
+    found = []
+    for value in equation.params.values():
+        for item in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(item, core.ClosedJaxpr):
+                found.append(item.jaxpr)
+            elif isinstance(item, core.Jaxpr):
+                found.append(item)
+    return found
+
+
+def _product(equation: Any) -> Work:
+    (contracted, _), _ = equation.params["dimension_numbers"]
+    left, right = (variable.aval for variable in equation.invars)
+    out = equation.outvars[0].aval
+    depth = math.prod(left.shape[axis] for axis in contracted)
+    size = sum(a.size * a.dtype.itemsize for a in (left, right, out))
+    return Work(2.0 * out.size * depth, float(size))
+
+
+KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+_HEAD = re.compile(r"^(?:ENTRY )?%?([\w.-]+) \(.*\{$")
+_OPERATION = re.compile(r"= (.*?) (" + "|".join(KINDS) + r")(?:-start)?\(")
+_LOOP = re.compile(r"body=%?([\w.-]+)")
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_CALL = re.compile(r"(?:calls|to_apply|called_computations)=\{?%?([\w.-]+)")
+_SHAPE = re.compile(r"\b(pred|[su]\d+|bf16|f\d+\w*)\[([\d,]*)\]")
+
+
+class Traffic(NamedTuple):
+    """Collectives of one kind and size that a device takes part in."""
+
+    kind: str
+    bytes: int
+    """That arrive at a device each time."""
+    times: int
+
+
+def traffic_of(hlo: str) -> list[Traffic]:
+    """The collectives of a compiled program, the heaviest first.
+
+    Args:
+      hlo: its text; loops in it say how often they run, which XLA knows of all but decoding.
+    """
+    own, calls, entry = _computations(hlo)
+    times: collections.Counter = collections.Counter()
+
+    def walk(name: str, count: int) -> None:
+        for found in own.get(name, ()):
+            times[found] += count
+        for callee, trips in calls.get(name, ()):
+            walk(callee, count * trips)
+
+    walk(entry, 1)
+    found = [Traffic(kind, size, count) for (kind, size), count in times.items()]
+    return sorted(found, key=lambda t: -t.bytes * t.times)
+
+
+def _computations(hlo: str) -> tuple[dict, dict, str]:
+    """By computation: its collectives as kind and size, and what it calls how often."""
+    own, calls = collections.defaultdict(list), collections.defaultdict(list)
+    name = entry = ""
+    for line in hlo.splitlines():
+        head = _HEAD.match(line)
+        if head:
+            name = head.group(1)
+            entry = name if line.startswith("ENTRY") else entry
+            continue
+        operation = _OPERATION.search(line)
+        if operation:
+            own[name].append((operation.group(2), _size(operation.group(1))))
+        loop = _LOOP.search(line)
+        if loop:
+            trips = _TRIPS.search(line)
+            calls[name].append((loop.group(1), int(trips.group(1)) if trips else 1))
+        elif operation is None:
+            calls[name].extend((callee, 1) for callee in _CALL.findall(line))
+    return own, calls, entry
+
+
+def _size(shapes: str) -> int:
+    """Bytes of the largest array in a result, which of a started operation also has its operand."""
+    sizes = [0]
+    for kind, dimensions in _SHAPE.findall(shapes):
+        bits = 8 if kind == "pred" else int(re.sub(r"\D*(\d+).*", r"\1", kind))
+        count = math.prod(int(n) for n in dimensions.split(",") if n)
+        sizes.append(count * bits // 8)
+    return max(sizes)

@@ -1,0 +1,259 @@
+"""Whether a run fits, how long a step takes at least, and what would make it fit."""
+
+import dataclasses
+import itertools
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+
+from prompt_jax.config import Config, InputError, MeshConfig
+from prompt_jax.plan.chips import GIB, Chip, chip_of, devices_of
+from prompt_jax.plan.costs import Traffic, traffic_of, work_of
+from prompt_jax.plan.programs import (
+    Program,
+    decode_program,
+    shape_of_backbone,
+    train_program,
+)
+from prompt_jax.sharding import AXES, check_rows
+
+PROGRAMS = {"train": train_program, "decode": decode_program}
+TRIES = 8
+"""Programs that a search compiles at most: one of T5-XXL takes about a minute."""
+
+
+class Memory(NamedTuple):
+    """GiB of a device."""
+
+    weights: float
+    state: float
+    """The prompt, its optimizer's state and a batch."""
+    temporaries: float
+    """What the program holds while it runs: activations, gathered weights, gradients."""
+    code: float
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return sum(self)
+
+
+class Bounds(NamedTuple):
+    """Seconds that a program takes at least; the longest of them decides."""
+
+    compute: float
+    memory: float
+    """For the operands and results of all products."""
+    network: float
+
+    @property
+    def seconds(self) -> float:
+        """The longest."""
+        return max(self)
+
+
+class Cost(NamedTuple):
+    """What a program takes on every device."""
+
+    program: str
+    memory: Memory | None
+    """None where it does not fit."""
+    needed: float
+    """GiB, also where they are not there."""
+    limit: float | None
+    """GiB that a program may use; None on devices that do not tell."""
+    flops: float
+    traffic: list[Traffic]
+    bounds: Bounds | None
+    """None on devices whose speed is not known."""
+    utilization: float | None
+    """Model FLOPs utilization if the bounds were reached: no recomputation counts as work."""
+
+    @property
+    def fits(self) -> bool:
+        """Whether the device has so much memory."""
+        return self.memory is not None and (self.limit is None or self.needed <= self.limit)
+
+
+class Plan(NamedTuple):
+    """A run on devices that need not be here."""
+
+    config: Config
+    topology: str | None
+    """None of the devices at hand."""
+    devices: int
+    kind: str
+    mesh: dict[str, int]
+    costs: list[Cost]
+
+    @property
+    def fits(self) -> bool:
+        """Whether all of its programs do."""
+        return all(cost.fits for cost in self.costs)
+
+    @property
+    def needed(self) -> float:
+        """GiB of the largest program."""
+        return max(cost.needed for cost in self.costs)
+
+
+def plan(config: Config, topology: str | None, *, programs: Sequence[str] = ("train",)) -> Plan:
+    """Compiles the programs of a run for a topology.
+
+    Args:
+      config: as `train` takes it; its longest input and target are planned for.
+      topology: as `devices_of` takes it.
+      programs: of `PROGRAMS`.
+
+    Raises:
+      InputError: no such topology or backbone, a mesh that does not divide it, or a model that
+        only reads.
+    """
+    devices = devices_of(topology)
+    backbone = shape_of_backbone(config, devices)
+    check_rows(config.train.batch_size // config.train.accumulate, backbone.mesh)
+    plain = dataclasses.replace(config, frozen=dataclasses.replace(config.frozen, remat="none"))
+    costs = []
+    for name in programs:
+        program = PROGRAMS[name](config, backbone, devices[0])
+        bare = PROGRAMS[name](plain, shape_of_backbone(plain, devices), devices[0])
+        ways = 1 if backbone.mesh is None else backbone.mesh.size
+        costs.append(_cost(program, bare, ways, chip_of(devices[0])))
+    shape = backbone.mesh.shape if backbone.mesh else dict.fromkeys(AXES, 1)
+    sizes = {name: int(shape[name]) for name in AXES}
+    kind = chip_of(devices[0])
+    name = kind.name if kind else devices[0].device_kind
+    return Plan(config, topology, len(devices), name, sizes, costs)
+
+
+def _cost(program: Program, bare: Program, ways: int, chip: Chip | None) -> Cost:
+    frozen = _held(program.arguments[1]) / GIB
+    others = sum(map(_held, (program.arguments[0], *program.arguments[2:]))) / GIB
+    traced = program.function.trace(*program.arguments)
+    work = work_of(traced.jaxpr.jaxpr, program.rounds)
+    useful = work_of(bare.function.trace(*bare.arguments).jaxpr.jaxpr, bare.rounds)
+    limit = chip.memory if chip else None
+    try:
+        compiled = traced.lower().compile()
+    except jax.errors.JaxRuntimeError as error:
+        needed = _needed(str(error))
+        if needed is None:
+            raise
+        flops = work.flops / ways
+        return Cost(program.name, None, needed, limit, flops, [], None, None)
+    sizes = compiled.memory_analysis()
+    memory = Memory(
+        frozen, others, sizes.temp_size_in_bytes / GIB, sizes.generated_code_size_in_bytes / GIB
+    )
+    traffic = traffic_of(compiled.as_text())
+    bounds = utilization = None
+    if chip:
+        moved = sum(t.bytes * t.times * (2 if t.kind == "all-reduce" else 1) for t in traffic)
+        bounds = Bounds(
+            work.flops / ways / chip.flops,
+            work.bytes / ways / chip.bandwidth,
+            moved / chip.links,
+        )
+        utilization = useful.flops / ways / chip.flops / bounds.seconds
+    needed = memory.total
+    return Cost(
+        *(program.name, memory, needed, limit, work.flops / ways, traffic, bounds, utilization)
+    )
+
+
+def _held(tree: Any) -> int:
+    """Bytes of a tree on one device."""
+    total = 0
+    for leaf in jax.tree.leaves(tree):
+        shape = leaf.sharding.shard_shape(leaf.shape)
+        total += jax.ShapeDtypeStruct(shape, leaf.dtype).size * leaf.dtype.itemsize
+    return total
+
+
+_OUT = re.compile(r"\(([\d.]+)([KMGT]?)\) exceeds available HBM|Used ([\d.]+)([KMGT]?) of")
+
+
+def _needed(error: str) -> float | None:
+    """GiB that a compiler asked for in vain; None of any other error."""
+    found = _OUT.search(error)
+    if found is None:
+        return None
+    amount, unit = (found[1], found[2]) if found[1] else (found[3], found[4])
+    return float(amount) * {"": 1 / GIB, "K": 2**-20, "M": 2**-10, "G": 1, "T": 2**10}[unit]
+
+
+def search(
+    made: Plan,
+    *,
+    enough: int = 3,
+    say: Callable[[str], None] = lambda line: None,
+) -> list[Plan]:
+    """Other meshes, less kept for the backward pass, fewer bits: plans that fit, the best first.
+
+    The cheapest changes to a plan are tried first. Best is what takes the least time at least; of
+    equals, the one that changes less.
+
+    Args:
+      enough: ends the search once so many plans fit.
+      say: receives a line for every program that was compiled.
+
+    Raises:
+      InputError: as `plan`.
+    """
+    found: list[Plan] = []
+    tried = 0
+    programs = [cost.program for cost in made.costs]
+    for what, changed in alternatives(made):
+        if tried >= TRIES or len(found) >= enough:
+            break
+        try:
+            other = plan(changed, made.topology, programs=programs)
+        except InputError:
+            continue  # A mesh that does not divide the rows of a step.
+        tried += 1
+        verdict = "fits" if other.fits else "does not fit"
+        say(f"{what}: {other.needed:.2f} GiB, {verdict}")
+        if other.fits:
+            found.append(other)
+    return sorted(found, key=_rank)
+
+
+def _rank(made: Plan) -> float:
+    return sum(cost.bounds.seconds for cost in made.costs if cost.bounds)
+
+
+def alternatives(made: Plan) -> Iterator[tuple[str, Config]]:
+    """Changes to a plan, each with its words, those that cost the least first."""
+    config, devices = made.config, devices_of(made.topology)
+    limit = getattr(chip_of(devices[0]), "memory", None)
+    remats = [r for r in ("none", "minimal", "full") if r != config.frozen.remat]
+    kinds = [config.frozen.dtype, "int8"] if config.frozen.dtype != "int8" else ["int8"]
+    heads = shape_of_backbone(config, devices).config.num_heads
+    for kind, remat in itertools.product(kinds, (config.frozen.remat, *reversed(remats))):
+        for sizes in _meshes(len(devices), heads):
+            frozen = dataclasses.replace(config.frozen, dtype=kind, remat=remat)
+            changed = dataclasses.replace(config, frozen=frozen, mesh=MeshConfig(**sizes))
+            same = frozen == config.frozen and sizes == made.mesh
+            if same or not _holds(changed, devices, limit):
+                continue
+            mesh = ", ".join(f"{name}={size}" for name, size in sizes.items() if size > 1)
+            yield f"{mesh or 'one device'}, remat {remat}, weights {kind}", changed
+
+
+def _meshes(count: int, heads: int) -> list[dict[str, int]]:
+    """Grids of devices, those that share a model among few first, and along `tensor` first."""
+    grids = [
+        {"data": count // (fsdp * tensor), "fsdp": fsdp, "tensor": tensor}
+        for fsdp in range(1, count + 1)
+        for tensor in range(1, count + 1)
+        if count % (fsdp * tensor) == 0 and heads % tensor == 0
+    ]
+    return sorted(grids, key=lambda g: (g["fsdp"] * g["tensor"], g["fsdp"]))
+
+
+def _holds(config: Config, devices: Sequence[Any], limit: float | None) -> bool:
+    """Whether the weights alone leave room, which no compiler is needed for."""
+    weights = _held(shape_of_backbone(config, devices).params) / GIB
+    return limit is None or weights < 0.9 * limit

@@ -1,0 +1,151 @@
+"""The programs of a run, lowered from shapes alone."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding
+
+from prompt_jax.backbones import Backbone, boxed_shapes, shardings
+from prompt_jax.backbones.quantised import LIMITS
+from prompt_jax.config import Config, InputError, MethodConfig
+from prompt_jax.data import Batch
+from prompt_jax.generate.prefill import decoding_module
+from prompt_jax.generate.sampling import decode_tokens
+from prompt_jax.losses import loss_fn
+from prompt_jax.methods import init, materialize
+from prompt_jax.plan.chips import GIB, chip_of
+from prompt_jax.sharding import activation_spec, build_mesh, whole
+from prompt_jax.train import start, train_step
+from prompt_jax.weights import open_backbone
+
+
+class Program(NamedTuple):
+    """A function and the shapes that it is compiled for."""
+
+    name: str
+    function: Any
+    """Jitted."""
+    arguments: tuple
+    """Shapes with their shardings; the second one is the frozen tree."""
+    rounds: int = 1
+    """How often a loop without a known end runs."""
+
+
+def shape_of_backbone(config: Config, devices: Sequence[Any]) -> Backbone:
+    """The backbone of an experiment with shapes for weights, on a mesh of devices not at hand.
+
+    Raises:
+      InputError: there is no such backbone, or the mesh does not divide the devices or its heads.
+    """
+    kind = config.frozen.dtype if config.frozen.dtype in LIMITS else None
+    # What `auto` is on the devices that are planned for, whatever this machine has.
+    auto = "float32" if devices[0].platform == "cpu" else "bfloat16"
+    named = config.frozen.dtype in ("float32", "bfloat16")
+    dtype = jnp.dtype(config.frozen.dtype if named else auto)
+    ours = {"remat": config.frozen.remat, "dtype": dtype}
+    shape, _, _ = open_backbone(config.backbone, config.frozen.revision, None, **ours)
+    shape = dataclasses.replace(shape, scan=True)
+    boxes = boxed_shapes(shape, kind)
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(boxes))
+    chip = chip_of(devices[0])
+    room = {"devices": devices, "memory": chip and chip.memory * GIB}
+    mesh = build_mesh(config.mesh, heads=shape.num_heads, size=size, **room)
+    shape = dataclasses.replace(shape, mesh=mesh)
+    is_box = {"is_leaf": lambda leaf: isinstance(leaf, nn.Partitioned)}
+    shapes = jax.tree.map(lambda box: box.value, boxes, **is_box)
+    if mesh is None:
+        params = _placed(shapes, jax.sharding.SingleDeviceSharding(devices[0]))
+    else:
+        params = jax.tree.map(
+            lambda leaf, placed: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed),
+            *(shapes, shardings(shape, kind)),
+        )
+    return Backbone(name=config.backbone, config=shape, params=params)
+
+
+def _everywhere(backbone: Backbone, device: Any) -> Any:
+    one = jax.sharding.SingleDeviceSharding(device)
+    return one if backbone.mesh is None else whole(backbone.mesh)
+
+
+def _placed(tree: Any, sharding: Any) -> Any:
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
+    )
+
+
+def _rows(backbone: Backbone, device: Any, rows: int, **shapes: tuple[int, Any]) -> list[Any]:
+    sharding = _everywhere(backbone, device)
+    if backbone.mesh is not None:
+        spec = activation_spec(("batch",), (rows,), backbone.mesh)
+        sharding = NamedSharding(backbone.mesh, spec)
+    return [
+        jax.ShapeDtypeStruct((rows, length), dtype, sharding=sharding)
+        for length, dtype in shapes.values()
+    ]
+
+
+def method_for(config: Config, backbone: Backbone) -> MethodConfig:
+    """The method as it would train, from a start that needs no tokenizer and no file.
+
+    Raises:
+      InputError: the backbone only reads, so its head depends on the task's labels.
+    """
+    if backbone.target_place == "within":
+        raise InputError(
+            f"plan counts models that write, and {backbone.name!r} only reads; plan for a T5 or a "
+            "decoder, or measure a step of this one, which is small"
+        )
+    method = dataclasses.replace(config.method, task_type=backbone.task_types[0])
+    if getattr(method, "init", "random") not in ("random", "vocab", "zero"):
+        method = dataclasses.replace(method, **{"init": "random"})
+    return method
+
+
+def _tuned(method: MethodConfig, backbone: Backbone) -> Any:
+    def fresh(params: Any) -> Any:
+        return init(method, dataclasses.replace(backbone, params=params), jax.random.key(0))
+
+    return jax.eval_shape(fresh, backbone.params)
+
+
+def train_program(config: Config, backbone: Backbone, device: Any) -> Program:
+    """The step of `prompt-jax train` at its longest input and target."""
+    method, options, data = method_for(config, backbone), config.train, config.data
+    state = jax.eval_shape(lambda tuned: start(tuned, options), _tuned(method, backbone))
+    lengths = (data.max_source_length, data.max_target_length)
+    given = _rows(
+        *(backbone, device, options.batch_size),
+        tokens=(lengths[0], jnp.int32), mask=(lengths[0], jnp.bool_),
+        targets=(lengths[1], jnp.int32), target_mask=(lengths[1], jnp.bool_),
+    )  # fmt: skip
+    step = functools.partial(train_step, loss_fn(method, backbone), options)
+    out = {} if backbone.mesh is None else {"out_shardings": whole(backbone.mesh)}
+    function = jax.jit(step, donate_argnums=0, **out)
+    state = _placed(state, _everywhere(backbone, device))
+    return Program("train", function, (state, backbone.params, Batch(*given)))
+
+
+def decode_program(config: Config, backbone: Backbone, device: Any) -> Program:
+    """Greedy answers to a batch of evaluation, as long as they may get."""
+    method, eval, data = method_for(config, backbone), config.eval, config.data
+    injection = jax.eval_shape(lambda t: materialize(method, t), _tuned(method, backbone))
+    injection = _placed(injection, _everywhere(backbone, device))
+    length = data.max_source_length
+    tokens, mask = _rows(
+        *(backbone, device, eval.batch_size), tokens=(length, jnp.int32), mask=(length, jnp.bool_)
+    )
+    options = {"placement": method.placement, "length": eval.max_new_tokens}
+    module = decoding_module(backbone)
+
+    @jax.jit
+    def decode(injection: Any, frozen: Any, tokens: Any, mask: Any) -> Any:
+        return decode_tokens(module, frozen, injection, tokens, mask, None, **options)
+
+    arguments = (injection, backbone.params, tokens, mask)
+    return Program("decode", decode, arguments, rounds=eval.max_new_tokens)

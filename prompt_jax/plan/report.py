@@ -1,0 +1,165 @@
+"""A plan in words, as data, and as a picture."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from prompt_jax.plan.plan import Cost, Plan
+from prompt_jax.report import markdown
+from prompt_jax.sharding import AXES
+
+SHOWN = 6
+"""Kinds and sizes of collectives that a report lists."""
+_ANSWERS = {True: "yes", False: "no"}
+
+
+def answer(made: Plan) -> str:
+    """Whether it fits, in a line."""
+    cost = max(made.costs, key=lambda cost: cost.needed)
+    where = f"{made.config.backbone} on {_place(made)}"
+    if cost.limit is None:
+        return f"{where}: {cost.needed:.2f} GiB on each"
+    if made.fits:
+        return f"{where}: yes, it fits: {cost.needed:.2f} of {cost.limit:.2f} GiB on each"
+    return (
+        f"{where}: no, {cost.program} takes {cost.needed:.2f} GiB, {cost.needed - cost.limit:.2f} "
+        f"over the {cost.limit:.2f} of each"
+    )
+
+
+def _place(made: Plan) -> str:
+    devices = f"{made.devices} x {made.kind}"
+    return f"{made.topology} ({devices})" if made.topology else devices
+
+
+def choice(made: Plan) -> str:
+    """The mesh, what is kept, and in what the weights are held."""
+    mesh = ", ".join(f"{name}={made.mesh[name]}" for name in AXES if made.mesh[name] > 1)
+    frozen = made.config.frozen
+    return f"{mesh or 'one device'}, remat {frozen.remat}, weights {frozen.dtype}"
+
+
+def text(made: Plan, others: Sequence[Plan] = ()) -> str:
+    """A plan as a page, and other plans that fit in a table below."""
+    c = made.config
+    lengths = f"{c.method.input_tokens} + {c.data.max_source_length} tokens"
+    parts = [
+        answer(made),
+        f"{choice(made)}; {c.train.batch_size} rows of {lengths}, "
+        f"{c.data.max_target_length} of target",
+        "",
+        *_table(_memory_rows(made.costs)),
+    ]
+    if any(cost.bounds for cost in made.costs):
+        parts += ["", *_table(_time_rows(made.costs))]
+    for cost in made.costs:
+        if cost.traffic:
+            parts += ["", f"between devices, {cost.program}, each:", *_table(_traffic_rows(cost))]
+    if others:
+        title = "the cheapest that fit:" if not made.fits else "others that fit, the fastest first:"
+        parts += ["", title, *_table(_search_rows(others))]
+    return "\n".join(parts)
+
+
+def _table(rows: list[list[str]]) -> list[str]:
+    return markdown(rows).splitlines()
+
+
+def _memory_rows(costs: Sequence[Cost]) -> list[list[str]]:
+    rows = [["GiB on each", "weights", "prompt, optimizer, batch", "temporaries", "code", "all"]]
+    for cost in costs:
+        own = ["", "", "", ""] if cost.memory is None else [f"{n:.2f}" for n in cost.memory]
+        rows.append([cost.program, *own, f"{cost.needed:.2f}"])
+    return rows
+
+
+def _time_rows(costs: Sequence[Cost]) -> list[list[str]]:
+    rows = [["at least", "TFLOP on each", "compute", "memory", "network", "seconds", "MFU at most"]]
+    for cost in costs:
+        if cost.bounds and cost.utilization is not None:
+            seconds = [f"{n:.3f}" for n in (*cost.bounds, cost.bounds.seconds)]
+            rows.append(
+                [cost.program, f"{cost.flops / 1e12:.1f}", *seconds, f"{cost.utilization:.0%}"]
+            )
+    return rows
+
+
+def _traffic_rows(cost: Cost) -> list[list[str]]:
+    rows = [["collective", "MiB", "times", "MiB in all"]]
+    for found in cost.traffic[:SHOWN]:
+        size = found.bytes / 2**20
+        rows.append([found.kind, f"{size:.2f}", str(found.times), f"{size * found.times:.0f}"])
+    rest = cost.traffic[SHOWN:]
+    if rest:
+        size = sum(t.bytes * t.times for t in rest) / 2**20
+        rows.append([f"{len(rest)} more", "", str(sum(t.times for t in rest)), f"{size:.0f}"])
+    return rows
+
+
+def _search_rows(plans: Sequence[Plan]) -> list[list[str]]:
+    rows = [["change", "GiB on each", "seconds at least"]]
+    for made in plans:
+        known = [cost.bounds.seconds for cost in made.costs if cost.bounds]
+        rows.append([choice(made), f"{made.needed:.2f}", f"{sum(known):.3f}" if known else ""])
+    return rows
+
+
+def as_json(made: Plan) -> dict[str, Any]:
+    """A plan as plain data, sizes in GiB and seconds."""
+    return {
+        "backbone": made.config.backbone,
+        "topology": made.topology,
+        "devices": made.devices,
+        "kind": made.kind,
+        "mesh": made.mesh,
+        "remat": made.config.frozen.remat,
+        "weights": made.config.frozen.dtype,
+        "fits": made.fits,
+        "programs": [
+            {
+                "name": cost.program,
+                "fits": cost.fits,
+                "needed": cost.needed,
+                "limit": cost.limit,
+                "memory": cost.memory and cost.memory._asdict(),
+                "flops": cost.flops,
+                "bounds": cost.bounds and cost.bounds._asdict(),
+                "utilization": cost.utilization,
+                "traffic": [found._asdict() for found in cost.traffic],
+            }
+            for cost in made.costs
+        ],
+    }
+
+
+def draw(path: str | Path, plans: Sequence[Plan]) -> Path:
+    """A picture of the memory of plans, a bar each, with the limit of a device."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    largest = [max(made.costs, key=lambda cost: cost.needed) for made in plans]
+    figure = Figure(figsize=(9, 1.4 + 0.5 * len(plans)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    names = [f"{choice(made)} ({_ANSWERS[made.fits]})" for made in plans]
+    left = [0.0] * len(plans)
+    parts = ("weights", "state", "temporaries", "code")
+    for part in (*parts, "does not fit"):
+        sizes = [
+            (0.0 if cost.memory is None else getattr(cost.memory, part))
+            if part in parts
+            else (cost.needed if cost.memory is None else 0.0)
+            for cost in largest
+        ]
+        if any(sizes):
+            axes.barh(names, sizes, left=left, label=part)
+        left = [a + b for a, b in zip(left, sizes, strict=True)]
+    limit = largest[0].limit
+    if limit is not None:
+        axes.axvline(limit, color="black", linestyle="--", label=f"{limit:.2f} GiB")
+    axes.invert_yaxis()
+    axes.set_xlabel("GiB on each device")
+    axes.set_title(f"{plans[0].config.backbone} on {_place(plans[0])}")
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+    figure.savefig(path, dpi=120)
+    return Path(path)

@@ -1,0 +1,168 @@
+"""Plans: what is counted, on devices at hand and on TPUs that are not."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from prompt_jax import cli
+from prompt_jax.config import (
+    BackboneConfig,
+    Config,
+    DataConfig,
+    InputError,
+    MeshConfig,
+    TrainConfig,
+)
+from prompt_jax.plan import TOPOLOGIES, as_json, draw, plan, search, text
+from prompt_jax.plan.chips import devices_of
+from prompt_jax.plan.costs import traffic_of, work_of
+from prompt_jax.plan.plan import _needed, alternatives
+
+HLO = """HloModule jit_step
+
+%body (p: (s32[], bf16[4,8])) -> (s32[], bf16[4,8]) {
+  %all-reduce.1 = bf16[4,8]{1,0} all-reduce(%x), replica_groups={{0,1}}, to_apply=%add
+  %ags = (bf16[2,8]{1,0}, bf16[4,8]{1,0}) all-gather-start(%y), dimensions={0}
+  %agd = bf16[4,8]{1,0} all-gather-done(%ags)
+}
+
+ENTRY %main (a: f32[3]) -> f32[3] {
+  %w = (s32[], bf16[4,8]) while(%t), condition=%c, body=%body, backend_config={"known_trip_count":{"n":"24"}}
+  %all-reduce.2 = f32[20,64]{1,0} all-reduce(%g), to_apply=%add
+  %f = f32[3] fusion(%a), kind=kLoop, calls=%fused
+}
+"""  # noqa: E501
+
+
+def test_collectives_in_a_loop_count_as_often_as_it_runs():
+    found = {(t.kind, t.bytes): t.times for t in traffic_of(HLO)}
+    assert found == {("all-reduce", 64): 24, ("all-gather", 64): 24, ("all-reduce", 5120): 1}
+
+
+def test_products_of_a_loop_count_as_often_as_it_runs():
+    def step(x, ws):
+        return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, ws)[0].sum()
+
+    shapes = jax.ShapeDtypeStruct((4, 8), jnp.float32), jax.ShapeDtypeStruct((5, 8, 8), jnp.float32)
+    work = work_of(jax.make_jaxpr(step)(*shapes).jaxpr)
+    assert work.flops == 5 * 2 * 4 * 8 * 8
+    assert work.bytes == 5 * 4 * (4 * 8 + 8 * 8 + 4 * 8)
+    # The backward pass to the input has as many again.
+    assert work_of(jax.make_jaxpr(jax.grad(step))(*shapes).jaxpr).flops == 2 * work.flops
+
+    def loop(x):
+        return jax.lax.while_loop(lambda x: x.sum() < 9, lambda x: x @ x, x)
+
+    square = jax.make_jaxpr(loop)(jax.ShapeDtypeStruct((8, 8), jnp.float32)).jaxpr
+    assert work_of(square, rounds=7).flops == 7 * 2 * 8**3
+
+
+def test_what_a_compiler_asked_for_in_vain():
+    new = "total memory required for HLO temporaries (1.50T) exceeds available HBM (15.75G). HLO"
+    old = "Ran out of memory in memory space hbm. Used 46.05G of 15.75G hbm. Exceeded by 30.30G."
+    assert _needed(new) == 1536 and _needed(old) == 46.05
+    assert _needed("INTERNAL: something else") is None
+
+
+@pytest.fixture
+def config(tiny_folder):
+    return Config(
+        backbone=str(tiny_folder),
+        data=DataConfig(max_source_length=12, max_target_length=4),
+        train=TrainConfig(batch_size=4),
+    )
+
+
+def test_a_plan_for_the_devices_at_hand(config, tmp_path, capsys):
+    made = plan(config, None, programs=("train", "decode"))
+    train, decode = made.costs
+    assert made.fits and train.bounds is None and train.limit is None
+    weights = sum(np.prod(leaf.shape) * 4 for leaf in jax.tree.leaves(_shapes(config)))
+    assert train.memory.weights * 2**30 == pytest.approx(weights)
+    # 64 rows that write 64 tokens, in float32.
+    assert decode.flops > train.flops > 2 * 4 * 32 * 16 * 16
+    page = text(made)
+    assert "GiB on each" in page and "one device, remat none, weights auto" in page
+    assert json.loads(json.dumps(as_json(made)))["programs"][0]["name"] == "train"
+    assert draw(tmp_path / "plan.png", [made]).stat().st_size > 1000
+
+
+def _shapes(config):
+    from prompt_jax.plan.programs import shape_of_backbone
+
+    return shape_of_backbone(config, jax.devices()).params
+
+
+def test_the_command(config, capsys):
+    arguments = ["plan", "--backbone", config.backbone, "--data.max-source-length", "12", "--json"]
+    assert cli.main(arguments) == 0
+    last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert last["fits"] and last["others"] == [] and last["kind"] == "cpu"
+
+
+def test_alternatives_keep_less_before_they_take_fewer_bits(config):
+    made = plan(config, None)
+    words = [what for what, _ in alternatives(made)]
+    assert words[0] == "one device, remat full, weights auto"
+    assert all("weights int8" in what for what in words[2:]) and len(words) == 5
+    assert len({str(changed) for _, changed in alternatives(made)}) == 5
+
+
+def test_a_topology_that_is_not(capsys):
+    with pytest.raises(InputError, match="unknown topology 'v5e-5'.*Perhaps you meant 'v5e-"):
+        devices_of("v5e-5")
+
+
+def test_a_model_that_only_reads(bert_folder, config):
+    with pytest.raises(InputError, match="plan counts models that write, and .* only reads"):
+        plan(dataclasses.replace(config, backbone=str(bert_folder)), None)
+
+
+class TestTpu:
+    """Compiled for TPUs by libtpu, where it is installed."""
+
+    @pytest.fixture(autouse=True)
+    def libtpu(self):
+        pytest.importorskip("libtpu", reason="pip install prompt-jax[plan]")
+
+    def test_what_libtpu_does_not_know(self):
+        with pytest.raises(InputError, match="libtpu knows no topology 'v9:2x2'.*allowed: v4-8"):
+            devices_of("v9:2x2")
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("name", ["v5e-1", "v5e-4", "v4-8", "v5p-8", "v6e-8"])
+    def test_slices_as_they_are_sold(self, name):
+        count = int(name.partition("-")[2])
+        assert name in TOPOLOGIES
+        assert len(devices_of(name)) == (count // 2 if name.startswith("v5p") else count)
+
+    @pytest.mark.slow
+    def test_what_travels_is_as_small_as_a_prompt(self, config):
+        """Data-parallel training of a frozen model moves the gradient of the prompt alone."""
+        data = dataclasses.replace(config, mesh=MeshConfig(data=4))
+        made = plan(data, "v5e-4")
+        (cost,) = made.costs
+        assert made.fits and cost.limit == 15.75 and 0 < cost.utilization <= 1
+        largest = max(found.bytes for found in cost.traffic)
+        assert largest <= 4 * config.method.num_virtual_tokens * 16
+        split = plan(
+            dataclasses.replace(config, mesh=MeshConfig(data=1, tensor=2, fsdp=2)), "v5e-4"
+        )
+        assert split.costs[0].memory.weights < 0.6 * cost.memory.weights
+        assert split.mesh == {"data": 1, "fsdp": 2, "tensor": 2}
+
+    @pytest.mark.slow
+    def test_a_model_that_does_not_fit_is_answered(self):
+        """T5-XL keeps too much for one chip of 16 GB, and fits once it keeps less."""
+        lengths = DataConfig(max_source_length=412, max_target_length=16)
+        large = Config(backbone="t5_1_1_xl", data=lengths, frozen=BackboneConfig(dtype="bfloat16"))
+        made = plan(large, "v5e-1")
+        assert not made.fits and made.needed > 15.75
+        assert ", train takes " in text(made) and "over the 15.75 of each" in text(made)
+        (other,) = search(made, enough=1)
+        assert other.fits and other.config.frozen.remat == "full" and other.needed < 10
+        assert "the cheapest that fit:" in text(made, [other])
