@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -115,6 +116,13 @@ def test_alternatives_keep_less_before_they_take_fewer_bits(config):
 def test_a_topology_that_is_not(capsys):
     with pytest.raises(InputError, match="unknown topology 'v5e-5'.*Perhaps you meant 'v5e-"):
         devices_of("v5e-5")
+
+
+def test_without_libtpu(monkeypatch):
+    monkeypatch.setitem(sys.modules, "libtpu", None)
+    monkeypatch.delenv("TPU_LIBRARY_PATH", raising=False)
+    with pytest.raises(InputError, match="planning for v5e-4 needs libtpu: pip install prompt-jax"):
+        devices_of("v5e-4")
 
 
 def test_a_model_that_only_reads(bert_folder, config):

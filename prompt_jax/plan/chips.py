@@ -40,6 +40,7 @@ _NO_TPU = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
 TOPOLOGIES: dict[str, tuple[str, tuple[int, ...] | None]] = {
     "v4-8": ("v4:2x2x1", None),
@@ -79,7 +80,7 @@ def devices_of(topology: str | None) -> list[Any]:
     name, host = TOPOLOGIES.get(topology, (topology, names.get(topology)))
     bounds = {} if host is None else {"chips_per_host_bounds": host}
     if jax.default_backend() != "tpu":
-        # Or libtpu asks a server that only Google's machines have, and complains.
+        # Or libtpu asks a server that only Google's machines have, and lets in one process.
         for key, value in _NO_TPU.items():
             os.environ.setdefault(key, value)
     from jax.experimental import topologies
@@ -92,11 +93,8 @@ def devices_of(topology: str | None) -> list[Any]:
 
 
 def _why_not(topology: str, error: str) -> str:
-    if "libtpu" in error or "not found" in error.lower() or "Unable to" in error:
-        return (
-            f"compiling for {topology} needs libtpu, which is not installed ({error}): "
-            "pip install prompt-jax[plan]"
-        )
+    if "not installed" in error:
+        return f"planning for {topology} needs libtpu: pip install prompt-jax[plan]"
     return (
         f"libtpu knows no topology {topology!r} ({error.splitlines()[0]}); allowed: "
         f"{', '.join(TOPOLOGIES)}, or a kind and its grid such as v5e:2x4"
