@@ -31,12 +31,17 @@ HLO = """HloModule jit_step
   %agd = bf16[4,8]{1,0} all-gather-done(%ags)
 }
 
+%until (q: (s32[], bf16[4,8])) -> pred[] {
+  %n = s32[]{:T(128)} constant(24)
+  ROOT %lt = pred[] compare(%i, %n), direction=LT
+}
+
 ENTRY %main (a: f32[3]) -> f32[3] {
-  %w = (s32[], bf16[4,8]) while(%t), condition=%c, body=%body, backend_config={"known_trip_count":{"n":"24"}}
+  %w = (s32[], bf16[4,8]) while(%t), condition=%until, body=%body
   %all-reduce.2 = f32[20,64]{1,0} all-reduce(%g), to_apply=%add
   %f = f32[3] fusion(%a), kind=kLoop, calls=%fused
 }
-"""  # noqa: E501
+"""
 
 
 def test_collectives_in_a_loop_count_as_often_as_it_runs():

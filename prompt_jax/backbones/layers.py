@@ -7,6 +7,7 @@ are born, so that sharding is a table of names: what an axis of a mesh is, only 
 import functools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -193,6 +194,11 @@ def relative_buckets(
     ratio = jnp.log(jnp.maximum(distance, 1) / exact) / jnp.log(max_distance / exact)
     far = jnp.minimum(exact + (ratio * (buckets - exact)).astype(jnp.int32), buckets - 1)
     return offset + jnp.where(distance < exact, distance, far)
+
+
+def by_heads(mesh: Any, *states: Float[Array, "B T H K"], axis: str = "heads") -> list[Array]:
+    """Queries, keys or values with their heads where those of the kernels are."""
+    return [constrain(x, mesh, "batch", None, axis) for x in states]
 
 
 def mask_bias(mask: Bool[Array, "*B S"]) -> Float[Array, "*B S"]:

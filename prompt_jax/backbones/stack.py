@@ -102,6 +102,7 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         c = self.config
+        x = constrain(x, c.mesh, "batch")  # States travel, not weights, see `add`.
 
         def inner(name: str) -> Array:
             kernel = ((c.d_model, c.d_ff), ("embed", "mlp"), c.d_model**-0.5)
@@ -109,7 +110,7 @@ class MLP(nn.Module):
 
         activate = ACTIVATIONS[c.activation]
         hidden = activate(inner("wi_0")) * inner("wi_1") if c.gated else activate(inner("wi"))
-        hidden = dropout(self, hidden)
+        hidden = constrain(dropout(self, hidden), c.mesh, "batch", None, "mlp")
         wo = ((c.d_ff, c.d_model), ("mlp", "embed"), c.d_ff**-0.5)
         return Dense(*wo, use_bias=self.use_bias, dtype=c.dtype, name="wo")(hidden)
 

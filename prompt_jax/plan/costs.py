@@ -76,8 +76,8 @@ def _product(equation: Any) -> Work:
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 _HEAD = re.compile(r"^(?:ENTRY )?%?([\w.-]+) \(.*\{$")
 _OPERATION = re.compile(r"= (.*?) (" + "|".join(KINDS) + r")(?:-start)?\(")
-_LOOP = re.compile(r"body=%?([\w.-]+)")
-_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_LOOP = re.compile(r"condition=%?([\w.-]+), body=%?([\w.-]+)")
+_TRIPS = re.compile(r"= s32\[\]\S* constant\((\d+)\)")
 _CALL = re.compile(r"(?:calls|to_apply|called_computations)=\{?%?([\w.-]+)")
 _SHAPE = re.compile(r"\b(pred|[su]\d+|bf16|f\d+\w*)\[([\d,]*)\]")
 
@@ -95,25 +95,27 @@ def traffic_of(hlo: str) -> list[Traffic]:
     """The collectives of a compiled program, the heaviest first.
 
     Args:
-      hlo: its text; loops in it say how often they run, which XLA knows of all but decoding.
+      hlo: its text. A loop runs as often as the number says that its condition compares with; one
+        that ends when it likes counts once.
     """
-    own, calls, entry = _computations(hlo)
+    own, calls, trips, entry = _computations(hlo)
     times: collections.Counter = collections.Counter()
 
     def walk(name: str, count: int) -> None:
         for found in own.get(name, ()):
             times[found] += count
-        for callee, trips in calls.get(name, ()):
-            walk(callee, count * trips)
+        for callee, condition in calls.get(name, ()):
+            walk(callee, count * trips.get(condition, 1))
 
     walk(entry, 1)
     found = [Traffic(kind, size, count) for (kind, size), count in times.items()]
     return sorted(found, key=lambda t: -t.bytes * t.times)
 
 
-def _computations(hlo: str) -> tuple[dict, dict, str]:
-    """By computation: its collectives as kind and size, and what it calls how often."""
+def _computations(hlo: str) -> tuple[dict, dict, dict, str]:
+    """By computation: its collectives, what it calls on what condition, and the number in it."""
     own, calls = collections.defaultdict(list), collections.defaultdict(list)
+    trips: dict[str, int] = {}
     name = entry = ""
     for line in hlo.splitlines():
         head = _HEAD.match(line)
@@ -126,11 +128,13 @@ def _computations(hlo: str) -> tuple[dict, dict, str]:
             own[name].append((operation.group(2), _size(operation.group(1))))
         loop = _LOOP.search(line)
         if loop:
-            trips = _TRIPS.search(line)
-            calls[name].append((loop.group(1), int(trips.group(1)) if trips else 1))
+            calls[name].append((loop.group(2), loop.group(1)))
         elif operation is None:
-            calls[name].extend((callee, 1) for callee in _CALL.findall(line))
-    return own, calls, entry
+            calls[name].extend((callee, "") for callee in _CALL.findall(line))
+        number = _TRIPS.search(line)
+        if number:
+            trips[name] = int(number.group(1))
+    return own, calls, trips, entry
 
 
 def _size(shapes: str) -> int:

@@ -16,9 +16,18 @@ from jaxtyping import Array, Bool, Float, Int
 
 from prompt_jax.backbones.bert.config import BertConfig
 from prompt_jax.backbones.bert.names import sockets
-from prompt_jax.backbones.layers import Dense, LayerNorm, attend, look_up, mask_bias, word_logits
+from prompt_jax.backbones.layers import (
+    Dense,
+    LayerNorm,
+    attend,
+    by_heads,
+    look_up,
+    mask_bias,
+    word_logits,
+)
 from prompt_jax.backbones.sockets import openness, prefix_length, socket, with_rows
 from prompt_jax.backbones.stack import ACTIVATIONS, MLP, add, dropout, kept, stack
+from prompt_jax.sharding import constrain
 
 
 class Attention(nn.Module):
@@ -29,17 +38,20 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B S D"], bias: Array) -> Float[Array, "B S D"]:
         c = self.config
+        x = constrain(x, c.mesh, "batch")
         shape, axes = (c.d_model, c.num_heads, c.d_kv), ("embed", "heads", "kv")
         query, key, value = (
             Dense(shape, axes, 0.02, use_bias=True, dtype=c.dtype, name=name)(x)
             for name in ("query", "key", "value")
         )
+        query, key, value = by_heads(c.mesh, query, key, value)
         # Kept only for a caller that asks for them, see `keys_and_values`.
         self.sow("intermediates", "keys", key)
         self.sow("intermediates", "values", value)
         prefix = socket(self, "prefix")
         out = attend(query * c.d_kv**-0.5, key, value, bias, prefix, openness(x, prefix))
         back = {"contracted": 2, "use_bias": True, "dtype": c.dtype, "name": "out"}
+        out = by_heads(c.mesh, out)[0]
         return Dense((c.num_heads, c.d_kv, c.d_model), ("heads", "kv", "embed"), 0.02, **back)(out)
 
 

@@ -22,6 +22,7 @@ from prompt_jax.backbones.layers import (
     LayerNorm,
     RMSNorm,
     attend,
+    by_heads,
     look_up,
     mask_bias,
     word_logits,
@@ -38,6 +39,7 @@ from prompt_jax.backbones.stack import (
     swap,
     written,
 )
+from prompt_jax.sharding import constrain
 
 
 class Attention(nn.Module):
@@ -76,10 +78,13 @@ class Attention(nn.Module):
     ) -> tuple[Array, Array, Array]:
         """Queries [B, T, H, K], keys and values of `x`, turned to their positions."""
         c = self.config
+        x = constrain(x, c.mesh, "batch")
         if c.fused:
             query, key, value = (part[:, :, 0] for part in jnp.split(self.qkv(x), 3, axis=2))
         else:
             query, key, value = self.query(x), self.key(x), self.value(x)
+        (query,) = by_heads(c.mesh, query)
+        key, value = by_heads(c.mesh, key, value, axis="kv_heads")
         if c.qk_norm:
             query, key = self.query_norm(query), self.key_norm(key)
         if turn is not None:
@@ -101,7 +106,8 @@ class Attention(nn.Module):
             if prefix is not None:
                 heads = {n: jnp.repeat(prefix[n], each, axis=-2) for n in ("key", "value")}
                 prefix = {**prefix, **heads}
-        return self.out(attend(query * c.d_kv**-0.5, key, value, bias, prefix, opened))
+        out = attend(query * c.d_kv**-0.5, key, value, bias, prefix, opened)
+        return self.out(*by_heads(c.mesh, out))
 
 
 class Block(nn.Module):

@@ -4,10 +4,11 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from prompt_jax.backbones.layers import Dense, RMSNorm, attend
+from prompt_jax.backbones.layers import Dense, RMSNorm, attend, by_heads
 from prompt_jax.backbones.sockets import openness, socket, with_rows
 from prompt_jax.backbones.stack import MLP, LayerCache, add, swap, written
 from prompt_jax.backbones.t5.config import T5Config
+from prompt_jax.sharding import constrain
 
 
 class Attention(nn.Module):
@@ -32,7 +33,8 @@ class Attention(nn.Module):
 
     def project(self, x: Float[Array, "B S D"]) -> tuple[Array, Array]:
         """Keys and values of `x`, both [B, S, H, K]."""
-        key, value = self.key(x), self.value(x)
+        x = constrain(x, self.config.mesh, "batch")
+        key, value = by_heads(self.config.mesh, self.key(x), self.value(x))
         # Kept only for a caller that asks for them, see `keys_and_values`.
         self.sow("intermediates", "keys", key)
         self.sow("intermediates", "values", value)
@@ -41,9 +43,12 @@ class Attention(nn.Module):
     def __call__(
         self, x: Float[Array, "B T D"], key: Array, value: Array, bias: Array
     ) -> Float[Array, "B T D"]:
+        x = constrain(x, self.config.mesh, "batch")
         prefix = socket(self, "prefix")
         opened = openness(x, prefix)
-        return self.out(attend(self.query(x), key, value, bias, prefix, opened))
+        (query,) = by_heads(self.config.mesh, self.query(x))
+        out = attend(query, key, value, bias, prefix, opened)
+        return self.out(*by_heads(self.config.mesh, out))
 
 
 class RelativeBias(nn.Module):
