@@ -128,7 +128,9 @@ def _compare(arguments: list[str]) -> None:
 
 def _plan(arguments: list[str]) -> None:
     default, arguments = starting_config(arguments)
-    default = dataclasses.replace(default, mesh=MeshConfig(data="auto", fsdp="auto", tensor="auto"))
+    if default.mesh == MeshConfig():
+        mesh = MeshConfig(data="auto", fsdp="auto", tensor="auto")
+        default = dataclasses.replace(default, mesh=mesh)
 
     def plan(
         config: tyro.conf.AvoidSubcommands[Annotated[Config, tyro.conf.arg(name="")]] = default,
