@@ -247,6 +247,7 @@ def wait_for_steps(process, config, steps):
             return
 
 
+@pytest.mark.slow
 def test_sigterm_exits_with_zero_and_says_how_to_go_on(config):
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=5000))
     process = command(config)

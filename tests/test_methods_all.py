@@ -315,7 +315,14 @@ def test_stopped_and_resumed_is_never_stopped(name, backbone):
     jax.tree.map(np.testing.assert_array_equal, whole, rest)
 
 
-@pytest.mark.parametrize("name", ["p_tuning_mlp", "p_tuning_lstm", "residual", "prefix_mlp"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "p_tuning_mlp",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("p_tuning_lstm", "residual")),
+        pytest.param("prefix_mlp", marks=pytest.mark.slow),
+    ],
+)
 def test_what_was_written_is_a_simpler_method(name, tiny):
     backbone = tiny
     config, tuned = trained(name, backbone)

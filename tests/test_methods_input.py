@@ -212,8 +212,11 @@ def test_a_row_with_a_task_of_its_own_is_that_task_alone(tiny):
 @pytest.mark.parametrize(
     "name",
     [
-        *("lora", "prefix", "ia3"),
-        *(pytest.param(n, marks=pytest.mark.slow) for n in ("bias", "parallel", "prompt_adapter")),
+        "prefix",
+        *(
+            pytest.param(n, marks=pytest.mark.slow)
+            for n in ("lora", "ia3", "bias", "parallel", "prompt_adapter")
+        ),
     ],
 )
 def test_sockets_with_a_row_each_are_the_rows_alone(name, tiny):

@@ -234,6 +234,7 @@ def peft_curve(folder, steps, learning_rate):
         yield loss.item()
 
 
+@pytest.mark.slow
 def test_loss_curve(tmp_path, capsys):
     """30 steps of AdamW from the same prompt on the same batches: the same loss at every step."""
     backbone = load_backbone("embedded", dtype="float32", scan=True)

@@ -48,7 +48,7 @@ METHODS = {
 }
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=["gpt2", pytest.param("llama", marks=pytest.mark.slow)])
 def models(request, tmp_path_factory):
     """The frozen model in torch and here, and each method's prompt in PEFT and here."""
     torch.manual_seed(0)

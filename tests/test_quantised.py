@@ -82,7 +82,7 @@ def later(*values):
 @pytest.mark.parametrize(
     ("backbone", "kind"),
     [
-        *(("tiny", "int8"), later("tiny", "float8"), later("tiny_gpt2", "int8")),
+        *(later("tiny", "int8"), later("tiny", "float8"), later("tiny_gpt2", "int8")),
         *(later("tiny_llama", "int8"), later("tiny_bert", "int8")),
     ],
     indirect=["backbone"],
@@ -150,9 +150,10 @@ def test_a_checkpoint_is_read_into_eight_bits(tiny_folder):
 
 def test_the_embedded_model_is_a_quarter(embedded):
     def size(params):
-        return sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
 
-    assert size(quantise_tree(embedded.params, "int8")) <= 0.27 * size(embedded.params)
+    small = jax.eval_shape(lambda params: quantise_tree(params, "int8"), embedded.params)
+    assert size(small) <= 0.27 * size(embedded.params)
 
 
 def test_what_needs_whole_weights(tiny, tmp_path):

@@ -129,6 +129,7 @@ def test_a_head_of_another_task(bert_folder, tmp_path):
     assert cli.main(["evaluate", *arguments, "--data.task", path, "--task.labels", "O", "X"]) == 2
 
 
+@pytest.mark.slow
 def test_a_writer_tags_in_words(tiny_folder, tmp_path):
     """T5 has no head: it writes the tags, and is judged by them."""
     config = config_for(tiny_folder, tmp_path, rows_of_tags(), pj.PromptTuningConfig(), **TAGGING)

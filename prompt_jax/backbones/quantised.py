@@ -76,7 +76,7 @@ def quantised_shapes(shapes: Any, kind: str) -> Any:
     return flax.traverse_util.unflatten_dict(leaves, sep="/")
 
 
-def dequantised(params: Any, path: str) -> Array:
+def dequantised(params: Any, path: str) -> Any:
     """A leaf in numbers of its own size, whether it is held in eight bits or not."""
     leaves: dict[str, Any] = flax.traverse_util.flatten_dict(params, sep="/")
     leaf, scale = leaves[path], leaves.get(path + SCALE)

@@ -35,6 +35,7 @@ usage: prompt-jax COMMAND ...
   predict    answer a file of inputs with a saved prompt
   compare    train several methods on one budget, and what each costs
   prompts    inspect, export, compose, ensemble, recycle saved prompts, and more
+  plan       what a run would take on a TPU that is not here
   pretrain   train a backbone from text files
   doctor     what this machine has, how a model lies on it, what is commonly wrong
 
