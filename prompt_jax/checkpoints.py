@@ -12,15 +12,25 @@ import jax
 import numpy as np
 
 from prompt_jax.config import InputError
+from prompt_jax.sharding import on_host
 
 
 def open_checkpoints(folder: Path, *, keep: int = 2) -> Any:
-    """An Orbax manager that writes asynchronously and keeps the latest `keep` steps."""
+    """An Orbax manager that writes asynchronously and keeps the latest `keep` steps.
+
+    Of several processes one has it, and waits for no other.
+    """
     import orbax.checkpoint as ocp
     from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+    folder.mkdir(parents=True, exist_ok=True)
+    several = jax.process_count() > 1
     options = ocp.CheckpointManagerOptions(
-        preservation_policy=preservation_policy.LatestN(keep), create=True
+        preservation_policy=preservation_policy.LatestN(keep),
+        create=not several,  # Orbax makes no folder for a part of all processes.
+        multiprocessing_options=ocp.options.MultiprocessingOptions(
+            active_processes={jax.process_index()} if several else None
+        ),
     )
     return ocp.CheckpointManager(folder.absolute(), options=options)
 
@@ -30,7 +40,7 @@ def save(manager: Any, step: int, state: Any) -> None:
     import orbax.checkpoint as ocp
 
     # A copy: the next step donates these buffers while the write is still under way.
-    state = jax.tree.map(np.array, jax.device_get(state))
+    state = on_host(state)
     manager.save(
         step,
         args=ocp.args.Composite(

@@ -5,17 +5,23 @@ import os
 import sys
 from pathlib import Path
 
+from prompt_jax.config import DistributedConfig
+
 # glibc's malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 
 
-def prepare() -> None:
-    """Settles both; the first thing a program does, before it uses JAX.
+def prepare(distributed: DistributedConfig | None = None) -> None:
+    """Settles both, and joins other processes; what a program does before it uses JAX.
 
     A second run on an accelerator finds its programs compiled, and a step on CPU finds its memory
     mapped. Programs for the CPU are not kept: XLA has crashed while it read one back.
     """
     keep_memory()
+    if distributed is not None:
+        from prompt_jax.processes import join
+
+        join(distributed)
     import jax
 
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "prompt_jax" / "xla"

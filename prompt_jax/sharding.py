@@ -100,15 +100,26 @@ def constrain(x: Any, mesh: Any, *names: str | None) -> Any:
 
 
 def place_rows(tree: Any, mesh: Any) -> Any:
-    """Arrays whose rows are shared out over devices; those whose rows do not divide, on all."""
+    """Arrays whose rows are shared out over devices; those whose rows do not divide, on all.
+
+    Every process has all rows, and puts on its devices those that they hold.
+    """
     if mesh is None:
         return tree
 
     def place(leaf: Any) -> Any:
         spec = activation_spec(("batch",), np.shape(leaf), mesh)
-        return jax.device_put(leaf, NamedSharding(mesh, spec))
+        return _put(leaf, NamedSharding(mesh, spec))
 
     return jax.tree.map(place, tree)
+
+
+def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:
+    """An array on its devices; on those of this process where there are others."""
+    if sharding.is_fully_addressable:
+        return jax.device_put(leaf, sharding)
+    values = np.asarray(leaf)
+    return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
 
 
 def whole(mesh: Any) -> NamedSharding:
@@ -118,7 +129,20 @@ def whole(mesh: Any) -> NamedSharding:
 
 def replicate(tree: Any, mesh: Any) -> Any:
     """A prompt, or a training state, whole on every device."""
-    return tree if mesh is None else jax.device_put(tree, whole(mesh))
+    return tree if mesh is None else jax.tree.map(lambda leaf: _put(leaf, whole(mesh)), tree)
+
+
+def on_host(tree: Any) -> Any:
+    """Numpy copies of whole arrays, in every process; all have to ask."""
+
+    def fetch(leaf: Any) -> np.ndarray:
+        if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated:
+            return np.array(leaf)
+        from jax.experimental import multihost_utils
+
+        return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
+
+    return jax.tree.map(fetch, tree)
 
 
 def describe(mesh: Any) -> str:
@@ -127,15 +151,6 @@ def describe(mesh: Any) -> str:
         return f"1 {jax.default_backend()} device"
     sizes = " x ".join(f"{name} {mesh.shape[name]}" for name in AXES)
     return f"{mesh.size} {mesh.devices.flat[0].platform} devices: {sizes}"
-
-
-def from_first(values: bytes) -> bytes:
-    """What the first process has, in every process."""
-    if jax.process_count() == 1:
-        return values
-    from jax.experimental import multihost_utils
-
-    return multihost_utils.broadcast_one_to_all(np.frombuffer(values, np.uint8)).tobytes()
 
 
 def row_ways(mesh: Any) -> int:
@@ -183,12 +198,19 @@ def build_mesh(
       memory: of a device, in bytes; None asks it.
 
     Raises:
-      InputError: a size that does not divide the devices or the heads.
+      InputError: a size that does not divide the devices or the heads, or less than all devices
+        of several processes.
     """
     devices = list(jax.devices() if devices is None else devices)
     shape = mesh_shape(config, devices, heads=heads, size=size, memory=memory)
     check_heads(shape[2], heads, len(devices))
     used = math.prod(shape)
+    processes = len({device.process_index for device in devices})
+    if processes > 1 and used < len(devices):
+        raise InputError(
+            f"a mesh of {used} devices leaves some of {processes} processes without work; use all "
+            f'{len(devices)}, with "auto" for mesh.data'
+        )
     return None if used == 1 else Mesh(_grid(shape, devices[:used]), AXES, (AxisType.Auto,) * 3)
 
 

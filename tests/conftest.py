@@ -32,7 +32,7 @@ def own_process():
     from prompt_jax import cli
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli, "prepare", lambda: None)
+        patch.setattr(cli, "prepare", lambda *_: None)
         yield
 
 

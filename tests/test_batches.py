@@ -143,18 +143,6 @@ def test_rows_of_a_batch_are_alike_in_length(words):
     assert mixed != sorted(mixed) and mixed != sorted(mixed, reverse=True)
 
 
-def test_processes_share_a_batch(words):
-    whole = make(words, 50, 6)
-    parts = [make(words, 50, 6, process_index=i, process_count=3) for i in range(3)]
-    for step in (0, 5, 30):
-        for name in ("tokens", "mask", "targets", "target_mask"):
-            expected = getattr(whole[step], name)
-            got = np.zeros_like(expected)
-            for i, part in enumerate(parts):
-                got[i::3] = getattr(part[step], name)
-            np.testing.assert_array_equal(got, expected)
-
-
 def test_prefetch_equals_indexing(words):
     batches = make(words)
     got = list(prefetch(batches, 3, 9))
@@ -183,7 +171,6 @@ def test_cut_texts_are_counted(words):
     [
         ({"size": 0}, "train.batch_size must be at least 1"),
         ({"seed": -1}, "train.seed must be at least 0"),
-        ({"size": 4, "process_count": 3}, "multiple of the number of processes.*4 and 3; take 6"),
         ({"count": 0}, "there are no examples"),
     ],
 )

@@ -17,8 +17,9 @@ LADDER = (
     ("losses", "generate", "checkpoints", "runs"),
     ("methods", "prompts", "weights", "data"),
     ("backbones", "tasks", "metrics"),
-    ("sharding",),
-    ("config", "assets", "runtime"),
+    ("sharding", "runtime"),
+    ("processes",),
+    ("config", "assets"),
 )
 RUNG = {room: len(LADDER) - i for i, rooms in enumerate(LADDER) for room in rooms}
 ALLOWED = {

@@ -121,6 +121,13 @@ def test_meshes_that_do_not_divide(config, heads, message):
         build_mesh(MeshConfig(**config), heads=heads, size=1, devices=devices)
 
 
+def test_no_process_is_left_without_work():
+    devices = [device(i, process=i // 4) for i in range(8)]
+    message = 'a mesh of 4 devices leaves some of 2 processes without work; use all 8, with "auto"'
+    with pytest.raises(InputError, match=message):
+        build_mesh(MeshConfig(data=4), heads=8, size=1, devices=devices)
+
+
 def test_slices_meet_along_data():
     devices = [device(i, slice_index=i // 4) for i in range(8)]
     found = sharding._grid((2, 2, 2), devices)

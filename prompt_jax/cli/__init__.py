@@ -19,6 +19,7 @@ from prompt_jax.config import (
     BackboneConfig,
     Config,
     DataConfig,
+    DistributedConfig,
     EvalConfig,
     InputError,
     MeshConfig,
@@ -70,6 +71,7 @@ def _train(arguments: list[str]) -> None:
     def train(
         config: tyro.conf.AvoidSubcommands[Annotated[Config, tyro.conf.arg(name="")]] = default,
         *,
+        distributed: DistributedConfig = DistributedConfig(),  # noqa: B008 (frozen)
         resume: bool = False,
         overwrite: bool = False,
     ) -> None:
@@ -80,10 +82,11 @@ def _train(arguments: list[str]) -> None:
 
         Args:
           config: the experiment.
+          distributed: the processes that train together, where there are several.
           resume: continue the run in --out from its last checkpoint.
           overwrite: replace the run in --out.
         """
-        prepare()
+        prepare(distributed)
         from prompt_jax import experiment
 
         experiment.train(config, resume=resume, overwrite=overwrite, say=_say)
@@ -185,6 +188,7 @@ def _evaluate(arguments: list[str]) -> None:
         task: TaskConfig = task,
         eval: EvalConfig = EvalConfig(),  # noqa: B008 (frozen)
         mesh: MeshConfig = MeshConfig(),  # noqa: B008
+        distributed: DistributedConfig = DistributedConfig(),  # noqa: B008
         allow_mismatch: bool = False,
         json: bool = False,
     ) -> None:
@@ -197,15 +201,19 @@ def _evaluate(arguments: list[str]) -> None:
           task: templates and label words, as in training unless given.
           eval: how.
           mesh: the devices that share the model.
+          distributed: the processes whose devices these are, where there are several.
           allow_mismatch: use a backbone whose fingerprint is not the one it was trained on.
           json: end with one line of JSON.
         """
-        prepare()
+        prepare(distributed)
         from prompt_jax import experiment, report
+        from prompt_jax.processes import is_first
 
         loaded, model = load(prompt, backbone, allow_mismatch, mesh)
         config = Config(backbone=model.name, data=data, task=task, eval=eval)
         results = experiment.evaluate_prompt(config, loaded, model)
+        if not is_first():
+            return
         print(report.markdown(report.table(results)))
         if json:
             print(_json({"prompt": loaded.digest, "task": data.task, "results": results}))

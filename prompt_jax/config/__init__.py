@@ -7,6 +7,7 @@ a wrong value is answered before a model is loaded or a step is compiled.
 from prompt_jax.config.checks import InputError as InputError
 from prompt_jax.config.checks import at_least as at_least
 from prompt_jax.config.checks import choose as choose
+from prompt_jax.config.distributed import DistributedConfig as DistributedConfig
 from prompt_jax.config.experiment import DTYPES as DTYPES
 from prompt_jax.config.experiment import METRICS as METRICS
 from prompt_jax.config.experiment import OBJECTIVES as OBJECTIVES

@@ -156,15 +156,13 @@ class Batches:
       examples: what to train on.
       tokenizer: a fast Hugging Face tokenizer.
       config: the lengths at which texts are cut.
-      batch_size: rows of one step, over all processes.
+      batch_size: rows of one step.
       seed: of the order.
       task_ids: which task every example belongs to; None is one task.
       place: as for `encode_targets`.
       task_type: as for `encode_examples`.
       labels: the tags.
       prompt_length: virtual tokens P before the text; lengths T are such that 8 divides P + T.
-      process_index: this process takes rows `process_index::process_count` of each batch.
-      process_count: into how many parts a batch is divided; all have the same lengths.
 
     Raises:
       InputError: no examples, or numbers that do not fit together.
@@ -183,18 +181,14 @@ class Batches:
         task_type: str = "",
         labels: Sequence[str] = (),
         prompt_length: int = 0,
-        process_index: int = 0,
-        process_count: int = 1,
     ):
         at_least("train.batch_size", batch_size, 1)
         at_least("train.seed", seed, 0)
-        _check_processes(batch_size, process_count)
         kind: dict[str, Any] = {"place": place, "task_type": task_type, "labels": labels}
         self._encoded = encode_examples(examples, tokenizer, config, **kind)
         self._lengths = np.array([len(row) for row in self._encoded.sources])
         self._batch_size, self._seed = batch_size, seed
         self._task_ids = None if task_ids is None else np.asarray(task_ids, np.int32)
-        self._part = slice(process_index, None, process_count)
         self.truncated = self._encoded.truncated
         self.source_lengths = length_ladder(self._lengths, prompt_length)
         self.target_length = max(map(len, self._encoded.targets))
@@ -210,12 +204,11 @@ class Batches:
     def __getitem__(self, step: int) -> Batch:
         rows = self.rows(step)
         length = _rung(self.source_lengths, self._lengths[rows])
-        rows = rows[self._part]
         batch = _assemble(self._encoded, rows, length, self.target_length)
         return batch if self._task_ids is None else batch._replace(task_ids=self._task_ids[rows])
 
     def rows(self, step: int) -> np.ndarray:
-        """Which examples make up the whole batch of a step, over all processes."""
+        """Which examples make up the batch of a step."""
         if step < 0:
             raise IndexError(f"steps begin at 0, got {step}")
         size, count = self._batch_size, len(self._lengths)
@@ -260,11 +253,3 @@ def _assemble(encoded: Encoded, rows: np.ndarray, length: int, target_length: in
     tags = pad(picked, length, IGNORED)[0]
     there = tags != IGNORED
     return Batch(*inputs, np.where(there, tags, np.int32(0)), there)
-
-
-def _check_processes(batch_size: int, process_count: int) -> None:
-    if batch_size % process_count:
-        raise InputError(
-            f"batch_size must be a multiple of the number of processes, got {batch_size} and "
-            f"{process_count}; take {-(-batch_size // process_count) * process_count}"
-        )

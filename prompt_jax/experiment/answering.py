@@ -103,13 +103,13 @@ def batches_of(
     backbone: Backbone,
     examples: Sequence[Example],
     task: Task,
-    **parts: Any,
+    task_ids: np.ndarray | None = None,
 ) -> Batches:
     """The training batches of a method on a backbone.
 
     Args:
       task: the only one that a head answers.
-      parts: which tasks the examples are of, and which rows are of this process; see `Batches`.
+      task_ids: which task every example belongs to, of several.
 
     Raises:
       InputError: see `Batches`.
@@ -124,7 +124,7 @@ def batches_of(
         task_type=method.task_type,
         labels=task.labels,
         prompt_length=method.input_tokens,
-        **parts,
+        task_ids=task_ids,
     )
 
 

@@ -30,11 +30,19 @@ from prompt_jax.experiment.data import Data, load_mixture
 from prompt_jax.experiment.watch import Best, Say, Watch, on_sigterm
 from prompt_jax.methods import for_tasks, materialize
 from prompt_jax.methods.multitask_prompt import of_task
+from prompt_jax.processes import (
+    check_alike,
+    code,
+    elsewhere,
+    from_first,
+    is_first,
+    together,
+)
 from prompt_jax.prompts import Prompt, fresh, inspect, prompt_for, save_prompt
 from prompt_jax.runs import Metrics, begin_run, check_run
-from prompt_jax.sharding import check_rows, describe
+from prompt_jax.sharding import check_rows, describe, on_host
 from prompt_jax.tasks import Task
-from prompt_jax.train import DivergedError, fit, start
+from prompt_jax.train import fit, start
 from prompt_jax.weights import load_backbone
 
 HASHED = 2**30
@@ -65,12 +73,23 @@ def train(
       InputError: anything about the config, the data or the backbone that cannot work.
       DivergedError: the loss is no longer a number; the last good checkpoint stays.
     """
-    folder = check_run(config, resume=resume, overwrite=overwrite)
-    tasks = load_mixture(config)
+    check_alike({**code(), **to_json(config)})
+    with elsewhere() as own:
+        folder = together(lambda: own or check_run(config, resume=resume, overwrite=overwrite))
+        return _train(config, folder, resume, say if is_first() else _silent)
+
+
+def _silent(line: str) -> None:
+    """What processes beside the first one say."""
+
+
+def _train(config: Config, folder: Path, resume: bool, say: Say) -> Result:
+    tasks = together(lambda: load_mixture(config))
+    check_alike({f"the data of {data.task.name}": _digest(data) for data in tasks})
     backbone = load(config, say)
     check_rows(config.train.batch_size // config.train.accumulate, backbone.mesh)
     method = for_tasks_of(config.method, backbone, [data.task for data in tasks])
-    tuned = fresh(method, backbone, config.train.seed)
+    tuned = on_host(fresh(method, backbone, config.train.seed))
     batches = batches_of(
         config,
         method,
@@ -78,15 +97,13 @@ def train(
         [example for data in tasks for example in data.train],
         tasks[0].task,
         task_ids=np.repeat(np.arange(len(tasks)), [len(data.train) for data in tasks]),
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
     )
     injected = jax.eval_shape(lambda tree: materialize(method, tree), tuned)
     headed = method.num_labels is not None  # Its targets take no positions.
     written = 0 if headed else batches.target_length
     backbone.check_context(injected.positions, batches.source_lengths[-1], written)
     check_blanks(method, backbone, batches)
-    begin_run(folder, config, resume=resume)
+    together(lambda: begin_run(folder, config, resume=resume))
     _introduce(config, tasks, backbone, tuned, batches, say)
     before = _sha256(backbone.params)
     best = _fit(config, tasks, backbone, method, tuned, batches, folder, resume, say)
@@ -170,16 +187,20 @@ def _fit(
             ).metrics
         return _joined(scores)
 
-    manager = checkpoints.open_checkpoints(folder / "checkpoints")
+    # The first process keeps the state of all, which is whole in each.
+    manager = checkpoints.open_checkpoints(folder / "checkpoints") if is_first() else None
     fresh = start(tuned, options)
     none = Best(fresh.tuned, np.float32(-np.inf), np.int32(0), np.int32(0))
-    restored = checkpoints.restore(manager, (fresh, none)) if resume else None
-    first, (state, best) = restored or (0, (fresh, none))
+    restored = together(
+        lambda: checkpoints.restore(manager, (fresh, none)) if manager and resume else None
+    )
+    first, (state, best) = from_first(on_host(restored or (0, (fresh, none))))
+    first = int(first)
     if resume:
         say(f"resuming after step {first} of {options.steps}")
     metrics = Metrics(folder, step=first, tensorboard=options.tensorboard)
     watch = Watch(config, manager, metrics, score, best, say)
-    if restored is None:
+    if not first:
         watch.evaluate(0, state, {"step": 0})
     with on_sigterm(watch.stop):
         try:
@@ -192,15 +213,14 @@ def _fit(
                 after_step=watch,
                 mesh=backbone.mesh,
             )
-        except DivergedError:
-            manager.wait_until_finished()
-            raise
         finally:
             metrics.close()
+            if manager:
+                manager.wait_until_finished()
     if watch.stopped:
         watch.save(int(state.step), state)
-    manager.wait_until_finished()
-    manager.close()
+    if manager:
+        manager.close()
     if watch.stopped:
         say(f"stopped by SIGTERM after step {int(state.step)}; continue with --resume")
         return None
@@ -294,5 +314,12 @@ def _sha256(tree: Any) -> str:
         return ""
     digest = hashlib.sha256()
     for leaf in leaves:
-        digest.update(np.asarray(leaf).tobytes())
+        for shard in leaf.addressable_shards:
+            digest.update(np.asarray(shard.data).tobytes())
     return digest.hexdigest()
+
+
+def _digest(data: Data) -> str:
+    """Of all examples of a task."""
+    parts = (data.train, data.validation, *data.tests.values())
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]

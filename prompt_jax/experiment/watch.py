@@ -12,7 +12,9 @@ import numpy as np
 
 from prompt_jax import checkpoints
 from prompt_jax.config import Config
+from prompt_jax.processes import preempted
 from prompt_jax.runs import Metrics
+from prompt_jax.sharding import on_host
 from prompt_jax.train import State
 
 Say = Callable[[str], None]
@@ -55,6 +57,7 @@ class Watch:
         now = time.monotonic()
         seconds, self._clock = now - self._clock, now
         row = {"step": step, **row, "examples_per_second": self.options.batch_size / seconds}
+        self.stopped |= preempted(step)
         ending = step == self.options.steps or self.stopped
         patience = self.options.patience
         if step % self.options.eval_every == 0 or step == self.options.steps:
@@ -70,10 +73,10 @@ class Watch:
 
     def evaluate(self, step: int, state: State, row: dict[str, float]) -> None:
         """Scores the prompt of a step on validation and keeps it when it is the best."""
-        scores = self.score(state.tuned)
+        tuned = on_host(state.tuned)
+        scores = self.score(tuned)
         deciding = next(iter(scores.values()))
         if deciding > self.best.score:
-            tuned = jax.tree.map(lambda leaf: np.array(leaf), state.tuned)
             self.best = Best(tuned, np.float32(deciding), np.int32(step), np.int32(0))
         else:
             self.best = self.best._replace(since=np.int32(self.best.since + 1))
@@ -83,7 +86,7 @@ class Watch:
 
     def save(self, step: int, state: State) -> None:
         """Writes a checkpoint unless the step has one."""
-        if self.manager.latest_step() != step:
+        if self.manager and self.manager.latest_step() != step:
             checkpoints.save(self.manager, step, (state, self.best))
 
     def _progress(self, step: int, row: dict[str, float], seconds: float) -> None:
@@ -104,8 +107,11 @@ class Watch:
 
 @contextlib.contextmanager
 def on_sigterm(action: Callable[[], None]) -> Iterator[None]:
-    """Calls `action` instead of dying; only the main thread may set a handler."""
-    if threading.current_thread() is not threading.main_thread():
+    """Calls `action` instead of dying; only the main thread may set a handler.
+
+    Of several processes JAX has its own handler, see `preempted`.
+    """
+    if threading.current_thread() is not threading.main_thread() or jax.process_count() > 1:
         yield
         return
     earlier = signal.signal(signal.SIGTERM, lambda *_: action())

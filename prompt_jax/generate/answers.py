@@ -15,6 +15,7 @@ from prompt_jax.generate.prefill import read_once
 from prompt_jax.generate.reading import READERS, classify
 from prompt_jax.generate.scoring import score
 from prompt_jax.methods import Injection
+from prompt_jax.sharding import on_host
 from prompt_jax.tasks import Task
 
 Progress = Callable[[int, int], None]
@@ -106,13 +107,13 @@ def _asked(
         # A head on label words is one of classes, whatever the task calls them.
         kind = {"kind": task.kind} if task.kind in READERS else {}
         read = functools.partial(classify, backbone, injection, **kind, **model)
-        return lambda tokens, mask: np.asarray(read(tokens, mask))
+        return lambda tokens, mask: on_host(read(tokens, mask))
     if task.choices:
         words = (backbone.tokenizer, task.choices, data.max_target_length)
         labels = encode_targets(*words, place=backbone.target_place)
         labels = pad(labels, max(map(len, labels)), _pad_id(backbone))
         norm = {"length_normalize": eval.length_normalize}
-        return lambda tokens, mask: np.asarray(
+        return lambda tokens, mask: on_host(
             score(backbone, injection, tokens, mask, *labels, **norm, **model)
         )
     beams = {"num_beams": eval.num_beams, "length_penalty": eval.length_penalty}

@@ -12,7 +12,7 @@ from prompt_jax.generate.beam import Lengths, search_beams
 from prompt_jax.generate.prefill import decoding_module
 from prompt_jax.generate.sampling import Draw, decode_tokens
 from prompt_jax.methods import Injection
-from prompt_jax.sharding import place_rows
+from prompt_jax.sharding import on_host, place_rows
 
 
 def generate(
@@ -74,7 +74,7 @@ def generate(
         lengths = _lengths(max_new_tokens, length_penalty, early_stopping)
         full = early_stopping is True
         found = search_beams(*arguments, lengths, **shape, beams=num_beams, stop_when_full=full)
-        return np.asarray(found)
+        return on_host(found)
     draw = None
     if temperature > 0:
         draw = Draw(
@@ -84,7 +84,7 @@ def generate(
             top_k=np.int32(top_k or backbone.config.vocab_size),
             top_p=np.float32(top_p),
         )
-    return np.asarray(decode_tokens(*arguments, draw, **shape))
+    return on_host(decode_tokens(*arguments, draw, **shape))
 
 
 def _lengths(tokens: int, penalty: float, early_stopping: bool | str) -> Lengths:

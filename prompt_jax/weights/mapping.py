@@ -14,7 +14,7 @@ import numpy as np
 from prompt_jax.backbones import family_of, shardings
 from prompt_jax.backbones.quantised import SCALE, output_axes, quantise
 from prompt_jax.config import InputError
-from prompt_jax.sharding import from_first
+from prompt_jax.processes import from_first, is_first
 from prompt_jax.weights.pieces import Layout, Piece, make_leaf, read_blocks
 from prompt_jax.weights.stored import StoredTensor
 
@@ -95,7 +95,7 @@ def assemble(
     """
     _check(source, tensors, config)
     names = family_of(config).hugging_face_names(config)
-    digest, leaves, hashing = hashlib.sha256(), {}, jax.process_index() == 0
+    digest, leaves, hashing = hashlib.sha256(), {}, is_first()
     placed = flax.traverse_util.flatten_dict(shardings(config) if config.mesh else {}, sep="/")
     for path, shape in sorted(shapes(config).items()):
 
@@ -116,7 +116,7 @@ def assemble(
             leaves[path] = leaf
         else:
             leaves[path], leaves[path + SCALE] = _quantise(leaf, outputs, kind)
-    fingerprint = from_first(digest.digest()).hex()
+    fingerprint = from_first(np.frombuffer(digest.digest(), np.uint8)).tobytes().hex()
     return flax.traverse_util.unflatten_dict(leaves, sep="/"), fingerprint
 
 

@@ -1,0 +1,162 @@
+"""Several processes that run one program, as on the hosts of a TPU pod.
+
+All of them do the same, on the same data, and each puts on its own devices what these hold (see
+`sharding`). The first one alone has the run folder: what it reads from there it tells the others,
+so they share no disk. What must not differ is compared before the first step, and a mistake that
+one of them finds is one of all, since a process that went on alone would wait forever.
+"""
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import platform
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+
+from prompt_jax.config import DistributedConfig, InputError
+
+T = TypeVar("T")
+LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy")
+
+
+def join(config: DistributedConfig) -> None:
+    """Makes this one of several processes, if there are others; before anything else uses JAX.
+
+    Raises:
+      InputError: the others cannot be reached.
+    """
+    address = config.coordinator_address
+    given = {"cluster_detection_method": "deactivate"} if address else {}
+    if not (address or config.detect):
+        return
+    try:
+        jax.distributed.initialize(
+            address or None, config.num_processes, config.process_id, **given
+        )
+    except ValueError:  # So JAX says that it found nobody.
+        if address:
+            raise
+    except RuntimeError as error:
+        if not address and "must be called before" in str(error):
+            return  # JAX is in use, by one that has joined others or is alone.
+        raise InputError(
+            f"this process cannot join the others{address and f' at {address}'}: {error}; start "
+            "all of them with the same distributed.coordinator_address, a free port on the host "
+            "of process 0, or set distributed.detect to False for one alone"
+        ) from error
+
+
+def is_first() -> bool:
+    """Whether this process speaks to the user and owns the run folder."""
+    return jax.process_index() == 0
+
+
+def from_first(tree: Any) -> Any:
+    """What the first process has, in all; numpy arrays of the same shapes everywhere."""
+    if jax.process_count() == 1:
+        return tree
+    from jax.experimental import multihost_utils
+
+    return jax.tree.map(np.asarray, multihost_utils.broadcast_one_to_all(tree))
+
+
+def from_all(text: str) -> list[str]:
+    """What every process has to say."""
+    if jax.process_count() == 1:
+        return [text]
+    from jax.experimental import multihost_utils
+
+    own = np.frombuffer(text.encode(), np.uint8)
+    lengths = np.ravel(multihost_utils.process_allgather(np.int32(len(own))))
+    padded = np.pad(own, (0, int(lengths.max()) - len(own)))
+    found = np.asarray(multihost_utils.process_allgather(padded)).reshape(len(lengths), -1)
+    return [row[:n].tobytes().decode() for row, n in zip(found, lengths, strict=True)]
+
+
+def together(work: Callable[[], T]) -> T:
+    """What `work` gives here, unless any process finds its input wrong.
+
+    Raises:
+      InputError: `work` raised it in some process.
+    """
+    if jax.process_count() == 1:
+        return work()
+    result: Any = None
+    mistake = ""
+    try:
+        result = work()
+    except InputError as error:
+        mistake = str(error)
+    for index, text in enumerate(from_all(mistake)):
+        if text:
+            raise InputError(f"process {index}: {text}")
+    return result
+
+
+def check_alike(facts: Mapping[str, Any]) -> None:
+    """Checks that all processes have the same.
+
+    Args:
+      facts: name -> plain value; a mapping within is compared name by name.
+
+    Raises:
+      InputError: one has something else than the first.
+    """
+    first, *others = (json.loads(text) for text in from_all(json.dumps(_flat(facts))))
+    for index, other in enumerate(others, start=1):
+        for name in {**first, **other}:
+            ours, theirs = (each.get(name, "nothing") for each in (first, other))
+            if ours != theirs:
+                raise InputError(
+                    f"{name} is {theirs} in process {index} and {ours} in process 0; start all "
+                    "processes with the same command, code, libraries and data"
+                )
+
+
+def _flat(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, value in facts.items():
+        own = {prefix + name: value}
+        flat.update(_flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else own)
+    return flat
+
+
+def code() -> dict[str, str]:
+    """Versions of everything that decides what a step computes, and a digest of this package."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    return {
+        "the code of prompt_jax": digest.hexdigest()[:16],
+        "the version of python": platform.python_version(),
+        **{f"the version of {name}": version for name, version in versions.items()},
+    }
+
+
+@contextlib.contextmanager
+def elsewhere() -> Iterator[Path | None]:
+    """Where a process writes what only the first one has to keep; None is that one's own folder."""
+    if is_first():
+        yield None
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+def preempted(step: int) -> bool:
+    """Whether all processes end after this step, since one of them got SIGTERM.
+
+    To be asked at every step by all: JAX agrees on one that none of them has passed yet.
+    """
+    if jax.process_count() == 1:
+        return False
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.reached_preemption_sync_point(step)

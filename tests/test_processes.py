@@ -1,0 +1,167 @@
+"""Several processes of two devices each: one prompt, one run folder, one end."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from prompt_jax import cli
+from prompt_jax.config import DistributedConfig, InputError
+from prompt_jax.processes import check_alike, code, from_all, from_first, is_first, join, together
+
+OPTIMIZED = True
+STEPS, SAVED = 160, 10
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"process_id": 0}, "belong together, got None, None and 0; give all three"),
+        ({"coordinator_address": "a:1"}, "belong together, got a:1, None and None"),
+        ({"coordinator_address": "a:1", "num_processes": 0, "process_id": 0}, "at least 1, got 0"),
+        ({"coordinator_address": "a:1", "num_processes": 2, "process_id": 2}, "0 to 1 .* got 2"),
+        ({"coordinator_address": "a", "num_processes": 2, "process_id": 1}, "HOST:PORT.* got 'a'"),
+    ],
+)
+def test_what_does_not_name_a_process(given, message):
+    with pytest.raises(InputError, match=message):
+        DistributedConfig(**given)
+
+
+def test_one_process_is_the_first_and_alike():
+    assert is_first() and from_first(b"tree") == b"tree" and from_all("here") == ["here"]
+    check_alike(code())
+    assert together(lambda: 3) == 3
+
+
+def test_jax_in_use_is_left_as_it_is():
+    jax.devices()
+    join(DistributedConfig())
+    assert jax.process_count() == 1
+    given = DistributedConfig(coordinator_address="a:1", num_processes=2, process_id=1)
+    with pytest.raises(InputError, match="cannot join the others at a:1: .*; start all of them"):
+        join(given)
+
+
+def test_the_code_is_told_by_its_files():
+    assert re.fullmatch("[0-9a-f]{16}", code()["the code of prompt_jax"])
+
+
+def start(arguments, count, each=None):
+    """So many processes of one command, which share a prompt's training."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    flags = "--xla_force_host_platform_device_count=2"
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "prompt_jax", *arguments, *(each or [[]] * count)[i]]
+            + [f"--distributed.coordinator-address={address}"]
+            + [f"--distributed.num-processes={count}", f"--distributed.process-id={i}"],
+            env={**environment, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for i in range(count)
+    ]
+
+
+def ends(processes):
+    """Exit codes and output of all."""
+    try:
+        outputs = [process.communicate(timeout=120)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [process.returncode for process in processes], outputs
+
+
+def wait_for(folder, step, processes):
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and all(process.poll() is None for process in processes):
+        path = folder / "metrics.jsonl"
+        rows = path.read_text().splitlines() if path.exists() else []
+        if rows and rows[-1].endswith("}") and json.loads(rows[-1])["step"] >= step:
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"no step {step}: {ends(processes)}")
+
+
+@pytest.fixture
+def command(tiny_folder, task_file):
+    def made(out, *flags):
+        return [
+            "train", f"--backbone={tiny_folder}", f"--data.task=file:{task_file}", f"--out={out}",
+            f"--train.steps={STEPS}", f"--train.checkpoint-every={SAVED}", "--train.batch-size=8",
+            f"--train.eval-every={STEPS}", "--eval.batch-size=8", "--eval.max-new-tokens=4", *flags,
+        ]  # fmt: skip
+
+    return made
+
+
+@pytest.mark.slow
+def test_killed_stopped_and_resumed_equals_one_process(command, tmp_path):
+    """Two processes, one killed; two again on another mesh, one told to stop; then one alone."""
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    killed = start(command(run), 2)
+    assert cli.main(command(whole)) == 0
+    wait_for(run, 2 * SAVED, killed)
+    killed[1].kill()
+    time.sleep(0.2)
+    killed[0].kill()  # JAX would end it too, when it has missed the other for some while.
+    ends(killed)
+
+    stopped = start(command(run, "--resume", "--mesh.fsdp=2", "--mesh.tensor=2"), 2)
+    wait_for(run, 4 * SAVED, stopped)
+    stopped[1].terminate()
+    codes, (said, silent) = ends(stopped)
+    assert codes == [0, 0], said + silent
+    at = re.search(r"stopped by SIGTERM after step (\d+); continue with --resume", said)
+    assert at and int(at[1]) < STEPS and "step" not in silent.replace("preemption", "")
+    assert "4 cpu devices: data 1 x fsdp 2 x tensor 2" in said
+
+    assert cli.main(command(run, "--resume", "--mesh.fsdp=1", "--mesh.tensor=1")) == 0
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(STEPS + 1))
+    one, several = last(whole), last(run)
+    assert one.keys() == several.keys() and any("prompt" in name for name in one)
+    for name, leaf in one.items():
+        np.testing.assert_allclose(several[name], leaf, rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+def last(folder):
+    """The state after the last step, by the names of its leaves."""
+    import orbax.checkpoint as ocp
+
+    with ocp.CheckpointManager(folder / "checkpoints") as manager:
+        assert manager.latest_step() == STEPS
+        kept = ocp.args.Composite(state=ocp.args.StandardRestore())
+        return manager.restore(STEPS, args=kept)["state"]
+
+
+@pytest.mark.slow
+def test_processes_that_differ_end_before_a_step(command, tmp_path):
+    rates = [[f"--train.learning-rate={rate}"] for rate in (0.3, 0.1)]
+    codes, outputs = ends(start(command(tmp_path / "run"), 2, rates))
+    assert codes == [2, 2], outputs
+    message = "error: train.learning_rate is 0.1 in process 1 and 0.3 in process 0; start all"
+    assert all(message in output for output in outputs)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_what_one_process_lacks_ends_all(command, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "mine").touch()
+    codes, outputs = ends(start(command(tmp_path / "run"), 2))
+    assert codes == [2, 2], outputs
+    assert all("error: process 0: " in output and "is not empty" in output for output in outputs)
