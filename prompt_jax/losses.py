@@ -11,7 +11,14 @@ from prompt_jax.backbones import Backbone, is_encoder
 from prompt_jax.config import OBJECTIVES, InputError, MethodConfig, choose
 from prompt_jax.generate.encoding import class_logits, cloze_logits, place_logits, token_logits
 from prompt_jax.generate.scoring import score_candidates
-from prompt_jax.methods import Injection, for_tasks, materialize, read_in, text_states
+from prompt_jax.methods import (
+    Injection,
+    for_tasks,
+    materialize,
+    only_real,
+    read_in,
+    text_states,
+)
 
 Loss = Callable[..., tuple[Array, dict[str, Array]]]
 AT_TOKENS = {"TOKEN_CLS": token_logits, "QUESTION_ANS": place_logits}
@@ -154,6 +161,8 @@ def loss_fn(
 ) -> Loss:
     """The loss of a method on a backbone: `loss(tuned, frozen, batch, key=None) -> (mean, aux)`.
 
+    It may also be told which virtual tokens are `real`, [P].
+
     The mean is over target tokens, or over rows for the objectives of label words. `aux` holds
     `tokens`, how many it was over, so that losses of micro-batches can be weighted. The backbone's
     weights are not closed over: they are `frozen`.
@@ -182,9 +191,12 @@ def loss_fn(
         )
     module = module or backbone.module
 
-    def loss(tuned: Any, frozen: Any, batch: Any, key: Any = None) -> tuple[Array, dict]:
+    def loss(
+        tuned: Any, frozen: Any, batch: Any, key: Any = None, real: Any = None
+    ) -> tuple[Array, dict]:
         batch = jax.tree.map(jnp.asarray, batch)
         injection = for_tasks(materialize(method, tuned, key), batch.task_ids)
+        injection = injection if real is None else only_real(injection, real)
         inputs = (module, frozen, injection, batch.tokens, batch.mask)
         options: dict[str, Any] = {"placement": method.placement}
         options["rngs"] = None if key is None else {"dropout": key}

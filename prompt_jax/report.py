@@ -111,3 +111,74 @@ def write_report(
     lines += [f"- {name}: {value}" for name, value in facts.items()]
     lines += ["", "```", words.strip(), "```", ""]
     write_text(path, "\n".join(lines))
+
+
+def draw_sweep(
+    path: Path,
+    cells: Sequence[Sequence[str]],
+    curves: Sequence[Sequence[dict[str, float]]],
+    metric: str,
+) -> None:
+    """Candidates as lines over what they are and reach, and their learning curves, as a PNG.
+
+    Args:
+      path: the file.
+      cells: the table of a sweep: `candidate`, what was chosen, and from `steps` on what came out.
+      curves: rows of metrics of every candidate, by its own steps.
+      metric: name of the validation metric.
+    """
+    from matplotlib import colormaps
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    head, *rows = cells
+    names, score = [*head[1 : head.index("steps")], "score"], head.index("score")
+    found = {int(row[0]): float(row[score]) for row in rows}
+    real = [value for value in found.values() if value > float("-inf")] or [0.0]
+    low, span = min(real), max(max(real) - min(real), 1e-9)
+    colours = {i: colormaps["viridis"](max(0.0, (v - low) / span)) for i, v in found.items()}
+    figure = Figure(figsize=(13, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2, width_ratios=(1.3, 1))
+    places = [_places([row[head.index(name)] for row in rows]) for name in names]
+    places[-1] = {row[score]: (float(row[score]) - low) / span for row in rows}
+    order = sorted(rows, key=lambda row: found[int(row[0])])
+    for row in order:
+        heights = [at[row[head.index(name)]] for name, at in zip(names, places, strict=True)]
+        best = row is order[-1]
+        left.plot(heights, color=colours[int(row[0])], lw=3 if best else 1.2, alpha=0.9)
+    for x, at in enumerate(places):
+        left.axvline(x, color="0.8", lw=1, zorder=0)
+        ends = [order[0][score], order[-1][score]]
+        for value in dict.fromkeys(at if x < len(names) - 1 else ends):
+            left.annotate(value, (x, at[value]), xytext=(4, 2), textcoords="offset points", size=8)
+    left.set(xticks=range(len(names)), xticklabels=[n.replace("_", " ") for n in names], yticks=[])
+    left.set_xlim(-0.1, len(names) - 0.6)
+    left.spines[["top", "right", "left", "bottom"]].set_visible(False)
+    for row in order:
+        points = [
+            (each["step"], each[f"validation/{metric}"])
+            for each in curves[int(row[0])]
+            if f"validation/{metric}" in each
+        ]
+        if points:
+            wide = 3 if row is order[-1] else 1.2
+            right.plot(
+                *zip(*points, strict=True), color=colours[int(row[0])], lw=wide, marker="o", ms=3
+            )
+            right.annotate(row[0], points[-1], xytext=(4, 0), textcoords="offset points", size=8)
+    right.set(xlabel="step", ylabel=f"validation {metric}")
+    figure.savefig(path, dpi=120)
+
+
+def _places(values: Sequence[str]) -> dict[str, float]:
+    """Evenly spaced heights of different values, numbers in their order."""
+
+    def key(value: str) -> tuple[bool, float, str]:
+        try:
+            return False, float(value), value
+        except ValueError:
+            return True, 0.0, value
+
+    different = sorted(set(values), key=key)
+    return {value: i / max(len(different) - 1, 1) for i, value in enumerate(different)}

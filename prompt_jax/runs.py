@@ -19,7 +19,8 @@ from typing import Any
 from prompt_jax.config import Config, InputError, differences, from_json, to_json
 
 OWN_FILES = ("prompt", "checkpoints", "config.json", "metrics.jsonl", "metrics.csv", "curve.png")
-OWN_FILES += ("report.md", "tensorboard")
+OWN_FILES += ("report.md", "tensorboard", "sweep_config.json", "sweep.md", "sweep.json")
+OWN_FILES += ("sweep.png", "tasks")
 
 
 def check_run(config: Config, *, resume: bool = False, overwrite: bool = False) -> Path:

@@ -127,6 +127,11 @@ def whole(mesh: Any) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def rows_of(mesh: Any) -> NamedSharding:
+    """The first axis shared out as the rows of a batch are."""
+    return NamedSharding(mesh, PartitionSpec(RULES["batch"]))
+
+
 def replicate(tree: Any, mesh: Any) -> Any:
     """A prompt, or a training state, whole on every device."""
     return tree if mesh is None else jax.tree.map(lambda leaf: _put(leaf, whole(mesh)), tree)

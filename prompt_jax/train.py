@@ -32,6 +32,18 @@ class State(NamedTuple):
     opt_state: Any
 
 
+class Member(NamedTuple):
+    """What one of several prompts that train at once has of its own; with N in front, of all."""
+
+    learning_rate: Any
+    """Its peak."""
+    weight_decay: Any
+    seed: Any
+    """Of dropout."""
+    real: Any = None
+    """[P], False at padding where it is shorter than the longest; None where all are as long."""
+
+
 class DivergedError(RuntimeError):
     """The loss or the gradient is no longer a number."""
 
@@ -52,35 +64,52 @@ def learning_rate(config: TrainConfig) -> optax.Schedule:
     return optax.join_schedules([ramp, after], [config.warmup_steps])
 
 
-def optimizer(config: TrainConfig, tuned: Any) -> optax.GradientTransformation:
+def rate_of(config: TrainConfig, own: Member | None = None) -> optax.Schedule:
+    """`learning_rate`, with a member's own peak: every schedule is in proportion to its peak."""
+    if own is None:
+        return learning_rate(config)
+    unit = learning_rate(dataclasses.replace(config, learning_rate=1.0))
+    return lambda step: own.learning_rate * unit(step)
+
+
+def optimizer(
+    config: TrainConfig, tuned: Any, own: Member | None = None
+) -> optax.GradientTransformation:
     """The optimizer that `config.optimizer` names, and AdamW for a head beside the method.
 
     `adafactor` is Lester et al. 2021: no parameter scaling, no factoring, decay decoupled from the
     learning rate. `adafactor_t5x` counts steps from 1.1M as T5X does when it resumes a pretrained
     checkpoint: its second moments hardly decay, so every step has RMS `learning_rate`.
+
+    Args:
+      own: what a member of a population has instead of the config's.
     """
     if CLASSIFIER in tuned:
         rate = config.head_learning_rate
         small = dataclasses.replace(config, optimizer="adamw", learning_rate=rate)
-        parts: dict[Any, Any] = {"method": _optimizer(config), CLASSIFIER: _optimizer(small)}
+        parts: dict[Any, Any] = {"method": _optimizer(config, own), CLASSIFIER: _optimizer(small)}
         kinds = {name: name if name == CLASSIFIER else "method" for name in tuned}
         return optax.partition(parts, kinds)
-    return _optimizer(config)
+    return _optimizer(config, own)
 
 
-def _optimizer(config: TrainConfig) -> optax.GradientTransformation:
-    rate = learning_rate(config)
+def _optimizer(config: TrainConfig, own: Member | None = None) -> optax.GradientTransformation:
+    rate, decay, clip = rate_of(config, own), config.weight_decay, 1.0
+    if own is not None:
+        decay = own.weight_decay
+        # The mean square of an update counts padding, whose update is zero.
+        clip = 1.0 if own.real is None else jnp.sqrt(own.real.mean())
     if config.optimizer == "adamw":
-        return optax.adamw(rate, weight_decay=config.weight_decay)
+        return optax.adamw(rate, weight_decay=decay)
     return optax.adafactor(
         rate,
         factored=False,
         multiply_by_parameter_scale=False,
-        clipping_threshold=1.0,
+        clipping_threshold=clip,
         decay_rate=0.8,
         # optax subtracts the offset from the step.
         decay_offset=-T5X_RESUME_STEP if config.optimizer == "adafactor_t5x" else 0,
-        weight_decay_rate=config.weight_decay,
+        weight_decay_rate=decay,
     )
 
 
@@ -94,18 +123,27 @@ def start(tuned: Any, config: TrainConfig) -> State:
 
 
 def train_step(
-    loss: Loss, config: TrainConfig, state: State, frozen: Any, batch: Any
+    loss: Loss,
+    config: TrainConfig,
+    state: State,
+    frozen: Any,
+    batch: Any,
+    own: Member | None = None,
 ) -> tuple[State, dict[str, Array]]:
     """One optimizer step on the tuned tree."""
     # A model and a method without dropout do not look at it.
-    key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+    seed = config.seed if own is None else own.seed
+    key = jax.random.fold_in(jax.random.key(seed), state.step)
+    if own is not None and own.real is not None:
+        loss = functools.partial(loss, real=own.real)
     (mean, _), grads = _gradient(loss, config.accumulate, state.tuned, frozen, batch, key)
-    updates, opt_state = optimizer(config, state.tuned).update(grads, state.opt_state, state.tuned)
+    change = optimizer(config, state.tuned, own).update
+    updates, opt_state = change(grads, state.opt_state, state.tuned)
     tuned = optax.apply_updates(state.tuned, updates)
     metrics = {
         "loss": mean,
         "grad_norm": optax.tree.norm(grads),
-        "learning_rate": learning_rate(config)(state.step),
+        "learning_rate": rate_of(config, own)(state.step),
     }
     return State(state.step + 1, tuned, opt_state), metrics
 

@@ -181,6 +181,16 @@ def prefix_length(tuned: Any, attention: str) -> int:
     return 0 if prefix is None else prefix["key"].shape[-3]
 
 
+def prefix_seen(tuned: Any, attention: str, rows: int) -> Bool[Array, "B P"]:
+    """Which keys of an attention's prefix are real, for every row; P is 0 without one."""
+    prefix = tuned.get("layers", {}).get(attention, {}).get("prefix")
+    if prefix is None:
+        return jnp.zeros((rows, 0), bool)
+    # A prefix is padded alike in all layers.
+    real = prefix["mask"][0] if "mask" in prefix else True
+    return jnp.broadcast_to(real, (rows, prefix["key"].shape[-3]))
+
+
 def prefix_scores(
     query: Float[Array, "B H T K"], prefix: dict[str, Array], never: float
 ) -> Float[Array, "B H T P"]:

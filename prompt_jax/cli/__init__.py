@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import Positional
 
-from prompt_jax.cli import prompts
+from prompt_jax.cli import prompts, sweep
 from prompt_jax.cli.arguments import bound, load, parse, starting_config, trained_on
 from prompt_jax.config import (
     METHOD_KINDS,
@@ -34,6 +34,7 @@ usage: prompt-jax COMMAND ...
   train      tune a prompt; with no argument, on the embedded sentiment task
   evaluate   score a saved prompt, beside the frozen model and a baseline
   predict    answer a file of inputs with a saved prompt
+  sweep      tune many prompts at once over one model, and keep the best
   compare    train several methods on one budget, and what each costs
   prompts    inspect, export, compose, ensemble, recycle saved prompts, and more
   plan       what a run would take on a TPU that is not here
@@ -75,7 +76,7 @@ def _train(arguments: list[str]) -> None:
         resume: bool = False,
         overwrite: bool = False,
     ) -> None:
-        """Tunes a soft prompt, evaluates it and saves it.
+        """Tunes a soft prompt, or one for each of --data.tasks, evaluates it and saves it.
 
         A first argument that ends in .py is a config file; flags go over what it says. --method
         NAME takes another method, and --method.OPTION then are its options.
@@ -89,7 +90,8 @@ def _train(arguments: list[str]) -> None:
         prepare(distributed)
         from prompt_jax import experiment
 
-        experiment.train(config, resume=resume, overwrite=overwrite, say=_say)
+        run = experiment.train_tasks if config.data.tasks else experiment.train
+        run(config, resume=resume, overwrite=overwrite, say=_say)
 
     parse(train, "train", arguments)
 
@@ -330,6 +332,7 @@ def _doctor(arguments: list[str]) -> None:
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "train": _train,
     "compare": _compare,
+    "sweep": sweep.run,
     "evaluate": _evaluate,
     "predict": _predict,
     "plan": _plan,

@@ -19,7 +19,7 @@ def parse(function: Callable[..., None], prog: str, arguments: list[str]) -> Non
 def starting_config(arguments: list[str]) -> tuple[Config, list[str]]:
     """What flags go over: a config file, the run to resume, or the defaults; then the method."""
     config, arguments = _starting_point(arguments)
-    name = _value(arguments, "--method")
+    name = value_of(arguments, "--method")
     if name is None:
         return config, arguments
     choose("method", name, METHOD_KINDS)
@@ -38,13 +38,13 @@ def _starting_point(arguments: list[str]) -> tuple[Config, list[str]]:
     if "--resume" in arguments:
         from prompt_jax.runs import read_config
 
-        return read_config(Path(_value(arguments, "--out") or Config.out)), arguments
+        return read_config(Path(value_of(arguments, "--out") or Config.out)), arguments
     return Config(), arguments
 
 
 def trained_on(arguments: list[str]) -> tuple[DataConfig, TaskConfig]:
     """Data and task of the prompt that the arguments name; flags go over them."""
-    path = _value(arguments, "--prompt")
+    path = value_of(arguments, "--prompt")
     if path is None:
         return DataConfig(), TaskConfig()
     from prompt_jax.prompts import load_prompt
@@ -67,7 +67,8 @@ def task_of(prompt: Any) -> tuple[DataConfig, TaskConfig]:
     return data, TaskConfig(**fields)
 
 
-def _value(arguments: list[str], flag: str) -> str | None:
+def value_of(arguments: list[str], flag: str) -> str | None:
+    """What a flag is followed by; None where it is missing."""
     for i, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")
         if name == flag:

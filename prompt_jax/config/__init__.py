@@ -43,3 +43,4 @@ from prompt_jax.config.prompts import PromptTuningConfig as PromptTuningConfig
 from prompt_jax.config.prompts import PTuningConfig as PTuningConfig
 from prompt_jax.config.prompts import PTuningV2Config as PTuningV2Config
 from prompt_jax.config.prompts import ResidualPromptConfig as ResidualPromptConfig
+from prompt_jax.config.sweep import SweepConfig as SweepConfig

@@ -66,6 +66,9 @@ class DataConfig:
     mixture: tuple[str, ...] = ()
     """Tasks to train together with `task`, as often as they have rows. One prompt serves all, but
     `multitask_prompt` gives each task a part of its own."""
+    tasks: tuple[str, ...] = ()
+    """Tasks, by name or with commas between, in place of `task`: a prompt is trained for each of
+    them, all in one program."""
     validation: str | None = None
     """The same for validation; None takes the task's own validation split, or 10 % of train."""
     test: str | None = None
@@ -80,6 +83,16 @@ class DataConfig:
     """Only so many training rows of a task, from the front; None takes all."""
 
     def __post_init__(self):
+        tasks = tuple(name for part in self.tasks for name in part.split(",") if name)
+        object.__setattr__(self, "tasks", tasks)
+        if len(set(tasks)) < len(tasks):
+            raise InputError(f"data.tasks names each task once, got {', '.join(tasks)}")
+        own = (self.mixture, self.validation, self.test)
+        if tasks and any(own):
+            raise InputError(
+                "data.tasks trains a prompt for each task with splits of its own; leave out "
+                "data.mixture, data.validation and data.test"
+            )
         names = (self.task, *self.mixture)
         if len(set(names)) < len(names):
             raise InputError(f"a mixture names each task once, got {', '.join(names)}")
@@ -250,10 +263,10 @@ class Config:
                 f"method.num_tasks is {parts} and data.task with data.mixture are {count} task(s); "
                 f"set method.num_tasks to {count}, or name other tasks in data.mixture"
             )
-        if self.data.mixture and self.task != TaskConfig():
+        if (self.data.mixture or self.data.tasks) and self.task != TaskConfig():
             raise InputError(
-                "task.source, target, labels and metrics describe one task, and data.mixture names "
-                "more; use tasks that need none of them"
+                "task.source, target, labels and metrics describe one task, and data.mixture or "
+                "data.tasks names more; use tasks that need none of them"
             )
         if self.data.mixture and self.train.objective != "tokens":
             raise InputError(

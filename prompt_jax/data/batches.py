@@ -4,6 +4,7 @@
 length share a batch, and lengths come from a short ladder: little padding, few compiled programs.
 """
 
+import copy
 import functools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -192,6 +193,13 @@ class Batches:
         self.truncated = self._encoded.truncated
         self.source_lengths = length_ladder(self._lengths, prompt_length)
         self.target_length = max(map(len, self._encoded.targets))
+
+    def reseeded(self, seed: int) -> "Batches":
+        """The same rows in another order."""
+        at_least("train.seed", seed, 0)
+        other = copy.copy(self)
+        other._seed = seed
+        return other
 
     @property
     def sources(self) -> list[np.ndarray]:

@@ -8,9 +8,12 @@ from prompt_jax.experiment.compare import (
     evaluate_ensemble,
     evaluate_prompt,
 )
+from prompt_jax.experiment.conclude import Result
 from prompt_jax.experiment.data import Data, load_data
 from prompt_jax.experiment.methods import compare_methods
-from prompt_jax.experiment.run import Result, train
+from prompt_jax.experiment.run import train
+from prompt_jax.experiment.sweep import sweep
+from prompt_jax.experiment.tasks import train_tasks
 
 __all__ = [
     "FROZEN",
@@ -24,5 +27,7 @@ __all__ = [
     "evaluate_ensemble",
     "evaluate_prompt",
     "load_data",
+    "sweep",
     "train",
+    "train_tasks",
 ]

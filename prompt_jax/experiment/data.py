@@ -33,13 +33,15 @@ def check_one(config: Config, what: str) -> None:
     """Checks that a config names one task.
 
     Raises:
-      InputError: it has a mixture.
+      InputError: it has a mixture, or several.
     """
-    if config.data.mixture:
-        raise InputError(
-            f"{what} is for one task, and data.mixture names {len(config.data.mixture)} more; "
-            "leave it out and give each task as data.task"
-        )
+    for field in ("mixture", "tasks"):
+        names = getattr(config.data, field)
+        if names:
+            raise InputError(
+                f"{what} is for one task, and data.{field} names {', '.join(names)}; leave it out "
+                "and give each task as data.task"
+            )
 
 
 def load_data(config: Config, name: str = "") -> Data:

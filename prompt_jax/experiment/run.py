@@ -4,32 +4,28 @@ Everything that can be wrong is found before the first step is compiled. The loo
 `train.fit`; this file puts disk, evaluation and words around it.
 """
 
-import dataclasses
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
-from prompt_jax import checkpoints, report
+from prompt_jax import checkpoints
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import (
     Config,
-    DataConfig,
     MethodConfig,
-    MultitaskPromptConfig,
     to_json,
 )
 from prompt_jax.data import Batches, prefetch
 from prompt_jax.evaluate import evaluate
 from prompt_jax.experiment.answering import batches_of, check_blanks, for_tasks_of, loss_of
-from prompt_jax.experiment.compare import FROZEN, TUNED, Results, compare, rival
+from prompt_jax.experiment.conclude import Result, conclude, joined
 from prompt_jax.experiment.data import Data, load_mixture
 from prompt_jax.experiment.watch import Best, Say, Watch, on_sigterm
 from prompt_jax.methods import for_tasks, materialize
-from prompt_jax.methods.multitask_prompt import of_task
 from prompt_jax.processes import (
     check_alike,
     code,
@@ -38,24 +34,14 @@ from prompt_jax.processes import (
     is_first,
     together,
 )
-from prompt_jax.prompts import Prompt, fresh, inspect, prompt_for, save_prompt
+from prompt_jax.prompts import fresh
 from prompt_jax.runs import Metrics, begin_run, check_run
 from prompt_jax.sharding import check_rows, describe, on_host
-from prompt_jax.tasks import Task
 from prompt_jax.train import fit, start
 from prompt_jax.weights import load_backbone
 
 HASHED = 2**30
 """Frozen trees up to so many bytes are hashed before and after; larger ones take too long."""
-
-
-class Result(NamedTuple):
-    """What an experiment ends with."""
-
-    prompt: Prompt | None
-    """None when it was stopped before its end."""
-    results: Results
-    folder: Path
 
 
 def train(
@@ -112,7 +98,7 @@ def _train(config: Config, folder: Path, resume: bool, say: Say) -> Result:
     if before != _sha256(backbone.params):
         raise RuntimeError("the frozen weights changed during training; please report this")
     say(f"backbone bit-identical before and after: sha256 {before[:16]}" if before else "")
-    return _conclude(config, tasks, backbone, method, best, folder, say)
+    return conclude(config, tasks, backbone, method, best, folder, say)
 
 
 def load(config: Config, say: Say | None = None) -> Backbone:
@@ -185,7 +171,7 @@ def _fit(
                 eval=config.eval,
                 placement=method.placement,
             ).metrics
-        return _joined(scores)
+        return joined(scores)
 
     # The first process keeps the state of all, which is whole in each.
     manager = checkpoints.open_checkpoints(folder / "checkpoints") if is_first() else None
@@ -225,87 +211,6 @@ def _fit(
         say(f"stopped by SIGTERM after step {int(state.step)}; continue with --resume")
         return None
     return watch.best
-
-
-def _joined(scores: dict[str, dict[str, float]]) -> dict[str, float]:
-    """The metrics of the only task; of several, the mean of the deciding ones and each of them."""
-    if len(scores) == 1:
-        return next(iter(scores.values()))
-    deciding = {name: next(iter(metrics.values())) for name, metrics in scores.items()}
-    return {"mean": sum(deciding.values()) / len(deciding), **deciding}
-
-
-def _conclude(
-    config: Config,
-    tasks: Sequence[Data],
-    backbone: Backbone,
-    method: MethodConfig,
-    best: Best,
-    folder: Path,
-    say: Say,
-) -> Result:
-    """Evaluates the best prompt and its rivals, saves it, and writes the report."""
-    whole = materialize(method, best.tuned)
-    results: Results = {}
-    untuned = {}
-    for i, data in enumerate(tasks):
-        # A model without a head of its own has no answers before one is trained.
-        plain = {} if whole.head else {FROZEN: None}
-        found = compare(config, data, backbone, {**plain, TUNED: for_tasks(whole, i)})
-        if isinstance(method, MultitaskPromptConfig) and len(tasks) > 1:
-            own = of_task(method, best.tuned, i)
-            data_config = dataclasses.replace(config.data, task=data.task.name, mixture=())
-            part = _prompt(config, data, backbone, *own, found[TUNED], data_config)
-            save_prompt(folder / "tasks" / part.name, part, overwrite=True)
-        untuned[data.task.name] = found[rival(found)]["validation"]
-        prefix = f"{_short(data.task)} " if len(tasks) > 1 else ""
-        for way, sets in found.items():
-            results.setdefault(way, {}).update({prefix + name: m for name, m in sets.items()})
-    prompt = _prompt(config, tasks[0], backbone, method, best.tuned, results[TUNED], config.data)
-    saved = save_prompt(folder / "prompt", prompt, overwrite=True)
-    words = inspect(prompt, backbone)
-    rows = report.table(results)
-    curve = list(Metrics(folder, step=config.train.steps).rows)
-    metric, level = next(iter(_joined(untuned).items()))
-    report.draw_curve(folder / "curve.png", curve, metric, (rival(results), level))
-    facts = {
-        "backbone": f"{backbone.name}, fingerprint {backbone.fingerprint[:16]}",
-        "prompt": f"{method.kind}, {prompt.size:,} numbers, digest {prompt.digest[:16]}",
-        "best step": f"{int(best.step)} of {config.train.steps}",
-    }
-    title = ", ".join(data.task.name for data in tasks)
-    report.write_report(folder / "report.md", title=title, facts=facts, rows=rows, words=words)
-    say(words)
-    say(report.markdown(rows))
-    say(f"\nbest step {int(best.step)}; curve {folder / 'curve.png'}; prompt saved in {saved}")
-    return Result(prompt, results, folder)
-
-
-def _prompt(
-    config: Config,
-    data: Data,
-    backbone: Backbone,
-    method: MethodConfig,
-    tuned: Any,
-    scores: dict[str, dict[str, float]],
-    trained_on: DataConfig,
-) -> Prompt:
-    """A tuned tree with all that is known about it."""
-    flat = {f"{name}/{key}": v for name, values in scores.items() for key, v in values.items()}
-    return prompt_for(
-        tuned,
-        method,
-        backbone,
-        name=_short(data.task),
-        task=data.task,
-        metrics=flat,
-        seed=config.train.seed,
-        recipe={**to_json(config), "data": dataclasses.asdict(trained_on)},
-    )
-
-
-def _short(task: Task) -> str:
-    return task.name.replace(":", "-").replace("/", "-")
 
 
 def _sha256(tree: Any) -> str:

@@ -37,6 +37,7 @@ from prompt_jax.methods.head import CLASSIFIER as CLASSIFIER
 from prompt_jax.methods.head import apply_head as apply_head
 from prompt_jax.methods.injection import Injection as Injection
 from prompt_jax.methods.injection import for_tasks as for_tasks
+from prompt_jax.methods.injection import only_real as only_real
 from prompt_jax.methods.injection import prepend as prepend
 from prompt_jax.methods.injection import read_in as read_in
 from prompt_jax.methods.injection import text_mask as text_mask

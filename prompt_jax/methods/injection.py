@@ -63,6 +63,17 @@ def for_tasks(injection: Injection, tasks: Int[Any, " B"] | int | None) -> Injec
     return injection._replace(prompt=injection.prompt[rows])
 
 
+def only_real(injection: Injection, real: Bool[Array, " P"]) -> Injection:
+    """The injection with the virtual tokens at which `real` is True, before input and in layers."""
+    leaves: dict[str, Any] = flax.traverse_util.flatten_dict(injection.sockets, sep="/")
+    for path in [path for path in leaves if path.endswith("prefix/key")]:
+        mask = jnp.broadcast_to(real, (leaves[path].shape[0], len(real)))
+        leaves[path.removesuffix("key") + "mask"] = mask
+    sockets = flax.traverse_util.unflatten_dict(leaves, sep="/")
+    mask = None if injection.prompt is None else real
+    return injection._replace(prompt_mask=mask, sockets=sockets)
+
+
 def prepend(
     injection: Injection | None,
     embeddings: Float[Array, "B T D"],

@@ -25,7 +25,7 @@ from prompt_jax.backbones.layers import (
     mask_bias,
     word_logits,
 )
-from prompt_jax.backbones.sockets import openness, prefix_length, socket, with_rows
+from prompt_jax.backbones.sockets import openness, prefix_seen, socket, with_rows
 from prompt_jax.backbones.stack import ACTIVATIONS, MLP, add, dropout, kept, stack
 from prompt_jax.sharding import constrain
 
@@ -131,12 +131,13 @@ class Bert(nn.Module):
     ) -> Float[Array, "B S D"]:
         """The states of the last layer; a prompt, if any, is already in `embeddings` and `mask`."""
         c = self.config
-        prefix = prefix_length(self.variables.get("tuned", {}).get("encoder", {}), "attention")
-        places = jnp.maximum(jnp.cumsum(mask, axis=1) - 1, 0) + prefix + c.first_position
+        tuned = self.variables.get("tuned", {}).get("encoder", {})
+        seen = jnp.concatenate([prefix_seen(tuned, "attention", len(mask)), mask], axis=1)
+        places = jnp.maximum(jnp.cumsum(seen, axis=1) - 1, 0)[:, -mask.shape[1] :]
+        places = places + c.first_position
         x = embeddings.astype(c.dtype) + look_up(self, "positions", places)
         if c.num_token_types:
             x = x + jnp.broadcast_to(self.token_types.astype(c.dtype)[0], x.shape)
-        seen = jnp.pad(mask, ((0, 0), (prefix, 0)), constant_values=True)
         return self.encoder(self.embedding_norm(x), mask_bias(seen)[:, None, None, :])
 
     def pool(self, states: Float[Array, "B T D"], mask: Bool[Array, "B T"]) -> Float[Array, "B D"]:

@@ -27,7 +27,7 @@ from prompt_jax.backbones.layers import (
     mask_bias,
     word_logits,
 )
-from prompt_jax.backbones.sockets import openness, prefix_length, socket, with_rows
+from prompt_jax.backbones.sockets import openness, prefix_seen, socket, with_rows
 from prompt_jax.backbones.stack import (
     MLP,
     LayerCache,
@@ -215,21 +215,23 @@ class Causal(nn.Module):
           inputs: how many places from the front are input, not target.
         """
         c = self.config
-        prefix = prefix_length(self.variables.get("tuned", {}).get("decoder", {}), "attention")
+        tuned = self.variables.get("tuned", {}).get("decoder", {})
+        prefix = prefix_seen(tuned, "attention", len(mask))
         places = jnp.arange(mask.shape[1])
         own = jnp.asarray(first) + jnp.arange(x.shape[1])
         counted = jnp.ones_like(mask) if c.count_padding else mask
-        positions = jnp.maximum(jnp.cumsum(counted, axis=1) - 1, 0) + prefix
+        positions = jnp.cumsum(jnp.concatenate([prefix, counted], axis=1), axis=1)
+        positions = jnp.maximum(positions - 1, 0)
         seen = places[None, :] <= own[:, None]
         if c.bidirectional_input:
             seen = seen | ((places < inputs)[None, :] & (own < inputs)[:, None])
         visible = seen[None] & mask[:, None, :]
-        ours = positions[:, own]
-        virtual = jnp.broadcast_to(jnp.arange(prefix), (len(mask), prefix))
-        visible = jnp.pad(visible, ((0, 0), (0, 0), (prefix, 0)), constant_values=True)
+        ours = positions[:, prefix.shape[1] + own]
+        before = jnp.broadcast_to(prefix[:, None], (*visible.shape[:2], prefix.shape[1]))
+        visible = jnp.concatenate([before, visible], axis=2)
         views = [visible]
         if c.sliding_window is not None:
-            behind = ours[:, :, None] - jnp.concatenate([virtual, positions], 1)[:, None, :]
+            behind = ours[:, :, None] - positions[:, None, :]
             near = visible & (behind < c.sliding_window)
             views = [visible, near] if c.full_layers else [near]
         if c.rope is None:

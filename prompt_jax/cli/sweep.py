@@ -1,0 +1,67 @@
+"""`prompt-jax sweep`."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from prompt_jax.cli.arguments import parse, starting_config, value_of
+from prompt_jax.config import Config, InputError, PromptTuningConfig, SweepConfig, from_json
+from prompt_jax.runtime import prepare
+
+USUAL = SweepConfig(
+    learning_rates=(0.1, 0.3, 1.0), inits=("vocab", "class_labels", "random"), lengths=(5, 20, 50)
+)
+"""For prompt tuning, where nothing is chosen: what it is known to be touchy about."""
+
+
+def run(arguments: list[str]) -> None:
+    """Trains candidates together and keeps the best."""
+    resuming = "--resume" in arguments
+    if resuming and value_of(arguments, "--out") is None:
+        arguments = [*arguments, "--out", "runs/sweep"]
+    default, arguments = starting_config(arguments)
+    if default.out == Config.out:
+        default = dataclasses.replace(default, out="runs/sweep")
+    chosen = _kept(default.out) if resuming else SweepConfig()
+    if not chosen.choices and type(default.method) is PromptTuningConfig:
+        chosen = USUAL
+
+    def sweep(
+        config: tyro.conf.AvoidSubcommands[Annotated[Config, tyro.conf.arg(name="")]] = default,
+        *,
+        sweep: SweepConfig = chosen,
+        resume: bool = False,
+        overwrite: bool = False,
+    ) -> None:
+        """Trains candidates together over one frozen model, drops losers, and keeps the best.
+
+        Without --sweep.learning-rates, .inits, .lengths, ... a prompt is tuned over rates,
+        starts and lengths.
+
+        Args:
+          config: the experiment; --train.steps is what a candidate that wins has made.
+          sweep: what candidates differ in, and who goes on.
+          resume: continue the sweep in --out from its last checkpoint.
+          overwrite: replace it.
+        """
+        prepare()
+        from prompt_jax import experiment
+
+        experiment.sweep(
+            config, sweep, resume=resume, overwrite=overwrite, say=lambda s: print(s, flush=True)
+        )
+
+    parse(sweep, "sweep", arguments)
+
+
+def _kept(out: str) -> SweepConfig:
+    """The options of the sweep to resume."""
+    from prompt_jax.experiment.sweep import KEPT
+
+    path = Path(out) / KEPT
+    if not path.is_file():
+        raise InputError(f"{out} holds no sweep to resume: {path} is missing; leave out --resume")
+    return from_json(SweepConfig, json.loads(path.read_text(encoding="utf-8")))

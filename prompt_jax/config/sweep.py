@@ -1,0 +1,78 @@
+"""Which candidates a sweep tries, and how losers make room for others."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from prompt_jax.config.checks import InputError, at_least, choose
+
+SEARCHES = ("halving", "asha", "pbt", "full")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepConfig:
+    """Candidates are drawn from all combinations; what is empty stays as the experiment has it."""
+
+    learning_rates: tuple[float, ...] = ()
+    """Peak learning rates."""
+    weight_decays: tuple[float, ...] = ()
+    inits: tuple[str, ...] = ()
+    """Where a prompt starts: vocab, text, class_labels, random, file."""
+    lengths: tuple[int, ...] = ()
+    """Virtual tokens; shorter prompts are padded to the longest one."""
+    placements: tuple[str, ...] = ()
+    """Where it stands; each placement is a program of its own."""
+    seeds: tuple[int, ...] = ()
+    """Of the prompt, the order of rows and dropout."""
+    candidates: int = 16
+    """At most so many; all combinations where there are fewer."""
+    slots: int = 4
+    """Candidates that train at once."""
+    how: Literal["halving", "asha", "pbt", "full"] = "halving"
+    """`halving`: one of `eta` goes on when all have reached a rung; `asha`: as soon as so many have
+    (Li et al. 2020); `pbt`: the worst quarter goes on from the best quarter's prompts, at
+    other rates (Jaderberg et al. 2017); `full`: all go to the end."""
+    eta: int = 2
+    """Of so many candidates one goes on to the next rung."""
+    rungs: int = 4
+    """The last rung is the end, and each one is 1/eta of the next; of `pbt`, as far apart."""
+    seed: int = 0
+    """Of the draw, and of the rates of `pbt`."""
+
+    def __post_init__(self):
+        choose("sweep.how", self.how, SEARCHES)
+        for name, low in (("candidates", 2), ("slots", 1), ("eta", 2), ("rungs", 1), ("seed", 0)):
+            at_least(f"sweep.{name}", getattr(self, name), low)
+        if self.how == "pbt" and len(self.placements) > 1:
+            raise InputError(
+                "members of pbt go on with prompts of others, which have one placement, got "
+                f"{', '.join(self.placements)}; choose one, or another sweep.how"
+            )
+        for name, values in self.choices.items():
+            if len(set(values)) < len(values):
+                raise InputError(f"sweep.{name} names {values} twice; name each value once")
+
+    @property
+    def choices(self) -> dict[str, tuple[Any, ...]]:
+        """What candidates may differ in, by field, where there is a choice."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {name: value for name, value in fields.items() if isinstance(value, tuple) and value}
+
+    def targets(self, steps: int) -> tuple[int, ...]:
+        """The step of every rung.
+
+        Raises:
+          InputError: there are fewer steps than rungs.
+        """
+        if self.how == "full":
+            return (steps,)
+        shares = [(i + 1) / self.rungs for i in range(self.rungs)]
+        if self.how != "pbt":
+            shares = [self.eta ** -(self.rungs - 1 - i) for i in range(self.rungs)]
+        found = tuple(round(steps * share) for share in shares)
+        if len({0, *found}) <= self.rungs:
+            raise InputError(
+                f"{steps} steps are too few for {self.rungs} rungs at eta {self.eta}; raise "
+                "train.steps, or lower sweep.rungs or sweep.eta"
+            )
+        return found

@@ -1,0 +1,120 @@
+"""What an experiment ends with: results beside its rivals, the saved prompt, the report."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from prompt_jax import report
+from prompt_jax.backbones import Backbone
+from prompt_jax.config import Config, DataConfig, MethodConfig, MultitaskPromptConfig, to_json
+from prompt_jax.experiment.compare import FROZEN, TUNED, Results, compare, rival
+from prompt_jax.experiment.data import Data
+from prompt_jax.experiment.watch import Best, Say
+from prompt_jax.methods import for_tasks, materialize
+from prompt_jax.methods.multitask_prompt import of_task
+from prompt_jax.prompts import Prompt, inspect, prompt_for, save_prompt
+from prompt_jax.runs import Metrics
+from prompt_jax.tasks import Task
+
+
+class Result(NamedTuple):
+    """What an experiment ends with."""
+
+    prompt: Prompt | None
+    """None when it was stopped before its end."""
+    results: Results
+    folder: Path
+
+
+def joined(scores: dict[str, dict[str, float]]) -> dict[str, float]:
+    """The metrics of the only task; of several, the mean of the deciding ones and each of them."""
+    if len(scores) == 1:
+        return next(iter(scores.values()))
+    deciding = {name: next(iter(metrics.values())) for name, metrics in scores.items()}
+    return {"mean": sum(deciding.values()) / len(deciding), **deciding}
+
+
+def conclude(
+    config: Config,
+    tasks: Sequence[Data],
+    backbone: Backbone,
+    method: MethodConfig,
+    best: Best,
+    folder: Path,
+    say: Say,
+    *,
+    curve: Sequence[dict[str, Any]] | None = None,
+    lineage: dict[str, Any] | None = None,
+) -> Result:
+    """Evaluates the best prompt and its rivals, saves it, and writes the report.
+
+    Args:
+      curve: rows of metrics to draw; None takes those of the run.
+      lineage: where the prompt comes from, for its recipe.
+    """
+    whole = materialize(method, best.tuned)
+    results: Results = {}
+    untuned = {}
+    for i, data in enumerate(tasks):
+        # A model without a head of its own has no answers before one is trained.
+        plain = {} if whole.head else {FROZEN: None}
+        found = compare(config, data, backbone, {**plain, TUNED: for_tasks(whole, i)})
+        if isinstance(method, MultitaskPromptConfig) and len(tasks) > 1:
+            own = of_task(method, best.tuned, i)
+            data_config = dataclasses.replace(config.data, task=data.task.name, mixture=())
+            part = _prompt(config, data, backbone, *own, found[TUNED], data_config, lineage)
+            save_prompt(folder / "tasks" / part.name, part, overwrite=True)
+        untuned[data.task.name] = found[rival(found)]["validation"]
+        prefix = f"{short(data.task)} " if len(tasks) > 1 else ""
+        for way, sets in found.items():
+            results.setdefault(way, {}).update({prefix + name: m for name, m in sets.items()})
+    scores = results[TUNED]
+    prompt = _prompt(config, tasks[0], backbone, method, best.tuned, scores, config.data, lineage)
+    saved = save_prompt(folder / "prompt", prompt, overwrite=True)
+    words = inspect(prompt, backbone)
+    rows = report.table(results)
+    if curve is None:
+        curve = list(Metrics(folder, step=config.train.steps).rows)
+    metric, level = next(iter(joined(untuned).items()))
+    report.draw_curve(folder / "curve.png", curve, metric, (rival(results), level))
+    facts = {
+        "backbone": f"{backbone.name}, fingerprint {backbone.fingerprint[:16]}",
+        "prompt": f"{method.kind}, {prompt.size:,} numbers, digest {prompt.digest[:16]}",
+        "best step": f"{int(best.step)} of {config.train.steps}",
+    }
+    title = ", ".join(data.task.name for data in tasks)
+    report.write_report(folder / "report.md", title=title, facts=facts, rows=rows, words=words)
+    say(words)
+    say(report.markdown(rows))
+    say(f"\nbest step {int(best.step)}; curve {folder / 'curve.png'}; prompt saved in {saved}")
+    return Result(prompt, results, folder)
+
+
+def _prompt(
+    config: Config,
+    data: Data,
+    backbone: Backbone,
+    method: MethodConfig,
+    tuned: Any,
+    scores: dict[str, dict[str, float]],
+    trained_on: DataConfig,
+    lineage: dict[str, Any] | None,
+) -> Prompt:
+    """A tuned tree with all that is known about it."""
+    flat = {f"{name}/{key}": v for name, values in scores.items() for key, v in values.items()}
+    return prompt_for(
+        tuned,
+        method,
+        backbone,
+        name=short(data.task),
+        task=data.task,
+        metrics=flat,
+        seed=config.train.seed,
+        recipe={**to_json(config), "data": dataclasses.asdict(trained_on), **(lineage or {})},
+    )
+
+
+def short(task: Task) -> str:
+    """A task's name as that of a file."""
+    return task.name.replace(":", "-").replace("/", "-")

@@ -1,0 +1,198 @@
+"""Candidates that train together: who goes on, and what is left of them."""
+
+import dataclasses
+import json
+import signal
+
+import numpy as np
+import pytest
+
+from prompt_jax import cli
+from prompt_jax.config import (
+    Config,
+    DataConfig,
+    EvalConfig,
+    InputError,
+    LoraConfig,
+    SweepConfig,
+    TrainConfig,
+)
+from prompt_jax.experiment import sweep
+from prompt_jax.experiment.course import begin, followers, ready
+from prompt_jax.experiment.sweep import candidates
+from prompt_jax.prompts import load_prompt
+
+SMALL = SweepConfig(learning_rates=(0.1, 0.3), lengths=(2, 4), slots=2, rungs=2)
+
+
+@pytest.fixture
+def config(tmp_path, tiny_folder, task_file):
+    return Config(
+        backbone=str(tiny_folder),
+        out=str(tmp_path / "run"),
+        data=DataConfig(task=f"file:{task_file}"),
+        train=TrainConfig(steps=8, batch_size=4, eval_every=4),
+        eval=EvalConfig(batch_size=8, max_new_tokens=2),
+    )
+
+
+def test_candidates_are_drawn_from_all_combinations():
+    choices = SweepConfig(learning_rates=(0.1, 0.3), lengths=(2, 4, 8))
+    drawn = candidates(Config(), choices)
+    assert len({(c.train.learning_rate, c.method.num_virtual_tokens) for c in drawn}) == 6
+    fewer = candidates(
+        Config(), SweepConfig(learning_rates=(0.1, 0.3), lengths=(2, 4, 8), candidates=3)
+    )
+    assert len(fewer) == 3 and set(fewer) < set(drawn)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"how": "halfing"}, "unknown sweep.how 'halfing'.*Perhaps you meant 'halving'"),
+        ({"slots": 0}, "sweep.slots must be at least 1, got 0"),
+        ({"lengths": (4, 4)}, "sweep.lengths names .*twice; name each value once"),
+        ({"how": "pbt", "placements": ("prefix", "suffix")}, "have one placement, got prefix, suf"),
+    ],
+)
+def test_sweeps_that_make_no_sense(options, message):
+    with pytest.raises(InputError, match=message):
+        SweepConfig(**options)
+
+
+def test_steps_that_make_no_rungs():
+    assert SweepConfig().targets(300) == (38, 75, 150, 300)
+    assert SweepConfig(how="pbt").targets(300) == (75, 150, 225, 300)
+    assert SweepConfig(how="full").targets(300) == (300,)
+    with pytest.raises(InputError, match="4 steps are too few for 4 rungs at eta 2; raise"):
+        SweepConfig().targets(4)
+
+
+def test_a_sweep_needs_a_choice_that_the_method_has():
+    with pytest.raises(InputError, match="needs a choice, got 1 combination; give two values"):
+        candidates(Config(), SweepConfig(learning_rates=(0.1,)))
+    with pytest.raises(InputError, match="lora has no init for sweep.inits to choose; leave it"):
+        candidates(Config(method=LoraConfig()), SweepConfig(inits=("vocab", "random")))
+
+
+def reached(course, rung, scores):
+    for i, score in scores.items():
+        course.scores[i, rung] = score
+        course.rung[i] = rung + 1
+    return course
+
+
+def test_halving_waits_for_all_and_keeps_the_best_half():
+    how = SweepConfig(how="halving", eta=2, rungs=3)
+    course = begin(4, 3)
+    assert ready(course, how) == [0, 1, 2, 3]
+    reached(course, 0, {0: 0.1, 1: 0.4, 2: 0.3})
+    assert ready(course, how) == [3]
+    reached(course, 0, {3: 0.2})
+    assert ready(course, how) == [1, 2]
+    reached(course, 1, {1: 0.4, 2: 0.5})
+    assert ready(course, how) == [2]
+    reached(course, 2, {2: 0.6})
+    assert ready(course, how) == []
+
+
+def test_asha_lets_the_best_go_on_at_once():
+    how = SweepConfig(how="asha", eta=2, rungs=3)
+    course = reached(begin(4, 3), 0, {0: 0.1, 1: 0.4})
+    assert ready(course, how) == [1, 2, 3]
+    reached(course, 0, {2: 0.2, 3: 0.3})
+    assert ready(course, how) == [1, 3]
+    reached(course, 1, {1: 0.4, 3: 0.3})
+    assert ready(course, how) == [1]
+    alone = reached(begin(3, 2), 0, {0: 0.1, 1: 0.2, 2: 0.3})
+    assert ready(alone, how) == [2]
+
+
+def test_a_generation_waits_for_all_and_the_worst_follow_the_best():
+    how = SweepConfig(how="pbt", rungs=2)
+    course = reached(begin(8, 2), 0, {i: i / 10 for i in range(7)})
+    assert ready(course, how) == [7]
+    reached(course, 0, {7: 0.7})
+    assert ready(course, how) == list(range(7, -1, -1))
+    found = followers(course, 0, np.random.default_rng(0))
+    assert found.keys() == {0, 1} and set(found.values()) <= {6, 7}
+
+
+def check(folder, made, count):
+    prompt = load_prompt(folder)
+    assert made.result.prompt is not None and prompt.digest == made.result.prompt.digest
+    kept = json.loads((folder / "sweep.json").read_text())
+    assert len(kept["candidates"]) == count + 1
+    assert kept["winner"]["candidate"] == made.best == prompt.recipe["sweep"]["candidate"]
+    assert (folder / "sweep.png").stat().st_size > 10_000
+    assert prompt.rows.shape[0] == prompt.method.num_virtual_tokens
+    return kept
+
+
+def test_a_sweep_ends_with_an_ordinary_prompt(config, tmp_path):
+    lines = []
+    made = sweep(config, SMALL, say=lines.append)
+    kept = check(tmp_path / "run", made, 4)
+    steps = [int(row[kept["candidates"][0].index("steps")]) for row in kept["candidates"][1:]]
+    assert sorted(steps) == [4, 4, 8, 8]
+    assert lines[0].startswith("4 candidates over learning_rates 0.1, 0.3; lengths 2, 4; 2 at once")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["asha", "pbt", "full"])
+def test_other_ways_to_choose(config, tmp_path, how):
+    own = dataclasses.replace(SMALL, how=how)
+    kept = check(tmp_path / "run", sweep(config, own, say=lambda _: None), 4)
+    if how == "pbt":
+        rows = kept["candidates"]
+        rates = {row[rows[0].index("learning_rate")] for row in rows[1:]}
+        assert rates - {"0.1", "0.3"}, "a follower has a rate of its own"
+
+
+@pytest.mark.slow
+def test_placements_have_programs_of_their_own(config, tmp_path):
+    own = SweepConfig(placements=("prefix", "suffix"), learning_rates=(0.1, 0.3), rungs=1)
+    check(tmp_path / "run", sweep(config, own, say=lambda _: None), 4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["halving", "pbt"])
+def test_stopped_and_resumed_is_never_stopped(config, tmp_path, how):
+    own = dataclasses.replace(SMALL, how=how)
+    whole = sweep(config, own, say=lambda _: None)
+    other = dataclasses.replace(config, out=str(tmp_path / "other"))
+
+    def stop(line):
+        if line.startswith("candidate") and "step      4" in line:
+            signal.raise_signal(signal.SIGTERM)
+
+    stopped = sweep(other, own, say=stop)
+    assert stopped.result.prompt is None
+    again = sweep(other, own, resume=True, say=lambda _: None)
+    assert again.best == whole.best
+    rows = [load_prompt(c.out).rows for c in (config, other)]
+    np.testing.assert_array_equal(*rows)
+
+
+def test_another_sweep_is_not_resumed(config, tmp_path, capsys):
+    sweep(config, SweepConfig(learning_rates=(0.1, 0.3), rungs=1), say=lambda _: None)
+    with pytest.raises(InputError, match=r"holds another sweep: sweep.how: 'halving' -> 'asha'"):
+        sweep(config, SweepConfig(learning_rates=(0.1, 0.3), rungs=1, how="asha"), resume=True)
+    (tmp_path / "run" / "sweep_config.json").unlink()
+    assert cli.main(["sweep", "--resume", f"--out={config.out}"]) == 2
+    assert "holds no sweep to resume" in capsys.readouterr().err
+    with pytest.raises(InputError, match="holds no sweep to resume"):
+        sweep(config, SMALL, resume=True)
+
+
+@pytest.mark.slow
+def test_the_command(config, tmp_path, capsys):
+    arguments = [
+        "sweep", f"--backbone={config.backbone}", f"--out={config.out}",
+        f"--data.task={config.data.task}", "--train.steps=8", "--train.batch-size=4",
+        "--eval.batch-size=8", "--eval.max-new-tokens=2", "--sweep.learning-rates", "0.1", "0.3",
+        "--sweep.rungs=2",
+    ]  # fmt: skip
+    assert cli.main(arguments) == 0
+    assert "| candidate | learning_rate | steps | score | at step |" in capsys.readouterr().out
+    assert cli.main(["sweep", "--resume", f"--out={config.out}"]) == 0
