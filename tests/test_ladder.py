@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "prompt_jax"
 LADDER = (
     ("cli", "__main__"),
     ("experiment", "model", "plan", "predict", "pretrain", "doctor"),
+    ("population",),
     ("train", "evaluate", "report"),
     ("losses", "generate", "checkpoints", "runs"),
     ("methods", "prompts", "weights", "data"),

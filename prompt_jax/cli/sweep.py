@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -11,10 +11,12 @@ from prompt_jax.cli.arguments import parse, starting_config, value_of
 from prompt_jax.config import Config, InputError, PromptTuningConfig, SweepConfig, from_json
 from prompt_jax.runtime import prepare
 
-USUAL = SweepConfig(
-    learning_rates=(0.1, 0.3, 1.0), inits=("vocab", "class_labels", "random"), lengths=(5, 20, 50)
-)
-"""For prompt tuning, where nothing is chosen: what it is known to be touchy about."""
+USUAL: dict[str, Any] = {
+    "learning_rates": (0.1, 0.3, 1.0),
+    "inits": ("vocab", "random"),
+    "lengths": (5, 20, 50),
+}
+"""Of prompt tuning, where nothing is chosen: what it is known to be touchy about."""
 
 
 def run(arguments: list[str]) -> None:
@@ -26,8 +28,6 @@ def run(arguments: list[str]) -> None:
     if default.out == Config.out:
         default = dataclasses.replace(default, out="runs/sweep")
     chosen = _kept(default.out) if resuming else SweepConfig()
-    if not chosen.choices and type(default.method) is PromptTuningConfig:
-        chosen = USUAL
 
     def sweep(
         config: tyro.conf.AvoidSubcommands[Annotated[Config, tyro.conf.arg(name="")]] = default,
@@ -38,8 +38,8 @@ def run(arguments: list[str]) -> None:
     ) -> None:
         """Trains candidates together over one frozen model, drops losers, and keeps the best.
 
-        Without --sweep.learning-rates, .inits, .lengths, ... a prompt is tuned over rates,
-        starts and lengths.
+        Without --sweep.learning-rates, .inits, .lengths, ... prompt tuning is tried at rates from
+        0.1 to 1, from words and from noise, with 5 to 50 virtual tokens.
 
         Args:
           config: the experiment; --train.steps is what a candidate that wins has made.
@@ -50,6 +50,8 @@ def run(arguments: list[str]) -> None:
         prepare()
         from prompt_jax import experiment
 
+        if not sweep.choices and type(config.method) is PromptTuningConfig:
+            sweep = dataclasses.replace(sweep, **USUAL)
         experiment.sweep(
             config, sweep, resume=resume, overwrite=overwrite, say=lambda s: print(s, flush=True)
         )
