@@ -32,7 +32,8 @@ def own_process():
     from prompt_jax import cli
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli, "prepare", lambda *_: None)
+        for module in (cli, cli.answering, cli.sweep):
+            patch.setattr(module, "prepare", lambda *_: None)
         yield
 
 

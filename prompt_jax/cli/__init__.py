@@ -4,26 +4,22 @@ Nothing heavy is imported until a command needs it, so `prompt-jax --help` answe
 """
 
 import dataclasses
-import json
 import sys
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 from tyro.conf import Positional
 
-from prompt_jax.cli import prompts, sweep
-from prompt_jax.cli.arguments import bound, load, parse, starting_config, trained_on
+from prompt_jax.cli import answering, prompts, sweep
+from prompt_jax.cli.arguments import as_json, bound, parse, starting_config
 from prompt_jax.config import (
     METHOD_KINDS,
     BackboneConfig,
     Config,
-    DataConfig,
     DistributedConfig,
-    EvalConfig,
     InputError,
     MeshConfig,
-    TaskConfig,
     choose,
 )
 from prompt_jax.runtime import prepare
@@ -174,117 +170,9 @@ def _plan(arguments: list[str]) -> None:
             print(f"drawn in {planning.draw(plot, [made, *others])}")
         if json:
             plans = [planning.as_json(each) for each in others]
-            print(_json({**planning.as_json(made), "others": plans}))
+            print(as_json({**planning.as_json(made), "others": plans}))
 
     parse(plan, "plan", arguments)
-
-
-def _evaluate(arguments: list[str]) -> None:
-    data, task = trained_on(arguments)
-
-    def evaluate(
-        *,
-        prompt: str,
-        backbone: str = "",
-        data: DataConfig = data,
-        task: TaskConfig = task,
-        eval: EvalConfig = EvalConfig(),  # noqa: B008 (frozen)
-        mesh: MeshConfig = MeshConfig(),  # noqa: B008
-        distributed: DistributedConfig = DistributedConfig(),  # noqa: B008
-        allow_mismatch: bool = False,
-        json: bool = False,
-    ) -> None:
-        """Scores a saved prompt beside the frozen model and a baseline.
-
-        Args:
-          prompt: a prompt folder, a run folder, or a .npy.
-          backbone: empty takes the one that the prompt was trained on.
-          data: what to score it on; the rest as in training.
-          task: templates and label words, as in training unless given.
-          eval: how.
-          mesh: the devices that share the model.
-          distributed: the processes whose devices these are, where there are several.
-          allow_mismatch: use a backbone whose fingerprint is not the one it was trained on.
-          json: end with one line of JSON.
-        """
-        prepare(distributed)
-        from prompt_jax import experiment, report
-        from prompt_jax.processes import is_first
-
-        loaded, model = load(prompt, backbone, allow_mismatch, mesh)
-        config = Config(backbone=model.name, data=data, task=task, eval=eval)
-        results = experiment.evaluate_prompt(config, loaded, model)
-        if not is_first():
-            return
-        print(report.markdown(report.table(results)))
-        if json:
-            print(_json({"prompt": loaded.digest, "task": data.task, "results": results}))
-
-    parse(evaluate, "evaluate", arguments)
-
-
-def _predict(arguments: list[str]) -> None:
-    data, task = trained_on(arguments)
-
-    def predict(
-        *,
-        prompt: str,
-        input: str,
-        output: str,
-        backbone: str = "",
-        shard: str = "0/1",
-        data: DataConfig = data,
-        task: TaskConfig = task,
-        eval: EvalConfig = EvalConfig(),  # noqa: B008 (frozen)
-        mesh: MeshConfig = MeshConfig(),  # noqa: B008
-        allow_mismatch: bool = False,
-        overwrite: bool = False,
-    ) -> None:
-        """Answers every input of a file; continues an output that was cut short.
-
-        Args:
-          prompt: a prompt folder, a run folder, or a .npy.
-          input: .txt with an input a line, .csv, .tsv, .jsonl, .parquet, or - for standard input.
-          output: a .jsonl, in the order of the inputs.
-          backbone: empty takes the one that the prompt was trained on.
-          shard: i/n answers every n-th input, beginning with input i.
-          data: lengths, as in training unless given.
-          task: templates and label words, as in training unless given.
-          eval: how to rank or generate.
-          mesh: the devices that share the model.
-          allow_mismatch: use a backbone whose fingerprint is not the one it was trained on.
-          overwrite: replace an existing output.
-        """
-        from prompt_jax.predict import parse_shard
-
-        part = parse_shard(shard)
-        prepare()
-        from prompt_jax import predict as prediction
-        from prompt_jax.tasks import Task
-
-        loaded, model = load(prompt, backbone, allow_mismatch, mesh)
-        asked = Task(
-            name=data.task,
-            source=task.source or "{input}",
-            target=task.target or "{target}",
-            kind=task.kind or "",
-            labels=task.labels,
-        )
-        count = prediction.predict(
-            model,
-            loaded.injection(),
-            asked,
-            input,
-            output,
-            data=data,
-            eval=eval,
-            placement=loaded.method.placement,
-            shard=part,
-            overwrite=overwrite,
-        )
-        print(f"{count} answers written to {output}", file=sys.stderr)
-
-    parse(predict, "predict", arguments)
 
 
 def _pretrain(arguments: list[str]) -> None:
@@ -333,17 +221,13 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "train": _train,
     "compare": _compare,
     "sweep": sweep.run,
-    "evaluate": _evaluate,
-    "predict": _predict,
+    "evaluate": answering.evaluate,
+    "predict": answering.predict,
     "plan": _plan,
     "prompts": prompts.run,
     "pretrain": _pretrain,
     "doctor": _doctor,
 }
-
-
-def _json(values: dict[str, Any]) -> str:
-    return json.dumps(values, ensure_ascii=False)
 
 
 def _aside(line: str) -> None:

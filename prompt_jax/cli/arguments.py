@@ -2,13 +2,22 @@
 
 import dataclasses
 import importlib.util
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import tyro
 
-from prompt_jax.config import METHOD_KINDS, Config, DataConfig, InputError, TaskConfig, choose
+from prompt_jax.config import (
+    METHOD_KINDS,
+    BackboneConfig,
+    Config,
+    DataConfig,
+    InputError,
+    TaskConfig,
+    choose,
+)
 
 
 def parse(function: Callable[..., None], prog: str, arguments: list[str]) -> None:
@@ -93,7 +102,13 @@ def bound(path: str, kind: type) -> Any:
     return config
 
 
-def load(prompt: str, backbone: str, allow_mismatch: bool, mesh: Any = None) -> tuple[Any, Any]:
+def load(
+    prompt: str,
+    backbone: str,
+    allow_mismatch: bool,
+    mesh: Any = None,
+    frozen: BackboneConfig | None = None,
+) -> tuple[Any, Any]:
     """The prompt at a path and the backbone it runs on: the named one, or else its own."""
     from prompt_jax.prompts import check_fits, load_prompt
     from prompt_jax.prompts.prompt import adopt
@@ -102,6 +117,12 @@ def load(prompt: str, backbone: str, allow_mismatch: bool, mesh: Any = None) -> 
     loaded = load_prompt(prompt)
     if not (backbone or loaded.backbone):
         raise InputError(f"{prompt} does not say which backbone it belongs to; give --backbone")
-    model = load_backbone(backbone or loaded.backbone, mesh=mesh)
+    way = {} if frozen is None else dataclasses.asdict(frozen)
+    model = load_backbone(backbone or loaded.backbone, mesh=mesh, **way)
     check_fits(loaded, model, allow_mismatch=allow_mismatch)
     return adopt(loaded, model), model
+
+
+def as_json(values: dict[str, Any]) -> str:
+    """One line for programs that read the output."""
+    return json.dumps(values, ensure_ascii=False)

@@ -1,0 +1,31 @@
+"""T5 1.1 base (248M), LM-adapted, on SuperGLUE as Lester et al. 2021 tuned it.
+
+prompt-jax train configs/lester2021/base.py
+prompt-jax train configs/lester2021/base.py --data.task tfds:super_glue/rte --out runs/lester2021/base_rte
+
+HARDWARE
+SCORES
+"""
+
+from prompt_jax.config import (
+    Config,
+    DataConfig,
+    MeshConfig,
+    PromptTuningConfig,
+    TrainConfig,
+)
+
+config = Config(
+    backbone="google/t5-base-lm-adapt",
+    out="runs/lester2021/base_boolq",
+    mesh=MeshConfig(fsdp="auto", tensor="auto"),
+    method=PromptTuningConfig(num_virtual_tokens=100, init="class_labels"),
+    data=DataConfig(task="tfds:super_glue/boolq", max_source_length=412, max_target_length=16),
+    train=TrainConfig(
+        steps=30_000,
+        schedule="constant",
+        eval_every=1000,
+        checkpoint_every=1000,
+        eval_examples=None,
+    ),
+)

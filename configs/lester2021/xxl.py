@@ -1,0 +1,33 @@
+"""T5 1.1 xxl (11B), LM-adapted, on SuperGLUE as Lester et al. 2021 tuned it.
+
+prompt-jax train configs/lester2021/xxl.py
+prompt-jax train configs/lester2021/xxl.py --data.task tfds:super_glue/rte --out runs/lester2021/xxl_rte
+
+HARDWARE
+SCORES
+"""
+
+from prompt_jax.config import (
+    BackboneConfig,
+    Config,
+    DataConfig,
+    MeshConfig,
+    PromptTuningConfig,
+    TrainConfig,
+)
+
+config = Config(
+    backbone="google/t5-xxl-lm-adapt",
+    out="runs/lester2021/xxl_boolq",
+    frozen=BackboneConfig(remat="full"),
+    mesh=MeshConfig(fsdp="auto", tensor="auto"),
+    method=PromptTuningConfig(num_virtual_tokens=100, init="class_labels"),
+    data=DataConfig(task="tfds:super_glue/boolq", max_source_length=412, max_target_length=16),
+    train=TrainConfig(
+        steps=30_000,
+        schedule="constant",
+        eval_every=1000,
+        checkpoint_every=1000,
+        eval_examples=None,
+    ),
+)
