@@ -39,6 +39,7 @@ _HOMES = {
     "PromptTuningConfig": "config",
     "PromptTuningModel": "model",
     "State": "train",
+    "SweepConfig": "config",
     "Task": "tasks",
     "TaskConfig": "config",
     "TrainConfig": "config",
@@ -54,6 +55,7 @@ _HOMES = {
     "materialize": "methods",
     "prepend": "methods",
     "save_prompt": "prompts",
+    "start": "train",
     "train_step": "train",
 }
 

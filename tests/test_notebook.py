@@ -1,4 +1,4 @@
-"""The notebook runs from its first cell to its last, on the model that ships."""
+"""Every notebook runs from its first cell to its last, on the model that ships."""
 
 from pathlib import Path
 
@@ -6,26 +6,52 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-NOTEBOOK = Path(__file__).parent.parent / "colab" / "tune_a_prompt.ipynb"
+COLAB = Path(__file__).parent.parent / "colab"
 
 
-@pytest.mark.slow
-def test_the_notebook_runs(tmp_path):
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    install, *rest = cells
+def run(name, tmp_path, changes=()):
+    """The code cells behind the first, executed, and all that they printed."""
+    notebook = nbformat.read(COLAB / name, as_version=4)
+    install, *rest = (cell for cell in notebook.cells if cell.cell_type == "code")
     assert "pip install" in install.source
     install.source = ""  # this checkout is what is tested
-    training = next(cell for cell in rest if "steps = 300" in cell.source)
-    training.source = training.source.replace("steps = 300", "steps = 4")
+    for old, new in changes:
+        cell = next(cell for cell in rest if old in cell.source)
+        cell.source = cell.source.replace(old, new)
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": tmp_path}}).execute()
     printed = "".join(
         output.get("text", "") for cell in rest for output in cell.outputs if "text" in output
     )
+    return rest, printed
+
+
+@pytest.mark.slow
+def test_a_prompt_is_tuned(tmp_path):
+    rest, printed = run("tune_a_prompt.ipynb", tmp_path, [("steps = 300", "steps = 4")])
     assert "gradient: {'prompt': (20, 256)}" in printed
     assert "| tuned prompt |" in printed
     assert (tmp_path / "runs" / "notebook" / "prompt" / "prompt_jax_config.json").is_file()
     answers = rest[-1].outputs[-1]["text"]
     assert answers.count("positive") + answers.count("negative") == 2
+    pictures = [o for cell in rest for o in cell.outputs if "image/png" in o.get("data", {})]
+    assert len(pictures) == 1
+
+
+@pytest.mark.slow
+def test_a_model_is_shared_out(tmp_path, monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    _, printed = run("shard_t5_xxl.ipynb", tmp_path, [("steps = 20", "steps = 3")])
+    assert "8 x cpu" in printed and "'tensor': 4" in printed
+    assert "whole on every device: True" in printed
+    difference = printed.partition("largest difference:")[2].split()[0]
+    assert float(difference) < 1e-4
+    assert "prompts are whole on each" in printed
+
+
+@pytest.mark.slow
+def test_a_run_is_planned(tmp_path):
+    pytest.importorskip("libtpu", reason="the extra plan is not installed")
+    rest, printed = run("plan_a_tpu_run.ipynb", tmp_path)
+    assert "t5_1_1_small on v5e-1 (1 x TPU v5e): yes, it fits" in printed
     pictures = [o for cell in rest for o in cell.outputs if "image/png" in o.get("data", {})]
     assert len(pictures) == 1

@@ -1,10 +1,13 @@
 """T5 1.1 large (783M), LM-adapted, on SuperGLUE as Lester et al. 2021 tuned it.
 
 prompt-jax train configs/lester2021/large.py
-prompt-jax train configs/lester2021/large.py --data.task tfds:super_glue/rte --out runs/lester2021/large_rte
+prompt-jax train configs/lester2021/large.py --data.task tfds:super_glue/rte --out runs/large_rte
 
 HARDWARE
-SCORES
+
+The paper prints no number of this size; in its figure 1 the SuperGLUE average on validation
+is above that of GPT-3 175B with few shots, 71.8.
+Not run here: it takes the weights and an accelerator.
 """
 
 from prompt_jax.config import (

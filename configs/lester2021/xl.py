@@ -1,10 +1,13 @@
 """T5 1.1 xl (2.8B), LM-adapted, on SuperGLUE as Lester et al. 2021 tuned it.
 
 prompt-jax train configs/lester2021/xl.py
-prompt-jax train configs/lester2021/xl.py --data.task tfds:super_glue/rte --out runs/lester2021/xl_rte
+prompt-jax train configs/lester2021/xl.py --data.task tfds:super_glue/rte --out runs/xl_rte
 
 HARDWARE
-SCORES
+
+The paper prints no number of this size; in its figure 1 the SuperGLUE average on validation
+is between those of large and of XXL, 90.5.
+Not run here: it takes the weights and an accelerator.
 """
 
 from prompt_jax.config import (
