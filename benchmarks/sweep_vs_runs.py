@@ -2,10 +2,10 @@
 
 Both try the same 16 candidates on the embedded sentiment task, in one process: rates x starts x
 lengths. One by one, each candidate has a program of its own length, as a run of its own would, and
-is scored on validation every 50 steps, of which the best counts. Times are of setting up,
+is scored on validation four times, of which the best counts. Times are of setting up,
 compiling, training and scoring on validation; tests are left out on both sides.
 
-    python benchmarks/sweep_vs_runs.py --steps 200
+    python benchmarks/sweep_vs_runs.py
 """
 
 import argparse
@@ -21,7 +21,7 @@ from prompt_jax.runtime import prepare
 from prompt_jax.weights import load_backbone
 
 SWEEP = SweepConfig(
-    learning_rates=(0.1, 0.3, 1.0), inits=("vocab", "class_labels", "random"), lengths=(5, 20)
+    learning_rates=(0.1, 0.3, 1.0), inits=("vocab", "class_labels", "random"), lengths=(10, 20)
 )
 
 
@@ -54,10 +54,12 @@ def main():
     """Prints time and best score of both, and the ratio."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", default="runs/sweep_vs_runs")
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=300)
     options = parser.parse_args()
     prepare()
-    config = Config(out=options.out, train=TrainConfig(steps=options.steps))
+    config = Config(
+        out=options.out, train=TrainConfig(steps=options.steps, eval_every=options.steps // 4)
+    )
     together, best = swept(config)
     print(f"halving, four at once: {together:.0f} s; best: {best}", flush=True)
     backbone, data = load_backbone("embedded"), load_data(config)

@@ -22,7 +22,7 @@ from prompt_jax.experiment.course import begin, followers, ready
 from prompt_jax.experiment.sweep import candidates
 from prompt_jax.prompts import load_prompt
 
-SMALL = SweepConfig(learning_rates=(0.1, 0.3), lengths=(2, 4), slots=2, rungs=2)
+SMALL = SweepConfig(learning_rates=(0.1, 0.3), lengths=(2, 4), slots=2, eta=2, rungs=2)
 
 
 @pytest.fixture
@@ -61,11 +61,12 @@ def test_sweeps_that_make_no_sense(options, message):
 
 
 def test_steps_that_make_no_rungs():
-    assert SweepConfig().targets(300) == (38, 75, 150, 300)
-    assert SweepConfig(how="pbt").targets(300) == (75, 150, 225, 300)
+    assert SweepConfig().targets(300) == (75, 300)
+    assert SweepConfig(eta=2, rungs=4).targets(300) == (38, 75, 150, 300)
+    assert SweepConfig(how="pbt", rungs=4).targets(300) == (75, 150, 225, 300)
     assert SweepConfig(how="full").targets(300) == (300,)
-    with pytest.raises(InputError, match="4 steps are too few for 4 rungs at eta 2; raise"):
-        SweepConfig().targets(4)
+    with pytest.raises(InputError, match="4 steps are too few for 4 rungs at eta 4; raise"):
+        SweepConfig(rungs=4).targets(4)
 
 
 def test_a_sweep_needs_a_choice_that_the_method_has():

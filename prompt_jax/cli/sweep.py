@@ -14,7 +14,7 @@ from prompt_jax.runtime import prepare
 USUAL: dict[str, Any] = {
     "learning_rates": (0.1, 0.3, 1.0),
     "inits": ("vocab", "random"),
-    "lengths": (5, 20),
+    "lengths": (10, 20),
 }
 """Of prompt tuning, where nothing is chosen: what it is known to be touchy about."""
 
@@ -39,7 +39,7 @@ def run(arguments: list[str]) -> None:
         """Trains candidates together over one frozen model, drops losers, and keeps the best.
 
         Without --sweep.learning-rates, .inits, .lengths, ... prompt tuning is tried at rates from
-        0.1 to 1, from words and from noise, with 5 and 20 virtual tokens.
+        0.1 to 1, from words and from noise, with 10 and 20 virtual tokens.
 
         Args:
           config: the experiment; --train.steps is what a candidate that wins has made.

@@ -32,10 +32,11 @@ class SweepConfig:
     """`halving`: one of `eta` goes on when all have reached a rung; `asha`: as soon as so many have
     (Li et al. 2020); `pbt`: the worst quarter goes on from the best quarter's prompts, at
     other rates (Jaderberg et al. 2017); `full`: all go to the end."""
-    eta: int = 2
+    eta: int = 4
     """Of so many candidates one goes on to the next rung."""
-    rungs: int = 4
-    """The last rung is the end, and each one is 1/eta of the next; of `pbt`, as far apart."""
+    rungs: int = 2
+    """The last rung is the end, and each one is 1/eta of the next; of `pbt`, as far apart. An early
+    rung is cheap, and knows little of who will win."""
     seed: int = 0
     """Of the draw, and of the rates of `pbt`."""
 
