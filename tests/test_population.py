@@ -20,6 +20,7 @@ from prompt_jax.config import (
     TrainConfig,
 )
 from prompt_jax.data import Batch
+from prompt_jax.experiment import train_tasks
 from prompt_jax.experiment.population import Population, check_one_program
 from prompt_jax.losses import loss_fn
 from prompt_jax.methods import init
@@ -36,7 +37,7 @@ from prompt_jax.population import (
     stack,
 )
 from prompt_jax.sharding import AXES
-from prompt_jax.train import compile_step, fit, start
+from prompt_jax.train import DivergedError, compile_step, fit, start
 
 LENGTHS = (4, 2, 3, 4)
 RATES = (0.3, 0.1, 0.03, 1.0)
@@ -247,6 +248,20 @@ def test_a_prompt_for_each_task(config, tmp_path, task_file, capsys):
     assert cli.main([*arguments[:3], "--resume"]) == 0
     assert "resuming after step 4 of 4" in capsys.readouterr().out
     assert cli.main([*arguments, "--overwrite"]) == 0
+
+
+@pytest.mark.slow
+def test_tasks_that_all_diverge(config, task_file):
+    data = DataConfig(tasks=(f"file:{task_file}",))
+    train = dataclasses.replace(config.train, learning_rate=1e38, weight_decay=1e3, steps=20)
+    with pytest.raises(DivergedError, match="no task has a loss that is a number after step"):
+        train_tasks(dataclasses.replace(config, data=data, train=train), say=lambda _: None)
+
+
+def test_tasks_train_in_one_process(config, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(InputError, match="data.tasks trains in one process, and there are 2; give"):
+        train_tasks(config)
 
 
 @pytest.mark.parametrize(

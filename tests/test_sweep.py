@@ -21,6 +21,7 @@ from prompt_jax.experiment import sweep
 from prompt_jax.experiment.course import begin, followers, ready
 from prompt_jax.experiment.sweep import candidates
 from prompt_jax.prompts import load_prompt
+from prompt_jax.train import DivergedError
 
 SMALL = SweepConfig(learning_rates=(0.1, 0.3), lengths=(2, 4), slots=2, eta=2, rungs=2)
 
@@ -137,6 +138,14 @@ def test_a_sweep_ends_with_an_ordinary_prompt(config, tmp_path):
     steps = [int(row[kept["candidates"][0].index("steps")]) for row in kept["candidates"][1:]]
     assert sorted(steps) == [4, 4, 8, 8]
     assert lines[0].startswith("4 candidates over learning_rates 0.1, 0.3; lengths 2, 4; 2 at once")
+
+
+@pytest.mark.slow
+def test_a_sweep_of_which_nothing_is_left(config):
+    rates = SweepConfig(learning_rates=(1e38, 3e38), rungs=1)
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, weight_decay=1e3))
+    with pytest.raises(DivergedError, match="no candidate has a prompt whose numbers are finite"):
+        sweep(config, rates, say=lambda _: None)
 
 
 @pytest.mark.slow

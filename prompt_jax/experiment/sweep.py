@@ -20,6 +20,7 @@ from prompt_jax.experiment.data import check_one, load_data
 from prompt_jax.experiment.run import load
 from prompt_jax.experiment.watch import Say, on_sigterm
 from prompt_jax.runs import Metrics, begin_run, check_run, write_text
+from prompt_jax.train import DivergedError
 
 KEPT = "sweep_config.json"
 FIELDS = {
@@ -95,6 +96,7 @@ def sweep(
     Raises:
       InputError: nothing to choose from, candidates that cannot share a program, a sweep of other
         options to resume, or as `train`.
+      DivergedError: no candidate has a loss that is a number.
     """
     check_one(config, "sweep")
     configs = candidates(config, sweep)
@@ -126,6 +128,10 @@ def sweep(
     if stop:
         say(f"stopped by SIGTERM after {clock} steps of all slots; continue with --resume")
         return Sweep(best, Result(None, {}, folder))
+    if made.best[best].score == -np.inf:
+        raise DivergedError(
+            "no candidate has a prompt whose numbers are finite; give lower sweep.learning_rates"
+        )
     return Sweep(best, _conclude(made, best, folder, metrics.rows, say))
 
 
@@ -144,7 +150,8 @@ def _advance(
     def after_step(states: Any, found: dict[str, np.ndarray]) -> bool:
         nonlocal clock
         clock += 1
-        for i, own, loss in zip(chosen, first, found["loss"].tolist(), strict=True):
+        # Behind the losses of the chosen may be those of copies, see `Population.advance`.
+        for i, own, loss in zip(chosen, first, found["loss"].tolist(), strict=False):
             own += clock - clock_before
             metrics.add({"step": clock, "candidate": i, "own_step": own, "loss": loss})
         return bool(stop)
