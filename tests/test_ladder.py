@@ -12,8 +12,8 @@ PACKAGE = Path(__file__).parent.parent / "prompt_jax"
 # From the top rung down; rooms of a rung do not import each other unless ALLOWED says so.
 LADDER = (
     ("cli", "__main__"),
-    ("experiment", "model", "plan", "predict", "pretrain", "doctor"),
-    ("population",),
+    ("experiment", "model", "predict", "pretrain", "doctor"),
+    ("plan", "population"),
     ("train", "evaluate", "report"),
     ("losses", "generate", "checkpoints", "runs"),
     ("methods", "prompts", "weights", "data"),

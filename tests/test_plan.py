@@ -18,7 +18,7 @@ from prompt_jax.config import (
     MeshConfig,
     TrainConfig,
 )
-from prompt_jax.plan import TOPOLOGIES, as_json, draw, plan, search, text
+from prompt_jax.plan import TOPOLOGIES, as_json, draw, plan, plan_remat, search, text
 from prompt_jax.plan.chips import devices_of
 from prompt_jax.plan.costs import traffic_of, work_of
 from prompt_jax.plan.plan import _needed, alternatives
@@ -179,3 +179,26 @@ class TestTpu:
         (other,) = search(made, enough=1)
         assert other.fits and other.config.frozen.remat == "full" and other.needed < 10
         assert "the cheapest that fit:" in text(made, [other])
+
+
+@pytest.mark.slow
+def test_remat_is_what_fits():
+    """Small T5 on this CPU, pretending that its memory ends between two ways."""
+    config = Config(
+        backbone="t5_1_1_small",
+        frozen=BackboneConfig(remat="auto"),
+        data=DataConfig(max_source_length=492, max_target_length=8),
+        train=TrainConfig(batch_size=8),
+    )
+    assert plan_remat(config).config.frozen.remat == "none"
+    needed = {}
+    for remat in ("none", "minimal", "full"):
+        frozen = BackboneConfig(remat=remat)
+        needed[remat] = plan(dataclasses.replace(config, frozen=frozen), None).needed
+    assert needed["none"] > needed["minimal"] > needed["full"]
+    for remat, gib in needed.items():
+        found = plan_remat(config, memory=gib + 1e-4)
+        assert found.config.frozen.remat == remat and found.needed == pytest.approx(gib)
+    message = "t5_1_1_small takes .* GiB of each device with remat full, and 0.10 are there; take"
+    with pytest.raises(InputError, match=message):
+        plan_remat(config, memory=0.1)

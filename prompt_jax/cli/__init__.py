@@ -161,6 +161,8 @@ def _plan(arguments: list[str]) -> None:
         from prompt_jax import plan as planning
 
         asked = tuple(programs.split(","))
+        if config.frozen.remat == "auto":
+            config = planning.plan_remat(config, topology).config
         made = planning.plan(config, topology, programs=asked)
         others = []
         if search or not made.fits:

@@ -117,7 +117,8 @@ def load(
     loaded = load_prompt(prompt)
     if not (backbone or loaded.backbone):
         raise InputError(f"{prompt} does not say which backbone it belongs to; give --backbone")
-    way = {} if frozen is None else dataclasses.asdict(frozen)
+    # Nothing goes backward.
+    way = {} if frozen is None else {**dataclasses.asdict(frozen), "remat": "none"}
     model = load_backbone(backbone or loaded.backbone, mesh=mesh, **way)
     check_fits(loaded, model, allow_mismatch=allow_mismatch)
     return adopt(loaded, model), model

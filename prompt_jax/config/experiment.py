@@ -211,12 +211,13 @@ class BackboneConfig:
     dtype: Literal["auto", "float32", "bfloat16", "int8", "float8"] = "auto"
     """Type of the frozen weights and activations; auto is bfloat16 on TPU and GPU, else float32.
     int8 and float8 are of the weights alone, with a scale an output; activations are then auto."""
-    remat: Literal["none", "minimal", "full"] = "none"
-    """What the backward pass recomputes instead of keeping: less memory, more time."""
+    remat: Literal["none", "minimal", "full", "auto"] = "none"
+    """What the backward pass recomputes instead of keeping: less memory, more time. auto compiles a
+    step with each in turn and takes the first that fits, at the cost of these compilations."""
 
     def __post_init__(self):
         choose("dtype", self.dtype, DTYPES)
-        choose("remat", self.remat, REMATS)
+        choose("remat", self.remat, (*REMATS, "auto"))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,6 +26,7 @@ from prompt_jax.experiment.conclude import Result, conclude, joined
 from prompt_jax.experiment.data import Data, load_mixture
 from prompt_jax.experiment.watch import Best, Say, Watch, on_sigterm
 from prompt_jax.methods import for_tasks, materialize
+from prompt_jax.plan import plan_remat
 from prompt_jax.processes import (
     check_alike,
     code,
@@ -104,11 +105,17 @@ def _train(config: Config, folder: Path, resume: bool, say: Say) -> Result:
 def load(config: Config, say: Say | None = None) -> Backbone:
     """The backbone of an experiment, on its mesh."""
     frozen = config.frozen
+    remat = frozen.remat
+    if remat == "auto":
+        made = plan_remat(config)
+        remat = made.config.frozen.remat
+        if say is not None:
+            say(f"remat {remat}: a step takes {made.needed:.2f} GiB of each device")
     return load_backbone(
         config.backbone,
         revision=frozen.revision,
         dtype=frozen.dtype,
-        remat=frozen.remat,
+        remat=remat,
         mesh=config.mesh,
         say=say,
     )

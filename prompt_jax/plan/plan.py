@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from prompt_jax.config import Config, InputError, MeshConfig
+from prompt_jax.config import REMATS, Config, InputError, MeshConfig
 from prompt_jax.plan.chips import GIB, Chip, chip_of, devices_of
 from prompt_jax.plan.costs import Traffic, traffic_of, work_of
 from prompt_jax.plan.programs import (
@@ -126,6 +126,33 @@ def plan(config: Config, topology: str | None, *, programs: Sequence[str] = ("tr
     kind = chip_of(devices[0])
     name = kind.name if kind else devices[0].device_kind
     return Plan(config, topology, len(devices), name, sizes, costs)
+
+
+def plan_remat(config: Config, topology: str | None = None, *, memory: float | None = None) -> Plan:
+    """The first plan that fits of those that keep everything, something, nothing for backward.
+
+    Args:
+      config: its `frozen.remat` is not looked at.
+      topology: as `devices_of` takes it.
+      memory: GiB of a device; None asks a device at hand, or the table of chips.
+
+    Raises:
+      InputError: none fits, or as `plan`.
+    """
+    if memory is None and topology is None:
+        told = jax.local_devices()[0].memory_stats() or {}
+        memory = told["bytes_limit"] / GIB if "bytes_limit" in told else None
+    for remat in REMATS:
+        frozen = dataclasses.replace(config.frozen, remat=remat)
+        made = plan(dataclasses.replace(config, frozen=frozen), topology)
+        limit = made.costs[0].limit if memory is None else memory
+        if limit is None or (made.costs[0].memory is not None and made.needed <= limit):
+            return made
+    raise InputError(
+        f"{config.backbone} takes {made.needed:.2f} GiB of each device with remat full, and "
+        f"{limit:.2f} are there; take more devices (mesh.tensor, mesh.fsdp), a smaller "
+        "train.batch_size, or frozen.dtype int8"
+    )
 
 
 def _cost(program: Program, bare: Program, ways: int, chip: Chip | None) -> Cost:
