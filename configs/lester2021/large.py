@@ -3,7 +3,9 @@
 prompt-jax train configs/lester2021/large.py
 prompt-jax train configs/lester2021/large.py --data.task tfds:super_glue/rte --out runs/large_rte
 
-HARDWARE
+What it takes of a chip is told by
+
+prompt-jax plan configs/lester2021/large.py --backbone t5_1_1_large --topology v5e-1
 
 The paper prints no number of this size; in its figure 1 the SuperGLUE average on validation
 is above that of GPT-3 175B with few shots, 71.8.

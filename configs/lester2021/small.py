@@ -3,7 +3,9 @@
 prompt-jax train configs/lester2021/small.py
 prompt-jax train configs/lester2021/small.py --data.task tfds:super_glue/rte --out runs/small_rte
 
-HARDWARE
+One chip of a TPU v5e holds it: 5.67 of 15.75 GiB, as compiled by
+
+prompt-jax plan configs/lester2021/small.py --backbone t5_1_1_small --topology v5e-1
 
 The paper prints no number of this size; in its figure 1 the SuperGLUE average on validation
 is about that of GPT-3 XL with few shots.

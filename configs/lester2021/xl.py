@@ -3,7 +3,9 @@
 prompt-jax train configs/lester2021/xl.py
 prompt-jax train configs/lester2021/xl.py --data.task tfds:super_glue/rte --out runs/xl_rte
 
-HARDWARE
+What it takes of a chip is told by
+
+prompt-jax plan configs/lester2021/xl.py --backbone t5_1_1_xl --topology v5e-4
 
 The paper prints no number of this size; in its figure 1 the SuperGLUE average on validation
 is between those of large and of XXL, 90.5.

@@ -3,7 +3,9 @@
 prompt-jax train configs/lester2021/xxl.py
 prompt-jax train configs/lester2021/xxl.py --data.task tfds:super_glue/rte --out runs/xxl_rte
 
-HARDWARE
+Four chips of a TPU v5e hold it: 7.26 of 15.75 GiB of each, as compiled by
+
+prompt-jax plan configs/lester2021/xxl.py --backbone t5_1_1_xxl --topology v5e-4
 
 On validation to expect, the average of five prompts in the paper's table 3: BoolQ 91.1, CB 99.3,
 COPA 98.8, MultiRC F1a 88.7, RTE 92.6, WiC 76.2; SuperGLUE as a whole 90.5, and 91.3 with all five
