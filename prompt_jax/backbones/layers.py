@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from prompt_jax.backbones.quantised import scale_of
+from prompt_jax.backbones.quantised import is_grouped, scale_of, widened
 from prompt_jax.backbones.sockets import (
     gated,
     low_rank,
@@ -53,10 +53,15 @@ class Dense(nn.Module):
         if input_scale is not None:
             x = x * per_row(input_scale, x)
         product = functools.partial(_product, self.contracted if self.as_matrix else None)
+        out_axes = range(self.contracted, kernel.ndim)
         if factor is None:
             y = product(x, kernel)
+        # Or the backward pass would keep what it makes of the kernel, beside the kernel.
+        elif is_grouped(kernel, factor):
+            y = jax.checkpoint(lambda x, *small: product(x, widened(*small, out_axes)))(
+                x, kernel, factor
+            )
         else:
-            # Or the backward pass would keep what it makes of the kernel, beside the kernel.
             y = jax.checkpoint(product)(x, kernel)
             y = y * per_row(factor, y)
         if self.use_bias:
@@ -68,9 +73,7 @@ class Dense(nn.Module):
             change = low_rank(_dropped(self, x, lora), lora, self.contracted)
             y = y + gated(x, lora, change)
             if "magnitude" in lora:
-                whole = kernel
-                if factor is not None:
-                    whole = kernel.astype(factor.dtype) * jnp.broadcast_to(factor, kernel.shape)
+                whole = kernel if factor is None else widened(kernel, factor, out_axes)
                 y = y * per_row(magnitude_ratio(whole, lora, self.contracted), y)
         bias, scale = socket(self, "bias"), socket(self, "scale")
         y = y if bias is None else y + per_row(bias, y)

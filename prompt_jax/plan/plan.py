@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from prompt_jax.backbones.quantised import bytes_of
 from prompt_jax.config import REMATS, Config, InputError, MeshConfig
 from prompt_jax.plan.chips import GIB, Chip, chip_of, devices_of
 from prompt_jax.plan.costs import Traffic, traffic_of, work_of
@@ -195,7 +196,7 @@ def _held(tree: Any) -> int:
     total = 0
     for leaf in jax.tree.leaves(tree):
         shape = leaf.sharding.shard_shape(leaf.shape)
-        total += jax.ShapeDtypeStruct(shape, leaf.dtype).size * leaf.dtype.itemsize
+        total += bytes_of(jax.ShapeDtypeStruct(shape, leaf.dtype))
     return total
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
 from prompt_jax.backbones import Backbone, boxed_shapes, shardings
-from prompt_jax.backbones.quantised import LIMITS
+from prompt_jax.backbones.quantised import LIMITS, bytes_of
 from prompt_jax.config import Config, InputError, MethodConfig
 from prompt_jax.data import Batch
 from prompt_jax.generate.prefill import decoding_module
@@ -51,7 +51,7 @@ def shape_of_backbone(config: Config, devices: Sequence[Any]) -> Backbone:
     shape, _, _ = open_backbone(config.backbone, config.frozen.revision, None, **ours)
     shape = dataclasses.replace(shape, scan=True)
     boxes = boxed_shapes(shape, kind)
-    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(boxes))
+    size = sum(map(bytes_of, jax.tree.leaves(boxes)))
     chip = chip_of(devices[0])
     room = {"devices": devices, "memory": chip and chip.memory * GIB}
     mesh = build_mesh(config.mesh, heads=shape.num_heads, size=size, **room)

@@ -51,7 +51,8 @@ def load_backbone(
       revision: branch, tag or commit of a hub id.
       token: for private repositories; None takes the one of `hf auth login`.
       dtype: `auto` is bfloat16 on TPU and GPU, float32 on CPU; `int8` and `float8` hold kernels
-        and the word table in eight bits with a scale an output, and compute in what `auto` is.
+        and the word table in eight bits with a scale an output, `int4` kernels in four with a scale
+        for every 32 inputs of an output; they compute in what `auto` is.
       remat: `none`, `minimal` or `full`: what the backward pass recomputes.
       scan: compile one block for all layers, or each layer; None is each on one CPU, where that
         runs faster, and one elsewhere, where it compiles faster.
