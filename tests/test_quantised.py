@@ -75,21 +75,20 @@ def test_the_largest_weight_of_an_output_is_kept(kind):
     back = np.asarray(stored, np.float32) * np.asarray(scale, np.float32)
     largest = np.abs(values).max(0)
     error = np.abs(back - values.at[:, 0, 0].set(0.0)).max(0)
-    rounded = 2**-8 if kind == "int4" else 1e-6  # Its scales are bfloat16.
-    np.testing.assert_allclose(np.abs(back).max(0)[1:], largest[1:], rtol=rounded)
+    np.testing.assert_allclose(np.abs(back).max(0)[1:], largest[1:], rtol=1e-6)
     # Half a step of 127 or of 7, or half of the last of four bits of what is largest.
     step = {"int8": 0.51 / 127, "float8": 2**-4, "int4": 0.51 / 7}[kind]
     assert (error <= largest * step).all()
 
 
 def test_groups_are_of_inputs_of_one_output():
-    """A large weight spoils 31 others, not all of its output."""
-    values = jax.random.normal(jax.random.key(0), (96, 4)).at[0].set(100.0)
+    """A large weight spoils 63 others, not all of its output."""
+    values = jax.random.normal(jax.random.key(0), (192, 4)).at[0].set(100.0)
     stored, scale = quantise(values, (1,), "int4")
     assert scale.shape == (3, 4) and (scale[0] > 10).all() and (scale[1:] < 1).all()
-    assert scale_axes((4, 2, 50, 6), (0, 3), "int4") == {0: 4, 1: 2, 2: 2, 3: 6}
+    assert scale_axes((4, 2, 100, 6), (0, 3), "int4") == {0: 4, 1: 2, 2: 2, 3: 6}
     error = np.abs(widened(stored, scale, (1,)) - values)
-    assert error[32:].max() < 0.3 < error[1:32].max()
+    assert error[64:].max() < 0.3 < error[1:64].max()
 
 
 def test_bytes_are_what_is_packed():

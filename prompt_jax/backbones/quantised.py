@@ -19,11 +19,9 @@ from prompt_jax.config import InputError
 
 LIMITS = {"int8": 127.0, "float8": 448.0, "int4": 7.0}
 """The largest number of each kind; the largest weight under a scale becomes it."""
-GROUP = 32
+GROUP = 64
 """Inputs that share a scale in four bits, or the most that divide them evenly below that."""
 _STORED = {"int8": jnp.int8, "float8": jnp.float8_e4m3fn, "int4": jnp.int4}
-# In bfloat16 groups of 32 take as much as groups of 64 in float32, and lose less.
-_SCALES = {"int8": jnp.float32, "float8": jnp.float32, "int4": jnp.bfloat16}
 TABLE = "embedding"
 SCALE = "_scale"
 
@@ -67,15 +65,14 @@ def quantise(
         part for n, count in zip(leaf.shape, counts, strict=True) for part in (count, n // count)
     ]
     largest = jnp.abs(wide).reshape(grouped).max(tuple(range(1, 2 * leaf.ndim, 2)))
-    scale = jnp.where(largest > 0, largest / LIMITS[kind], 1.0).astype(_SCALES[kind])
+    scale = jnp.where(largest > 0, largest / LIMITS[kind], 1.0)
     small = wide / spread(scale, leaf.shape)
     small = small if kind == "float8" else jnp.clip(jnp.round(small), -LIMITS[kind], LIMITS[kind])
     return small.astype(_STORED[kind]), scale.reshape([axes[axis] for axis in sorted(axes)])
 
 
 def spread(scale: Float[Array, "*scales"], shape: Sequence[int]) -> Float[Array, "*shape"]:
-    """Scales of a leaf's rank, each for all that it scales, in float32."""
-    scale = scale.astype(jnp.float32)
+    """Scales of a leaf's rank, each for all that it scales."""
     for axis, n in enumerate(shape):
         scale = jnp.repeat(scale, n // scale.shape[axis], axis)
     return scale
@@ -110,7 +107,7 @@ def quantised_shapes(shapes: Any, kind: str) -> Any:
             axes = sorted(scale_axes(box.value.shape, outputs, held).items())
             small = jax.ShapeDtypeStruct(box.value.shape, _STORED[held])
             leaves[path] = box.replace(value=small)
-            scale = jax.ShapeDtypeStruct(tuple(count for _, count in axes), _SCALES[held])
+            scale = jax.ShapeDtypeStruct(tuple(count for _, count in axes), jnp.float32)
             names = tuple(box.names[axis] for axis, _ in axes)
             leaves[path + SCALE] = box.replace(value=scale, names=names)
     return flax.traverse_util.unflatten_dict(leaves, sep="/")

@@ -116,6 +116,7 @@ def load(config: Config, say: Say | None = None) -> Backbone:
         revision=frozen.revision,
         dtype=frozen.dtype,
         remat=remat,
+        attention_chunk=frozen.attention_chunk,
         mesh=config.mesh,
         say=say,
     )

@@ -115,7 +115,8 @@ def plan(config: Config, topology: str | None, *, programs: Sequence[str] = ("tr
     devices = devices_of(topology)
     backbone = shape_of_backbone(config, devices)
     check_rows(config.train.batch_size // config.train.accumulate, backbone.mesh)
-    plain = dataclasses.replace(config, frozen=dataclasses.replace(config.frozen, remat="none"))
+    nothing_twice = dataclasses.replace(config.frozen, remat="none", attention_chunk=None)
+    plain = dataclasses.replace(config, frozen=nothing_twice)
     costs = []
     for name in programs:
         program = PROGRAMS[name](config, backbone, devices[0])

@@ -47,7 +47,8 @@ def shape_of_backbone(config: Config, devices: Sequence[Any]) -> Backbone:
     auto = "float32" if devices[0].platform == "cpu" else "bfloat16"
     named = config.frozen.dtype in ("float32", "bfloat16")
     dtype = jnp.dtype(config.frozen.dtype if named else auto)
-    ours = {"remat": config.frozen.remat, "dtype": dtype}
+    chunk = config.frozen.attention_chunk
+    ours = {"remat": config.frozen.remat, "dtype": dtype, "attention_chunk": chunk}
     shape, _, _ = open_backbone(config.backbone, config.frozen.revision, None, **ours)
     shape = dataclasses.replace(shape, scan=True)
     boxes = boxed_shapes(shape, kind)
