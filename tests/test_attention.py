@@ -107,7 +107,7 @@ def test_scores_are_never_whole():
         vocab_size=64, d_model=16, d_kv=8, d_ff=32, num_heads=8, num_layers=2, num_decoder_layers=2
     )
     params = jax.eval_shape(lambda: init_params(shape, jax.random.key(0)))
-    x, mask = jax.ShapeDtypeStruct((8, 256, 16), jnp.float32), jnp.ones((8, 256), bool)
+    x, mask = jax.ShapeDtypeStruct((4, 512, 16), jnp.float32), jnp.ones((4, 512), bool)
 
     def temporaries(chunk):
         module = Module(dataclasses.replace(shape, attention_chunk=chunk))
@@ -118,7 +118,7 @@ def test_scores_are_never_whole():
         compiled = jax.jit(jax.grad(loss)).lower(x, params).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
-    scores = 8 * 8 * 256 * 256 * 4
+    scores = 4 * 8 * 512 * 512 * 4
     whole, chunked = temporaries(None), temporaries(16)
     assert whole > scores > 2 * chunked
 

@@ -249,6 +249,10 @@ def attend(
     # Each chunk's scores are made again for the backward pass, or it would keep them all.
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def answer(first: Int[Array, ""]) -> Float[Array, "B H C K"]:
+        # Tied to the queries: what depends on no layer, as biases do, a loop over layers would
+        # make for all chunks beforehand and keep.
+        first, _ = jax.lax.optimization_barrier((first, query))
+
         def some(x: Array, axis: int) -> Array:
             return jax.lax.dynamic_slice_in_dim(x, first, chunk, axis)
 
@@ -288,7 +292,7 @@ def _answers(
         scores = jnp.concatenate([first, scores], axis=-1)
     for bias in biases:  # Added one by one: their sum would be as large as the scores.
         rows = bias.rows() if isinstance(bias, ByBucket) else bias
-        scores = scores + jnp.broadcast_to(rows, scores.shape)
+        scores = scores + rows
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
     out = jnp.einsum("bhts,bhsk->bhtk", weights[..., virtual:], value)
     if prefix is not None:
