@@ -181,6 +181,15 @@ class TestTpu:
         assert "the cheapest that fit:" in text(made, [other])
 
 
+def test_a_device_that_does_not_tell_has_what_is_assumed(config, monkeypatch):
+    said = []
+    found = plan_remat(config, say=said.append)
+    assert found.config.frozen.remat == "none" and "of the 16.00 GiB of each" in said[0]
+    monkeypatch.setattr("prompt_jax.sharding.ASSUMED_MEMORY", 1000)
+    with pytest.raises(InputError, match="GiB of each device with remat full, and 0.00 are there"):
+        plan_remat(config)
+
+
 @pytest.mark.slow
 def test_remat_is_what_fits():
     """Small T5 on this CPU, pretending that its memory ends between two ways."""
@@ -196,9 +205,13 @@ def test_remat_is_what_fits():
         frozen = BackboneConfig(remat=remat)
         needed[remat] = plan(dataclasses.replace(config, frozen=frozen), None).needed
     assert needed["none"] > needed["minimal"] > needed["full"]
+    said = []
     for remat, gib in needed.items():
-        found = plan_remat(config, memory=gib + 1e-4)
+        found = plan_remat(config, memory=gib + 1e-4, say=said.append)
         assert found.config.frozen.remat == remat and found.needed == pytest.approx(gib)
+    none, minimal, full = needed.values()
+    assert said[0] == f"remat none: a step takes {none:.2f} of the {none:.2f} GiB of each device"
+    assert said[2].endswith(f"device, and {none:.2f} with none, and {minimal:.2f} with minimal")
     message = "t5_1_1_small takes .* GiB of each device with remat full, and 0.10 are there; take"
     with pytest.raises(InputError, match=message):
         plan_remat(config, memory=0.1)

@@ -18,7 +18,7 @@ from prompt_jax.plan.programs import (
     shape_of_backbone,
     train_program,
 )
-from prompt_jax.sharding import AXES, check_rows
+from prompt_jax.sharding import AXES, check_rows, device_memory
 
 PROGRAMS = {"train": train_program, "decode": decode_program}
 TRIES = 8
@@ -130,26 +130,40 @@ def plan(config: Config, topology: str | None, *, programs: Sequence[str] = ("tr
     return Plan(config, topology, len(devices), name, sizes, costs)
 
 
-def plan_remat(config: Config, topology: str | None = None, *, memory: float | None = None) -> Plan:
+def plan_remat(
+    config: Config,
+    topology: str | None = None,
+    *,
+    memory: float | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Plan:
     """The first plan that fits of those that keep everything, something, nothing for backward.
+
+    A run compiles the step once more, at the lengths of its own batches: this one is of the
+    longest, for which there may be no batch.
 
     Args:
       config: its `frozen.remat` is not looked at.
       topology: as `devices_of` takes it.
-      memory: GiB of a device; None asks a device at hand, or the table of chips.
+      memory: GiB of a device; None is what the table of chips says, or the devices at hand.
+      say: receives a line that says what fits, and what did not.
 
     Raises:
       InputError: none fits, or as `plan`.
     """
-    if memory is None and topology is None:
-        told = jax.local_devices()[0].memory_stats() or {}
-        memory = told["bytes_limit"] / GIB if "bytes_limit" in told else None
+    limit, over = memory, ""
     for remat in REMATS:
         frozen = dataclasses.replace(config.frozen, remat=remat)
         made = plan(dataclasses.replace(config, frozen=frozen), topology)
-        limit = made.costs[0].limit if memory is None else memory
-        if limit is None or (made.costs[0].memory is not None and made.needed <= limit):
+        (cost,) = made.costs
+        limit = limit or cost.limit or device_memory(devices_of(topology)) / GIB
+        if cost.memory is not None and made.needed <= limit:
+            say(
+                f"remat {remat}: a step takes {made.needed:.2f} of the {limit:.2f} GiB of each "
+                f"device{over}"
+            )
             return made
+        over += f", and {made.needed:.2f} with {remat}"
     raise InputError(
         f"{config.backbone} takes {made.needed:.2f} GiB of each device with remat full, and "
         f"{limit:.2f} are there; take more devices (mesh.tensor, mesh.fsdp), a smaller "
