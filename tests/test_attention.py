@@ -62,7 +62,7 @@ def later(*values):
     [
         *(("tiny", "prefix", True), later("tiny", "prompt", False), later("tiny", "lora", True)),
         *(later(name, method, True) for name in ("tiny_gpt2", "tiny_bert") for method in METHODS),
-        *(("tiny_llama", "prefix", True), later("tiny_llama", "lora", False)),
+        *(later("tiny_llama", "prefix", True), later("tiny_llama", "lora", False)),
     ],
 )
 @pytest.mark.parametrize("remat", ["none", later("full")])

@@ -53,17 +53,13 @@ class Dense(nn.Module):
         if input_scale is not None:
             x = x * per_row(input_scale, x)
         product = functools.partial(_product, self.contracted if self.as_matrix else None)
-        out_axes = range(self.contracted, kernel.ndim)
         if factor is None:
             y = product(x, kernel)
-        # Or the backward pass would keep what it makes of the kernel, beside the kernel.
-        elif is_grouped(kernel, factor):
-            y = jax.checkpoint(lambda x, *small: product(x, widened(*small, out_axes)))(
-                x, kernel, factor
-            )
         else:
-            y = jax.checkpoint(product)(x, kernel)
-            y = y * per_row(factor, y)
+            groups = (factor,) if is_grouped(kernel, factor) else ()
+            # Or the backward pass would keep what it makes of the kernel, beside the kernel.
+            y = jax.checkpoint(product)(x, kernel, *groups)
+            y = y if groups else y * per_row(factor, y)
         if self.use_bias:
             zeros = nn.initializers.zeros_init()
             zeros = nn.with_logical_partitioning(zeros, tuple(self.axes[self.contracted :]))
@@ -73,7 +69,8 @@ class Dense(nn.Module):
             change = low_rank(_dropped(self, x, lora), lora, self.contracted)
             y = y + gated(x, lora, change)
             if "magnitude" in lora:
-                whole = kernel if factor is None else widened(kernel, factor, out_axes)
+                axes = range(self.contracted, kernel.ndim)
+                whole = kernel if factor is None else widened(kernel, factor, axes)
                 y = y * per_row(magnitude_ratio(whole, lora, self.contracted), y)
         bias, scale = socket(self, "bias"), socket(self, "scale")
         y = y if bias is None else y + per_row(bias, y)
@@ -81,8 +78,12 @@ class Dense(nn.Module):
 
 
 def _product(
-    as_matrix: int | None, x: Float[Array, "B T *in"], kernel: Shaped[Array, "*in_out"]
+    as_matrix: int | None,
+    x: Float[Array, "B T *in"],
+    kernel: Shaped[Array, "*in_out"],
+    groups: Float[Array, "*scales"] | None = None,
 ) -> Float[Array, "B T *out"]:
+    kernel = kernel if groups is None else widened(kernel, groups, ())
     kernel = kernel.astype(x.dtype)
     if as_matrix is None:
         return jnp.tensordot(x, kernel, x.ndim - 2)
