@@ -18,7 +18,7 @@ from prompt_jax.config import (
     MeshConfig,
     TrainConfig,
 )
-from prompt_jax.plan import TOPOLOGIES, as_json, draw, plan, plan_remat, search, text
+from prompt_jax.plan import TOPOLOGIES, Plan, as_json, draw, plan, plan_remat, search, text
 from prompt_jax.plan.chips import devices_of
 from prompt_jax.plan.costs import traffic_of, work_of
 from prompt_jax.plan.plan import _needed, alternatives
@@ -116,6 +116,15 @@ def test_alternatives_keep_less_before_they_take_fewer_bits(config):
     assert words[0] == "one device, remat full, weights auto"
     assert all("weights int8" in what for what in words[2:]) and len(words) == 5
     assert len({str(changed) for _, changed in alternatives(made)}) == 5
+
+
+@pytest.mark.parametrize("kind", ["int8", "float8", "int4"])
+def test_alternatives_to_few_bits_are_no_more_bits(kind, config):
+    few = dataclasses.replace(config, frozen=BackboneConfig(dtype=kind))
+    made = Plan(few, None, 1, "cpu", {"data": 1, "fsdp": 1, "tensor": 1}, [])
+    assert [what for what, _ in alternatives(made)] == [
+        f"one device, remat {remat}, weights {kind}" for remat in ("full", "minimal")
+    ]
 
 
 def test_a_topology_that_is_not(capsys):

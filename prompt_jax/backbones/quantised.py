@@ -132,7 +132,7 @@ def widened(leaf: Array, scale: Array, outputs: Sequence[int]) -> Float[Array, "
 def bytes_of(leaf: Any) -> int:
     """Bytes of an array or of a shape; two numbers of four bits share one, whatever `nbytes` says.
 
-    XLA packs them so on CPU, GPU and TPU.
+    XLA packs them so on CPU and TPU.
     """
     return -(-leaf.size * jax.dtypes.itemsize_bits(leaf.dtype) // 8)
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from prompt_jax.backbones.quantised import bytes_of
+from prompt_jax.backbones.quantised import LIMITS, bytes_of
 from prompt_jax.config import REMATS, Config, InputError, MeshConfig
 from prompt_jax.plan.chips import GIB, Chip, chip_of, devices_of
 from prompt_jax.plan.costs import Traffic, traffic_of, work_of
@@ -145,23 +145,23 @@ def plan_remat(
     Args:
       config: its `frozen.remat` is not looked at.
       topology: as `devices_of` takes it.
-      memory: GiB of a device; None is what the table of chips says, or the devices at hand.
+      memory: GiB of a device; None asks the devices at hand, or the table of chips.
       say: receives a line that says what fits, and what did not.
 
     Raises:
       InputError: none fits, or as `plan`.
     """
-    limit, over = memory, ""
+    if memory is None and topology is None:
+        memory = device_memory(jax.devices()) / GIB
+    over = ""
     for remat in REMATS:
         frozen = dataclasses.replace(config.frozen, remat=remat)
         made = plan(dataclasses.replace(config, frozen=frozen), topology)
         (cost,) = made.costs
-        limit = limit or cost.limit or device_memory(devices_of(topology)) / GIB
-        if cost.memory is not None and made.needed <= limit:
-            say(
-                f"remat {remat}: a step takes {made.needed:.2f} of the {limit:.2f} GiB of each "
-                f"device{over}"
-            )
+        limit = cost.limit if memory is None else memory
+        if limit is None or (cost.memory is not None and made.needed <= limit):
+            told = "" if limit is None else f" of the {limit:.2f}"
+            say(f"remat {remat}: a step takes {made.needed:.2f}{told} GiB of each device{over}")
             return made
         over += f", and {made.needed:.2f} with {remat}"
     raise InputError(
@@ -272,7 +272,7 @@ def alternatives(made: Plan) -> Iterator[tuple[str, Config]]:
     config, devices = made.config, devices_of(made.topology)
     limit = getattr(chip_of(devices[0]), "memory", None)
     remats = [r for r in ("none", "minimal", "full") if r != config.frozen.remat]
-    kinds = [config.frozen.dtype, "int8"] if config.frozen.dtype != "int8" else ["int8"]
+    kinds = [config.frozen.dtype, *(["int8"] if config.frozen.dtype not in LIMITS else [])]
     heads = shape_of_backbone(config, devices).config.num_heads
     for kind, remat in itertools.product(kinds, (config.frozen.remat, *reversed(remats))):
         for sizes in _meshes(len(devices), heads):
