@@ -16,6 +16,7 @@ from jax.sharding import AxisType
 
 from prompt_jax import cli
 from prompt_jax.backbones import Backbone, bert, boxed_shapes, causal, family_of, shardings, t5
+from prompt_jax.backbones.quantised import quantise_tree
 from prompt_jax.config import (
     LoraConfig,
     MeshConfig,
@@ -130,6 +131,27 @@ def test_a_mesh_equals_one_device(name, kind, sizes):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5 * np.abs(theirs).max())
     if answers is not None:
         np.testing.assert_array_equal(shared[2], answers)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("sizes", [(2, 2, 2), (1, 1, 8)])
+def test_a_mesh_with_weights_in_four_bits_and_queries_in_chunks(name, sizes):
+    whole = one_device(name)
+    small = dataclasses.replace(whole, params=quantise_tree(whole.params, "int4"))
+    config = dataclasses.replace(whole.config, mesh=mesh_of(*sizes), attention_chunk=3)
+    params = jax.device_put(small.params, shardings(config, "int4"))
+    shared = dataclasses.replace(small, config=config, params=params)
+    method = dataclasses.replace(METHODS["prefix"], task_type=whole.task_types[0])
+    tuned = noisy(init(method, whole, jax.random.key(0)), 1)
+
+    def of(backbone):
+        batch = place_rows(batch_of(), backbone.mesh)
+        step = jax.jit(jax.value_and_grad(lambda *a: loss_fn(method, backbone)(*a)[0]))
+        return jax.device_get(step(tuned, backbone.params, batch))
+
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+    jax.tree.map(close, of(shared), of(small))
 
 
 @pytest.mark.slow

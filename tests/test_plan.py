@@ -18,7 +18,7 @@ from prompt_jax.config import (
     MeshConfig,
     TrainConfig,
 )
-from prompt_jax.plan import TOPOLOGIES, as_json, draw, plan, plan_remat, search, text
+from prompt_jax.plan import TOPOLOGIES, Plan, as_json, draw, plan, plan_remat, search, text
 from prompt_jax.plan.chips import devices_of
 from prompt_jax.plan.costs import traffic_of, work_of
 from prompt_jax.plan.plan import _needed, alternatives
@@ -118,6 +118,15 @@ def test_alternatives_keep_less_before_they_take_fewer_bits(config):
     assert len({str(changed) for _, changed in alternatives(made)}) == 5
 
 
+@pytest.mark.parametrize("kind", ["int8", "float8", "int4"])
+def test_alternatives_to_few_bits_are_no_more_bits(kind, config):
+    few = dataclasses.replace(config, frozen=BackboneConfig(dtype=kind))
+    made = Plan(few, None, 1, "cpu", {"data": 1, "fsdp": 1, "tensor": 1}, [])
+    assert [what for what, _ in alternatives(made)] == [
+        f"one device, remat {remat}, weights {kind}" for remat in ("full", "minimal")
+    ]
+
+
 def test_a_topology_that_is_not(capsys):
     with pytest.raises(InputError, match="unknown topology 'v5e-5'.*Perhaps you meant 'v5e-"):
         devices_of("v5e-5")
@@ -181,6 +190,15 @@ class TestTpu:
         assert "the cheapest that fit:" in text(made, [other])
 
 
+def test_a_device_that_does_not_tell_has_what_is_assumed(config, monkeypatch):
+    said = []
+    found = plan_remat(config, say=said.append)
+    assert found.config.frozen.remat == "none" and "of the 16.00 GiB of each" in said[0]
+    monkeypatch.setattr("prompt_jax.sharding.ASSUMED_MEMORY", 1000)
+    with pytest.raises(InputError, match="GiB of each device with remat full, and 0.00 are there"):
+        plan_remat(config)
+
+
 @pytest.mark.slow
 def test_remat_is_what_fits():
     """Small T5 on this CPU, pretending that its memory ends between two ways."""
@@ -196,9 +214,13 @@ def test_remat_is_what_fits():
         frozen = BackboneConfig(remat=remat)
         needed[remat] = plan(dataclasses.replace(config, frozen=frozen), None).needed
     assert needed["none"] > needed["minimal"] > needed["full"]
+    said = []
     for remat, gib in needed.items():
-        found = plan_remat(config, memory=gib + 1e-4)
+        found = plan_remat(config, memory=gib + 1e-4, say=said.append)
         assert found.config.frozen.remat == remat and found.needed == pytest.approx(gib)
+    none, minimal, full = needed.values()
+    assert said[0] == f"remat none: a step takes {none:.2f} of the {none:.2f} GiB of each device"
+    assert said[2].endswith(f"device, and {none:.2f} with none, and {minimal:.2f} with minimal")
     message = "t5_1_1_small takes .* GiB of each device with remat full, and 0.10 are there; take"
     with pytest.raises(InputError, match=message):
         plan_remat(config, memory=0.1)

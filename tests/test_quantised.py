@@ -1,4 +1,4 @@
-"""Frozen weights in eight bits: what they are worth, and what needs them whole."""
+"""Frozen weights in few bits: what they are worth, and what needs them whole."""
 
 import dataclasses
 
@@ -12,10 +12,13 @@ import prompt_jax as pj
 from prompt_jax.backbones import boxed_shapes
 from prompt_jax.backbones.quantised import (
     LIMITS,
+    bytes_of,
     dequantised,
     output_axes,
     quantise,
     quantise_tree,
+    scale_axes,
+    widened,
 )
 from prompt_jax.config import InputError
 from prompt_jax.data import Batch
@@ -66,13 +69,35 @@ def batch_of(backbone):
 def test_the_largest_weight_of_an_output_is_kept(kind):
     values = jax.random.normal(jax.random.key(0), (5, 3, 4))
     stored, scale = quantise(values.at[:, 0, 0].set(0.0), (1, 2), kind)
-    assert stored.dtype.itemsize == 1 and scale.shape == (3, 4) and scale[0, 0] == 1
-    back = np.asarray(stored, np.float32) * np.asarray(scale)
+    grouped = (1,) if kind == "int4" else ()
+    assert stored.dtype.itemsize == 1 and scale.shape == (*grouped, 3, 4) and scale.min() > 0
+    assert scale[..., 0, 0] == 1
+    back = np.asarray(stored, np.float32) * np.asarray(scale, np.float32)
     largest = np.abs(values).max(0)
     error = np.abs(back - values.at[:, 0, 0].set(0.0)).max(0)
     np.testing.assert_allclose(np.abs(back).max(0)[1:], largest[1:], rtol=1e-6)
-    # Half a step of 127, or half of the last of four bits of what is largest.
-    assert (error <= largest * {"int8": 0.51 / 127, "float8": 2**-4}[kind]).all()
+    # Half a step of 127 or of 7, or half of the last of four bits of what is largest.
+    step = {"int8": 0.51 / 127, "float8": 2**-4, "int4": 0.51 / 7}[kind]
+    assert (error <= largest * step).all()
+
+
+def test_groups_are_of_inputs_of_one_output():
+    """A large weight spoils 63 others, not all of its output."""
+    values = jax.random.normal(jax.random.key(0), (192, 4)).at[0].set(100.0)
+    stored, scale = quantise(values, (1,), "int4")
+    assert scale.shape == (3, 4) and (scale[0] > 10).all() and (scale[1:] < 1).all()
+    assert scale_axes((4, 2, 100, 6), (0, 3), "int4") == {0: 4, 1: 2, 2: 2, 3: 6}
+    error = np.abs(widened(stored, scale, (1,)) - values)
+    assert error[64:].max() < 0.3 < error[1:64].max()
+
+
+def test_bytes_are_what_is_packed():
+    """Two numbers of four bits share a byte on this CPU, though `nbytes` counts one for each."""
+    product = jax.jit(lambda a, b: a.astype(jnp.float32) @ b)
+    small, x = jax.ShapeDtypeStruct((64, 64), jnp.int4), jax.ShapeDtypeStruct((64, 1), jnp.float32)
+    compiled = product.lower(small, x).compile().memory_analysis()
+    assert bytes_of(small) == 64 * 32
+    assert compiled.argument_size_in_bytes == bytes_of(small) + bytes_of(x)
 
 
 def later(*values):
@@ -84,13 +109,16 @@ def later(*values):
     [
         *(later("tiny", "int8"), later("tiny", "float8"), later("tiny_gpt2", "int8")),
         *(later("tiny_llama", "int8"), later("tiny_bert", "int8")),
+        *(("tiny", "int4"), later("tiny_gpt2", "int4"), later("tiny_llama", "int4")),
+        later("tiny_bert", "int4"),
     ],
     indirect=["backbone"],
 )
 def test_a_model_is_what_its_weights_stand_for(kind, backbone):
     """Loss and gradient are those of the same numbers in float32; no scale is lost anywhere."""
     eight = small(backbone, kind)
-    assert any(leaf.dtype.itemsize == 1 for leaf in jax.tree.leaves(eight.params))
+    stored = {leaf.dtype for leaf in jax.tree.leaves(eight.params)}
+    assert quantise(jnp.ones((1, 1)), (1,), kind)[0].dtype in stored
     method = pj.PromptTuningConfig(num_virtual_tokens=3, task_type=backbone.task_types[0])
     tuned = init(method, eight, jax.random.key(1))
 
@@ -118,11 +146,12 @@ def test_decoding_is_of_the_same_numbers(backbone):
     )
 
 
+@pytest.mark.parametrize("kind", ["int8", "int4"])
 @on_families
-def test_shapes_are_known_before_any_weight(backbone):
-    boxes = boxed_shapes(backbone.config, "int8")
+def test_shapes_are_known_before_any_weight(kind, backbone):
+    boxes = boxed_shapes(backbone.config, kind)
     shapes = jax.tree.map(lambda b: b.value, boxes, is_leaf=lambda b: hasattr(b, "names"))
-    made = jax.eval_shape(lambda p: quantise_tree(p, "int8"), backbone.params)
+    made = jax.eval_shape(lambda p: quantise_tree(p, kind), backbone.params)
     assert jax.tree.map(lambda s: (s.shape, s.dtype), shapes) == jax.tree.map(
         lambda s: (s.shape, s.dtype), made
     )
@@ -138,28 +167,30 @@ def test_outputs_of_leaves():
     assert output_axes("encoder/layers/attention/query/bias", 3) is None
 
 
-def test_a_checkpoint_is_read_into_eight_bits(tiny_folder):
-    plain, eight = load_backbone(tiny_folder), load_backbone(tiny_folder, dtype="int8")
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_a_checkpoint_is_read_into_few_bits(kind, tiny_folder):
+    plain, eight = load_backbone(tiny_folder), load_backbone(tiny_folder, dtype=kind)
     assert eight.fingerprint == plain.fingerprint and eight.config.dtype == jnp.float32
-    wanted = quantise_tree(plain.params, "int8")
+    wanted = quantise_tree(plain.params, kind)
     assert jax.tree.structure(eight.params) == jax.tree.structure(wanted)
     jax.tree.map(np.testing.assert_array_equal, eight.params, wanted)
     random = load_backbone("t5_1_1_small", dtype="float8")
     assert random.params["embedding"].dtype == jnp.float8_e4m3fn
 
 
-def test_the_embedded_model_is_a_quarter(embedded):
+@pytest.mark.parametrize(("kind", "share"), [("int8", 0.27), ("int4", 0.2)])
+def test_the_embedded_model_is_small(kind, share, embedded):
     def size(params):
-        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
+        return sum(map(bytes_of, jax.tree.leaves(params)))
 
-    small = jax.eval_shape(lambda params: quantise_tree(params, "int8"), embedded.params)
-    assert size(small) <= 0.27 * size(embedded.params)
+    small = jax.eval_shape(lambda params: quantise_tree(params, kind), embedded.params)
+    assert size(small) <= share * size(embedded.params)
 
 
 def test_what_needs_whole_weights(tiny, tmp_path):
     eight = small(tiny, "int8")
     key = jax.random.key(0)
-    message = "the weights themselves, and these are held in eight bits; load the backbone with"
+    message = "the weights themselves, and these are held in few bits; load the backbone with"
     with pytest.raises(InputError, match="full fine-tuning changes or copies " + message):
         init(pj.FullConfig(), eight, key)
     config = pj.LoraConfig(r=2, target_modules=("q",))
@@ -169,10 +200,10 @@ def test_what_needs_whole_weights(tiny, tmp_path):
         save_hugging_face(tmp_path, eight)
 
 
-@pytest.mark.parametrize("dora", [False, True])
-def test_lora_on_eight_bits(dora, tiny):
+@pytest.mark.parametrize(("dora", "kind"), [(False, "int8"), (True, "int8"), (True, "int4")])
+def test_lora_on_few_bits(dora, kind, tiny):
     """DoRA starts as the plain model, so its norms are of what the weights stand for."""
-    eight = small(tiny, "int8")
+    eight = small(tiny, kind)
     config = pj.LoraConfig(r=2, target_modules=("q", "wi_1"), use_dora=dora)
     tuned = init(config, eight, jax.random.key(0))
     batch = batch_of(tiny)

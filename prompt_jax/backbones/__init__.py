@@ -42,7 +42,7 @@ def boxed_shapes(config: Any, kind: str | None = None) -> Any:
     """Shape and type of every frozen leaf with the names of its axes, as `LogicallyPartitioned`.
 
     Args:
-      kind: of weights in eight bits, which have scales beside them; None of whole ones.
+      kind: of weights in few bits, which have scales beside them; None of whole ones.
     """
     plain = dataclasses.replace(config, scan=True, remat="none", mesh=None)
     init = family_of(config).init_params

@@ -6,8 +6,8 @@ are born, so that sharding is a table of names: what an axis of a mesh is, only 
 
 import functools
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from prompt_jax.backbones.quantised import scale_of
+from prompt_jax.backbones.quantised import is_grouped, scale_of, widened
 from prompt_jax.backbones.sockets import (
     gated,
     low_rank,
@@ -56,9 +56,10 @@ class Dense(nn.Module):
         if factor is None:
             y = product(x, kernel)
         else:
+            groups = (factor,) if is_grouped(kernel, factor) else ()
             # Or the backward pass would keep what it makes of the kernel, beside the kernel.
-            y = jax.checkpoint(product)(x, kernel)
-            y = y * per_row(factor, y)
+            y = jax.checkpoint(product)(x, kernel, *groups)
+            y = y if groups else y * per_row(factor, y)
         if self.use_bias:
             zeros = nn.initializers.zeros_init()
             zeros = nn.with_logical_partitioning(zeros, tuple(self.axes[self.contracted :]))
@@ -68,9 +69,8 @@ class Dense(nn.Module):
             change = low_rank(_dropped(self, x, lora), lora, self.contracted)
             y = y + gated(x, lora, change)
             if "magnitude" in lora:
-                whole = kernel
-                if factor is not None:
-                    whole = kernel.astype(factor.dtype) * jnp.broadcast_to(factor, kernel.shape)
+                axes = range(self.contracted, kernel.ndim)
+                whole = kernel if factor is None else widened(kernel, factor, axes)
                 y = y * per_row(magnitude_ratio(whole, lora, self.contracted), y)
         bias, scale = socket(self, "bias"), socket(self, "scale")
         y = y if bias is None else y + per_row(bias, y)
@@ -78,8 +78,12 @@ class Dense(nn.Module):
 
 
 def _product(
-    as_matrix: int | None, x: Float[Array, "B T *in"], kernel: Shaped[Array, "*in_out"]
+    as_matrix: int | None,
+    x: Float[Array, "B T *in"],
+    kernel: Shaped[Array, "*in_out"],
+    groups: Float[Array, "*scales"] | None = None,
 ) -> Float[Array, "B T *out"]:
+    kernel = kernel if groups is None else widened(kernel, groups, ())
     kernel = kernel.astype(x.dtype)
     if as_matrix is None:
         return jnp.tensordot(x, kernel, x.ndim - 2)
@@ -206,22 +210,80 @@ def mask_bias(mask: Bool[Array, "*B S"]) -> Float[Array, "*B S"]:
     return jnp.where(mask, 0.0, NEVER)
 
 
+class ByBucket(NamedTuple):
+    """A bias that is looked up where scores need it: a number for every head and bucket."""
+
+    table: Float[Array, "N H"]
+    buckets: Int[Array, "T PS"]
+
+    def rows(self) -> Float[Array, "1 H T PS"]:
+        """The bias of these queries."""
+        return self.table[self.buckets].transpose(2, 0, 1)[None]
+
+
+Bias = Float[Array, "#B #H #T PS"] | ByBucket
+
+
 def attend(
     query: Float[Array, "B T H K"],
     key: Float[Array, "B S H K"],
     value: Float[Array, "B S H K"],
-    bias: Float[Array, "#B #H #T PS"],
+    biases: Sequence[Bias],
     prefix: dict[str, Array] | None = None,
     opened: Float[Array, "B T"] | None = None,
+    chunk: int | None = None,
 ) -> Float[Array, "B T H K"]:
-    """Softmax attention with an additive bias; scores and softmax are float32.
+    """Softmax attention with additive biases; scores and softmax are float32.
 
     Args:
-      bias: also covers the P keys of the prefix, which stand before all others.
+      biases: their sum also covers the P keys of the prefix, which stand before all others.
       prefix: a `prefix` socket.
       opened: what its gate multiplies its keys and its values by, for every query.
+      chunk: queries that are answered at a time, so that their scores alone are in memory; None
+        answers all at once.
     """
     query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
+    length = query.shape[2]
+    if chunk is None or length <= chunk:
+        return _answers(query, key, value, biases, prefix, opened).swapaxes(1, 2)
+
+    # Each chunk's scores are made again for the backward pass, or it would keep them all.
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def answer(first: Int[Array, ""]) -> Float[Array, "B H C K"]:
+        # Tied to the queries: what depends on no layer, as biases do, a loop over layers would
+        # make for all chunks beforehand and keep.
+        first, _ = jax.lax.optimization_barrier((first, query))
+
+        def some(x: Array, axis: int) -> Array:
+            return jax.lax.dynamic_slice_in_dim(x, first, chunk, axis)
+
+        some_opened = None if opened is None else some(opened, 1)
+        some_biases = [_bias_of(bias, some) for bias in biases]
+        return _answers(some(query, 2), key, value, some_biases, prefix, some_opened)
+
+    # The last chunk ends with the queries, and so begins among those of the one before it.
+    starts = jnp.append(jnp.arange(0, length - chunk, chunk), length - chunk)
+    out = jax.lax.map(answer, starts)
+    before = jnp.moveaxis(out[:-1], 0, 2).reshape(*query.shape[:2], -1, query.shape[-1])
+    last = out[-1][:, :, before.shape[2] - length :]
+    return jnp.concatenate([before, last], axis=2).swapaxes(1, 2)
+
+
+def _bias_of(bias: Array | ByBucket, some: Callable[[Array, int], Array]) -> Array | ByBucket:
+    """A bias of some queries."""
+    if isinstance(bias, ByBucket):
+        return ByBucket(bias.table, some(bias.buckets, 0))
+    return bias if bias.shape[2] == 1 else some(bias, 2)
+
+
+def _answers(
+    query: Float[Array, "B H T K"],
+    key: Float[Array, "B H S K"],
+    value: Float[Array, "B H S K"],
+    biases: Sequence[Bias],
+    prefix: dict[str, Array] | None,
+    opened: Float[Array, "B T"] | None,
+) -> Float[Array, "B H T K"]:
     scores = jnp.einsum("bhtk,bhsk->bhts", query, key, preferred_element_type=jnp.float32)
     virtual = 0
     if prefix is not None:
@@ -229,10 +291,12 @@ def attend(
         first = prefix_scores(asking, prefix, NEVER)
         virtual = first.shape[-1]
         scores = jnp.concatenate([first, scores], axis=-1)
-    weights = jax.nn.softmax(scores + jnp.broadcast_to(bias, scores.shape), axis=-1)
-    weights = weights.astype(value.dtype)
+    for bias in biases:  # Added one by one: their sum would be as large as the scores.
+        rows = bias.rows() if isinstance(bias, ByBucket) else bias
+        scores = scores + rows
+    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
     out = jnp.einsum("bhts,bhsk->bhtk", weights[..., virtual:], value)
     if prefix is not None:
         answer = prefix_values(weights[..., :virtual], prefix)
         out = out + (answer if opened is None else answer * opened[:, None, :, None])
-    return out.swapaxes(1, 2)
+    return out

@@ -1,10 +1,12 @@
-"""Frozen weights in eight bits: every kernel and word table beside a scale for each of its outputs.
+"""Frozen weights in eight or four bits: every kernel and word table beside its scales.
 
-Only what is stored is small; products are of the dtype of activations, and an output is scaled
-once it is there, since a scale of an output commutes with the sum that made it. Weight-only and
-per channel, as in section 3 of Dettmers et al. 2022 without its outliers.
+Only what is stored is small; products are of the dtype of activations. In eight bits an output has
+a scale, which commutes with the sum that made it, so it is applied once the output is there:
+per channel, as in section 3 of Dettmers et al. 2022 without its outliers. Four bits are too few
+for that: every `GROUP` inputs of an output have a scale, applied to the kernel as it is read.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -15,9 +17,11 @@ from jaxtyping import Array, Float
 
 from prompt_jax.config import InputError
 
-LIMITS = {"int8": 127.0, "float8": 448.0}
-"""The largest number of each kind; the largest weight of an output becomes it."""
-_STORED = {"int8": jnp.int8, "float8": jnp.float8_e4m3fn}
+LIMITS = {"int8": 127.0, "float8": 448.0, "int4": 7.0}
+"""The largest number of each kind; the largest weight under a scale becomes it."""
+GROUP = 64
+"""Inputs that share a scale in four bits, or the most that divide them evenly below that."""
+_STORED = {"int8": jnp.int8, "float8": jnp.float8_e4m3fn, "int4": jnp.int4}
 TABLE = "embedding"
 SCALE = "_scale"
 
@@ -36,28 +40,59 @@ def output_axes(path: str, rank: int) -> tuple[int, ...] | None:
     return (*range(first), *range(first + inputs, rank))
 
 
+def stored_kind(path: str, kind: str) -> str:
+    """How a leaf is held: a word table keeps eight bits, a row of it is all that a word has."""
+    return "int8" if path == TABLE and kind == "int4" else kind
+
+
+def scale_axes(shape: Sequence[int], outputs: tuple[int, ...], kind: str) -> dict[int, int]:
+    """How many scales stand along each axis of a leaf: of groups, or of its outputs alone."""
+    if kind != "int4":
+        return {axis: shape[axis] for axis in outputs}
+    last = max(axis for axis in range(len(shape)) if axis not in outputs)
+    group = next(n for n in range(min(GROUP, shape[last]), 0, -1) if shape[last] % n == 0)
+    return {axis: n // group if axis == last else n for axis, n in enumerate(shape)}
+
+
 def quantise(
     leaf: Float[Array, "*shape"], outputs: tuple[int, ...], kind: str
-) -> tuple[Array, Float[Array, "*outputs"]]:
-    """A leaf in eight bits, and the scale of every output."""
-    inputs = tuple(axis for axis in range(leaf.ndim) if axis not in outputs)
+) -> tuple[Array, Float[Array, "*scales"]]:
+    """A leaf in few bits, and its scales."""
+    axes = scale_axes(leaf.shape, outputs, kind)
     wide = leaf.astype(jnp.float32)
-    largest = jnp.abs(wide).max(inputs, keepdims=True)
+    counts = [axes.get(axis, 1) for axis in range(leaf.ndim)]
+    grouped = [
+        part for n, count in zip(leaf.shape, counts, strict=True) for part in (count, n // count)
+    ]
+    largest = jnp.abs(wide).reshape(grouped).max(tuple(range(1, 2 * leaf.ndim, 2)))
     scale = jnp.where(largest > 0, largest / LIMITS[kind], 1.0)
-    small = wide / scale
-    small = jnp.round(small) if kind == "int8" else small
-    return small.astype(_STORED[kind]), jnp.squeeze(scale, inputs)
+    small = wide / spread(scale, leaf.shape)
+    small = small if kind == "float8" else jnp.clip(jnp.round(small), -LIMITS[kind], LIMITS[kind])
+    return small.astype(_STORED[kind]), scale.reshape([axes[axis] for axis in sorted(axes)])
+
+
+def spread(scale: Float[Array, "*scales"], shape: Sequence[int]) -> Float[Array, "*shape"]:
+    """Scales of a leaf's rank, each for all that it scales."""
+    for axis, n in enumerate(shape):
+        scale = jnp.repeat(scale, n // scale.shape[axis], axis)
+    return scale
+
+
+def is_grouped(leaf: Array, scale: Array | None) -> bool:
+    """Whether a leaf's scales are of groups, not of outputs."""
+    return scale is not None and scale.ndim == leaf.ndim
 
 
 def quantise_tree(params: Any, kind: str) -> Any:
-    """A frozen tree whose kernels and word table are in eight bits, each with its scales."""
+    """A frozen tree whose kernels and word table are in few bits, each with its scales."""
     leaves: dict[str, Any] = {}
     for path, leaf in flax.traverse_util.flatten_dict(params, sep="/").items():
         outputs = output_axes(path, leaf.ndim)
         if outputs is None:
             leaves[path] = leaf
         else:
-            leaves[path], leaves[path + SCALE] = quantise(leaf, outputs, kind)
+            small = quantise(leaf, outputs, stored_kind(path, kind))
+            leaves[path], leaves[path + SCALE] = small
     return flax.traverse_util.unflatten_dict(leaves, sep="/")
 
 
@@ -68,33 +103,48 @@ def quantised_shapes(shapes: Any, kind: str) -> Any:
         outputs = output_axes(path, len(box.names))
         leaves[path] = box
         if outputs is not None:
-            shape, names = ([part[i] for i in outputs] for part in (box.value.shape, box.names))
-            small = jax.ShapeDtypeStruct(box.value.shape, _STORED[kind])
+            held = stored_kind(path, kind)
+            axes = sorted(scale_axes(box.value.shape, outputs, held).items())
+            small = jax.ShapeDtypeStruct(box.value.shape, _STORED[held])
             leaves[path] = box.replace(value=small)
-            scale = jax.ShapeDtypeStruct(tuple(shape), jnp.float32)
-            leaves[path + SCALE] = box.replace(value=scale, names=tuple(names))
+            scale = jax.ShapeDtypeStruct(tuple(count for _, count in axes), jnp.float32)
+            names = tuple(box.names[axis] for axis, _ in axes)
+            leaves[path + SCALE] = box.replace(value=scale, names=names)
     return flax.traverse_util.unflatten_dict(leaves, sep="/")
 
 
 def dequantised(params: Any, path: str) -> Any:
-    """A leaf in numbers of its own size, whether it is held in eight bits or not."""
+    """A leaf in numbers of its own size, whether it is held in few bits or not."""
     leaves: dict[str, Any] = flax.traverse_util.flatten_dict(params, sep="/")
     leaf, scale = leaves[path], leaves.get(path + SCALE)
     if scale is None:
         return leaf
-    outputs = output_axes(path, leaf.ndim) or ()
-    inputs = tuple(axis for axis in range(leaf.ndim) if axis not in outputs)
-    return leaf.astype(jnp.float32) * jnp.expand_dims(scale, inputs)
+    return widened(leaf, scale, output_axes(path, leaf.ndim) or ())
+
+
+def widened(leaf: Array, scale: Array, outputs: Sequence[int]) -> Float[Array, "*shape"]:
+    """What a leaf and its scales stand for, in float32."""
+    if not is_grouped(leaf, scale):
+        scale = jnp.expand_dims(scale, [axis for axis in range(leaf.ndim) if axis not in outputs])
+    return leaf.astype(jnp.float32) * spread(scale, leaf.shape)
+
+
+def bytes_of(leaf: Any) -> int:
+    """Bytes of an array or of a shape; two numbers of four bits share one, whatever `nbytes` says.
+
+    XLA packs them so on CPU and TPU.
+    """
+    return -(-leaf.size * jax.dtypes.itemsize_bits(leaf.dtype) // 8)
 
 
 def scale_of(module: nn.Module, name: str) -> Array | None:
-    """The scales of a parameter that is held in eight bits; None of any other."""
+    """The scales of a parameter that is held in few bits; None of any other."""
     name += SCALE
     return module.get_variable("params", name) if module.has_variable("params", name) else None
 
 
 def check_whole(params: Any, what: str) -> None:
-    """Checks that no weight is held in eight bits.
+    """Checks that no weight is held in few bits.
 
     Args:
       what: needs them whole; begins the error.
@@ -104,6 +154,6 @@ def check_whole(params: Any, what: str) -> None:
     """
     if any(leaf.dtype.itemsize == 1 for leaf in jax.tree.leaves(params)):
         raise InputError(
-            f"{what} changes or copies the weights themselves, and these are held in eight bits; "
+            f"{what} changes or copies the weights themselves, and these are held in few bits; "
             "load the backbone with dtype float32 or bfloat16"
         )

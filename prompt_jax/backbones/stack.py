@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from prompt_jax.backbones.layers import Dense
 from prompt_jax.backbones.sockets import bottleneck, socket
-from prompt_jax.config import REMATS, choose
+from prompt_jax.config import REMATS, at_least, choose
 from prompt_jax.sharding import constrain
 
 ACTIVATIONS = {
@@ -39,6 +39,8 @@ class Running:
     """Used only while a "dropout" rng is given."""
     remat: str = "none"
     """What the backward pass recomputes: nothing, or as `REMAT_POLICIES` say."""
+    attention_chunk: int | None = None
+    """Queries whose scores are in memory at a time; None has those of all."""
     scan: bool = True
     """One compiled block for all layers; False compiles each layer, which is faster on CPU."""
     dtype: DTypeLike = jnp.float32
@@ -47,6 +49,8 @@ class Running:
 
     def __post_init__(self):
         choose("remat", self.remat, REMATS)
+        if self.attention_chunk is not None:
+            at_least("attention_chunk", self.attention_chunk, 1)
 
 
 class LayerCache(NamedTuple):

@@ -162,7 +162,7 @@ def _plan(arguments: list[str]) -> None:
 
         asked = tuple(programs.split(","))
         if config.frozen.remat == "auto":
-            config = planning.plan_remat(config, topology).config
+            config = planning.plan_remat(config, topology, say=_aside).config
         made = planning.plan(config, topology, programs=asked)
         others = []
         if search or not made.fits:

@@ -12,7 +12,7 @@ from prompt_jax.config.prompts import PromptTuningConfig
 OPTIMIZERS = ("adafactor", "adafactor_t5x", "adamw")
 OBJECTIVES = ("tokens", "labels", "perceptron")
 SCHEDULES = ("constant", "linear", "cosine")
-DTYPES = ("auto", "float32", "bfloat16", "int8", "float8")
+DTYPES = ("auto", "float32", "bfloat16", "int8", "float8", "int4")
 REMATS = ("none", "minimal", "full")
 METRICS = (
     "accuracy",
@@ -208,16 +208,22 @@ class BackboneConfig:
 
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
-    dtype: Literal["auto", "float32", "bfloat16", "int8", "float8"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "int8", "float8", "int4"] = "auto"
     """Type of the frozen weights and activations; auto is bfloat16 on TPU and GPU, else float32.
-    int8 and float8 are of the weights alone, with a scale an output; activations are then auto."""
+    int8, float8 and int4 are of the weights alone, with a scale an output, or in int4 one for every
+    64 inputs of it; activations are then auto."""
     remat: Literal["none", "minimal", "full", "auto"] = "none"
     """What the backward pass recomputes instead of keeping: less memory, more time. auto compiles a
     step with each in turn and takes the first that fits, at the cost of these compilations."""
+    attention_chunk: int | None = None
+    """Queries that attention answers at a time: the memory of long inputs then grows with their
+    length, not with its square, at the cost of making scores twice. None answers all at once."""
 
     def __post_init__(self):
         choose("dtype", self.dtype, DTYPES)
         choose("remat", self.remat, (*REMATS, "auto"))
+        if self.attention_chunk is not None:
+            at_least("frozen.attention_chunk", self.attention_chunk, 1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -107,15 +107,13 @@ def load(config: Config, say: Say | None = None) -> Backbone:
     frozen = config.frozen
     remat = frozen.remat
     if remat == "auto":
-        made = plan_remat(config)
-        remat = made.config.frozen.remat
-        if say is not None:
-            say(f"remat {remat}: a step takes {made.needed:.2f} GiB of each device")
+        remat = plan_remat(config, say=say or _silent).config.frozen.remat
     return load_backbone(
         config.backbone,
         revision=frozen.revision,
         dtype=frozen.dtype,
         remat=remat,
+        attention_chunk=frozen.attention_chunk,
         mesh=config.mesh,
         say=say,
     )

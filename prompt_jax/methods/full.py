@@ -19,7 +19,7 @@ def init(
     """The backbone's own parameters, float32.
 
     Raises:
-      InputError: they are held in eight bits.
+      InputError: they are held in few bits.
     """
     check_whole(backbone.params, "full fine-tuning")
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), backbone.params)

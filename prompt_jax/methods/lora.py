@@ -69,7 +69,7 @@ def merge(config: LoraConfig, tuned: Any, frozen: Any) -> tuple[FullConfig, Any]
     The frozen tree stays as it is, so that unmerging is going back to it.
 
     Raises:
-      InputError: its kernels are held in eight bits.
+      InputError: its kernels are held in few bits.
     """
     check_whole(frozen, "merging")
     params = flax.traverse_util.flatten_dict(frozen)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from prompt_jax.backbones.quantised import LIMITS, bytes_of
 from prompt_jax.config import REMATS, Config, InputError, MeshConfig
 from prompt_jax.plan.chips import GIB, Chip, chip_of, devices_of
 from prompt_jax.plan.costs import Traffic, traffic_of, work_of
@@ -17,7 +18,7 @@ from prompt_jax.plan.programs import (
     shape_of_backbone,
     train_program,
 )
-from prompt_jax.sharding import AXES, check_rows
+from prompt_jax.sharding import AXES, check_rows, device_memory
 
 PROGRAMS = {"train": train_program, "decode": decode_program}
 TRIES = 8
@@ -114,7 +115,8 @@ def plan(config: Config, topology: str | None, *, programs: Sequence[str] = ("tr
     devices = devices_of(topology)
     backbone = shape_of_backbone(config, devices)
     check_rows(config.train.batch_size // config.train.accumulate, backbone.mesh)
-    plain = dataclasses.replace(config, frozen=dataclasses.replace(config.frozen, remat="none"))
+    nothing_twice = dataclasses.replace(config.frozen, remat="none", attention_chunk=None)
+    plain = dataclasses.replace(config, frozen=nothing_twice)
     costs = []
     for name in programs:
         program = PROGRAMS[name](config, backbone, devices[0])
@@ -128,26 +130,40 @@ def plan(config: Config, topology: str | None, *, programs: Sequence[str] = ("tr
     return Plan(config, topology, len(devices), name, sizes, costs)
 
 
-def plan_remat(config: Config, topology: str | None = None, *, memory: float | None = None) -> Plan:
+def plan_remat(
+    config: Config,
+    topology: str | None = None,
+    *,
+    memory: float | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Plan:
     """The first plan that fits of those that keep everything, something, nothing for backward.
+
+    A run compiles the step once more, at the lengths of its own batches: this one is of the
+    longest, for which there may be no batch.
 
     Args:
       config: its `frozen.remat` is not looked at.
       topology: as `devices_of` takes it.
-      memory: GiB of a device; None asks a device at hand, or the table of chips.
+      memory: GiB of a device; None asks the devices at hand, or the table of chips.
+      say: receives a line that says what fits, and what did not.
 
     Raises:
       InputError: none fits, or as `plan`.
     """
     if memory is None and topology is None:
-        told = jax.local_devices()[0].memory_stats() or {}
-        memory = told["bytes_limit"] / GIB if "bytes_limit" in told else None
+        memory = device_memory(jax.devices()) / GIB
+    over = ""
     for remat in REMATS:
         frozen = dataclasses.replace(config.frozen, remat=remat)
         made = plan(dataclasses.replace(config, frozen=frozen), topology)
-        limit = made.costs[0].limit if memory is None else memory
-        if limit is None or (made.costs[0].memory is not None and made.needed <= limit):
+        (cost,) = made.costs
+        limit = cost.limit if memory is None else memory
+        if limit is None or (cost.memory is not None and made.needed <= limit):
+            told = "" if limit is None else f" of the {limit:.2f}"
+            say(f"remat {remat}: a step takes {made.needed:.2f}{told} GiB of each device{over}")
             return made
+        over += f", and {made.needed:.2f} with {remat}"
     raise InputError(
         f"{config.backbone} takes {made.needed:.2f} GiB of each device with remat full, and "
         f"{limit:.2f} are there; take more devices (mesh.tensor, mesh.fsdp), a smaller "
@@ -195,7 +211,7 @@ def _held(tree: Any) -> int:
     total = 0
     for leaf in jax.tree.leaves(tree):
         shape = leaf.sharding.shard_shape(leaf.shape)
-        total += jax.ShapeDtypeStruct(shape, leaf.dtype).size * leaf.dtype.itemsize
+        total += bytes_of(jax.ShapeDtypeStruct(shape, leaf.dtype))
     return total
 
 
@@ -256,7 +272,7 @@ def alternatives(made: Plan) -> Iterator[tuple[str, Config]]:
     config, devices = made.config, devices_of(made.topology)
     limit = getattr(chip_of(devices[0]), "memory", None)
     remats = [r for r in ("none", "minimal", "full") if r != config.frozen.remat]
-    kinds = [config.frozen.dtype, "int8"] if config.frozen.dtype != "int8" else ["int8"]
+    kinds = [config.frozen.dtype, *(["int8"] if config.frozen.dtype not in LIMITS else [])]
     heads = shape_of_backbone(config, devices).config.num_heads
     for kind, remat in itertools.product(kinds, (config.frozen.remat, *reversed(remats))):
         for sizes in _meshes(len(devices), heads):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
 from prompt_jax.backbones import Backbone, boxed_shapes, shardings
-from prompt_jax.backbones.quantised import LIMITS
+from prompt_jax.backbones.quantised import LIMITS, bytes_of
 from prompt_jax.config import Config, InputError, MethodConfig
 from prompt_jax.data import Batch
 from prompt_jax.generate.prefill import decoding_module
@@ -47,11 +47,12 @@ def shape_of_backbone(config: Config, devices: Sequence[Any]) -> Backbone:
     auto = "float32" if devices[0].platform == "cpu" else "bfloat16"
     named = config.frozen.dtype in ("float32", "bfloat16")
     dtype = jnp.dtype(config.frozen.dtype if named else auto)
-    ours = {"remat": config.frozen.remat, "dtype": dtype}
+    chunk = config.frozen.attention_chunk
+    ours = {"remat": config.frozen.remat, "dtype": dtype, "attention_chunk": chunk}
     shape, _, _ = open_backbone(config.backbone, config.frozen.revision, None, **ours)
     shape = dataclasses.replace(shape, scan=True)
     boxes = boxed_shapes(shape, kind)
-    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(boxes))
+    size = sum(map(bytes_of, jax.tree.leaves(boxes)))
     chip = chip_of(devices[0])
     room = {"devices": devices, "memory": chip and chip.memory * GIB}
     mesh = build_mesh(config.mesh, heads=shape.num_heads, size=size, **room)

@@ -34,6 +34,7 @@ def load_backbone(
     token: str | None = None,
     dtype: str = "auto",
     remat: str = "none",
+    attention_chunk: int | None = None,
     scan: bool | None = None,
     seed: int = 0,
     tokenizer: Any = None,
@@ -51,8 +52,10 @@ def load_backbone(
       revision: branch, tag or commit of a hub id.
       token: for private repositories; None takes the one of `hf auth login`.
       dtype: `auto` is bfloat16 on TPU and GPU, float32 on CPU; `int8` and `float8` hold kernels
-        and the word table in eight bits with a scale an output, and compute in what `auto` is.
+        and the word table in eight bits with a scale an output, `int4` kernels in four with a scale
+        for every 64 inputs of an output; they compute in what `auto` is.
       remat: `none`, `minimal` or `full`: what the backward pass recomputes.
+      attention_chunk: queries that attention answers at a time; None answers all at once.
       scan: compile one block for all layers, or each layer; None is each on one CPU, where that
         runs faster, and one elsewhere, where it compiles faster.
       seed: of a preset's weights.
@@ -69,7 +72,8 @@ def load_backbone(
     name = os.fspath(name)
     choose("dtype", dtype, DTYPES)
     choose("remat", remat, REMATS)
-    config, source, tensors = open_backbone(name, revision, token, dtype=_dtype(dtype), remat=remat)
+    ours = {"dtype": _dtype(dtype), "remat": remat, "attention_chunk": attention_chunk}
+    config, source, tensors = open_backbone(name, revision, token, **ours)
     kind = dtype if dtype in LIMITS else None
     config = _on_mesh(config, mesh, scan, kind)
     if tensors is None:

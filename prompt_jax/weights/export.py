@@ -19,7 +19,7 @@ def save_hugging_face(folder: str | Path, backbone: Backbone, *, dtype: str = "f
     Transformers' `from_pretrained(folder)` and `load_backbone(folder)` give the same model again.
 
     Raises:
-      InputError: a dtype that is not floating, or weights that are held in eight bits.
+      InputError: a dtype that is not floating, or weights that are held in few bits.
     """
     from safetensors.numpy import save_file
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from prompt_jax.backbones import family_of, shardings
-from prompt_jax.backbones.quantised import SCALE, output_axes, quantise
+from prompt_jax.backbones.quantised import SCALE, output_axes, quantise, stored_kind
 from prompt_jax.config import InputError
 from prompt_jax.processes import from_first, is_first
 from prompt_jax.weights.pieces import Layout, Piece, make_leaf, read_blocks
@@ -88,7 +88,7 @@ def assemble(
       tensors: every weight under Hugging Face's name.
       config: of our model; its dtype and its mesh are those of the tree.
       progress: called with the bytes of every block that was read.
-      kind: `int8` or `float8` holds kernels and the word table so, leaf by leaf as they come.
+      kind: of `quantised.LIMITS`: holds kernels and the word table so, leaf by leaf as they come.
 
     Raises:
       InputError: a leaf that is missing, extra, mis-shaped, or not finite.
@@ -115,7 +115,7 @@ def assemble(
         if kind is None or outputs is None:
             leaves[path] = leaf
         else:
-            leaves[path], leaves[path + SCALE] = _quantise(leaf, outputs, kind)
+            leaves[path], leaves[path + SCALE] = _quantise(leaf, outputs, stored_kind(path, kind))
     fingerprint = from_first(np.frombuffer(digest.digest(), np.uint8)).tobytes().hex()
     return flax.traverse_util.unflatten_dict(leaves, sep="/"), fingerprint
 

@@ -49,7 +49,8 @@ class Attention(nn.Module):
         self.sow("intermediates", "keys", key)
         self.sow("intermediates", "values", value)
         prefix = socket(self, "prefix")
-        out = attend(query * c.d_kv**-0.5, key, value, bias, prefix, openness(x, prefix))
+        query, opened = query * c.d_kv**-0.5, openness(x, prefix)
+        out = attend(query, key, value, [bias], prefix, opened, c.attention_chunk)
         back = {"contracted": 2, "use_bias": True, "dtype": c.dtype, "name": "out"}
         out = by_heads(c.mesh, out)[0]
         return Dense((c.num_heads, c.d_kv, c.d_model), ("heads", "kv", "embed"), 0.02, **back)(out)

@@ -106,7 +106,8 @@ class Attention(nn.Module):
             if prefix is not None:
                 heads = {n: jnp.repeat(prefix[n], each, axis=-2) for n in ("key", "value")}
                 prefix = {**prefix, **heads}
-        out = attend(query * c.d_kv**-0.5, key, value, bias, prefix, opened)
+        query = query * c.d_kv**-0.5
+        out = attend(query, key, value, [bias], prefix, opened, c.attention_chunk)
         return self.out(*by_heads(c.mesh, out))
 
 

@@ -1,10 +1,12 @@
 """The layers of a T5: attention, feed-forward, and the encoder's and decoder's blocks of them."""
 
+from collections.abc import Sequence
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from prompt_jax.backbones.layers import Dense, RMSNorm, attend, by_heads
+from prompt_jax.backbones.layers import Bias, ByBucket, Dense, RMSNorm, attend, by_heads
 from prompt_jax.backbones.sockets import openness, socket, with_rows
 from prompt_jax.backbones.stack import MLP, LayerCache, add, swap, written
 from prompt_jax.backbones.t5.config import T5Config
@@ -41,13 +43,14 @@ class Attention(nn.Module):
         return key, value
 
     def __call__(
-        self, x: Float[Array, "B T D"], key: Array, value: Array, bias: Array
+        self, x: Float[Array, "B T D"], key: Array, value: Array, biases: Sequence[Bias]
     ) -> Float[Array, "B T D"]:
         x = constrain(x, self.config.mesh, "batch")
         prefix = socket(self, "prefix")
         opened = openness(x, prefix)
         (query,) = by_heads(self.config.mesh, self.query(x))
-        out = attend(query, key, value, bias, prefix, opened)
+        chunk = self.config.attention_chunk
+        out = attend(query, key, value, biases, prefix, opened, chunk)
         return self.out(*by_heads(self.config.mesh, out))
 
 
@@ -57,13 +60,15 @@ class RelativeBias(nn.Module):
     config: T5Config
 
     @nn.compact
-    def __call__(self, buckets: Int[Array, "T S"]) -> Float[Array, "1 H T S"]:
+    def __call__(self, buckets: Int[Array, "T S"]) -> Bias:
         c = self.config
         init = nn.initializers.normal(c.d_model**-0.5)
         axes = ("relative_buckets", "heads")
         shape = (c.relative_attention_num_buckets, c.num_heads)
         table = self.param("embedding", nn.with_logical_partitioning(init, axes), shape)
-        return table.astype(jnp.float32)[buckets].transpose(2, 0, 1)[None]
+        bias = ByBucket(table.astype(jnp.float32), buckets)
+        # Once for all layers, unless it would have rows for more queries than are answered at once.
+        return bias if len(buckets) > (c.attention_chunk or len(buckets)) else bias.rows()
 
 
 class EncoderBlock(nn.Module):
@@ -73,15 +78,15 @@ class EncoderBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B S D"], bias: Array, buckets: Array
+        self, x: Float[Array, "B S D"], biases: Sequence[Bias], buckets: Array
     ) -> tuple[Float[Array, "B S D"], None]:
         c = self.config
         if c.bias_per_layer:
-            bias = bias + RelativeBias(c, name="relative_bias")(buckets)
+            biases = (*biases, RelativeBias(c, name="relative_bias")(buckets))
         x = with_rows(x, socket(self, "prompt"))
         attention = Attention(c, name="attention")
         normed = norm(c, "attention_norm")(x)
-        out = attention(normed, *attention.project(normed), bias)
+        out = attention(normed, *attention.project(normed), biases)
         x = add(self, "attention", x, normed, out)
         normed = norm(c, "mlp_norm")(x)
         return add(self, "mlp", x, normed, MLP(c, name="mlp")(normed)), None
@@ -96,7 +101,7 @@ class DecoderBlock(nn.Module):
     def __call__(
         self,
         x: Float[Array, "B U D"],
-        bias: Array,
+        biases: Sequence[Bias],
         buckets: Array,
         index: Int[Array, ""],
         encoded: Float[Array, "B S D"] | None,
@@ -105,7 +110,7 @@ class DecoderBlock(nn.Module):
     ) -> tuple[Float[Array, "B U D"], LayerCache | None]:
         c = self.config
         if c.bias_per_layer:
-            bias = bias + RelativeBias(c, name="relative_bias")(buckets)
+            biases = (*biases, RelativeBias(c, name="relative_bias")(buckets))
         attention = Attention(c, name="attention")
         normed = norm(c, "attention_norm")(x)
         key, value = attention.project(normed)
@@ -113,7 +118,7 @@ class DecoderBlock(nn.Module):
         if cache is not None:
             added = LayerCache(swap(key), swap(value))
             key, value = map(swap, written(cache, added, index)[:2])
-        x = add(self, "attention", x, normed, attention(normed, key, value, bias))
+        x = add(self, "attention", x, normed, attention(normed, key, value, biases))
 
         cross = Attention(c, name="cross_attention")
         normed = norm(c, "cross_attention_norm")(x)
@@ -123,7 +128,7 @@ class DecoderBlock(nn.Module):
                 added = LayerCache(added.key, added.value, swap(cross_key), swap(cross_value))
         else:
             cross_key, cross_value = swap(cache.cross_key), swap(cache.cross_value)
-        out = cross(normed, cross_key, cross_value, cross_bias)
+        out = cross(normed, cross_key, cross_value, [cross_bias])
         x = add(self, "cross_attention", x, normed, out)
         normed = norm(c, "mlp_norm")(x)
         return add(self, "mlp", x, normed, MLP(c, name="mlp")(normed)), added

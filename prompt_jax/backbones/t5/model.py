@@ -39,11 +39,11 @@ class Encoder(nn.Module):
         prefix = prefix_length(self.variables.get("tuned", {}), "attention")
         positions, keys = jnp.arange(x.shape[1]), jnp.arange(-prefix, x.shape[1])
         buckets = _buckets(c, positions, keys, bidirectional=True)
-        bias = _key_bias(mask, prefix)
+        biases = (_key_bias(mask, prefix),)
         if not c.bias_per_layer:
-            bias = bias + RelativeBias(c, name="relative_bias")(buckets)
+            biases = (*biases, RelativeBias(c, name="relative_bias")(buckets))
         x = dropout(self, x.astype(c.dtype))
-        x, _ = stack(self, EncoderBlock, c.num_layers, x, bias, buckets)
+        x, _ = stack(self, EncoderBlock, c.num_layers, x, biases, buckets)
         return dropout(self, norm(c, "final_norm")(x))
 
 
@@ -73,12 +73,12 @@ class Decoder(nn.Module):
         queries = index + jnp.arange(x.shape[1])
         keys = jnp.arange(-prefix, x.shape[1] if cache is None else cache.key.shape[3])
         buckets = _buckets(c, queries, keys, bidirectional=False)
-        bias = mask_bias(keys[None, :] <= queries[:, None])[None, None]
+        biases = (mask_bias(keys[None, :] <= queries[:, None])[None, None],)
         if not c.bias_per_layer:
-            bias = bias + RelativeBias(c, name="relative_bias")(buckets)
+            biases = (*biases, RelativeBias(c, name="relative_bias")(buckets))
         cross_bias = _key_bias(mask, prefix_length(tuned, "cross_attention"))
         x = dropout(self, x.astype(c.dtype))
-        shared = (bias, buckets, index, encoded, cross_bias)
+        shared = (biases, buckets, index, encoded, cross_bias)
         x, added = stack(self, DecoderBlock, c.num_decoder_layers, x, *shared, each=(cache,))
         if cache is not None:
             cache = written(cache, added, index)

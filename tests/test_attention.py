@@ -1,0 +1,129 @@
+"""Attention that answers some queries at a time: the same numbers, and less memory."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_laws import batch_of
+
+import prompt_jax as pj
+from prompt_jax.backbones.layers import ByBucket, attend
+from prompt_jax.backbones.t5 import Module, T5Config, init_params
+from prompt_jax.config import BackboneConfig, InputError
+from prompt_jax.losses import loss_fn
+from prompt_jax.methods import init
+
+METHODS = {
+    "prompt": pj.PromptTuningConfig(num_virtual_tokens=3),
+    "prefix": pj.PrefixTuningConfig(num_virtual_tokens=3),
+    "lora": pj.LoraConfig(r=2),
+}
+
+
+def qkv(queries=7, keys=5):
+    shapes = {"query": queries, "key": keys, "value": keys}
+    numbers = zip(jax.random.split(jax.random.key(0), 3), shapes.values(), strict=True)
+    return [jax.random.normal(key, (2, length, 3, 4)) for key, length in numbers]
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 6, 7])
+def test_answers_and_gradients_are_those_of_all_queries_at_once(chunk):
+    """Also with a prefix behind a gate, a bias a query, one by bucket, and an uneven last chunk."""
+    keys = jax.random.split(jax.random.key(1), 5)
+    prefix = {
+        n: jax.random.normal(k, (2, 3, 4)) for n, k in zip(("key", "value"), keys, strict=False)
+    }
+    opened = jax.nn.sigmoid(jax.random.normal(keys[2], (2, 7)))
+    buckets = jax.random.randint(keys[3], (7, 7), 0, 6)
+    table, mask = jax.random.normal(keys[4], (6, 3)), jnp.where(jnp.arange(7) < 6, 0.0, -1e9)
+    causal = jax.random.normal(keys[0], (1, 1, 7, 7))
+
+    def answer(given, table, prefix, opened, chunk=None):
+        biases = [mask[None, None, None], ByBucket(table, buckets), causal]
+        out = attend(*given, biases, prefix, opened, chunk)
+        return (out * jnp.arange(out.size).reshape(out.shape)).mean(), out
+
+    run = jax.jit(jax.grad(answer, (0, 1, 2, 3), has_aux=True), static_argnames="chunk")
+    given = (qkv(), table, prefix, opened)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
+        *(run(*given, chunk=chunk), run(*given)),
+    )
+
+
+def later(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(
+    ("family", "method", "scan"),
+    [
+        *(("tiny", "prefix", True), later("tiny", "prompt", False), later("tiny", "lora", True)),
+        *(later(name, method, True) for name in ("tiny_gpt2", "tiny_bert") for method in METHODS),
+        *(later("tiny_llama", "prefix", True), later("tiny_llama", "lora", False)),
+    ],
+)
+@pytest.mark.parametrize("remat", ["none", later("full")])
+def test_a_model_in_chunks_is_the_model(family, method, scan, remat, request):
+    whole = request.getfixturevalue(family)
+    config = dataclasses.replace(whole.config, attention_chunk=4, scan=scan, remat=remat)
+    if hasattr(config, "sliding_window"):
+        config = dataclasses.replace(config, sliding_window=3)
+        whole = dataclasses.replace(
+            whole, config=dataclasses.replace(whole.config, sliding_window=3)
+        )
+    chunked = dataclasses.replace(whole, config=config)
+    asked = dataclasses.replace(METHODS[method], task_type=whole.task_types[0])
+    tuned = init(asked, whole, jax.random.key(1))
+    tuned = jax.tree.map(lambda x: x + 0.1, tuned)  # A LoRA starts as nothing.
+    batch = batch_of(text=9, target=1 if family == "tiny_bert" else 6)
+
+    def of(model):
+        run = jax.jit(jax.value_and_grad(lambda *a: loss_fn(asked, model)(*a)[0]))
+        return run(tuned, model.params, batch)
+
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), of(chunked), of(whole)
+    )
+
+
+def test_a_bias_of_every_layer_is_looked_up_in_chunks(tiny):
+    """umT5."""
+    shape = dataclasses.replace(tiny.config, bias_per_layer=True)
+    params = init_params(shape, jax.random.key(0))
+    x, mask = jax.random.normal(jax.random.key(1), (2, 9, 16)), jnp.ones((2, 9), bool)
+    given = {"params": params}, x, mask
+    chunked = Module(dataclasses.replace(shape, attention_chunk=4))
+    ours = jax.jit(lambda *a: chunked.apply(*a, method="encode"))(*given)
+    wanted = jax.jit(lambda *a: Module(shape).apply(*a, method="encode"))(*given)
+    np.testing.assert_allclose(ours, wanted, atol=1e-5)
+
+
+def test_scores_are_never_whole():
+    """A step needs less than one array with a number for each head and pair of positions."""
+    shape = T5Config(
+        vocab_size=64, d_model=16, d_kv=8, d_ff=32, num_heads=8, num_layers=2, num_decoder_layers=2
+    )
+    params = jax.eval_shape(lambda: init_params(shape, jax.random.key(0)))
+    x, mask = jax.ShapeDtypeStruct((4, 512, 16), jnp.float32), jnp.ones((4, 512), bool)
+
+    def temporaries(chunk):
+        module = Module(dataclasses.replace(shape, attention_chunk=chunk))
+
+        def loss(x, params):
+            return module.apply({"params": params}, x, mask, method="encode").sum()
+
+        compiled = jax.jit(jax.grad(loss)).lower(x, params).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    scores = 4 * 8 * 512 * 512 * 4
+    whole, chunked = temporaries(None), temporaries(16)
+    assert whole > scores > 2 * chunked
+
+
+@pytest.mark.parametrize("config", [BackboneConfig, T5Config])
+def test_a_chunk_has_queries(config):
+    with pytest.raises(InputError, match="attention_chunk must be at least 1, got 0"):
+        config(attention_chunk=0)
