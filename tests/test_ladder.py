@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "prompt_jax"
 # From the top rung down; rooms of a rung do not import each other unless ALLOWED says so.
 LADDER = (
     ("cli", "__main__"),
-    ("experiment", "model", "predict", "pretrain", "doctor"),
+    ("experiment", "model", "predict", "pretrain", "doctor", "serve"),
     ("plan", "population"),
     ("train", "evaluate", "report"),
     ("losses", "generate", "checkpoints", "runs"),

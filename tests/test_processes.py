@@ -76,12 +76,13 @@ def start(arguments, count, each=None):
 
 
 def ends(processes):
-    """Exit codes and output of all."""
-    try:
-        outputs = [process.communicate(timeout=120)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
+    """Exit codes and output of all; those that do not end by themselves are killed."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and any(process.poll() is None for process in processes):
+        time.sleep(0.02)
+    for process in processes:
+        process.kill()
+    outputs = [process.communicate()[0] for process in processes]
     return [process.returncode for process in processes], outputs
 
 

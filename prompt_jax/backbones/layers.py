@@ -176,17 +176,19 @@ def word_logits(
 
 def relative_buckets(
     query: Int[Array, " T"],
-    key: Int[Array, " S"],
+    key: Int[Array, "*B S"],
     *,
     bidirectional: bool,
     buckets: int = 32,
     max_distance: int = 128,
-) -> Int[Array, "T S"]:
+) -> Int[Array, "*B T S"]:
     """The bucket of every query-key distance: exact when near, logarithmic when far.
 
-    Raffel et al. 2020, section 2.1; distances from `max_distance` on share the last bucket.
+    Keys may stand elsewhere in every row. Raffel et al. 2020, section 2.1; distances from
+    `max_distance` on share the last bucket.
     """
-    distance = key[None, :] - query[:, None]
+    query = query.reshape(*[1] * (key.ndim - 1), -1, 1)
+    distance = key[..., None, :] - query
     offset = jnp.zeros_like(distance)
     if bidirectional:
         buckets //= 2
@@ -214,11 +216,12 @@ class ByBucket(NamedTuple):
     """A bias that is looked up where scores need it: a number for every head and bucket."""
 
     table: Float[Array, "N H"]
-    buckets: Int[Array, "T PS"]
+    buckets: Int[Array, "*B T PS"]
 
-    def rows(self) -> Float[Array, "1 H T PS"]:
+    def rows(self) -> Float[Array, "#B H T PS"]:
         """The bias of these queries."""
-        return self.table[self.buckets].transpose(2, 0, 1)[None]
+        found = jnp.moveaxis(self.table[self.buckets], -1, -3)
+        return found if found.ndim == 4 else found[None]
 
 
 Bias = Float[Array, "#B #H #T PS"] | ByBucket
@@ -272,7 +275,7 @@ def attend(
 def _bias_of(bias: Array | ByBucket, some: Callable[[Array, int], Array]) -> Array | ByBucket:
     """A bias of some queries."""
     if isinstance(bias, ByBucket):
-        return ByBucket(bias.table, some(bias.buckets, 0))
+        return ByBucket(bias.table, some(bias.buckets, -2))
     return bias if bias.shape[2] == 1 else some(bias, 2)
 
 

@@ -181,6 +181,12 @@ def prefix_length(tuned: Any, attention: str) -> int:
     return 0 if prefix is None else prefix["key"].shape[-3]
 
 
+def prefix_is_padded(tuned: Any, attention: str) -> bool:
+    """Whether a prefix, and so a prompt beside it, may be shorter in some rows than in others."""
+    prefix = tuned.get("layers", {}).get(attention, {}).get("prefix")
+    return prefix is not None and "mask" in prefix
+
+
 def prefix_seen(tuned: Any, attention: str, rows: int) -> Bool[Array, "B P"]:
     """Which keys of an attention's prefix are real, for every row; P is 0 without one."""
     prefix = tuned.get("layers", {}).get(attention, {}).get("prefix")

@@ -60,7 +60,7 @@ class RelativeBias(nn.Module):
     config: T5Config
 
     @nn.compact
-    def __call__(self, buckets: Int[Array, "T S"]) -> Bias:
+    def __call__(self, buckets: Int[Array, "*B T S"]) -> Bias:
         c = self.config
         init = nn.initializers.normal(c.d_model**-0.5)
         axes = ("relative_buckets", "heads")
@@ -68,7 +68,8 @@ class RelativeBias(nn.Module):
         table = self.param("embedding", nn.with_logical_partitioning(init, axes), shape)
         bias = ByBucket(table.astype(jnp.float32), buckets)
         # Once for all layers, unless it would have rows for more queries than are answered at once.
-        return bias if len(buckets) > (c.attention_chunk or len(buckets)) else bias.rows()
+        queries = buckets.shape[-2]
+        return bias if queries > (c.attention_chunk or queries) else bias.rows()
 
 
 class EncoderBlock(nn.Module):

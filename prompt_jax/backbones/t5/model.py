@@ -21,7 +21,7 @@ from prompt_jax.backbones.layers import (
     relative_buckets,
     word_logits,
 )
-from prompt_jax.backbones.sockets import prefix_length, socket
+from prompt_jax.backbones.sockets import prefix_is_padded, prefix_length, socket
 from prompt_jax.backbones.stack import LayerCache, dropout, empty_cache, kept, stack, written
 from prompt_jax.backbones.t5.blocks import DecoderBlock, EncoderBlock, RelativeBias, norm
 from prompt_jax.backbones.t5.config import T5Config
@@ -36,8 +36,13 @@ class Encoder(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B S D"], mask: Bool[Array, "B S"]) -> Float[Array, "B S D"]:
         c = self.config
-        prefix = prefix_length(self.variables.get("tuned", {}), "attention")
+        tuned = self.variables.get("tuned", {})
+        prefix = prefix_length(tuned, "attention")
         positions, keys = jnp.arange(x.shape[1]), jnp.arange(-prefix, x.shape[1])
+        if prefix_is_padded(tuned, "attention"):
+            # It ends where the text begins, and so behind the padding that a row may begin with.
+            begins = jnp.argmax(mask, axis=1)[:, None]
+            keys = jnp.where((keys < 0)[None], keys[None] + begins, keys[None])
         buckets = _buckets(c, positions, keys, bidirectional=True)
         biases = (_key_bias(mask, prefix),)
         if not c.bias_per_layer:
