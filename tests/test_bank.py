@@ -20,7 +20,7 @@ from prompt_jax.config import (
 from prompt_jax.generate.encoding import cloze_logits
 from prompt_jax.losses import target_logits
 from prompt_jax.methods import Injection, init, materialize
-from prompt_jax.serve.bank import Bank, layout_of, rows_of
+from prompt_jax.serve.bank import Bank, flat, layout_of, rows_of
 
 METHODS = [
     PromptTuningConfig(num_virtual_tokens=1),
@@ -79,7 +79,7 @@ def test_a_row_in_a_crowd_is_the_row_alone(backbone):
     own = injections(backbone)
     bank = Bank(layout_of(own), len(own) + 1)
     for slot, injection in enumerate(own):
-        bank.put(slot, injection)
+        bank.put(slot, flat(injection))
     order = np.random.default_rng(1).permutation(len(own) + 1)
     tokens, mask, targets = batch(backbone, len(order))
     crowd = logits_of(backbone, rows_of(bank.leaves, jnp.asarray(order)), tokens, mask, targets)
@@ -95,7 +95,7 @@ def test_neighbours_change_no_bit(backbone):
     own = injections(backbone)
     bank = Bank(layout_of(own), len(own))
     for slot, injection in enumerate(own):
-        bank.put(slot, injection)
+        bank.put(slot, flat(injection))
     tokens, mask, targets = batch(backbone, 4)
     program = jax.jit(
         lambda slots: logits_of(backbone, rows_of(bank.leaves, slots), tokens, mask, targets)
@@ -111,11 +111,11 @@ def test_neighbours_change_no_bit(backbone):
 def test_slots_change_and_nothing_is_compiled(tiny):
     own = injections(tiny)
     bank = Bank(layout_of(own), 2)
-    bank.put(0, own[1])
+    bank.put(0, flat(own[1]))
     compiled = bank_programs()
     tokens, mask, targets = batch(tiny, 1)
     for injection in own:
-        bank.put(1, injection)
+        bank.put(1, flat(injection))
         got = logits_of(tiny, rows_of(bank.leaves, np.array([1])), tokens, mask, targets)
         wanted = logits_of(tiny, injection, tokens, mask, targets)
         np.testing.assert_allclose(got, wanted, atol=2e-5, rtol=2e-5)
@@ -141,7 +141,7 @@ def test_prompts_that_rows_cannot_have_for_themselves(tiny):
         (made(PromptTuningConfig(num_virtual_tokens=2, stack="decoder")), "before the target"),
         (made(LoraConfig(r=1, use_dora=True)), "the norms of DoRA"),
         (Injection(prompt=jnp.zeros((2, 3, 16))), "prompts of several tasks"),
-        (Injection(head={"out": {}}), "a head"),
+        (Injection(pool_prompt=jnp.asarray(True)), "a head that reads virtual tokens"),
     ]:
         with pytest.raises(InputError, match=f"{what}.*answer with it alone"):
             layout_of([injection])
@@ -155,9 +155,9 @@ def test_a_slot_that_is_too_small(tiny):
     small = Injection(prompt=jnp.zeros((2, 16)))
     bank = Bank(layout_of([small]), 1)
     with pytest.raises(InputError, match=r"prompt is \[3, 16\] and a slot has \[2, 16\]"):
-        bank.put(0, Injection(prompt=jnp.zeros((3, 16))))
+        bank.put(0, flat(Injection(prompt=jnp.zeros((3, 16)))))
     with pytest.raises(InputError, match="shift is .* and a slot has no room for it"):
-        bank.put(0, Injection(shift=jnp.zeros((3, 16))))
+        bank.put(0, flat(Injection(shift=jnp.zeros((3, 16)))))
     with pytest.raises(InputError, match="prompts of one bank are of one backbone"):
         layout_of([small, Injection(prompt=jnp.zeros(4))])
     assert DecomposedPromptConfig().kind == "decomposed_prompt"

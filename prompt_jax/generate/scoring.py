@@ -99,38 +99,39 @@ def score_candidates(
     injection: Injection | None,
     tokens: Int[Array, "B T"],
     mask: Bool[Array, "B T"],
-    candidates: Int[Array, "C U"],
-    candidate_mask: Bool[Array, "C U"],
-    divisor: Int[Array, " C"],
+    candidates: Int[Array, "*B C U"],
+    candidate_mask: Bool[Array, "*B C U"],
+    divisor: Int[Array, "*B C"],
     *,
     placement: str,
     rngs: dict[str, Any] | None = None,
 ) -> Float[Array, "B C"]:
     """The program behind `score`, and behind losses over label words; differentiable.
 
-    Log-likelihoods are divided by `divisor`.
+    Log-likelihoods are divided by `divisor`. Candidates are those of all rows, or of each.
 
     All candidates share the first step, because the start token is all that it reads, and the
     cross-attention keys and values of their row.
     """
-    count, length = candidates.shape
+    count, length = candidates.shape[-2:]
     options = {"placement": placement, "length": length, "rngs": rngs}
     first = prefill(module, frozen, injection, tokens, mask, **options)
     batch, vocab = first.logits.shape
 
-    def one(candidate: Int[Array, " U"], real: Bool[Array, " U"]) -> Float[Array, " B"]:
+    def one(candidate: Int[Array, "#B U"], real: Bool[Array, "#B U"]) -> Float[Array, " B"]:
         logits = first.logits[:, None]
         if length > 1:
-            read = jnp.broadcast_to(candidate[None, :-1], (batch, length - 1))
+            read = jnp.broadcast_to(candidate[:, :-1], (batch, length - 1))
             arguments = (read, None, first.mask, first.cache, 1)
             given = variables(injection, frozen)
             later, _ = module.apply(given, *arguments, method="decode", rngs=rngs)
             logits = jnp.concatenate([logits, later], axis=1)
-        picked = jnp.take_along_axis(logits, candidate[None, :, None], axis=2)[..., 0]
+        picked = jnp.take_along_axis(logits, candidate[:, :, None], axis=2)[..., 0]
         likelihood = picked - jax.nn.logsumexp(logits, axis=-1)
-        return jnp.where(real[None, :], likelihood, 0.0).sum(-1)
+        return jnp.where(real, likelihood, 0.0).sum(-1)
 
     at_once = max(1, LOGITS_BYTES // (4 * batch * length * vocab))
-    each = (candidates, candidate_mask)
-    scores = jax.lax.map(lambda c: one(*c), each, batch_size=min(at_once, count)).T
-    return scores / divisor[None, :]
+    rows = -1 if candidates.ndim == 3 else 1
+    each = [x.reshape(rows, count, length).swapaxes(0, 1) for x in (candidates, candidate_mask)]
+    scores = jax.lax.map(lambda c: one(*c), tuple(each), batch_size=min(at_once, count)).T
+    return scores / divisor.reshape(rows, count)

@@ -2,3 +2,18 @@
 
 from prompt_jax.serve.bank import Bank as Bank
 from prompt_jax.serve.bank import layout_of as layout_of
+from prompt_jax.serve.engine import Engine as Engine
+from prompt_jax.serve.engine import Stats as Stats
+from prompt_jax.serve.errors import DeadlineError as DeadlineError
+from prompt_jax.serve.errors import EngineError as EngineError
+from prompt_jax.serve.errors import PoisonedPromptError as PoisonedPromptError
+from prompt_jax.serve.errors import PromptRefusedError as PromptRefusedError
+from prompt_jax.serve.errors import QueueFullError as QueueFullError
+from prompt_jax.serve.errors import TooLongError as TooLongError
+from prompt_jax.serve.errors import UnknownPromptError as UnknownPromptError
+from prompt_jax.serve.queue import Kind as Kind
+from prompt_jax.serve.reader import Classified as Classified
+from prompt_jax.serve.reader import Embedded as Embedded
+from prompt_jax.serve.reader import Scored as Scored
+from prompt_jax.serve.slots import Version as Version
+from prompt_jax.serve.writer import Written as Written

@@ -43,13 +43,16 @@ class Bank:
             for path, leaf in empty.items()
         }
 
-    def put(self, slot: int, injection: Injection) -> None:
+    def put(self, slot: int, leaves: Mapping[str, np.ndarray]) -> None:
         """Takes a prompt into a slot, in place of what was there.
 
+        Args:
+          leaves: as `flat` gives them.
+
         Raises:
-          InputError: it needs room that the layout has not, or cannot be one row's alone.
+          InputError: they need room that the layout has not.
         """
-        self._leaves = _put(self._leaves, np.int32(slot), fitted(injection, self.layout))
+        self._leaves = _put(self._leaves, np.int32(slot), fitted(leaves, self.layout))
 
     def clear(self, slot: int) -> None:
         """Makes a slot neutral: its rows have the plain model."""
@@ -74,17 +77,21 @@ def _put(leaves: dict[str, Array], slot: Int[Any, ""], own: dict[str, Any]) -> d
 def rows_of(leaves: Mapping[str, Array], slots: Int[Any, " B"]) -> Injection:
     """What every row of a batch puts into the model, by the slots of the rows."""
     own = {path: leaf[slots] for path, leaf in leaves.items()}
-    sockets = {
-        # Leaves of stacked layers have L in front, and rows behind it.
-        path.removeprefix("sockets/"): leaf.swapaxes(0, 1) if "/layers/" in path else leaf
-        for path, leaf in own.items()
-        if path.startswith("sockets/")
-    }
+    # Leaves of stacked layers have L in front, and rows behind it.
+    return injection_of(
+        {path: leaf.swapaxes(0, 1) if "/layers/" in path else leaf for path, leaf in own.items()}
+    )
+
+
+def injection_of(own: Mapping[str, Array]) -> Injection:
+    """The leaves of one slot, or those of the rows of a batch, as they go into the model."""
+    trees: dict[str, Any] = flax.traverse_util.unflatten_dict(dict(own), sep="/")
     return Injection(
         prompt=own.get("prompt"),
         prompt_mask=own.get("mask"),
         shift=own.get("shift"),
-        sockets=flax.traverse_util.unflatten_dict(sockets, sep="/"),
+        sockets=trees.get("sockets", {}),
+        head=trees.get("head"),
     )
 
 
@@ -121,6 +128,8 @@ def flat(injection: Injection) -> dict[str, np.ndarray]:
         leaves["mask"] = np.ones(len(leaves["prompt"]), bool) if real is None else np.asarray(real)
     if injection.shift is not None:
         leaves["shift"] = np.asarray(injection.shift, np.float32)
+    head: dict[str, Any] = flax.traverse_util.flatten_dict(injection.head or {}, sep="/")
+    leaves.update({f"head/{path}": np.asarray(leaf, np.float32) for path, leaf in head.items()})
     sockets: dict[str, Any] = flax.traverse_util.flatten_dict(injection.sockets, sep="/")
     for path, leaf in sockets.items():
         if path.endswith("lora/dropout"):  # Of training.
@@ -133,14 +142,13 @@ def flat(injection: Injection) -> dict[str, np.ndarray]:
     return leaves
 
 
-def fitted(injection: Injection, layout: Layout) -> dict[str, np.ndarray]:
-    """The leaves of an injection in the room of a slot.
+def check_room(leaves: Mapping[str, np.ndarray], layout: Layout) -> None:
+    """Whether leaves fit into a slot.
 
     Raises:
-      InputError: it needs more, or as `flat`.
+      InputError: they need more than it has.
     """
-    made, own = neutral(layout), flat(injection)
-    for path, leaf in own.items():
+    for path, leaf in leaves.items():
         room = layout.get(path)
         if room is None or any(a > b for a, b in zip(leaf.shape, room, strict=True)):
             raise InputError(
@@ -148,10 +156,21 @@ def fitted(injection: Injection, layout: Layout) -> dict[str, np.ndarray]:
                 f"{'no room for it' if room is None else list(room)}; make a bank whose layout "
                 "has this prompt in it"
             )
+
+
+def fitted(leaves: Mapping[str, np.ndarray], layout: Layout) -> dict[str, np.ndarray]:
+    """Leaves in the room of a slot.
+
+    Raises:
+      InputError: as `check_room`.
+    """
+    check_room(leaves, layout)
+    made = neutral(layout)
+    for path, leaf in leaves.items():
         axis = next((a for end, a in VIRTUAL.items() if _ends(path, end)), None)
         place = [slice(0, size) for size in leaf.shape]
         if axis is not None:
-            place[axis] = slice(room[axis] - leaf.shape[axis], None)
+            place[axis] = slice(layout[path][axis] - leaf.shape[axis], None)
         made[path][tuple(place)] = leaf
     return made
 
@@ -180,7 +199,7 @@ def _check(injection: Injection) -> None:
     leaves: dict[str, Any] = flax.traverse_util.flatten_dict(injection.sockets, sep="/")
     refused = {
         "weights of its own": injection.params is not None,
-        "a head": injection.head is not None,
+        "a head that reads virtual tokens": bool(injection.pool_prompt),
         "prompts of several tasks": injection.prompt is not None and injection.prompt.ndim > 2,
         "states that replace those of the text": any(p.endswith("prompt/replace") for p in leaves),
         "virtual tokens before the target": "decoder/prompt" in leaves,
@@ -192,6 +211,6 @@ def _check(injection: Injection) -> None:
             f"the prompt has {' and '.join(found)}, which rows of a batch cannot have each for "
             "itself; answer with it alone"
         )
-    numbers = [injection.prompt, injection.shift, *leaves.values()]
-    if not all(np.isfinite(np.asarray(leaf)).all() for leaf in numbers if leaf is not None):
+    numbers = [injection.prompt, injection.shift, injection.head, injection.sockets]
+    if not all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(numbers)):
         raise InputError("the prompt holds NaN or inf; it is damaged or its training diverged")

@@ -1,0 +1,466 @@
+"""Many threads ask, one answers: rows of different prompts share a batch of one frozen model.
+
+Prompts live on the host by name; a bank of slots on the device has those in use. Every shape that a
+batch may have is compiled once, at warm-up or when it is first met; putting, replacing and removing
+prompts changes numbers and compiles nothing.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from prompt_jax.backbones import Backbone, is_encoder
+from prompt_jax.config import InputError, MethodConfig, at_least
+from prompt_jax.data import encode_targets, pad
+from prompt_jax.generate.prefill import decoding_module
+from prompt_jax.methods import Injection
+from prompt_jax.prompts import Prompt
+from prompt_jax.serve.bank import Bank, layout_of
+from prompt_jax.serve.errors import EngineError, PromptRefusedError, TooLongError
+from prompt_jax.serve.queue import Kind, Queue, Row
+from prompt_jax.serve.reader import Classified, Embedded, Reader, Scored
+from prompt_jax.serve.reading import Candidates, profiles
+from prompt_jax.serve.registry import Registry, example, injection_for, poisoned
+from prompt_jax.serve.slots import Slots, Version
+from prompt_jax.serve.writer import Writer, Written
+from prompt_jax.serve.writing import How
+
+CLOSED = "the engine is closed; make a new one"
+
+
+class Stats(NamedTuple):
+    """What an engine has done so far."""
+
+    rows: int
+    """Rows read."""
+    batches: int
+    """Programs that read them."""
+    mixed: int
+    """Batches of more than one prompt."""
+    loaded: int
+    """Prompts put into slots."""
+    shapes: int
+    """Programs asked for, each compiled once."""
+    waiting: int
+    writing: int
+    """Rows whose answers are being written."""
+    prompts: int
+
+
+class Engine:
+    """Answers with any of many prompts over one frozen model, mixed in every batch.
+
+    Close it, or use it as a context manager.
+
+    Args:
+      backbone: the frozen model.
+      prompts: by name; more may come later, see `put`.
+      room: methods that a slot has room for at their sizes, beside those of `prompts`: a prompt of
+        up to so many virtual tokens, a LoRA of up to so high a rank.
+      slots: prompts on the device at once, at least 2; others wait on the host, and the longest
+        unused gives way.
+      rows: sizes of batches; a batch has the smallest that holds it. The last one is the most.
+      lengths: tokens that texts are padded to; the last one is the longest text.
+      max_new_tokens: of a written answer at most.
+      places: answers that are written at once.
+      window: seconds that a request waits for others to share its batch.
+      queue: requests that may wait.
+      burst: tokens written between two looks at who waits.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        prompts: Mapping[str, Prompt] | None = None,
+        *,
+        room: Sequence[MethodConfig] = (),
+        slots: int = 64,
+        rows: Sequence[int] = (1, 8, 32),
+        lengths: Sequence[int] = (32, 128),
+        max_new_tokens: int = 64,
+        places: int = 16,
+        window: float = 0.002,
+        queue: int = 1024,
+        burst: int = 4,
+    ):
+        for name, sizes in {"rows": rows, "lengths": lengths}.items():
+            if not sizes or list(sizes) != sorted(set(sizes)) or sizes[0] < 1:
+                raise InputError(f"{name} are sizes from 1 on that grow, got {list(sizes)}")
+        at_least("slots", slots, 2, "one for what is read while others are written with")
+        counts = {"max_new_tokens": max_new_tokens, "places": places}
+        for name, count in {**counts, "queue": queue, "burst": burst}.items():
+            at_least(name, count, 1)
+        at_least("window", window, 0.0)
+        self.backbone = backbone
+        self.lengths = tuple(lengths)
+        module = decoding_module(backbone)
+        given = prompts or {}
+        try:
+            injections = [injection_for(backbone, prompt, False) for prompt in given.values()]
+            injections += [example(backbone, method) for method in room]
+            self._layout = layout_of(injections or [Injection()])
+        except InputError as error:
+            raise PromptRefusedError(str(error)) from error
+        virtual = self._layout.get("prompt", (0,))[0]
+        writes = 0 if is_encoder(backbone.config) else max_new_tokens
+        backbone.check_context(virtual, self.lengths[-1], writes)
+        self._registry = Registry(backbone, self._layout)
+        for name, prompt in given.items():
+            self.put(name, prompt)
+        self._slots = Slots(Bank(self._layout, slots + 1))
+        self._shapes: set[Any] = set()
+        shared = (module, backbone.params, self._slots, profiles(self._layout), self._shapes)
+        self._reader = Reader(*shared, sizes=rows, window=window)
+        self._writer: Writer | None = None
+        if writes:
+            sizes = {"places": places, "length": self.lengths[-1], "room": max_new_tokens}
+            self._writer = Writer(*shared, **sizes, burst=burst)
+        self._queue = Queue(queue)
+        self._jobs: list[tuple[Future[None], Callable[[], None]]] = []
+        self._wake = threading.Condition()
+        self._closing, self._ended = False, ""
+        self._thread = threading.Thread(target=self._serve, name="prompt_jax.engine", daemon=True)
+        self._thread.start()
+
+    def put(self, name: str, prompt: Prompt, *, allow_mismatch: bool = False) -> str:
+        """Takes a prompt under a name, in place of an older one; requests from now on have it.
+
+        Requests that came before are answered by what the name stood for then. Nothing is compiled
+        and no request waits.
+
+        Returns:
+          The digest that its answers will name.
+
+        Raises:
+          PoisonedPromptError: it holds NaN or inf.
+          PromptRefusedError: of another backbone, larger than a slot, or not one row's alone.
+        """
+        return self._registry.put(name, prompt, allow_mismatch)
+
+    def remove(self, name: str) -> None:
+        """Forgets a name; requests that came before are still answered.
+
+        Raises:
+          UnknownPromptError: there is none of this name.
+        """
+        self._registry.remove(name)
+
+    @property
+    def names(self) -> list[str]:
+        """Of all prompts, sorted."""
+        return self._registry.names()
+
+    def version(self, name: str | None) -> Version:
+        """What a name stands for now; None is the plain model.
+
+        Raises:
+          UnknownPromptError: there is none of this name.
+          PoisonedPromptError: its answers were no numbers.
+        """
+        return self._registry.version(name)
+
+    def score(
+        self,
+        prompt: str | None,
+        text: str | Sequence[int],
+        candidates: Sequence[str | Sequence[int]],
+        *,
+        length_normalize: bool = True,
+        timeout: float | None = None,
+    ) -> "Future[Scored]":
+        """The log-likelihood of every candidate as the answer, in nats.
+
+        Args:
+          prompt: a name; None is the plain model.
+          text: the input with its template filled, or its tokens.
+          candidates: label words, or their tokens with EOS as `encode_targets` makes them.
+          length_normalize: divide by the number of a candidate's tokens.
+          timeout: seconds until the future has a `DeadlineError` instead.
+
+        Raises:
+          UnknownPromptError, PoisonedPromptError: see `version`.
+          TooLongError: more tokens than there is room for.
+          QueueFullError: too many wait.
+          EngineError: the engine is closed.
+          InputError: no or empty candidates, or texts where the backbone has no tokenizer.
+        """
+        version, tokens = self.version(prompt), self._tokens(text)
+        words = self._candidates(candidates)
+        if is_encoder(self.backbone.config):
+            self._check_cloze(tokens, words)
+        count, longest = len(words), max(map(len, words))
+        kind = Kind("score", self._length(tokens), _power(count), _power(longest))
+        padded = pad([np.asarray(word) for word in words], kind.words, self._pad)
+        asked = Candidates(*padded, length_normalize)
+        return self._submit(version, kind, tokens, asked, timeout)
+
+    def classify(
+        self, prompt: str, text: str | Sequence[int], *, timeout: float | None = None
+    ) -> "Future[Classified]":
+        """The log-probability of every class by the prompt's own head.
+
+        Raises:
+          InputError: it has none; or as `score`.
+        """
+        version, tokens = self.version(prompt), self._tokens(text)
+        if not version.classes:
+            raise InputError(
+                f"prompt {prompt!r} has no head; ask for the scores of label words (score)"
+            )
+        kind = Kind("classify", self._length(tokens))
+        return self._submit(version, kind, tokens, version.classes, timeout)
+
+    def embed(
+        self, prompt: str | None, text: str | Sequence[int], *, timeout: float | None = None
+    ) -> "Future[Embedded]":
+        """The mean of the model's last states over the tokens of a text, read under a prompt.
+
+        Raises:
+          As `score`.
+        """
+        version, tokens = self.version(prompt), self._tokens(text)
+        return self._submit(version, Kind("embed", self._length(tokens)), tokens, None, timeout)
+
+    def generate(
+        self,
+        prompt: str | None,
+        text: str | Sequence[int],
+        *,
+        max_new_tokens: int = 64,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        stream: Callable[[list[int]], None] | None = None,
+        timeout: float | None = None,
+    ) -> "Future[Written]":
+        """An answer in tokens, as `prompt_jax.generate.generate` writes it.
+
+        Rows enter and leave the batch while others are being written.
+
+        Args:
+          stream: called with new tokens as they come, from the thread of the engine.
+
+        Raises:
+          InputError: a backbone that writes nothing, or numbers outside of their range; or as
+            `score`.
+        """
+        how = How(max_new_tokens, temperature, top_k, top_p, seed, stream)
+        if self._writer is None:
+            raise InputError(f"backbone {self.backbone.name!r} only reads and writes no answers")
+        self._writer.check(how)
+        version, tokens = self.version(prompt), self._tokens(text)
+        self._length(tokens)
+        return self._submit(version, Kind("write"), tokens, how, timeout)
+
+    def _submit(
+        self, version: Version, kind: Kind, tokens: np.ndarray, asked: Any, timeout: float | None
+    ) -> "Future[Any]":
+        deadline = None if timeout is None else time.monotonic() + timeout
+        row = Row(version=version, kind=kind, tokens=tokens, asked=asked, deadline=deadline)
+        with self._wake:
+            self._check_open()
+            self._queue.put([row])
+            self._wake.notify()
+        return row.future
+
+    def _check_open(self) -> None:
+        if self._ended or self._closing:
+            raise EngineError(self._ended or CLOSED)
+
+    def _tokens(self, text: str | Sequence[int]) -> np.ndarray:
+        if isinstance(text, str):
+            tokenizer = self._tokenizer("text")
+            text = tokenizer(text, return_attention_mask=False, verbose=False)["input_ids"]
+        tokens = np.asarray(text)
+        size = self.backbone.config.vocab_size
+        if tokens.ndim != 1 or not tokens.size or tokens.dtype.kind not in "iu":
+            raise InputError(f"a text is words, or a list of tokens, got {str(text)[:50]!r}")
+        if tokens.min() < 0 or tokens.max() >= size:
+            raise InputError(f"tokens are 0 to {size - 1}, got {tokens.min()} to {tokens.max()}")
+        return tokens.astype(np.int32)
+
+    def _tokenizer(self, what: str) -> Any:
+        if self.backbone.tokenizer is None:
+            raise InputError(
+                f"backbone {self.backbone.name!r} has no tokenizer; give the tokens of a {what}"
+            )
+        return self.backbone.tokenizer
+
+    def _candidates(self, candidates: Sequence[str | Sequence[int]]) -> list[Any]:
+        words = [word for word in candidates if isinstance(word, str)]
+        made: list[Any] = list(candidates)
+        if words:
+            place = self.backbone.target_place
+            tokenizer = self._tokenizer("candidate")
+            found = iter(encode_targets(tokenizer, words, self.lengths[-1], place=place))
+            made = [next(found) if isinstance(word, str) else word for word in candidates]
+        if not made or not all(len(word) for word in made):
+            raise InputError("candidates are words or lists of tokens, at least one, none empty")
+        return made
+
+    def _check_cloze(self, tokens: np.ndarray, words: list[Any]) -> None:
+        masks = int((tokens == self.backbone.config.mask_token_id).sum())
+        longest = max(map(len, words))
+        if masks != 1 or longest > 1:
+            raise InputError(
+                f"backbone {self.backbone.name!r} fills one mask with one token, got {masks} masks "
+                f"and a candidate of {longest} tokens"
+            )
+
+    def _length(self, tokens: np.ndarray) -> int:
+        for length in self.lengths:
+            if len(tokens) <= length:
+                return length
+        raise TooLongError(
+            f"the text has {len(tokens)} tokens and {self.lengths[-1]} is the most; shorten it, or "
+            "give the engine greater lengths"
+        )
+
+    @property
+    def _pad(self) -> int:
+        return self.backbone.config.pad_token_id
+
+    def _serve(self) -> None:
+        try:
+            while self._turn():
+                pass
+        except BaseException as error:  # Callers wait for this thread: what ends it, ends them.
+            self._end(f"the engine came to an end: {error!r}; make a new one")
+            raise
+        self._end(CLOSED)
+
+    def _end(self, reason: str) -> None:
+        with self._wake:
+            self._ended = reason
+            rows, jobs = self._queue.drain(), [job for job, _ in self._jobs]
+        rows += self._writer.drain() if self._writer else []
+        for future in [*(row.future for row in rows), *jobs]:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(EngineError(reason))
+
+    def _turn(self) -> bool:
+        """Answers some of what waits; False once the engine is closed and nothing does."""
+        writer = self._writer
+        busy = writer is not None and writer.busy
+        with self._wake:
+            while not (self._queue or self._jobs or busy or self._closing):
+                self._wake.wait()
+            if self._closing and not (self._queue or busy):
+                return False
+            jobs, self._jobs = self._jobs, []
+            batch, left = self._reader.next(self._queue, patient=not (busy or self._closing))
+            begun = writer.take(self._queue) if writer is not None else []
+            if left and not (jobs or begun):
+                self._wake.wait(left)
+        for future, job in jobs:
+            _fulfil(future, job)
+        if batch:
+            self._guarded(batch, lambda: self._reader.read(batch, self._poison))
+        if writer is not None and begun:
+            self._guarded(begun, lambda: writer.admit(begun))
+        if writer is not None and writer.busy:
+            self._guarded(writer.rows, lambda: writer.go_on(self._poison))
+        return True
+
+    def _guarded(self, rows: list[Row], work: Callable[[], None]) -> None:
+        """Does it; what goes wrong is told those whose rows these are."""
+        try:
+            work()
+        except BaseException as error:
+            failed = EngineError(f"the batch failed: {error!r}")
+            failed.__cause__ = error
+            if self._writer is not None:
+                self._writer.forget(rows)
+            for row in rows:
+                row.settle(error=failed)
+            if not isinstance(error, Exception):
+                raise
+
+    def _poison(self, row: Row) -> None:
+        """A prompt whose answers are no numbers gives none any more."""
+        if row.version.digest:
+            self._registry.poison(row.version)
+        row.settle(error=poisoned(row.version))
+
+    def warm_up(self, kinds: Iterable[Kind] | None = None) -> int:
+        """Compiles what batches will ask for, so that no request waits for it.
+
+        Args:
+          kinds: that read; None takes two candidates of two tokens for scores, an embedding and,
+            where prompts have heads, a class, at all lengths. Writing is compiled in any case.
+
+        Returns:
+          Programs compiled so far.
+
+        Raises:
+          EngineError: the engine is closed.
+        """
+        heads = "head/out/kernel" in self._layout
+        asked = self._reader.usual(self.lengths, heads=heads) if kinds is None else list(kinds)
+
+        def compile_all() -> None:
+            for kind in asked:
+                self._reader.warm_up(kind)
+            if self._writer is not None and not self._writer.busy:
+                self._writer.warm_up()
+
+        future: Future[None] = Future()
+        with self._wake:
+            self._check_open()
+            self._jobs.append((future, compile_all))
+            self._wake.notify()
+        future.result()
+        return self.stats.shapes
+
+    @property
+    def stats(self) -> Stats:
+        """Counters since the start."""
+        reader, writer = self._reader, self._writer
+        with self._wake:
+            return Stats(
+                rows=reader.rows,
+                batches=reader.batches,
+                mixed=reader.mixed,
+                loaded=self._slots.loaded,
+                shapes=len(self._shapes),
+                waiting=len(self._queue),
+                writing=0 if writer is None else len(writer.rows),
+                prompts=len(self._registry.names()),
+            )
+
+    @property
+    def alive(self) -> bool:
+        """Whether requests are answered."""
+        return self._thread.is_alive() and not self._closing
+
+    def close(self) -> None:
+        """Answers what waits and is being written, takes no more, and ends the thread."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        self._thread.join()
+
+    def __enter__(self) -> "Engine":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _fulfil(future: "Future[None]", job: Callable[[], None]) -> None:
+    try:
+        job()
+    except Exception as error:  # It is the caller's.
+        future.set_exception(error)
+    else:
+        future.set_result(None)
+
+
+def _power(count: int) -> int:
+    """The next power of two, so that few shapes serve all sets of candidates."""
+    return 1 << (count - 1).bit_length()

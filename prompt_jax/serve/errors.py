@@ -1,0 +1,31 @@
+"""What may become of a request, for its caller alone; its own mistakes are InputErrors."""
+
+from prompt_jax.config import InputError
+
+
+class UnknownPromptError(InputError):
+    """There is no prompt of this name."""
+
+
+class PromptRefusedError(InputError):
+    """A prompt that the engine cannot hold: of another backbone, too large, not one row's alone."""
+
+
+class PoisonedPromptError(InputError):
+    """A prompt that holds or makes numbers that are none; refused until it is replaced."""
+
+
+class TooLongError(InputError):
+    """An input or an answer of more tokens than there is room for."""
+
+
+class QueueFullError(RuntimeError):
+    """So many requests wait that another one is not taken; try again later."""
+
+
+class DeadlineError(TimeoutError):
+    """The answer was not there in time."""
+
+
+class EngineError(RuntimeError):
+    """The engine is closed, or came to an end by itself."""

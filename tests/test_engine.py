@@ -1,0 +1,499 @@
+"""Many threads, many prompts, one frozen model: every row as if it were alone."""
+
+import dataclasses
+import threading
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_bank import shaken
+
+from prompt_jax.config import (
+    HeadConfig,
+    IA3Config,
+    InputError,
+    LoraConfig,
+    PrefixTuningConfig,
+    PromptTuningConfig,
+)
+from prompt_jax.generate import classify, generate, score
+from prompt_jax.methods import init
+from prompt_jax.prompts import Prompt, prompt_for
+from prompt_jax.serve import (
+    DeadlineError,
+    Engine,
+    EngineError,
+    Kind,
+    PoisonedPromptError,
+    PromptRefusedError,
+    QueueFullError,
+    TooLongError,
+    UnknownPromptError,
+)
+
+pytestmark = pytest.mark.timeout(180)
+SMALL = {"rows": (1, 4), "lengths": (8,), "slots": 4, "places": 3, "max_new_tokens": 6, "window": 0}
+
+
+def with_positions(backbone, count=160):
+    """The same kind of model, that reads longer texts."""
+    if not hasattr(backbone.config, "max_positions"):
+        return backbone
+    config = dataclasses.replace(backbone.config, max_positions=count)
+    params = backbone.family.init_params(config, jax.random.key(3))
+    return dataclasses.replace(backbone, config=config, params=shaken(params, 4))
+
+
+def prompt_of(backbone, method, seed):
+    if method.num_labels is None:
+        method = dataclasses.replace(method, task_type=backbone.task_types[0])
+    tuned = shaken(init(method, backbone, jax.random.key(seed)), 100 + seed)
+    return prompt_for(tuned, method, backbone, name=f"p{seed}")
+
+
+def prompts_of(backbone, count=4):
+    methods = [PromptTuningConfig(num_virtual_tokens=n) for n in (1, 5, 3)]
+    methods += [LoraConfig(r=2), PrefixTuningConfig(num_virtual_tokens=3)]
+    return {f"p{i}": prompt_of(backbone, methods[i % 5], i) for i in range(count)}
+
+
+def text_for(backbone, seed, longest=6):
+    """Some tokens, with a mask among them where the model fills masks."""
+    rng = np.random.default_rng(seed)
+    tokens = rng.integers(2, 60, rng.integers(2, longest + 1))
+    mask = getattr(backbone.config, "mask_token_id", None)
+    return [mask, *tokens[1:].tolist()] if mask is not None else tokens.tolist()
+
+
+def words_for(backbone, seed):
+    rng = np.random.default_rng(1000 + seed)
+    return [[int(rng.integers(2, 60))] for _ in range(rng.integers(2, 5))]
+
+
+def alone(backbone, prompt, text, words):
+    """What the library says of one row."""
+    candidates = np.array(words, np.int32)
+    injection = None if prompt is None else prompt.injection()
+    rows = np.array([text], np.int32), np.ones((1, len(text)), bool)
+    return np.asarray(score(backbone, injection, *rows, candidates, np.ones_like(candidates) > 0))[
+        0
+    ]
+
+
+@pytest.fixture(params=["tiny", "tiny_gpt2", "tiny_bert"])
+def roomy(request):
+    return with_positions(request.getfixturevalue(request.param))
+
+
+@pytest.mark.slow
+def test_any_row_of_64_prompts_is_the_row_alone(roomy):
+    """Lengths of 1 to 100 and three methods: to the bit at one shape, to 1e-5 across shapes."""
+    rng = np.random.default_rng(7)
+    lengths = [1, 100, *rng.integers(1, 101, 42)]
+    methods = [PromptTuningConfig(num_virtual_tokens=int(n)) for n in lengths]
+    methods += [LoraConfig(r=int(r)) for r in rng.integers(1, 5, 8)]
+    methods += [PrefixTuningConfig(num_virtual_tokens=int(n)) for n in rng.integers(1, 9, 8)]
+    methods += [IA3Config()] * 4
+    prompts = {f"p{i}": prompt_of(roomy, method, i) for i, method in enumerate(methods)}
+    assert len({prompt.digest for prompt in prompts.values()}) == len(prompts) == 64
+    texts = {name: text_for(roomy, i) for i, name in enumerate(prompts)}
+    words = {name: words_for(roomy, i) for i, name in enumerate(prompts)}
+    options = {"rows": (64,), "lengths": (8,), "window": 0, "max_new_tokens": 2}
+    with Engine(roomy, prompts, slots=64, **options) as engine:
+
+        def ask(names):
+            with engine._wake:  # Nothing is taken before all wait.
+                found = [engine.score(name, texts[name], words[name]) for name in names]
+            return {n: f.result().log_likelihoods for n, f in zip(names, found, strict=True)}
+
+        crowd = {}
+        # All candidates of a batch are padded to one count, so rows of one count stand together.
+        for count in (2, 4):
+            crowd |= ask([n for n in prompts if engine_count(words[n]) == count])
+        assert engine.stats.mixed == 2
+        names = list(prompts)
+        # What all prompts together need, two rows that need less have compiled otherwise.
+        kinds = [names[44], names[52], names[60]]
+        for _ in range(8):
+            pair = [names[i] for i in rng.choice(44, 2, replace=False)]
+            for name, values in ask([*pair, *kinds]).items():
+                if engine_count(words[name]) == 4:
+                    np.testing.assert_array_equal(values, crowd[name])
+    for name in rng.choice(names, 24, replace=False):
+        wanted = alone(roomy, prompts[name], texts[name], words[name])
+        np.testing.assert_allclose(crowd[name], wanted, rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+def engine_count(words):
+    return 1 << (len(words) - 1).bit_length()
+
+
+def test_plain_rows_have_the_plain_model(roomy):
+    with Engine(roomy, prompts_of(roomy), **SMALL) as engine:
+        text, words = text_for(roomy, 0), words_for(roomy, 0)
+        got = engine.score(None, text, words).result()
+    np.testing.assert_allclose(got.log_likelihoods, alone(roomy, None, text, words), rtol=1e-5)
+    assert got.digest == ""
+
+
+@pytest.mark.parametrize(
+    "family",
+    ["tiny", *(pytest.param(f"tiny_{n}", marks=pytest.mark.slow) for n in ("gpt2", "llama"))],
+)
+def test_rows_come_and_go_while_others_are_written(family, request):
+    """More rows than places, greedy and drawn, each what `generate` writes."""
+    backbone = request.getfixturevalue(family)
+    prompts = prompts_of(backbone, 5)
+    with Engine(backbone, prompts, **{**SMALL, "slots": 8}) as engine:
+        asked = []
+        for i in range(14):
+            name = [*prompts, None][i % 6]
+            options = {"max_new_tokens": 1 + i % 6}
+            if i % 3 == 1:
+                options |= {"temperature": 0.7, "seed": i, "top_k": 5 * (i % 2), "top_p": 0.9}
+            text = text_for(backbone, i)
+            asked.append((name, text, options, engine.generate(name, text, **options)))
+        for name, text, options, future in asked:
+            written = future.result()
+            injection = None if name is None else prompts[name].injection()
+            rows = np.array([text], np.int32), np.ones((1, len(text)), bool)
+            wanted = generate(backbone, injection, *rows, **options)[0]
+            ended = np.flatnonzero(wanted == backbone.config.eos_token_id)
+            wanted = wanted[: ended[0] + 1] if len(ended) else wanted
+            np.testing.assert_array_equal(written.tokens, wanted)
+            assert written.log_probs.shape == wanted.shape and (written.log_probs <= 0).all()
+            assert written.digest == (prompts[name].digest if name else "")
+        assert engine.stats.writing == 0
+
+
+def test_answers_come_as_they_are_written(tiny):
+    with Engine(tiny, prompts_of(tiny), **SMALL, burst=2) as engine:
+        pieces = []
+        whole = engine.generate("p1", [5, 6], max_new_tokens=6, stream=pieces.append).result()
+        assert len(pieces) > 1 and sum(pieces, []) == whole.tokens.tolist()
+
+        def broken(tokens):
+            raise ZeroDivisionError
+
+        spoilt = engine.generate("p1", [5, 6], max_new_tokens=6, stream=broken)
+        other = engine.generate("p1", [5, 6], max_new_tokens=6)
+        with pytest.raises(ZeroDivisionError):
+            spoilt.result()
+        np.testing.assert_array_equal(other.result().tokens, whole.tokens)
+
+
+def test_heads_of_other_numbers_of_classes(tiny_bert):
+    methods = [HeadConfig(num_labels=n, task_type="SEQ_CLS") for n in (2, 5)]
+    prompted = PromptTuningConfig(num_virtual_tokens=3, num_labels=3, task_type="SEQ_CLS")
+    prompts = {f"p{i}": prompt_of(tiny_bert, m, i) for i, m in enumerate([*methods, prompted])}
+    prompts["words"] = prompt_of(tiny_bert, PromptTuningConfig(num_virtual_tokens=2), 9)
+    with Engine(tiny_bert, prompts, **{**SMALL, "rows": (3,)}) as engine:
+        text = text_for(tiny_bert, 1)
+        with engine._wake:
+            found = {name: engine.classify(name, text) for name in ("p0", "p1", "p2")}
+        for name, future in found.items():
+            rows = np.array([text], np.int32), np.ones((1, len(text)), bool)
+            wanted = classify(tiny_bert, prompts[name].injection(), *rows)[0]
+            got = future.result()
+            np.testing.assert_allclose(got.log_probs, wanted, rtol=1e-5, atol=1e-5)
+            assert got.digest == prompts[name].digest
+        assert engine.stats.batches == 1
+        with pytest.raises(InputError, match="prompt 'words' has no head; ask for the scores"):
+            engine.classify("words", text)
+
+
+def test_a_text_as_a_vector(roomy):
+    prompts = prompts_of(roomy)
+    with Engine(roomy, prompts, **SMALL) as engine:
+        one = engine.embed("p1", [5, 6, 7]).result()
+        other = engine.embed("p2", [5, 6, 7]).result()
+        plain = engine.embed(None, [5, 6, 7]).result()
+    assert one.vector.shape == (roomy.width,) and np.isfinite(one.vector).all()
+    assert np.abs(one.vector - other.vector).max() > 1e-3
+    from prompt_jax.generate.encoding import encode_text
+
+    tokens = jnp.array([[5, 6, 7]], jnp.int32)
+    given = roomy.module, roomy.params, None, tokens, tokens > 0
+    wanted = encode_text(*given, placement="prefix")[0].mean(0)
+    np.testing.assert_allclose(plain.vector, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_more_prompts_than_slots_take_turns(tiny):
+    prompts = prompts_of(tiny, 10)
+    texts = {name: text_for(tiny, i) for i, name in enumerate(prompts)}
+    with Engine(tiny, prompts, **{**SMALL, "slots": 2}) as engine:
+        for _ in range(2):
+            asked = {n: engine.score(n, texts[n], [[3], [4]]) for n in prompts}
+            written = {n: engine.generate(n, texts[n], max_new_tokens=3) for n in prompts}
+            for name, future in asked.items():
+                wanted = alone(tiny, prompts[name], texts[name], [[3], [4]])
+                np.testing.assert_allclose(future.result().log_likelihoods, wanted, rtol=1e-5)
+            assert all(future.result().digest == prompts[n].digest for n, future in written.items())
+        assert engine.stats.loaded > 10
+
+
+def test_swaps_under_load_compile_nothing(tiny):
+    """Every answer is exactly that of the version whose digest it names."""
+    methods = [PromptTuningConfig(num_virtual_tokens=n) for n in (2, 5)]
+    versions = [prompt_of(tiny, methods[i % 2], i) for i in range(6)]
+    text, words = [4, 5, 6], [[7], [8]]
+    others = prompts_of(tiny)
+    compiled = []
+
+    def listen(name, *_, **__):
+        if name == "/jax/core/compile/backend_compile_duration":
+            compiled.append(name)
+
+    with Engine(tiny, {**others, "x": versions[0]}, **SMALL) as engine:
+        engine.warm_up([Kind("score", 8, 2, 1)])
+        known = {}
+        for version in versions:
+            digest = engine.put("x", version)
+            got = engine.score("x", text, words).result()
+            assert got.digest == digest == version.digest
+            known[digest] = got.log_likelihoods
+        shapes = engine.stats.shapes
+        jax.monitoring.register_event_duration_secs_listener(listen)
+        stop, found, failed = threading.Event(), [], []
+
+        def ask(name):
+            while not stop.is_set():
+                try:
+                    found.append((name, engine.score(name, text, words).result()))
+                    engine.generate(name, text, max_new_tokens=2).result()
+                except UnknownPromptError:
+                    found.append((name, None))
+                except Exception as error:
+                    failed.append(error)
+
+        threads = [threading.Thread(target=ask, args=(name,)) for name in ("x", "x", "p0", "p3")]
+        for thread in threads:
+            thread.start()
+        rng = np.random.default_rng(0)
+        for turn in range(60):
+            engine.put("x", versions[rng.integers(6)])
+            time.sleep(0.002)
+            if turn % 10 == 9:
+                engine.remove("x")
+                time.sleep(0.002)
+        stop.set()
+        for thread in threads:
+            thread.join()
+        jax.monitoring.unregister_event_duration_listener(listen)
+        assert not failed and engine.stats.shapes == shapes and not compiled
+    answers = [got for name, got in found if name == "x" and got is not None]
+    assert len({got.digest for got in answers}) > 2
+    for got in answers:
+        # The window is open, so the rows beside this one were others: another shape may round.
+        np.testing.assert_allclose(got.log_likelihoods, known[got.digest], rtol=1e-5)
+    assert {got.digest for name, got in found if name == "p0"} == {others["p0"].digest}
+
+
+def test_one_prompt_keeps_out_no_other(tiny):
+    """Twenty requests of one prompt, then one of another: it is in the first batch."""
+    order = []
+    prompts = prompts_of(tiny)
+    with Engine(tiny, prompts, **{**SMALL, "rows": (4,)}) as engine:
+        with engine._wake:
+            many = [engine.score("p0", [4, 5], [[7], [8]]) for _ in range(20)]
+            one = engine.score("p1", [4, 5], [[7], [8]])
+        for name, future in [("one", one), *(("many", each) for each in many)]:
+            future.add_done_callback(lambda _, name=name: order.append(name))
+        for future in [one, *many]:
+            future.result()
+        assert order.index("one") < 4 and engine.stats.batches == 6
+
+
+def test_callers_that_leave_and_those_that_are_late(tiny):
+    with Engine(tiny, prompts_of(tiny), **SMALL) as engine:
+        with engine._wake:
+            late = engine.score("p0", [4, 5], [[7], [8]], timeout=0.0)
+            gone = engine.score("p0", [4, 5], [[7], [8]])
+            stays = engine.score("p0", [4, 5], [[7], [8]])
+            assert gone.cancel()
+        with pytest.raises(DeadlineError, match=r"no answer within 0\.\d+ s; give it more time"):
+            late.result()
+        assert np.isfinite(stays.result().log_likelihoods).all()
+        assert engine.stats.rows == 1
+        first = threading.Event()
+        writing = engine.generate(
+            "p1", [4, 5], max_new_tokens=6, stream=lambda _: (first.set(), time.sleep(0.05))
+        )
+        first.wait()
+        writing.cancel()
+        end = time.monotonic() + 10
+        while engine.stats.writing and time.monotonic() < end:
+            time.sleep(0.01)
+        assert engine.stats.writing == 0
+
+
+def test_a_full_queue_and_a_closed_engine(tiny):
+    engine = Engine(tiny, prompts_of(tiny), **{**SMALL, "window": 5.0}, queue=2)
+    kept = [engine.score("p0", [4, 5], [[7], [8]]) for _ in range(2)]
+    with pytest.raises(QueueFullError, match="2 requests wait and 2 may; try again in a moment"):
+        engine.score("p0", [4, 5], [[7], [8]])
+    assert engine.alive
+    engine.close()  # What was taken is answered.
+    assert all(np.isfinite(future.result().log_likelihoods).all() for future in kept)
+    assert not engine.alive
+    with pytest.raises(EngineError, match="the engine is closed; make a new one"):
+        engine.score("p0", [4, 5], [[7], [8]])
+    with pytest.raises(EngineError, match="the engine is closed"):
+        engine.warm_up()
+
+
+def test_prompts_that_are_refused(tiny, tiny_gpt2):
+    prompts = prompts_of(tiny)
+    with Engine(tiny, prompts, **SMALL) as engine:
+        wide = Prompt(
+            tuned={"prompt": np.ones((2, 8))}, method=PromptTuningConfig(num_virtual_tokens=2)
+        )
+        with pytest.raises(PromptRefusedError, match="8 .* 16"):
+            engine.put("x", wide)
+        other = dataclasses.replace(prompts["p0"], fingerprint="0" * 64)
+        foreign = dataclasses.replace(tiny, fingerprint="1" * 64)
+        with Engine(foreign, **SMALL, room=[PromptTuningConfig(num_virtual_tokens=5)]) as strict:
+            with pytest.raises(PromptRefusedError, match="was trained on other weights"):
+                strict.put("x", other)
+            assert strict.put("x", other, allow_mismatch=True) == other.digest
+        long = prompt_of(tiny, PromptTuningConfig(num_virtual_tokens=6), 0)
+        with pytest.raises(
+            PromptRefusedError, match=r"prompt is \[6, 16\] and a slot has \[5, 16\]"
+        ):
+            engine.put("x", long)
+        behind = prompt_of(tiny, PromptTuningConfig(num_virtual_tokens=2, placement="suffix"), 0)
+        with pytest.raises(PromptRefusedError, match="it stands at 'suffix'"):
+            engine.put("x", behind)
+        with pytest.raises(PromptRefusedError, match="it stands at 'suffix'"):
+            Engine(tiny, {"x": behind}, **SMALL)
+        with pytest.raises(InputError, match="a prompt needs a name, got an empty one"):
+            engine.put("", prompts["p0"])
+        with pytest.raises(UnknownPromptError, match="no prompt 'x'; known: p0, p1, p2, p3"):
+            engine.score("x", [4], [[7]])
+        with pytest.raises(UnknownPromptError, match="no prompt 'x'"):
+            engine.remove("x")
+        engine.remove("p3")
+        assert engine.names == ["p0", "p1", "p2"] == sorted(engine.names)
+
+
+def test_a_prompt_whose_answers_are_no_numbers(tiny):
+    """Finite, but too large to multiply: its callers are told, its neighbours untouched."""
+    prompts = prompts_of(tiny, 2)
+    lora = prompt_of(tiny, LoraConfig(r=2), 5)
+    huge = dataclasses.replace(lora, tuned=jax.tree.map(lambda leaf: 1e30 * leaf, lora.tuned))
+    options = {**SMALL, "rows": (4,)}
+    with Engine(tiny, {**prompts, "huge": huge, "lora": lora}, **options) as engine:
+
+        def ask(*names):
+            with engine._wake:
+                return [engine.score(name, [4, 5], [[7], [8]]) for name in names]
+
+        before = ask("p1", "lora")[0].result()
+        asked = ask("p1", "huge", "p0", "huge")
+        got = asked[0].result()
+        np.testing.assert_array_equal(got.log_likelihoods, before.log_likelihoods)
+        for bad in (asked[1], asked[3]):
+            with pytest.raises(PoisonedPromptError, match="prompt 'huge' .* are no numbers"):
+                bad.result()
+        with pytest.raises(PoisonedPromptError, match="put a sound one in its place"):
+            engine.generate("huge", [4, 5], max_new_tokens=2)
+        engine.put("huge", prompts["p0"])
+        assert np.isfinite(engine.score("huge", [4], [[7]]).result().log_likelihoods).all()
+        engine.put("huge", huge)
+        beside = engine.generate("p1", [4, 5], max_new_tokens=6)
+        with pytest.raises(PoisonedPromptError, match="are no numbers"):
+            engine.generate("huge", [4, 5], max_new_tokens=6).result()
+        assert np.isfinite(beside.result().log_probs).all()
+        spoilt = dataclasses.replace(prompts["p0"])
+        object.__setattr__(spoilt, "tuned", {"prompt": np.full((1, 16), np.nan)})
+        with pytest.raises(PoisonedPromptError, match="prompt 'x' holds NaN or inf"):
+            engine.put("x", spoilt)
+
+
+@pytest.mark.parametrize(
+    ("ask", "error", "message"),
+    [
+        (lambda e: e.score("p0", list(range(2, 11)), [[7]]), TooLongError, "9 tokens and 8 is the"),
+        (lambda e: e.generate("p0", [4], max_new_tokens=7), TooLongError, "is 7 and 6 is the most"),
+        (lambda e: e.score("p0", [], [[7]]), InputError, "a text is words, or a list of tokens"),
+        (lambda e: e.score("p0", [64], [[7]]), InputError, "tokens are 0 to 63, got 64 to 64"),
+        (lambda e: e.score("p0", "word", [[7]]), InputError, "no tokenizer; give the tokens of a text"),
+        (lambda e: e.score("p0", [4], ["word"]), InputError, "give the tokens of a candidate"),
+        (lambda e: e.score("p0", [4], []), InputError, "at least one, none empty"),
+        (lambda e: e.score("p0", [4], [[]]), InputError, "at least one, none empty"),
+        (lambda e: e.generate("p0", [4], max_new_tokens=0), InputError, "max_new_tokens"),
+        (lambda e: e.generate("p0", [4], temperature=-1.0), InputError, "temperature"),
+        (lambda e: e.generate("p0", [4], top_k=-1), InputError, "top_k"),
+        (lambda e: e.generate("p0", [4], top_p=0.0), InputError, r"top_p must be in \(0, 1\]"),
+        (lambda e: e.generate("p0", [4], seed=-1), InputError, "seed must be from 0 to 4294967295"),
+    ],
+)  # fmt: skip
+def test_requests_that_are_refused(ask, error, message, tiny):
+    with (
+        Engine(tiny, prompts_of(tiny, 1), **SMALL) as engine,
+        pytest.raises(error, match=message),
+    ):
+        ask(engine)
+
+
+def test_what_a_model_that_reads_refuses(tiny_bert):
+    with Engine(tiny_bert, prompts_of(tiny_bert), **SMALL) as engine:
+        with pytest.raises(InputError, match="only reads and writes no answers"):
+            engine.generate("p0", [63, 5])
+        with pytest.raises(
+            InputError, match="one mask with one token, got 0 masks and a candidate"
+        ):
+            engine.score("p0", [4, 5], [[7]])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"rows": ()}, r"rows are sizes from 1 on that grow, got \[\]"),
+        ({"lengths": (8, 4)}, r"lengths are sizes from 1 on that grow, got \[8, 4\]"),
+        ({"slots": 1}, "slots must be at least 2.*while others are written"),
+        ({"places": 0}, "places must be at least 1"),
+        ({"window": -1.0}, "window must be at least 0"),
+    ],
+)
+def test_engines_that_cannot_be(wrong, message, tiny):
+    with pytest.raises(InputError, match=message):
+        Engine(tiny, **{**SMALL, **wrong})
+
+
+def test_a_batch_that_fails_ends_its_callers_alone(tiny, monkeypatch):
+    with Engine(tiny, prompts_of(tiny), **SMALL) as engine:
+        read = engine._reader.read
+
+        def broken(rows, poison):
+            if rows[0].version.name == "p0":
+                raise MemoryError("too much")
+            read(rows, poison)
+
+        monkeypatch.setattr(engine._reader, "read", broken)
+        with pytest.raises(EngineError, match="the batch failed: MemoryError.*too much"):
+            engine.score("p0", [4], [[7]]).result()
+        assert np.isfinite(engine.score("p1", [4], [[7]]).result().log_likelihoods).all()
+
+        def ended(rows, poison):
+            raise SystemExit
+
+        monkeypatch.setattr(engine._reader, "read", ended)
+        monkeypatch.setattr(threading, "excepthook", lambda *_: None)
+        with pytest.raises(EngineError, match="the batch failed: SystemExit"):
+            engine.score("p1", [4], [[7]]).result()
+        engine._thread.join()
+        assert not engine.alive
+        with pytest.raises(EngineError, match="the engine came to an end"):
+            engine.score("p1", [4], [[7]])
+
+
+@pytest.mark.slow
+def test_warm_up_compiles_what_is_asked(tiny):
+    with Engine(tiny, prompts_of(tiny, 4), **SMALL) as engine:
+        # Two parts of a slot; embeddings and scores at two sizes; inputs of 1 and 4 rows, tokens.
+        assert engine.warm_up() == 2 * (2 + 2 + 3)
+        assert engine.warm_up([Kind("score", 8, 4, 1)]) == 2 * (2 + 2 + 3) + 2 * 2
+        assert engine.stats.rows == 0
