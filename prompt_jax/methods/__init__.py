@@ -111,7 +111,8 @@ def materialize(config: MethodConfig, tuned: Any, key: Any = None) -> Injection:
 
 def _apart(config: MethodConfig, tuned: Any) -> tuple[Any, dict[str, Any]]:
     """The method's own tree, and the head beside it if there is one."""
-    tuned = jax.tree.map(jnp.asarray, tuned)
+    # jnp.asarray would compile a copy for every shape.
+    tuned = jax.tree.map(lambda x: x if isinstance(x, jax.Array) else jax.device_put(x), tuned)
     if config.num_labels is None:
         return tuned, {}
     own = {name: tree for name, tree in tuned.items() if name != CLASSIFIER}

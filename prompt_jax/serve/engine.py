@@ -25,7 +25,7 @@ from prompt_jax.serve.queue import Kind, Queue, Row
 from prompt_jax.serve.reader import Classified, Embedded, Reader, Scored
 from prompt_jax.serve.reading import Candidates, profiles
 from prompt_jax.serve.registry import Registry, example, injection_for, poisoned
-from prompt_jax.serve.slots import Slots, Version
+from prompt_jax.serve.slots import PLAIN, Slots, Version
 from prompt_jax.serve.writer import Writer, Written
 from prompt_jax.serve.writing import How
 
@@ -404,6 +404,7 @@ class Engine:
         asked = self._reader.usual(self.lengths, heads=heads) if kinds is None else list(kinds)
 
         def compile_all() -> None:
+            self._slots.bank.clear(PLAIN)  # It is so already.
             for kind in asked:
                 self._reader.warm_up(kind)
             if self._writer is not None and not self._writer.busy:
