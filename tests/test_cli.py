@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 import time
@@ -73,6 +74,9 @@ def test_prompts_answer_together_are_mixed_and_carried_over(run, tmp_path, tiny_
     assert cli.main(["prompts", "ensemble", str(run), str(out), "--how", "vote"]) == 0
     table = capsys.readouterr().out
     assert "| majority |" in table and "| 2: mixed |" in table and "| together (vote) |" in table
+    both = ["prompts", "ensemble", str(run), str(out), "--how", "weighted"]
+    assert cli.main(both) == 2  # The file has no rows of validation.
+    assert "weights are fitted on validation, and there are no such" in capsys.readouterr().err
     carried = ["prompts", "recycle", str(run), "--backbone", str(tiny_folder)]
     assert cli.main([*carried, "--output", str(tmp_path / "new")]) == 0
     assert "shared words" in capsys.readouterr().out

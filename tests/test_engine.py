@@ -18,7 +18,7 @@ from prompt_jax.config import (
     PrefixTuningConfig,
     PromptTuningConfig,
 )
-from prompt_jax.generate import classify, generate, score
+from prompt_jax.generate import classify, combine, generate, score
 from prompt_jax.methods import init
 from prompt_jax.prompts import Prompt, prompt_for
 from prompt_jax.serve import (
@@ -30,6 +30,7 @@ from prompt_jax.serve import (
     PromptRefusedError,
     QueueFullError,
     TooLongError,
+    TooManyPromptsError,
     UnknownPromptError,
 )
 
@@ -218,6 +219,27 @@ def test_a_text_as_a_vector(roomy):
     given = roomy.module, roomy.params, None, tokens, tokens > 0
     wanted = encode_text(*given, placement="prefix")[0].mean(0)
     np.testing.assert_allclose(plain.vector, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_several_prompts_answer_one_request(tiny):
+    prompts = prompts_of(tiny, 6)
+    text, words = [4, 5, 6], [[7], [8], [9]]
+    with Engine(tiny, prompts, **SMALL) as engine:
+        names = ["p0", "p3", "p4"]
+        each = [engine.score(name, text, words).result() for name in names]
+        said = np.stack([np.asarray(jax.nn.log_softmax(s.log_likelihoods)) for s in each])[None]
+        for how, weights in [("average", None), ("vote", None), ("weighted", [1, 0, 2])]:
+            got = engine.ensemble(names, text, words, how=how, weights=weights).result()
+            best, scores = combine(said, how, weights)
+            assert got.best == best[0] and got.digests == tuple(s.digest for s in each)
+            np.testing.assert_allclose(got.scores, scores[0], rtol=1e-5)
+        with pytest.raises(TooManyPromptsError, match="names 5 prompts and 4 can be had at once"):
+            engine.ensemble([f"p{i}" for i in range(5)], text, words)
+        with pytest.raises(InputError, match="weights are 2 numbers"):
+            engine.ensemble(["p0", "p1"], text, words, how="weighted", weights=[1])
+        late = engine.ensemble(["p0", "p1"], text, words, timeout=0.0)
+        with pytest.raises(DeadlineError, match="no answer within"):
+            late.result()
 
 
 def test_more_prompts_than_slots_take_turns(tiny):
@@ -419,7 +441,7 @@ def test_a_prompt_whose_answers_are_no_numbers(tiny):
         (lambda e: e.generate("p0", [4], max_new_tokens=7), TooLongError, "is 7 and 6 is the most"),
         (lambda e: e.score("p0", [], [[7]]), InputError, "a text is words, or a list of tokens"),
         (lambda e: e.score("p0", [64], [[7]]), InputError, "tokens are 0 to 63, got 64 to 64"),
-        (lambda e: e.score("p0", "word", [[7]]), InputError, "no tokenizer; give the tokens of a text"),
+        (lambda e: e.score("p0", "word", [[7]]), InputError, "give the tokens of a text"),
         (lambda e: e.score("p0", [4], ["word"]), InputError, "give the tokens of a candidate"),
         (lambda e: e.score("p0", [4], []), InputError, "at least one, none empty"),
         (lambda e: e.score("p0", [4], [[]]), InputError, "at least one, none empty"),

@@ -1,6 +1,7 @@
 """Several prompts that answer as one."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -96,6 +97,50 @@ def test_votes_count_and_ties_go_to_the_average():
     assert votes[1] == mean[1].argmax()
 
 
+def test_weights_are_those_under_which_the_right_labels_are_likeliest(each):
+    from prompt_jax.generate import combine, fit_weights
+
+    said, rng = np.stack(each, 1), np.random.default_rng(0)
+    labels = rng.integers(0, said.shape[2], len(said))
+    right = np.take_along_axis(np.exp(said), labels[:, None, None], 2)[:, :, 0]
+    weights = fit_weights(said, labels)
+    assert weights.min() >= 0 and abs(weights.sum() - 1) < 1e-6
+    best = np.log(right @ weights).sum()
+    for other in rng.dirichlet(np.ones(3), 500):
+        assert np.log(right @ other).sum() <= best + 1e-6
+    # A prompt that knows all takes all of it, and answers as it would alone.
+    knows = np.log(np.full((len(said), said.shape[2]), 0.01))
+    knows[np.arange(len(said)), labels] = np.log(0.98)
+    some = np.stack([said[:, 0], knows], 1)
+    np.testing.assert_allclose(fit_weights(some, labels), [0, 1], atol=1e-6)
+    chosen, scores = combine(some, "weighted", [0, 7])
+    np.testing.assert_array_equal(chosen, labels)
+    np.testing.assert_allclose(scores, knows, rtol=1e-5)
+
+
+def test_a_weighted_answer_is_of_the_mean_probability(small, three, each):
+    got = ensemble(small, three, SOURCES, TASK, how="weighted", weights=[1, 0, 3], **SETTINGS)
+    wanted = np.log(0.25 * np.exp(each[0]) + 0.75 * np.exp(each[2]))
+    np.testing.assert_allclose(got.scores, wanted, atol=1e-5)
+
+
+def test_weights_are_fitted_on_validation(small):
+    from prompt_jax.config import Config, PromptTuningConfig
+    from prompt_jax.experiment import evaluate_ensemble
+    from prompt_jax.methods import init
+    from prompt_jax.prompts import prompt_for
+
+    method = PromptTuningConfig(num_virtual_tokens=2)
+    trees = [init(method, small, jax.random.key(seed)) for seed in (0, 1)]
+    prompts = [prompt_for(tree, method, small, name=f"p{i}") for i, tree in enumerate(trees)]
+    config = Config(data=DataConfig(task="embedded:sentiment", max_examples=30))
+    found = evaluate_ensemble(config, prompts, small, "weighted")
+    (name,) = [way for way in found if way.startswith("together")]
+    shares = re.fullmatch(r"together \(weighted: (\d\.\d\d), (\d\.\d\d)\)", name)
+    assert shares and abs(float(shares[1]) + float(shares[2]) - 1) < 0.011
+    assert found[name].keys() == found["1: p0"].keys() and "validation" in found[name]
+
+
 def test_one_program_serves_all(small, three):
     before = scoring.score_candidates._cache_size()
     settings = SETTINGS | {"eval": EvalConfig(batch_size=9)}
@@ -112,6 +157,11 @@ def test_bad_input(small, three):
     cases = [
         ([], {}, "at least one prompt, got none"),
         ([one, one], {"how": "votes"}, "unknown way to ensemble prompts 'votes'.*meant 'vote'"),
+        ([one, one], {"how": "weighted"}, "how='weighted' and no weights; fit them on validation"),
+        ([one, one], {"weights": [1, 1]}, "got how='average' and weights"),
+        ([one, one], {"how": "weighted", "weights": [1]}, r"weights are 2 numbers .* got \[1\]"),
+        ([one, one], {"how": "weighted", "weights": [0, 0]}, r"not all 0, got \[0, 0\]"),
+        ([one, one], {"how": "weighted", "weights": [2, -1]}, "numbers from 0 on"),
         ([one, Injection()], {}, r"prompt 1 .* must be \[P, 16\], got no virtual tokens"),
         ([wide], {}, r"prompt 0 .* must be \[P, 16\], got \[2, 8\]"),
         ([Injection(one.prompt[None])], {}, r"got \[1, 2, 16\]"),

@@ -213,7 +213,7 @@ def _ensemble(
 
     Args:
       prompts: prompt folders, run folders, or .npy files of one backbone.
-      how: average of their log-probabilities, or vote.
+      how: average of their log-probabilities, vote, or weighted, as fits validation best.
       task: what to score them on; empty takes the task of the first prompt.
     """
     from prompt_jax import report

@@ -4,12 +4,15 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from prompt_jax.backbones import Backbone
-from prompt_jax.config import Config, InputError
+from prompt_jax.config import Config, InputError, choose
 from prompt_jax.data import load_examples, load_rows, splits
 from prompt_jax.evaluate import baselines, evaluate
 from prompt_jax.experiment.data import Data, check_one, load_data
-from prompt_jax.generate import ensemble
+from prompt_jax.generate import ask_each, combine, fit_weights
+from prompt_jax.generate.ensemble import WAYS
 from prompt_jax.metrics import measure
 from prompt_jax.prompts import Prompt
 from prompt_jax.tasks import resolve
@@ -78,35 +81,41 @@ def evaluate_ensemble(
     """What `evaluate_prompt` gives for each of several prompts, and for all of them together.
 
     Args:
-      how: as `ensemble` has it.
+      how: as `ensemble` has it; `weighted` fits the weights on validation, where its score then is
+        that of the rows that it was fitted to.
 
     Raises:
-      InputError: as `ensemble`.
+      InputError: as `ensemble`, or no rows of validation to fit weights on.
     """
+    choose("way to ensemble prompts", how, WAYS)
     config = dataclasses.replace(config, method=prompts[0].method)
     data = _scored(config)
     alone = {
         f"{i}: {prompt.name or prompt.digest[:12]}": prompt.injection()
         for i, prompt in enumerate(prompts, 1)
     }
+    given = {"data": config.data, "eval": config.eval, "placement": prompts[0].method.placement}
+    labels, weights = data.task.labels, None
     together: dict[str, dict[str, float]] = {}
     for name, examples in {"validation": data.validation, **data.tests}.items():
+        references = [example.target for example in examples]
+        if how == "weighted" and weights is None and not examples:
+            raise InputError(
+                "weights are fitted on validation, and there are no such rows; give some "
+                '(data.validation), or take how="average"'
+            )
         if not examples:
             continue
-        found = ensemble(
-            backbone,
-            list(alone.values()),
-            [example.source for example in examples],
-            data.task,
-            data=config.data,
-            eval=config.eval,
-            placement=prompts[0].method.placement,
-            how=how,
-        )
-        references = [example.target for example in examples]
-        metrics = data.task.metrics
-        together[name] = measure(metrics, found.predictions, references, data.task.labels)
-    return {**compare(config, data, backbone, alone), f"together ({how})": together}
+        sources = [example.source for example in examples]
+        said = ask_each(backbone, list(alone.values()), sources, data.task, **given)
+        if how == "weighted" and weights is None:
+            right = np.array([labels.index(reference) for reference in references])
+            weights = fit_weights(said, right).tolist()
+        best, _ = combine(said, how, weights)
+        answers = [labels[label] for label in best]
+        together[name] = measure(data.task.metrics, answers, references, labels)
+    told = "" if weights is None else ": " + ", ".join(f"{weight:.2f}" for weight in weights)
+    return {**compare(config, data, backbone, alone), f"together ({how}{told})": together}
 
 
 def _scored(config: Config) -> Data:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import DataConfig, EvalConfig, InputError, choose
@@ -14,7 +14,9 @@ from prompt_jax.generate.answers import Answers, answer
 from prompt_jax.methods import Injection
 from prompt_jax.tasks import Task
 
-WAYS = ("average", "vote")
+WAYS = ("average", "vote", "weighted")
+ROUNDS = 1000
+"""Of expectation and maximisation at most, which take microseconds each."""
 
 
 def ensemble(
@@ -27,29 +29,53 @@ def ensemble(
     eval: EvalConfig,
     placement: str = "prefix",
     how: str = "average",
+    weights: Sequence[float] | None = None,
 ) -> Answers:
     """What M prompts say together to every input, in the order of the inputs.
+
+    Args:
+      injections, task, eval, placement: as `ask_each` takes them.
+      how: as `combine` has it.
+      weights: of `weighted`, see `fit_weights`.
+
+    Returns:
+      Answers and the scores of `combine`.
+
+    Raises:
+      InputError: as `ask_each` and `combine`.
+    """
+    given = {"data": data, "eval": eval, "placement": placement}
+    check_weights(how, weights, len(injections))
+    said = ask_each(backbone, injections, sources, task, **given)
+    best, scores = combine(said, how, weights)
+    return Answers([task.choices[label] for label in best], scores)
+
+
+def ask_each(
+    backbone: Backbone,
+    injections: Sequence[Injection],
+    sources: Sequence[str],
+    task: Task,
+    *,
+    data: DataConfig,
+    eval: EvalConfig,
+    placement: str = "prefix",
+) -> Float[np.ndarray, "N M C"]:
+    """The log-probability of every label by each of M prompts, normalised over the labels.
 
     Every input stands M times in a batch, each time behind another prompt, so M prompts cost one
     model in memory and one compiled program.
 
     Args:
       injections: M prompts [P, D] for the input; lengths may differ where they stand first.
-      sources: input texts, the template already filled.
+      sources: N input texts, the template already filled.
       task: with label words.
       eval: `batch_size` counts rows, so a batch holds `batch_size // M` inputs, at least one.
-      how: `average` takes the label of the highest mean log-probability; `vote` the one that most
-        prompts rank first, and the average among labels of equally many votes.
-
-    Returns:
-      The scores are the mean log-probabilities over the prompts, normalised over the labels, for
-      both ways.
 
     Raises:
       InputError: no prompts, more than rows in the input in one of them, prompts that do not fit
         together or the backbone, a task without labels, or as `answer`.
     """
-    choose("way to ensemble prompts", how, WAYS)
     if not task.choices:
         raise InputError(
             f"task {task.name!r} has no labels and an ensemble ranks labels; set task.labels, or "
@@ -70,10 +96,84 @@ def ensemble(
         placement=placement,
     )
     scores = np.asarray(jax.nn.log_softmax(jnp.asarray(found.scores), axis=-1))
-    scores = scores.reshape(len(sources), count, len(task.choices))
-    mean = scores.mean(1)
-    best = _most_voted(scores, mean) if how == "vote" else mean.argmax(-1)
-    return Answers([task.choices[label] for label in best], mean)
+    return scores.reshape(len(sources), count, len(task.choices))
+
+
+def combine(
+    said: Float[np.ndarray, "N M C"], how: str = "average", weights: Sequence[float] | None = None
+) -> tuple[Int[np.ndarray, " N"], Float[np.ndarray, "N C"]]:
+    """The label that prompts choose together, and how likely each is.
+
+    Args:
+      said: log-probabilities, normalised over the labels.
+      how: `average` takes the label of the highest mean log-probability; `vote` the one that most
+        prompts rank first, and the average among labels of equally many votes; `weighted` the one
+        of the highest mean probability, each prompt's counted by its weight.
+      weights: M numbers of `weighted`, from 0 on, at least one above it.
+
+    Returns:
+      Scores are mean log-probabilities, or of `weighted` the log of the mean probability.
+
+    Raises:
+      InputError: another way, or weights that are missing, wrong, or not asked for.
+    """
+    check_weights(how, weights, said.shape[1])
+    if how == "weighted":
+        shares = np.array(weights, np.float64)
+        shares = shares / shares.sum()
+        scores = np.log(_mixed(np.exp(said), shares)).astype(np.float32)
+        return scores.argmax(-1), scores
+    mean = said.mean(1)
+    return (_most_voted(said, mean) if how == "vote" else mean.argmax(-1)), mean
+
+
+def fit_weights(
+    said: Float[np.ndarray, "N M C"], labels: Int[np.ndarray, " N"]
+) -> Float[np.ndarray, " M"]:
+    """The weights of M prompts under which the right labels of N inputs are likeliest together.
+
+    Expectation and maximisation of a mixture whose parts are fixed: every round makes the right
+    labels likelier, and the best weights are the same from wherever it starts. Fit them on rows of
+    validation that no prompt was trained on.
+
+    Returns:
+      Shares from 0 on that sum to 1.
+    """
+    right = np.take_along_axis(np.exp(said), labels[:, None, None], axis=2)[:, :, 0]
+    right = np.maximum(right.astype(np.float64), np.finfo(np.float32).tiny)
+    weights = np.full(said.shape[1], 1 / said.shape[1])
+    for _ in range(ROUNDS):
+        parts = right * weights
+        new = (parts / parts.sum(1, keepdims=True)).mean(0)
+        if np.abs(new - weights).max() < 1e-9:
+            return new
+        weights = new
+    return weights
+
+
+def _mixed(probs: Float[np.ndarray, "N M C"], shares: Float[np.ndarray, " M"]) -> np.ndarray:
+    return np.maximum(np.einsum("nmc,m->nc", probs, shares), np.finfo(np.float32).tiny)
+
+
+def check_weights(how: str, weights: Sequence[float] | None, count: int) -> None:
+    """Whether several prompts can answer together so.
+
+    Raises:
+      InputError: another way, or weights that are missing, wrong, or not asked for.
+    """
+    choose("way to ensemble prompts", how, WAYS)
+    if (weights is not None) != (how == "weighted"):
+        raise InputError(
+            f"weights belong to how='weighted', got how={how!r} and "
+            f"{'no weights' if weights is None else 'weights'}; fit them on validation "
+            "(fit_weights), or leave them out"
+        )
+    if weights is None:
+        return
+    if len(weights) != count or min(weights) < 0 or not 0 < sum(weights) < np.inf:
+        raise InputError(
+            f"weights are {count} numbers from 0 on, one a prompt and not all 0, got {weights}"
+        )
 
 
 def _most_voted(scores: Float[np.ndarray, "N M C"], mean: Float[np.ndarray, "N C"]) -> np.ndarray:

@@ -10,10 +10,12 @@ from prompt_jax.serve.errors import PoisonedPromptError as PoisonedPromptError
 from prompt_jax.serve.errors import PromptRefusedError as PromptRefusedError
 from prompt_jax.serve.errors import QueueFullError as QueueFullError
 from prompt_jax.serve.errors import TooLongError as TooLongError
+from prompt_jax.serve.errors import TooManyPromptsError as TooManyPromptsError
 from prompt_jax.serve.errors import UnknownPromptError as UnknownPromptError
 from prompt_jax.serve.queue import Kind as Kind
 from prompt_jax.serve.reader import Classified as Classified
 from prompt_jax.serve.reader import Embedded as Embedded
+from prompt_jax.serve.reader import Ensembled as Ensembled
 from prompt_jax.serve.reader import Scored as Scored
 from prompt_jax.serve.slots import Version as Version
 from prompt_jax.serve.writer import Written as Written

@@ -16,13 +16,19 @@ import numpy as np
 from prompt_jax.backbones import Backbone, is_encoder
 from prompt_jax.config import InputError, MethodConfig, at_least
 from prompt_jax.data import encode_targets, pad
+from prompt_jax.generate.ensemble import check_weights, combine
 from prompt_jax.generate.prefill import decoding_module
 from prompt_jax.methods import Injection
 from prompt_jax.prompts import Prompt
 from prompt_jax.serve.bank import Bank, layout_of
-from prompt_jax.serve.errors import EngineError, PromptRefusedError, TooLongError
+from prompt_jax.serve.errors import (
+    EngineError,
+    PromptRefusedError,
+    TooLongError,
+    TooManyPromptsError,
+)
 from prompt_jax.serve.queue import Kind, Queue, Row
-from prompt_jax.serve.reader import Classified, Embedded, Reader, Scored
+from prompt_jax.serve.reader import Classified, Embedded, Ensembled, Reader, Scored
 from prompt_jax.serve.reading import Candidates, profiles
 from prompt_jax.serve.registry import Registry, example, injection_for, poisoned
 from prompt_jax.serve.slots import PLAIN, Slots, Version
@@ -96,7 +102,7 @@ class Engine:
             at_least(name, count, 1)
         at_least("window", window, 0.0)
         self.backbone = backbone
-        self.lengths = tuple(lengths)
+        self.lengths, self.slots = tuple(lengths), slots
         module = decoding_module(backbone)
         given = prompts or {}
         try:
@@ -188,15 +194,49 @@ class Engine:
           EngineError: the engine is closed.
           InputError: no or empty candidates, or texts where the backbone has no tokenizer.
         """
-        version, tokens = self.version(prompt), self._tokens(text)
-        words = self._candidates(candidates)
-        if is_encoder(self.backbone.config):
-            self._check_cloze(tokens, words)
-        count, longest = len(words), max(map(len, words))
-        kind = Kind("score", self._length(tokens), _power(count), _power(longest))
-        padded = pad([np.asarray(word) for word in words], kind.words, self._pad)
-        asked = Candidates(*padded, length_normalize)
-        return self._submit(version, kind, tokens, asked, timeout)
+        version = self.version(prompt)
+        return self._submit([version], *self._scoring(text, candidates, length_normalize), timeout)[
+            0
+        ]
+
+    def ensemble(
+        self,
+        prompts: Sequence[str],
+        text: str | Sequence[int],
+        candidates: Sequence[str | Sequence[int]],
+        *,
+        how: str = "average",
+        weights: Sequence[float] | None = None,
+        length_normalize: bool = True,
+        timeout: float | None = None,
+    ) -> "Future[Ensembled]":
+        """What several prompts choose together among candidates, each asked in a row of its own.
+
+        Args:
+          prompts: names, at most as many as there are slots.
+          how, weights: as `prompt_jax.generate.combine` has them.
+
+        Raises:
+          TooManyPromptsError: more prompts than slots.
+          InputError: another way, or wrong weights; or as `score`.
+        """
+        check_weights(how, weights, len(prompts))
+        versions = [self.version(name) for name in prompts]
+        if len({version.digest for version in versions}) > self.slots:
+            raise TooManyPromptsError(
+                f"the request names {len(prompts)} prompts and {self.slots} can be had at once; "
+                "ask fewer, or give the engine more slots"
+            )
+        kind, tokens, asked = self._scoring(text, candidates, length_normalize)
+        futures = self._submit(versions, kind, tokens, asked, timeout)
+
+        def together(found: list[Scored]) -> Ensembled:
+            said = np.stack([each.log_likelihoods for each in found])[None]
+            said = said - np.logaddexp.reduce(said, axis=-1, keepdims=True)
+            best, scores = combine(said, how, weights)
+            return Ensembled(int(best[0]), scores[0], tuple(each.digest for each in found))
+
+        return _gathered(futures, together)
 
     def classify(
         self, prompt: str, text: str | Sequence[int], *, timeout: float | None = None
@@ -212,7 +252,7 @@ class Engine:
                 f"prompt {prompt!r} has no head; ask for the scores of label words (score)"
             )
         kind = Kind("classify", self._length(tokens))
-        return self._submit(version, kind, tokens, version.classes, timeout)
+        return self._submit([version], kind, tokens, version.classes, timeout)[0]
 
     def embed(
         self, prompt: str | None, text: str | Sequence[int], *, timeout: float | None = None
@@ -223,7 +263,8 @@ class Engine:
           As `score`.
         """
         version, tokens = self.version(prompt), self._tokens(text)
-        return self._submit(version, Kind("embed", self._length(tokens)), tokens, None, timeout)
+        kind = Kind("embed", self._length(tokens))
+        return self._submit([version], kind, tokens, None, timeout)[0]
 
     def generate(
         self,
@@ -255,18 +296,37 @@ class Engine:
         self._writer.check(how)
         version, tokens = self.version(prompt), self._tokens(text)
         self._length(tokens)
-        return self._submit(version, Kind("write"), tokens, how, timeout)
+        return self._submit([version], Kind("write"), tokens, how, timeout)[0]
+
+    def _scoring(
+        self, text: str | Sequence[int], candidates: Sequence[Any], length_normalize: bool
+    ) -> tuple[Kind, np.ndarray, Candidates]:
+        """The kind of a request for scores, its tokens and its candidates."""
+        tokens, words = self._tokens(text), self._candidates(candidates)
+        if is_encoder(self.backbone.config):
+            self._check_cloze(tokens, words)
+        count, longest = len(words), max(map(len, words))
+        kind = Kind("score", self._length(tokens), _power(count), _power(longest))
+        padded = pad([np.asarray(word) for word in words], kind.words, self._pad)
+        return kind, tokens, Candidates(*padded, length_normalize)
 
     def _submit(
-        self, version: Version, kind: Kind, tokens: np.ndarray, asked: Any, timeout: float | None
-    ) -> "Future[Any]":
+        self,
+        versions: Sequence[Version],
+        kind: Kind,
+        tokens: np.ndarray,
+        asked: Any,
+        timeout: float | None,
+    ) -> "list[Future[Any]]":
+        """A row for each of these prompts, all of them taken or none."""
         deadline = None if timeout is None else time.monotonic() + timeout
-        row = Row(version=version, kind=kind, tokens=tokens, asked=asked, deadline=deadline)
+        about = {"kind": kind, "tokens": tokens, "asked": asked, "deadline": deadline}
+        rows = [Row(version=version, **about) for version in versions]
         with self._wake:
             self._check_open()
-            self._queue.put([row])
+            self._queue.put(rows)
             self._wake.notify()
-        return row.future
+        return [row.future for row in rows]
 
     def _check_open(self) -> None:
         if self._ended or self._closing:
@@ -460,6 +520,31 @@ def _fulfil(future: "Future[None]", job: Callable[[], None]) -> None:
         future.set_exception(error)
     else:
         future.set_result(None)
+
+
+def _gathered(
+    futures: "Sequence[Future[Any]]", together: Callable[[list[Any]], Any]
+) -> "Future[Any]":
+    """What becomes of several answers once all are there; the first error where there is one."""
+    whole: Future[Any] = Future()
+    left = [len(futures)]
+    lock = threading.Lock()
+
+    def done(_: object) -> None:
+        with lock:
+            left[0] -= 1
+            if left[0]:
+                return
+        if not whole.set_running_or_notify_cancel():
+            return
+        try:
+            whole.set_result(together([future.result() for future in futures]))
+        except Exception as error:  # Of one of them, and for whoever asked them all.
+            whole.set_exception(error)
+
+    for future in futures:
+        future.add_done_callback(done)
+    return whole
 
 
 def _power(count: int) -> int:

@@ -19,6 +19,10 @@ class TooLongError(InputError):
     """An input or an answer of more tokens than there is room for."""
 
 
+class TooManyPromptsError(InputError):
+    """A request of more prompts than there are slots."""
+
+
 class QueueFullError(RuntimeError):
     """So many requests wait that another one is not taken; try again later."""
 
