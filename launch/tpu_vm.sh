@@ -5,8 +5,8 @@
 #
 # Give the same again after a preemption: the slice is made anew and the run goes on from the bucket. What
 # is committed is what is installed. The slice costs until `gcloud compute tpus tpu-vm delete`.
-# Checked: its syntax, shellcheck, the flags of gcloud by its help and of prompt-jax by itself, and its body
-# with a gcloud that is none (tests/test_launch.py). Not run: no cloud was at hand.
+# Checked: its syntax, shellcheck, the flags of prompt-jax, and its body with a gcloud that is none
+# (tests/test_launch.py). Not run: no cloud was at hand.
 set -euo pipefail
 : "${PROJECT:?}" "${ZONE:?}" "${BUCKET:?}" "${CONFIG:?}"
 NAME="${NAME:-prompt-jax}" SIZE="${SIZE:-v5litepod-16}" RUN="${RUN:-run}"

@@ -5,7 +5,7 @@
 #
 # Exit code 0 when the run is complete, 75 (try again) when it was told to stop by SIGTERM or Ctrl-C
 # before, else that of prompt-jax. OUT has to outlive the machines, and every process has to see it.
-# Checked: one and two processes, stopped and resumed (tests/test_launch.py).
+# Checked: a run that is stopped, goes on, and is complete (tests/test_launch.py).
 set -eu
 if [ -e "$OUT/report.md" ]; then
   echo "$OUT is complete"

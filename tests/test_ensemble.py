@@ -124,6 +124,7 @@ def test_a_weighted_answer_is_of_the_mean_probability(small, three, each):
     np.testing.assert_allclose(got.scores, wanted, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_weights_are_fitted_on_validation(small):
     from prompt_jax.config import Config, PromptTuningConfig
     from prompt_jax.experiment import evaluate_ensemble

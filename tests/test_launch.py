@@ -5,6 +5,8 @@ import re
 import shlex
 import stat
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,7 @@ TEXTS = [*sorted(LAUNCH.iterdir()), ROOT / "docs" / "launch.md"]
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
 def test_scripts_are_shell(path):
     subprocess.run(["bash", "-n", str(path)], check=True)
+    subprocess.run([Path(sys.executable).with_name("shellcheck"), str(path)], check=True)
 
 
 @pytest.mark.parametrize("path", sorted(LAUNCH.iterdir()), ids=lambda path: path.name)
@@ -76,7 +79,8 @@ def test_skypilot_keeps_the_run_in_a_bucket():
     assert made["resources"]["use_spot"] is True
     assert (ROOT / made["envs"]["CONFIG"]).is_file()
     assert any(made["envs"]["OUT"].startswith(place) for place in made["file_mounts"])
-    assert made["run"].startswith("sh launch/train.sh")
+    assert made["resources"]["job_recovery"]["recover_on_exit_codes"] == [75]
+    assert "exec sh launch/train.sh" in made["run"]
 
 
 def test_the_image_is_pinned_and_not_root():
@@ -85,9 +89,12 @@ def test_the_image_is_pinned_and_not_root():
     base = next(value for name, value in given if name == "FROM")
     assert re.fullmatch(r"python:3\.11-slim", base)
     assert [value for name, value in given if name == "USER"] == ["prompt"]
+    ignored = set((ROOT / ".dockerignore").read_text().split())
+    assert {"tests", ".git", "runs"} <= ignored
     for name, value in given:
         if name == "COPY":
             assert all((ROOT / source).exists() for source in value.split()[:-1])
+            assert not ignored & set(value.split()[:-1])
 
 
 @pytest.fixture
@@ -100,7 +107,7 @@ def machine(tmp_path):
         path.write_text(f'#!/bin/sh\necho {name} "$@" >> {tmp_path}/calls\n{body}\n')
         path.chmod(path.stat().st_mode | stat.S_IXUSR)
 
-    program("srun", 'shift; exec "$@"')
+    program("srun", 'exec "$@"')
     program("scontrol", "")
     program("prompt-jax", 'mkdir -p "$OUT"; touch "$OUT/config.json"; $FINISH')
     return program
@@ -128,7 +135,7 @@ def test_a_job_is_requeued_until_its_run_is_complete(machine, tmp_path):
     train = f"prompt-jax train configs/sentiment.py --out {out}"
     code, calls = run(batch, tmp_path, "true")
     assert code == 0
-    assert calls[0].startswith("srun --kill-on-bad-exit=1 sh launch/train.sh")
+    assert calls[0].startswith("srun sh launch/train.sh")
     assert calls[1:] == [f"{train} --mesh.fsdp auto", "scontrol requeue 42"]
     code, calls = run(batch, tmp_path, f"touch {out}/report.md")
     assert code == 0 and calls[1:] == [f"{train} --resume --mesh.fsdp auto"]
@@ -146,3 +153,69 @@ def test_a_complete_run_is_left_alone(machine, tmp_path):
     (tmp_path / "run" / "report.md").unlink()
     code, _ = run(LAUNCH / "train.sh", tmp_path, "true")
     assert code == 75
+
+
+def test_a_signal_to_the_shell_reaches_the_run(machine, tmp_path):
+    """Slurm and Kubernetes tell the first process alone, and wait for it."""
+    body = 'mkdir -p "$OUT"; touch "$OUT/config.json"; trap "echo told; exit 0" TERM'
+    machine("prompt-jax", f"{body}\necho here\nsleep 60 & wait")
+    environment = {"CONFIG": "x", "OUT": str(tmp_path / "run"), "PATH": os.environ["PATH"]}
+    environment["PATH"] = f"{tmp_path / 'bin'}:{environment['PATH']}"
+    shell = subprocess.Popen(
+        ["sh", str(LAUNCH / "train.sh")], env=environment, stdout=subprocess.PIPE, text=True
+    )
+    assert shell.stdout.readline() == "here\n"
+    shell.terminate()
+    assert shell.stdout.readline() == "told\n"
+    assert shell.wait(20) == 75
+    shell.stdout.close()
+
+
+@pytest.mark.slow
+def test_a_run_is_stopped_goes_on_and_is_complete(tmp_path, tiny_folder, task_file):
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin" / "prompt-jax"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m prompt_jax "$@"\n')
+    program.chmod(0o755)
+    config = tmp_path / "config.py"
+    config.write_text(
+        "from prompt_jax.config import *\n"
+        f"config = Config(backbone={str(tiny_folder)!r},\n"
+        f"  data=DataConfig(task='file:{task_file}'),\n"
+        "  train=TrainConfig(steps=3000, checkpoint_every=20, eval_every=3000, batch_size=4))\n"
+    )
+    out = tmp_path / "run"
+    environment = {**os.environ, "CONFIG": str(config), "OUT": str(out), "JAX_PLATFORMS": "cpu"}
+    environment["PATH"] = f"{tmp_path / 'bin'}:{environment['PATH']}"
+    begin = {"env": environment, "cwd": ROOT, "stdout": subprocess.PIPE, "text": True}
+    shell = subprocess.Popen(["sh", "launch/train.sh"], **begin)
+    rows, end = out / "metrics.jsonl", time.monotonic() + 120
+    while time.monotonic() < end and not (rows.exists() and rows.read_text().count("\n") > 5):
+        time.sleep(0.05)
+    shell.terminate()
+    said = shell.communicate(timeout=120)[0]
+    assert shell.returncode == 75 and "stopped by SIGTERM" in said, said
+    done = subprocess.run(["sh", "launch/train.sh", "--train.steps", "3000"], **begin)
+    assert done.returncode == 0 and (out / "report.md").is_file(), done.stdout
+    again = subprocess.run(["sh", "launch/train.sh"], **begin)
+    assert again.returncode == 0 and again.stdout == f"{out} is complete\n"
+
+
+def test_a_slice_is_made_anew_after_a_preemption(machine, tmp_path):
+    """tpu_vm.sh with a gcloud that says what it is told to."""
+    machine("gcloud", 'case "$*" in *describe*) echo "$STATE" ;; esac')
+    place = {"PROJECT": "p", "ZONE": "z", "BUCKET": "b", "CONFIG": "configs/sentiment.py"}
+    environment = {**os.environ, **place, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+    for state, wanted in [
+        ("", ["describe", "create", "scp", "ssh", "ssh"]),
+        ("READY", ["describe", "scp", "ssh", "ssh"]),
+        ("PREEMPTED", ["describe", "delete", "create", "scp", "ssh", "ssh"]),
+    ]:
+        calls = tmp_path / "calls"
+        calls.unlink(missing_ok=True)
+        command = ["bash", str(LAUNCH / "tpu_vm.sh")]
+        subprocess.run(command, env={**environment, "STATE": state}, cwd=ROOT, check=True)
+        lines = [line for line in calls.read_text().splitlines() if line.startswith("gcloud ")]
+        assert [line.split()[4] for line in lines] == wanted
+        assert all("--project=p --zone=z" in calls.read_text() for _ in lines)
+    assert "exec sh launch/train.sh --mesh.fsdp auto" in calls.read_text()
