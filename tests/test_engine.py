@@ -105,7 +105,7 @@ def test_any_row_of_64_prompts_is_the_row_alone(roomy):
     with Engine(roomy, prompts, slots=64, **options) as engine:
 
         def ask(names):
-            with engine._wake:  # Nothing is taken before all wait.
+            with engine._worker.lock:  # Nothing is taken before all wait.
                 found = [engine.score(name, texts[name], words[name]) for name in names]
             return {n: f.result().log_likelihoods for n, f in zip(names, found, strict=True)}
 
@@ -192,7 +192,7 @@ def test_heads_of_other_numbers_of_classes(tiny_bert):
     prompts["words"] = prompt_of(tiny_bert, PromptTuningConfig(num_virtual_tokens=2), 9)
     with Engine(tiny_bert, prompts, **{**SMALL, "rows": (3,)}) as engine:
         text = text_for(tiny_bert, 1)
-        with engine._wake:
+        with engine._worker.lock:
             found = {name: engine.classify(name, text) for name in ("p0", "p1", "p2")}
         for name, future in found.items():
             rows = np.array([text], np.int32), np.ones((1, len(text)), bool)
@@ -318,7 +318,7 @@ def test_one_prompt_keeps_out_no_other(tiny):
     order = []
     prompts = prompts_of(tiny)
     with Engine(tiny, prompts, **{**SMALL, "rows": (4,)}) as engine:
-        with engine._wake:
+        with engine._worker.lock:
             many = [engine.score("p0", [4, 5], [[7], [8]]) for _ in range(20)]
             one = engine.score("p1", [4, 5], [[7], [8]])
         for name, future in [("one", one), *(("many", each) for each in many)]:
@@ -330,7 +330,7 @@ def test_one_prompt_keeps_out_no_other(tiny):
 
 def test_callers_that_leave_and_those_that_are_late(tiny):
     with Engine(tiny, prompts_of(tiny), **SMALL) as engine:
-        with engine._wake:
+        with engine._worker.lock:
             late = engine.score("p0", [4, 5], [[7], [8]], timeout=0.0)
             gone = engine.score("p0", [4, 5], [[7], [8]])
             stays = engine.score("p0", [4, 5], [[7], [8]])
@@ -409,7 +409,7 @@ def test_a_prompt_whose_answers_are_no_numbers(tiny):
     with Engine(tiny, {**prompts, "huge": huge, "lora": lora}, **options) as engine:
 
         def ask(*names):
-            with engine._wake:
+            with engine._worker.lock:
                 return [engine.score(name, [4, 5], [[7], [8]]) for name in names]
 
         before = ask("p1", "lora")[0].result()
@@ -443,8 +443,9 @@ def test_a_prompt_whose_answers_are_no_numbers(tiny):
         (lambda e: e.score("p0", [64], [[7]]), InputError, "tokens are 0 to 63, got 64 to 64"),
         (lambda e: e.score("p0", "word", [[7]]), InputError, "give the tokens of a text"),
         (lambda e: e.score("p0", [4], ["word"]), InputError, "give the tokens of a candidate"),
-        (lambda e: e.score("p0", [4], []), InputError, "at least one, none empty"),
-        (lambda e: e.score("p0", [4], [[]]), InputError, "at least one, none empty"),
+        (lambda e: e.score("p0", [4], []), InputError, "no candidates; give words, or lists"),
+        (lambda e: e.score("p0", [4], [[]]), InputError, "a candidate is words, or a list of"),
+        (lambda e: e.score("p0", [4], [[99]]), InputError, "got 99 to 99 in a candidate"),
         (lambda e: e.generate("p0", [4], max_new_tokens=0), InputError, "max_new_tokens"),
         (lambda e: e.generate("p0", [4], temperature=-1.0), InputError, "temperature"),
         (lambda e: e.generate("p0", [4], top_k=-1), InputError, "top_k"),
@@ -506,7 +507,7 @@ def test_a_batch_that_fails_ends_its_callers_alone(tiny, monkeypatch):
         monkeypatch.setattr(threading, "excepthook", lambda *_: None)
         with pytest.raises(EngineError, match="the batch failed: SystemExit"):
             engine.score("p1", [4], [[7]]).result()
-        engine._thread.join()
+        engine._worker._thread.join()
         assert not engine.alive
         with pytest.raises(EngineError, match="the engine came to an end"):
             engine.score("p1", [4], [[7]])

@@ -6,7 +6,6 @@ prompts changes numbers and compiles nothing.
 """
 
 import threading
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple
@@ -15,27 +14,21 @@ import numpy as np
 
 from prompt_jax.backbones import Backbone, is_encoder
 from prompt_jax.config import InputError, MethodConfig, at_least
-from prompt_jax.data import encode_targets, pad
 from prompt_jax.generate.ensemble import check_weights, combine
 from prompt_jax.generate.prefill import decoding_module
 from prompt_jax.methods import Injection
 from prompt_jax.prompts import Prompt
 from prompt_jax.serve.bank import Bank, layout_of
-from prompt_jax.serve.errors import (
-    EngineError,
-    PromptRefusedError,
-    TooLongError,
-    TooManyPromptsError,
-)
+from prompt_jax.serve.errors import PromptRefusedError, TooManyPromptsError
 from prompt_jax.serve.queue import Kind, Queue, Row
 from prompt_jax.serve.reader import Classified, Embedded, Ensembled, Reader, Scored
-from prompt_jax.serve.reading import Candidates, profiles
+from prompt_jax.serve.reading import profiles
 from prompt_jax.serve.registry import Registry, example, injection_for, poisoned
 from prompt_jax.serve.slots import PLAIN, Slots, Version
+from prompt_jax.serve.texts import Texts
+from prompt_jax.serve.worker import Worker
 from prompt_jax.serve.writer import Writer, Written
 from prompt_jax.serve.writing import How
-
-CLOSED = "the engine is closed; make a new one"
 
 
 class Stats(NamedTuple):
@@ -114,6 +107,7 @@ class Engine:
         virtual = self._layout.get("prompt", (0,))[0]
         writes = 0 if is_encoder(backbone.config) else max_new_tokens
         backbone.check_context(virtual, self.lengths[-1], writes)
+        self._texts = Texts(backbone, lengths)
         self._registry = Registry(backbone, self._layout)
         for name, prompt in given.items():
             self.put(name, prompt)
@@ -126,11 +120,7 @@ class Engine:
             sizes = {"places": places, "length": self.lengths[-1], "room": max_new_tokens}
             self._writer = Writer(*shared, **sizes, burst=burst)
         self._queue = Queue(queue)
-        self._jobs: list[tuple[Future[None], Callable[[], None]]] = []
-        self._wake = threading.Condition()
-        self._closing, self._ended = False, ""
-        self._thread = threading.Thread(target=self._serve, name="prompt_jax.engine", daemon=True)
-        self._thread.start()
+        self._worker = Worker(self._reader, self._writer, self._queue, self._poison)
 
     def put(self, name: str, prompt: Prompt, *, allow_mismatch: bool = False) -> str:
         """Takes a prompt under a name, in place of an older one; requests from now on have it.
@@ -195,9 +185,9 @@ class Engine:
           InputError: no or empty candidates, or texts where the backbone has no tokenizer.
         """
         version = self.version(prompt)
-        return self._submit([version], *self._scoring(text, candidates, length_normalize), timeout)[
-            0
-        ]
+        return self._worker.submit(
+            [version], *self._texts.scoring(text, candidates, length_normalize), timeout
+        )[0]
 
     def ensemble(
         self,
@@ -227,8 +217,8 @@ class Engine:
                 f"the request names {len(prompts)} prompts and {self.slots} can be had at once; "
                 "ask fewer, or give the engine more slots"
             )
-        kind, tokens, asked = self._scoring(text, candidates, length_normalize)
-        futures = self._submit(versions, kind, tokens, asked, timeout)
+        kind, tokens, asked = self._texts.scoring(text, candidates, length_normalize)
+        futures = self._worker.submit(versions, kind, tokens, asked, timeout)
 
         def together(found: list[Scored]) -> Ensembled:
             said = np.stack([each.log_likelihoods for each in found])[None]
@@ -246,13 +236,13 @@ class Engine:
         Raises:
           InputError: it has none; or as `score`.
         """
-        version, tokens = self.version(prompt), self._tokens(text)
+        version, tokens = self.version(prompt), self._texts.tokens(text)
         if not version.classes:
             raise InputError(
                 f"prompt {prompt!r} has no head; ask for the scores of label words (score)"
             )
-        kind = Kind("classify", self._length(tokens))
-        return self._submit([version], kind, tokens, version.classes, timeout)[0]
+        kind = Kind("classify", self._texts.length(tokens))
+        return self._worker.submit([version], kind, tokens, version.classes, timeout)[0]
 
     def embed(
         self, prompt: str | None, text: str | Sequence[int], *, timeout: float | None = None
@@ -262,9 +252,9 @@ class Engine:
         Raises:
           As `score`.
         """
-        version, tokens = self.version(prompt), self._tokens(text)
-        kind = Kind("embed", self._length(tokens))
-        return self._submit([version], kind, tokens, None, timeout)[0]
+        version, tokens = self.version(prompt), self._texts.tokens(text)
+        kind = Kind("embed", self._texts.length(tokens))
+        return self._worker.submit([version], kind, tokens, None, timeout)[0]
 
     def generate(
         self,
@@ -294,158 +284,9 @@ class Engine:
         if self._writer is None:
             raise InputError(f"backbone {self.backbone.name!r} only reads and writes no answers")
         self._writer.check(how)
-        version, tokens = self.version(prompt), self._tokens(text)
-        self._length(tokens)
-        return self._submit([version], Kind("write"), tokens, how, timeout)[0]
-
-    def _scoring(
-        self, text: str | Sequence[int], candidates: Sequence[Any], length_normalize: bool
-    ) -> tuple[Kind, np.ndarray, Candidates]:
-        """The kind of a request for scores, its tokens and its candidates."""
-        tokens, words = self._tokens(text), self._candidates(candidates)
-        if is_encoder(self.backbone.config):
-            self._check_cloze(tokens, words)
-        count, longest = len(words), max(map(len, words))
-        kind = Kind("score", self._length(tokens), _power(count), _power(longest))
-        padded = pad([np.asarray(word) for word in words], kind.words, self._pad)
-        return kind, tokens, Candidates(*padded, length_normalize)
-
-    def _submit(
-        self,
-        versions: Sequence[Version],
-        kind: Kind,
-        tokens: np.ndarray,
-        asked: Any,
-        timeout: float | None,
-    ) -> "list[Future[Any]]":
-        """A row for each of these prompts, all of them taken or none."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        about = {"kind": kind, "tokens": tokens, "asked": asked, "deadline": deadline}
-        rows = [Row(version=version, **about) for version in versions]
-        with self._wake:
-            self._check_open()
-            self._queue.put(rows)
-            self._wake.notify()
-        return [row.future for row in rows]
-
-    def _check_open(self) -> None:
-        if self._ended or self._closing:
-            raise EngineError(self._ended or CLOSED)
-
-    def _tokens(self, text: str | Sequence[int]) -> np.ndarray:
-        if isinstance(text, str):
-            tokenizer = self._tokenizer("text")
-            text = tokenizer(text, return_attention_mask=False, verbose=False)["input_ids"]
-        tokens = np.asarray(text)
-        size = self.backbone.config.vocab_size
-        if tokens.ndim != 1 or not tokens.size or tokens.dtype.kind not in "iu":
-            raise InputError(f"a text is words, or a list of tokens, got {str(text)[:50]!r}")
-        if tokens.min() < 0 or tokens.max() >= size:
-            raise InputError(f"tokens are 0 to {size - 1}, got {tokens.min()} to {tokens.max()}")
-        return tokens.astype(np.int32)
-
-    def _tokenizer(self, what: str) -> Any:
-        if self.backbone.tokenizer is None:
-            raise InputError(
-                f"backbone {self.backbone.name!r} has no tokenizer; give the tokens of a {what}"
-            )
-        return self.backbone.tokenizer
-
-    def _candidates(self, candidates: Sequence[str | Sequence[int]]) -> list[Any]:
-        words = [word for word in candidates if isinstance(word, str)]
-        made: list[Any] = list(candidates)
-        if words:
-            place = self.backbone.target_place
-            tokenizer = self._tokenizer("candidate")
-            found = iter(encode_targets(tokenizer, words, self.lengths[-1], place=place))
-            made = [next(found) if isinstance(word, str) else word for word in candidates]
-        if not made or not all(len(word) for word in made):
-            raise InputError("candidates are words or lists of tokens, at least one, none empty")
-        return made
-
-    def _check_cloze(self, tokens: np.ndarray, words: list[Any]) -> None:
-        masks = int((tokens == self.backbone.config.mask_token_id).sum())
-        longest = max(map(len, words))
-        if masks != 1 or longest > 1:
-            raise InputError(
-                f"backbone {self.backbone.name!r} fills one mask with one token, got {masks} masks "
-                f"and a candidate of {longest} tokens"
-            )
-
-    def _length(self, tokens: np.ndarray) -> int:
-        for length in self.lengths:
-            if len(tokens) <= length:
-                return length
-        raise TooLongError(
-            f"the text has {len(tokens)} tokens and {self.lengths[-1]} is the most; shorten it, or "
-            "give the engine greater lengths"
-        )
-
-    @property
-    def _pad(self) -> int:
-        return self.backbone.config.pad_token_id
-
-    def _serve(self) -> None:
-        try:
-            while self._turn():
-                pass
-        except BaseException as error:  # Callers wait for this thread: what ends it, ends them.
-            self._end(f"the engine came to an end: {error!r}; make a new one")
-            raise
-        self._end(CLOSED)
-
-    def _end(self, reason: str) -> None:
-        with self._wake:
-            self._ended = reason
-            rows, jobs = self._queue.drain(), [job for job, _ in self._jobs]
-        rows += self._writer.drain() if self._writer else []
-        for future in [*(row.future for row in rows), *jobs]:
-            if future.set_running_or_notify_cancel():
-                future.set_exception(EngineError(reason))
-
-    def _turn(self) -> bool:
-        """Answers some of what waits; False once the engine is closed and nothing does."""
-        writer = self._writer
-        busy = writer is not None and writer.busy
-        with self._wake:
-            while not (self._queue or self._jobs or busy or self._closing):
-                self._wake.wait()
-            if self._closing and not (self._queue or busy):
-                return False
-            jobs, self._jobs = self._jobs, []
-            batch, left = self._reader.next(self._queue, patient=not (busy or self._closing))
-            begun = writer.take(self._queue) if writer is not None else []
-            if left and not (jobs or begun):
-                self._wake.wait(left)
-        for future, job in jobs:
-            _fulfil(future, job)
-        if batch:
-            self._guarded(batch, lambda: self._reader.read(batch, self._poison))
-        if writer is not None and begun:
-            self._guarded(begun, lambda: writer.admit(begun))
-        if writer is not None and writer.busy:
-            self._guarded(writer.rows, lambda: writer.go_on(self._poison))
-        return True
-
-    def _guarded(self, rows: list[Row], work: Callable[[], None]) -> None:
-        """Does it; what goes wrong is told those whose rows these are."""
-        try:
-            work()
-        except BaseException as error:
-            failed = EngineError(f"the batch failed: {error!r}")
-            failed.__cause__ = error
-            if self._writer is not None:
-                self._writer.forget(rows)
-            for row in rows:
-                row.settle(error=failed)
-            if not isinstance(error, Exception):
-                raise
-
-    def _poison(self, row: Row) -> None:
-        """A prompt whose answers are no numbers gives none any more."""
-        if row.version.digest:
-            self._registry.poison(row.version)
-        row.settle(error=poisoned(row.version))
+        version, tokens = self.version(prompt), self._texts.tokens(text)
+        self._texts.length(tokens)
+        return self._worker.submit([version], Kind("write"), tokens, how, timeout)[0]
 
     def warm_up(self, kinds: Iterable[Kind] | None = None) -> int:
         """Compiles what batches will ask for, so that no request waits for it.
@@ -470,19 +311,14 @@ class Engine:
             if self._writer is not None and not self._writer.busy:
                 self._writer.warm_up()
 
-        future: Future[None] = Future()
-        with self._wake:
-            self._check_open()
-            self._jobs.append((future, compile_all))
-            self._wake.notify()
-        future.result()
+        self._worker.run(compile_all)
         return self.stats.shapes
 
     @property
     def stats(self) -> Stats:
         """Counters since the start."""
         reader, writer = self._reader, self._writer
-        with self._wake:
+        with self._worker.lock:
             return Stats(
                 rows=reader.rows,
                 batches=reader.batches,
@@ -497,14 +333,11 @@ class Engine:
     @property
     def alive(self) -> bool:
         """Whether requests are answered."""
-        return self._thread.is_alive() and not self._closing
+        return self._worker.alive
 
     def close(self) -> None:
         """Answers what waits and is being written, takes no more, and ends the thread."""
-        with self._wake:
-            self._closing = True
-            self._wake.notify()
-        self._thread.join()
+        self._worker.close()
 
     def __enter__(self) -> "Engine":
         return self
@@ -512,14 +345,11 @@ class Engine:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-
-def _fulfil(future: "Future[None]", job: Callable[[], None]) -> None:
-    try:
-        job()
-    except Exception as error:  # It is the caller's.
-        future.set_exception(error)
-    else:
-        future.set_result(None)
+    def _poison(self, row: Row) -> None:
+        """A prompt whose answers are no numbers gives none any more."""
+        if row.version.digest:
+            self._registry.poison(row.version)
+        row.settle(error=poisoned(row.version))
 
 
 def _gathered(
@@ -545,8 +375,3 @@ def _gathered(
     for future in futures:
         future.add_done_callback(done)
     return whole
-
-
-def _power(count: int) -> int:
-    """The next power of two, so that few shapes serve all sets of candidates."""
-    return 1 << (count - 1).bit_length()

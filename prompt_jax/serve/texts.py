@@ -1,0 +1,110 @@
+"""What callers give, checked and in tokens, before it waits for anything."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from prompt_jax.backbones import Backbone, is_encoder
+from prompt_jax.config import InputError
+from prompt_jax.data import encode_targets, pad
+from prompt_jax.serve.errors import TooLongError
+from prompt_jax.serve.queue import Kind
+from prompt_jax.serve.reading import Candidates
+
+
+class Texts:
+    """Reads what callers give for one backbone.
+
+    Args:
+      lengths: tokens that texts are padded to, growing.
+    """
+
+    def __init__(self, backbone: Backbone, lengths: Sequence[int]):
+        self._backbone, self._lengths = backbone, tuple(lengths)
+
+    def tokens(self, text: str | Sequence[int]) -> np.ndarray:
+        """The tokens [T] of a text.
+
+        Raises:
+          InputError: it is none, or the backbone has no tokenizer for it.
+        """
+        if isinstance(text, str):
+            tokenizer = self._tokenizer("text")
+            text = tokenizer(text, return_attention_mask=False, verbose=False)["input_ids"]
+        return self._checked("a text", text)
+
+    def _checked(self, what: str, given: Any) -> np.ndarray:
+        tokens, size = np.asarray(given), self._backbone.config.vocab_size
+        if tokens.ndim != 1 or not tokens.size or tokens.dtype.kind not in "iu":
+            raise InputError(f"{what} is words, or a list of tokens, got {str(given)[:50]!r}")
+        if tokens.min() < 0 or tokens.max() >= size:
+            raise InputError(
+                f"tokens are 0 to {size - 1}, got {tokens.min()} to {tokens.max()} in {what}"
+            )
+        return tokens.astype(np.int32)
+
+    def scoring(
+        self, text: str | Sequence[int], candidates: Sequence[Any], length_normalize: bool
+    ) -> tuple[Kind, np.ndarray, Candidates]:
+        """The kind of a request for scores, its tokens and its candidates.
+
+        Raises:
+          TooLongError: more tokens than any of `lengths`.
+          InputError: no text, no candidates, or not what a model that fills masks can do.
+        """
+        tokens, words = self.tokens(text), self._candidates(candidates)
+        if is_encoder(self._backbone.config):
+            self._check_cloze(tokens, words)
+        count, longest = len(words), max(map(len, words))
+        kind = Kind("score", self.length(tokens), _power(count), _power(longest))
+        padded = pad(words, kind.words, self._backbone.config.pad_token_id)
+        return kind, tokens, Candidates(*padded, length_normalize)
+
+    def length(self, tokens: np.ndarray) -> int:
+        """What a text is padded to.
+
+        Raises:
+          TooLongError: more tokens than any of `lengths`.
+        """
+        for length in self._lengths:
+            if len(tokens) <= length:
+                return length
+        raise TooLongError(
+            f"the text has {len(tokens)} tokens and {self._lengths[-1]} is the most; shorten it, "
+            "or give the engine greater lengths"
+        )
+
+    def _tokenizer(self, what: str) -> Any:
+        if self._backbone.tokenizer is None:
+            raise InputError(
+                f"backbone {self._backbone.name!r} has no tokenizer; give the tokens of a {what}"
+            )
+        return self._backbone.tokenizer
+
+    def _candidates(self, candidates: Sequence[str | Sequence[int]]) -> list[np.ndarray]:
+        if not len(candidates):
+            raise InputError("there are no candidates; give words, or lists of tokens")
+        words = [word for word in candidates if isinstance(word, str)]
+        encoded = iter(())
+        if words:
+            tokenizer, place = self._tokenizer("candidate"), self._backbone.target_place
+            encoded = iter(encode_targets(tokenizer, words, self._lengths[-1], place=place))
+        return [
+            self._checked("a candidate", next(encoded) if isinstance(word, str) else word)
+            for word in candidates
+        ]
+
+    def _check_cloze(self, tokens: np.ndarray, words: list[Any]) -> None:
+        masks = int((tokens == self._backbone.config.mask_token_id).sum())
+        longest = max(map(len, words))
+        if masks != 1 or longest > 1:
+            raise InputError(
+                f"backbone {self._backbone.name!r} fills one mask with one token, got {masks} "
+                f"masks and a candidate of {longest} tokens"
+            )
+
+
+def _power(count: int) -> int:
+    """The next power of two, so that few shapes serve all sets of candidates."""
+    return 1 << (count - 1).bit_length()
