@@ -29,6 +29,7 @@ from prompt_jax.doctor import mistakes as mistakes_of
 from prompt_jax.generate import generate, score
 from prompt_jax.losses import loss_fn
 from prompt_jax.methods import init, materialize
+from prompt_jax.serve import Engine
 from prompt_jax.sharding import AXES, build_mesh, place_rows, whole
 from prompt_jax.train import compile_step, fit, start
 from prompt_jax.weights import load_backbone, save_hugging_face
@@ -330,3 +331,21 @@ def test_doctor_tells_what_a_mesh_does_not_divide():
     assert "a vocabulary of 61 on 8 devices" in mistakes("gpt2", 1, 4, 2)
     assert "rows are not shared out" in mistakes("t5", 1, 1, 8)
     assert "4 of 8 devices are idle" in mistakes("t5", 1, 1, 4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["t5", "gpt2"])
+def test_an_engine_on_a_mesh_answers_as_one_on_a_device(name):
+    from test_engine import SMALL, prompts_of
+
+    answers = []
+    alone = one_device(name)
+    prompts = prompts_of(alone, 5)
+    for backbone in (alone, on_mesh(alone, mesh_of(2, 2, 2))):
+        with Engine(backbone, prompts, **SMALL) as engine:
+            asked = [engine.score(prompt, [4, 5, 6], [[7], [8]]) for prompt in prompts]
+            written = [engine.generate(prompt, [4, 5, 6], max_new_tokens=4) for prompt in prompts]
+            scores = [future.result().log_likelihoods for future in asked]
+            answers.append((scores, [future.result().tokens.tolist() for future in written]))
+    np.testing.assert_allclose(*(scores for scores, _ in answers), rtol=1e-5, atol=1e-5)
+    assert answers[0][1] == answers[1][1]
