@@ -103,12 +103,7 @@ def export_prompt(prompt: Prompt, path: str | Path, *, overwrite: bool = False) 
     np.save(buffer, rows, allow_pickle=False)
     with _writable(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = _beside(path)
-        try:
-            _write_file(fresh, buffer.getvalue())
-            os.replace(fresh, path)
-        finally:
-            fresh.unlink(missing_ok=True)
+        replace_file(path, buffer.getvalue())
     return path
 
 
@@ -214,6 +209,17 @@ def _swap(fresh: Path, folder: Path) -> None:
 def _beside(path: Path) -> Path:
     """A hidden name on the same file system, so that renaming is atomic."""
     return path.parent / f".{path.name}.{secrets.token_hex(4)}"
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Writes a file that has its old content or all of its new one, whatever happens."""
+    fresh = _beside(path)
+    try:
+        _write_file(fresh, data)
+        os.replace(fresh, path)
+    finally:
+        fresh.unlink(missing_ok=True)
+    _sync(path.parent)
 
 
 def _write_file(path: Path, data: bytes) -> None:

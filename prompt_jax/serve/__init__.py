@@ -18,4 +18,5 @@ from prompt_jax.serve.reader import Embedded as Embedded
 from prompt_jax.serve.reader import Ensembled as Ensembled
 from prompt_jax.serve.reader import Scored as Scored
 from prompt_jax.serve.slots import Version as Version
+from prompt_jax.serve.store import Store as Store
 from prompt_jax.serve.writer import Written as Written

@@ -1,0 +1,256 @@
+"""A folder of prompts by name and version, which a server and those who feed it share.
+
+    store/films/1/          a prompt, as `save_prompt` writes it; it never changes
+    store/films/2/
+    store/films/aliases.json    {"stable": 1}
+
+A version appears whole or not at all, and an alias is one version or the other: whatever ends a
+writer, at whatever moment, leaves a store that can be read. What is in it is not trusted: before
+anything is loaded, names, links, sizes and headers are checked, and nothing in it is ever run.
+"""
+
+import json
+import os
+import re
+import secrets
+import shutil
+import stat
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from prompt_jax.config import InputError
+from prompt_jax.prompts import Prompt, load_prompt, save_prompt
+from prompt_jax.prompts.folder import OWN_FILES, replace_file
+from prompt_jax.serve.errors import UnknownPromptError
+
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}", re.ASCII)
+ALIASES, REMOVED = "aliases.json", ".removed"
+FILE_BYTES, JSON_BYTES, HEADER_BYTES, TENSORS = 2**28, 2**22, 2**20, 10_000
+"""The most that a file, a config, and the header and the number of tensors of weights may be."""
+DTYPES = ("F32", "F16", "BF16")
+
+
+class Entry(NamedTuple):
+    """A version of a prompt."""
+
+    name: str
+    version: int
+    aliases: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.version}"
+
+
+class Scan(NamedTuple):
+    """What a store holds."""
+
+    entries: list[Entry]
+    problems: list[str]
+    """What is in it and cannot be used, and why."""
+
+
+class Store:
+    """The prompts of a folder.
+
+    Args:
+      root: made if it is not there.
+
+    Raises:
+      InputError: it is no folder.
+    """
+
+    def __init__(self, root: str | Path):
+        self.root = Path(root).absolute()
+        if self.root.exists() and not self.root.is_dir():
+            raise InputError(f"the store {root} is no folder; give one, or a name that is free")
+        self.root.mkdir(parents=True, exist_ok=True)
+
+    def put(self, name: str, prompt: Prompt) -> Entry:
+        """Writes a new version of a prompt, the next number after all that ever were there.
+
+        Raises:
+          InputError: a name that is none, or a place that cannot be written.
+        """
+        folder = self._folder(name)
+        number = max(self._numbers(folder, gone=True), default=0) + 1
+        while True:
+            try:
+                save_prompt(folder / str(number), prompt)
+                return Entry(name, number, ())
+            except InputError:
+                if not (folder / str(number)).exists():
+                    raise
+                number += 1  # Somebody else was faster.
+
+    def load(self, reference: str) -> Prompt:
+        """A prompt by `name`, `name@2` or `name@alias`; see `resolve`.
+
+        Raises:
+          UnknownPromptError: there is none.
+          InputError: it is damaged, or holds what no prompt has.
+        """
+        entry = self.resolve(reference)
+        folder = self._folder(entry.name) / str(entry.version)
+        check_folder(folder)
+        return load_prompt(folder)
+
+    def resolve(self, reference: str) -> Entry:
+        """The version that is meant: without one that of the alias `default`, or the newest.
+
+        Raises:
+          UnknownPromptError: there is none.
+          InputError: what is no name.
+        """
+        name, at, wanted = reference.partition("@")
+        folder = self._folder(name)
+        numbers, aliases = self._numbers(folder), self._aliases(folder)
+        number = max(numbers, default=0)
+        if not at:
+            number = aliases.get("default", number)
+        elif wanted.isascii() and wanted.isdecimal():
+            number = int(wanted)
+        else:
+            number = aliases.get(wanted, 0)
+        if number not in numbers:
+            known = ", ".join(map(str, [*sorted(numbers), *sorted(aliases)])) or "none"
+            raise UnknownPromptError(
+                f"there is no {reference!r} in the store; versions and aliases of {name!r}: {known}"
+            )
+        own = tuple(sorted(alias for alias, version in aliases.items() if version == number))
+        return Entry(name, number, own)
+
+    def alias(self, name: str, alias: str, version: int) -> None:
+        """Makes an alias mean a version from now on; `default` is meant where none is named.
+
+        Raises:
+          UnknownPromptError: there is no such version.
+          InputError: what is no name, or would be taken for a version.
+        """
+        if not NAME.fullmatch(alias) or alias.isdecimal():
+            raise InputError(f"an alias is {_ALLOWED}, and no number, got {alias!r}")
+        self.resolve(f"{name}@{version}")
+        folder = self._folder(name)
+        changed = {**self._aliases(folder), alias: version}
+        replace_file(folder / ALIASES, json.dumps(changed, indent=2, sort_keys=True).encode())
+
+    def remove(self, name: str, version: int) -> None:
+        """Deletes a version that no alias means.
+
+        Raises:
+          UnknownPromptError: there is none.
+          InputError: an alias means it.
+        """
+        entry = self.resolve(f"{name}@{version}")
+        if entry.aliases:
+            raise InputError(
+                f"{entry} is what {', '.join(entry.aliases)} means; give that another version first"
+            )
+        folder = self._folder(name)
+        (folder / f"{version}{REMOVED}").touch()  # Its number is never used again.
+        gone = folder / f".{version}.{secrets.token_hex(4)}"
+        os.rename(folder / str(version), gone)  # At once; deleting it takes a while.
+        shutil.rmtree(gone)
+
+    def scan(self) -> Scan:
+        """All versions that can be loaded, and what cannot."""
+        entries: list[Entry] = []
+        problems: list[str] = []
+        for folder in sorted(self.root.iterdir()):
+            if folder.name.startswith("."):
+                continue
+            if not NAME.fullmatch(folder.name) or folder.is_symlink() or not folder.is_dir():
+                problems.append(f"{folder.name}: no folder of a prompt's versions; left alone")
+                continue
+            for number in sorted(self._numbers(folder)):
+                try:
+                    entry = self.resolve(f"{folder.name}@{number}")
+                    self.load(str(entry))
+                    entries.append(entry)
+                except InputError as error:
+                    problems.append(f"{folder.name}@{number}: {error}")
+        return Scan(entries, problems)
+
+    def _folder(self, name: str) -> Path:
+        if not NAME.fullmatch(name):
+            raise InputError(f"a prompt's name is {_ALLOWED}, got {name[:80]!r}")
+        folder = self.root / name
+        if folder.is_symlink():
+            raise InputError(f"{name!r} is a link, and a store has none; copy what it means")
+        return folder
+
+    def _numbers(self, folder: Path, *, gone: bool = False) -> set[int]:
+        """Versions that are there; or with `gone`, also those that were."""
+        if not folder.is_dir():
+            return set()
+        names = [entry.name for entry in folder.iterdir()]
+        if gone:
+            names = [name.removesuffix(REMOVED) for name in names]
+        return {int(name) for name in names if re.fullmatch("[1-9][0-9]{0,8}", name, re.ASCII)}
+
+    def _aliases(self, folder: Path) -> dict[str, int]:
+        path = folder / ALIASES
+        if not path.exists():
+            return {}
+        _check_file(path, JSON_BYTES)
+        try:
+            found = json.loads(path.read_bytes())
+        except ValueError:
+            found = None
+        if not isinstance(found, dict) or not all(type(each) is int for each in found.values()):
+            raise InputError(
+                f"{path.name} of {folder.name!r} is no table of versions; set its aliases again"
+            )
+        return found
+
+
+_ALLOWED = "1 to 64 of a-z, 0-9, '.', '_' and '-', the first a letter or a digit"
+
+
+def check_folder(folder: Path) -> None:
+    """Whether a folder may be looked into as a prompt: files of known names, none a link or large.
+
+    Raises:
+      InputError: it may not, and why.
+    """
+    if folder.is_symlink() or not folder.is_dir():
+        raise InputError(f"{folder.name} is no folder; a version of a prompt is one")
+    for path in sorted(folder.iterdir()):
+        if path.name not in OWN_FILES or path.suffix not in (".json", ".safetensors", ".md"):
+            raise InputError(f"{path.name[:80]!r} is no file of a prompt; take it out of the store")
+        _check_file(path, FILE_BYTES if path.suffix == ".safetensors" else JSON_BYTES)
+        if path.suffix == ".safetensors":
+            _check_header(path)
+
+
+def _check_file(path: Path, most: int) -> None:
+    state = os.lstat(path)
+    if not stat.S_ISREG(state.st_mode):
+        raise InputError(f"{path.name} is a link or a folder; a prompt has files of its own")
+    if state.st_size > most:
+        raise InputError(f"{path.name} has {state.st_size} bytes, and {most} is the most")
+
+
+def _check_header(path: Path) -> None:
+    """What the header of a safetensors file claims, before anything is made of it."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        if not 2 <= size <= HEADER_BYTES:
+            raise InputError(
+                f"{path.name} has a header of {size} bytes, and {HEADER_BYTES} is the most"
+            )
+        try:
+            header: Any = json.loads(file.read(size))
+        except (ValueError, RecursionError):
+            header = None
+    if not isinstance(header, dict):
+        raise InputError(f"{path.name} has a header that is no JSON object; it is damaged")
+    tensors = {name: about for name, about in header.items() if name != "__metadata__"}
+    if len(tensors) > TENSORS:
+        raise InputError(f"{path.name} has {len(tensors)} tensors, and {TENSORS} is the most")
+    for name, about in tensors.items():
+        dtype = about.get("dtype") if isinstance(about, dict) else None
+        if dtype not in DTYPES:
+            raise InputError(
+                f"{name[:80]!r} of {path.name} is {str(dtype)[:20]!r}; the numbers of a prompt are "
+                f"{', '.join(DTYPES)}"
+            )

@@ -1,0 +1,215 @@
+"""Prompts by name and version on a disk that others write to, crash in the middle of, and fill."""
+
+import json
+import os
+import random
+import signal
+import struct
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from prompt_jax.config import InputError, PromptTuningConfig
+from prompt_jax.prompts import Prompt
+from prompt_jax.serve import Store, UnknownPromptError
+from prompt_jax.serve import store as rooms
+
+
+def prompt_of(value):
+    method = PromptTuningConfig(num_virtual_tokens=2)
+    return Prompt(tuned={"prompt": np.full((2, 8), float(value))}, method=method)
+
+
+@pytest.fixture
+def store(tmp_path):
+    made = Store(tmp_path / "store")
+    for value in (1, 2, 3):
+        made.put("films", prompt_of(value))
+    return made
+
+
+def value_of(store, reference):
+    return store.load(reference).tuned["prompt"][0, 0]
+
+
+def test_versions_stay_and_aliases_move(store):
+    assert value_of(store, "films") == 3 and value_of(store, "films@1") == 1
+    assert str(store.put("films", prompt_of(4))) == "films@4"
+    store.alias("films", "stable", 2)
+    store.alias("films", "default", 3)
+    assert value_of(store, "films@stable") == 2 and value_of(store, "films") == 3
+    store.alias("films", "stable", 1)
+    assert value_of(store, "films@stable") == 1
+    assert store.resolve("films@1").aliases == ("stable",)
+    with pytest.raises(InputError, match="films@1 is what stable means; give that another"):
+        store.remove("films", 1)
+    store.remove("films", 2)
+    found = Store(store.root).scan()
+    assert [str(entry) for entry in found.entries] == ["films@1", "films@3", "films@4"]
+    assert not found.problems
+    store.remove("films", 4)
+    assert str(store.put("films", prompt_of(5))) == "films@5"  # No number is used again.
+
+
+def test_what_is_not_there(store):
+    for reference in ("none", "films@7", "films@gone", "films@0", "films@"):
+        with pytest.raises(UnknownPromptError, match="there is no .* in the store; versions and"):
+            store.load(reference)
+    with pytest.raises(UnknownPromptError, match="versions and aliases of 'films': 1, 2, 3$"):
+        store.alias("films", "stable", 9)
+    with pytest.raises(UnknownPromptError, match="there is no 'films@9'"):
+        store.remove("films", 9)
+    (store.root / "file").touch()
+    with pytest.raises(InputError, match="is no folder; give one, or a name that is free"):
+        Store(store.root / "file")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "", ".", "..", "../films", "films/../films", "/etc", "a/b", "a\\b", "%2e%2e%2f", "Films",
+        "fil\0ms", "films\n", "ﬁlms", "а", "a" * 65, "-films", "c:films", "~", "..%5c",
+    ],
+)  # fmt: skip
+def test_names_that_are_none(name, store, tmp_path):
+    before = sorted(map(str, tmp_path.rglob("*")))
+    for work in (
+        lambda: store.put(name.replace("@1@2", "@"), prompt_of(1)),
+        lambda: store.load(name),
+    ):
+        with pytest.raises(InputError, match="name is 1 to 64 of a-z|there is no"):
+            work()
+    if name:
+        with pytest.raises(InputError, match="an alias is 1 to 64 of a-z"):
+            store.alias("films", name if name != "films@1@2" else "7", 1)
+    assert sorted(map(str, tmp_path.rglob("*"))) == before
+
+
+def test_links_are_not_followed(store, tmp_path):
+    Store(tmp_path / "other").put("secret", prompt_of(9))
+    (store.root / "link").symlink_to(tmp_path / "other" / "secret")
+    (store.root / "films" / "7").symlink_to(tmp_path / "other" / "secret" / "1")
+    with pytest.raises(InputError, match="'link' is a link, and a store has none"):
+        store.load("link")
+    with pytest.raises(InputError, match="7 is no folder; a version of a prompt is one"):
+        store.load("films@7")
+    inner = store.root / "films" / "1" / "README.md"
+    inner.unlink()
+    inner.symlink_to("/etc/passwd")
+    with pytest.raises(InputError, match=r"README.md is a link or a folder; a prompt has files"):
+        store.load("films@1")
+    found = store.scan()
+    assert [str(entry) for entry in found.entries] == ["films@2", "films@3"]
+    assert len(found.problems) == 3 and "link: no folder" in found.problems[2]
+
+
+def weights_of(store):
+    return next((store.root / "films" / "1").glob("*.safetensors"))
+
+
+def framed(header, data=b""):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+TENSOR = {"dtype": "F32", "shape": [2, 8], "data_offsets": [0, 64]}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            struct.pack("<Q", 2**40) + b"{}",
+            "header of 1099511627776 bytes, and 1048576",
+        ),
+        (b"", "header of 0 bytes"),
+        (framed(b"[1, 2]"), "a header that is no JSON object; it is damaged"),
+        (framed(b"[" * 100_000), "a header that is no JSON object"),
+        (framed(b"\xff\xfe{}"), "a header that is no JSON object"),
+        (framed({str(i): TENSOR for i in range(10_001)}), "10001 tensors, and 10000 is the most"),
+        (framed({"a": {**TENSOR, "dtype": "I64"}}), "'a' of .* is 'I64'; the numbers of a prompt"),
+        (framed({"a": 3}), "'a' of .* is 'None'; the numbers of a prompt"),
+        (framed({"a": TENSOR}, bytes(10)), "."),  # Cut off.
+        (framed({"a": {**TENSOR, "data_offsets": [0, 10**12]}}, bytes(64)), "."),
+    ],
+)
+def test_weights_that_are_not_what_they_say(content, message, store, monkeypatch):
+    monkeypatch.setattr(rooms, "HEADER_BYTES", 2**20)
+    weights_of(store).write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        store.load("films@1")
+    assert [str(entry) for entry in store.scan().entries] == ["films@2", "films@3"]
+
+
+def test_files_that_no_prompt_has(store, monkeypatch):
+    folder = store.root / "films" / "1"
+    (folder / "adapter_model.bin").write_bytes(b"pickle")
+    with pytest.raises(InputError, match="'adapter_model.bin' is no file of a prompt"):
+        store.load("films@1")
+    (folder / "adapter_model.bin").unlink()
+    monkeypatch.setattr(rooms, "FILE_BYTES", 10)
+    with pytest.raises(InputError, match=r"safetensors has \d+ bytes, and 10 is the most"):
+        store.load("films@1")
+    (store.root / "films" / "aliases.json").write_text('{"stable": "1"}')
+    with pytest.raises(InputError, match="aliases.json of 'films' is no table of versions"):
+        store.load("films@2")
+
+
+def test_numbers_that_are_none_are_refused(store):
+    rows = np.ones((2, 8), np.float32)
+    rows[1, 3] = np.nan
+    header, data = weights_of(store).read_bytes(), rows.tobytes()
+    weights_of(store).write_bytes(header[: len(header) - len(data)] + data)
+    with pytest.raises(InputError, match="NaN or inf|digest|checksum"):
+        store.load("films@1")
+
+
+def test_two_writers_take_two_numbers(store, monkeypatch):
+    numbers = Store._numbers
+
+    def late(self, folder, gone=False):
+        return numbers(self, folder, gone=gone) - {3}
+
+    monkeypatch.setattr(Store, "_numbers", late)
+    assert str(store.put("films", prompt_of(8))) == "films@4"
+    monkeypatch.undo()
+    assert value_of(store, "films@3") == 3 and value_of(store, "films@4") == 8
+
+
+WRITER = """
+import sys
+import numpy as np
+from prompt_jax.config import PromptTuningConfig
+from prompt_jax.prompts import Prompt
+from prompt_jax.serve import Store
+store = Store(sys.argv[1])
+print("here", flush=True)
+for i in range(100):
+    method = PromptTuningConfig(num_virtual_tokens=2)
+    entry = store.put("films", Prompt(tuned={"prompt": np.full((2, 8), float(i))}, method=method))
+    store.alias("films", "stable", entry.version)
+    print(entry.version, flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_writer_that_is_killed_leaves_whole_versions(tmp_path):
+    root, rng = tmp_path / "store", random.Random(0)
+    for _ in range(4):
+        command = [sys.executable, "-c", WRITER, str(root)]
+        writer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert writer.stdout.readline() == "here\n"
+        time.sleep(rng.uniform(0.02, 0.2))
+        os.kill(writer.pid, signal.SIGKILL)
+        told = [int(line) for line in writer.stdout if line.strip()]
+        writer.wait()
+        writer.stdout.close()
+        found = Store(root).scan()
+        assert not found.problems
+        assert {entry.version for entry in found.entries} >= set(told)
+        if told:
+            assert value_of(Store(root), "films@stable") >= 0
+    assert len(Store(root).scan().entries) > 4
