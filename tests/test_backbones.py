@@ -38,7 +38,7 @@ def test_attention_is_the_formula():
     keys = jax.random.split(jax.random.key(0), 4)
     query, key, value = (jax.random.normal(k, (2, 3, 4, 5)) for k in keys[:3])
     bias = jax.random.normal(keys[3], (2, 1, 3, 3))
-    ours = attend(query, key, value, bias)
+    ours = attend(query, key, value, [bias])
     q, k, v, b = (np.asarray(x, np.float64) for x in (query, key, value, bias))
     for row in range(2):
         for head in range(4):

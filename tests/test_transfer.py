@@ -28,6 +28,9 @@ class Tokenizer:
     def __init__(self, words):
         self.words = words
 
+    def __len__(self):
+        return len(self.words)
+
     def get_vocab(self):
         return {word: i for i, word in enumerate(self.words)}
 
