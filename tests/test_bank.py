@@ -35,7 +35,12 @@ METHODS = [
 ]
 
 
-@pytest.fixture(params=["tiny", "tiny_gpt2", "tiny_llama", "tiny_bert"])
+@pytest.fixture(
+    params=[
+        "tiny",
+        *(pytest.param(f"tiny_{n}", marks=pytest.mark.slow) for n in ("gpt2", "llama", "bert")),
+    ]
+)
 def backbone(request):
     return request.getfixturevalue(request.param)
 

@@ -83,7 +83,9 @@ def alone(backbone, prompt, text, words):
     ]
 
 
-@pytest.fixture(params=["tiny", "tiny_gpt2", "tiny_bert"])
+@pytest.fixture(
+    params=["tiny", *(pytest.param(f"tiny_{n}", marks=pytest.mark.slow) for n in ("gpt2", "bert"))]
+)
 def roomy(request):
     return with_positions(request.getfixturevalue(request.param))
 
@@ -242,6 +244,7 @@ def test_several_prompts_answer_one_request(tiny):
             late.result()
 
 
+@pytest.mark.slow
 def test_more_prompts_than_slots_take_turns(tiny):
     prompts = prompts_of(tiny, 10)
     texts = {name: text_for(tiny, i) for i, name in enumerate(prompts)}

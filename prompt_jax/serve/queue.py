@@ -125,7 +125,7 @@ class Queue:
             digest, rows = next(iter(turns.items()))
             turns.move_to_end(digest)
             new = bool(digest) and digest not in mine and digest not in held
-            if digest in skipped or (new and len(mine) == prompts):
+            if digest in skipped or (new and len(mine) >= prompts):
                 skipped.add(digest)
                 continue
             row = rows.popleft()
