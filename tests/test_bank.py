@@ -80,6 +80,7 @@ def logits_of(backbone, injection, tokens, mask, targets):
     return target_logits(backbone.module, backbone.params, injection, tokens, mask, targets)
 
 
+@pytest.mark.slow
 def test_a_row_in_a_crowd_is_the_row_alone(backbone):
     own = injections(backbone)
     bank = Bank(layout_of(own), len(own) + 1)
@@ -113,6 +114,7 @@ def test_neighbours_change_no_bit(backbone):
         np.testing.assert_array_equal(first[0], second[0])
 
 
+@pytest.mark.slow
 def test_slots_change_and_nothing_is_compiled(tiny):
     own = injections(tiny)
     bank = Bank(layout_of(own), 2)

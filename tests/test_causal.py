@@ -74,6 +74,7 @@ def test_the_loss_is_of_the_token_behind(tiny_gpt2):
         model(ids, labels=ids[:, :2])
 
 
+@pytest.mark.slow
 def test_a_prompt_as_a_prefix_costs_no_place_and_says_the_same(tiny_llama):
     """Keys and values of the virtual tokens, in the attentions instead of the input."""
     rows = init(METHOD, tiny_llama, jax.random.key(0))["prompt"]
@@ -93,6 +94,7 @@ def test_a_prompt_as_a_prefix_costs_no_place_and_says_the_same(tiny_llama):
 PATH = "decoder/layers/attention"
 
 
+@pytest.mark.slow
 def test_an_input_that_sees_itself_whole(tiny_gpt2):
     """A later input token changes an earlier state; a later target does not."""
     config = dataclasses.replace(tiny_gpt2.config, bidirectional_input=True)
@@ -161,6 +163,7 @@ def test_targets_stand_behind_a_space_and_end(gpt2_folder, embedded):
         np.testing.assert_array_equal(row, embedded.tokenizer("positive")["input_ids"])
 
 
+@pytest.mark.slow
 def test_an_experiment_on_a_decoder(gpt2_folder, task_file, tmp_path):
     config = Config(
         backbone=str(gpt2_folder),

@@ -21,6 +21,7 @@ def test_resume_takes_the_config_of_the_run(run, capsys):
     assert "resuming after step 2 of 3" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_prompt_is_evaluated_in_eight_bits(run, capsys):
     arguments = ["evaluate", "--prompt", str(run), "--data.task", f"file:{run.parent / 'task.tsv'}"]
     assert cli.main([*arguments, "--frozen.dtype", "int8"]) == 0

@@ -188,6 +188,7 @@ def test_answers_come_as_they_are_written(tiny):
         np.testing.assert_array_equal(other.result().tokens, whole.tokens)
 
 
+@pytest.mark.slow
 def test_heads_of_other_numbers_of_classes(tiny_bert):
     methods = [HeadConfig(num_labels=n, task_type="SEQ_CLS") for n in (2, 5)]
     prompted = PromptTuningConfig(num_virtual_tokens=3, num_labels=3, task_type="SEQ_CLS")

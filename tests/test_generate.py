@@ -215,6 +215,7 @@ def test_restrict_keeps_the_smallest_set_with_the_mass():
     assert kept(2, 0.58) == [1]
 
 
+@pytest.mark.slow
 def test_wide_beams_find_the_best_of_all():
     config = T5Config(
         vocab_size=5, d_model=8, d_kv=4, d_ff=8, num_heads=2, num_layers=1, num_decoder_layers=1

@@ -270,6 +270,7 @@ def test_rows_are_of_prompts_only(tiny):
         _ = prompt_for(tuned, config, tiny).rows
 
 
+@pytest.mark.slow
 def test_one_word_changes_the_method(tiny_folder, task_file, tmp_path, capsys):
     out = tmp_path / "run"
     arguments = ["train", "--backbone", str(tiny_folder), "--data.task", f"file:{task_file}"]

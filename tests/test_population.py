@@ -60,7 +60,12 @@ def rows(seed, length):
     return Batch(tokens, mask[:, ::-1].copy() | (tokens == 63), targets, np.ones((4, 1), bool))
 
 
-@pytest.fixture(params=["tiny", "tiny_gpt2", "tiny_llama", "tiny_bert"])
+@pytest.fixture(
+    params=[
+        "tiny",
+        *(pytest.param(f"tiny_{n}", marks=pytest.mark.slow) for n in ("gpt2", "llama", "bert")),
+    ]
+)
 def backbone(request):
     return request.getfixturevalue(request.param)
 
@@ -223,6 +228,7 @@ def test_tasks_with_heads_or_label_words_are_not_joined(config, tiny_bert):
         check_one_program([mixed])
 
 
+@pytest.mark.slow
 def test_a_prompt_for_each_task(config, tmp_path, task_file, capsys):
     other = tmp_path / "other.tsv"
     other.write_text(task_file.read_text().replace("film", "long and winding book"))

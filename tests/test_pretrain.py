@@ -64,6 +64,7 @@ def test_a_second_stage_goes_on_from_the_first(stage, tmp_path):
         pretrain(dataclasses.replace(later, output=str(tmp_path / "3"), d_ff=32))
 
 
+@pytest.mark.slow
 def test_a_vocabulary_is_trained_when_none_is_given(stage, tmp_path):
     found = pretrain(
         dataclasses.replace(

@@ -103,6 +103,7 @@ def test_tags_are_learned(bert_folder, tmp_path, capsys):
     assert all(found["entity_f1"] == 1.0 for found in last["results"][TUNED].values())
 
 
+@pytest.mark.slow
 def test_spans_are_learned(bert_folder, tmp_path, capsys):
     config = config_for(bert_folder, tmp_path, rows_of_spans(), **SPANS)
     result = train(config, say=lambda line: None)
