@@ -108,7 +108,7 @@ def test_any_row_of_64_prompts_is_the_row_alone(roomy):
     with Engine(roomy, prompts, slots=64, **options) as engine:
 
         def ask(names):
-            with engine._worker.lock:  # Nothing is taken before all wait.
+            with engine._now.worker.lock:  # Nothing is taken before all wait.
                 found = [engine.score(name, texts[name], words[name]) for name in names]
             return {n: f.result().log_likelihoods for n, f in zip(names, found, strict=True)}
 
@@ -196,7 +196,7 @@ def test_heads_of_other_numbers_of_classes(tiny_bert):
     prompts["words"] = prompt_of(tiny_bert, PromptTuningConfig(num_virtual_tokens=2), 9)
     with Engine(tiny_bert, prompts, **{**SMALL, "rows": (3,)}) as engine:
         text = text_for(tiny_bert, 1)
-        with engine._worker.lock:
+        with engine._now.worker.lock:
             found = {name: engine.classify(name, text) for name in ("p0", "p1", "p2")}
         for name, future in found.items():
             rows = np.array([text], np.int32), np.ones((1, len(text)), bool)
@@ -323,7 +323,7 @@ def test_one_prompt_keeps_out_no_other(tiny):
     order = []
     prompts = prompts_of(tiny)
     with Engine(tiny, prompts, **{**SMALL, "rows": (4,)}) as engine:
-        with engine._worker.lock:
+        with engine._now.worker.lock:
             many = [engine.score("p0", [4, 5], [[7], [8]]) for _ in range(20)]
             one = engine.score("p1", [4, 5], [[7], [8]])
         for name, future in [("one", one), *(("many", each) for each in many)]:
@@ -335,7 +335,7 @@ def test_one_prompt_keeps_out_no_other(tiny):
 
 def test_callers_that_leave_and_those_that_are_late(tiny):
     with Engine(tiny, prompts_of(tiny), **SMALL) as engine:
-        with engine._worker.lock:
+        with engine._now.worker.lock:
             late = engine.score("p0", [4, 5], [[7], [8]], timeout=0.0)
             gone = engine.score("p0", [4, 5], [[7], [8]])
             stays = engine.score("p0", [4, 5], [[7], [8]])
@@ -414,7 +414,7 @@ def test_a_prompt_whose_answers_are_no_numbers(tiny):
     with Engine(tiny, {**prompts, "huge": huge, "lora": lora}, **options) as engine:
 
         def ask(*names):
-            with engine._worker.lock:
+            with engine._now.worker.lock:
                 return [engine.score(name, [4, 5], [[7], [8]]) for name in names]
 
         before = ask("p1", "lora")[0].result()
@@ -493,14 +493,14 @@ def test_engines_that_cannot_be(wrong, message, tiny):
 
 def test_a_batch_that_fails_ends_its_callers_alone(tiny, monkeypatch):
     with Engine(tiny, prompts_of(tiny), **SMALL) as engine:
-        read = engine._reader.read
+        read = engine._now.reader.read
 
         def broken(rows, poison):
             if rows[0].version.name == "p0":
                 raise MemoryError("too much")
             read(rows, poison)
 
-        monkeypatch.setattr(engine._reader, "read", broken)
+        monkeypatch.setattr(engine._now.reader, "read", broken)
         with pytest.raises(EngineError, match="the batch failed: MemoryError.*too much"):
             engine.score("p0", [4], [[7]]).result()
         assert np.isfinite(engine.score("p1", [4], [[7]]).result().log_likelihoods).all()
@@ -508,14 +508,18 @@ def test_a_batch_that_fails_ends_its_callers_alone(tiny, monkeypatch):
         def ended(rows, poison):
             raise SystemExit
 
-        monkeypatch.setattr(engine._reader, "read", ended)
+        monkeypatch.setattr(engine._now.reader, "read", ended)
         monkeypatch.setattr(threading, "excepthook", lambda *_: None)
         with pytest.raises(EngineError, match="the batch failed: SystemExit"):
             engine.score("p1", [4], [[7]]).result()
-        engine._worker._thread.join()
+        engine._now.worker._thread.join()
         assert not engine.alive
         with pytest.raises(EngineError, match="the engine came to an end"):
             engine.score("p1", [4], [[7]])
+        engine.restart()
+        assert engine.alive and engine.score("p1", [4], [[7]]).result().digest
+        with pytest.raises(EngineError, match="only an engine that came to an end by itself"):
+            engine.restart()
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional
 
-from prompt_jax.cli import answering, prompts, sweep
+from prompt_jax.cli import answering, prompts, serving, sweep
 from prompt_jax.cli.arguments import as_json, bound, parse, starting_config
 from prompt_jax.config import (
     METHOD_KINDS,
@@ -33,6 +33,7 @@ usage: prompt-jax COMMAND ...
   sweep      tune many prompts at once over one model, and keep the best
   compare    train several methods on one budget, and what each costs
   prompts    inspect, export, compose, ensemble, recycle saved prompts, and more
+  serve      answer over HTTP, every request with a prompt of its own
   plan       what a run would take on a TPU that is not here
   pretrain   train a backbone from text files
   doctor     what this machine has, how a model lies on it, what is commonly wrong
@@ -223,6 +224,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "train": _train,
     "compare": _compare,
     "sweep": sweep.run,
+    "serve": serving.run,
     "evaluate": answering.evaluate,
     "predict": answering.predict,
     "plan": _plan,

@@ -22,6 +22,7 @@ def run(arguments: list[str]) -> None:
         "attention": _attention,
         "ensemble": _ensemble,
         "recycle": _recycle,
+        "publish": _publish,
     }
     action, *rest = arguments or ["--help"]
     if action in ("-h", "--help"):
@@ -222,6 +223,27 @@ def _ensemble(
     loaded, model, config = _together(prompts, task)
     results = evaluate_ensemble(config, loaded, model, how)
     print(report.markdown(report.table(results)))
+
+
+def _publish(
+    prompt: Positional[str], *, name: str, store: str = "prompts", alias: str = ""
+) -> None:
+    """Puts a prompt into a store as the next version of a name, for `prompt-jax serve`.
+
+    Args:
+      prompt: a prompt folder, a run folder or a .npy file.
+      name: what requests call it.
+      store: folder of the store; made if it is not there.
+      alias: what shall mean this version from now on, beside its number.
+    """
+    from prompt_jax.prompts import load_prompt
+    from prompt_jax.serve import Store
+
+    kept = Store(store)
+    entry = kept.put(name, load_prompt(prompt))
+    if alias:
+        kept.alias(name, alias, entry.version)
+    print(f"{entry} in {store}")
 
 
 def _recycle(

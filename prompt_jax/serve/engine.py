@@ -19,7 +19,7 @@ from prompt_jax.generate.prefill import decoding_module
 from prompt_jax.methods import Injection
 from prompt_jax.prompts import Prompt
 from prompt_jax.serve.bank import Bank, layout_of
-from prompt_jax.serve.errors import PromptRefusedError, TooManyPromptsError
+from prompt_jax.serve.errors import EngineError, PromptRefusedError, TooManyPromptsError
 from prompt_jax.serve.queue import Kind, Queue, Row
 from prompt_jax.serve.reader import Classified, Embedded, Ensembled, Reader, Scored
 from prompt_jax.serve.reading import profiles
@@ -48,6 +48,16 @@ class Stats(NamedTuple):
     writing: int
     """Rows whose answers are being written."""
     prompts: int
+
+
+class _Running(NamedTuple):
+    """What an engine has until it comes to an end."""
+
+    slots: Slots
+    reader: Reader
+    writer: Writer | None
+    queue: Queue
+    worker: Worker
 
 
 class Engine:
@@ -96,6 +106,7 @@ class Engine:
         at_least("window", window, 0.0)
         self.backbone = backbone
         self.lengths, self.slots = tuple(lengths), slots
+        self.max_new_tokens = max_new_tokens
         module = decoding_module(backbone)
         given = prompts or {}
         try:
@@ -111,16 +122,22 @@ class Engine:
         self._registry = Registry(backbone, self._layout)
         for name, prompt in given.items():
             self.put(name, prompt)
-        self._slots = Slots(Bank(self._layout, slots + 1))
         self._shapes: set[Any] = set()
-        shared = (module, backbone.params, self._slots, profiles(self._layout), self._shapes)
-        self._reader = Reader(*shared, sizes=rows, window=window)
-        self._writer: Writer | None = None
-        if writes:
-            sizes = {"places": places, "length": self.lengths[-1], "room": max_new_tokens}
-            self._writer = Writer(*shared, **sizes, burst=burst)
-        self._queue = Queue(queue)
-        self._worker = Worker(self._reader, self._writer, self._queue, self._poison)
+
+        def begin() -> _Running:
+            bank = Slots(Bank(self._layout, slots + 1))
+            shared = (module, backbone.params, bank, profiles(self._layout), self._shapes)
+            reader = Reader(*shared, sizes=rows, window=window)
+            writer = None
+            if writes:
+                sizes = {"places": places, "length": self.lengths[-1], "room": max_new_tokens}
+                writer = Writer(*shared, **sizes, burst=burst)
+            waiting = Queue(queue)
+            worker = Worker(reader, writer, waiting, self._poison)
+            return _Running(bank, reader, writer, waiting, worker)
+
+        self._begin = begin
+        self._now = begin()
 
     def put(self, name: str, prompt: Prompt, *, allow_mismatch: bool = False) -> str:
         """Takes a prompt under a name, in place of an older one; requests from now on have it.
@@ -185,7 +202,7 @@ class Engine:
           InputError: no or empty candidates, or texts where the backbone has no tokenizer.
         """
         version = self.version(prompt)
-        return self._worker.submit(
+        return self._now.worker.submit(
             [version], *self._texts.scoring(text, candidates, length_normalize), timeout
         )[0]
 
@@ -218,7 +235,7 @@ class Engine:
                 "ask fewer, or give the engine more slots"
             )
         kind, tokens, asked = self._texts.scoring(text, candidates, length_normalize)
-        futures = self._worker.submit(versions, kind, tokens, asked, timeout)
+        futures = self._now.worker.submit(versions, kind, tokens, asked, timeout)
 
         def together(found: list[Scored]) -> Ensembled:
             said = np.stack([each.log_likelihoods for each in found])[None]
@@ -242,7 +259,7 @@ class Engine:
                 f"prompt {prompt!r} has no head; ask for the scores of label words (score)"
             )
         kind = Kind("classify", self._texts.length(tokens))
-        return self._worker.submit([version], kind, tokens, version.classes, timeout)[0]
+        return self._now.worker.submit([version], kind, tokens, version.classes, timeout)[0]
 
     def embed(
         self, prompt: str | None, text: str | Sequence[int], *, timeout: float | None = None
@@ -254,7 +271,7 @@ class Engine:
         """
         version, tokens = self.version(prompt), self._texts.tokens(text)
         kind = Kind("embed", self._texts.length(tokens))
-        return self._worker.submit([version], kind, tokens, None, timeout)[0]
+        return self._now.worker.submit([version], kind, tokens, None, timeout)[0]
 
     def generate(
         self,
@@ -281,12 +298,12 @@ class Engine:
             `score`.
         """
         how = How(max_new_tokens, temperature, top_k, top_p, seed, stream)
-        if self._writer is None:
+        if self._now.writer is None:
             raise InputError(f"backbone {self.backbone.name!r} only reads and writes no answers")
-        self._writer.check(how)
+        self._now.writer.check(how)
         version, tokens = self.version(prompt), self._texts.tokens(text)
         self._texts.length(tokens)
-        return self._worker.submit([version], Kind("write"), tokens, how, timeout)[0]
+        return self._now.worker.submit([version], Kind("write"), tokens, how, timeout)[0]
 
     def warm_up(self, kinds: Iterable[Kind] | None = None) -> int:
         """Compiles what batches will ask for, so that no request waits for it.
@@ -302,30 +319,30 @@ class Engine:
           EngineError: the engine is closed.
         """
         heads = "head/out/kernel" in self._layout
-        asked = self._reader.usual(self.lengths, heads=heads) if kinds is None else list(kinds)
+        asked = self._now.reader.usual(self.lengths, heads=heads) if kinds is None else list(kinds)
 
         def compile_all() -> None:
-            self._slots.bank.clear(PLAIN)  # It is so already.
+            self._now.slots.bank.clear(PLAIN)  # It is so already.
             for kind in asked:
-                self._reader.warm_up(kind)
-            if self._writer is not None and not self._writer.busy:
-                self._writer.warm_up()
+                self._now.reader.warm_up(kind)
+            if self._now.writer is not None and not self._now.writer.busy:
+                self._now.writer.warm_up()
 
-        self._worker.run(compile_all)
+        self._now.worker.run(compile_all)
         return self.stats.shapes
 
     @property
     def stats(self) -> Stats:
         """Counters since the start."""
-        reader, writer = self._reader, self._writer
-        with self._worker.lock:
+        reader, writer = self._now.reader, self._now.writer
+        with self._now.worker.lock:
             return Stats(
                 rows=reader.rows,
                 batches=reader.batches,
                 mixed=reader.mixed,
-                loaded=self._slots.loaded,
+                loaded=self._now.slots.loaded,
                 shapes=len(self._shapes),
-                waiting=len(self._queue),
+                waiting=len(self._now.queue),
                 writing=0 if writer is None else len(writer.rows),
                 prompts=len(self._registry.names()),
             )
@@ -333,11 +350,26 @@ class Engine:
     @property
     def alive(self) -> bool:
         """Whether requests are answered."""
-        return self._worker.alive
+        return self._now.worker.alive
+
+    @property
+    def failed(self) -> bool:
+        """Whether it came to an end by itself, and can begin again."""
+        return self._now.worker.failed
+
+    def restart(self) -> None:
+        """Begins again after the engine came to an end by itself; prompts stay, counters do not.
+
+        Raises:
+          EngineError: it is alive, or was closed.
+        """
+        if not self.failed:
+            raise EngineError("only an engine that came to an end by itself begins again")
+        self._now = self._begin()
 
     def close(self) -> None:
         """Answers what waits and is being written, takes no more, and ends the thread."""
-        self._worker.close()
+        self._now.worker.close()
 
     def __enter__(self) -> "Engine":
         return self

@@ -151,8 +151,8 @@ class Store:
         os.rename(folder / str(version), gone)  # At once; deleting it takes a while.
         shutil.rmtree(gone)
 
-    def scan(self) -> Scan:
-        """All versions that can be loaded, and what cannot."""
+    def entries(self) -> Scan:
+        """All versions that are there, whether or not they can be loaded."""
         entries: list[Entry] = []
         problems: list[str] = []
         for folder in sorted(self.root.iterdir()):
@@ -163,12 +163,22 @@ class Store:
                 continue
             for number in sorted(self._numbers(folder)):
                 try:
-                    entry = self.resolve(f"{folder.name}@{number}")
-                    self.load(str(entry))
-                    entries.append(entry)
+                    entries.append(self.resolve(f"{folder.name}@{number}"))
                 except InputError as error:
                     problems.append(f"{folder.name}@{number}: {error}")
         return Scan(entries, problems)
+
+    def scan(self) -> Scan:
+        """All versions that can be loaded, and what cannot."""
+        found = self.entries()
+        entries: list[Entry] = []
+        for entry in found.entries:
+            try:
+                self.load(str(entry))
+                entries.append(entry)
+            except InputError as error:
+                found.problems.append(f"{entry}: {error}")
+        return Scan(entries, found.problems)
 
     def _folder(self, name: str) -> Path:
         if not NAME.fullmatch(name):

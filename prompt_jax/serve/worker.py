@@ -88,7 +88,12 @@ class Worker:
     @property
     def alive(self) -> bool:
         """Whether requests are answered."""
-        return self._thread.is_alive() and not self._closing
+        return self._thread.is_alive() and not (self._closing or self._ended)
+
+    @property
+    def failed(self) -> bool:
+        """Whether the thread came to an end by itself."""
+        return bool(self._ended) and not self._closing
 
     def close(self) -> None:
         """Answers what waits and is being written, takes no more, and ends the thread."""

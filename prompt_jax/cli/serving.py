@@ -1,0 +1,90 @@
+"""`prompt-jax serve`: the prompts of a store over HTTP."""
+
+import signal
+from pathlib import Path
+
+from prompt_jax.cli.arguments import parse
+from prompt_jax.config import BackboneConfig, InputError, LoraConfig, MeshConfig, PromptTuningConfig
+from prompt_jax.runtime import prepare
+
+FROZEN, MESH = BackboneConfig(), MeshConfig()
+
+
+def run(arguments: list[str]) -> None:
+    """Runs the command."""
+    parse(_serve, "serve", arguments)
+
+
+def _serve(
+    backbone: str = "embedded",
+    store: str = "prompts",
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    keys: str = "",
+    num_virtual_tokens: int = 100,
+    lora_rank: int = 0,
+    slots: int = 64,
+    rows: tuple[int, ...] = (1, 8, 32),
+    lengths: tuple[int, ...] = (32, 128),
+    max_new_tokens: int = 64,
+    queue: int = 1024,
+    timeout: float = 60.0,
+    frozen: BackboneConfig = FROZEN,
+    mesh: MeshConfig = MESH,
+) -> None:
+    """Serves the prompts of a store over one frozen model, until SIGTERM or Ctrl-C.
+
+    Args:
+      backbone: what the prompts were trained on.
+      store: folder of `Store`; made if it is not there.
+      host: to listen on; one that others reach needs keys.
+      port: to listen on.
+      keys: JSON file of those who may ask; empty lets everybody on this machine.
+      num_virtual_tokens: of the longest prompt that may come.
+      lora_rank: of the highest LoRA that may come; 0 has room for none but those in the store.
+      slots: prompts on the device at once.
+      rows: sizes of batches.
+      lengths: tokens that texts are padded to; the last is the longest.
+      max_new_tokens: of an answer at most.
+      queue: requests that may wait.
+      timeout: seconds that a request has.
+      frozen: how the model is loaded.
+      mesh: the devices that share it.
+    """
+    try:
+        import fastapi  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise InputError('the server needs more: pip install "prompt-jax[serve]"') from error
+    from prompt_jax.serve import Store
+    from prompt_jax.serve.catalog import open_catalog
+    from prompt_jax.serve.http import Keys, create_app
+    from prompt_jax.serve.http.keys import read_keys
+    from prompt_jax.serve.http.run import check_open, server_of
+    from prompt_jax.weights import load_backbone
+
+    allowed = read_keys(keys) if keys else Keys()
+    check_open(host, allowed)
+    prompts = Store(Path(store))
+    prepare()
+    loaded = load_backbone(
+        backbone, revision=frozen.revision, dtype=frozen.dtype, mesh=mesh,
+        attention_chunk=frozen.attention_chunk,
+    )  # fmt: skip
+    room = [PromptTuningConfig(num_virtual_tokens=num_virtual_tokens)]
+    room += [LoraConfig(r=lora_rank)] if lora_rank else []
+    sizes = {"slots": slots, "rows": rows, "lengths": lengths, "queue": queue}
+    catalog, problems = open_catalog(loaded, prompts, room, max_new_tokens=max_new_tokens, **sizes)
+    for problem in problems:
+        print(f"not served: {problem}")
+    print(f"{len(catalog.served)} prompts of {store} on {backbone}; compiling", flush=True)
+    with catalog.engine as engine:
+        engine.warm_up()
+        server = server_of(create_app(catalog, allowed, timeout=timeout), host, port)
+        print(f"ready on http://{host}:{port}", flush=True)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            # The server ends by them and raises them again, for handlers that were there before.
+            signal.signal(number, lambda *_: None)
+        server.run()
+    print("all that was taken is answered")

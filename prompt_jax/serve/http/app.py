@@ -1,0 +1,127 @@
+"""The application: routes over a catalog, behind keys and limits."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse
+from starlette.exceptions import HTTPException
+
+from prompt_jax.serve.catalog import Catalog
+from prompt_jax.serve.http import access, answers
+from prompt_jax.serve.http.answers import Refused
+from prompt_jax.serve.http.desk import Desk
+from prompt_jax.serve.http.keys import Keys
+from prompt_jax.serve.http.metrics import Metrics
+from prompt_jax.serve.http.native import add_native
+from prompt_jax.serve.http.openai import add_openai
+from prompt_jax.serve.http.page import add_page
+from prompt_jax.serve.http.prompts import add_prompts
+
+LOG = logging.getLogger(__name__)
+SLACK = 15.0
+"""Seconds for sending and receiving, beside those that a request has for its answer."""
+
+
+def create_app(
+    catalog: Catalog,
+    keys: Keys,
+    *,
+    timeout: float = 60.0,
+    body_bytes: int = 2**20,
+    refresh: float = 5.0,
+) -> FastAPI:
+    """The ASGI application.
+
+    Args:
+      catalog: what is served.
+      keys: who may ask; without any everybody may.
+      timeout: seconds that a request has.
+      body_bytes: of a request at most.
+      refresh: seconds between two looks at the store; 0 never looks.
+    """
+
+    @contextlib.asynccontextmanager
+    async def life(app: FastAPI) -> AsyncIterator[None]:
+        tasks = [asyncio.create_task(_revive(app))]
+        tasks += [asyncio.create_task(_refresh(catalog, refresh))] if refresh else []
+        yield
+        for task in tasks:
+            task.cancel()
+
+    closed = {"docs_url": None, "redoc_url": None, "openapi_url": None}
+    app = FastAPI(title="prompt_jax", lifespan=life, **closed)
+    app.router.route_class = access.Guarded
+    metrics = Metrics(catalog.engine)
+    app.state.keys, app.state.catalog, app.state.metrics = keys, catalog, metrics
+    app.state.desk = Desk(catalog, metrics, timeout)
+    app.state.ready = True
+    for kind in (*(kind for kind, _, _ in answers.KINDS), Refused, Exception):
+        app.add_exception_handler(kind, answers.on_error)
+    app.add_exception_handler(RequestValidationError, answers.on_invalid)  # type: ignore[arg-type]
+    app.add_exception_handler(HTTPException, answers.on_http)  # type: ignore[arg-type]
+    app.add_middleware(access.Gate, metrics=metrics, most=body_bytes, patience=timeout + SLACK)
+    _add_health(app)
+    add_openai(app)
+    add_native(app)
+    add_prompts(app)
+    add_page(app)
+    return app
+
+
+async def _revive(app: FastAPI) -> None:
+    """Gives an engine that came to an end by itself a new start; not ready until it is warm."""
+    engine = app.state.catalog.engine
+    while True:
+        await asyncio.sleep(1.0)
+        if engine.failed:
+            app.state.ready = False
+            LOG.error("the engine came to an end by itself and begins again")
+            try:
+                engine.restart()
+                await asyncio.to_thread(engine.warm_up)
+                app.state.ready = True
+            except Exception:  # Not ready until it does.
+                LOG.exception("the engine does not begin again")
+
+
+async def _refresh(catalog: Catalog, every: float) -> None:
+    """Finds what others put into the store; what cannot be served is told once."""
+    told: set[str] = set()
+    while True:
+        await asyncio.sleep(every)
+        try:
+            problems = await asyncio.to_thread(catalog.refresh)
+        except OSError as error:  # Of a disk that may come back; what is served stays.
+            problems = [f"the store cannot be read: {error}"]
+        for problem in set(problems) - told:
+            LOG.warning("not served: %s", problem)
+        told = set(problems)
+
+
+def _add_health(app: FastAPI) -> None:
+    @app.get("/livez")
+    async def livez() -> PlainTextResponse:
+        return PlainTextResponse("ok")
+
+    async def readyz(request: Request) -> PlainTextResponse:
+        state = request.app.state
+        if state.ready and state.catalog.engine.alive:
+            return PlainTextResponse("ok")
+        return PlainTextResponse("not ready", 503)
+
+    app.get("/readyz")(readyz)
+    app.get("/health")(readyz)
+
+    @app.get("/metrics")
+    async def metrics(request: Request) -> PlainTextResponse:
+        return PlainTextResponse(
+            request.app.state.metrics.text(), media_type="text/plain; version=0.0.4"
+        )
+
+    @app.get("/openapi.json")
+    async def openapi(request: Request) -> JSONResponse:
+        return JSONResponse(request.app.openapi())

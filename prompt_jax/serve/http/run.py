@@ -1,0 +1,36 @@
+"""A server from start to end: ready once it is warm, and gone once what it took is answered."""
+
+import ipaddress
+from typing import Any
+
+from prompt_jax.config import InputError
+from prompt_jax.serve.http.keys import Keys
+
+
+def check_open(host: str, keys: Keys) -> None:
+    """Whether a server without keys is for its own machine alone.
+
+    Raises:
+      InputError: others could reach it.
+    """
+    try:
+        own = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        own = False
+    if not keys and not own:
+        raise InputError(
+            f"a server on {host} can be reached by others and has no keys; give --keys FILE, or "
+            "--host 127.0.0.1"
+        )
+
+
+def server_of(app: Any, host: str, port: int) -> Any:
+    """A uvicorn server that drains on SIGTERM: what is being answered is answered to its end."""
+    import uvicorn
+
+    config = uvicorn.Config(
+        app, host=host, port=port, log_level="warning", timeout_keep_alive=30, server_header=False,
+        timeout_graceful_shutdown=60, h11_max_incomplete_event_size=2**16, limit_concurrency=2048,
+        access_log=False, http="h11", ws="none", lifespan="on",
+    )  # fmt: skip
+    return uvicorn.Server(config)

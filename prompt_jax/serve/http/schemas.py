@@ -1,0 +1,124 @@
+"""What requests may hold; what is not here is passed over or, where it would matter, refused."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+Name = Annotated[str, StringConstraints(max_length=200)]
+Text = Annotated[str, StringConstraints(min_length=1, max_length=100_000)]
+Stop = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+UNSUPPORTED = (
+    "tools", "tool_choice", "functions", "logit_bias", "response_format", "presence_penalty",
+    "frequency_penalty", "best_of", "suffix", "echo",
+)  # fmt: skip
+"""Fields that change an answer and that nothing here does; null, 0 and 1 ask for nothing."""
+
+
+class Body(BaseModel):
+    """Of any request: fields that are not known are passed over, as OpenAI's clients expect."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class Composition(Body):
+    """A prompt made of several, as `prompt_jax.compose` makes it."""
+
+    prompts: Annotated[list[Name], Field(min_length=2, max_length=8)]
+    how: Literal["concat", "average", "weighted", "task_arithmetic"] = "concat"
+    weights: (
+        Annotated[list[Annotated[float, Field(ge=-100, le=100)]], Field(max_length=8)] | None
+    ) = None
+
+
+class Asking(Body):
+    """Of a request to the model under a prompt."""
+
+    model: Name = ""
+    compose: Composition | None = None
+    """In place of `model`."""
+
+
+class Sampling(Asking):
+    """How an answer is written."""
+
+    max_tokens: Annotated[int, Field(ge=1, le=4096)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1, le=4096)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_k: Annotated[int, Field(ge=0, le=2**20)] = 0
+    seed: Seed = 0
+    n: Annotated[int, Field(ge=1, le=8)] = 1
+    stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
+    stream: bool = False
+    stream_options: dict[str, Any] | None = None
+    logprobs: bool | Annotated[int, Field(ge=0, le=1)] | None = None
+
+    @property
+    def stops(self) -> list[str]:
+        """All stop sequences."""
+        return [self.stop] if isinstance(self.stop, str) else self.stop or []
+
+
+class CompletionRequest(Sampling):
+    """`/v1/completions`."""
+
+    prompt: Text | Annotated[list[Text], Field(min_length=1, max_length=64)]
+
+
+class Message(Body):
+    """A turn of a chat."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Text | Annotated[list[dict[str, Any]], Field(min_length=1, max_length=64)]
+
+
+class ChatRequest(Sampling):
+    """`/v1/chat/completions`."""
+
+    messages: Annotated[list[Message], Field(min_length=1, max_length=256)]
+
+
+class EmbeddingRequest(Asking):
+    """`/v1/embeddings`."""
+
+    input: Text | Annotated[list[Text], Field(min_length=1, max_length=64)]
+    encoding_format: Literal["float", "base64"] = "float"
+
+
+class ClassifyRequest(Asking):
+    """`/v1/classify`: by the prompt's own head, or among label words."""
+
+    input: Text | Annotated[list[Text], Field(min_length=1, max_length=64)]
+    labels: Annotated[list[Stop], Field(min_length=2, max_length=64)] | None = None
+    prompts: Annotated[list[Name], Field(min_length=1, max_length=16)] | None = None
+    """An ensemble, in place of `model`."""
+    how: Literal["average", "vote", "weighted"] = "average"
+    weights: Annotated[list[Annotated[float, Field(ge=0)]], Field(max_length=16)] | None = None
+
+
+class GenerateRequest(Sampling):
+    """`/v1/generate`: a prompt for every text."""
+
+    text: Text | Annotated[list[Text], Field(min_length=1, max_length=64)]
+    prompts: Annotated[list[Name | None], Field(max_length=64)] | None = None
+
+
+class LoadRequest(Body):
+    """`/v1/load_lora_adapter`, as vLLM has it; the path is a name in the store and no path."""
+
+    lora_name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+    lora_path: Name
+    load_inplace: bool = False
+
+
+class UnloadRequest(Body):
+    """`/v1/unload_lora_adapter`."""
+
+    lora_name: Name
+
+
+class AliasRequest(Body):
+    """`/v1/prompts/{name}/aliases/{alias}`."""
+
+    version: Annotated[int, Field(ge=1, lt=10**9)]

@@ -1,0 +1,227 @@
+"""The server on loopback, as the clients of others see it."""
+
+import json
+
+import pytest
+
+httpx = pytest.importorskip("httpx")
+openai = pytest.importorskip("openai")
+pytest.importorskip("fastapi")
+
+from serving import ADMIN, KEYS, SIZES, prompt_of, serving  # noqa: E402
+
+from prompt_jax.config import LoraConfig, PromptTuningConfig  # noqa: E402
+from prompt_jax.prompts import compose, save_prompt  # noqa: E402
+from prompt_jax.serve import Engine, Store  # noqa: E402
+from prompt_jax.serve.catalog import Catalog  # noqa: E402
+from prompt_jax.serve.http import create_app  # noqa: E402
+from prompt_jax.serve.http.prompts import packed  # noqa: E402
+
+pytestmark = pytest.mark.timeout(180)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory, tiny_folder):
+    """Address, catalog and backbone of a server with keys."""
+    from prompt_jax.weights import load_backbone
+
+    backbone = load_backbone(str(tiny_folder))
+    store = Store(tmp_path_factory.mktemp("store"))
+    store.put("films", prompt_of(backbone, PromptTuningConfig(num_virtual_tokens=3), 1))
+    store.put("films", prompt_of(backbone, PromptTuningConfig(num_virtual_tokens=5), 2))
+    store.put("satire", prompt_of(backbone, LoraConfig(r=2), 3))
+    room = [PromptTuningConfig(num_virtual_tokens=8), LoraConfig(r=2)]
+    with Engine(backbone, room=room, **SIZES) as engine:
+        catalog = Catalog(engine, store)
+        assert catalog.refresh() == []
+        with serving(create_app(catalog, KEYS)) as address:
+            yield address, catalog, backbone
+
+
+@pytest.fixture
+def client(served):
+    return openai.OpenAI(base_url=f"{served[0]}/v1", api_key="user", max_retries=0)
+
+
+def test_openais_client_lists_and_completes(client, served):
+    _, catalog, backbone = served
+    ids = [model.id for model in client.models.list()]
+    assert ids == [catalog.base, "films@1", "films@2", "satire@1"]
+    assert client.models.retrieve("films").id == "films@2"
+    for model, name in [("films", "films@2"), ("films@1", "films@1"), ("", None)]:
+        got = client.completions.create(model=model, prompt="a fine film", max_tokens=8)
+        tokens = backbone.tokenizer("a fine film")["input_ids"]
+        wanted = catalog.engine.generate(name, tokens, max_new_tokens=8).result()
+        text = backbone.tokenizer.decode(wanted.tokens, skip_special_tokens=True)
+        assert got.choices[0].text == text and got.usage.prompt_tokens == len(tokens)
+        assert got.model_extra["prompt_digest"] == wanted.digest
+        assert got.choices[0].finish_reason in ("stop", "length")
+
+
+def test_openais_client_chats_and_streams(client, served):
+    base = served[1].base
+    asked = {"model": f"{base}:films", "max_tokens": 12}
+    whole = client.chat.completions.create(messages=[{"role": "user", "content": "hello"}], **asked)
+    stream = client.chat.completions.create(
+        messages=[{"role": "user", "content": "hello"}], stream=True,
+        stream_options={"include_usage": True}, **asked,
+    )  # fmt: skip
+    chunks = list(stream)
+    said = "".join(c.choices[0].delta.content for c in chunks if c.choices)
+    assert said == whole.choices[0].message.content
+    assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
+    assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] is not None
+
+
+def test_openais_client_embeds_and_is_told_errors(client):
+    got = client.embeddings.create(model="films", input=["a", "b c"])
+    assert len(got.data) == 2 and len(got.data[0].embedding) == 16
+    with pytest.raises(openai.NotFoundError, match="there is no model 'none'"):
+        client.completions.create(model="none", prompt="a")
+    with pytest.raises(openai.BadRequestError, match="64 tokens|tokens and 32 is the most"):
+        client.completions.create(model="films", prompt="word " * 100)
+    with pytest.raises(openai.BadRequestError, match="tools is not supported"):
+        client.chat.completions.create(
+            model="films", messages=[{"role": "user", "content": "a"}],
+            tools=[{"type": "function", "function": {"name": "f"}}],
+        )  # fmt: skip
+    with pytest.raises(openai.AuthenticationError, match="no such API key"):
+        client.with_options(api_key="wrong").models.list()
+
+
+def test_prompts_are_put_changed_and_removed(served, tmp_path):
+    address, catalog, backbone = served
+    admin = httpx.Client(base_url=address, headers={"Authorization": "Bearer admin"})
+    prompt = prompt_of(backbone, PromptTuningConfig(num_virtual_tokens=4), 9)
+    body = packed(save_prompt(tmp_path / "p", prompt))
+    made = admin.put("/v1/prompts/new", content=body)
+    assert made.status_code == 200 and made.json()["id"] == "new@1", made.text
+    assert made.json()["root"] == prompt.digest
+    stale = admin.put("/v1/prompts/new", content=body, headers={"If-Match": '"0"'})
+    assert stale.status_code == 412
+    again = admin.put("/v1/prompts/new", content=body, headers={"If-Match": prompt.digest})
+    assert again.json()["id"] == "new@2"
+    flip = admin.put("/v1/prompts/new/aliases/default", json={"version": 1})
+    assert flip.json()["id"] == "new@1", flip.text
+    assert admin.get("/v1/prompts/new").json()["id"] == "new@1"
+    assert admin.delete("/v1/prompts/new/1").status_code == 400  # An alias means it.
+    assert admin.delete("/v1/prompts/new/2").status_code == 200
+    assert admin.put("/v1/prompts/new", content=b"no zip").status_code == 400
+    assert "new@1" in catalog.engine.names and "new@2" not in catalog.engine.names
+
+
+def test_every_route_asks_for_its_key(served):
+    address, catalog, _ = served
+    from prompt_jax.serve.http import access
+
+    app = create_app(catalog, KEYS)
+    assert all(isinstance(route, access.Guarded) for route in app.routes)
+    routes = {(method, route.path) for route in app.routes for method in route.methods}
+    assert routes == set(access.ROUTES)
+    with httpx.Client(base_url=address) as plain:
+        for (method, path), scope in access.ROUTES.items():
+            url = path.replace("{model:path}", "films").replace("{name}", "films")
+            url = url.replace("{version}", "1").replace("{alias}", "x")
+            found = plain.request(method, url, json={})
+            assert (found.status_code == 401) == (scope is not None), (method, path, found.text)
+            wrong = plain.request(method, url, json={}, headers={"Authorization": "Bearer x"})
+            assert (wrong.status_code == 401) == (scope is not None)
+            if scope == "admin":
+                user = plain.request(method, url, headers={"Authorization": "Bearer user"})
+                assert user.status_code == 403
+        tenant = {"Authorization": "Bearer tenant"}
+        ids = [m["id"] for m in plain.get("/v1/models", headers=tenant).json()["data"]]
+        assert "films@1" in ids and "satire@1" not in ids
+        hidden = plain.get("/v1/models/satire", headers=tenant)
+        absent = plain.get("/v1/models/none", headers=tenant)
+        assert hidden.status_code == absent.status_code == 404
+        assert hidden.text.replace("satire", "none") == absent.text
+        tricked = plain.get("/metrics", headers={"Host": "x/livez?"})
+        assert tricked.status_code == 400 and "Host" in tricked.text
+        assert plain.post("/v1/generate", content=b"x" * (2**20 + 1)).status_code == 413
+
+
+def test_what_is_no_request(served):
+    headers = {"Authorization": "Bearer user"}
+    with httpx.Client(base_url=served[0], headers=headers, timeout=60) as user:
+        for body in (b"{", b"\xff", b"[" * 100_000, b'{"text": "' + b"x" * 100_001 + b'"}', b"3"):
+            found = user.post(
+                "/v1/generate", content=body, headers={"Content-Type": "application/json"}
+            )
+            assert found.status_code == 400 and found.json()["error"]["code"], (
+                body[:20],
+                found.text,
+            )
+        for wrong in ({"n": 9}, {"max_tokens": 0}, {"stop": ["a"] * 5}, {"temperature": -1}):
+            found = user.post("/v1/generate", json={"text": "a", **wrong})
+            assert found.status_code == 400, found.text
+        mixed = user.post(
+            "/v1/generate", json={"text": ["a", "b", "c"], "prompts": ["films", None, "satire"]}
+        ).json()
+        assert [c["model"] for c in mixed["choices"]] == ["films@2", served[1].base, "satire@1"]
+        labels = {"input": ["good film", "bad"], "labels": ["good", "bad"]}
+        found = user.post("/v1/classify", json={"model": "films", **labels}).json()
+        assert {each["label"] for each in found["data"]} <= {"good", "bad"}
+        assert abs(sum(found["data"][0]["probs"].values()) - 1) < 1e-5
+        found = user.post("/v1/classify", json={"prompts": ["films", "satire"], **labels}).json()
+        assert found["prompts"] == ["films@2", "satire@1"] and len(found["data"]) == 2
+
+
+def test_health_and_numbers(served):
+    with httpx.Client(base_url=served[0]) as plain:
+        assert plain.get("/livez").text == plain.get("/readyz").text == plain.get("/health").text
+        told = plain.get("/metrics", headers={"Authorization": "Bearer admin"}).text
+        assert "prompt_jax:num_requests_waiting" in told and "prompt_jax:batches_mixed" in told
+        spec = plain.get("/openapi.json", headers={"Authorization": "Bearer user"}).json()
+        assert "/v1/chat/completions" in spec["paths"]
+        assert json.dumps(spec)
+
+
+def test_prompts_are_composed_on_request(client, served):
+    _, catalog, backbone = served
+    parts = {"prompts": ["films@1", "films@2"], "how": "concat"}
+    asked = {"model": "", "prompt": "a fine film", "max_tokens": 8}
+    got = client.completions.create(**asked, extra_body={"compose": parts})
+    both = compose([catalog.store.load("films@1"), catalog.store.load("films@2")])
+    assert got.model_extra["prompt_digest"] == both.digest
+    assert got.model.startswith("concat(films@1,films@2)")
+    catalog.engine.put("both", both)
+    tokens = backbone.tokenizer("a fine film")["input_ids"]
+    wanted = catalog.engine.generate("both", tokens, max_new_tokens=8).result()
+    catalog.engine.remove("both")
+    assert got.choices[0].text == backbone.tokenizer.decode(wanted.tokens, skip_special_tokens=True)
+    wrong = {**parts, "how": "average"}
+    with pytest.raises(openai.BadRequestError, match="films@1|length|3 .* 5"):
+        client.completions.create(**asked, extra_body={"compose": wrong})
+    for names in (["films", ""], ["films", "none"]):
+        with pytest.raises(openai.APIStatusError, match="nothing to compose|no model 'none'"):
+            client.completions.create(**asked, extra_body={"compose": {"prompts": names}})
+
+
+def test_no_more_compositions_are_kept_than_allowed(served, monkeypatch):
+    catalog = served[1]
+    monkeypatch.setattr("prompt_jax.serve.catalog.COMPOSED", 1)
+    parts = [catalog.find("films@1"), catalog.find("films@2")]
+    first = catalog.composed(parts, "concat", None)
+    assert catalog.composed(parts, "concat", None) is first
+    second = catalog.composed(parts[::-1], "concat", None)
+    names = catalog.engine.names
+    assert second.reference in names and first.reference not in names
+
+
+def test_names_are_loaded_and_unloaded_as_in_vllm(served):
+    with httpx.Client(base_url=served[0], headers=ADMIN) as admin:
+        load, unload = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
+        given = {"lora_name": "live", "lora_path": "films@1"}
+        assert admin.post(load, json=given).text.startswith("Success")
+        assert admin.get("/v1/models/live").json()["id"] == "films@1"
+        other = {**given, "lora_path": "films@2"}
+        assert admin.post(load, json=other).status_code == 400
+        assert admin.post(load, json={**other, "load_inplace": True}).status_code == 200
+        assert admin.get("/v1/models/live").json()["id"] == "films@2"
+        assert admin.post(unload, json={"lora_name": "live"}).text.startswith("Success")
+        assert admin.get("/v1/models/live").status_code == 404
+        assert admin.post(unload, json={"lora_name": "live"}).status_code == 404
+        for path in ("/etc/passwd", "../films", "https://example.org/p", "", "films/1"):
+            found = admin.post(load, json={"lora_name": "x", "lora_path": path})
+            assert found.status_code == 404, (path, found.text)

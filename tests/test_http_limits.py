@@ -1,0 +1,178 @@
+"""What a server does when it is asked too much, too slowly, or for nothing any more."""
+
+import contextlib
+import json
+import socket
+import threading
+import time
+
+import pytest
+
+httpx = pytest.importorskip("httpx")
+pytest.importorskip("fastapi")
+
+from serving import KEYS, SIZES, USER, prompt_of, serving  # noqa: E402
+
+from prompt_jax.config import PromptTuningConfig  # noqa: E402
+from prompt_jax.serve import Engine, Store  # noqa: E402
+from prompt_jax.serve.catalog import Catalog  # noqa: E402
+from prompt_jax.serve.http import Keys, create_app  # noqa: E402
+from prompt_jax.serve.http import app as app_module  # noqa: E402
+
+pytestmark = pytest.mark.timeout(180)
+ASKED = {"model": "films", "input": "a fine film", "labels": ["good", "bad"]}
+
+
+@pytest.fixture(scope="module")
+def backbone(tiny_folder):
+    from prompt_jax.weights import load_backbone
+
+    return load_backbone(str(tiny_folder))
+
+
+@pytest.fixture
+def catalog(backbone, tmp_path):
+    store = Store(tmp_path / "store")
+    store.put("films", prompt_of(backbone, PromptTuningConfig(num_virtual_tokens=3), 1))
+    room = [PromptTuningConfig(num_virtual_tokens=8)]
+    with Engine(backbone, room=room, **SIZES, queue=4) as engine:
+        made = Catalog(engine, store)
+        assert made.refresh() == []
+        engine.score("films@1", [5], [[7], [8]]).result()
+        yield made
+
+
+def until(what, seconds=30.0):
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "it never became so"
+        time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def held(engine):
+    """Nothing is taken from the queue meanwhile."""
+    hold, inside = threading.Event(), threading.Event()
+    thread = threading.Thread(
+        target=lambda: engine._now.worker.run(lambda: (inside.set(), hold.wait(60)))
+    )
+    thread.start()
+    inside.wait()
+    try:
+        yield
+    finally:
+        hold.set()
+        thread.join()
+
+
+def test_a_flood_and_a_deadline(catalog):
+    with serving(create_app(catalog, KEYS, timeout=0.5)) as address:
+        with httpx.Client(base_url=address, headers=USER) as user, held(catalog.engine):
+            flood = user.post("/v1/classify", json={**ASKED, "input": ["a"] * 5})
+            assert flood.status_code == 429 and flood.headers["Retry-After"] == "1"
+            assert flood.json()["error"]["type"] == "rate_limit_error"
+        with httpx.Client(base_url=address, headers=USER) as user:
+            with held(catalog.engine):
+                answers = []
+                ask = threading.Thread(
+                    target=lambda: answers.append(user.post("/v1/classify", json=ASKED))
+                )
+                ask.start()
+                until(lambda: catalog.engine.stats.waiting)
+                time.sleep(0.6)
+            ask.join()
+            assert answers[0].status_code == 504
+            assert answers[0].json()["error"]["code"] == "deadline"
+            assert user.post("/v1/classify", json=ASKED).status_code == 200
+            numbers = user.get("/metrics", headers={"Authorization": "Bearer admin"}).text
+        assert 'prompt_jax:request_failure_total{code="429",route="/v1/classify"} 1.0' in numbers
+        assert 'prompt_jax:request_failure_total{code="504",route="/v1/classify"} 1.0' in numbers
+
+
+def test_who_leaves_is_not_answered(catalog, monkeypatch):
+    """An answer whose client has gone is written no further, streamed or not."""
+    engine = catalog.engine
+    writer = engine._now.writer
+    steps = []
+    go_on = writer.go_on
+
+    def slow(poison):
+        steps.append(0)
+        time.sleep(0.2)
+        go_on(poison)
+
+    tokens = engine.backbone.tokenizer("a")["input_ids"]
+    assert len(engine.generate("films@1", tokens, max_new_tokens=16).result().tokens) == 16
+    monkeypatch.setattr(writer, "go_on", slow)
+    monkeypatch.setattr(writer, "_burst", 1)
+    with serving(create_app(catalog, KEYS)) as address:
+        host, port = address.removeprefix("http://").split(":")
+        for stream in (False, True):
+            body = json.dumps({"model": "films", "prompt": "a", "stream": stream}).encode()
+            head = (
+                f"POST /v1/completions HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer user\r\n"
+            )
+            head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+            with socket.create_connection((host, int(port))) as plain:
+                plain.sendall(head.encode() + body)
+                until(lambda: engine.stats.writing)
+                if stream:
+                    assert plain.recv(12) == b"HTTP/1.1 200"
+            begun = len(steps)
+            until(lambda: not engine.stats.writing)
+            assert len(steps) - begun < 8  # Of the 16 that it would have taken.
+
+
+def test_slow_senders_and_no_requests(catalog, monkeypatch):
+    monkeypatch.setattr(app_module, "SLACK", 0.5)
+    with serving(create_app(catalog, KEYS, timeout=0.5)) as address:
+        host, port = address.removeprefix("http://").split(":")
+        head = f"POST /v1/generate HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer user\r\n"
+        with socket.create_connection((host, int(port)), timeout=10) as slow:
+            slow.sendall(f"{head}Content-Length: 100\r\n\r\n{{".encode())
+            assert slow.recv(100).startswith(b"HTTP/1.1 408")
+        with socket.create_connection((host, int(port)), timeout=10) as large:
+            large.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode())
+            chunk = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
+            with contextlib.suppress(OSError):
+                for _ in range(20):
+                    large.sendall(chunk)
+            assert large.recv(100).startswith(b"HTTP/1.1 413")
+        with httpx.Client(base_url=address, headers=USER) as user:
+            assert user.post("/v1/classify", json=ASKED).status_code == 200
+
+
+def test_an_engine_that_ended_begins_again(catalog, monkeypatch):
+    monkeypatch.setattr(threading, "excepthook", lambda *_: None)
+
+    def end(*_, **__):
+        raise SystemExit
+
+    with serving(create_app(catalog, Keys())) as address, httpx.Client(base_url=address) as user:
+        assert user.get("/readyz").status_code == 200
+        monkeypatch.setattr(catalog.engine._now.reader, "read", end)
+        assert user.post("/v1/classify", json=ASKED).status_code == 503
+        assert user.get("/readyz").status_code == 503
+        assert user.get("/livez").status_code == 200
+        until(lambda: user.get("/readyz").status_code == 200, 120)
+        assert user.post("/v1/classify", json=ASKED).status_code == 200
+
+
+def test_what_others_publish_is_found(catalog, backbone):
+    app = create_app(catalog, Keys(), refresh=0.05)
+    with serving(app) as address, httpx.Client(base_url=address) as user:
+        assert user.get("/v1/models/other").status_code == 404
+        other = prompt_of(backbone, PromptTuningConfig(num_virtual_tokens=2), 5)
+        Store(catalog.store.root).put("other", other)
+        until(lambda: user.get("/v1/models/other").status_code == 200)
+        Store(catalog.store.root).remove("other", 1)
+        until(lambda: user.get("/v1/models/other").status_code == 404)
+
+
+def test_the_page_may_run_itself_alone(catalog):
+    with serving(create_app(catalog, KEYS)) as address:
+        got = httpx.get(address)
+        rules = got.headers["Content-Security-Policy"]
+        assert got.status_code == 200 and "default-src 'none'" in rules
+        assert rules.count("'sha256-") == 2 and "unsafe" not in rules
+        assert "http://" not in got.text and "https://" not in got.text
