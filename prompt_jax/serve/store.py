@@ -178,7 +178,7 @@ class Store:
                 entries.append(entry)
             except InputError as error:
                 found.problems.append(f"{entry}: {error}")
-        return Scan(entries, found.problems)
+        return Scan(entries, sorted(found.problems))
 
     def _folder(self, name: str) -> Path:
         if not NAME.fullmatch(name):
