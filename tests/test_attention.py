@@ -53,19 +53,16 @@ def test_answers_and_gradients_are_those_of_all_queries_at_once(chunk):
     )
 
 
-def later(*values):
-    return pytest.param(*values, marks=pytest.mark.slow)
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "method", "scan"),
     [
-        *(("tiny", "prefix", True), later("tiny", "prompt", False), later("tiny", "lora", True)),
-        *(later(name, method, True) for name in ("tiny_gpt2", "tiny_bert") for method in METHODS),
-        *(later("tiny_llama", "prefix", True), later("tiny_llama", "lora", False)),
+        *(("tiny", "prefix", True), ("tiny", "prompt", False), ("tiny", "lora", True)),
+        *((name, method, True) for name in ("tiny_gpt2", "tiny_bert") for method in METHODS),
+        *(("tiny_llama", "prefix", True), ("tiny_llama", "lora", False)),
     ],
 )
-@pytest.mark.parametrize("remat", ["none", later("full")])
+@pytest.mark.parametrize("remat", ["none", "full"])
 def test_a_model_in_chunks_is_the_model(family, method, scan, remat, request):
     whole = request.getfixturevalue(family)
     config = dataclasses.replace(whole.config, attention_chunk=4, scan=scan, remat=remat)

@@ -108,6 +108,10 @@ def test_an_archive_is_a_prompt(good):
         (archive({"d/": b""}), "'d/' is no file name"),
         (archive({"weights.bin": b""}), "'weights.bin' is no file of a prompt"),
         (
+            archive({"a.json": b"{}"}, compression=zipfile.ZIP_BZIP2),
+            "in another way than by deflate",
+        ),
+        (
             archive({"prompt.safetensors": b"\0" * 10**6}, compression=zipfile.ZIP_DEFLATED),
             "the zip grows more than 64 times",
         ),

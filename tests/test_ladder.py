@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "prompt_jax"
 # From the top rung down; rooms of a rung do not import each other unless ALLOWED says so.
 LADDER = (
-    ("cli", "__main__"),
+    ("cli", "__main__", "integrations"),
     ("experiment", "model", "predict", "pretrain", "doctor", "serve"),
     ("plan", "population"),
     ("train", "evaluate", "report"),

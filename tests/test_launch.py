@@ -17,7 +17,8 @@ from prompt_jax import cli
 ROOT = Path(__file__).parent.parent
 LAUNCH = ROOT / "launch"
 SCRIPTS = sorted(path for path in LAUNCH.iterdir() if path.suffix in (".sh", ".sbatch"))
-TEXTS = [*sorted(LAUNCH.iterdir()), ROOT / "docs" / "launch.md"]
+FILES = sorted(filter(Path.is_file, LAUNCH.iterdir()))
+TEXTS = [*FILES, ROOT / "docs" / "launch.md"]
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
@@ -26,7 +27,7 @@ def test_scripts_are_shell(path):
     subprocess.run([Path(sys.executable).with_name("shellcheck"), str(path)], check=True)
 
 
-@pytest.mark.parametrize("path", sorted(LAUNCH.iterdir()), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_every_file_tells_what_was_not_run(path):
     told = path.read_text(encoding="utf-8")
     if path.name != "train.sh":  # It is run below.
@@ -87,8 +88,10 @@ def test_the_image_is_pinned_and_not_root():
     lines = (LAUNCH / "Dockerfile").read_text().splitlines()
     given = [line.split(maxsplit=1) for line in lines if line and line[0].isupper()]
     base = next(value for name, value in given if name == "FROM")
-    assert re.fullmatch(r"python:3\.11-slim", base)
-    assert [value for name, value in given if name == "USER"] == ["prompt"]
+    assert re.fullmatch(r"python:3\.11-slim AS base", base)
+    stages = [value for name, value in given if name == "FROM"][1:]
+    assert stages == ["base AS serve", "base"]  # The one without a name is built by default.
+    assert [value for name, value in given if name == "USER"] == ["prompt"] * 2
     ignored = set((ROOT / ".dockerignore").read_text().split())
     assert {"tests", ".git", "runs"} <= ignored
     for name, value in given:
@@ -201,6 +204,7 @@ def test_a_run_is_stopped_goes_on_and_is_complete(tmp_path, tiny_folder, task_fi
     assert again.returncode == 0 and again.stdout == f"{out} is complete\n"
 
 
+@pytest.mark.slow
 def test_a_slice_is_made_anew_after_a_preemption(machine, tmp_path):
     """tpu_vm.sh with a gcloud that says what it is told to."""
     machine("gcloud", 'case "$*" in *describe*) echo "$STATE" ;; esac')

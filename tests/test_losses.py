@@ -48,6 +48,7 @@ def test_the_perceptron_has_a_gradient_inside_the_margin_and_none_beyond():
     np.testing.assert_allclose(grads, [[-0.5, 0.5], [0.0, 0.0]])
 
 
+@pytest.mark.slow
 def test_a_pull_is_the_squared_distance_a_row(tiny):
     tuned, batch = init(METHOD, tiny, jax.random.key(0)), batch_of(np.array([0, 1]))
     anchor = jax.tree.map(lambda leaf: leaf + 2.0, tuned)

@@ -69,7 +69,7 @@ CASES = {
     "unipelt": (unipelt(num_virtual_tokens=P, r=2, bottleneck_size=3), False),
 }
 # One of each kind of socket at every run of the tests, the rest with the slow ones.
-QUICK = {"prompt_both", "deep_replace", "ia3", "prefix"}
+QUICK = {"prompt_both", "ia3", "prefix"}
 # What needs two stacks.
 OF_TWO = {"prompt_decoder", "prompt_both", "prefix_encoder"}
 TARGETS = {

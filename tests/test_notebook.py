@@ -55,3 +55,13 @@ def test_a_run_is_planned(tmp_path):
     assert "t5_1_1_small on v5e-1 (1 x TPU v5e): yes, it fits" in printed
     pictures = [o for cell in rest for o in cell.outputs if "image/png" in o.get("data", {})]
     assert len(pictures) == 1
+
+
+@pytest.mark.slow
+def test_prompts_are_switched_in_a_graph(tmp_path):
+    pytest.importorskip("langgraph", reason="langgraph is not installed")
+    pytest.importorskip("langchain_core", reason="the extra langchain is not installed")
+    changes = [("steps = 150", "steps = 4"), ("[:1000]", "[:40]")]
+    _, printed = run("langgraph_prompt_switching.ipynb", tmp_path, changes)
+    assert printed.count("compiled since the warm-up: 0") == 2
+    assert printed.count(" -> ") == 5

@@ -131,6 +131,7 @@ def test_one_member_has_no_axis_in_the_program(tiny):
     np.testing.assert_allclose(found.tuned["prompt"][0], alone.tuned["prompt"], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_member_that_diverges_harms_no_other(tiny):
     config = TrainConfig(steps=2, optimizer="adamw", learning_rate=0.1)
     method = PromptTuningConfig(num_virtual_tokens=2)

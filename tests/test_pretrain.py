@@ -74,6 +74,7 @@ def test_a_vocabulary_is_trained_when_none_is_given(stage, tmp_path):
     assert load_tokenizer(found / "spiece.model").get_piece_size() == 55
 
 
+@pytest.mark.slow
 def test_other_options_in_the_same_folder_are_refused(stage, tmp_path):
     own = dataclasses.replace(stage, output=str(tmp_path), steps=1)
     pretrain(own)

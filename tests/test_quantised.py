@@ -202,6 +202,7 @@ def test_what_needs_whole_weights(tiny, tmp_path):
 
 
 @pytest.mark.parametrize(("dora", "kind"), [(False, "int8"), (True, "int8"), (True, "int4")])
+@pytest.mark.slow
 def test_lora_on_few_bits(dora, kind, tiny):
     """DoRA starts as the plain model, so its norms are of what the weights stand for."""
     eight = small(tiny, kind)

@@ -26,6 +26,7 @@ def run_on_eight_devices(marker, processes="0"):
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
 
 
+@pytest.mark.slow
 def test_on_eight_devices():
     run_on_eight_devices("not slow")
 

@@ -22,7 +22,7 @@ def _serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     keys: str = "",
-    num_virtual_tokens: int = 100,
+    num_virtual_tokens: int = 20,
     lora_rank: int = 0,
     slots: int = 64,
     rows: tuple[int, ...] = (1, 8, 32),
@@ -41,7 +41,8 @@ def _serve(
       host: to listen on; one that others reach needs keys.
       port: to listen on.
       keys: JSON file of those who may ask; empty lets everybody on this machine.
-      num_virtual_tokens: of the longest prompt that may come.
+      num_virtual_tokens: of the longest prompt that may come later; those in the store always
+        fit. A longer one costs every row of every batch its room.
       lora_rank: of the highest LoRA that may come; 0 has room for none but those in the store.
       slots: prompts on the device at once.
       rows: sizes of batches.

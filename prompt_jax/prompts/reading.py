@@ -29,6 +29,7 @@ from prompt_jax.weights.stored import damaged, read_json
 
 PEFT_WEIGHTS = (peft.ADAPTER_WEIGHTS, peft.ADAPTER_PICKLE)
 NUMPY_MAGIC = b"\x93NUMPY"
+WRONG = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 
 def load_prompt(path: str | Path) -> Prompt:
@@ -46,9 +47,14 @@ def load_prompt(path: str | Path) -> Prompt:
     path = _locate(Path(path))
     if path.is_file():
         return _load_npy(path)
-    if (path / PROMPT_CONFIG).is_file():
-        return _load_own(path)
-    return _load_peft(path)
+    own = (path / PROMPT_CONFIG).is_file()
+    try:
+        return _load_own(path) if own else _load_peft(path)
+    except InputError:
+        raise
+    except WRONG as error:  # A value of a kind that nobody writes there, deep in some reader.
+        config = path / (PROMPT_CONFIG if own else peft.ADAPTER_CONFIG)
+        raise damaged(config, f"it says what no prompt does ({error!r})") from error
 
 
 def import_prompt(path: str | Path, backbone: Backbone, *, allow_mismatch: bool = False) -> Prompt:

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,6 +36,11 @@ class Served(NamedTuple):
         return self.entry.name if self.entry else ""
 
     @property
+    def order(self) -> tuple[str, int]:
+        """By name and number."""
+        return self.name, self.entry.version if self.entry else 0
+
+    @property
     def aliases(self) -> tuple[str, ...]:
         """What else this version is called."""
         return self.entry.aliases if self.entry else ()
@@ -59,6 +65,8 @@ class Catalog:
         self._lock = threading.Lock()
         self._served: Mapping[str, Served] = {}
         self._meaning: Mapping[str, str] = {}
+        self._marks: dict[str, int] | None = None
+        self._problems: list[str] = []
         self._loaded: dict[str, str] = {}
         self._composed: OrderedDict[str, Served] = OrderedDict()
 
@@ -80,11 +88,18 @@ class Catalog:
           What cannot be served, and why.
         """
         with self._lock:
-            return self._refresh()
+            marks, now = self.store.marks(), time.time_ns()
+            # A change in the moment of the last look may have left its mark as it was.
+            if marks != self._marks or max(marks.values(), default=0) > now - MOMENT:
+                self._problems = self._refresh()
+                self._marks = marks
+            return list(self._problems)
 
-    def _refresh(self) -> list[str]:
-        found = self.store.entries()
-        problems, served = list(found.problems), {}
+    def _refresh(self, only: str | None = None) -> list[str]:
+        """Of all names or of one; what cannot be served of them."""
+        found = self.store.entries(only)
+        problems = list(found.problems)
+        served = {r: each for r, each in self._served.items() if only not in (None, each.name)}
         for entry in found.entries:
             reference = str(entry)
             known = self._served.get(reference)
@@ -95,6 +110,7 @@ class Catalog:
                 problems.append(f"{reference}: {error}")
             else:
                 served[reference] = Served(reference, digest, prompt, entry)
+        served = dict(sorted(served.items(), key=lambda each: each[1].order))
         for reference in set(self._served) - set(served):
             self.engine.remove(reference)
         meaning = {}
@@ -196,7 +212,7 @@ class Catalog:
             self.engine.put(CANDIDATE, prompt)  # Before it is kept: refused ones leave nothing.
             self.engine.remove(CANDIDATE)
             entry = self.store.put(name, prompt)
-            self._refresh()
+            self._refresh(name)
             return self._served[str(entry)]
 
     def alias(self, name: str, alias: str, version: int, *, expected: str | None = None) -> None:
@@ -208,7 +224,7 @@ class Catalog:
         with self._lock:
             self._check(f"{name}@{alias}", expected)
             self.store.alias(name, alias, version)
-            self._refresh()
+            self._refresh(name)
 
     def remove(self, name: str, version: int, *, expected: str | None = None) -> None:
         """See `Store.remove`.
@@ -219,7 +235,7 @@ class Catalog:
         with self._lock:
             self._check(f"{name}@{version}", expected)
             self.store.remove(name, version)
-            self._refresh()
+            self._refresh(name)
 
     def _check(self, name: str, expected: str | None) -> None:
         if expected is None:
@@ -233,6 +249,8 @@ class Catalog:
             )
 
 
+MOMENT = 2 * 10**9
+"""Nanoseconds: clocks of file systems are no finer, and not all of them that fine."""
 CANDIDATE = "?"
 """A name that no store has."""
 COMPOSED = 256

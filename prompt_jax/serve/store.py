@@ -151,22 +151,42 @@ class Store:
         os.rename(folder / str(version), gone)  # At once; deleting it takes a while.
         shutil.rmtree(gone)
 
-    def entries(self) -> Scan:
-        """All versions that are there, whether or not they can be loaded."""
+    def entries(self, only: str | None = None) -> Scan:
+        """All versions that are there, whether or not they can be loaded.
+
+        Args:
+          only: a name, and no other is looked at.
+
+        Raises:
+          InputError: `only` is no name.
+        """
         entries: list[Entry] = []
         problems: list[str] = []
-        for folder in sorted(self.root.iterdir()):
+        for folder in sorted(self.root.iterdir()) if only is None else [self._folder(only)]:
             if folder.name.startswith("."):
                 continue
-            if not NAME.fullmatch(folder.name) or folder.is_symlink() or not folder.is_dir():
+            if not NAME.fullmatch(folder.name) or folder.is_symlink() or folder.is_file():
                 problems.append(f"{folder.name}: no folder of a prompt's versions; left alone")
                 continue
-            for number in sorted(self._numbers(folder)):
-                try:
-                    entries.append(self.resolve(f"{folder.name}@{number}"))
-                except InputError as error:
-                    problems.append(f"{folder.name}@{number}: {error}")
+            numbers = sorted(self._numbers(folder))
+            try:
+                aliases = self._aliases(folder)
+            except InputError as error:
+                problems += [f"{folder.name}@{number}: {error}" for number in numbers]
+                continue
+            for number in numbers:
+                own = sorted(alias for alias, version in aliases.items() if version == number)
+                entries.append(Entry(folder.name, number, tuple(own)))
         return Scan(entries, problems)
+
+    def marks(self) -> dict[str, int]:
+        """When the folder of each name last changed, in ns: a look that costs little."""
+        with os.scandir(self.root) as found:
+            return {
+                entry.name: entry.stat(follow_symlinks=False).st_mtime_ns
+                for entry in found
+                if not entry.name.startswith(".")
+            }
 
     def scan(self) -> Scan:
         """All versions that can be loaded, and what cannot."""

@@ -1,5 +1,6 @@
 """What callers give, checked and in tokens, before it waits for anything."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,9 @@ from prompt_jax.serve.errors import TooLongError
 from prompt_jax.serve.queue import Kind
 from prompt_jax.serve.reading import Candidates
 
+KEPT = 1024
+"""Sets of label words whose tokens are remembered."""
+
 
 class Texts:
     """Reads what callers give for one backbone.
@@ -22,6 +26,8 @@ class Texts:
 
     def __init__(self, backbone: Backbone, lengths: Sequence[int]):
         self._backbone, self._lengths = backbone, tuple(lengths)
+        # Label words are those of the request before, more often than not.
+        self._encoded = functools.lru_cache(KEPT)(self._encode)
 
     def tokens(self, text: str | Sequence[int]) -> np.ndarray:
         """The tokens [T] of a text.
@@ -82,14 +88,15 @@ class Texts:
             )
         return self._backbone.tokenizer
 
+    def _encode(self, words: tuple[str, ...]) -> list[Any]:
+        tokenizer, place = self._tokenizer("candidate"), self._backbone.target_place
+        return encode_targets(tokenizer, list(words), self._lengths[-1], place=place)
+
     def _candidates(self, candidates: Sequence[str | Sequence[int]]) -> list[np.ndarray]:
         if not len(candidates):
             raise InputError("there are no candidates; give words, or lists of tokens")
-        words = [word for word in candidates if isinstance(word, str)]
-        encoded = iter(())
-        if words:
-            tokenizer, place = self._tokenizer("candidate"), self._backbone.target_place
-            encoded = iter(encode_targets(tokenizer, words, self._lengths[-1], place=place))
+        words = tuple(word for word in candidates if isinstance(word, str))
+        encoded = iter(self._encoded(words) if words else ())
         return [
             self._checked("a candidate", next(encoded) if isinstance(word, str) else word)
             for word in candidates

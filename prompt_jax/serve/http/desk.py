@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from prompt_jax.config import PromptTuningConfig
 from prompt_jax.prompts.report import nearest_words
@@ -12,10 +12,20 @@ from prompt_jax.serve.http import schemas
 from prompt_jax.serve.http.answers import Refused
 from prompt_jax.serve.http.keys import Key
 from prompt_jax.serve.http.metrics import Metrics
-from prompt_jax.serve.http.writing import Asked, Piece, pieces
+from prompt_jax.serve.words import Piece, apieces
 
+SHORT = 2000
+"""Letters of a text that is read at once."""
 TEXTS = 64
 """Answers of one request at most: texts times n."""
+
+
+class Asked(NamedTuple):
+    """A text and the prompt that it is for, as the engine calls it."""
+
+    reference: str | None
+    digest: str
+    tokens: list[int]
 
 
 class Desk:
@@ -68,7 +78,9 @@ class Desk:
     async def asked(self, served: Served | None, text: str) -> Asked:
         """A text in tokens, for a prompt."""
         tokenizer = self.engine.backbone.tokenizer
-        tokens = await asyncio.to_thread(lambda: tokenizer(text, verbose=False)["input_ids"])
+        read = lambda: tokenizer(text, verbose=False)["input_ids"]  # noqa: E731
+        # To another thread and back takes longer than reading a short text.
+        tokens = read() if len(text) <= SHORT else await asyncio.to_thread(read)
         if served is None:
             return Asked(None, "", tokens)
         return Asked(served.reference, served.digest, tokens)
@@ -92,8 +104,12 @@ class Desk:
 
     def pieces(self, asked: Asked, body: schemas.Sampling, seed: int) -> AsyncIterator[Piece]:
         """An answer as it is written."""
-        given = {"seed": seed, "most": self.engine.max_new_tokens, "timeout": self.timeout}
-        return pieces(self.engine, asked, body, **given)
+        drawn = {"top_k": body.top_k, "top_p": body.top_p} if body.temperature else {}
+        return apieces(
+            self.engine, asked.reference, asked.tokens, body.stops, seed=seed,
+            max_new_tokens=body.most or self.engine.max_new_tokens, temperature=body.temperature,
+            timeout=self.timeout, **drawn,
+        )  # fmt: skip
 
 
 def card(desk: Desk, served: Served | None) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from prompt_jax.serve.http.answers import Refused
 from prompt_jax.serve.http.desk import Desk, card, together
 from prompt_jax.serve.http.keys import Key
 from prompt_jax.serve.http.spoken import respond
+from prompt_jax.serve.words import flat
 
 
 def add_openai(app: FastAPI) -> None:
@@ -36,7 +37,7 @@ def add_openai(app: FastAPI) -> None:
     @app.post("/v1/chat/completions")
     async def chat(request: Request, body: schemas.ChatRequest) -> Any:
         served = await desk.meant(request.state.key, body)
-        return await respond(desk, body, [(served, flat(body.messages))], "chat.completion")
+        return await respond(desk, body, [(served, spoken(body.messages))], "chat.completion")
 
     @app.post("/v1/embeddings")
     async def embeddings(request: Request, body: schemas.EmbeddingRequest) -> dict[str, Any]:
@@ -59,8 +60,8 @@ def add_openai(app: FastAPI) -> None:
         return {"object": "list", "data": data, "usage": usage, **desk.about(served)}
 
 
-def flat(messages: Sequence[schemas.Message]) -> str:
-    """A chat as one text: a single message is its words, several are a line each.
+def spoken(messages: Sequence[schemas.Message]) -> str:
+    """A chat as one text, see `flat`.
 
     Raises:
       Refused: a part that is no text.
@@ -73,6 +74,4 @@ def flat(messages: Sequence[schemas.Message]) -> str:
             raise Refused(400, "unsupported", "only parts of type text are supported", "messages")
         return "".join(str(part.get("text", "")) for part in message.content)
 
-    if len(messages) == 1:
-        return words(messages[0])
-    return "\n".join(f"{message.role}: {words(message)}" for message in messages)
+    return flat([(message.role, words(message)) for message in messages])

@@ -2,8 +2,10 @@
 
 import asyncio
 import io
+import struct
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,11 @@ from prompt_jax.serve.store import check_folder
 
 FILES = 8
 """Of an uploaded prompt at most."""
+DAMAGED = (
+    zipfile.BadZipFile, zlib.error, struct.error, EOFError, IndexError, NotImplementedError,
+    OSError, RuntimeError, ValueError,
+)  # fmt: skip
+"""What zipfile raises of archives that are damaged or want a password."""
 
 
 def add_prompts(app: FastAPI) -> None:
@@ -101,7 +108,7 @@ def unpacked(body: bytes) -> Prompt:
     try:
         archive = zipfile.ZipFile(io.BytesIO(body))
         entries = archive.infolist()
-    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+    except DAMAGED as error:
         raise InputError(f"the body is a zip of a prompt's folder: {error}") from error
     if not 0 < len(entries) <= FILES:
         raise InputError(f"a prompt has 1 to {FILES} files, got {len(entries)}")
@@ -112,11 +119,13 @@ def unpacked(body: bytes) -> Prompt:
         folder.mkdir()
         for entry in entries:
             name = entry.filename
+            if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise InputError(f"{name[:80]!r} is compressed in another way than by deflate")
             if entry.is_dir() or Path(name).name != name or "\\" in name:
                 raise InputError(f"{name[:80]!r} is no file name; the zip has no folders")
             try:
                 data = archive.read(entry)
-            except (zipfile.BadZipFile, RuntimeError, NotImplementedError, OSError) as error:
+            except DAMAGED as error:
                 raise InputError(f"{name[:80]!r} cannot be unpacked: {error}") from error
             (folder / name).write_bytes(data)
         check_folder(folder)

@@ -55,6 +55,11 @@ class Sampling(Asking):
     logprobs: bool | Annotated[int, Field(ge=0, le=1)] | None = None
 
     @property
+    def most(self) -> int | None:
+        """Tokens of an answer, under whichever of OpenAI's two names."""
+        return self.max_completion_tokens or self.max_tokens
+
+    @property
     def stops(self) -> list[str]:
         """All stop sequences."""
         return [self.stop] if isinstance(self.stop, str) else self.stop or []

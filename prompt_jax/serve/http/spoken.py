@@ -12,8 +12,8 @@ from fastapi.responses import StreamingResponse
 from prompt_jax.serve.catalog import Served
 from prompt_jax.serve.http import answers, schemas
 from prompt_jax.serve.http.answers import Refused
-from prompt_jax.serve.http.desk import TEXTS, Desk, invalid, refuse_unsupported
-from prompt_jax.serve.http.writing import Asked, Piece
+from prompt_jax.serve.http.desk import TEXTS, Asked, Desk, invalid, refuse_unsupported
+from prompt_jax.serve.words import Piece
 
 
 async def respond(

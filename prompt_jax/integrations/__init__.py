@@ -1,0 +1,1 @@
+"""Prompts inside of other people's frameworks; each file needs its own extra."""

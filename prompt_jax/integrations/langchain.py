@@ -1,0 +1,337 @@
+"""LangChain's models over an engine or a server: every call may have a prompt of its own.
+
+    llm = ChatPromptJax(source=Local(engine))
+    llm.with_prompt("films").invoke("a fine film")
+    llm.invoke("a fine film", soft_prompt="films")
+
+Calls of different prompts that run at the same time, as branches of a graph do, share a batch.
+"""
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from langchain_core.callbacks import (
+    AsyncCallbackManagerForLLMRun,
+    CallbackManagerForLLMRun,
+)
+from langchain_core.embeddings import Embeddings
+from langchain_core.language_models import LLM, BaseChatModel, LangSmithParams
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.messages.ai import UsageMetadata
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, GenerationChunk
+from pydantic import BaseModel, ConfigDict, Field, SkipValidation
+
+from prompt_jax.config import InputError
+from prompt_jax.integrations.sources import Asked, Source
+from prompt_jax.serve.words import Piece, flat
+
+ROLES = {"human": "user", "ai": "assistant", "system": "system"}
+
+
+Model = TypeVar("Model", bound="_Prompted")
+
+
+class _Prompted(BaseModel):
+    """What all of these models have: a source, a prompt, and how answers are written."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, populate_by_name=True)
+
+    source: SkipValidation[Any] = Field(exclude=True, repr=False)
+    """`Local(engine)` or `Remote(url)`; models that are made of each other share it."""
+    model: str = ""
+    """`prompt` or `base:prompt`, as the server takes it; `soft_prompt` goes before it."""
+    soft_prompt: str = ""
+    """The name of a prompt; empty is the frozen model alone."""
+    require_prompt: bool = False
+    """Whether a call without a prompt is an error, as one with a misspelt key of a config is."""
+
+    def with_prompt(self: Model, name: str) -> Model:
+        """The same model under a prompt.
+
+        Raises:
+          UnknownPromptError: there is none of this name.
+        """
+        self.source.digest(name)
+        return self.model_copy(update={"soft_prompt": name})
+
+    def prompt_of(self, given: dict[str, Any]) -> str:
+        """Which prompt a call means.
+
+        Args:
+          given: what the call itself names, `soft_prompt` or `model`.
+
+        Raises:
+          InputError: none, where one is required.
+        """
+        named = [given.get("soft_prompt"), given.get("model"), self.soft_prompt, self.model]
+        name = next((each for each in named if each), "")
+        source: Source = self.source
+        name = name.removeprefix(f"{source.base}:")
+        name = "" if name == source.base else name
+        if not name and self.require_prompt:
+            raise InputError("no prompt is named and require_prompt is set; give soft_prompt")
+        return name
+
+    def identity_of(self, given: dict[str, Any]) -> dict[str, str]:
+        """What decides an answer beside its text: caches that know it never lie."""
+        name = self.prompt_of(given)
+        return {"base": self.source.base, "soft_prompt": name, "digest": self.source.digest(name)}
+
+
+class _Writing(_Prompted):
+    """Those that write."""
+
+    temperature: float = 0.0
+    """0 is greedy."""
+    max_tokens: int | None = None
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int = 0
+    stop: list[str] | None = Field(default=None, alias="stop_sequences")
+    timeout: float | None = None
+    """Seconds of a call."""
+    max_retries: int = 0
+    """Taken for others' sake: a call is tried once."""
+
+    def asked(self, text: str, stop: list[str] | None, given: dict[str, Any]) -> Asked:
+        """A text and how it shall be answered."""
+        how = {
+            name: given.get(name, getattr(self, name))
+            for name in ("max_tokens", "temperature", "top_p", "top_k", "seed", "timeout")
+        }
+        stops = tuple(stop or self.stop or ())
+        return Asked(text, self.prompt_of(given), **how, stops=stops)
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """What of it decides an answer."""
+        names = ("temperature", "max_tokens", "top_p", "top_k", "seed", "stop")
+        return {name: getattr(self, name) for name in names}
+
+
+class ChatPromptJax(_Writing, BaseChatModel):
+    """A chat model whose every call may have another soft prompt.
+
+    A single message is the input of the model; several are a line each, with their roles. It calls
+    no tools and reads text alone.
+
+    Raises:
+      UnknownPromptError: of calls, there is no prompt of this name.
+      InputError: of calls, a message with a part that is no text.
+    """
+
+    @property
+    def _llm_type(self) -> str:
+        return "prompt_jax-chat"
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        return {**self.identity_of({}), **self.sampling}
+
+    def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
+        own = sorted(self.identity_of(kwargs).items())
+        return f"{super()._get_llm_string(stop=stop, **kwargs)}{own}"
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        params = super()._get_ls_params(stop=stop, **kwargs)
+        name = self.prompt_of(kwargs)
+        params["ls_provider"] = "prompt_jax"
+        params["ls_model_name"] = kwargs.get("model") or self.model or name or self.source.base
+        return params
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        asked = self.asked(text_of(messages), stop, kwargs)
+        return self._result(asked, kwargs, list(self.source.write(asked)))
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        asked = self.asked(text_of(messages), stop, kwargs)
+        return self._result(asked, kwargs, [piece async for piece in self.source.awrite(asked)])
+
+    def _result(self, asked: Asked, given: dict[str, Any], written: list[Piece]) -> ChatResult:
+        last = written[-1]
+        message = AIMessage(
+            "".join(piece.text for piece in written),
+            response_metadata=self._about(asked, given, last),
+            usage_metadata=self._usage(asked, last),
+        )
+        return ChatResult(generations=[ChatGeneration(message=message)])
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        asked = self.asked(text_of(messages), stop, kwargs)
+        for piece in self.source.write(asked):
+            chunk = self._chunk(asked, kwargs, piece)
+            if run_manager:
+                run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+            yield chunk
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        asked = self.asked(text_of(messages), stop, kwargs)
+        async for piece in self.source.awrite(asked):
+            chunk = self._chunk(asked, kwargs, piece)
+            if run_manager:
+                await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+            yield chunk
+
+    def _chunk(self, asked: Asked, given: dict[str, Any], piece: Piece) -> ChatGenerationChunk:
+        if piece.finish is None:
+            return ChatGenerationChunk(message=AIMessageChunk(piece.text))
+        message = AIMessageChunk(
+            piece.text,
+            response_metadata=self._about(asked, given, piece),
+            usage_metadata=self._usage(asked, piece),
+            chunk_position="last",
+        )
+        return ChatGenerationChunk(message=message)
+
+    def _about(self, asked: Asked, given: dict[str, Any], last: Piece) -> dict[str, Any]:
+        named = given.get("model") or self.model
+        return {
+            "model_name": named or asked.prompt or self.source.base,
+            "model_provider": "prompt_jax",
+            "finish_reason": last.finish,
+            "soft_prompt": asked.prompt,
+            "prompt_digest": self.source.digest(asked.prompt),
+        }
+
+    def _usage(self, asked: Asked, last: Piece) -> UsageMetadata:
+        read, written = self.source.count(asked.text), len(last.tokens)
+        return UsageMetadata(input_tokens=read, output_tokens=written, total_tokens=read + written)
+
+    def batch_with_prompts(
+        self, inputs: Sequence[Any], prompts: Sequence[str], **kwargs: Any
+    ) -> list[AIMessage]:
+        """An answer for each input, each under its own prompt, in batches that they share.
+
+        Raises:
+          InputError: more or fewer prompts than inputs.
+        """
+        if len(inputs) != len(prompts):
+            raise InputError(f"there are {len(inputs)} inputs and {len(prompts)} prompts")
+
+        def ask(given: tuple[Any, str]) -> AIMessage:
+            return self.invoke(given[0], soft_prompt=given[1], **kwargs)
+
+        with ThreadPoolExecutor(max(len(inputs), 1)) as pool:
+            return list(pool.map(ask, zip(inputs, prompts, strict=True)))
+
+
+class PromptJaxLLM(_Writing, LLM):
+    """Text in, text out; every call may have another soft prompt.
+
+    Raises:
+      As `ChatPromptJax`.
+    """
+
+    @property
+    def _llm_type(self) -> str:
+        return "prompt_jax"
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        return {**self.identity_of({}), **self.sampling}
+
+    def generate(self, prompts: list[str], *args: Any, **kwargs: Any) -> Any:
+        """As LangChain has it; its cache tells prompts and their versions apart."""
+        model, rest = self._settled(kwargs)
+        return super(PromptJaxLLM, model).generate(prompts, *args, **rest)
+
+    async def agenerate(self, prompts: list[str], *args: Any, **kwargs: Any) -> Any:
+        """As `generate`."""
+        model, rest = self._settled(kwargs)
+        return await super(PromptJaxLLM, model).agenerate(prompts, *args, **rest)
+
+    def _settled(self, given: dict[str, Any]) -> "tuple[PromptJaxLLM, dict[str, Any]]":
+        """The model as a call wants it, since LangChain's cache passes over a call's arguments."""
+        known = _Writing.model_fields
+        own = {n: value for n, value in given.items() if n in known and value is not None}
+        rest = {name: value for name, value in given.items() if name not in own}
+        return self.model_copy(update=own), rest
+
+    def _call(
+        self,
+        prompt: str,
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> str:
+        asked = self.asked(prompt, stop, kwargs)
+        return "".join(piece.text for piece in self.source.write(asked))
+
+    async def _acall(
+        self,
+        prompt: str,
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> str:
+        asked = self.asked(prompt, stop, kwargs)
+        return "".join([piece.text async for piece in self.source.awrite(asked)])
+
+    def _stream(
+        self,
+        prompt: str,
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[GenerationChunk]:
+        for piece in self.source.write(self.asked(prompt, stop, kwargs)):
+            chunk = GenerationChunk(text=piece.text)
+            if run_manager:
+                run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+            yield chunk
+
+
+class PromptJaxEmbeddings(_Prompted, Embeddings):
+    """Texts as the mean of the model's last states, read under a soft prompt."""
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        """A vector for each text."""
+        return self.source.embed(self.prompt_of({}), texts)
+
+    def embed_query(self, text: str) -> list[float]:
+        """A vector for one."""
+        return self.embed_documents([text])[0]
+
+
+def text_of(messages: Sequence[BaseMessage]) -> str:
+    """A chat as one text, as `prompt_jax.serve.words.flat` has it.
+
+    Raises:
+      InputError: a part that is no text.
+    """
+    return flat([(ROLES.get(each.type, each.type), _words(each)) for each in messages])
+
+
+def _words(message: BaseMessage) -> str:
+    if isinstance(message.content, str):
+        return message.content
+    parts = [{"type": "text", "text": p} if isinstance(p, str) else p for p in message.content]
+    wrong = [str(part.get("type")) for part in parts if part.get("type") != "text"]
+    if wrong:
+        raise InputError(f"only parts of text are read, got {', '.join(wrong)}")
+    return "".join(part["text"] for part in parts)

@@ -1,0 +1,143 @@
+"""Broken uploads and broken requests, by the thousand: refused, and nothing else.
+
+FUZZ_SECONDS says how long each of the two goes on; ten minutes before a release.
+"""
+
+import io
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("fastapi")
+
+from serving import KEYS, SIZES, prompt_of, serving  # noqa: E402
+
+from prompt_jax.config import InputError, LoraConfig, PromptTuningConfig  # noqa: E402
+from prompt_jax.prompts import Prompt, save_prompt  # noqa: E402
+from prompt_jax.prompts.folder import checksum  # noqa: E402
+from prompt_jax.serve import Engine, Store  # noqa: E402
+from prompt_jax.serve.catalog import Catalog  # noqa: E402
+from prompt_jax.serve.http import create_app  # noqa: E402
+from prompt_jax.serve.http.prompts import packed, unpacked  # noqa: E402
+
+SECONDS = float(os.environ.get("FUZZ_SECONDS", "20"))
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(SECONDS + 280)]
+ODD = (
+    None, True, -1, 0, 2**63, 1e308, float("nan"), "", "../x", "\0", "x" * 5000, [], {}, [[[]]],
+    {"a": None}, "SEQ_2_SEQ_LM", "float32", ["F32"], {"kind": "lora"}, "NaN",
+)  # fmt: skip
+
+
+def flipped(rng, data):
+    """Some bytes changed, cut off, doubled or put in."""
+    data = bytearray(data)
+    for _ in range(rng.integers(1, 6)):
+        place = int(rng.integers(0, max(len(data), 1)))
+        match rng.integers(0, 4):
+            case 0 if data:
+                data[place % len(data)] = int(rng.integers(0, 256))
+            case 1:
+                del data[place:]
+            case 2:
+                del data[place : place + int(rng.integers(1, 64))]
+            case _:
+                data[place:place] = rng.bytes(int(rng.integers(1, 64)))
+    return bytes(data)
+
+
+def bent(rng, value):
+    """A JSON value with something odd in one of its places."""
+    if isinstance(value, dict) and value and rng.random() < 0.9:
+        key = list(value)[rng.integers(0, len(value))]
+        if rng.random() < 0.15:
+            return {k: v for k, v in value.items() if k != key}
+        return {**value, key: bent(rng, value[key])}
+    if isinstance(value, list) and value and rng.random() < 0.8:
+        place = int(rng.integers(0, len(value)))
+        return [*value[:place], bent(rng, value[place]), *value[place + 1 :]]
+    return ODD[rng.integers(0, len(ODD))]
+
+
+def bent_weights(rng, data):
+    """Safetensors whose header says something odd."""
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    text = json.dumps(bent(rng, header)).encode()
+    return struct.pack("<Q", len(text)) + text + data[8 + size :]
+
+
+def broken(rng, files):
+    """An archive in which something is wrong."""
+    files = dict(files)
+    name = sorted(files)[rng.integers(0, len(files))]
+    match rng.integers(0, 6):
+        case 0:
+            del files[name]
+        case 1:
+            files[name] = flipped(rng, files[name])
+        case 2:
+            files[str(rng.choice(["../x", "a/b", "x.py", "aliases.json", "\u00e9"]))] = b"{}"
+        case 3 if name.endswith(".safetensors"):
+            files[name] = bent_weights(rng, files[name])
+        case _ if name.endswith(".json"):
+            values = bent(rng, json.loads(files[name]))
+            if isinstance(values, dict) and rng.random() < 0.8:
+                values["checksum"] = checksum(values)
+            files[name] = json.dumps(values).encode()
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as archive:
+        for each, data in files.items():
+            archive.writestr(each, data)
+    body = made.getvalue()
+    return flipped(rng, body) if rng.random() < 0.2 else body
+
+
+def test_broken_archives(tiny, tmp_path):
+    seeds = []
+    for i, method in enumerate((PromptTuningConfig(num_virtual_tokens=3), LoraConfig(r=2))):
+        folder = save_prompt(tmp_path / str(i), prompt_of(tiny, method, i))
+        with zipfile.ZipFile(io.BytesIO(packed(folder))) as archive:
+            seeds.append({name: archive.read(name) for name in archive.namelist()})
+    rng, end = np.random.default_rng(0), time.monotonic() + SECONDS
+    count = refused = 0
+    while time.monotonic() < end:
+        began = time.monotonic()
+        try:
+            assert isinstance(unpacked(broken(rng, seeds[count % 2])), Prompt)
+        except InputError:
+            refused += 1
+        count += 1
+        assert time.monotonic() - began < 5
+    print(f"{count} archives, {refused} refused")
+    assert count > 100 and refused > count / 4
+
+
+def test_requests_that_the_description_allows_and_others(tiny_folder, tmp_path):
+    command = Path(sys.executable).with_name("schemathesis")
+    if not command.exists():
+        pytest.skip("schemathesis is not installed")
+    from prompt_jax.weights import load_backbone
+
+    backbone = load_backbone(str(tiny_folder))
+    store = Store(tmp_path / "store")
+    store.put("films", prompt_of(backbone, PromptTuningConfig(num_virtual_tokens=3), 1))
+    with Engine(backbone, room=[PromptTuningConfig(num_virtual_tokens=8)], **SIZES) as engine:
+        catalog = Catalog(engine, store)
+        assert catalog.refresh() == []
+        with serving(create_app(catalog, KEYS)) as address:
+            given = [str(command), "run", f"{address}/openapi.json", "--no-color"]
+            given += ["--header", "Authorization: Bearer admin", "--checks", "not_a_server_error"]
+            given += ["--max-time", str(int(SECONDS)), "--continue-on-failure"]
+            done = subprocess.run(given, capture_output=True, text=True, cwd=tmp_path)
+        assert engine.alive and done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+        print(done.stdout[-1500:])
+    shutil.rmtree(store.root)

@@ -1,0 +1,265 @@
+"""LangChain's models: prompts are switched in every way there is, and share batches."""
+
+import asyncio
+import operator
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, TypedDict
+
+import pytest
+
+pytest.importorskip("langchain_core")
+httpx = pytest.importorskip("httpx")
+
+from langchain_core.caches import InMemoryCache  # noqa: E402
+from langchain_core.globals import set_llm_cache  # noqa: E402
+from langchain_core.messages import AIMessage, HumanMessage  # noqa: E402
+from langchain_core.runnables import ConfigurableField  # noqa: E402
+from serving import KEYS, SIZES, prompt_of, serving  # noqa: E402
+
+from prompt_jax.config import InputError, LoraConfig, PromptTuningConfig  # noqa: E402
+from prompt_jax.integrations.langchain import (  # noqa: E402
+    ChatPromptJax,
+    PromptJaxEmbeddings,
+    PromptJaxLLM,
+)
+from prompt_jax.integrations.sources import Local, Remote  # noqa: E402
+from prompt_jax.serve import Engine, Store, UnknownPromptError  # noqa: E402
+from prompt_jax.serve.catalog import Catalog  # noqa: E402
+
+pytestmark = [
+    pytest.mark.timeout(300),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::PendingDeprecationWarning"),
+]
+NAMES = [f"p{i}" for i in range(8)]
+TEXT = "a fine film"
+
+
+@pytest.fixture(scope="module")
+def backbone(tiny_folder):
+    from prompt_jax.weights import load_backbone
+
+    return load_backbone(str(tiny_folder))
+
+
+@pytest.fixture(scope="module")
+def engine(backbone):
+    methods = [PromptTuningConfig(num_virtual_tokens=n) for n in (1, 3, 5)] + [LoraConfig(r=2)]
+    prompts = {name: prompt_of(backbone, methods[i % 4], i) for i, name in enumerate(NAMES)}
+    with Engine(backbone, prompts, **{**SIZES, "rows": (8,), "window": 0.05}) as made:
+        yield made
+
+
+@pytest.fixture
+def chat(engine):
+    return ChatPromptJax(source=Local(engine), max_tokens=6)
+
+
+def said(engine, name, text=TEXT, count=6):
+    """What the engine itself answers."""
+    tokenizer = engine.backbone.tokenizer
+    written = engine.generate(name or None, tokenizer(text)["input_ids"], max_new_tokens=count)
+    return tokenizer.decode(written.result().tokens, skip_special_tokens=True)
+
+
+def test_every_way_to_switch_prompts(chat, engine):
+    base = engine.backbone.name
+    picked = chat.configurable_fields(soft_prompt=ConfigurableField(id="soft_prompt"))
+    for name in ("p1", "p3", ""):
+        wanted = said(engine, name)
+        ways = [
+            chat.bind(soft_prompt=name).invoke(TEXT),
+            chat.invoke(TEXT, model=f"{base}:{name}"),
+            chat.model_copy(update={"model": name}).invoke(TEXT),
+            picked.invoke(TEXT, config={"configurable": {"soft_prompt": name}}),
+            chat.with_prompt(name).invoke([HumanMessage([{"type": "text", "text": TEXT}])]),
+            asyncio.run(chat.ainvoke(TEXT, soft_prompt=name)),
+        ]
+        assert [each.text for each in ways] == [wanted] * 6
+        about = ways[0].response_metadata
+        assert about["prompt_digest"] == Local(engine).digest(name)
+        assert ways[0].usage_metadata["input_tokens"] == len(
+            engine.backbone.tokenizer(TEXT)["input_ids"]
+        )
+        assert (
+            PromptJaxLLM(source=chat.source, max_tokens=6).invoke(TEXT, soft_prompt=name) == wanted
+        )
+        streamed = list(chat.stream(TEXT, soft_prompt=name))
+        assert "".join(each.text for each in streamed) == wanted
+    assert len({said(engine, name) for name in NAMES}) > 4
+
+
+def test_what_is_no_prompt_and_no_text(chat):
+    with pytest.raises(UnknownPromptError, match="there is no prompt 'none'"):
+        chat.with_prompt("none")
+    with pytest.raises(UnknownPromptError, match="there is no prompt 'none'"):
+        chat.invoke(TEXT, soft_prompt="none")
+    strict = chat.model_copy(update={"require_prompt": True})
+    picked = strict.configurable_fields(soft_prompt=ConfigurableField(id="soft_prompt"))
+    with pytest.raises(InputError, match="no prompt is named and require_prompt is set"):
+        picked.invoke(TEXT, config={"configurable": {"soft_promt": "p1"}})
+    picture = HumanMessage([{"type": "image_url", "image_url": {"url": "https://example.org"}}])
+    with pytest.raises(InputError, match="only parts of text are read, got image_url"):
+        chat.invoke([picture])
+    with pytest.raises(InputError, match="there are 2 inputs and 1 prompts"):
+        chat.batch_with_prompts(["a", "b"], ["p1"])
+
+
+def test_stops_and_sampling(chat, engine):
+    whole = said(engine, "p1")
+    stop = whole[len(whole) // 2]
+    for given in (chat.invoke(TEXT, soft_prompt="p1", stop=[stop]), chat.model_copy(
+        update={"stop": [stop]}
+    ).invoke(TEXT, soft_prompt="p1")):  # fmt: skip
+        assert given.text == whole[: whole.index(stop)]
+    plain = PromptJaxLLM(source=chat.source, max_tokens=6, stop=[stop])
+    assert plain.invoke(TEXT, soft_prompt="p1") == whole[: whole.index(stop)]
+    drawn = {chat.invoke(TEXT, soft_prompt="p1", temperature=2.0, seed=i).text for i in range(4)}
+    assert len(drawn) > 1
+
+
+def test_caches_tell_prompts_and_versions_apart(chat, engine, backbone):
+    set_llm_cache(InMemoryCache())
+    try:
+        for model in (chat, PromptJaxLLM(source=chat.source, max_tokens=6)):
+            text = lambda found: getattr(found, "text", found)  # noqa: E731
+            for name in ("p1", "p2", "p1"):
+                assert text(model.invoke(TEXT, soft_prompt=name)) == said(engine, name)
+                assert text(model.with_prompt(name).invoke(TEXT)) == said(engine, name)
+            rows = engine.stats
+            assert text(model.invoke(TEXT, soft_prompt="p1")) and engine.stats == rows  # Cached.
+            method = PromptTuningConfig(num_virtual_tokens=5)
+            for seed in (91, 92):
+                engine.put("swapped", prompt_of(backbone, method, seed))
+                assert text(model.invoke(TEXT, soft_prompt="swapped")) == said(engine, "swapped")
+                bound = model.with_prompt("swapped")
+                assert text(bound.invoke(TEXT)) == said(engine, "swapped")
+    finally:
+        set_llm_cache(None)
+        engine.remove("swapped")
+
+
+def test_branches_of_a_graph_share_batches(chat, engine):
+    graphs = pytest.importorskip("langgraph.graph")
+    from langgraph.types import Send
+
+    class State(TypedDict, total=False):
+        rows: list[tuple[str, str]]
+        found: Annotated[list[tuple[str, str, str]], operator.add]
+
+    class Branch(TypedDict):
+        row: tuple[str, str]
+
+    vectors = PromptJaxEmbeddings(source=chat.source)
+
+    async def ask(state: Branch) -> State:
+        text, name = state["row"]
+        answer = await chat.ainvoke(text, soft_prompt=name)
+        await asyncio.to_thread(vectors.with_prompt(name).embed_query, text)
+        return {"found": [(text, name, answer.text)]}
+
+    graph = graphs.StateGraph(State)
+    graph.add_node("ask", ask)
+    fan_out = lambda state: [Send("ask", {"row": row}) for row in state["rows"]]  # noqa: E731
+    graph.add_conditional_edges(graphs.START, fan_out, ["ask"])
+    graph.add_edge("ask", graphs.END)
+    rows = [(f"{TEXT} {i}", NAMES[i % 8]) for i in range(32)]
+    before = engine.stats
+    found = asyncio.run(graph.compile().ainvoke({"rows": rows}))["found"]
+    after = engine.stats
+    assert sorted(found) == sorted((text, name, said(engine, name, text)) for text, name in rows)
+    assert after.rows - before.rows == 32  # Vectors; and of those that were read:
+    assert after.batches - before.batches < 16 and after.mixed > before.mixed
+
+
+def test_an_agents_middleware_picks_the_prompt(chat, engine):
+    agents = pytest.importorskip("langchain.agents")
+    from langchain.agents.middleware import wrap_model_call
+
+    @wrap_model_call
+    def pick(request, handler):
+        name = "p1" if "film" in request.messages[-1].text else "p2"
+        return handler(request.override(model_settings={"soft_prompt": name}))
+
+    agent = agents.create_agent(chat, middleware=[pick])
+    for text, name in ((TEXT, "p1"), ("the news", "p2")):
+        last = agent.invoke({"messages": [HumanMessage(text)]})["messages"][-1]
+        assert isinstance(last, AIMessage) and last.text == said(engine, name, text)
+
+
+def test_a_batch_of_prompts(chat, engine):
+    found = chat.batch_with_prompts([TEXT] * 8, NAMES)
+    assert [each.text for each in found] == [said(engine, name) for name in NAMES]
+    vectors = PromptJaxEmbeddings(source=chat.source, soft_prompt="p1")
+    one, two = vectors.embed_query("a"), vectors.embed_documents(["a", "b"])
+    assert len(one) == 16 and one == pytest.approx(two[0], abs=1e-5) and two[0] != two[1]
+
+
+def test_a_server_and_langchains_own_client(engine, backbone, tmp_path):
+    pytest.importorskip("fastapi")
+    from prompt_jax.serve.http import create_app
+
+    store = Store(tmp_path / "store")
+    store.put("films", prompt_of(backbone, PromptTuningConfig(num_virtual_tokens=3), 1))
+    catalog = Catalog(engine, store)
+    assert catalog.refresh() == []
+    wanted = said(engine, "films@1")
+    with serving(create_app(catalog, KEYS)) as address:
+        remote = Remote(address, "user")
+        assert remote.base == catalog.base
+        chat = ChatPromptJax(source=remote, max_tokens=6).with_prompt("films")
+        assert chat.invoke(TEXT).text == wanted
+        assert asyncio.run(chat.ainvoke(TEXT)).text == wanted
+        assert "".join(each.text for each in chat.stream(TEXT)) == wanted
+        vector = PromptJaxEmbeddings(source=remote, soft_prompt="films").embed_query(TEXT)
+        assert vector == pytest.approx(engine.embed("films@1", TEXT).result().vector, abs=1e-5)
+        with pytest.raises(UnknownPromptError, match="the server said 404: there is no model 'no'"):
+            chat.with_prompt("no")
+        with pytest.raises(InputError, match="the server said 400: .*16 is the most"):
+            chat.invoke(TEXT, max_tokens=17)
+        with pytest.raises(InputError, match="the server said 401: no such API key"):
+            Remote(address, "wrong")
+
+        openai = pytest.importorskip("langchain_openai")
+        given = {"base_url": f"{address}/v1", "api_key": "user", "max_retries": 0}
+        theirs = openai.ChatOpenAI(model="films", max_tokens=6, **given)
+        assert theirs.invoke(TEXT).text == wanted
+        assert "".join(each.text for each in theirs.stream(TEXT)) == wanted
+        vectors = openai.OpenAIEmbeddings(model="films", check_embedding_ctx_length=False, **given)
+        assert vectors.embed_query(TEXT) == pytest.approx(vector, abs=1e-5)
+        with pytest.raises(Exception, match="there is no model 'none'"):
+            openai.ChatOpenAI(model="none", **given).invoke(TEXT)
+    catalog.engine.remove("films@1")
+    with pytest.raises(InputError, match="no server answers at"):
+        Remote(address, timeout=5)
+
+
+@pytest.mark.slow
+def test_langchains_own_tests_pass_without_sockets():
+    pytest.importorskip("langchain_tests")
+    command = [sys.executable, "-m", "pytest", "langchain_standard.py", "-q", "-o", "addopts="]
+    command += ["-o", "asyncio_mode=auto", "-o", "filterwarnings=", "--disable-socket"]
+    command += ["--allow-unix-socket", "-p", "no:cacheprovider"]
+    here = Path(__file__).parent
+    environment = {key: value for key, value in os.environ.items() if "PYTEST" not in key}
+    done = subprocess.run(
+        command, cwd=here, capture_output=True, text=True, env=environment, timeout=280
+    )
+    assert done.returncode == 0, done.stdout[-8000:]
+    passed = re.search(r"(\d+) passed", done.stdout)
+    assert passed and int(passed[1]) >= 35
+
+
+@pytest.mark.slow
+def test_the_example_routes_every_message(tmp_path):
+    pytest.importorskip("langgraph")
+    example = Path(__file__).parent.parent / "examples" / "langgraph_prompt_routing.py"
+    command = [sys.executable, str(example), "--steps", "4"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    assert "32 messages: " in done.stdout
+    assert done.stdout.rstrip().endswith("programs compiled meanwhile: 0")

@@ -1,0 +1,101 @@
+"""What is told to clusters about the server: its flags, its numbers, its places."""
+
+import inspect
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+pytest.importorskip("fastapi")
+
+from serving import SIZES  # noqa: E402
+
+from prompt_jax.cli.serving import _serve  # noqa: E402
+from prompt_jax.serve import Engine  # noqa: E402
+from prompt_jax.serve.http.access import OPEN, ROUTES  # noqa: E402
+from prompt_jax.serve.http.metrics import Metrics  # noqa: E402
+
+PLACE = Path(__file__).parent.parent / "launch" / "serving"
+FLAGS = {f"--{name.replace('_', '-')}" for name in inspect.signature(_serve).parameters}
+
+
+def parts(name):
+    return list(yaml.safe_load_all((PLACE / name).read_text()))
+
+
+def check_container(container, volumes):
+    """Flags, probes and mounts against each other."""
+    given = dict(argument.split("=") for argument in container["args"])
+    assert given.keys() <= FLAGS
+    assert given["--host"] == "0.0.0.0" and given["--keys"]
+    port = int(given["--port"])
+    assert port == container["ports"][0]["containerPort"]
+    for probe, asked in container.items():
+        if probe.endswith("Probe"):
+            where = asked["httpGet"]
+            assert ROUTES["GET", where["path"]] is OPEN
+            assert where["port"] in (port, container["ports"][0].get("name"))
+    mounts = [mount["mountPath"] for mount in container["volumeMounts"]]
+    assert any(given["--store"] == mount for mount in mounts)
+    assert any(given["--keys"].startswith(f"{mount}/") for mount in mounts)
+    assert {m["name"] for m in container["volumeMounts"]} <= {v["name"] for v in volumes}
+
+
+def test_kubernetes():
+    deployment, service, budget = parts("kubernetes.yaml")
+    pod = deployment["spec"]["template"]["spec"]
+    check_container(pod["containers"][0], pod["volumes"])
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    for selector in (
+        deployment["spec"]["selector"]["matchLabels"],
+        service["spec"]["selector"],
+        budget["spec"]["selector"]["matchLabels"],
+    ):
+        assert selector == labels
+    assert service["spec"]["ports"][0]["targetPort"] == pod["containers"][0]["ports"][0]["name"]
+    timeout = next(a for a in pod["containers"][0]["args"] if a.startswith("--timeout="))
+    assert pod["terminationGracePeriodSeconds"] > int(timeout.partition("=")[2])
+    assert pod["securityContext"]["runAsNonRoot"]
+    own = pod["containers"][0]["securityContext"]
+    assert own["readOnlyRootFilesystem"] and not own["allowPrivilegeEscalation"]
+
+
+def test_kserve():
+    (made,) = parts("kserve.yaml")
+    assert (made["apiVersion"], made["kind"]) == (
+        "serving.kserve.io/v1beta1",
+        "InferenceService",
+    )
+    predictor = made["spec"]["predictor"]
+    check_container(predictor["containers"][0], predictor["volumes"])
+
+
+@pytest.mark.parametrize("name", ["alerts.yaml", "grafana.json"])
+def test_every_number_is_one_that_the_server_has(name, tiny):
+    with Engine(tiny, **SIZES) as engine:
+        metrics = Metrics(engine)
+        metrics.done.labels("a", "b").inc()
+        metrics.failed.labels("a", "b").inc()
+        metrics.took.labels("a").observe(1)
+        told = metrics.text().decode()
+    known = set(re.findall(r"^(prompt_jax:\w+)", told, re.MULTILINE))
+    text = (PLACE / name).read_text()
+    used = set(re.findall(r"prompt_jax:\w+", text))
+    assert len(used) >= 3 and used <= known, used - known
+    for label in re.findall(r"\b(code|prompt|route)(?==~?\\?\")|by \((code|prompt|route)\)", text):
+        assert f'{label[0] or label[1]}="' in told
+
+
+def test_the_dashboard():
+    made = json.loads((PLACE / "grafana.json").read_text())
+    ids = [panel["id"] for panel in made["panels"]]
+    places = {(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in made["panels"]}
+    assert len(set(ids)) == len(ids) == len(places) == 8
+    assert all(target["expr"] for panel in made["panels"] for target in panel["targets"])
+
+
+def test_what_was_not_run_is_told():
+    for name in ("kubernetes.yaml", "kserve.yaml"):
+        assert "Not applied: no cluster was at hand" in (PLACE / name).read_text()
