@@ -199,9 +199,9 @@ class ChatPromptJax(_Writing, BaseChatModel):
 
     def _chunk(self, asked: Asked, given: dict[str, Any], piece: Piece) -> ChatGenerationChunk:
         if piece.finish is None:
-            return ChatGenerationChunk(message=AIMessageChunk(piece.text))
+            return ChatGenerationChunk(message=AIMessageChunk(content=piece.text))
         message = AIMessageChunk(
-            piece.text,
+            content=piece.text,
             response_metadata=self._about(asked, given, piece),
             usage_metadata=self._usage(asked, piece),
             chunk_position="last",
