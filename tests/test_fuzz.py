@@ -133,10 +133,12 @@ def test_requests_that_the_description_allows_and_others(tiny_folder, tmp_path):
     with Engine(backbone, room=[PromptTuningConfig(num_virtual_tokens=8)], **SIZES) as engine:
         catalog = Catalog(engine, store)
         assert catalog.refresh() == []
+        engine.warm_up()
         with serving(create_app(catalog, KEYS)) as address:
             given = [str(command), "run", f"{address}/openapi.json", "--no-color"]
             given += ["--header", "Authorization: Bearer admin", "--checks", "not_a_server_error"]
             given += ["--max-time", str(int(SECONDS)), "--continue-on-failure"]
+            given += ["--request-timeout", "60"]  # A label of a new length is compiled for.
             done = subprocess.run(given, capture_output=True, text=True, cwd=tmp_path)
         assert engine.alive and done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
         print(done.stdout[-1500:])

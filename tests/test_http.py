@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 httpx = pytest.importorskip("httpx")
@@ -225,3 +226,44 @@ def test_names_are_loaded_and_unloaded_as_in_vllm(served):
         for path in ("/etc/passwd", "../films", "https://example.org/p", "", "films/1"):
             found = admin.post(load, json={"lora_name": "x", "lora_path": path})
             assert found.status_code == 404, (path, found.text)
+
+
+NAMES = (
+    "..%2fx", "%2e%2e%2fx", "%252e%252e%252fx", "%2fetc%2fpasswd", "..%5cx", "x%00y", ".hidden",
+    "%EF%BC%8E%EF%BC%8E", "%D1%85", "UPPER", "x%20y", "x%0a", "-x", "x" * 65, "~", "aux:",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_that_lead_elsewhere(name, served, tmp_path):
+    address, catalog, backbone = served
+    prompt = prompt_of(backbone, PromptTuningConfig(num_virtual_tokens=4), 9)
+    body = packed(save_prompt(tmp_path / "p", prompt))
+    before = sorted(catalog.store.root.parent.rglob("*"))
+    with httpx.Client(base_url=address, headers=ADMIN) as admin:
+        for method, path, more in [
+            ("PUT", f"/v1/prompts/{name}", {"content": body}),
+            ("GET", f"/v1/prompts/{name}", {}),
+            ("GET", f"/v1/models/{name}", {}),
+            ("DELETE", f"/v1/prompts/{name}/1", {}),
+            ("PUT", f"/v1/prompts/{name}/aliases/x", {"json": {"version": 1}}),
+            ("PUT", f"/v1/prompts/films/aliases/{name}", {"json": {"version": 1}}),
+        ]:
+            found = admin.request(method, path, **more)
+            assert found.status_code in (400, 404, 405), (method, path, found.text)
+    assert sorted(catalog.store.root.parent.rglob("*")) == before
+
+
+def test_a_prompt_that_is_no_number_is_not_taken(served, tmp_path):
+    address, catalog, backbone = served
+    prompt = prompt_of(backbone, PromptTuningConfig(num_virtual_tokens=4), 9)
+    folder = save_prompt(tmp_path / "p", prompt)
+    weights = next(folder.glob("*.safetensors"))
+    data = bytearray(weights.read_bytes())
+    data[-4:] = np.float32(np.nan).tobytes()
+    weights.write_bytes(bytes(data))
+    with httpx.Client(base_url=address, headers=ADMIN) as admin:
+        found = admin.put("/v1/prompts/nan", content=packed(folder))
+        assert found.status_code in (400, 409), found.text
+        assert admin.get("/v1/prompts/nan").status_code == 404
+    assert not (catalog.store.root / "nan").exists()

@@ -23,6 +23,8 @@ def run(arguments: list[str]) -> None:
         "ensemble": _ensemble,
         "recycle": _recycle,
         "publish": _publish,
+        "push": _push,
+        "pull": _pull,
     }
     action, *rest = arguments or ["--help"]
     if action in ("-h", "--help"):
@@ -244,6 +246,43 @@ def _publish(
     if alias:
         kept.alias(name, alias, entry.version)
     print(f"{entry} in {store}")
+
+
+def _push(prompt: Positional[str], repository: Positional[str], *, private: bool = True) -> None:
+    """Writes a prompt with its card to a repository of the Hugging Face hub.
+
+    Args:
+      prompt: a prompt folder, a run folder or a .npy file.
+      repository: owner/name; made if it is not there.
+      private: of a repository that is made now.
+    """
+    from prompt_jax.prompts import load_prompt, push_prompt
+
+    commit = push_prompt(load_prompt(prompt), repository, private=private)
+    print(f"{repository} at commit {commit}")
+
+
+def _pull(
+    repository: Positional[str],
+    output: Positional[str],
+    *,
+    revision: str,
+    overwrite: bool = False,
+) -> None:
+    """Reads a prompt of ours or of PEFT's from a repository of the Hugging Face hub.
+
+    Args:
+      repository: owner/name.
+      output: the folder to write.
+      revision: a commit, which always means the same; or a tag or branch, which may not.
+      overwrite: replace the prompt in output.
+    """
+    from prompt_jax.prompts import pull_prompt, save_prompt
+    from prompt_jax.prompts.folder import check_free
+
+    check_free(Path(output), overwrite)
+    written = save_prompt(output, pull_prompt(repository, revision), overwrite=overwrite)
+    print(f"written: {written}")
 
 
 def _recycle(

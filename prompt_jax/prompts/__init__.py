@@ -9,6 +9,8 @@ from prompt_jax.prompts.folder import check_free as check_free
 from prompt_jax.prompts.folder import export_peft as export_peft
 from prompt_jax.prompts.folder import export_prompt as export_prompt
 from prompt_jax.prompts.folder import save_prompt as save_prompt
+from prompt_jax.prompts.hub import pull_prompt as pull_prompt
+from prompt_jax.prompts.hub import push_prompt as push_prompt
 from prompt_jax.prompts.prompt import Prompt as Prompt
 from prompt_jax.prompts.prompt import check_fits as check_fits
 from prompt_jax.prompts.prompt import check_task as check_task
