@@ -104,7 +104,8 @@ def test_prompts_are_put_changed_and_removed(served, tmp_path):
     assert again.json()["id"] == "new@2"
     flip = admin.put("/v1/prompts/new/aliases/default", json={"version": 1})
     assert flip.json()["id"] == "new@1", flip.text
-    assert admin.get("/v1/prompts/new").json()["id"] == "new@1"
+    told = admin.get("/v1/prompts/new").json()
+    assert told["id"] == "new@1" and told["size"] == prompt.size and told["template"] is None
     assert admin.delete("/v1/prompts/new/1").status_code == 400  # An alias means it.
     assert admin.delete("/v1/prompts/new/2").status_code == 200
     assert admin.put("/v1/prompts/new", content=b"no zip").status_code == 400

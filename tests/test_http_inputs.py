@@ -14,8 +14,9 @@ from serving import SIZES, digest, prompt_of  # noqa: E402
 
 from prompt_jax.config import InputError, LoraConfig, PromptTuningConfig  # noqa: E402
 from prompt_jax.prompts import save_prompt  # noqa: E402
-from prompt_jax.serve import Store, UnknownPromptError  # noqa: E402
-from prompt_jax.serve.catalog import ChangedError, open_catalog  # noqa: E402
+from prompt_jax.serve import Engine, Store, UnknownPromptError  # noqa: E402
+from prompt_jax.serve.catalog import Catalog, ChangedError, open_catalog  # noqa: E402
+from prompt_jax.serve.http import create_app  # noqa: E402
 from prompt_jax.serve.http.keys import Key, Keys, read_keys  # noqa: E402
 from prompt_jax.serve.http.prompts import packed, unpacked  # noqa: E402
 from prompt_jax.serve.http.run import check_open  # noqa: E402
@@ -66,6 +67,12 @@ def test_no_keys(text, message, tmp_path):
         read_keys(file)
     with pytest.raises(InputError, match="cannot be read"):
         read_keys(tmp_path / "none")
+
+
+def test_a_model_without_a_tokenizer_is_not_served(tiny, tmp_path):
+    bare = dataclasses.replace(tiny, tokenizer=None)
+    with Engine(bare, **SIZES) as engine, pytest.raises(InputError, match="has no tokenizer, and"):
+        create_app(Catalog(engine, Store(tmp_path)), Keys())
 
 
 def test_without_keys_a_server_is_for_its_own_machine():

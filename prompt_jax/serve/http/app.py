@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
 
+from prompt_jax.config import InputError
 from prompt_jax.serve.catalog import Catalog
 from prompt_jax.serve.http import access, answers
 from prompt_jax.serve.http.answers import Refused
@@ -42,7 +43,16 @@ def create_app(
       timeout: seconds that a request has.
       body_bytes: of a request at most.
       refresh: seconds between two looks at the store; 0 never looks.
+
+    Raises:
+      InputError: the model has no tokenizer, so that nobody could ask it in words.
     """
+    backbone = catalog.engine.backbone
+    if backbone.tokenizer is None:
+        raise InputError(
+            f"backbone {backbone.name!r} has no tokenizer, and requests bring texts; put the "
+            "tokenizer's files into its folder"
+        )
 
     @contextlib.asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:

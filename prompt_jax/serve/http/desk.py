@@ -1,7 +1,8 @@
 """What the routes share: who is meant, what is asked, and what is told of it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable
+from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 from prompt_jax.config import PromptTuningConfig
@@ -95,6 +96,12 @@ class Desk:
             "prompt_digest": digest,
         }
 
+    def count(self, route: str, model: str, rows: int, *, read: int = 0, written: int = 0) -> None:
+        """Counts answers that were given, and the tokens of their texts and their own."""
+        self.metrics.done.labels(route, self.metrics.label(model)).inc(rows)
+        self.metrics.read.inc(read)
+        self.metrics.written.inc(written)
+
     async def whole(self, asked: Asked, body: schemas.Sampling, seed: int) -> tuple[str, Piece]:
         """An answer and its last piece."""
         said, last = "", Piece("", [])
@@ -122,10 +129,17 @@ def card(desk: Desk, served: Served | None) -> dict[str, Any]:
     return {"id": served.reference, **about, "root": served.digest, "parent": base, **own}
 
 
-async def together(futures: Sequence[Any]) -> list[Any]:
-    """What futures of the engine hold, once all are there; whoever leaves cancels them."""
+async def together(asked: Iterable[Future[Any]]) -> list[Any]:
+    """What the engine answers, once all is there.
+
+    Args:
+      asked: asks as it is read; where that is refused or the caller leaves, what was asked before
+        is cancelled.
+    """
+    futures: list[Future[Any]] = []
     try:
-        return list(await asyncio.gather(*(asyncio.wrap_future(future) for future in futures)))
+        futures.extend(asked)
+        return list(await asyncio.gather(*map(asyncio.wrap_future, futures)))
     finally:
         for future in futures:
             future.cancel()

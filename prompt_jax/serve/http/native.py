@@ -28,22 +28,24 @@ def add_native(app: FastAPI) -> None:
         )
         asked = [await desk.asked(served, text) for text in texts]
         if served is not None and served.prompt.method.num_labels is not None:
-            futures = [
+            heads = await together(
                 desk.engine.classify(served.reference, each.tokens, timeout=desk.timeout)
                 for each in asked
-            ]
-            log_probs = [found.log_probs for found in await together(futures)]
+            )
+            log_probs = [found.log_probs for found in heads]
         elif labels:
-            futures = [
+            scored = await together(
                 desk.engine.score(each.reference, each.tokens, labels, timeout=desk.timeout)
                 for each in asked
-            ]
-            found = await together(futures)
-            log_probs = [normalised(each.log_likelihoods) for each in found]
+            )
+            log_probs = [normalised(each.log_likelihoods) for each in scored]
         else:
             raise invalid("labels", "the prompt has none of its own")
         data = [told(index, labels, each) for index, each in enumerate(log_probs)]
-        return {"object": "list", "data": data, **desk.about(served)}
+        about = desk.about(served)
+        read = sum(len(each.tokens) for each in asked)
+        desk.count("classification", about["model"], len(data), read=read)
+        return {"object": "list", "data": data, **about}
 
     @app.post("/v1/generate")
     async def generate(request: Request, body: schemas.GenerateRequest) -> Any:
@@ -75,11 +77,14 @@ async def _ensemble(
     names = [each.reference for each in served if each is not None]
     asked = [await desk.asked(None, text) for text in texts]
     given = {"how": body.how, "weights": body.weights, "timeout": desk.timeout}
-    futures = [desk.engine.ensemble(names, each.tokens, body.labels, **given) for each in asked]
-    found = await together(futures)
+    found = await together(
+        desk.engine.ensemble(names, each.tokens, body.labels, **given) for each in asked
+    )
     data = [told(i, body.labels, normalised(each.scores)) for i, each in enumerate(found)]
     for own, each in zip(data, found, strict=True):
         own["label"] = body.labels[each.best]
+    read = len(names) * sum(len(each.tokens) for each in asked)
+    desk.count("ensemble", "+".join(names), len(data), read=read)
     digests = [each.digest for each in served if each is not None]
     return {"object": "list", "data": data, "prompts": names, "prompt_digests": digests}
 

@@ -44,10 +44,9 @@ def add_openai(app: FastAPI) -> None:
         texts = [body.input] if isinstance(body.input, str) else body.input
         served = await desk.meant(request.state.key, body)
         asked = [await desk.asked(served, text) for text in texts]
-        futures = [
+        found = await together(
             desk.engine.embed(each.reference, each.tokens, timeout=desk.timeout) for each in asked
-        ]
-        found = await together(futures)
+        )
         data = []
         for index, each in enumerate(found):
             vector: Any = each.vector.astype("<f4")
@@ -55,9 +54,9 @@ def add_openai(app: FastAPI) -> None:
             vector = packed if body.encoding_format == "base64" else vector.tolist()
             data.append({"object": "embedding", "index": index, "embedding": vector})
         read = sum(len(each.tokens) for each in asked)
-        desk.metrics.read.inc(read)
-        usage = {"prompt_tokens": read, "total_tokens": read}
-        return {"object": "list", "data": data, "usage": usage, **desk.about(served)}
+        about, usage = desk.about(served), {"prompt_tokens": read, "total_tokens": read}
+        desk.count("embedding", about["model"], len(data), read=read)
+        return {"object": "list", "data": data, "usage": usage, **about}
 
 
 def spoken(messages: Sequence[schemas.Message]) -> str:

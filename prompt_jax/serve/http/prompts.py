@@ -49,7 +49,10 @@ def add_prompts(app: FastAPI) -> None:
         served = desk.find(request.state.key, name)
         if served is None:
             raise Refused(404, "model_not_found", f"there is no prompt {name[:80]!r}")
-        about = {"task": served.prompt.task and served.prompt.task.name, "size": served.prompt.size}
+        task = served.prompt.task
+        about = {
+            "task": task and task.name, "template": task and task.source, "size": served.prompt.size
+        }  # fmt: skip
         words = await asyncio.to_thread(desk.nearest_words, served)
         return {
             **card(desk, served), **about, "metrics": served.prompt.metrics, "nearest_words": words

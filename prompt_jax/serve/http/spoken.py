@@ -49,8 +49,7 @@ async def respond(
             task.cancel()
     choices = [choice(i, said, last, body, kind) for i, (said, last) in enumerate(found)]
     written = sum(len(last.tokens) for _, last in found)
-    desk.metrics.written.inc(written)
-    desk.metrics.done.labels(kind, desk.metrics.label(head["model"])).inc(len(found))
+    desk.count(kind, head["model"], len(found), written=written)
     return {**head, "object": kind, "choices": choices, "usage": usage(asked, written, body.n)}
 
 
@@ -109,8 +108,7 @@ async def streamed(
         if (body.stream_options or {}).get("include_usage"):
             told = usage([each for each, _ in rows[:: body.n]], written, body.n)
             yield event({**head, "object": chunk, "choices": [], "usage": told})
-        desk.metrics.written.inc(written)
-        desk.metrics.done.labels(kind, desk.metrics.label(head["model"])).inc(len(rows))
+        desk.count(kind, head["model"], len(rows), written=written)
         yield "data: [DONE]\n\n"
     finally:
         for task in tasks:
