@@ -160,7 +160,14 @@ class TestTpu:
     def test_slices_as_they_are_sold(self, name):
         count = int(name.partition("-")[2])
         assert name in TOPOLOGIES
-        assert len(devices_of(name)) == (count // 2 if name.startswith("v5p") else count)
+        # v4 and v5p are sold by the core, of which a chip has two.
+        assert len(devices_of(name)) == (count // 2 if name[:3] in ("v4-", "v5p") else count)
+
+    @pytest.mark.slow
+    def test_a_mesh_of_v4_chips(self, config):
+        made = plan(dataclasses.replace(config, mesh=MeshConfig(data=2, tensor=2)), "v4-8")
+        assert made.fits and made.costs[0].limit == 30.75
+        assert made.mesh == {"data": 2, "fsdp": 1, "tensor": 2}
 
     @pytest.mark.slow
     def test_what_travels_is_as_small_as_a_prompt(self, config):

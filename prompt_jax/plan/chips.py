@@ -24,10 +24,9 @@ class Chip(NamedTuple):
     """GiB that a program may use, as libtpu gives it out."""
 
 
-# https://cloud.google.com/tpu/docs/system-architecture-tpu-vm; a v4 is compiled for by core, of
-# which two share a chip.
+# https://cloud.google.com/tpu/docs/system-architecture-tpu-vm
 CHIPS = {
-    "TPU v4": Chip("TPU v4 core", 137.5e12, 614e9, 150e9, 15.25),
+    "TPU v4": Chip("TPU v4", 275e12, 1228e9, 300e9, 30.75),
     "TPU v5 lite": Chip("TPU v5e", 197e12, 819e9, 200e9, 15.75),
     "TPU v5": Chip("TPU v5p", 459e12, 2765e9, 600e9, 95.73),
     "TPU v6 lite": Chip("TPU v6e", 918e12, 1640e9, 448e9, 31.24),
@@ -78,7 +77,9 @@ def devices_of(topology: str | None) -> list[Any]:
     if ":" not in topology:
         choose("topology", topology, TOPOLOGIES)
     name, host = TOPOLOGIES.get(topology, (topology, names.get(topology)))
-    bounds = {} if host is None else {"chips_per_host_bounds": host}
+    options: dict[str, Any] = {} if host is None else {"chips_per_host_bounds": host}
+    if name.startswith("v4:"):
+        options["chip_config_name"] = "megacore"  # Both cores of a chip are one device, as in JAX.
     if jax.default_backend() != "tpu":
         # Or libtpu asks a server that only Google's machines have, and lets in one process.
         for key, value in _NO_TPU.items():
@@ -86,7 +87,7 @@ def devices_of(topology: str | None) -> list[Any]:
     from jax.experimental import topologies
 
     try:
-        found = topologies.get_topology_desc(platform="tpu", topology_name=name, **bounds)
+        found = topologies.get_topology_desc(platform="tpu", topology_name=name, **options)
     except RuntimeError as error:
         raise InputError(_why_not(topology, str(error))) from error
     return list(found.devices)
