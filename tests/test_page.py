@@ -120,7 +120,10 @@ def test_prompts_are_switched_and_read(browser, address):
     assert page <= 0  # Nothing sticks out on the right.
     if folder := os.environ.get("SCREENSHOTS"):
         size = browser.get_window_size()["width"]
-        browser.save_screenshot(f"{folder}/page_{size}.png")
+        for scheme in ("light", "dark"):
+            emulated = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+            browser.execute_cdp_cmd("Emulation.setEmulatedMedia", emulated)
+            browser.save_screenshot(f"{folder}/page_{size}_{scheme}.png")
     sent = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     sent = [each["params"] for each in sent if each["method"] == "Network.requestWillBeSent"]
     ours = [each["request"]["url"] for each in sent if each["documentURL"].startswith(address[0])]
