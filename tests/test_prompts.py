@@ -65,6 +65,12 @@ class TestFit:
             check_fits(prompt, other)
         check_fits(prompt, other, allow_mismatch=True)
 
+    def test_other_family(self, prompt, tiny):
+        other = dataclasses.replace(prompt, model_type="gpt2", fingerprint="", tokenizer_hash="")
+        with pytest.raises(InputError, match=r"on a gpt2 \(tiny\) and .*tiny. is a t5; use"):
+            check_fits(other, tiny)
+        check_fits(other, tiny, allow_mismatch=True)
+
     def test_other_tokenizer(self, prompt, embedded, tiny):
         prompt = dataclasses.replace(prompt, tokenizer_hash="c" * 64)
         other = dataclasses.replace(tiny, tokenizer=embedded.tokenizer)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from prompt_jax.backbones import Backbone
+from prompt_jax.backbones import BACKBONES, Backbone
 from prompt_jax.config import InputError, MethodConfig, PromptTuningConfig
 from prompt_jax.methods import CLASSIFIER, Injection, init, materialize, resolve, simplify
 from prompt_jax.prompts.peft_shapes import fitted
@@ -263,15 +263,22 @@ def check_fits(prompt: Prompt, backbone: Backbone, *, allow_mismatch: bool = Fal
       prompt: what is not known about it (an empty fingerprint) is not checked. One that PEFT saved
         needs `adopt` besides, which gives its tree the backbone's shapes.
       backbone: what it shall run on.
-      allow_mismatch: lets another fingerprint or tokenizer pass; another width never does.
+      allow_mismatch: lets another family, fingerprint or tokenizer pass; another width never does.
 
     Raises:
-      InputError: width, fingerprint or tokenizer differ.
+      InputError: width, family, fingerprint or tokenizer differ.
     """
     names = f"prompt {prompt.name or prompt.digest[:12]!r}", f"backbone {backbone.name!r}"
     _check_shapes(prompt, backbone, *names)
     if allow_mismatch:
         return
+    kinds = prompt.model_type, backbone.model_type
+    if prompt.model_type and BACKBONES.get(kinds[0]) is not BACKBONES.get(kinds[1]):
+        raise InputError(
+            f"{names[0]} was trained on a {kinds[0]} ({prompt.backbone or 'unnamed'}) and "
+            f"{names[1]} is a {kinds[1]}; use that backbone, or pass allow_mismatch=True "
+            "(--allow-mismatch) to run it all the same"
+        )
     theirs = prompt.fingerprint, prompt.tokenizer_hash
     for what, ours, its in zip(
         ("weights", "tokenizer"),
