@@ -21,7 +21,7 @@ from prompt_jax.config import (
 from prompt_jax.plan import TOPOLOGIES, Plan, as_json, draw, plan, plan_remat, search, text
 from prompt_jax.plan.chips import devices_of
 from prompt_jax.plan.costs import traffic_of, work_of
-from prompt_jax.plan.plan import _needed, alternatives
+from prompt_jax.plan.plan import _needed, _text, alternatives
 
 HLO = """HloModule jit_step
 
@@ -162,6 +162,15 @@ class TestTpu:
         assert name in TOPOLOGIES
         # v4 and v5p are sold by the core, of which a chip has two.
         assert len(devices_of(name)) == (count // 2 if name[:3] in ("v4-", "v5p") else count)
+
+    @pytest.mark.slow
+    def test_words_looked_up_on_sparse_cores(self):
+        """jax cannot put these into text: what travels is read all the same."""
+        place = jax.sharding.SingleDeviceSharding(devices_of("v5p-8")[0])
+        table = jax.ShapeDtypeStruct((32128, 512), jnp.bfloat16, sharding=place)
+        tokens = jax.ShapeDtypeStruct((4096,), jnp.int32, sharding=place)
+        lowered = jax.jit(lambda table, tokens: table[tokens] @ table[:512]).lower(table, tokens)
+        assert _text(lowered, lowered.compile()).startswith("HloModule")
 
     @pytest.mark.slow
     def test_a_mesh_of_v4_chips(self, config):

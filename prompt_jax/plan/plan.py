@@ -178,8 +178,9 @@ def _cost(program: Program, bare: Program, ways: int, chip: Chip | None) -> Cost
     work = work_of(traced.jaxpr.jaxpr, program.rounds)
     useful = work_of(bare.function.trace(*bare.arguments).jaxpr.jaxpr, bare.rounds)
     limit = chip.memory if chip else None
+    lowered = traced.lower()
     try:
-        compiled = traced.lower().compile()
+        compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         needed = _needed(str(error))
         if needed is None:
@@ -190,7 +191,7 @@ def _cost(program: Program, bare: Program, ways: int, chip: Chip | None) -> Cost
     memory = Memory(
         frozen, others, sizes.temp_size_in_bytes / GIB, sizes.generated_code_size_in_bytes / GIB
     )
-    traffic = traffic_of(compiled.as_text())
+    traffic = traffic_of(_text(lowered, compiled))
     bounds = utilization = None
     if chip:
         moved = sum(t.bytes * t.times * (2 if t.kind == "all-reduce" else 1) for t in traffic)
@@ -204,6 +205,16 @@ def _cost(program: Program, bare: Program, ways: int, chip: Chip | None) -> Cost
     return Cost(
         *(program.name, memory, needed, limit, work.flops / ways, traffic, bounds, utilization)
     )
+
+
+def _text(lowered: Any, compiled: Any) -> str:
+    try:
+        return compiled.as_text()
+    except jax.errors.JaxRuntimeError:
+        # A v5p looks words up on its SparseCores, which jax cannot put into text; what travels
+        # between devices is the same without them.
+        without = {"xla_tpu_offload_gather_to_sparsecore": False}
+        return lowered.compile(compiler_options=without).as_text()
 
 
 def _held(tree: Any) -> int:
