@@ -12,8 +12,10 @@ import prompt_jax as pj
 from prompt_jax.backbones import boxed_shapes
 from prompt_jax.backbones.quantised import (
     LIMITS,
+    TABLE,
     bytes_of,
     dequantised,
+    held,
     output_axes,
     quantise,
     quantise_tree,
@@ -68,8 +70,9 @@ def batch_of(backbone):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_largest_weight_of_an_output_is_kept(kind):
     values = jax.random.normal(jax.random.key(0), (5, 3, 4))
-    stored, scale = quantise(values.at[:, 0, 0].set(0.0), (1, 2), kind)
-    grouped = (1,) if kind == "int4" else ()
+    how = held("mlp/wi/kernel", kind)
+    stored, scale = quantise(values.at[:, 0, 0].set(0.0), (1, 2), how)
+    grouped = (1,) if how.grouped else ()
     assert stored.dtype.itemsize == 1 and scale.shape == (*grouped, 3, 4) and scale.min() > 0
     assert scale[..., 0, 0] == 1
     back = np.asarray(stored, np.float32) * np.asarray(scale, np.float32)
@@ -84,11 +87,23 @@ def test_the_largest_weight_of_an_output_is_kept(kind):
 def test_groups_are_of_inputs_of_one_output():
     """A large weight spoils 63 others, not all of its output."""
     values = jax.random.normal(jax.random.key(0), (192, 4)).at[0].set(100.0)
-    stored, scale = quantise(values, (1,), "int4")
+    stored, scale = quantise(values, (1,), held("mlp/wi/kernel", "int4"))
     assert scale.shape == (3, 4) and (scale[0] > 10).all() and (scale[1:] < 1).all()
-    assert scale_axes((4, 2, 100, 6), (0, 3), "int4") == {0: 4, 1: 2, 2: 2, 3: 6}
+    assert scale_axes((4, 2, 100, 6), (0, 3), grouped=True) == {0: 4, 1: 2, 2: 2, 3: 6}
     error = np.abs(widened(stored, scale, (1,)) - values)
     assert error[64:].max() < 0.3 < error[1:64].max()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_columns_of_a_word_table_may_differ_in_size(kind):
+    """What large columns lose is nothing to small ones in front of large states."""
+    sizes = np.repeat([[100.0, 0.01]], 64, axis=1)
+    table = jax.random.normal(jax.random.key(0), (50, 128)) * sizes
+    states = jax.random.normal(jax.random.key(1), (8, 128)) / sizes
+    stored, scale = quantise(table, (0,), held(TABLE, kind))
+    assert stored.dtype.itemsize == 1 and scale.shape == (50, 2)
+    found, wanted = states @ widened(stored, scale, (0,)).T, states @ table.T
+    assert np.sqrt(np.mean((found - wanted) ** 2) / np.mean(wanted**2)) < 0.03
 
 
 def test_bytes_are_what_is_packed():
@@ -118,7 +133,7 @@ def test_a_model_is_what_its_weights_stand_for(kind, backbone):
     """Loss and gradient are those of the same numbers in float32; no scale is lost anywhere."""
     eight = small(backbone, kind)
     stored = {leaf.dtype for leaf in jax.tree.leaves(eight.params)}
-    assert quantise(jnp.ones((1, 1)), (1,), kind)[0].dtype in stored
+    assert quantise(jnp.ones((1, 1)), (1,), held("kernel", kind))[0].dtype in stored
     method = pj.PromptTuningConfig(num_virtual_tokens=3, task_type=backbone.task_types[0])
     tuned = init(method, eight, jax.random.key(1))
 

@@ -151,10 +151,9 @@ def look_up(module: nn.Module, name: str, tokens: Int[Array, "*B T"]) -> Float[A
     """
     c, table, scale = module.config, getattr(module, name), scale_of(module, name)
     tokens = constrain(tokens, c.mesh, "rows")
-    found = constrain(table[tokens].astype(c.dtype), c.mesh, "rows")
-    if scale is not None:
-        found = found * jnp.broadcast_to(scale[tokens][..., None], found.shape).astype(c.dtype)
-    return constrain(found, c.mesh, "batch")
+    found = constrain(table[tokens], c.mesh, "rows")
+    found = found if scale is None else widened(found, scale[tokens], ())
+    return constrain(found.astype(c.dtype), c.mesh, "batch")
 
 
 def word_logits(
@@ -166,11 +165,10 @@ def word_logits(
     if head is not None:
         logits = head(states)
     else:
-        table = constrain(module.embedding.astype(c.dtype), c.mesh, "vocab")
+        table, scale = module.embedding, scale_of(module, "embedding")
+        table = table if scale is None else widened(table, scale, ())
+        table = constrain(table.astype(c.dtype), c.mesh, "vocab")
         logits = jnp.einsum("btd,vd->btv", states, table)
-        scale = scale_of(module, "embedding")
-        if scale is not None:
-            logits = logits * jnp.broadcast_to(scale, logits.shape).astype(c.dtype)
     return constrain(logits.astype(jnp.float32), c.mesh, "rows", None, "vocab")
 
 

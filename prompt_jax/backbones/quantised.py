@@ -1,13 +1,14 @@
 """Frozen weights in eight or four bits: every kernel and word table beside its scales.
 
-Only what is stored is small; products are of the dtype of activations. In eight bits an output has
-a scale, which commutes with the sum that made it, so it is applied once the output is there:
-per channel, as in section 3 of Dettmers et al. 2022 without its outliers. Four bits are too few
-for that: every `GROUP` inputs of an output have a scale, applied to the kernel as it is read.
+Only what is stored is small; products are of the dtype of activations. In eight bits an output of a
+kernel has a scale, which commutes with the sum that made it, so it is applied once the output is
+there: per channel, as in section 3 of Dettmers et al. 2022 without its outliers. Where that is too
+coarse, every `GROUP` inputs of an output have a scale, applied as the weights are read: in four
+bits, and in the word table, whose columns differ in size as what they are compared with does.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import flax.traverse_util
@@ -20,7 +21,7 @@ from prompt_jax.config import InputError
 LIMITS = {"int8": 127.0, "float8": 448.0, "int4": 7.0}
 """The largest number of each kind; the largest weight under a scale becomes it."""
 GROUP = 64
-"""Inputs that share a scale in four bits, or the most that divide them evenly below that."""
+"""Inputs that share a scale where groups have one, or the most below that divide them evenly."""
 _STORED = {"int8": jnp.int8, "float8": jnp.float8_e4m3fn, "int4": jnp.int4}
 TABLE = "embedding"
 SCALE = "_scale"
@@ -40,14 +41,28 @@ def output_axes(path: str, rank: int) -> tuple[int, ...] | None:
     return (*range(first), *range(first + inputs, rank))
 
 
-def stored_kind(path: str, kind: str) -> str:
-    """How a leaf is held: a word table keeps eight bits, a row of it is all that a word has."""
-    return "int8" if path == TABLE and kind == "int4" else kind
+class Held(NamedTuple):
+    """How a leaf is held."""
+
+    kind: str
+    """Of `LIMITS`."""
+    grouped: bool
+    """Whether scales are of groups of inputs, not of outputs."""
 
 
-def scale_axes(shape: Sequence[int], outputs: tuple[int, ...], kind: str) -> dict[int, int]:
+def held(path: str, kind: str) -> Held:
+    """How a leaf of a tree of some kind is held.
+
+    A word table keeps eight bits, as a row of it is all that a word has.
+    """
+    if path == TABLE:
+        return Held("int8" if kind == "int4" else kind, grouped=True)
+    return Held(kind, grouped=kind == "int4")
+
+
+def scale_axes(shape: Sequence[int], outputs: tuple[int, ...], grouped: bool) -> dict[int, int]:
     """How many scales stand along each axis of a leaf: of groups, or of its outputs alone."""
-    if kind != "int4":
+    if not grouped:
         return {axis: shape[axis] for axis in outputs}
     last = max(axis for axis in range(len(shape)) if axis not in outputs)
     group = next(n for n in range(min(GROUP, shape[last]), 0, -1) if shape[last] % n == 0)
@@ -55,20 +70,21 @@ def scale_axes(shape: Sequence[int], outputs: tuple[int, ...], kind: str) -> dic
 
 
 def quantise(
-    leaf: Float[Array, "*shape"], outputs: tuple[int, ...], kind: str
+    leaf: Float[Array, "*shape"], outputs: tuple[int, ...], how: Held
 ) -> tuple[Array, Float[Array, "*scales"]]:
     """A leaf in few bits, and its scales."""
-    axes = scale_axes(leaf.shape, outputs, kind)
+    axes = scale_axes(leaf.shape, outputs, how.grouped)
     wide = leaf.astype(jnp.float32)
     counts = [axes.get(axis, 1) for axis in range(leaf.ndim)]
     grouped = [
         part for n, count in zip(leaf.shape, counts, strict=True) for part in (count, n // count)
     ]
     largest = jnp.abs(wide).reshape(grouped).max(tuple(range(1, 2 * leaf.ndim, 2)))
-    scale = jnp.where(largest > 0, largest / LIMITS[kind], 1.0)
+    limit = LIMITS[how.kind]
+    scale = jnp.where(largest > 0, largest / limit, 1.0)
     small = wide / spread(scale, leaf.shape)
-    small = small if kind == "float8" else jnp.clip(jnp.round(small), -LIMITS[kind], LIMITS[kind])
-    return small.astype(_STORED[kind]), scale.reshape([axes[axis] for axis in sorted(axes)])
+    small = small if how.kind == "float8" else jnp.clip(jnp.round(small), -limit, limit)
+    return small.astype(_STORED[how.kind]), scale.reshape([axes[axis] for axis in sorted(axes)])
 
 
 def spread(scale: Float[Array, "*scales"], shape: Sequence[int]) -> Float[Array, "*shape"]:
@@ -91,8 +107,7 @@ def quantise_tree(params: Any, kind: str) -> Any:
         if outputs is None:
             leaves[path] = leaf
         else:
-            small = quantise(leaf, outputs, stored_kind(path, kind))
-            leaves[path], leaves[path + SCALE] = small
+            leaves[path], leaves[path + SCALE] = quantise(leaf, outputs, held(path, kind))
     return flax.traverse_util.unflatten_dict(leaves, sep="/")
 
 
@@ -103,9 +118,9 @@ def quantised_shapes(shapes: Any, kind: str) -> Any:
         outputs = output_axes(path, len(box.names))
         leaves[path] = box
         if outputs is not None:
-            held = stored_kind(path, kind)
-            axes = sorted(scale_axes(box.value.shape, outputs, held).items())
-            small = jax.ShapeDtypeStruct(box.value.shape, _STORED[held])
+            how = held(path, kind)
+            axes = sorted(scale_axes(box.value.shape, outputs, how.grouped).items())
+            small = jax.ShapeDtypeStruct(box.value.shape, _STORED[how.kind])
             leaves[path] = box.replace(value=small)
             scale = jax.ShapeDtypeStruct(tuple(count for _, count in axes), jnp.float32)
             names = tuple(box.names[axis] for axis, _ in axes)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from prompt_jax.backbones import family_of, shardings
-from prompt_jax.backbones.quantised import SCALE, output_axes, quantise, stored_kind
+from prompt_jax.backbones.quantised import SCALE, held, output_axes, quantise
 from prompt_jax.config import InputError
 from prompt_jax.processes import from_first, is_first
 from prompt_jax.weights.pieces import Layout, Piece, make_leaf, read_blocks
@@ -115,7 +115,7 @@ def assemble(
         if kind is None or outputs is None:
             leaves[path] = leaf
         else:
-            leaves[path], leaves[path + SCALE] = _quantise(leaf, outputs, stored_kind(path, kind))
+            leaves[path], leaves[path + SCALE] = _quantise(leaf, outputs, held(path, kind))
     fingerprint = from_first(np.frombuffer(digest.digest(), np.uint8)).tobytes().hex()
     return flax.traverse_util.unflatten_dict(leaves, sep="/"), fingerprint
 
