@@ -4,6 +4,9 @@ import json
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Tests compile most of the time, and the older emitter of fused loops takes half of it.
+FLAGS = "--xla_cpu_use_fusion_emitters=false"
+os.environ["XLA_FLAGS"] = f"{FLAGS} {os.environ.get('XLA_FLAGS', '')}".strip()
 
 import beartype
 import jaxtyping

@@ -223,7 +223,7 @@ def test_killed_at_any_moment_resumes_to_the_same_prompt(config, tmp_path):
         process.wait()
         kills += 1
         process = command(config, "--resume")
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=600)
     assert process.returncode == 0, output
     rows = load_prompt(config.out).rows
     np.testing.assert_array_equal(rows, uninterrupted(config, tmp_path / "whole"))
@@ -254,7 +254,7 @@ def test_sigterm_exits_with_zero_and_says_how_to_go_on(config):
     threading.Timer(240, process.kill).start()
     wait_for_steps(process, config, 3)
     process.terminate()
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=600)
     assert process.returncode == 0, output
     assert "stopped by SIGTERM after step" in output and "--resume" in output
 

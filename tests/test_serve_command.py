@@ -59,7 +59,7 @@ def test_sigterm_completes_what_was_taken(tiny_folder, tmp_path, capsys):
         numbers = httpx.get(f"http://127.0.0.1:{port}/metrics").text
         taken = sum(map(float, re.findall(r"num_requests_(?:waiting|running) (\d\S*)", numbers)))
     server.send_signal(signal.SIGTERM)
-    rest, _ = server.communicate(timeout=90)
+    rest, _ = server.communicate(timeout=300)
     for thread in threads:
         thread.join()
     assert server.returncode == 0 and "all that was taken is answered" in rest, rest
