@@ -53,6 +53,10 @@ def test_answers_and_gradients_are_those_of_all_queries_at_once(chunk):
     )
 
 
+def with_config(backbone, **changes):
+    return dataclasses.replace(backbone, config=dataclasses.replace(backbone.config, **changes))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "method", "scan"),
@@ -62,16 +66,10 @@ def test_answers_and_gradients_are_those_of_all_queries_at_once(chunk):
         *(("tiny_llama", "prefix", True), ("tiny_llama", "lora", False)),
     ],
 )
-@pytest.mark.parametrize("remat", ["none", "full"])
-def test_a_model_in_chunks_is_the_model(family, method, scan, remat, request):
+def test_a_model_in_chunks_is_the_model(family, method, scan, request):
     whole = request.getfixturevalue(family)
-    config = dataclasses.replace(whole.config, attention_chunk=4, scan=scan, remat=remat)
-    if hasattr(config, "sliding_window"):
-        config = dataclasses.replace(config, sliding_window=3)
-        whole = dataclasses.replace(
-            whole, config=dataclasses.replace(whole.config, sliding_window=3)
-        )
-    chunked = dataclasses.replace(whole, config=config)
+    if hasattr(whole.config, "sliding_window"):
+        whole = with_config(whole, sliding_window=3)
     asked = dataclasses.replace(METHODS[method], task_type=whole.task_types[0])
     tuned = init(asked, whole, jax.random.key(1))
     tuned = jax.tree.map(lambda x: x + 0.1, tuned)  # A LoRA starts as nothing.
@@ -81,9 +79,12 @@ def test_a_model_in_chunks_is_the_model(family, method, scan, remat, request):
         run = jax.jit(jax.value_and_grad(lambda *a: loss_fn(asked, model)(*a)[0]))
         return run(tuned, model.params, batch)
 
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), of(chunked), of(whole)
-    )
+    wanted = of(whole)
+    for remat in ("none", "full"):
+        chunked = with_config(whole, attention_chunk=4, scan=scan, remat=remat)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), of(chunked), wanted
+        )
 
 
 def test_a_bias_of_every_layer_is_looked_up_in_chunks(tiny):
