@@ -4,9 +4,6 @@ import json
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Tests compile most of the time, and the older emitter of fused loops takes half of it.
-FLAGS = "--xla_cpu_use_fusion_emitters=false"
-os.environ["XLA_FLAGS"] = f"{FLAGS} {os.environ.get('XLA_FLAGS', '')}".strip()
 
 import beartype
 import jaxtyping
@@ -25,6 +22,13 @@ jaxtyping.install_import_hook("prompt_jax", "conftest.typechecked")
 import jax
 import numpy as np
 import pytest
+
+# Tests compile most of the time, and the older emitter of fused loops takes half of it. XLA reads
+# its flags at the first program; libtpu, which reads the same ones later, does not know this one.
+with pytest.MonkeyPatch.context() as patch:
+    flags = os.environ.get("XLA_FLAGS", "")
+    patch.setenv("XLA_FLAGS", f"{flags} --xla_cpu_use_fusion_emitters=false".strip())
+    jax.jit(lambda: 0)()
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

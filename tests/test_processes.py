@@ -59,7 +59,7 @@ def start(arguments, count, each=None):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
+    flags = "--xla_force_host_platform_device_count=2 --xla_cpu_use_fusion_emitters=false"
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     return [
         subprocess.Popen(
