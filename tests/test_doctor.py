@@ -1,4 +1,4 @@
-"""What `prompt-jax doctor` tells of one device; eight_devices.py asks it about a mesh."""
+"""What `prompt-jax doctor` tells of one device; eight_devices_commands.py asks it about a mesh."""
 
 import importlib.metadata
 

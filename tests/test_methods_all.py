@@ -89,9 +89,9 @@ OF_LLAMA = {"prompt", "prefix", "lora", "ia3", "deep_replace"}
 
 
 def _cases(*families, written=True):
-    fit = {"t5": set(CASES) - (set() if written else WRITTEN), "llama": OF_LLAMA}
-    fit["gpt2"] = set(CASES) - OF_TWO - WRITTEN
-    fit["bert"] = fit["gpt2"] | {"prefix_encoder"}
+    of_one = set(CASES) - OF_TWO - WRITTEN
+    fit = {"t5": set(CASES) - (set() if written else WRITTEN), "gpt2": of_one}
+    fit |= {"llama": OF_LLAMA, "bert": of_one | {"prefix_encoder"}}
     return pytest.mark.parametrize(
         ("backbone", "name"),
         [
@@ -329,13 +329,11 @@ def test_stopped_and_resumed_is_never_stopped(name, backbone):
     jax.tree.map(np.testing.assert_array_equal, whole, rest)
 
 
+SIMPLIFIED = ("p_tuning_lstm", "residual", "prefix_mlp")
+
+
 @pytest.mark.parametrize(
-    "name",
-    [
-        "p_tuning_mlp",
-        *(pytest.param(n, marks=pytest.mark.slow) for n in ("p_tuning_lstm", "residual")),
-        pytest.param("prefix_mlp", marks=pytest.mark.slow),
-    ],
+    "name", ["p_tuning_mlp", *(pytest.param(n, marks=pytest.mark.slow) for n in SIMPLIFIED)]
 )
 def test_what_was_written_is_a_simpler_method(name, tiny):
     backbone = tiny

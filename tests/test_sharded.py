@@ -1,4 +1,4 @@
-"""Everything on a mesh equals one device: eight_devices.py, in a process that has eight.
+"""Everything on a mesh equals one device: eight_devices*.py, in a process that has eight.
 
 XLA counts its devices once, before anything else, and with eight every other test would have them.
 """
@@ -14,12 +14,13 @@ FLAGS = "--xla_force_host_platform_device_count=8"
 
 
 def run_on_eight_devices(marker, processes="0"):
-    file = Path(__file__).with_name("eight_devices.py")
-    command = [sys.executable, "-m", "pytest", "-q", "-n", processes, "-m", marker, str(file)]
+    here = Path(__file__).parent
+    files = map(str, here.glob("eight_devices*.py"))
+    command = [sys.executable, "-m", "pytest", "-q", "-n", processes, "-m", marker, *files]
     done = subprocess.run(
         command,
         env={**os.environ, "XLA_FLAGS": FLAGS, "JAX_PLATFORMS": "cpu"},
-        cwd=file.parent.parent,
+        cwd=here.parent,
         capture_output=True,
         text=True,
     )

@@ -3,7 +3,7 @@
 from prompt_jax.serve.bank import Bank as Bank
 from prompt_jax.serve.bank import layout_of as layout_of
 from prompt_jax.serve.engine import Engine as Engine
-from prompt_jax.serve.engine import Stats as Stats
+from prompt_jax.serve.ensembles import Ensembled as Ensembled
 from prompt_jax.serve.errors import DeadlineError as DeadlineError
 from prompt_jax.serve.errors import EngineError as EngineError
 from prompt_jax.serve.errors import PoisonedPromptError as PoisonedPromptError
@@ -15,8 +15,8 @@ from prompt_jax.serve.errors import UnknownPromptError as UnknownPromptError
 from prompt_jax.serve.queue import Kind as Kind
 from prompt_jax.serve.reader import Classified as Classified
 from prompt_jax.serve.reader import Embedded as Embedded
-from prompt_jax.serve.reader import Ensembled as Ensembled
 from prompt_jax.serve.reader import Scored as Scored
+from prompt_jax.serve.running import Stats as Stats
 from prompt_jax.serve.slots import Version as Version
 from prompt_jax.serve.store import Store as Store
 from prompt_jax.serve.writer import Written as Written

@@ -5,59 +5,29 @@ batch may have is compiled once, at warm-up or when it is first met; putting, re
 prompts changes numbers and compiles nothing.
 """
 
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any
 
 from prompt_jax.backbones import Backbone, is_encoder
 from prompt_jax.config import InputError, MethodConfig, at_least
-from prompt_jax.generate.ensemble import check_weights, combine
+from prompt_jax.generate.ensemble import check_weights
 from prompt_jax.generate.prefill import decoding_module
 from prompt_jax.methods import Injection
 from prompt_jax.prompts import Prompt
 from prompt_jax.serve.bank import Bank, layout_of
+from prompt_jax.serve.ensembles import Ensembled, ensembled
 from prompt_jax.serve.errors import EngineError, PromptRefusedError, TooManyPromptsError
 from prompt_jax.serve.queue import Kind, Queue, Row
-from prompt_jax.serve.reader import Classified, Embedded, Ensembled, Reader, Scored
+from prompt_jax.serve.reader import Classified, Embedded, Reader, Scored
 from prompt_jax.serve.reading import profiles
 from prompt_jax.serve.registry import Registry, example, injection_for, poisoned
+from prompt_jax.serve.running import Running, Stats
 from prompt_jax.serve.slots import PLAIN, Slots, Version
 from prompt_jax.serve.texts import Texts
 from prompt_jax.serve.worker import Worker
 from prompt_jax.serve.writer import Writer, Written
 from prompt_jax.serve.writing import How
-
-
-class Stats(NamedTuple):
-    """What an engine has done so far."""
-
-    rows: int
-    """Rows read."""
-    batches: int
-    """Programs that read them."""
-    mixed: int
-    """Batches of more than one prompt."""
-    loaded: int
-    """Prompts put into slots."""
-    shapes: int
-    """Programs asked for, each compiled once."""
-    waiting: int
-    writing: int
-    """Rows whose answers are being written."""
-    prompts: int
-
-
-class _Running(NamedTuple):
-    """What an engine has until it comes to an end."""
-
-    slots: Slots
-    reader: Reader
-    writer: Writer | None
-    queue: Queue
-    worker: Worker
 
 
 class Engine:
@@ -124,7 +94,7 @@ class Engine:
             self.put(name, prompt)
         self._shapes: set[Any] = set()
 
-        def begin() -> _Running:
+        def begin() -> Running:
             bank = Slots(Bank(self._layout, slots + 1))
             shared = (module, backbone.params, bank, profiles(self._layout), self._shapes)
             reader = Reader(*shared, sizes=rows, window=window)
@@ -134,7 +104,7 @@ class Engine:
                 writer = Writer(*shared, **sizes, burst=burst)
             waiting = Queue(queue)
             worker = Worker(reader, writer, waiting, self._poison)
-            return _Running(bank, reader, writer, waiting, worker)
+            return Running(bank, reader, writer, waiting, worker)
 
         self._begin = begin
         self._now = begin()
@@ -236,14 +206,7 @@ class Engine:
             )
         kind, tokens, asked = self._texts.scoring(text, candidates, length_normalize)
         futures = self._now.worker.submit(versions, kind, tokens, asked, timeout)
-
-        def together(found: list[Scored]) -> Ensembled:
-            said = np.stack([each.log_likelihoods for each in found])[None]
-            said = said - np.logaddexp.reduce(said, axis=-1, keepdims=True)
-            best, scores = combine(said, how, weights)
-            return Ensembled(int(best[0]), scores[0], tuple(each.digest for each in found))
-
-        return _gathered(futures, together)
+        return ensembled(futures, how, weights)
 
     def classify(
         self, prompt: str, text: str | Sequence[int], *, timeout: float | None = None
@@ -334,18 +297,7 @@ class Engine:
     @property
     def stats(self) -> Stats:
         """Counters since the start."""
-        reader, writer = self._now.reader, self._now.writer
-        with self._now.worker.lock:
-            return Stats(
-                rows=reader.rows,
-                batches=reader.batches,
-                mixed=reader.mixed,
-                loaded=self._now.slots.loaded,
-                shapes=len(self._shapes),
-                waiting=len(self._now.queue),
-                writing=0 if writer is None else len(writer.rows),
-                prompts=len(self._registry.names()),
-            )
+        return self._now.stats(self._shapes, len(self._registry.names()))
 
     @property
     def alive(self) -> bool:
@@ -382,28 +334,3 @@ class Engine:
         if row.version.digest:
             self._registry.poison(row.version)
         row.settle(error=poisoned(row.version))
-
-
-def _gathered(
-    futures: "Sequence[Future[Any]]", together: Callable[[list[Any]], Any]
-) -> "Future[Any]":
-    """What becomes of several answers once all are there; the first error where there is one."""
-    whole: Future[Any] = Future()
-    left = [len(futures)]
-    lock = threading.Lock()
-
-    def done(_: object) -> None:
-        with lock:
-            left[0] -= 1
-            if left[0]:
-                return
-        if not whole.set_running_or_notify_cancel():
-            return
-        try:
-            whole.set_result(together([future.result() for future in futures]))
-        except Exception as error:  # Of one of them, and for whoever asked them all.
-            whole.set_exception(error)
-
-    for future in futures:
-        future.add_done_callback(done)
-    return whole

@@ -30,16 +30,6 @@ class Scored(NamedTuple):
     """Of the prompt that answered; empty of the plain model. So everywhere."""
 
 
-class Ensembled(NamedTuple):
-    """What several prompts say together."""
-
-    best: int
-    """Which candidate they choose."""
-    scores: Float[np.ndarray, " C"]
-    """As `generate.combine` has them."""
-    digests: tuple[str, ...]
-
-
 class Classified(NamedTuple):
     """What a prompt's head says of a text."""
 
