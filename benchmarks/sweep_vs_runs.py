@@ -46,7 +46,7 @@ def alone(config, backbone, data):
     made = Population([config], backbone, [data])
     for _ in range(0, config.train.steps, config.train.eval_every):
         made.advance([0], config.train.eval_every)
-        best = max(best, next(iter(made.score(0).values())))
+        best = max(best, next(iter(made.score(0).metrics.values())))
     return time.perf_counter() - begin, best
 
 

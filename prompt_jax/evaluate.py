@@ -26,6 +26,8 @@ class Evaluation(NamedTuple):
     """In the order of the examples."""
     scores: Float[np.ndarray, "N C"] | None
     """The log-likelihood of every label word, as it was ranked; None for generation."""
+    log_likelihood: float | None
+    """Mean log-probability, in nats, of a right label among all of them; None for generation."""
 
 
 def evaluate(
@@ -67,7 +69,16 @@ def evaluate(
     )
     references = [example.references for example in examples]
     metrics = measure(task.metrics, predictions, references, task.labels)
-    return Evaluation(metrics, predictions, scores)
+    likely = None if scores is None else _log_likelihood(scores, references, task.choices)
+    return Evaluation(metrics, predictions, scores, likely)
+
+
+def _log_likelihood(
+    scores: Float[np.ndarray, "N C"], references: Sequence[Sequence[str]], labels: Sequence[str]
+) -> float:
+    shares = scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)
+    right = np.array([[label in own for label in labels] for own in references])
+    return float(np.logaddexp.reduce(np.where(right, shares, -np.inf), axis=1).mean())
 
 
 def baselines(

@@ -65,6 +65,9 @@ def test_labels_are_ranked_by_their_scores(backbone, injection, normalize):
     references = [example.target for example in EXAMPLES]
     assert found.metrics == measure(RANKING.metrics, found.predictions, references, LABELS)
     assert list(found.metrics) == ["accuracy", "macro_f1"]
+    right = [LABELS.index(example.target) for example in EXAMPLES]
+    likely = jax.nn.log_softmax(expected)[np.arange(len(EXAMPLES)), np.array(right)].mean()
+    assert found.log_likelihood == pytest.approx(float(likely), rel=1e-4)
 
 
 def test_the_prompt_and_the_normalisation_are_used(backbone, injection):

@@ -15,6 +15,7 @@ from prompt_jax.config import (
     InputError,
     LoraConfig,
     SweepConfig,
+    TaskConfig,
     TrainConfig,
 )
 from prompt_jax.experiment import sweep
@@ -131,13 +132,23 @@ def check(folder, made, count):
     return kept
 
 
-def test_a_sweep_ends_with_an_ordinary_prompt(config, tmp_path):
-    lines = []
+@pytest.mark.parametrize(
+    ("labels", "judge"), [((), "exact_match"), (("positive", "negative"), "log_likelihood")]
+)
+def test_a_sweep_ends_with_an_ordinary_prompt(config, tmp_path, labels, judge):
+    config, lines = dataclasses.replace(config, task=TaskConfig(labels=labels)), []
     made = sweep(config, SMALL, say=lines.append)
     kept = check(tmp_path / "run", made, 4)
     steps = [int(row[kept["candidates"][0].index("steps")]) for row in kept["candidates"][1:]]
     assert sorted(steps) == [4, 4, 8, 8]
     assert lines[0].startswith("4 candidates over learning_rates 0.1, 0.3; lengths 2, 4; 2 at once")
+    rows = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    judged: dict[int, list[float]] = {}
+    for row in rows:
+        if f"validation/{judge}" in row:
+            judged.setdefault(row["candidate"], []).append(row[f"validation/{judge}"])
+    went_on = {candidate for candidate, found in judged.items() if len(found) == 2}
+    assert went_on == set(sorted(judged, key=lambda i: -judged[i][0])[:2])
 
 
 @pytest.mark.slow

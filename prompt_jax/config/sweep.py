@@ -31,7 +31,9 @@ class SweepConfig:
     how: Literal["halving", "asha", "pbt", "full"] = "halving"
     """`halving`: one of `eta` goes on when all have reached a rung; `asha`: as soon as so many have
     (Li et al. 2020); `pbt`: the worst quarter goes on from the best quarter's prompts, at
-    other rates (Jaderberg et al. 2017); `full`: all go to the end."""
+    other rates (Jaderberg et al. 2017); `full`: all go to the end. At a rung the best are those
+    under which the right labels are likeliest on validation, or of the best metric where a text is
+    written; the metric decides who wins."""
     eta: int = 4
     """Of so many candidates one goes on to the next rung."""
     rungs: int = 2

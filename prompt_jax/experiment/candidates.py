@@ -7,6 +7,7 @@ import numpy as np
 
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import Config, SweepConfig
+from prompt_jax.evaluate import Evaluation
 from prompt_jax.experiment.course import RATES, Course, begin, followers, ready
 from prompt_jax.experiment.data import Data
 from prompt_jax.experiment.population import Population
@@ -74,20 +75,24 @@ class Candidates:
             stops.append(min(self.targets[self.course.rung[i]], step - step % every + every) - step)
         return min(stops)
 
-    def judge(self, index: int) -> dict[str, float]:
-        """Scores a candidate, keeps its best prompt, and says so where it has reached a rung."""
+    def judge(self, index: int) -> Evaluation:
+        """Scores a candidate, keeps its best prompt, and says so where it has reached a rung.
+
+        Early on the metric of labels says little: most answers are one label. How likely the right
+        ones are tells candidates apart sooner, so it decides who goes on, and the metric who wins.
+        """
         population, at = self.place[index]
         found = population.score(at)
-        score, step = next(iter(found.values())), self.step(index)
+        score, step = next(iter(found.metrics.values())), self.step(index)
+        judged = score if found.log_likelihood is None else found.log_likelihood
         if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(population.tree(at))):
-            score = -np.inf  # It diverged, and no other with it.
+            score = judged = -np.inf  # It diverged, and no other with it.
         if score > self.best[index].score:
             kept = (np.float32(score), np.int32(step), np.int32(0))
             self.best[index] = Best(population.tree(at), *kept)
         rung = int(self.course.rung[index])
         if step == self.targets[rung]:
-            shown = score if self.sweep.how == "pbt" else self.best[index].score
-            self.course.scores[index, rung] = shown
+            self.course.scores[index, rung] = judged
             self.course.rung[index] = rung + 1
             if self.sweep.how == "pbt" and (self.course.rung > rung).all():
                 self._follow(rung)

@@ -16,7 +16,7 @@ class Course(NamedTuple):
     rung: np.ndarray
     """[M], rungs that each has reached."""
     scores: np.ndarray
-    """[M, rungs], the score at each rung; NaN where none was reached."""
+    """[M, rungs], what each was judged by at each rung; NaN where none was reached."""
     parent: np.ndarray
     """[M, rungs], whose prompt it went on with from there; itself where from its own."""
     rates: np.ndarray

@@ -11,7 +11,7 @@ import numpy as np
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import Config, InputError, MethodConfig, differences
 from prompt_jax.data import Batches
-from prompt_jax.evaluate import evaluate
+from prompt_jax.evaluate import Evaluation, evaluate
 from prompt_jax.experiment.answering import batches_of, check_blanks, for_tasks_of, loss_of
 from prompt_jax.experiment.data import Data
 from prompt_jax.methods import Injection, materialize, only_real
@@ -169,8 +169,8 @@ class Population:
         """A tuned tree of a member as it would be alone."""
         return cut(tuned, self.methods[index], self.length)
 
-    def score(self, index: int, tuned: Any = None) -> dict[str, float]:
-        """A member's metrics on validation, as `train.eval_examples` says."""
+    def score(self, index: int, tuned: Any = None) -> Evaluation:
+        """A member's answers on validation, as `train.eval_examples` says."""
         config, own = self.configs[index], self.data[index]
         return evaluate(
             self.backbone,
@@ -180,7 +180,7 @@ class Population:
             data=config.data,
             eval=config.eval,
             placement=self.methods[index].placement,
-        ).metrics
+        )
 
 
 def check_one_program(configs: Sequence[Config]) -> None:

@@ -161,11 +161,14 @@ def _advance(
         own, rung = made.step(i), int(made.course.rung[i])
         if own % made.configs[i].train.eval_every and own != made.targets[rung]:
             continue
-        scores = made.judge(i)
+        found = made.judge(i)
+        scores = dict(found.metrics)
+        if found.log_likelihood is not None:
+            scores["log_likelihood"] = found.log_likelihood
         named = {f"validation/{name}": value for name, value in scores.items()}
         metrics.add({"step": clock, "candidate": i, "own_step": own, **named})
-        name, value = next(iter(scores.items()))
-        say(f"candidate {i:>3}  step {own:>6}  validation {name} {value:.3f}")
+        shown = ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
+        say(f"candidate {i:>3}  step {own:>6}  validation {shown}")
     return clock
 
 

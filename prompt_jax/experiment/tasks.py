@@ -99,7 +99,7 @@ class _Team:
         made, name = self.made, self.made.data[index].task.name
 
         def score(tuned: Any) -> dict[str, float]:
-            return made.score(index, tuned)
+            return made.score(index, tuned).metrics
 
         def say(line: str) -> None:
             if "validation" in line or index == 0:

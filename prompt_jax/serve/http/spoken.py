@@ -26,7 +26,6 @@ async def respond(
     if body.n > 1 and not body.temperature:
         raise invalid("n", "above 1 it needs a temperature above 0")
     asked = [await desk.asked(served, text) for served, text in wanted]
-    desk.metrics.read.inc(sum(len(each.tokens) for each in asked))
     rows = [(each, body.seed + i) for each in asked for i in range(body.n)]
     head = {
         "id": f"cmpl-{uuid.uuid4().hex}",
@@ -48,12 +47,18 @@ async def respond(
         for task in tasks:
             task.cancel()
     choices = [choice(i, said, last, body, kind) for i, (said, last) in enumerate(found)]
-    written = sum(len(last.tokens) for _, last in found)
-    desk.count(kind, head["model"], len(found), written=written)
-    return {**head, "object": kind, "choices": choices, "usage": usage(asked, written, body.n)}
+    used = usage(asked, sum(len(last.tokens) for _, last in found))
+    count(desk, kind, head, len(found), used)
+    return {**head, "object": kind, "choices": choices, "usage": used}
 
 
-def usage(asked: Sequence[Asked], written: int, n: int) -> dict[str, int]:
+def count(desk: Desk, kind: str, head: dict[str, Any], rows: int, used: dict[str, int]) -> None:
+    """Counts answers once all are written, and their tokens."""
+    read, written = used["prompt_tokens"], used["completion_tokens"]
+    desk.count(kind, head["model"], rows, read=read, written=written)
+
+
+def usage(asked: Sequence[Asked], written: int) -> dict[str, int]:
     """Tokens of texts and of answers; virtual ones are not counted."""
     read = sum(len(each.tokens) for each in asked)
     return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
@@ -105,10 +110,10 @@ async def streamed(
             yield event({**head, "object": chunk, "choices": [own]})
             if piece.finish is not None:
                 left, written = left - 1, written + len(piece.tokens)
+        used = usage([each for each, _ in rows[:: body.n]], written)
+        count(desk, kind, head, len(rows), used)
         if (body.stream_options or {}).get("include_usage"):
-            told = usage([each for each, _ in rows[:: body.n]], written, body.n)
-            yield event({**head, "object": chunk, "choices": [], "usage": told})
-        desk.count(kind, head["model"], len(rows), written=written)
+            yield event({**head, "object": chunk, "choices": [], "usage": used})
         yield "data: [DONE]\n\n"
     finally:
         for task in tasks:
