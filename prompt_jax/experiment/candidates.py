@@ -78,8 +78,8 @@ class Candidates:
     def judge(self, index: int) -> Evaluation:
         """Scores a candidate, keeps its best prompt, and says so where it has reached a rung.
 
-        Early on the metric of labels says little: most answers are one label. How likely the right
-        ones are tells candidates apart sooner, so it decides who goes on, and the metric who wins.
+        Early on most answers are one label, whatever the candidate. So how likely the right labels
+        are decides who goes on, and the metric who wins.
         """
         population, at = self.place[index]
         found = population.score(at)
