@@ -8,10 +8,10 @@ import numpy as np
 import optax
 import pytest
 
-from prompt_jax.config import PromptTuningConfig, TrainConfig
+from prompt_jax.config import PLACEMENTS, PromptTuningConfig, TrainConfig
 from prompt_jax.data import Batch
 from prompt_jax.losses import loss_fn, target_logits
-from prompt_jax.methods import Injection, init, materialize, prepend
+from prompt_jax.methods import Injection, Placement, init, materialize, prepend
 from prompt_jax.train import compile_step, fit, start
 
 METHOD = PromptTuningConfig(num_virtual_tokens=4)
@@ -46,12 +46,12 @@ def _tiny(request):
     return request.getfixturevalue("tiny" if request.param == "t5" else f"tiny_{request.param}")
 
 
-_logits = jax.jit(target_logits, static_argnums=0, static_argnames="placement")
+_logits = jax.jit(target_logits, static_argnums=0)
 
 
-def logits_of(backbone, injection, batch, **kwargs):
+def logits_of(backbone, injection, batch):
     arrays = (batch.tokens, batch.mask, batch.targets)
-    return _logits(backbone.module, backbone.params, injection, *arrays, **kwargs)
+    return _logits(backbone.module, backbone.params, injection, *arrays)
 
 
 def gradient_of(backbone):
@@ -61,9 +61,9 @@ def gradient_of(backbone):
 
 def test_an_empty_prompt_is_the_plain_backbone_exactly(backbone):
     batch = batch_of()
-    empty = Injection(jnp.zeros((0, backbone.width)))
-    for placement in ("prefix", "after_bos", "suffix"):
-        ours = logits_of(backbone, empty, batch, placement=placement)
+    for placement in map(Placement, PLACEMENTS):
+        empty = Injection(jnp.zeros((0, backbone.width)), placement=placement)
+        ours = logits_of(backbone, empty, batch)
         np.testing.assert_array_equal(ours, logits_of(backbone, None, batch))
 
 
@@ -92,7 +92,8 @@ def test_placements_put_the_words_where_they_say(backbone, placement):
     }[placement]
     tokens = np.array(spelled, np.int32)
     there = batch._replace(tokens=tokens, mask=tokens > 0)
-    ours = logits_of(backbone, Injection(backbone.embed(words)), batch, placement=placement)
+    injection = Injection(backbone.embed(words), placement=Placement(placement))
+    ours = logits_of(backbone, injection, batch)
     np.testing.assert_allclose(ours, logits_of(backbone, None, there), atol=1e-5)
 
 
@@ -102,11 +103,10 @@ def test_padding_never_changes_a_logit(backbone):
         tokens=np.pad(batch.tokens, ((0, 0), (0, 5))), mask=np.pad(batch.mask, ((0, 0), (0, 5)))
     )
     injection = materialize(METHOD, init(METHOD, backbone, jax.random.key(0)))
-    for placement in ("prefix", "after_bos", "suffix"):
-        narrow = logits_of(backbone, injection, batch, placement=placement)
-        np.testing.assert_allclose(
-            narrow, logits_of(backbone, injection, wider, placement=placement), atol=1e-5
-        )
+    for placement in map(Placement, PLACEMENTS):
+        placed = injection._replace(placement=placement)
+        narrow = logits_of(backbone, placed, batch)
+        np.testing.assert_allclose(narrow, logits_of(backbone, placed, wider), atol=1e-5)
 
 
 def test_padding_virtual_tokens_never_change_a_logit(backbone):
