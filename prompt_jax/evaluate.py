@@ -38,7 +38,6 @@ def evaluate(
     *,
     data: DataConfig,
     eval: EvalConfig,
-    placement: str = "prefix",
     frozen: Any = None,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -63,7 +62,6 @@ def evaluate(
         task,
         data=data,
         eval=eval,
-        placement=placement,
         frozen=frozen,
         progress=progress,
     )

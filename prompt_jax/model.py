@@ -19,14 +19,14 @@ from prompt_jax.prompts import Prompt, fresh, load_prompt, prompt_for, save_prom
 from prompt_jax.prompts.prompt import adopt, check_fits, check_task
 
 IGNORED = -100
-_logits = jax.jit(seq2seq_logits, static_argnames=("module", "placement"))
-_text_logits = jax.jit(text_logits, static_argnames=("module", "placement", "virtual"))
+_logits = jax.jit(seq2seq_logits, static_argnames="module")
+_text_logits = jax.jit(text_logits, static_argnames=("module", "virtual"))
 
 _READ = {
-    "SEQ_CLS": jax.jit(class_logits, static_argnames=("module", "placement")),
-    "TOKEN_CLS": jax.jit(token_logits, static_argnames=("module", "placement")),
-    "QUESTION_ANS": jax.jit(token_logits, static_argnames=("module", "placement")),
-    "FEATURE_EXTRACTION": jax.jit(encode_text, static_argnames=("module", "placement")),
+    "SEQ_CLS": jax.jit(class_logits, static_argnames="module"),
+    "TOKEN_CLS": jax.jit(token_logits, static_argnames="module"),
+    "QUESTION_ANS": jax.jit(token_logits, static_argnames="module"),
+    "FEATURE_EXTRACTION": jax.jit(encode_text, static_argnames="module"),
     "": _text_logits,
 }
 """What a model that reads is asked for, by its task; without a head, the words at every place."""
@@ -162,7 +162,6 @@ class PromptTuningModel:
             tokens,
             mask,
             self._decoder_tokens(decoder_input_ids, shifted, len(tokens)),
-            placement=self._placement,
         )
         return Output(logits, None if labels is None else _mean_loss(logits, labels))
 
@@ -182,7 +181,7 @@ class PromptTuningModel:
         headed = self._source is not None and self._method.num_labels is not None
         kind = task if headed or task == "FEATURE_EXTRACTION" else ""
         given = self.backbone.module, self.backbone.params, self._injection(), tokens, mask
-        logits = _READ[kind](*given, placement=self._placement)
+        logits = _READ[kind](*given)
         if labels is None:
             return Output(logits)
         rows = tokens.shape[:1]
@@ -221,7 +220,7 @@ class PromptTuningModel:
     ) -> Output:
         """What a call of a decoder-only model gives."""
         given = self.backbone.module, self.backbone.params, self._injection(), tokens, mask
-        logits = _text_logits(*given, placement=self._placement, virtual=virtual)
+        logits = _text_logits(*given, virtual=virtual)
         if labels is None:
             return Output(logits)
         labels = self._tokens("labels", labels, len(tokens), (IGNORED,))
@@ -248,9 +247,8 @@ class PromptTuningModel:
           InputError: wrong ranks, shapes, token ids or options.
         """
         tokens, mask = self._inputs(input_ids, attention_mask)
-        options["placement"] = self._placement
         if self._read_once is None or self._read_once[0] is not self.tuned:
-            read = read_once(self.backbone, self._injection(), self._placement)
+            read = read_once(self.backbone, self._injection())
             self._read_once = self.tuned, read
         return generate(self.backbone, self._read_once[1], tokens, mask, **options)
 

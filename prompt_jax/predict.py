@@ -41,7 +41,6 @@ def predict(
     *,
     data: DataConfig,
     eval: EvalConfig,
-    placement: str = "prefix",
     shard: tuple[int, int] = (0, 1),
     overwrite: bool = False,
     frozen: Any = None,
@@ -86,7 +85,6 @@ def predict(
                 task,
                 data=data,
                 eval=eval,
-                placement=placement,
                 frozen=frozen,
                 progress=_after(start - first, len(inputs) - first, progress),
             )

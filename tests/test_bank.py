@@ -69,9 +69,7 @@ def batch(backbone, rows):
 
 def logits_of(backbone, injection, tokens, mask, targets):
     if backbone.target_place == "within":
-        return cloze_logits(
-            backbone.module, backbone.params, injection, tokens, mask, 1, placement="prefix"
-        )
+        return cloze_logits(backbone.module, backbone.params, injection, tokens, mask, 1)
     return target_logits(backbone.module, backbone.params, injection, tokens, mask, targets)
 
 

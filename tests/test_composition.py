@@ -38,11 +38,11 @@ class TestCompose:
         tokens = jnp.array([[5, 6, 7, 1], [8, 1, 0, 0]])
         text, mask = tiny.embed(tokens), tokens > 0
         both = compose([one, two])
-        ours = prepend(both.injection(), text, mask, placement)
+        ours = prepend(both.injection(), text, mask)
         order = (one, two) if placement == "suffix" else (two, one)
         theirs = text, mask
         for prompt in order:
-            theirs = prepend(prompt.injection(), *theirs, placement)
+            theirs = prepend(prompt.injection(), *theirs)
         for a, b in zip(ours, theirs, strict=True):
             np.testing.assert_array_equal(a, b)
         np.testing.assert_array_equal(both.rows, np.concatenate([one.rows, two.rows]))

@@ -58,13 +58,13 @@ def trained(config, backbone, steps=3):
     return state, losses
 
 
-_class_logits = jax.jit(class_logits, static_argnames=("module", "placement"))
+_class_logits = jax.jit(class_logits, static_argnames="module")
 
 
-def logits_of(backbone, injection, batch, placement="prefix"):
+def logits_of(backbone, injection, batch):
     tokens, mask = jnp.asarray(batch.tokens), jnp.asarray(batch.mask)
     arguments = (backbone.module, backbone.params, injection, tokens, mask)
-    return _class_logits(*arguments, placement=placement)
+    return _class_logits(*arguments)
 
 
 # One at every run of the tests, the rest with the slow ones.
@@ -125,13 +125,13 @@ def test_a_head_reads_the_texts_own_token_wherever_the_prompt_stands(placement, 
     batch = batch_of()
     tokens, mask = jnp.asarray(batch.tokens), jnp.asarray(batch.mask)
     given = (tiny_bert.module, tiny_bert.params, injection, tokens, mask)
-    states = encode_text(*given, placement=placement)
+    states = encode_text(*given)
     params = {"params": tiny_bert.params}
     pooled = tiny_bert.module.apply(params, states, mask, method="pool")
     expected = apply_head(injection.head, pooled, None)
-    ours = logits_of(tiny_bert, injection, batch, placement)
+    ours = logits_of(tiny_bert, injection, batch)
     np.testing.assert_allclose(ours, expected, atol=1e-6)
-    tags = token_logits(*given, placement=placement)
+    tags = token_logits(*given)
     np.testing.assert_allclose(tags, apply_head(injection.head, states, None), atol=1e-6)
 
 
@@ -259,6 +259,6 @@ def test_features_are_the_states_of_the_text(tiny_bert):
     found = model(batch.tokens, batch.mask).logits
     given = (tiny_bert.module, tiny_bert.params, materialize(config, model.tuned))
     arrays = jnp.asarray(batch.tokens), jnp.asarray(batch.mask)
-    np.testing.assert_allclose(found, encode_text(*given, *arrays, placement="prefix"), atol=1e-5)
+    np.testing.assert_allclose(found, encode_text(*given, *arrays), atol=1e-5)
     plain = pj.PromptTuningModel.from_pretrained(tiny_bert, None)(batch.tokens, batch.mask)
     assert plain.logits.shape == (*batch.tokens.shape, 64)

@@ -158,7 +158,7 @@ def batch_of(seed=0, rows=4, text=6, target=3):
 
 
 _logits = jax.jit(target_logits, static_argnums=0)
-_prefill = jax.jit(prefill, static_argnums=0, static_argnames=("placement", "length"))
+_prefill = jax.jit(prefill, static_argnums=0, static_argnames="length")
 _decode = jax.jit(decode_token, static_argnums=0)
 
 
@@ -303,10 +303,10 @@ def test_saved_and_loaded_it_gives_the_same_logits(name, backbone, tmp_path):
 def test_cached_decoding_is_uncached(name, backbone):
     config, tuned = trained(name, backbone)
     batch = batch_of(target=5)
-    injection = for_tasks(materialize(config, tuned), None)
+    injection = for_tasks(materialize(config, tuned), 0)
     whole = logits_of(backbone, injection, batch)
     arguments = (backbone.module, backbone.params, injection)
-    first = _prefill(*arguments, batch.tokens, batch.mask, placement="prefix", length=5)
+    first = _prefill(*arguments, batch.tokens, batch.mask, length=5)
     np.testing.assert_allclose(first.logits, whole[:, 0], atol=1e-4)
     cache = first.cache
     for i in range(1, 5):

@@ -192,7 +192,7 @@ def test_a_text_start_needs_a_tokenizer(tiny):
 def test_a_task_of_many_is_a_plain_prompt(tiny):
     config, tuned = trained("multitask_multiply", tiny)
     plain, tree = multitask_prompt.of_task(config, tuned, 1)
-    np.testing.assert_array_equal(tree["prompt"], materialize(config, tuned).prompt[1])
+    np.testing.assert_array_equal(tree["prompt"], materialize(config, tuned).tasks[1])
     assert plain.kind == "prompt_tuning"
     with pytest.raises(InputError, match="task must be 0 to 2, got 3"):
         multitask_prompt.of_task(config, tuned, 3)

@@ -120,7 +120,6 @@ def predict(arguments: list[str]) -> None:
             output,
             data=data,
             eval=eval,
-            placement=loaded.method.placement,
             shard=part,
             overwrite=overwrite,
         )

@@ -51,7 +51,6 @@ def compare(config: Config, data: Data, backbone: Backbone, ways: dict[str, Any]
                 data.task,
                 data=config.data,
                 eval=config.eval,
-                placement=config.method.placement,
             ).metrics
     return results
 
@@ -94,7 +93,7 @@ def evaluate_ensemble(
         f"{i}: {prompt.name or prompt.digest[:12]}": prompt.injection()
         for i, prompt in enumerate(prompts, 1)
     }
-    given = {"data": config.data, "eval": config.eval, "placement": prompts[0].method.placement}
+    given = {"data": config.data, "eval": config.eval}
     labels, weights = data.task.labels, None
     together: dict[str, dict[str, float]] = {}
     for name, examples in {"validation": data.validation, **data.tests}.items():

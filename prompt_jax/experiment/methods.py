@@ -145,7 +145,7 @@ def _latency(config: Config, data: Data, backbone: Backbone, prompt: Prompt) -> 
     examples = (next(iter(data.tests.values()), None) or data.validation)[: config.eval.batch_size]
     sources = [example.source for example in examples]
     eval = dataclasses.replace(config.eval, batch_size=len(sources))
-    options = {"data": config.data, "eval": eval, "placement": prompt.method.placement}
+    options = {"data": config.data, "eval": eval}
 
     def seconds(injection: Any) -> float:
         begin = time.perf_counter()

@@ -179,7 +179,6 @@ class Population:
             own.task,
             data=config.data,
             eval=config.eval,
-            placement=self.methods[index].placement,
         )
 
 

@@ -174,7 +174,6 @@ def _fit(
                 data.task,
                 data=config.data,
                 eval=config.eval,
-                placement=method.placement,
             ).metrics
         return joined(scores)
 

@@ -37,7 +37,6 @@ def answer(
     *,
     data: DataConfig,
     eval: EvalConfig,
-    placement: str = "prefix",
     frozen: Any = None,
     progress: Progress | None = None,
 ) -> Answers:
@@ -71,7 +70,7 @@ def answer(
         rows, places, _ = locate(tokenizer, sources, data.max_source_length)
     else:
         rows = encode(tokenizer, sources, data.max_source_length)
-    run = _asked(backbone, injection, task, data, eval, placement, frozen)
+    run = _asked(backbone, injection, task, data, eval, frozen)
     found: list[Any] = [None] * len(rows)
     done = 0
     for indices, tokens, mask in _batches(rows, eval.batch_size, virtual, _pad_id(backbone)):
@@ -96,13 +95,12 @@ def _asked(
     task: Task,
     data: DataConfig,
     eval: EvalConfig,
-    placement: str,
     frozen: Any,
 ) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """What a batch of tokens and mask is asked for: a head's scores, those of words, or a text."""
     if frozen is None:
-        injection = read_once(backbone, injection, placement)
-    model: dict[str, Any] = {"placement": placement, "frozen": frozen}
+        injection = read_once(backbone, injection)
+    model: dict[str, Any] = {"frozen": frozen}
     if injection is not None and injection.head is not None:
         # A head on label words is one of classes, whatever the task calls them.
         kind = {"kind": task.kind} if task.kind in READERS else {}

@@ -141,12 +141,12 @@ def decode_program(config: Config, backbone: Backbone, device: Any) -> Program:
     tokens, mask = _rows(
         *(backbone, device, eval.batch_size), tokens=(length, jnp.int32), mask=(length, jnp.bool_)
     )
-    options = {"placement": method.placement, "length": eval.max_new_tokens}
+    longest = eval.max_new_tokens
     module = decoding_module(backbone)
 
     @jax.jit
     def decode(injection: Any, frozen: Any, tokens: Any, mask: Any) -> Any:
-        return decode_tokens(module, frozen, injection, tokens, mask, None, **options)
+        return decode_tokens(module, frozen, injection, tokens, mask, None, length=longest)
 
     arguments = (injection, backbone.params, tokens, mask)
     return Program("decode", decode, arguments, rounds=eval.max_new_tokens)
