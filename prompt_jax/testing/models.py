@@ -98,23 +98,27 @@ def random_batch(
     target: int = 3,
     tasks: int = 3,
 ) -> Batch:
-    """Random rows, padded on the right, with tokens from 2 to 29.
+    """Random rows of 1 to T tokens, padded on the right, with tokens from 2 to 29.
 
     Args:
-      rows: B. text: T, the longest input; the shortest has as many tokens as a target.
-      target: U, tokens of every target. An encoder's inputs begin with as many masks.
+      seed: of the numbers.
+      rows: B.
+      text: T, tokens of the longest input that may come.
+      target: U, tokens of the longest target; an encoder's inputs begin with U masks.
       tasks: task ids are drawn from 0 to `tasks` - 1.
     """
     rng = np.random.default_rng(seed)
-    mask = np.arange(text) < rng.integers(target, text + 1, rows)[:, None]
+    encoder = is_encoder(backbone.config)
+    shortest = target if encoder else 1
+    mask = np.arange(text) < rng.integers(shortest, text + 1, rows)[:, None]
     tokens = np.where(mask, rng.integers(2, 30, (rows, text)), 0).astype(np.int32)
-    if is_encoder(backbone.config):
+    if encoder:
         tokens[:, :target] = backbone.config.mask_token_id
     return Batch(
         tokens,
         mask,
         rng.integers(2, 30, (rows, target), np.int32),
-        np.ones((rows, target), bool),
+        np.arange(target) < rng.integers(1, target + 1, rows)[:, None],
         rng.integers(0, tasks, rows, np.int32),
     )
 
