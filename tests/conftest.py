@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -23,14 +24,13 @@ jaxtyping.install_import_hook("prompt_jax", "conftest.typechecked")
 import jax
 import numpy as np
 import pytest
+from xla import QUICK_COMPILE
 
 from prompt_jax import testing
 
-# Tests compile most of the time, and the older emitter of fused loops takes half of it. XLA reads
-# its flags at the first program; libtpu, which reads the same ones later, does not know this one.
+# XLA reads its flags at the first program; libtpu, which reads them later, knows others.
 with pytest.MonkeyPatch.context() as patch:
-    flags = os.environ.get("XLA_FLAGS", "")
-    patch.setenv("XLA_FLAGS", f"{flags} --xla_cpu_use_fusion_emitters=false".strip())
+    patch.setenv("XLA_FLAGS", f"{os.environ.get('XLA_FLAGS', '')} {QUICK_COMPILE}".strip())
     jax.jit(lambda: 0)()
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -118,6 +118,24 @@ def tiny_folder(tmp_path_factory, embedded):
 
 
 @pytest.fixture(scope="session")
+def tiny_backbone(tiny_folder):
+    """The model of `tiny_folder`, with its tokenizer."""
+    from prompt_jax.weights import load_backbone
+
+    return load_backbone(str(tiny_folder))
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory, tiny_backbone):
+    """A server on loopback that tests may add prompts to; see `serving.Served`."""
+    pytest.importorskip("fastapi")
+    from serving import open_server
+
+    with open_server(tiny_backbone, tmp_path_factory.mktemp("store")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
 def bert_folder(tmp_path_factory):
     """A random BERT of one layer with a tokenizer of a few words."""
     from prompt_jax.backbones.bert import BertConfig
@@ -145,9 +163,9 @@ def task_file(tmp_path):
     return path
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory, tiny_folder):
-    """A finished run of a few steps."""
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory, tiny_folder):
+    """A finished run of a few steps, which tests leave as it is."""
     from prompt_jax import cli
 
     folder = tmp_path_factory.mktemp("runs")
@@ -165,6 +183,14 @@ def run(tmp_path_factory, tiny_folder):
     out = folder / "first"
     assert cli.main(["train", str(config), "--out", str(out), "--train.steps", "2"]) == 0
     return out
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, finished_run):
+    """A copy of a finished run and of its files, for a module to change."""
+    folder = tmp_path_factory.mktemp("runs")
+    shutil.copytree(finished_run.parent, folder, dirs_exist_ok=True)
+    return folder / finished_run.name
 
 
 @pytest.fixture

@@ -52,6 +52,11 @@ CONFIGS = {
 }
 
 
+# Learned positions, and rotated ones with windows in some layers: caches differ. The rest write
+# with the slow tests.
+WRITES = ("gpt2", "qwen3")
+
+
 @pytest.fixture(scope="module", params=CONFIGS)
 def both(request, tmp_path_factory):
     """The same model in torch and here, the latter from the former's folder."""
@@ -130,6 +135,11 @@ def test_a_mistral_with_layer_types_is_a_ministral(tmp_path):
 
 
 @pytest.mark.parametrize("beams", [1, 4])
+@pytest.mark.parametrize(
+    "both",
+    [n if n in WRITES else pytest.param(n, marks=pytest.mark.slow) for n in CONFIGS],
+    indirect=True,
+)
 def test_generation_is_token_equal(both, beams):
     model, backbone = both
     tokens, mask = padded_left(*texts())
