@@ -10,6 +10,7 @@ from jaxtyping import Float
 from prompt_jax.config import InputError
 from prompt_jax.weights.pickle import open_pickle
 from prompt_jax.weights.safetensors import open_safetensors
+from prompt_jax.weights.stored import unwrapped
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -80,7 +81,7 @@ def read_weights(path: Path) -> dict[str, np.ndarray]:
     Raises:
       InputError: the file is cut or damaged.
     """
-    stored = open_pickle(path) if path.suffix == ".bin" else open_safetensors(path)
+    stored = unwrapped(open_pickle(path) if path.suffix == ".bin" else open_safetensors(path))
     # In float32 at once: NumPy itself does not count bfloat16 among the real numbers.
     return {name: tensor.read().astype(np.float32) for name, tensor in stored.items()}
 
