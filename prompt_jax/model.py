@@ -15,8 +15,9 @@ from prompt_jax.generate import generate, read_once
 from prompt_jax.generate.encoding import at_places, class_logits, encode_text, token_logits
 from prompt_jax.losses import cross_entropy, seq2seq_logits, text_logits
 from prompt_jax.methods import Injection, for_tasks, materialize
-from prompt_jax.prompts import Prompt, fresh, load_prompt, prompt_for, save_prompt
-from prompt_jax.prompts.prompt import adopt, check_fits, check_task
+from prompt_jax.prompts import Prompt, fresh, import_prompt, prompt_for, save_prompt
+from prompt_jax.prompts.fits import adopt
+from prompt_jax.prompts.prompt import check_task
 
 IGNORED = -100
 _logits = jax.jit(seq2seq_logits, static_argnames=("module", "placement"))
@@ -85,11 +86,9 @@ class PromptTuningModel:
             check_task(source, backbone)
             tuned = fresh(source, backbone, seed)
             return cls(backbone, prompt_for(tuned, source, backbone, seed=seed), tuned)
-        prompt = source if isinstance(source, Prompt) else load_prompt(source)
+        put_on = adopt if isinstance(source, Prompt) else import_prompt
+        prompt = put_on(source, backbone, allow_mismatch=allow_mismatch)
         check_task(prompt.method, backbone)
-        check_fits(prompt, backbone, allow_mismatch=allow_mismatch)
-        # A folder of PEFT's does not say how heads are split; the backbone does.
-        prompt = adopt(prompt, backbone)
         tree = prompt.tuned if prompt.training is None else prompt.training
         return cls(backbone, prompt, jax.tree.map(jnp.asarray, tree))
 

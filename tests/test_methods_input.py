@@ -98,7 +98,9 @@ def test_target_modules_are_hugging_faces_names(tiny):
     with pytest.raises(InputError, match="'wi' matches nothing.*meant 'wi_"):
         targets(tiny, ("wi",))
     name = "encoder.block.1.layer.0.SelfAttention.q"
-    with pytest.raises(InputError, match="is in 1 of 2 layers of encoder/layers/attention/query"):
+    with pytest.raises(
+        InputError, match="name 1 of 2 layers of encoder/layers/attention/query and"
+    ):
         targets(tiny, (name,))
 
 

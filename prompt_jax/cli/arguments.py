@@ -110,18 +110,20 @@ def load(
     frozen: BackboneConfig | None = None,
 ) -> tuple[Any, Any]:
     """The prompt at a path and the backbone it runs on: the named one, or else its own."""
-    from prompt_jax.prompts import check_fits, load_prompt
-    from prompt_jax.prompts.prompt import adopt
+    from prompt_jax.prompts import load_prompt
+    from prompt_jax.prompts.fits import adopt
     from prompt_jax.weights import load_backbone
 
     loaded = load_prompt(prompt)
     if not (backbone or loaded.backbone):
-        raise InputError(f"{prompt} does not say which backbone it belongs to; give --backbone")
+        raise InputError(
+            f"{prompt} does not say which backbone it belongs to, as rows alone (.npy, decoder.pt) "
+            "never do; give --backbone"
+        )
     # Nothing goes backward.
     way = {} if frozen is None else {**dataclasses.asdict(frozen), "remat": "none"}
     model = load_backbone(backbone or loaded.backbone, mesh=mesh, **way)
-    check_fits(loaded, model, allow_mismatch=allow_mismatch)
-    return adopt(loaded, model), model
+    return adopt(loaded, model, allow_mismatch=allow_mismatch), model
 
 
 def as_json(values: dict[str, Any]) -> str:
