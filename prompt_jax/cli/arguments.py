@@ -1,6 +1,7 @@
 """What the commands have in common: their arguments, the config these go over, saved prompts."""
 
 import dataclasses
+import functools
 import importlib.util
 import json
 from collections.abc import Callable
@@ -18,11 +19,18 @@ from prompt_jax.config import (
     TaskConfig,
     choose,
 )
+from prompt_jax.runtime import quiet
 
 
 def parse(function: Callable[..., None], prog: str, arguments: list[str]) -> None:
     """Calls a function with the arguments that its signature allows."""
-    tyro.cli(function, prog=f"prompt-jax {prog}", args=arguments)
+
+    @functools.wraps(function)
+    def call(*values: Any, **options: Any) -> None:
+        quiet()
+        function(*values, **options)
+
+    tyro.cli(call, prog=f"prompt-jax {prog}", args=arguments)
 
 
 def starting_config(arguments: list[str]) -> tuple[Config, list[str]]:

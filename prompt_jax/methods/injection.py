@@ -7,9 +7,11 @@ grows here and only here, so no later code has to know that a prompt exists.
 from typing import Any, NamedTuple
 
 import flax.traverse_util
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from prompt_jax.backbones.sizes import numbers
 from prompt_jax.config import PLACEMENTS, InputError, choose
 
 
@@ -30,6 +32,10 @@ class Injection(NamedTuple):
     """The leaves of a trained head on top; None where the model answers in its own words."""
     pool_prompt: Bool[Array, ""] | None = None
     """Whether a head may read a virtual token, as in PEFT, and not the text's own only."""
+
+    def __repr__(self) -> str:
+        parts = [name for name, part in self._asdict().items() if jax.tree.leaves(part)]
+        return f"<Injection: {', '.join(parts) or 'nothing'}; {numbers(self)}>"
 
     @property
     def input_tokens(self) -> int:

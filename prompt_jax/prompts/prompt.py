@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from prompt_jax.backbones import Backbone
+from prompt_jax.backbones.sizes import numbers
 from prompt_jax.config import InputError, MethodConfig, PromptTuningConfig
 from prompt_jax.methods import CLASSIFIER, Injection, materialize, resolve, simplify
 from prompt_jax.tasks import Task
@@ -85,6 +86,11 @@ class Prompt:
         for name in ("metrics", "recipe"):
             plain = json.loads(json.dumps(getattr(self, name), default=_plain))
             object.__setattr__(self, name, plain)
+
+    def __repr__(self) -> str:
+        name, on = (f" {word!r}" if word else "" for word in (self.name, self.backbone))
+        kind = f"{self.method.kind}, {numbers(self.tuned)}"
+        return f"<Prompt{name}: {kind}{', for' if on else ''}{on}>"
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import InputError, MethodConfig, PromptTuningConfig, from_json
+from prompt_jax.config.checks import refuse_unread
 from prompt_jax.methods import init
 from prompt_jax.prompts import foreign, peft
 from prompt_jax.prompts.card import flat
@@ -86,9 +87,10 @@ def fresh(method: MethodConfig, backbone: Backbone, seed: int) -> Any:
     """`methods.init`, with the rows of `init_file` read where the method starts from a file.
 
     Raises:
-      InputError: as `methods.init` and `load_prompt`.
+      InputError: as `methods.init` and `load_prompt`, or an option that another one switches off.
     """
-    file = getattr(method, "init_file", None)
+    refuse_unread(method, "", method.only_with)
+    file = method.init_file if getattr(method, "start", None) == "file" else None
     rows = load_prompt(file).rows if file else None
     return init(method, backbone, jax.random.key(seed), rows)
 
