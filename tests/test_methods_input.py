@@ -11,6 +11,7 @@ from method_table import subject
 
 import prompt_jax as pj
 from prompt_jax import cli
+from prompt_jax.backbones.layers import Dense
 from prompt_jax.config import METHOD_KINDS, Config, InputError, from_json, to_json
 from prompt_jax.losses import seq2seq_logits
 from prompt_jax.methods import init, lora, materialize, multitask_prompt, prefix_tuning
@@ -98,7 +99,9 @@ def test_target_modules_are_hugging_faces_names(tiny):
     with pytest.raises(InputError, match="'wi' matches nothing.*meant 'wi_"):
         targets(tiny, ("wi",))
     name = "encoder.block.1.layer.0.SelfAttention.q"
-    with pytest.raises(InputError, match="is in 1 of 2 layers of encoder/layers/attention/query"):
+    with pytest.raises(
+        InputError, match="name 1 of 2 layers of encoder/layers/attention/query and"
+    ):
         targets(tiny, (name,))
 
 
@@ -142,6 +145,26 @@ def test_a_merged_lora_is_the_unmerged_one(name, tiny):
     np.testing.assert_allclose(case.logits(materialize(full, params), batch), apart, atol=1e-5)
     # The frozen tree is untouched, and so the way back.
     assert not np.array_equal(apart, case.logits(None, batch))
+
+
+def test_dora_scales_no_bias_and_so_merges():
+    """As PEFT has it: of W x + b it scales W x, beside the update."""
+    layer = Dense(shape=(3, 2, 2), axes=("embed", "heads", "kv"), std=1.0, use_bias=True)
+    x = jax.random.normal(KEY, (1, 5, 3))
+    sizes = {"a": (1, 3, 1), "b": (1, 1, 2, 2), "magnitude": (1, 2, 2)}
+    tuned = {n: 1 + jax.random.normal(KEY, size) for n, size in sizes.items()}
+    frozen = {"kernel": jax.random.normal(KEY, (1, 3, 2, 2)), "bias": jnp.ones((1, 2, 2))}
+    config = pj.LoraConfig(r=1, lora_alpha=2, use_dora=True)
+    sockets = materialize(config, {"layer": tuned}).sockets["layer"]
+    _, merged = lora.merge(config, {"layer": tuned}, {"layer": frozen})
+
+    def run(params, sockets):
+        one = jax.tree.map(lambda leaf: leaf[0], {"params": params, "tuned": sockets})
+        return layer.apply(one, x)
+
+    apart = run(frozen, sockets)
+    np.testing.assert_allclose(run(merged["layer"], {}), apart, atol=1e-5)
+    assert not np.allclose(apart, run(frozen, {}), atol=0.1)
 
 
 @pytest.mark.slow

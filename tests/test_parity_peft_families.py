@@ -41,6 +41,7 @@ OURS = {
     "p_tuning": pj.PTuningConfig(num_virtual_tokens=P, encoder_hidden_size=8),
     "prefix": pj.PrefixTuningConfig(num_virtual_tokens=P),
     "lora": pj.LoraConfig(r=2, lora_alpha=3),
+    "dora": pj.LoraConfig(r=2, use_dora=True),
     "ia3": pj.IA3Config(),
 }
 THEIRS = {
@@ -48,6 +49,7 @@ THEIRS = {
     "p_tuning": lambda: peft.PromptEncoderConfig(num_virtual_tokens=P, encoder_hidden_size=8),
     "prefix": lambda: peft.PrefixTuningConfig(num_virtual_tokens=P),
     "lora": lambda: peft.LoraConfig(r=2, lora_alpha=3),
+    "dora": lambda: peft.LoraConfig(r=2, use_dora=True),
     "ia3": lambda: peft.IA3Config(),
 }
 EVERY = [(family, task) for family, task in
@@ -63,6 +65,7 @@ CASES += [
 QUICK = {
     ("gpt2", "CAUSAL_LM", "lora"),
     ("bert", "SEQ_CLS", "prompt"),
+    ("bert", "SEQ_CLS", "dora"),
     ("bert", "QUESTION_ANS", "prefix"),
 }
 cases = pytest.mark.parametrize(
@@ -158,7 +161,7 @@ def test_we_load_pefts(backbones, tmp_path, family, task, name):
     torch.manual_seed(1)
     config = THEIRS[name]()
     config.task_type = task
-    if family == "gpt2" and name in ("lora", "ia3"):
+    if family == "gpt2" and name in ("lora", "dora", "ia3"):
         config.fan_in_fan_out = True  # Or PEFT sets it with a warning.
     model = peft.get_peft_model(torch_model(family, task), config).eval()
     shaken(model, 0.3, trained_only=True)

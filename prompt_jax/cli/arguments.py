@@ -1,6 +1,7 @@
 """What the commands have in common: their arguments, the config these go over, saved prompts."""
 
 import dataclasses
+import functools
 import importlib.util
 import json
 from collections.abc import Callable
@@ -18,11 +19,18 @@ from prompt_jax.config import (
     TaskConfig,
     choose,
 )
+from prompt_jax.runtime import quiet
 
 
 def parse(function: Callable[..., None], prog: str, arguments: list[str]) -> None:
     """Calls a function with the arguments that its signature allows."""
-    tyro.cli(function, prog=f"prompt-jax {prog}", args=arguments)
+
+    @functools.wraps(function)
+    def call(*values: Any, **options: Any) -> None:
+        quiet()
+        function(*values, **options)
+
+    tyro.cli(call, prog=f"prompt-jax {prog}", args=arguments)
 
 
 def starting_config(arguments: list[str]) -> tuple[Config, list[str]]:
@@ -110,18 +118,20 @@ def load(
     frozen: BackboneConfig | None = None,
 ) -> tuple[Any, Any]:
     """The prompt at a path and the backbone it runs on: the named one, or else its own."""
-    from prompt_jax.prompts import check_fits, load_prompt
-    from prompt_jax.prompts.prompt import adopt
+    from prompt_jax.prompts import load_prompt
+    from prompt_jax.prompts.fits import adopt
     from prompt_jax.weights import load_backbone
 
     loaded = load_prompt(prompt)
     if not (backbone or loaded.backbone):
-        raise InputError(f"{prompt} does not say which backbone it belongs to; give --backbone")
+        raise InputError(
+            f"{prompt} does not say which backbone it belongs to, as rows alone (.npy, decoder.pt) "
+            "never do; give --backbone"
+        )
     # Nothing goes backward.
     way = {} if frozen is None else {**dataclasses.asdict(frozen), "remat": "none"}
     model = load_backbone(backbone or loaded.backbone, mesh=mesh, **way)
-    check_fits(loaded, model, allow_mismatch=allow_mismatch)
-    return adopt(loaded, model), model
+    return adopt(loaded, model, allow_mismatch=allow_mismatch), model
 
 
 def as_json(values: dict[str, Any]) -> str:

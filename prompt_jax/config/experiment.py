@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
-from prompt_jax.config.checks import InputError, at_least, choose
+from prompt_jax.config.checks import InputError, at_least, choose, refuse_unread
 from prompt_jax.config.mesh import MeshConfig
 from prompt_jax.config.method import MethodConfig
 from prompt_jax.config.prompts import PromptTuningConfig
@@ -162,6 +162,7 @@ class TrainConfig:
             choose("optimizer", self.optimizer, OPTIMIZERS)
         choose("schedule", self.schedule, SCHEDULES)
         choose("objective", self.objective, OBJECTIVES)
+        refuse_unread(self, "train.", {"margin": ("objective", "perceptron")})
         for name in ("pull", "margin"):
             at_least(f"train.{name}", getattr(self, name), 0.0)
         for name in ("steps", "batch_size", "accumulate", "eval_every", "checkpoint_every"):
@@ -200,6 +201,11 @@ class EvalConfig:
         at_least("eval.batch_size", self.batch_size, 1)
         at_least("eval.num_beams", self.num_beams, 1)
         at_least("eval.max_new_tokens", self.max_new_tokens, 1)
+        if self.length_penalty != 1.0 and self.num_beams == 1:
+            raise InputError(
+                f"eval.length_penalty is {self.length_penalty} and only beams read it; set "
+                "eval.num_beams to 2 or more, or leave eval.length_penalty out"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,6 +249,8 @@ class Config:
     eval: EvalConfig = EvalConfig()
 
     def __post_init__(self):
+        for method in (self.method, *getattr(self.method, "methods", ())):
+            refuse_unread(method, "method.", method.only_with)
         rates = self.method.rates
         optimizer = self.train.optimizer or next(iter(rates))
         rate = self.train.learning_rate

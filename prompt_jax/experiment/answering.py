@@ -62,7 +62,7 @@ def for_tasks_of(method: MethodConfig, backbone: Backbone, tasks: Sequence[Task]
             f"train writes answers, classifies texts and their words, and finds spans; it has no "
             f"loss for task_type {method.task_type}: use prompt_jax.PromptTuningModel"
         )
-    if getattr(method, "init", None) == "class_labels" and not getattr(method, "init_labels", ()):
+    if getattr(method, "start", None) == "class_labels" and not getattr(method, "init_labels", ()):
         return dataclasses.replace(method, **{"init_labels": task.choices})
     return method
 
