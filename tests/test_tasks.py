@@ -136,7 +136,7 @@ def test_unknown_names(name, message):
             "'yess' is not a label word; allowed: yes, no.*'yes'",
         ),
         (NLI, {"text": "a", "label": None}, "column 'label' has no value, as in a split without"),
-        (NLI, {"text": [1], "label": "yes"}, "column 'text' holds a list; a template takes text"),
+        (NLI, {"text": [[1]], "label": "yes"}, "column 'text' holds a list; a template takes text"),
     ],
 )
 def test_rows_that_do_not_fit(task, row, message):

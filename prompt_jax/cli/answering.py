@@ -102,7 +102,7 @@ def predict(arguments: list[str]) -> None:
         part = parse_shard(shard)
         prepare()
         from prompt_jax import predict as prediction
-        from prompt_jax.tasks import Task
+        from prompt_jax.tasks import Task, read_labels
 
         loaded, model = load(prompt, backbone, allow_mismatch, mesh, frozen)
         asked = Task(
@@ -110,7 +110,7 @@ def predict(arguments: list[str]) -> None:
             source=task.source or "{input}",
             target=task.target or "{target}",
             kind=task.kind or "",
-            labels=task.labels,
+            labels=read_labels(task.labels)[0],
         )
         count = prediction.predict(
             model,

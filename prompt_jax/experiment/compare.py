@@ -8,14 +8,14 @@ import numpy as np
 
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import Config, InputError, choose
-from prompt_jax.data import load_examples, load_rows, splits
+from prompt_jax.data import load_table, splits
 from prompt_jax.evaluate import baselines, evaluate
 from prompt_jax.experiment.data import Data, check_one, load_data
 from prompt_jax.generate import ask_each, combine, fit_weights
 from prompt_jax.generate.ensemble import WAYS
 from prompt_jax.metrics import measure
 from prompt_jax.prompts import Prompt
-from prompt_jax.tasks import resolve
+from prompt_jax.tasks import resolve, to_examples, with_tags
 
 FROZEN, TUNED = "frozen model, no prompt", "tuned prompt"
 Results = dict[str, dict[str, dict[str, float]]]
@@ -125,6 +125,8 @@ def _scored(config: Config) -> Data:
     found = splits(name)
     if len(found) > 1:
         return load_data(config)
-    task = resolve(name, config.task, load_rows(name, found[0], 1)[0])
-    examples = load_examples(task, name, found[0], config.data.max_examples)
+    rows = load_table(name, found[0], config.data.max_examples)
+    task = resolve(name, config.task, rows[0].values, rows)
+    examples = to_examples(task, rows)
+    task = with_tags(task, examples)
     return Data(task, examples, [], {found[0]: examples})

@@ -75,7 +75,7 @@ def _train(config: Config, folder: Path, resume: bool, say: Say) -> Result:
     check_alike({f"the data of {data.task.name}": _digest(data) for data in tasks})
     backbone = load(config, say)
     check_rows(config.train.batch_size // config.train.accumulate, backbone.mesh)
-    method = for_tasks_of(config.method, backbone, [data.task for data in tasks])
+    method = for_tasks_of(config, backbone, [data.task for data in tasks])
     tuned = on_host(fresh(method, backbone, config.train.seed))
     batches = batches_of(
         config,
