@@ -15,6 +15,10 @@ from prompt_jax.config import (
 from prompt_jax.runtime import prepare
 
 
+def _aside(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
 def evaluate(arguments: list[str]) -> None:
     """Scores a saved prompt."""
     data, task = trained_on(arguments)
@@ -52,7 +56,7 @@ def evaluate(arguments: list[str]) -> None:
 
         loaded, model = load(prompt, backbone, allow_mismatch, mesh, frozen)
         config = Config(backbone=model.name, data=data, task=task, eval=eval)
-        results = experiment.evaluate_prompt(config, loaded, model)
+        results = experiment.evaluate_prompt(config, loaded, model, _aside if is_first() else None)
         if not is_first():
             return
         print(report.markdown(report.table(results)))

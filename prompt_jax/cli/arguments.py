@@ -22,7 +22,6 @@ from prompt_jax.config import (
     choose,
 )
 
-
 LISTS = tyro.constructors.ConstructorRegistry()
 """How a flag of several values is written: `a,b`, `a, b` and `a b` alike, and `a\\,b` for one."""
 

@@ -45,8 +45,6 @@ def for_tasks_of(config: Config, backbone: Backbone, tasks: Sequence[Task]) -> A
     """
     task, *others = tasks
     method = config.method
-    for labelled in tasks:
-        _label_rows(config, backbone, labelled)
     if method.task_type in WRITES:
         usual = backbone.task_types[0]
         if is_encoder(backbone.config):
@@ -65,6 +63,8 @@ def for_tasks_of(config: Config, backbone: Backbone, tasks: Sequence[Task]) -> A
             f"train writes answers, classifies texts and their words, and finds spans; it has no "
             f"loss for task_type {method.task_type}: use prompt_jax.PromptTuningModel"
         )
+    for labelled in tasks:
+        _label_rows(config, backbone, labelled)
     if getattr(method, "init", None) == "class_labels" and not getattr(method, "init_labels", ()):
         return dataclasses.replace(method, **{"init_labels": task.choices})
     return method

@@ -11,11 +11,12 @@ from prompt_jax.config import Config, InputError, choose
 from prompt_jax.data import load_table, splits
 from prompt_jax.evaluate import baselines, evaluate
 from prompt_jax.experiment.data import Data, check_one, load_data
+from prompt_jax.experiment.watch import Say
 from prompt_jax.generate import ask_each, combine, fit_weights
 from prompt_jax.generate.ensemble import WAYS
 from prompt_jax.metrics import measure
 from prompt_jax.prompts import Prompt
-from prompt_jax.tasks import resolve, to_examples, with_tags
+from prompt_jax.tasks import remarks, resolve, to_examples, with_tags
 
 FROZEN, TUNED = "frozen model, no prompt", "tuned prompt"
 Results = dict[str, dict[str, dict[str, float]]]
@@ -56,7 +57,9 @@ def compare(config: Config, data: Data, backbone: Backbone, ways: dict[str, Any]
     return results
 
 
-def evaluate_prompt(config: Config, prompt: Prompt, backbone: Backbone) -> Results:
+def evaluate_prompt(
+    config: Config, prompt: Prompt, backbone: Backbone, say: Say | None = None
+) -> Results:
     """What `compare` gives for a saved prompt on `config.data.task`.
 
     A name with a split, or a file, is scored whole; a dataset on validation and its test splits.
@@ -72,7 +75,10 @@ def evaluate_prompt(config: Config, prompt: Prompt, backbone: Backbone) -> Resul
         )
     config = dataclasses.replace(config, method=prompt.method)
     plain = {} if injection.head else {FROZEN: None}
-    return compare(config, _scored(config), backbone, {**plain, TUNED: injection})
+    data = _scored(config)
+    for line in remarks(data.task, config.task) if say else ():
+        say(line)
+    return compare(config, data, backbone, {**plain, TUNED: injection})
 
 
 def evaluate_ensemble(

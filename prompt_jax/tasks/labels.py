@@ -38,8 +38,7 @@ def read_labels(labels: Sequence[str]) -> tuple[tuple[str, ...], Values]:
     for value, word in pairs:
         if not word:
             raise InputError(f"task.labels has an empty label word; write {value or '0'}=WORD")
-        other = words.setdefault(_key(word), word)
-        if other != word or (not value and ("", word) in pairs[: pairs.index((value, word))]):
+        if words.setdefault(_key(word), word) != word or pairs.count(("", word)) > 1:
             raise InputError(f"task.labels names {word!r} twice; name each label word once")
     values = {}
     for value, word in pairs:
@@ -106,7 +105,9 @@ def infer(targets: Sequence[str], config: TaskConfig) -> tuple[str, ...]:
     Raises:
       InputError: a classification with one target.
     """
-    words = {_key(target): target for target in reversed(targets)}
+    # The first spelling of each, but 1 for 1.0: a column of numbers with an empty cell has points.
+    keys = {_key(target): target for target in reversed(targets)}
+    words = {key: key if _is_number(key) else target for key, target in keys.items()}
     labels = tuple(sorted(words.values(), key=_rank))
     if config.kind == "classification":
         if len(labels) == 1:
@@ -120,10 +121,13 @@ def infer(targets: Sequence[str], config: TaskConfig) -> tuple[str, ...]:
     return labels if few and short and set(config.metrics) <= set(_CHOSEN) else ()
 
 
-def _rank(word: str) -> tuple[int, str]:
+def _rank(word: str) -> tuple[bool, int, str]:
     """Numbers stand in their order, and before words."""
-    number = _key(word)
-    return (int(number), "") if re.fullmatch(r"[-+]?\d+", number) else (2**63, word)
+    return (False, int(word), "") if _is_number(word) else (True, 0, word)
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"[-+]?\d+", text) is not None
 
 
 def remarks(task: Task, config: TaskConfig) -> list[str]:
