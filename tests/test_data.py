@@ -269,6 +269,16 @@ def test_half_a_character_is_replaced(tmp_path):
     ]
 
 
+def test_a_parquet_that_is_not_utf8(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    column = pyarrow.array([b"caf\xe9"]).view(pyarrow.string())
+    pyarrow.parquet.write_table(pyarrow.table({"input": column}), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match="cannot be read as parquet: 'utf-8' codec"):
+        load_rows(f"file:{tmp_path / 'a.parquet'}", "train")
+
+
 def test_a_file_is_read_once(tmp_path, monkeypatch):
     from prompt_jax.data import sources
     from prompt_jax.data.files import read_file

@@ -6,6 +6,7 @@ import pytest
 
 from prompt_jax.config import InputError, TaskConfig
 from prompt_jax.data import encode_labels
+from prompt_jax.serve.texts import Texts
 from prompt_jax.tasks import Example, Task, read_labels, remarks, resolve, to_example, write_labels
 
 COLUMNS = ["input", "target"]
@@ -145,13 +146,17 @@ def test_what_is_told_of_labels_nobody_named():
     assert remarks(task_of([0, 1], labels=named.labels), named) == []
 
 
-def test_labels_of_the_same_tokens_are_refused(embedded, prompt, tiny):
+def test_labels_of_the_same_tokens_are_refused(embedded):
     message = "'\u597d' and '\u574f' are the same tokens to this backbone .*unk.*\u597d=WORD"
     with pytest.raises(InputError, match=message):
         encode_labels(embedded.tokenizer, ["\u597d", "\u574f"], 8)
     with pytest.raises(InputError, match="are the same tokens"):
         encode_labels(embedded.tokenizer, ["bad service", "bad food"], 2)
     assert len(encode_labels(embedded.tokenizer, ["good", "bad", "\u597d"], 8)) == 3
+    texts = Texts(embedded, (32,))
+    with pytest.raises(InputError, match="are the same tokens"):
+        texts.scoring("good", ["\u597d", "\u574f"], False)
+    assert len(texts.tokens("half \ud83d")) > 1
 
 
 def test_what_rows_write_travels_with_a_prompt(prompt, tmp_path):

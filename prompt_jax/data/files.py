@@ -131,21 +131,21 @@ def _read_jsonl(path: Path) -> list[Row]:
                 'e.g. {"input": "...", "target": "..."}'
             )
         # Half of an emoji, as cut chats have it, is a text that cannot be written as UTF-8.
-        values = _whole(values) if "\\ud" in line.lower() else values
+        values = whole(values) if "\\ud" in line.lower() else values
         rows.append(Row(f"{path.name} line {number}", values))
     # A key that a row leaves out is an empty cell, as `datasets` reads it.
     columns = dict.fromkeys(column for row in rows for column in row.values)
     return [Row(place, {**dict.fromkeys(columns), **values}) for place, values in rows]
 
 
-def _whole(value: Any) -> Any:
-    """A JSON value with U+FFFD for every half of a character."""
+def whole(value: Any) -> Any:
+    """A JSON value with U+FFFD for every half of a character, which no tokenizer takes."""
     if isinstance(value, str):
         return re.sub("[\ud800-\udfff]", "\ufffd", value)
     if isinstance(value, list):
-        return [_whole(part) for part in value]
+        return [whole(part) for part in value]
     if isinstance(value, dict):
-        return {_whole(name): _whole(part) for name, part in value.items()}
+        return {whole(name): whole(part) for name, part in value.items()}
     return value
 
 
