@@ -93,7 +93,7 @@ def _train(arguments: list[str]) -> None:
     parse(train, "train", arguments)
 
 
-COMPARED = "prompt_tuning,p_tuning,prefix_tuning,lora,ia3,adapter,full"
+COMPARED = ("prompt_tuning", "p_tuning", "prefix_tuning", "lora", "ia3", "adapter", "full")
 
 
 def _compare(arguments: list[str]) -> None:
@@ -104,25 +104,25 @@ def _compare(arguments: list[str]) -> None:
     def compare(
         config: tyro.conf.AvoidSubcommands[Annotated[Config, tyro.conf.arg(name="")]] = default,
         *,
-        methods: str = COMPARED,
+        methods: tuple[str, ...] = COMPARED,
         overwrite: bool = False,
     ) -> None:
         """Trains several methods on the same data and budget, and measures what each costs.
 
         Args:
           config: the experiment; each method runs in a folder of its own within --out.
-          methods: their names, with commas between; each has its defaults, or the options of
-            --method where it is that one.
+          methods: their names; each has its defaults, or the options of --method where it is that
+            one.
           overwrite: replace their runs.
         """
-        for name in methods.split(","):
+        for name in methods:
             choose("method", name, METHOD_KINDS)
         prepare()
         from prompt_jax import experiment
 
         chosen = [
             config.method if name == config.method.kind else METHOD_KINDS[name]()
-            for name in methods.split(",")
+            for name in methods
         ]
         experiment.compare_methods(config, chosen, overwrite=overwrite, say=_say)
 
@@ -139,7 +139,7 @@ def _plan(arguments: list[str]) -> None:
         config: tyro.conf.AvoidSubcommands[Annotated[Config, tyro.conf.arg(name="")]] = default,
         *,
         topology: str | None = None,
-        programs: str = "train",
+        programs: tuple[str, ...] = ("train",),
         search: bool = False,
         plot: str = "",
         json: bool = False,
@@ -151,20 +151,19 @@ def _plan(arguments: list[str]) -> None:
         Args:
           config: the experiment, as train takes it; its longest input and target are planned for.
           topology: v5e-4, v5p-8, v6e-8, ... or a kind and its grid, v5e:2x4; else devices at hand.
-          programs: train, decode, or both with a comma between.
+          programs: train, decode, or both.
           search: also look for other meshes and settings that fit, where these do.
           plot: a .png with a bar for every plan.
           json: end with one line of JSON.
         """
-        for name in programs.split(","):
+        for name in programs:
             choose("program", name, ("train", "decode"))
         prepare()
         from prompt_jax import plan as planning
 
-        asked = tuple(programs.split(","))
         if config.frozen.remat == "auto":
             config = planning.plan_remat(config, topology, say=_aside).config
-        made = planning.plan(config, topology, programs=asked)
+        made = planning.plan(config, topology, programs=programs)
         others = []
         if search or not made.fits:
             others = planning.search(made, say=_aside)

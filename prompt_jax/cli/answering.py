@@ -15,6 +15,10 @@ from prompt_jax.config import (
 from prompt_jax.runtime import prepare
 
 
+def _aside(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
 def evaluate(arguments: list[str]) -> None:
     """Scores a saved prompt."""
     data, task = trained_on(arguments)
@@ -52,7 +56,7 @@ def evaluate(arguments: list[str]) -> None:
 
         loaded, model = load(prompt, backbone, allow_mismatch, mesh, frozen)
         config = Config(backbone=model.name, data=data, task=task, eval=eval)
-        results = experiment.evaluate_prompt(config, loaded, model)
+        results = experiment.evaluate_prompt(config, loaded, model, _aside if is_first() else None)
         if not is_first():
             return
         print(report.markdown(report.table(results)))
@@ -102,7 +106,7 @@ def predict(arguments: list[str]) -> None:
         part = parse_shard(shard)
         prepare()
         from prompt_jax import predict as prediction
-        from prompt_jax.tasks import Task
+        from prompt_jax.tasks import Task, read_labels
 
         loaded, model = load(prompt, backbone, allow_mismatch, mesh, frozen)
         asked = Task(
@@ -110,7 +114,7 @@ def predict(arguments: list[str]) -> None:
             source=task.source or "{input}",
             target=task.target or "{target}",
             kind=task.kind or "",
-            labels=task.labels,
+            labels=read_labels(task.labels)[0],
         )
         count = prediction.predict(
             model,

@@ -4,11 +4,14 @@ import dataclasses
 import functools
 import importlib.util
 import json
-from collections.abc import Callable
+import re
+import typing
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import tyro
+from tyro.constructors import PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from prompt_jax.config import (
     METHOD_KINDS,
@@ -21,6 +24,32 @@ from prompt_jax.config import (
 )
 from prompt_jax.runtime import quiet
 
+LISTS = tyro.constructors.ConstructorRegistry()
+"""How a flag of several values is written: `a,b`, `a, b` and `a b` alike, and `a\\,b` for one."""
+
+
+@LISTS.primitive_rule
+def _list(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[tuple[Any, ...]] | None:
+    kind, *rest = typing.get_args(info.type) or (None,)
+    # Positional values are paths, in which a comma is one.
+    if info.type_origin is not tuple or rest != [...] or tyro.conf.Positional in info.markers:
+        return None
+    if kind not in (str, int, float):
+        return None
+    return PrimitiveConstructorSpec(
+        nargs="*",
+        metavar=f"[{kind.__name__.upper()} [{kind.__name__.upper()} ...]]",
+        instance_from_str=lambda words: tuple(map(kind, split(words))),
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=lambda value: [str(item).replace(",", r"\,") for item in value],
+    )
+
+
+def split(words: Sequence[str]) -> list[str]:
+    """The values in the words of a flag: commas part them too, but for one behind a backslash."""
+    parts = [part for word in words for part in re.split(r"(?<!\\),", word)]
+    return [part.strip().replace(r"\,", ",") for part in parts if part.strip()]
+
 
 def parse(function: Callable[..., None], prog: str, arguments: list[str]) -> None:
     """Calls a function with the arguments that its signature allows."""
@@ -30,7 +59,7 @@ def parse(function: Callable[..., None], prog: str, arguments: list[str]) -> Non
         quiet()
         function(*values, **options)
 
-    tyro.cli(call, prog=f"prompt-jax {prog}", args=arguments)
+    tyro.cli(call, prog=f"prompt-jax {prog}", args=arguments, registry=LISTS)
 
 
 def starting_config(arguments: list[str]) -> tuple[Config, list[str]]:
@@ -66,12 +95,16 @@ def trained_on(arguments: list[str]) -> tuple[DataConfig, TaskConfig]:
         return DataConfig(), TaskConfig()
     from prompt_jax.prompts import load_prompt
 
-    return task_of(load_prompt(path))
+    data, task = task_of(load_prompt(path))
+    if value_of(arguments, "--task.labels") is not None and task.kind == "generation":
+        task = dataclasses.replace(task, kind=None)
+    return data, task
 
 
 def task_of(prompt: Any) -> tuple[DataConfig, TaskConfig]:
     """Data and task of a prompt as far as it tells, the first task of a mixture."""
     from prompt_jax.config import from_json
+    from prompt_jax.tasks import write_labels
 
     data = from_json(DataConfig, prompt.recipe.get("data", {}))
     data = dataclasses.replace(data, mixture=())
@@ -79,7 +112,8 @@ def task_of(prompt: Any) -> tuple[DataConfig, TaskConfig]:
         return data, TaskConfig()
     names = [field.name for field in dataclasses.fields(TaskConfig)]
     fields = {name: getattr(prompt.task, name) for name in names}
-    if fields["kind"] in ("classification", "generation"):  # As the label words then say.
+    fields["labels"] = write_labels(prompt.task)
+    if fields["kind"] == "classification":  # As the label words then say.
         fields["kind"] = None
     return data, TaskConfig(**fields)
 

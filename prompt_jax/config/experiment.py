@@ -43,10 +43,12 @@ class TaskConfig:
     """Template of the target, e.g. "{label}"."""
     kind: Literal["classification", "generation", "tagging", "span"] | None = None
     """What an answer is: a label word, a text, a tag for every word of the input, or a part of the
-    input. None is what the named task declares, else a label word where there are labels."""
+    input. None is what the named task declares, else a label word where labels are given or the
+    targets are few, short and repeat."""
     labels: tuple[str, ...] = ()
-    """The label words, or the tags; targets outside them are refused. Tags are found in the
-    training rows where they are not given."""
+    """The label words, or the tags; targets outside them are refused. `0=negative` is a label word
+    and what rows write for it; without that, numbers from 0 on are the labels in their order.
+    Empty takes them from the training rows."""
     metrics: tuple[str, ...] = ()
     """Names of metrics; the first one decides which prompt is the best."""
 
@@ -67,8 +69,7 @@ class DataConfig:
     """Tasks to train together with `task`, as often as they have rows. One prompt serves all, but
     `multitask_prompt` gives each task a part of its own."""
     tasks: tuple[str, ...] = ()
-    """Tasks, by name or with commas between, in place of `task`: a prompt is trained for each of
-    them, all in one program."""
+    """Tasks in place of `task`: a prompt is trained for each of them, all in one program."""
     validation: str | None = None
     """The same for validation; None takes the task's own validation split, or 10 % of train."""
     test: str | None = None
@@ -83,12 +84,10 @@ class DataConfig:
     """Only so many training rows of a task, from the front; None takes all."""
 
     def __post_init__(self):
-        tasks = tuple(name for part in self.tasks for name in part.split(",") if name)
-        object.__setattr__(self, "tasks", tasks)
-        if len(set(tasks)) < len(tasks):
-            raise InputError(f"data.tasks names each task once, got {', '.join(tasks)}")
+        if len(set(self.tasks)) < len(self.tasks):
+            raise InputError(f"data.tasks names each task once, got {', '.join(self.tasks)}")
         own = (self.mixture, self.validation, self.test)
-        if tasks and any(own):
+        if self.tasks and any(own):
             raise InputError(
                 "data.tasks trains a prompt for each task with splits of its own; leave out "
                 "data.mixture, data.validation and data.test"

@@ -2,19 +2,22 @@
 
 from prompt_jax.data.alignment import first_tokens, locate
 from prompt_jax.data.batches import Batch, Batches, encode_examples, length_ladder, prefetch
-from prompt_jax.data.sources import load_examples, load_rows, splits
+from prompt_jax.data.label_words import encode_labels
+from prompt_jax.data.sources import load_examples, load_rows, load_table, splits
 from prompt_jax.data.texts import encode, encode_targets, pad
 
 __all__ = [
     "Batch",
     "Batches",
     "encode",
+    "encode_labels",
     "encode_targets",
     "encode_examples",
     "first_tokens",
     "length_ladder",
     "load_examples",
     "load_rows",
+    "load_table",
     "locate",
     "pad",
     "prefetch",

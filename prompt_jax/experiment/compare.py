@@ -8,14 +8,15 @@ import numpy as np
 
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import Config, InputError, choose
-from prompt_jax.data import load_examples, load_rows, splits
+from prompt_jax.data import load_table, splits
 from prompt_jax.evaluate import baselines, evaluate
 from prompt_jax.experiment.data import Data, check_one, load_data
+from prompt_jax.experiment.watch import Say
 from prompt_jax.generate import ask_each, combine, fit_weights
 from prompt_jax.generate.ensemble import WAYS
 from prompt_jax.metrics import measure
 from prompt_jax.prompts import Prompt
-from prompt_jax.tasks import resolve
+from prompt_jax.tasks import remarks, resolve, to_examples, with_tags
 
 FROZEN, TUNED = "frozen model, no prompt", "tuned prompt"
 Results = dict[str, dict[str, dict[str, float]]]
@@ -55,7 +56,9 @@ def compare(config: Config, data: Data, backbone: Backbone, ways: dict[str, Any]
     return results
 
 
-def evaluate_prompt(config: Config, prompt: Prompt, backbone: Backbone) -> Results:
+def evaluate_prompt(
+    config: Config, prompt: Prompt, backbone: Backbone, say: Say | None = None
+) -> Results:
     """What `compare` gives for a saved prompt on `config.data.task`.
 
     A name with a split, or a file, is scored whole; a dataset on validation and its test splits.
@@ -71,7 +74,10 @@ def evaluate_prompt(config: Config, prompt: Prompt, backbone: Backbone) -> Resul
         )
     config = dataclasses.replace(config, method=prompt.method)
     plain = {} if injection.head else {FROZEN: None}
-    return compare(config, _scored(config), backbone, {**plain, TUNED: injection})
+    data = _scored(config)
+    for line in remarks(data.task, config.task) if say else ():
+        say(line)
+    return compare(config, data, backbone, {**plain, TUNED: injection})
 
 
 def evaluate_ensemble(
@@ -124,6 +130,8 @@ def _scored(config: Config) -> Data:
     found = splits(name)
     if len(found) > 1:
         return load_data(config)
-    task = resolve(name, config.task, load_rows(name, found[0], 1)[0])
-    examples = load_examples(task, name, found[0], config.data.max_examples)
+    rows = load_table(name, found[0], config.data.max_examples)
+    task = resolve(name, config.task, rows[0].values, rows)
+    examples = to_examples(task, rows)
+    task = with_tags(task, examples)
     return Data(task, examples, [], {found[0]: examples})

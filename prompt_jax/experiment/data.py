@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 from prompt_jax.config import Config, InputError
-from prompt_jax.data import load_examples, load_rows, splits
-from prompt_jax.tasks import Example, Task, resolve, with_tags
+from prompt_jax.data import load_examples, load_table, splits
+from prompt_jax.tasks import Example, Task, resolve, to_examples, with_tags
 
 
 class Data(NamedTuple):
@@ -57,9 +57,9 @@ def load_data(config: Config, name: str = "") -> Data:
     name, limit = name or config.data.task, config.data.max_examples
     found = splits(name)
     own = found[0] if len(found) == 1 else "train"
-    columns = load_rows(name, own, 1)[0]
-    task = resolve(name, config.task, columns)
-    train = load_examples(task, name, own, limit)
+    rows = load_table(name, own, limit)
+    task = resolve(name, config.task, rows[0].values, rows)
+    train = to_examples(task, rows)
     task = with_tags(task, train)
     tests = _tests(config, task, name, found)
     if config.data.validation:

@@ -53,7 +53,7 @@ class Population:
         check_one_program(configs)
         self.configs, self.backbone, self.data = list(configs), backbone, list(data)
         self.methods = [
-            for_tasks_of(config.method, backbone, [own.task])
+            for_tasks_of(config, backbone, [own.task])
             for config, own in zip(configs, data, strict=True)
         ]
         check_lengths(self.methods)

@@ -38,6 +38,7 @@ from prompt_jax.processes import (
 from prompt_jax.prompts import fresh
 from prompt_jax.runs import Metrics, begin_run, check_run
 from prompt_jax.sharding import check_rows, describe, on_host
+from prompt_jax.tasks import remarks
 from prompt_jax.train import fit, start
 from prompt_jax.weights import load_backbone
 
@@ -75,7 +76,7 @@ def _train(config: Config, folder: Path, resume: bool, say: Say) -> Result:
     check_alike({f"the data of {data.task.name}": _digest(data) for data in tasks})
     backbone = load(config, say)
     check_rows(config.train.batch_size // config.train.accumulate, backbone.mesh)
-    method = for_tasks_of(config.method, backbone, [data.task for data in tasks])
+    method = for_tasks_of(config, backbone, [data.task for data in tasks])
     tuned = on_host(fresh(method, backbone, config.train.seed))
     batches = batches_of(
         config,
@@ -142,6 +143,8 @@ def _introduce(
         sizes = f"{len(data.train):,} train, {len(data.validation):,} validation"
         tests = "".join(f", {len(rows):,} {name}" for name, rows in data.tests.items())
         say(f"task {data.task.name}: {sizes}{tests} rows")
+        for line in remarks(data.task, config.task):
+            say(line)
     cut = batches.truncated
     if any(cut):
         say(

@@ -20,6 +20,7 @@ from prompt_jax.experiment.data import check_one, load_data
 from prompt_jax.experiment.run import load
 from prompt_jax.experiment.watch import Say, on_sigterm
 from prompt_jax.runs import Metrics, begin_run, check_run, write_text
+from prompt_jax.tasks import remarks
 from prompt_jax.train import DivergedError
 
 KEPT = "sweep_config.json"
@@ -116,6 +117,8 @@ def sweep(
         made.take(restored[1])
         say(f"resuming after {clock} steps of all slots")
     say(_introduction(configs, sweep, made.targets))
+    for line in remarks(data.task, config.task):
+        say(line)
     metrics = Metrics(folder, step=clock)
     stop: list[bool] = []
     with on_sigterm(lambda: stop.append(True)):

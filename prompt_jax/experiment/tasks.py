@@ -17,6 +17,7 @@ from prompt_jax.experiment.watch import Best, Say, Watch, on_sigterm
 from prompt_jax.population import member, stack
 from prompt_jax.runs import Metrics, begin_run, check_run
 from prompt_jax.sharding import on_host
+from prompt_jax.tasks import remarks
 from prompt_jax.train import DivergedError
 
 
@@ -53,6 +54,9 @@ def train_tasks(
         Path(own.out).mkdir(parents=True, exist_ok=True)
         begin_run(Path(own.out), own, resume=resume)
     say(f"{len(made)} tasks at once: {', '.join(config.data.tasks)}")
+    for own in data:
+        for line in remarks(own.task, config.task):
+            say(f"{own.task.name}: {line}")
     manager = checkpoints.open_checkpoints(folder / "checkpoints")
     none = [
         Best(made.tree(i), np.float32(-np.inf), np.int32(0), np.int32(0)) for i in range(len(made))

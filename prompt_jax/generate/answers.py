@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import DataConfig, EvalConfig, InputError
-from prompt_jax.data import encode, encode_targets, locate, pad
+from prompt_jax.data import encode, encode_labels, locate, pad
 from prompt_jax.generate.decoding import generate
 from prompt_jax.generate.prefill import read_once
 from prompt_jax.generate.reading import READERS, classify
@@ -108,7 +108,7 @@ def _asked(
         return lambda tokens, mask: on_host(read(tokens, mask))
     if task.choices:
         words = (backbone.tokenizer, task.choices, data.max_target_length)
-        labels = encode_targets(*words, place=backbone.target_place)
+        labels = encode_labels(*words, place=backbone.target_place)
         labels = pad(labels, max(map(len, labels)), _pad_id(backbone))
         norm = {"length_normalize": eval.length_normalize}
         return lambda tokens, mask: on_host(
