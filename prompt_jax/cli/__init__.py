@@ -12,7 +12,7 @@ import tyro
 from tyro.conf import Positional
 
 from prompt_jax.cli import answering, prompts, serving, sweep
-from prompt_jax.cli.arguments import as_json, bound, parse, starting_config
+from prompt_jax.cli.arguments import as_json, aside, bound, parse, starting_config
 from prompt_jax.config import (
     METHOD_KINDS,
     BackboneConfig,
@@ -163,11 +163,11 @@ def _plan(arguments: list[str]) -> None:
 
         asked = tuple(programs.split(","))
         if config.frozen.remat == "auto":
-            config = planning.plan_remat(config, topology, say=_aside).config
+            config = planning.plan_remat(config, topology, say=aside).config
         made = planning.plan(config, topology, programs=asked)
         others = []
         if search or not made.fits:
-            others = planning.search(made, say=_aside)
+            others = planning.search(made, say=aside)
         print(planning.text(made, others))
         if plot:
             print(f"drawn in {planning.draw(plot, [made, *others])}")
@@ -232,10 +232,6 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "pretrain": _pretrain,
     "doctor": _doctor,
 }
-
-
-def _aside(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def _say(line: str) -> None:

@@ -83,7 +83,7 @@ def ask_each(
         )
     prompts, masks = _stacked(injections, backbone, placement)
     count = len(injections)
-    inputs = max(1, eval.batch_size // count)
+    inputs = max(1, eval.rows // count)
     # `answer` sorts by length and keeps the order of equals, so that the copies of an input stay
     # together and every batch, a multiple of M, begins with the first prompt.
     found = answer(
