@@ -92,15 +92,15 @@ def warnings_of(data: Data, config: Config) -> list[str]:
     if count < FEW:
         more = " or a larger --data.validation-fraction" if data.held_out else ""
         lines.append(
-            f"warning: {task.name}: the best step is chosen on {count} validation row"
-            f"{'s' * (count > 1)}, so each moves {task.metrics[0]} by up to {1 / count:.3f}; equal "
-            f"scores are decided by log-likelihood. Give more rows with --data.validation{more}"
+            f"warning: {task.name}: {count} validation row{'s' * (count > 1)} decide which prompt is "
+            f"kept, and each moves {task.metrics[0]} by up to {1 / count:.3f}; log-likelihood decides "
+            f"between equal scores. Give more rows with --data.validation{more}"
         )
     return lines
 
 
 def lesson(best: Best, rows: Sequence[Mapping[str, float]], metric: str) -> str:
-    """A warning where training made nothing better; empty where it did.
+    """A line where training did not raise the deciding metric; empty where it did.
 
     Args:
       rows: the metrics of a run, in which step 0 is the start.
@@ -116,8 +116,8 @@ def lesson(best: Best, rows: Sequence[Mapping[str, float]], metric: str) -> str:
         )
     if before is None or np.float32(before) < best.score:
         return ""
-    gain = "" if likely is None else f", from {likely:.3f} to {float(best.likelihood):.3f} nats"
+    gain = "" if likely is None else f" ({likely:.3f} at the start, {best.likelihood:.3f} now)"
     return (
-        f"warning: {metric} on validation is {float(best.score):.3f}, no better than at the start. "
-        f"The best step is the one with the highest log-likelihood of the right answers{gain}"
+        f"note: {metric} on validation did not rise from {best.score:.3f}, where it began; the "
+        f"prompt that is kept has the highest log-likelihood of the right answers{gain}"
     )

@@ -80,14 +80,13 @@ def conclude(
         "best step": f"{int(best.step)} of {config.train.steps}",
     }
     title = ", ".join(data.task.name for data in tasks)
-    warning = lesson(best, curve, metric)
-    if warning:
-        facts["warning"] = warning.removeprefix("warning: ")
+    remark = lesson(best, curve, metric)
+    facts |= {kind: text for kind, _, text in [remark.partition(": ")] if text}
     report.write_report(folder / "report.md", title=title, facts=facts, rows=rows, words=words)
     say(words)
     say(report.markdown(rows))
-    if warning:
-        say(f"\n{warning}")
+    if remark:
+        say(f"\n{remark}")
     say(f"\nbest step {int(best.step)}; curve {folder / 'curve.png'}; prompt saved in {saved}")
     return Result(prompt, results, folder)
 
