@@ -139,7 +139,7 @@ def _plan(arguments: list[str]) -> None:
         config: tyro.conf.AvoidSubcommands[Annotated[Config, tyro.conf.arg(name="")]] = default,
         *,
         topology: str | None = None,
-        programs: str = "train",
+        programs: str = "",
         search: bool = False,
         plot: str = "",
         json: bool = False,
@@ -151,20 +151,21 @@ def _plan(arguments: list[str]) -> None:
         Args:
           config: the experiment, as train takes it; its longest input and target are planned for.
           topology: v5e-4, v5p-8, v6e-8, ... or a kind and its grid, v5e:2x4; else devices at hand.
-          programs: train, decode, or both with a comma between.
+          programs: of train, score and decode, with commas between; empty takes the training step
+            and what scores validation: score for label words, else decode and score.
           search: also look for other meshes and settings that fit, where these do.
           plot: a .png with a bar for every plan.
           json: end with one line of JSON.
         """
-        for name in programs.split(","):
-            choose("program", name, ("train", "decode"))
+        wanted = tuple(name for name in programs.split(",") if name)
+        for name in wanted:
+            choose("program", name, ("train", "score", "decode"))
         prepare()
         from prompt_jax import plan as planning
 
-        asked = tuple(programs.split(","))
         if config.frozen.remat == "auto":
             config = planning.plan_remat(config, topology, say=aside).config
-        made = planning.plan(config, topology, programs=asked)
+        made = planning.plan(config, topology, programs=wanted)
         others = []
         if search or not made.fits:
             others = planning.search(made, say=aside)

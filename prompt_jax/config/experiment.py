@@ -90,6 +90,11 @@ class DataConfig:
     """Seeds which rows are held out, which ones max_examples draws, and which validation rows are
     scored while training."""
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every task that is trained on."""
+        return self.tasks or (self.task, *self.mixture)
+
     def __post_init__(self):
         tasks = tuple(name for part in self.tasks for name in part.split(",") if name)
         object.__setattr__(self, "tasks", tasks)

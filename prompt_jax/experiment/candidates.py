@@ -74,8 +74,8 @@ class Candidates:
     def judge(self, index: int) -> Judgement:
         """Scores a candidate, keeps its best prompt, and says so where it has reached a rung.
 
-        Early on most answers are one label, whatever the candidate. So how likely the right labels
-        are decides who goes on, and the metric who wins.
+        Early on most answers are one label, or no text is right, whatever the candidate. So how
+        likely the right answers are decides who goes on, and the metric who wins.
         """
         population, at = self.place[index]
         found = judge({population.data[at].task.name: population.score(at)})

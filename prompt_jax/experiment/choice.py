@@ -91,10 +91,11 @@ def warnings_of(data: Data, config: Config) -> list[str]:
     count = len(data.watched(config))
     if count < FEW:
         more = " or a larger --data.validation-fraction" if data.held_out else ""
+        rows = f"{count} validation row{'s' * (count > 1)}"
         lines.append(
-            f"warning: {task.name}: {count} validation row{'s' * (count > 1)} decide which prompt is "
-            f"kept, and each moves {task.metrics[0]} by up to {1 / count:.3f}; log-likelihood decides "
-            f"between equal scores. Give more rows with --data.validation{more}"
+            f"warning: {task.name}: with {rows} to choose a prompt by, each moves "
+            f"{task.metrics[0]} by up to {1 / count:.3f}; log-likelihood decides between equal "
+            f"scores. Give more rows with --data.validation{more}"
         )
     return lines
 

@@ -52,8 +52,8 @@ def scored(config: Config, prompts: Sequence[Prompt], say: Say) -> Scored:
         titles = {"validation": held_out or _title(config.data.validation or "validation")}
         titles |= {"test": _title(config.data.test)} if config.data.test else {}
         found = Scored(data, _apart(titles, config.data))
-        digests = {recipe.get("held_out", {}).get(parse_name(name).key) for recipe in trained}
-        if data.held_out and digests - {digest(data.validation)}:
+        wanted = digest(data.validation)
+        if data.held_out and any(_held_out(recipe, name) != wanted for recipe in trained):
             found = _unknown(config, found)
             say(
                 f"warning: which rows of {_title(name)} were held out in training is not known: "
@@ -71,6 +71,12 @@ def _names(recipe: dict[str, Any]) -> list[str]:
     """The tasks that a prompt was trained on."""
     data = recipe.get("data", {})
     return [data["task"], *data.get("mixture", ())] if "task" in data else []
+
+
+def _held_out(recipe: dict[str, Any], name: str) -> str | None:
+    """The digest of the rows of a task that a run held out; None where it does not say."""
+    digests = recipe.get("held_out", {}).items()
+    return next((found for key, found in digests if _same(key, parse_name(name).key)), None)
 
 
 def _same(one: str, other: str) -> bool:
