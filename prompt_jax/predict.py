@@ -69,9 +69,9 @@ def predict(
     if overwrite:
         output.unlink(missing_ok=True)
     old = _resume(output, inputs)
-    rows = whole_rows(max(1, min(eval.batch_size, len(inputs))), backbone.mesh)
+    rows = whole_rows(max(1, min(eval.rows, len(inputs))), backbone.mesh)
     eval = dataclasses.replace(eval, batch_size=rows)
-    size = CHUNK * eval.batch_size
+    size = CHUNK * rows
     # Chunks begin where they would without an interruption, and so have the same batches: the
     # answers are the same to the bit, and another prompt shows in those that are there already.
     first = max(len(old) - 1, 0) // size * size

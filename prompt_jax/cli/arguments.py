@@ -5,6 +5,7 @@ import functools
 import importlib.util
 import json
 import re
+import sys
 import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from prompt_jax.config import (
     BackboneConfig,
     Config,
     DataConfig,
+    EvalConfig,
     InputError,
     TaskConfig,
     choose,
@@ -88,17 +90,29 @@ def _starting_point(arguments: list[str]) -> tuple[Config, list[str]]:
     return Config(), arguments
 
 
-def trained_on(arguments: list[str]) -> tuple[DataConfig, TaskConfig]:
-    """Data and task of the prompt that the arguments name; flags go over them."""
+def trained_on(arguments: list[str]) -> tuple[DataConfig, TaskConfig, EvalConfig]:
+    """Data, task and scoring of the prompt that the arguments name; flags go over them."""
     path = value_of(arguments, "--prompt")
     if path is None:
-        return DataConfig(), TaskConfig()
+        return DataConfig(), TaskConfig(), EvalConfig()
     from prompt_jax.prompts import load_prompt
 
-    data, task = task_of(load_prompt(path))
+    prompt = load_prompt(path)
+    data, task = task_of(prompt)
     if value_of(arguments, "--task.labels") is not None and task.kind == "generation":
         task = dataclasses.replace(task, kind=None)
-    return data, task
+    return data, task, _scoring(prompt)
+
+
+def _scoring(prompt: Any) -> EvalConfig:
+    """How the run of a prompt scored it, at its batch size; lengths and memory are known to fit."""
+    from prompt_jax.config import TrainConfig, from_json
+
+    eval = from_json(EvalConfig, prompt.recipe.get("eval", {}))
+    train = from_json(TrainConfig, prompt.recipe.get("train", {}))
+    if eval.batch_size is None and "train" in prompt.recipe:
+        eval = dataclasses.replace(eval, batch_size=train.batch_size // train.accumulate)
+    return eval
 
 
 def task_of(prompt: Any) -> tuple[DataConfig, TaskConfig]:
@@ -171,3 +185,8 @@ def load(
 def as_json(values: dict[str, Any]) -> str:
     """One line for programs that read the output."""
     return json.dumps(values, ensure_ascii=False)
+
+
+def aside(line: str) -> None:
+    """Says something to the user that is no result."""
+    print(line, file=sys.stderr, flush=True)

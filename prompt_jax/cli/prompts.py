@@ -6,7 +6,7 @@ from typing import Any
 
 from tyro.conf import Positional
 
-from prompt_jax.cli.arguments import load, parse, task_of
+from prompt_jax.cli.arguments import aside, load, parse, task_of
 from prompt_jax.config import Config, InputError, TaskConfig, TrainConfig, choose
 
 
@@ -223,7 +223,7 @@ def _ensemble(
     from prompt_jax.experiment import evaluate_ensemble
 
     loaded, model, config = _together(prompts, task)
-    results = evaluate_ensemble(config, loaded, model, how)
+    results = evaluate_ensemble(config, loaded, model, how, say=aside)
     print(report.markdown(report.table(results)))
 
 
