@@ -133,10 +133,10 @@ def check(folder, made, count):
 
 
 @pytest.mark.parametrize(
-    ("labels", "judge"), [((), "exact_match"), (("positive", "negative"), "log_likelihood")]
+    ("kind", "judge"), [("generation", "exact_match"), ("classification", "log_likelihood")]
 )
-def test_a_sweep_ends_with_an_ordinary_prompt(config, tmp_path, labels, judge):
-    config, lines = dataclasses.replace(config, task=TaskConfig(labels=labels)), []
+def test_a_sweep_ends_with_an_ordinary_prompt(config, tmp_path, kind, judge):
+    config, lines = dataclasses.replace(config, task=TaskConfig(kind=kind)), []
     made = sweep(config, SMALL, say=lines.append)
     kept = check(tmp_path / "run", made, 4)
     steps = [int(row[kept["candidates"][0].index("steps")]) for row in kept["candidates"][1:]]

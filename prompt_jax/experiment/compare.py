@@ -76,8 +76,9 @@ def evaluate_prompt(
     config = dataclasses.replace(config, method=prompt.method)
     plain = {} if injection.head else {FROZEN: None}
     data = _scored(config)
-    for line in remarks(data.task, config.task) if say else ():
-        say(line)
+    if say:
+        for line in remarks(data.task, config.task):
+            say(line)
     return compare(config, data, backbone, {**plain, TUNED: injection})
 
 
