@@ -41,7 +41,6 @@ def predict(
     *,
     data: DataConfig,
     eval: EvalConfig,
-    placement: str = "prefix",
     shard: tuple[int, int] = (0, 1),
     overwrite: bool = False,
     frozen: Any = None,
@@ -70,9 +69,9 @@ def predict(
     if overwrite:
         output.unlink(missing_ok=True)
     old = _resume(output, inputs)
-    rows = whole_rows(max(1, min(eval.batch_size, len(inputs))), backbone.mesh)
+    rows = whole_rows(max(1, min(eval.rows, len(inputs))), backbone.mesh)
     eval = dataclasses.replace(eval, batch_size=rows)
-    size = CHUNK * eval.batch_size
+    size = CHUNK * rows
     # Chunks begin where they would without an interruption, and so have the same batches: the
     # answers are the same to the bit, and another prompt shows in those that are there already.
     first = max(len(old) - 1, 0) // size * size
@@ -86,7 +85,6 @@ def predict(
                 task,
                 data=data,
                 eval=eval,
-                placement=placement,
                 frozen=frozen,
                 progress=_after(start - first, len(inputs) - first, progress),
             )

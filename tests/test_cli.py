@@ -33,10 +33,12 @@ def test_a_prompt_is_evaluated_in_eight_bits(run, capsys):
 def test_evaluate_ends_with_json(run, capsys):
     task = json.loads((run / "config.json").read_text())["data"]["task"]
     assert cli.main(["evaluate", "--prompt", str(run), "--data.task", task, "--json"]) == 0
-    last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    out, err = capsys.readouterr()
+    assert "scored: 4 rows of task.tsv, held out" in err
+    last = json.loads(out.splitlines()[-1])
     assert last["prompt"] == load_prompt(run).digest
     ways = last["results"]
-    assert ways["majority"]["train"]["accuracy"] == 0.5
+    assert ways["majority"]["task.tsv, held out"]["accuracy"] == 0.5
     assert set(ways) == {"majority", "frozen model, no prompt", "tuned prompt"}
 
 
@@ -77,7 +79,12 @@ def test_prompts_answer_together_are_mixed_and_carried_over(run, tmp_path, tiny_
     table = capsys.readouterr().out
     assert "| majority |" in table and "| 2: mixed |" in table and "| together (vote) |" in table
     both = ["prompts", "ensemble", str(run), str(out), "--how", "weighted"]
-    assert cli.main(both) == 2  # The file has no rows of validation.
+    assert cli.main(both) == 0
+    assert "| 2: mixed |" in capsys.readouterr().out
+    other = tmp_path / "other.tsv"
+    other.write_text("input\ttarget\ngood film\tpositive\n")
+    # Another file is scored whole: it has no rows of validation.
+    assert cli.main([*both, "--task", f"file:{other}"]) == 2
     assert "weights are fitted on validation, and there are no such" in capsys.readouterr().err
     carried = ["prompts", "recycle", str(run), "--backbone", str(tiny_folder)]
     assert cli.main([*carried, "--output", str(tmp_path / "new")]) == 0

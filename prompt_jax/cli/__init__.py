@@ -12,7 +12,7 @@ import tyro
 from tyro.conf import Positional
 
 from prompt_jax.cli import answering, prompts, serving, sweep
-from prompt_jax.cli.arguments import as_json, bound, parse, starting_config
+from prompt_jax.cli.arguments import as_json, aside, bound, parse, starting_config
 from prompt_jax.config import (
     METHOD_KINDS,
     BackboneConfig,
@@ -139,7 +139,7 @@ def _plan(arguments: list[str]) -> None:
         config: tyro.conf.AvoidSubcommands[Annotated[Config, tyro.conf.arg(name="")]] = default,
         *,
         topology: str | None = None,
-        programs: tuple[str, ...] = ("train",),
+        programs: tuple[str, ...] = (),
         search: bool = False,
         plot: str = "",
         json: bool = False,
@@ -151,22 +151,23 @@ def _plan(arguments: list[str]) -> None:
         Args:
           config: the experiment, as train takes it; its longest input and target are planned for.
           topology: v5e-4, v5p-8, v6e-8, ... or a kind and its grid, v5e:2x4; else devices at hand.
-          programs: train, decode, or both.
+          programs: of train, score and decode; none takes the training step and what scores
+            validation: score for label words, else decode and score.
           search: also look for other meshes and settings that fit, where these do.
           plot: a .png with a bar for every plan.
           json: end with one line of JSON.
         """
         for name in programs:
-            choose("program", name, ("train", "decode"))
+            choose("program", name, ("train", "score", "decode"))
         prepare()
         from prompt_jax import plan as planning
 
         if config.frozen.remat == "auto":
-            config = planning.plan_remat(config, topology, say=_aside).config
+            config = planning.plan_remat(config, topology, say=aside).config
         made = planning.plan(config, topology, programs=programs)
         others = []
         if search or not made.fits:
-            others = planning.search(made, say=_aside)
+            others = planning.search(made, say=aside)
         print(planning.text(made, others))
         if plot:
             print(f"drawn in {planning.draw(plot, [made, *others])}")
@@ -231,10 +232,6 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "pretrain": _pretrain,
     "doctor": _doctor,
 }
-
-
-def _aside(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def _say(line: str) -> None:

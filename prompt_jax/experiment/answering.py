@@ -65,7 +65,7 @@ def for_tasks_of(config: Config, backbone: Backbone, tasks: Sequence[Task]) -> A
         )
     for labelled in tasks:
         _label_rows(config, backbone, labelled)
-    if getattr(method, "init", None) == "class_labels" and not getattr(method, "init_labels", ()):
+    if getattr(method, "start", None) == "class_labels" and not getattr(method, "init_labels", ()):
         return dataclasses.replace(method, **{"init_labels": task.choices})
     return method
 

@@ -175,11 +175,11 @@ class Population:
         return evaluate(
             self.backbone,
             self.injection(index, tuned),
-            own.validation[: config.train.eval_examples],
+            own.watched(config),
             own.task,
             data=config.data,
-            eval=config.eval,
-            placement=self.methods[index].placement,
+            eval=config.scoring,
+            likelihood=True,
         )
 
 
