@@ -132,9 +132,9 @@ def check(folder, made, count):
     return kept
 
 
-@pytest.mark.parametrize("labels", [(), ("positive", "negative")])
-def test_a_sweep_ends_with_an_ordinary_prompt(config, tmp_path, labels):
-    config, lines = dataclasses.replace(config, task=TaskConfig(labels=labels)), []
+@pytest.mark.parametrize("kind", ["generation", "classification"])
+def test_a_sweep_ends_with_an_ordinary_prompt(config, tmp_path, kind):
+    config, lines = dataclasses.replace(config, task=TaskConfig(kind=kind)), []
     made = sweep(config, SMALL, say=lines.append)
     kept = check(tmp_path / "run", made, 4)
     steps = [int(row[kept["candidates"][0].index("steps")]) for row in kept["candidates"][1:]]
