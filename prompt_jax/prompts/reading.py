@@ -205,7 +205,7 @@ def _load_own(folder: Path) -> Prompt:
     if weights.name == OWN_WEIGHTS:
         tuned = _tree(weights)
     else:
-        adapter = _adapter(folder, weights, values["model_type"])
+        adapter = _adapter(folder, weights, values.get("model_type", ""))
         tuned = from_paths(fitted(adapter.arrays, values.get("shapes", {})))
     prompt = _prompt(weights, tuned=tuned, **fields)
     if prompt.digest != values["digest"]:
