@@ -106,7 +106,7 @@ def infer(targets: Sequence[str], config: TaskConfig) -> tuple[str, ...]:
       InputError: a classification with one target.
     """
     # The first spelling of each, but 1 for 1.0: a column of numbers with an empty cell has points.
-    keys = {_key(target): target for target in reversed(targets)}
+    keys = {_key(target): target for target in reversed(dict.fromkeys(targets))}
     words = {key: key if _is_number(key) else target for key, target in keys.items()}
     labels = tuple(sorted(words.values(), key=_rank))
     if config.kind == "classification":
