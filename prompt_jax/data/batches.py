@@ -13,9 +13,16 @@ import numpy as np
 from jaxtyping import Bool, Int32
 
 from prompt_jax.config import DataConfig, InputError, at_least
-from prompt_jax.data.alignment import IGNORED, Located, locate, span_targets, tag_targets
+from prompt_jax.data.alignment import (
+    IGNORED,
+    NO_SPAN,
+    Located,
+    locate,
+    span_targets,
+    tag_targets,
+)
 from prompt_jax.data.texts import cut_targets, cut_texts, pad
-from prompt_jax.tasks import Example
+from prompt_jax.tasks import Example, place_of
 
 # Batches among which rows are sorted by length: more pads less, fewer mixes better.
 WINDOW = 16
@@ -36,7 +43,7 @@ class Batch(NamedTuple):
 
 
 class Truncated(NamedTuple):
-    """How many texts were longer than allowed and lost their end."""
+    """How many texts were longer than allowed and were cut."""
 
     sources: int
     targets: int
@@ -98,18 +105,23 @@ def _tags(examples: Sequence[Example], found: Located, labels: Sequence[str]) ->
 
 
 def _spans(examples: Sequence[Example], found: Located, config: DataConfig) -> list[np.ndarray]:
-    targets = [
-        span_targets(places, example.start or 0, (example.start or 0) + len(example.target))
-        for example, places in zip(examples, found.places, strict=True)
-    ]
-    lost = [i + 1 for i, target in enumerate(targets) if target is None]
+    targets, lost = [], []
+    for i, ((source, target, _, start), places) in enumerate(
+        zip(examples, found.places, strict=True)
+    ):
+        start = start or 0
+        span = span_targets(places, start, start + len(target)) if target else NO_SPAN
+        if span is None:
+            lost.append(place_of(source, i))
+        else:
+            targets.append(span)
     if lost:
         raise InputError(
-            f"{len(lost)} of {len(targets)} training rows have their answer behind the cut at "
-            f"{config.max_source_length} tokens, the first is row {lost[0]}; raise "
-            "data.max_source_length, or remove them"
+            f"{lost[0]}: the answer is behind the cut at {config.max_source_length} tokens, as in "
+            f"{len(lost)} of {len(examples)} training rows; raise data.max_source_length, or "
+            "remove them"
         )
-    return [target for target in targets if target is not None]
+    return targets
 
 
 def length_ladder(

@@ -10,9 +10,10 @@ import numpy as np
 from prompt_jax.backbones import Backbone, is_encoder
 from prompt_jax.config import Config, InputError, MethodConfig
 from prompt_jax.data import Batches, encode_targets, pad
+from prompt_jax.generate import one_mask
 from prompt_jax.losses import Candidates, Loss, Pull, loss_fn
 from prompt_jax.prompts import check_task
-from prompt_jax.tasks import Example, Task
+from prompt_jax.tasks import Example, Task, place_of
 
 
 def tokenizer_of(backbone: Backbone) -> Any:
@@ -165,19 +166,14 @@ def loss_of(
     )
 
 
-def check_blanks(method: MethodConfig, backbone: Backbone, batches: Batches) -> None:
-    """Checks that every text of a cloze still has its mask, whatever was cut off.
+def check_blanks(
+    method: MethodConfig, backbone: Backbone, batches: Batches, examples: Sequence[Example]
+) -> None:
+    """Checks that every text of a cloze has one mask.
 
     Raises:
       InputError: one has none, or several.
     """
-    if not is_encoder(backbone.config) or method.num_labels is not None:
-        return
-    for i, row in enumerate(batches.sources):
-        masks = int((row == backbone.config.mask_token_id).sum())
-        if masks != 1:
-            raise InputError(
-                f"training row {i + 1} has {masks} masks and a cloze has one; write the "
-                "tokenizer's mask once into task.source, near its front, where no cut of a long "
-                "text reaches it"
-            )
+    if is_encoder(backbone.config) and method.num_labels is None:
+        places = [place_of(example.source, i) for i, example in enumerate(examples)]
+        one_mask(backbone, batches.sources, places)

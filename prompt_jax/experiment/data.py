@@ -7,7 +7,7 @@ import numpy as np
 
 from prompt_jax.config import Config, InputError
 from prompt_jax.data import load_examples, load_rows, splits
-from prompt_jax.tasks import Example, Task, resolve, with_tags
+from prompt_jax.tasks import Example, Task, resolve, with_no_answer, with_tags
 
 
 class Data(NamedTuple):
@@ -60,7 +60,7 @@ def load_data(config: Config, name: str = "") -> Data:
     columns = load_rows(name, own, 1)[0]
     task = resolve(name, config.task, columns)
     train = load_examples(task, name, own, limit)
-    task = with_tags(task, train)
+    task = with_no_answer(with_tags(task, train), train)
     tests = _tests(config, task, name, found)
     if config.data.validation:
         validation = _examples(task, config.data.validation, "validation")

@@ -82,7 +82,7 @@ class Population:
         for config, own in zip(self.configs, self.data, strict=True):
             if own.task.name not in encoded:
                 made = batches_of(config, longest, self.backbone, own.train, own.task)
-                check_blanks(longest, self.backbone, made)
+                check_blanks(longest, self.backbone, made, own.train)
                 encoded[own.task.name] = made
         return [encoded[config.data.task].reseeded(config.train.seed) for config in self.configs]
 

@@ -77,11 +77,12 @@ def _train(config: Config, folder: Path, resume: bool, say: Say) -> Result:
     check_rows(config.train.batch_size // config.train.accumulate, backbone.mesh)
     method = for_tasks_of(config.method, backbone, [data.task for data in tasks])
     tuned = on_host(fresh(method, backbone, config.train.seed))
+    examples = [example for data in tasks for example in data.train]
     batches = batches_of(
         config,
         method,
         backbone,
-        [example for data in tasks for example in data.train],
+        examples,
         tasks[0].task,
         task_ids=np.repeat(np.arange(len(tasks)), [len(data.train) for data in tasks]),
     )
@@ -89,7 +90,7 @@ def _train(config: Config, folder: Path, resume: bool, say: Say) -> Result:
     headed = method.num_labels is not None  # Its targets take no positions.
     written = 0 if headed else batches.target_length
     backbone.check_context(injected.positions, batches.source_lengths[-1], written)
-    check_blanks(method, backbone, batches)
+    check_blanks(method, backbone, batches, examples)
     together(lambda: begin_run(folder, config, resume=resume))
     _introduce(config, tasks, backbone, tuned, batches, say)
     before = _sha256(backbone.params)
@@ -145,8 +146,8 @@ def _introduce(
     cut = batches.truncated
     if any(cut):
         say(
-            f"cut: {cut.sources} inputs at {config.data.max_source_length} tokens, "
-            f"{cut.targets} targets at {config.data.max_target_length}"
+            f"cut: {cut.sources} inputs at {config.data.max_source_length} tokens, from their "
+            f"longest column; {cut.targets} targets at {config.data.max_target_length}"
         )
 
 

@@ -10,4 +10,5 @@ from prompt_jax.generate.ensemble import ensemble as ensemble
 from prompt_jax.generate.ensemble import fit_weights as fit_weights
 from prompt_jax.generate.prefill import read_once as read_once
 from prompt_jax.generate.reading import classify as classify
+from prompt_jax.generate.scoring import one_mask as one_mask
 from prompt_jax.generate.scoring import score as score

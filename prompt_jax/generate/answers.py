@@ -7,16 +7,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from prompt_jax.backbones import Backbone
+from prompt_jax.backbones import Backbone, is_encoder
 from prompt_jax.config import DataConfig, EvalConfig, InputError
 from prompt_jax.data import encode, encode_targets, locate, pad
 from prompt_jax.generate.decoding import generate
 from prompt_jax.generate.prefill import read_once
 from prompt_jax.generate.reading import READERS, classify
-from prompt_jax.generate.scoring import score
+from prompt_jax.generate.scoring import one_mask, score
 from prompt_jax.methods import Injection
 from prompt_jax.sharding import on_host
-from prompt_jax.tasks import Task
+from prompt_jax.tasks import Task, place_of
 
 Progress = Callable[[int, int], None]
 
@@ -71,6 +71,8 @@ def answer(
         rows, places, _ = locate(tokenizer, sources, data.max_source_length)
     else:
         rows = encode(tokenizer, sources, data.max_source_length)
+    if is_encoder(backbone.config) and head is None and backbone.config.word_head:
+        one_mask(backbone, rows, [place_of(text, i) for i, text in enumerate(sources)])
     run = _asked(backbone, injection, task, data, eval, placement, frozen)
     found: list[Any] = [None] * len(rows)
     done = 0
