@@ -68,6 +68,7 @@ def encode_examples(
     place: str = "apart",
     task_type: str = "",
     labels: Sequence[str] = (),
+    filler: int | None = None,
 ) -> Encoded:
     """Every example tokenized once, with the count of those that were cut.
 
@@ -76,6 +77,8 @@ def encode_examples(
       task_type: `TOKEN_CLS` makes a target the tags of its tokens, `QUESTION_ANS` the first and
         the last token of the answer; any other, the tokens to write.
       labels: the tags.
+      filler: the token behind a text; None takes the tokenizer's padding, which the embedding
+        table of a backbone may lack.
 
     Raises:
       InputError: there are no examples, or a cut takes the answer of some.
@@ -83,8 +86,8 @@ def encode_examples(
     if not examples:
         raise InputError("there are no examples; give a task or a split with at least one row")
     sources = [example.source for example in examples]
-    # Without a padding token any id will do, for the mask hides it.
-    pad_id = tokenizer.pad_token_id or 0
+    # Any id will do, for the mask hides it.
+    pad_id = (tokenizer.pad_token_id or 0) if filler is None else filler
     if task_type in ("TOKEN_CLS", "QUESTION_ANS"):
         found = locate(tokenizer, sources, config.max_source_length)
         tagged = task_type == "TOKEN_CLS"
@@ -175,6 +178,7 @@ class Batches:
       place: as for `encode_targets`.
       task_type: as for `encode_examples`.
       labels: the tags.
+      filler: as for `encode_examples`.
       prompt_length: virtual tokens P before the text; lengths T are such that 8 divides P + T.
 
     Raises:
@@ -193,11 +197,13 @@ class Batches:
         place: str = "apart",
         task_type: str = "",
         labels: Sequence[str] = (),
+        filler: int | None = None,
         prompt_length: int = 0,
     ):
         at_least("train.batch_size", batch_size, 1)
         at_least("train.seed", seed, 0)
         kind: dict[str, Any] = {"place": place, "task_type": task_type, "labels": labels}
+        kind["filler"] = filler
         self._encoded = encode_examples(examples, tokenizer, config, **kind)
         self._lengths = np.array([len(row) for row in self._encoded.sources])
         self._batch_size, self._seed = batch_size, seed

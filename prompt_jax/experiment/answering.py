@@ -10,7 +10,8 @@ import numpy as np
 from prompt_jax.backbones import Backbone, is_encoder
 from prompt_jax.config import Config, InputError, MethodConfig
 from prompt_jax.data import Batches, encode_targets, pad
-from prompt_jax.generate import one_mask
+from prompt_jax.experiment.data import Data
+from prompt_jax.generate import check_words, one_mask
 from prompt_jax.losses import Candidates, Loss, Pull, loss_fn
 from prompt_jax.prompts import check_task
 from prompt_jax.tasks import Example, Task, place_of
@@ -89,6 +90,7 @@ def _with_head(method: MethodConfig, backbone: Backbone, task: Task) -> MethodCo
     if method.task_type == "QUESTION_ANS":
         return method
     if method.num_labels is None and blank and blank in task.source:
+        backbone.check_word_head()
         return method
     if method.num_labels not in (None, len(task.labels)):
         raise InputError(
@@ -124,6 +126,7 @@ def batches_of(
         place=backbone.target_place,
         task_type=method.task_type,
         labels=task.labels,
+        filler=backbone.config.filler,
         prompt_length=method.input_tokens,
         task_ids=task_ids,
     )
@@ -150,7 +153,7 @@ def loss_of(
         words = (backbone.tokenizer, task.choices, config.data.max_target_length)
         rows = encode_targets(*words, place=backbone.target_place)
         _check_apart(task, rows)
-        candidates = Candidates(*pad(rows, max(map(len, rows)), backbone.config.pad_token_id))
+        candidates = Candidates(*pad(rows, max(map(len, rows)), backbone.config.filler))
     shape = dataclasses.replace(backbone.config, dropout=options.dropout)
     module = dataclasses.replace(backbone, config=shape).module
     return loss_fn(
@@ -164,6 +167,22 @@ def loss_of(
         pull=Pull(jax.tree.map(np.array, tuned), options.pull) if options.pull else None,
         module=module,
     )
+
+
+def check_texts(
+    config: Config, method: MethodConfig, backbone: Backbone, tasks: Sequence[Data]
+) -> None:
+    """Checks that the backbone's table has every word of all rows, of those scored later too.
+
+    Raises:
+      InputError: a word has no row in it, see `check_words`.
+    """
+    for data in tasks:
+        examples = sum(data.tests.values(), [*data.train, *data.validation])
+        sources = [example.source for example in examples]
+        written = [example.target for example in examples] if method.num_labels is None else ()
+        labels = data.task.choices if method.num_labels is None else ()
+        check_words(backbone, config.data, sources, written, labels)
 
 
 def check_blanks(

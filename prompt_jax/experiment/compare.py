@@ -11,7 +11,7 @@ from prompt_jax.config import Config, InputError, choose
 from prompt_jax.data import load_examples, load_rows, splits
 from prompt_jax.evaluate import baselines, evaluate
 from prompt_jax.experiment.data import Data, check_one, load_data
-from prompt_jax.generate import ask_each, combine, fit_weights
+from prompt_jax.generate import ask_each, check_words, combine, fit_weights
 from prompt_jax.generate.ensemble import WAYS
 from prompt_jax.metrics import measure
 from prompt_jax.prompts import Prompt
@@ -38,6 +38,8 @@ def compare(config: Config, data: Data, backbone: Backbone, ways: dict[str, Any]
     """
     results: Results = {}
     sets = {"validation": data.validation, **data.tests}
+    sources = [example.source for examples in sets.values() for example in examples]
+    check_words(backbone, config.data, sources)
     for name, examples in sets.items():
         if not examples:
             continue

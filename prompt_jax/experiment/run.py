@@ -21,7 +21,13 @@ from prompt_jax.config import (
 )
 from prompt_jax.data import Batches, prefetch
 from prompt_jax.evaluate import evaluate
-from prompt_jax.experiment.answering import batches_of, check_blanks, for_tasks_of, loss_of
+from prompt_jax.experiment.answering import (
+    batches_of,
+    check_blanks,
+    check_texts,
+    for_tasks_of,
+    loss_of,
+)
 from prompt_jax.experiment.conclude import Result, conclude, joined
 from prompt_jax.experiment.data import Data, load_mixture
 from prompt_jax.experiment.watch import Best, Say, Watch, on_sigterm
@@ -76,6 +82,7 @@ def _train(config: Config, folder: Path, resume: bool, say: Say) -> Result:
     backbone = load(config, say)
     check_rows(config.train.batch_size // config.train.accumulate, backbone.mesh)
     method = for_tasks_of(config.method, backbone, [data.task for data in tasks])
+    check_texts(config, method, backbone, tasks)
     tuned = on_host(fresh(method, backbone, config.train.seed))
     examples = [example for data in tasks for example in data.train]
     batches = batches_of(

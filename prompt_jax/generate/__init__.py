@@ -3,6 +3,7 @@
 from prompt_jax.generate.answers import Answers as Answers
 from prompt_jax.generate.answers import Progress as Progress
 from prompt_jax.generate.answers import answer as answer
+from prompt_jax.generate.answers import check_words as check_words
 from prompt_jax.generate.decoding import generate as generate
 from prompt_jax.generate.ensemble import ask_each as ask_each
 from prompt_jax.generate.ensemble import combine as combine

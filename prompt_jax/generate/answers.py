@@ -21,6 +21,37 @@ from prompt_jax.tasks import Task, place_of
 Progress = Callable[[int, int], None]
 
 
+def check_words(
+    backbone: Backbone,
+    data: DataConfig,
+    sources: Sequence[str],
+    targets: Sequence[str] = (),
+    labels: Sequence[str] = (),
+) -> None:
+    """Checks that the embedding table has a row for every token of inputs, targets and labels.
+
+    Costs nothing with a tokenizer that has no more words than the table has rows.
+
+    Args:
+      targets: what is to be written for `sources`; none where nothing is.
+      labels: the label words.
+
+    Raises:
+      InputError: it has none for some token.
+    """
+    if not backbone.beyond:
+        return
+    place, tokenizer = backbone.target_place, backbone.tokenizer
+    for i, row in enumerate(encode(tokenizer, sources, data.max_source_length)):
+        backbone.check_tokens(row, place_of(sources[i], i))
+    for i, row in enumerate(
+        encode_targets(tokenizer, targets, data.max_target_length, place=place)
+    ):
+        backbone.check_tokens(row, f"{place_of(sources[i], i)}, the target")
+    for i, row in enumerate(encode_targets(tokenizer, labels, data.max_target_length, place=place)):
+        backbone.check_tokens(row, f"label word {labels[i]!r}")
+
+
 class Answers(NamedTuple):
     """What a model says to N inputs."""
 
@@ -62,6 +93,7 @@ def answer(
             "load_backbone(..., tokenizer=FOLDER or hub id)"
         )
     head = None if injection is None else injection.head
+    check_words(backbone, data, sources, labels=() if head else task.choices)
     reads = head is not None and task.kind in READERS
     if head is not None:
         _check_classes(head, task)
@@ -147,7 +179,7 @@ def padded_length(longest: int, virtual: int = 0) -> int:
 
 
 def _pad_id(backbone: Backbone) -> int:
-    return backbone.config.pad_token_id
+    return backbone.config.filler
 
 
 def _batches(

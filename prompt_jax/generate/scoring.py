@@ -52,6 +52,7 @@ def score(
             f"score needs at least one candidate and no empty one, got {len(candidates)} of "
             f"{candidate_mask.sum(-1).tolist()} tokens; end every candidate with EOS"
         )
+    backbone.check_word_head()
     mask = np.asarray(mask, bool)
     if is_encoder(backbone.config):
         _check_cloze(backbone, np.asarray(tokens), mask, candidate_mask)
@@ -74,11 +75,6 @@ def _check_cloze(
 ) -> None:
     longest = int(candidate_mask.sum(1).max())
     named = f"backbone {backbone.name!r}"
-    if not backbone.config.word_head:
-        raise InputError(
-            f"{named} has no head that fills masks; use weights that have one, or train a head: "
-            "set num_labels"
-        )
     if longest > 1:
         raise InputError(
             f"a label word of {longest} tokens cannot stand in place of one mask; choose label "
