@@ -122,8 +122,7 @@ class PromptTuningModel:
 
         Args:
           input_ids: [B, T], numpy or jax.
-          attention_mask: [B, T]; None attends to all but padding, see `Backbone.padding`. (PEFT
-            builds no mask then, and so attends to padding too.)
+          attention_mask: [B, T]; None masks `Backbone.padding`, where there is one; PEFT nothing.
           decoder_input_ids: [B, U], beginning with the decoder's start token; None shifts `labels`.
           labels: [B, U]; positions of -100 do not count in the loss, all others do. A model of one
             stack takes no decoder_input_ids, and labels [B, T] stand at the tokens themselves: the
