@@ -39,7 +39,7 @@ def main():
             size = sum(map(bytes_of, jax.tree.leaves(backbone.params)))
             found = evaluate(
                 *(backbone, prompt.injection(), rows, loaded.task),
-                data=config.data, eval=config.eval, placement=prompt.method.placement,
+                data=config.data, eval=config.eval,
             )  # fmt: skip
             metric, score = next(iter(found.metrics.items()))
             whole = whole or (size, score, found.predictions)

@@ -38,7 +38,7 @@ def main():
     ways = {
         "plain": None,
         "read every time": Injection(rows),
-        "read once": read_once(backbone, Injection(rows), "prefix"),
+        "read once": read_once(backbone, Injection(rows)),
     }
     print(f"{'rows':>4}  {'way':<16} {'ms':>8} {'over plain':>11}")
     for batch in BATCHES:

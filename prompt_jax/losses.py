@@ -5,10 +5,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from prompt_jax.backbones import Backbone, is_encoder
 from prompt_jax.config import OBJECTIVES, InputError, MethodConfig, choose
+from prompt_jax.data.alignment import IGNORED
 from prompt_jax.generate.encoding import class_logits, cloze_logits, place_logits, token_logits
 from prompt_jax.generate.scoring import score_candidates
 from prompt_jax.methods import (
@@ -44,6 +46,13 @@ def cross_entropy(
     return normalizer - picked + z_loss * jnp.square(normalizer)
 
 
+def mean_loss(logits: Float[Array, "B U C"], labels: Int[np.ndarray, "B U"]) -> Float[Array, ""]:
+    """Cross-entropy over the labels that are not `IGNORED`, in nats."""
+    counted = jnp.asarray(labels != IGNORED)
+    nll = cross_entropy(logits, jnp.maximum(labels, 0))
+    return jnp.where(counted, nll, 0.0).sum() / jnp.maximum(counted.sum(), 1)
+
+
 def seq2seq_logits(
     module: Any,
     frozen: Any,
@@ -51,11 +60,9 @@ def seq2seq_logits(
     tokens: Int[Array, "B T"],
     mask: Bool[Array, "B T"],
     decoder_tokens: Int[Array, "B U"],
-    *,
-    placement: str = "prefix",
 ) -> Float[Array, "B U V"]:
     """Logits behind every decoder token of an encoder-decoder with a prompt in its input."""
-    given, *joined = read_in(module, frozen, injection, tokens, mask, placement)
+    given, *joined = read_in(module, frozen, injection, tokens, mask)
     return module.apply(given, *joined, decoder_tokens)
 
 
@@ -66,7 +73,6 @@ def text_logits(
     tokens: Int[Array, "B T"],
     mask: Bool[Array, "B T"],
     *,
-    placement: str = "prefix",
     virtual: bool = False,
 ) -> Float[Array, "B S V"]:
     """Logits behind every text token of a model of one stack, S = T.
@@ -74,9 +80,9 @@ def text_logits(
     Args:
       virtual: those of virtual tokens too, S = P + T.
     """
-    given, *joined = read_in(module, frozen, injection, tokens, mask, placement)
+    given, *joined = read_in(module, frozen, injection, tokens, mask)
     logits = module.apply(given, *joined)
-    return logits if virtual else text_states(injection, logits, mask, placement)
+    return logits if virtual else text_states(injection, logits, mask)
 
 
 def target_logits(
@@ -87,7 +93,6 @@ def target_logits(
     mask: Bool[Array, "B T"],
     targets: Int[Array, "B U"],
     *,
-    placement: str = "prefix",
     rngs: dict[str, Any] | None = None,
 ) -> Float[Array, "B U V"]:
     """Logits of every target token of any backbone, with a prompt in its input.
@@ -96,8 +101,8 @@ def target_logits(
     """
     if is_encoder(module.config):
         inputs = (module, frozen, injection, tokens, mask)
-        return cloze_logits(*inputs, targets.shape[1], placement=placement, rngs=rngs)
-    given, *joined = read_in(module, frozen, injection, tokens, mask, placement)
+        return cloze_logits(*inputs, targets.shape[1], rngs=rngs)
+    given, *joined = read_in(module, frozen, injection, tokens, mask)
     return module.apply(given, *joined, targets, method="predict", rngs=rngs)
 
 
@@ -201,8 +206,7 @@ def loss_fn(
         injection = for_tasks(materialize(method, tuned, key), batch.task_ids)
         injection = injection if real is None else only_real(injection, real)
         inputs = (module, frozen, injection, batch.tokens, batch.mask)
-        options: dict[str, Any] = {"placement": method.placement}
-        options["rngs"] = None if key is None else {"dropout": key}
+        options = {"rngs": None if key is None else {"dropout": key}}
         if method.task_type == "SEQ_CLS" and method.num_labels and candidates is not None:
             scores = class_logits(*inputs, **options)
             over = "labels" if objective == "tokens" else objective

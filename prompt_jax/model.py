@@ -9,24 +9,26 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from prompt_jax.backbones import Backbone, is_encoder
+from prompt_jax.backbones.sizes import numbers
 from prompt_jax.backbones.t5 import shift_right
 from prompt_jax.config import InputError, MethodConfig
+from prompt_jax.data.alignment import IGNORED
 from prompt_jax.generate import generate, read_once
 from prompt_jax.generate.encoding import at_places, class_logits, encode_text, token_logits
-from prompt_jax.losses import cross_entropy, seq2seq_logits, text_logits
+from prompt_jax.losses import mean_loss, seq2seq_logits, text_logits
 from prompt_jax.methods import Injection, for_tasks, materialize
-from prompt_jax.prompts import Prompt, fresh, load_prompt, prompt_for, save_prompt
-from prompt_jax.prompts.prompt import adopt, check_fits, check_task
+from prompt_jax.prompts import Prompt, fresh, import_prompt, prompt_for, save_prompt
+from prompt_jax.prompts.fits import adopt
+from prompt_jax.prompts.prompt import check_task
 
-IGNORED = -100
-_logits = jax.jit(seq2seq_logits, static_argnames=("module", "placement"))
-_text_logits = jax.jit(text_logits, static_argnames=("module", "placement", "virtual"))
+_logits = jax.jit(seq2seq_logits, static_argnames="module")
+_text_logits = jax.jit(text_logits, static_argnames=("module", "virtual"))
 
 _READ = {
-    "SEQ_CLS": jax.jit(class_logits, static_argnames=("module", "placement")),
-    "TOKEN_CLS": jax.jit(token_logits, static_argnames=("module", "placement")),
-    "QUESTION_ANS": jax.jit(token_logits, static_argnames=("module", "placement")),
-    "FEATURE_EXTRACTION": jax.jit(encode_text, static_argnames=("module", "placement")),
+    "SEQ_CLS": jax.jit(class_logits, static_argnames="module"),
+    "TOKEN_CLS": jax.jit(token_logits, static_argnames="module"),
+    "QUESTION_ANS": jax.jit(token_logits, static_argnames="module"),
+    "FEATURE_EXTRACTION": jax.jit(encode_text, static_argnames="module"),
     "": _text_logits,
 }
 """What a model that reads is asked for, by its task; without a head, the words at every place."""
@@ -57,6 +59,11 @@ class PromptTuningModel:
         self._source = prompt
         self._read_once: tuple[Any, Injection | None] | None = None
 
+    def __repr__(self) -> str:
+        method = "no prompt" if self._source is None else self._method.kind
+        trained = "" if self._source is None else f", {numbers(self.tuned)}"
+        return f"<PromptTuningModel: {method}{trained}, on {self.backbone!r}>"
+
     @classmethod
     def from_pretrained(
         cls,
@@ -85,11 +92,9 @@ class PromptTuningModel:
             check_task(source, backbone)
             tuned = fresh(source, backbone, seed)
             return cls(backbone, prompt_for(tuned, source, backbone, seed=seed), tuned)
-        prompt = source if isinstance(source, Prompt) else load_prompt(source)
+        put_on = adopt if isinstance(source, Prompt) else import_prompt
+        prompt = put_on(source, backbone, allow_mismatch=allow_mismatch)
         check_task(prompt.method, backbone)
-        check_fits(prompt, backbone, allow_mismatch=allow_mismatch)
-        # A folder of PEFT's does not say how heads are split; the backbone does.
-        prompt = adopt(prompt, backbone)
         tree = prompt.tuned if prompt.training is None else prompt.training
         return cls(backbone, prompt, jax.tree.map(jnp.asarray, tree))
 
@@ -161,9 +166,8 @@ class PromptTuningModel:
             tokens,
             mask,
             self._decoder_tokens(decoder_input_ids, shifted, len(tokens)),
-            placement=self._placement,
         )
-        return Output(logits, None if labels is None else _mean_loss(logits, labels))
+        return Output(logits, None if labels is None else mean_loss(logits, labels))
 
     @property
     def _reads_only(self) -> bool:
@@ -181,7 +185,7 @@ class PromptTuningModel:
         headed = self._source is not None and self._method.num_labels is not None
         kind = task if headed or task == "FEATURE_EXTRACTION" else ""
         given = self.backbone.module, self.backbone.params, self._injection(), tokens, mask
-        logits = _READ[kind](*given, placement=self._placement)
+        logits = _READ[kind](*given)
         if labels is None:
             return Output(logits)
         rows = tokens.shape[:1]
@@ -195,9 +199,9 @@ class PromptTuningModel:
         wanted = self._labels(labels, shapes[kind], classes)
         if kind == "QUESTION_ANS":
             # Of every text position, which one begins and which one ends the answer.
-            return Output(logits, _mean_loss(at_places(logits, mask), wanted))
+            return Output(logits, mean_loss(at_places(logits, mask), wanted))
         one = kind == "SEQ_CLS"
-        return Output(logits, _mean_loss(*(x[:, None] if one else x for x in (logits, wanted))))
+        return Output(logits, mean_loss(*(x[:, None] if one else x for x in (logits, wanted))))
 
     def _labels(self, labels: Any, shape: tuple[int, ...], classes: int) -> Int[np.ndarray, "..."]:
         labels = np.asarray(labels)
@@ -221,7 +225,7 @@ class PromptTuningModel:
         """What a call of a decoder-only model gives."""
         self.backbone.check_word_head()
         given = self.backbone.module, self.backbone.params, self._injection(), tokens, mask
-        logits = _text_logits(*given, placement=self._placement, virtual=virtual)
+        logits = _text_logits(*given, virtual=virtual)
         if labels is None:
             return Output(logits)
         labels = self._tokens("labels", labels, len(tokens), (IGNORED,))
@@ -232,7 +236,7 @@ class PromptTuningModel:
             )
         none = ((0, 0), (logits.shape[1] - labels.shape[1], 0))  # Virtual tokens have no labels.
         labels = np.pad(labels, none, constant_values=IGNORED)
-        return Output(logits, _mean_loss(logits[:, :-1], labels[:, 1:]))
+        return Output(logits, mean_loss(logits[:, :-1], labels[:, 1:]))
 
     def generate(
         self, input_ids: Any, attention_mask: Any = None, **options: Any
@@ -248,9 +252,8 @@ class PromptTuningModel:
           InputError: wrong ranks, shapes, token ids or options.
         """
         tokens, mask = self._inputs(input_ids, attention_mask)
-        options["placement"] = self._placement
         if self._read_once is None or self._read_once[0] is not self.tuned:
-            read = read_once(self.backbone, self._injection(), self._placement)
+            read = read_once(self.backbone, self._injection())
             self._read_once = self.tuned, read
         return generate(self.backbone, self._read_once[1], tokens, mask, **options)
 
@@ -341,10 +344,3 @@ class PromptTuningModel:
                 f"{name} holds {wrong[0]}; allowed: {allowed}; use the backbone's own tokenizer"
             )
         return tokens.astype(np.int32)
-
-
-def _mean_loss(logits: Float[Array, "B U C"], labels: Int[np.ndarray, "B U"]) -> Float[Array, ""]:
-    """Cross-entropy over the labels that are not -100."""
-    counted = jnp.asarray(labels != IGNORED)
-    nll = cross_entropy(logits, jnp.maximum(labels, 0))
-    return jnp.where(counted, nll, 0.0).sum() / jnp.maximum(counted.sum(), 1)

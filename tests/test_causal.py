@@ -20,7 +20,7 @@ from prompt_jax.config import (
 from prompt_jax.data import encode_targets
 from prompt_jax.experiment import TUNED, train
 from prompt_jax.generate import generate, read_once, score
-from prompt_jax.methods import Injection, init, materialize
+from prompt_jax.methods import Injection, Placement, init, materialize
 from prompt_jax.model import PromptTuningModel
 from prompt_jax.prompts import prompt_for
 from prompt_jax.weights import load_backbone, save_hugging_face
@@ -214,7 +214,7 @@ def test_a_task_of_encoders_is_refused(gpt2_folder, task_file, tmp_path):
 
 def test_a_prompt_that_was_read_once_says_the_same(tiny_llama):
     injection = materialize(METHOD, init(METHOD, tiny_llama, jax.random.key(0)))
-    once = read_once(tiny_llama, injection, "prefix")
+    once = read_once(tiny_llama, injection)
     assert once.prompt is None and once.positions == injection.positions == 3
     tokens = np.array([[5, 6, 7, 8], [9, 10, 0, 0]])
     mask = tokens > 0
@@ -227,15 +227,15 @@ def test_what_is_read_with_every_text(tiny, tiny_gpt2):
     rows = jnp.ones((2, 16))
     whole = dataclasses.replace(tiny_gpt2.config, bidirectional_input=True)
     both_ways = dataclasses.replace(tiny_gpt2, config=whole)
-    for backbone, injection, placement in (
-        (tiny, Injection(rows), "prefix"),
-        (tiny_gpt2, Injection(rows), "suffix"),
-        (tiny_gpt2, Injection(rows, jnp.array([True, False])), "prefix"),
-        (tiny_gpt2, Injection(rows[None]), "prefix"),
-        (both_ways, Injection(rows), "prefix"),
-        (tiny_gpt2, None, "prefix"),
+    for backbone, injection in (
+        (tiny, Injection(rows)),
+        (tiny_gpt2, Injection(rows, placement=Placement("suffix"))),
+        (tiny_gpt2, Injection(rows, jnp.array([True, False]))),
+        (tiny_gpt2, Injection(rows[None])),
+        (both_ways, Injection(rows)),
+        (tiny_gpt2, None),
     ):
-        assert read_once(backbone, injection, placement) is injection
+        assert read_once(backbone, injection) is injection
 
 
 def test_padding_that_is_counted_takes_room(tiny_gpt2):

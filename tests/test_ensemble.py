@@ -10,7 +10,7 @@ import pytest
 
 from prompt_jax.config import DataConfig, EvalConfig, InputError
 from prompt_jax.generate import answer, ensemble, scoring
-from prompt_jax.methods import Injection
+from prompt_jax.methods import Injection, Placement
 from prompt_jax.tasks import Task
 
 TASK = Task(name="x", source="{input}", target="{target}", labels=("no", "yes", "it may be"))
@@ -49,9 +49,9 @@ def normalised(answers):
 @pytest.mark.parametrize("how", ["average", "vote"])
 @pytest.mark.parametrize("placement", ["prefix", "suffix"])
 def test_one_prompt_many_times_is_the_prompt(small, three, how, placement):
-    settings = SETTINGS | {"placement": placement}
-    alone = answer(small, three[0], SOURCES, TASK, **settings)
-    crowd = ensemble(small, [three[0]] * 3, SOURCES, TASK, how=how, **settings)
+    one = three[0]._replace(placement=Placement(placement))
+    alone = answer(small, one, SOURCES, TASK, **SETTINGS)
+    crowd = ensemble(small, [one] * 3, SOURCES, TASK, how=how, **SETTINGS)
     assert crowd.predictions == alone.predictions
     np.testing.assert_allclose(crowd.scores, normalised(alone), atol=1e-5)
 
@@ -155,6 +155,7 @@ def test_one_program_serves_all(small, three):
 def test_bad_input(small, three):
     one = three[0]
     wide = Injection(jnp.zeros((2, 8)))
+    behind = [each._replace(placement=Placement("suffix")) for each in three]
     cases = [
         ([], {}, "at least one prompt, got none"),
         ([one, one], {"how": "votes"}, "unknown way to ensemble prompts 'votes'.*meant 'vote'"),
@@ -170,7 +171,9 @@ def test_bad_input(small, three):
         ([one._replace(shift=one.prompt)], {}, "has a shift of the embeddings"),
         ([one._replace(params={"a": one.prompt})], {}, "has weights of its own"),
         ([one._replace(head={"out": one.prompt})], {}, "has a head"),
-        (three, {"placement": "suffix"}, '2, 5, 3 virtual tokens cannot.*placement="suffix"'),
+        (behind, {}, '2, 5, 3 virtual tokens cannot.*placement="suffix"'),
+        ([one, behind[0]], {}, "stand at prefix and suffix; use prompts of one placement"),
+        ([Injection(tasks=one.prompt[None])], {}, "has prompts of several tasks"),
     ]
     for injections, options, message in cases:
         with pytest.raises(InputError, match=message):

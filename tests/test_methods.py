@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from prompt_jax.config import InputError, PromptTuningConfig
-from prompt_jax.methods import Injection, init, prepend
+from prompt_jax.config import PLACEMENTS, InputError, PromptTuningConfig
+from prompt_jax.methods import Injection, Placement, init, prepend
 from prompt_jax.methods.prompt_tuning import from_rows, from_vocab, uniform
 
 KEY = jax.random.key(0)
@@ -94,16 +94,20 @@ def test_prepend_is_a_picture():
     prompt = jnp.array([[9.0], [8.0]])
     text = jnp.array([[[1.0], [2.0], [3.0]], [[4.0], [5.0], [0.0]]])
     mask = jnp.array([[True, True, True], [True, True, False]])
+
+    def standing(placement):
+        return Injection(prompt, placement=Placement(placement))
+
     joined = {
-        placement: prepend(Injection(prompt), text, mask, placement)[0][..., 0].tolist()
-        for placement in ("prefix", "after_bos", "suffix")
+        placement: prepend(standing(placement), text, mask)[0][..., 0].tolist()
+        for placement in PLACEMENTS
     }
     assert joined == {
         "prefix": [[9, 8, 1, 2, 3], [9, 8, 4, 5, 0]],
         "after_bos": [[1, 9, 8, 2, 3], [4, 9, 8, 5, 0]],
         "suffix": [[1, 2, 3, 9, 8], [4, 5, 9, 8, 0]],
     }
-    masks = prepend(Injection(prompt), text, mask, "suffix")[1].tolist()
+    masks = prepend(standing("suffix"), text, mask)[1].tolist()
     assert masks == [[True] * 5, [True] * 4 + [False]]
 
 
@@ -112,4 +116,4 @@ def test_prepend_refuses_another_width_and_placement():
     with pytest.raises(InputError, match="prompt is 3 wide and the backbone 4"):
         prepend(Injection(jnp.ones((2, 3))), text, mask)
     with pytest.raises(InputError, match="unknown placement 'sufix'.*meant 'suffix'"):
-        prepend(Injection(jnp.ones((2, 4))), text, mask, "sufix")
+        Placement("sufix")

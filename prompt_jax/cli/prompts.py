@@ -6,7 +6,7 @@ from typing import Any
 
 from tyro.conf import Positional
 
-from prompt_jax.cli.arguments import load, parse, task_of
+from prompt_jax.cli.arguments import aside, load, parse, task_of
 from prompt_jax.config import Config, InputError, TaskConfig, TrainConfig, choose
 
 
@@ -95,7 +95,7 @@ def _import(
     allow_mismatch: bool = False,
     overwrite: bool = False,
 ) -> None:
-    """Makes a prompt of ours from a PEFT folder or a .npy.
+    """Makes a prompt of ours from a folder of PEFT, AdapterHub, TGIS or caikit, or a .npy.
 
     Args:
       path: what to read.
@@ -223,7 +223,7 @@ def _ensemble(
     from prompt_jax.experiment import evaluate_ensemble
 
     loaded, model, config = _together(prompts, task)
-    results = evaluate_ensemble(config, loaded, model, how)
+    results = evaluate_ensemble(config, loaded, model, how, say=aside)
     print(report.markdown(report.table(results)))
 
 

@@ -41,9 +41,7 @@ class _Beams(NamedTuple):
     """True when no hypothesis of any row is left to continue."""
 
 
-@functools.partial(
-    jax.jit, static_argnames=("module", "placement", "length", "beams", "stop_when_full")
-)
+@functools.partial(jax.jit, static_argnames=("module", "length", "beams", "stop_when_full"))
 def search_beams(
     module: Any,
     frozen: Any,
@@ -52,7 +50,6 @@ def search_beams(
     mask: Bool[Array, "B T"],
     lengths: Lengths,
     *,
-    placement: str,
     length: int,
     beams: int,
     stop_when_full: bool,
@@ -63,7 +60,7 @@ def search_beams(
       stop_when_full: a row is decided when `beams` hypotheses have ended, whatever their scores.
     """
     config = module.config
-    first = prefill(module, frozen, injection, tokens, mask, placement=placement, length=length)
+    first = prefill(module, frozen, injection, tokens, mask, length=length)
     first = _spread(first, beams)
     extend = functools.partial(_extend, config, lengths, stop_when_full)
 

@@ -21,7 +21,6 @@ def generate(
     tokens: Int[Array | np.ndarray, "B T"],
     mask: Bool[Array | np.ndarray, "B T"],
     *,
-    placement: str = "prefix",
     frozen: Any = None,
     max_new_tokens: int = 64,
     num_beams: int = 1,
@@ -70,11 +69,12 @@ def generate(
     )
     virtual = 0 if injection is None else injection.positions
     backbone.check_context(virtual, backbone.longest(np.asarray(mask, bool)), max_new_tokens)
-    shape = {"placement": placement, "length": max_new_tokens}
     if num_beams > 1:
         lengths = _lengths(max_new_tokens, length_penalty, early_stopping)
         full = early_stopping is True
-        found = search_beams(*arguments, lengths, **shape, beams=num_beams, stop_when_full=full)
+        found = search_beams(
+            *arguments, lengths, length=max_new_tokens, beams=num_beams, stop_when_full=full
+        )
         return on_host(found)
     draw = None
     if temperature > 0:
@@ -85,7 +85,7 @@ def generate(
             top_k=np.int32(top_k or backbone.config.vocab_size),
             top_p=np.float32(top_p),
         )
-    return on_host(decode_tokens(*arguments, draw, **shape))
+    return on_host(decode_tokens(*arguments, draw, length=max_new_tokens))
 
 
 def _lengths(tokens: int, penalty: float, early_stopping: bool | str) -> Lengths:

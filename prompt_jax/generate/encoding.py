@@ -25,13 +25,12 @@ def encode_text(
     tokens: Int[Array, "B T"],
     mask: Bool[Array, "B T"],
     *,
-    placement: str,
     rngs: dict[str, Any] | None = None,
 ) -> Float[Array, "B T D"]:
     """The states of the text's own tokens, wherever the prompt stands."""
-    given, *joined = read_in(module, frozen, injection, tokens, mask, placement)
+    given, *joined = read_in(module, frozen, injection, tokens, mask)
     states = module.apply(given, *joined, method="encode", rngs=rngs)
-    return text_states(injection, states, mask, placement)
+    return text_states(injection, states, mask)
 
 
 def token_logits(
@@ -41,12 +40,10 @@ def token_logits(
     tokens: Int[Array, "B T"],
     mask: Bool[Array, "B T"],
     *,
-    placement: str,
     rngs: dict[str, Any] | None = None,
 ) -> Float[Array, "B T C"]:
     """What the head says of every token of the text."""
-    options = {"placement": placement, "rngs": rngs}
-    states = encode_text(module, frozen, injection, tokens, mask, **options)
+    states = encode_text(module, frozen, injection, tokens, mask, rngs=rngs)
     return apply_head(injection.head, states, None)
 
 
@@ -57,12 +54,10 @@ def place_logits(
     tokens: Int[Array, "B T"],
     mask: Bool[Array, "B T"],
     *,
-    placement: str,
     rngs: dict[str, Any] | None = None,
 ) -> Float[Array, "B 2 T"]:
     """What the head says of every token as the first, and as the last one of the answer."""
-    options = {"placement": placement, "rngs": rngs}
-    logits = token_logits(module, frozen, injection, tokens, mask, **options)
+    logits = token_logits(module, frozen, injection, tokens, mask, rngs=rngs)
     return at_places(logits, mask)
 
 
@@ -80,7 +75,6 @@ def class_logits(
     tokens: Int[Array, "B T"],
     mask: Bool[Array, "B T"],
     *,
-    placement: str,
     rngs: dict[str, Any] | None = None,
 ) -> Float[Array, "B C"]:
     """What the head says of every text.
@@ -89,9 +83,9 @@ def class_logits(
     """
     given = variables(injection, frozen)
     embeddings = module.apply(given, tokens, method="embed")
-    joined = prepend(injection, embeddings, mask, placement)
+    joined = prepend(injection, embeddings, mask)
     states = module.apply(given, *joined, method="encode", rngs=rngs)
-    seen = text_mask(injection, embeddings, mask, placement)
+    seen = text_mask(injection, embeddings, mask)
     if injection.pool_prompt is not None:
         seen = seen | injection.pool_prompt
     pooled = module.apply(given, states, seen, method="pool", rngs=rngs)
@@ -106,15 +100,13 @@ def cloze_logits(
     mask: Bool[Array, "B T"],
     count: int,
     *,
-    placement: str,
     rngs: dict[str, Any] | None = None,
 ) -> Float[Array, "B U V"]:
     """Logits of the words in place of the first U = `count` masks of every text.
 
     A text of fewer masks gives those of its first tokens, which nobody should ask for.
     """
-    options = {"placement": placement, "rngs": rngs}
-    states = encode_text(module, frozen, injection, tokens, mask, **options)
+    states = encode_text(module, frozen, injection, tokens, mask, rngs=rngs)
     masks = (tokens == module.config.mask_token_id) & mask
     places = jnp.argsort(~masks, axis=1, stable=True)[:, :count]
     states = jnp.take_along_axis(states, places[:, :, None], axis=1)

@@ -27,14 +27,13 @@ def ensemble(
     *,
     data: DataConfig,
     eval: EvalConfig,
-    placement: str = "prefix",
     how: str = "average",
     weights: Sequence[float] | None = None,
 ) -> Answers:
     """What M prompts say together to every input, in the order of the inputs.
 
     Args:
-      injections, task, eval, placement: as `ask_each` takes them.
+      injections, task, eval: as `ask_each` takes them.
       how: as `combine` has it.
       weights: of `weighted`, see `fit_weights`.
 
@@ -44,7 +43,7 @@ def ensemble(
     Raises:
       InputError: as `ask_each` and `combine`.
     """
-    given = {"data": data, "eval": eval, "placement": placement}
+    given = {"data": data, "eval": eval}
     check_weights(how, weights, len(injections))
     said = ask_each(backbone, injections, sources, task, **given)
     best, scores = combine(said, how, weights)
@@ -59,7 +58,6 @@ def ask_each(
     *,
     data: DataConfig,
     eval: EvalConfig,
-    placement: str = "prefix",
 ) -> Float[np.ndarray, "N M C"]:
     """The log-probability of every label by each of M prompts, normalised over the labels.
 
@@ -81,19 +79,23 @@ def ask_each(
             f"task {task.name!r} has no labels and an ensemble ranks labels; set task.labels, or "
             "answer with one prompt"
         )
-    prompts, masks = _stacked(injections, backbone, placement)
+    prompts, masks = _stacked(injections, backbone)
     count = len(injections)
-    inputs = max(1, eval.batch_size // count)
+    inputs = max(1, eval.rows // count)
+    repeated = Injection(
+        jnp.tile(prompts, (inputs, 1, 1)),
+        jnp.tile(masks, (inputs, 1)),
+        placement=injections[0].placement,
+    )
     # `answer` sorts by length and keeps the order of equals, so that the copies of an input stay
     # together and every batch, a multiple of M, begins with the first prompt.
     found = answer(
         backbone,
-        Injection(jnp.tile(prompts, (inputs, 1, 1)), jnp.tile(masks, (inputs, 1))),
+        repeated,
         [source for source in sources for _ in range(count)],
         task,
         data=data,
         eval=dataclasses.replace(eval, batch_size=inputs * count),
-        placement=placement,
     )
     scores = np.asarray(jax.nn.log_softmax(jnp.asarray(found.scores), axis=-1))
     return scores.reshape(len(sources), count, len(task.choices))
@@ -182,7 +184,7 @@ def _most_voted(scores: Float[np.ndarray, "N M C"], mean: Float[np.ndarray, "N C
 
 
 def _stacked(
-    injections: Sequence[Injection], backbone: Backbone, placement: str
+    injections: Sequence[Injection], backbone: Backbone
 ) -> tuple[Float[Array, "M P D"], Bool[Array, "M P"]]:
     """All prompts as long as the longest one, and where their rows are real."""
     if not injections:
@@ -191,6 +193,13 @@ def _stacked(
         _check(i, injection, backbone)
     lengths = [injection.input_tokens for injection in injections]
     longest = max(lengths)
+    placements = sorted({injection.placement for injection in injections})
+    if len(placements) > 1:
+        raise InputError(
+            f"the prompts of an ensemble stand at {' and '.join(placements)}; use prompts of one "
+            "placement"
+        )
+    placement = placements[0]
     if placement != "prefix" and min(lengths) < longest:
         raise InputError(
             f"prompts of {', '.join(map(str, lengths))} virtual tokens cannot share a batch at "
@@ -213,6 +222,7 @@ def _check(i: int, injection: Injection, backbone: Backbone) -> None:
         "a shift of the embeddings": injection.shift is not None,
         "weights of its own": injection.params is not None,
         "a head": injection.head is not None,
+        "prompts of several tasks": injection.tasks is not None,
     }
     more = [what for what, there in others.items() if there]
     if more:

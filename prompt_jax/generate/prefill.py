@@ -34,7 +34,7 @@ def decoding_module(backbone: Backbone) -> nn.Module:
     return dataclasses.replace(backbone, config=scanned).module
 
 
-def read_once(backbone: Backbone, injection: Injection | None, placement: str) -> Injection | None:
+def read_once(backbone: Backbone, injection: Injection | None) -> Injection | None:
     """The same prompt as keys and values that the model has made of it, where it may be had so.
 
     A decoder reads a prompt before any text, and the same for all texts: read once, it costs no
@@ -44,7 +44,7 @@ def read_once(backbone: Backbone, injection: Injection | None, placement: str) -
     if injection is None or injection.prompt is None or injection.prompt.ndim != 2:
         return injection
     rest = injection._replace(prompt=None)
-    alone = placement == "prefix" and not jax.tree.leaves(rest)
+    alone = injection.placement == "prefix" and not jax.tree.leaves(rest)
     if not alone or backbone.target_place != "behind" or backbone.config.bidirectional_input:
         return injection
     found = backbone.keys_and_values(injection.prompt)
@@ -59,7 +59,6 @@ def prefill(
     tokens: Int[Array, "B T"],
     mask: Bool[Array, "B T"],
     *,
-    placement: str,
     length: int,
     rngs: dict[str, Any] | None = None,
 ) -> Prefilled:
@@ -70,9 +69,9 @@ def prefill(
     """
     if is_encoder(module.config):
         inputs = (module, frozen, injection, tokens, mask)
-        logits = cloze_logits(*inputs, 1, placement=placement, rngs=rngs)
+        logits = cloze_logits(*inputs, 1, rngs=rngs)
         return Prefilled(logits[:, 0], None, mask)
-    given, embeddings, mask = read_in(module, frozen, injection, tokens, mask, placement)
+    given, embeddings, mask = read_in(module, frozen, injection, tokens, mask)
     logits, cache = module.apply(given, embeddings, mask, length, method="prefill", rngs=rngs)
     return Prefilled(logits, cache, mask)
 

@@ -17,7 +17,7 @@ from prompt_jax.sharding import place_rows
 LONGEST_SPAN = 30  # In tokens, as the scripts for SQuAD have it.
 
 _logits = {
-    by: jax.jit(logits, static_argnames=("module", "placement"))
+    by: jax.jit(logits, static_argnames="module")
     for by, logits in (
         ("classification", class_logits),
         ("tagging", token_logits),
@@ -33,7 +33,6 @@ def classify(
     mask: Bool[Array | np.ndarray, "B T"],
     *,
     kind: str = "classification",
-    placement: str = "prefix",
     frozen: Any = None,
 ) -> Float[Array, "B *T C"]:
     """Log-probabilities by the head of `injection`.
@@ -50,7 +49,7 @@ def classify(
     rows = (np.asarray(tokens, np.int32), mask)
     arguments = (injection, *place_rows(rows, backbone.mesh))
     params = backbone.params if frozen is None else frozen
-    logits = _logits[kind](decoding_module(backbone), params, *arguments, placement=placement)
+    logits = _logits[kind](decoding_module(backbone), params, *arguments)
     return jax.nn.log_softmax(logits, axis=-1)
 
 

@@ -34,7 +34,7 @@ class _State(NamedTuple):
     cache: LayerCache
 
 
-@functools.partial(jax.jit, static_argnames=("module", "placement", "length"))
+@functools.partial(jax.jit, static_argnames=("module", "length"))
 def decode_tokens(
     module: Any,
     frozen: Any,
@@ -43,7 +43,6 @@ def decode_tokens(
     mask: Bool[Array, "B T"],
     draw: Draw | None,
     *,
-    placement: str,
     length: int,
 ) -> Int[Array, "B U"]:
     """Up to `length` tokens for every row, stopping when all rows have ended.
@@ -52,7 +51,7 @@ def decode_tokens(
       draw: None is greedy.
     """
     config = module.config
-    first = prefill(module, frozen, injection, tokens, mask, placement=placement, length=length)
+    first = prefill(module, frozen, injection, tokens, mask, length=length)
     batch = tokens.shape[0]
 
     def append(state: _State, logits: Float[Array, "B V"], cache: LayerCache) -> _State:

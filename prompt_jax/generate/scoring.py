@@ -26,7 +26,6 @@ def score(
     candidates: Int[Array | np.ndarray, "C U"],
     candidate_mask: Bool[Array | np.ndarray, "C U"],
     *,
-    placement: str = "prefix",
     length_normalize: bool = True,
     frozen: Any = None,
 ) -> Float[Array, "B C"]:
@@ -66,7 +65,6 @@ def score(
         candidates,
         candidate_mask,
         candidate_mask.sum(1) if length_normalize else np.ones(len(candidates), int),
-        placement=placement,
     )
 
 
@@ -101,7 +99,7 @@ def one_mask(backbone: Backbone, rows: Sequence[np.ndarray], places: Sequence[st
             )
 
 
-@functools.partial(jax.jit, static_argnames=("module", "placement"))
+@functools.partial(jax.jit, static_argnames="module")
 def score_candidates(
     module: Any,
     frozen: Any,
@@ -112,7 +110,6 @@ def score_candidates(
     candidate_mask: Bool[Array, "*B C U"],
     divisor: Int[Array, "*B C"],
     *,
-    placement: str,
     rngs: dict[str, Any] | None = None,
 ) -> Float[Array, "B C"]:
     """The program behind `score`, and behind losses over label words; differentiable.
@@ -123,7 +120,7 @@ def score_candidates(
     cross-attention keys and values of their row.
     """
     count, length = candidates.shape[-2:]
-    options = {"placement": placement, "length": length, "rngs": rngs}
+    options = {"length": length, "rngs": rngs}
     first = prefill(module, frozen, injection, tokens, mask, **options)
     batch, vocab = first.logits.shape
 

@@ -36,6 +36,7 @@ from prompt_jax.methods import (
 from prompt_jax.methods.head import CLASSIFIER as CLASSIFIER
 from prompt_jax.methods.head import apply_head as apply_head
 from prompt_jax.methods.injection import Injection as Injection
+from prompt_jax.methods.injection import Placement as Placement
 from prompt_jax.methods.injection import for_tasks as for_tasks
 from prompt_jax.methods.injection import only_real as only_real
 from prompt_jax.methods.injection import prepend as prepend
@@ -102,6 +103,7 @@ def materialize(config: MethodConfig, tuned: Any, key: Any = None) -> Injection:
     """
     own, beside = _apart(config, tuned)
     injection = METHODS[type(config)].materialize(config, own, key)
+    injection = injection._replace(placement=Placement(config.placement))
     if not beside:
         return injection
     # Without virtual tokens in the input, PEFT leaves the choice to the model: the text's own.

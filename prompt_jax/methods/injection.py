@@ -7,10 +7,29 @@ grows here and only here, so no later code has to know that a prompt exists.
 from typing import Any, NamedTuple
 
 import flax.traverse_util
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from prompt_jax.backbones.sizes import numbers
 from prompt_jax.config import PLACEMENTS, InputError, choose
+
+
+@jax.tree_util.register_static
+class Placement(str):
+    """Where virtual tokens stand: `prefix`, `after_bos` or `suffix`; no leaf of a tree.
+
+    Programs are compiled for it, so it is part of a tree's structure.
+
+    Raises:
+      InputError: another word.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, name: str = "prefix") -> "Placement":
+        choose("placement", name, PLACEMENTS)
+        return super().__new__(cls, name)
 
 
 class Injection(NamedTuple):
@@ -30,11 +49,21 @@ class Injection(NamedTuple):
     """The leaves of a trained head on top; None where the model answers in its own words."""
     pool_prompt: Bool[Array, ""] | None = None
     """Whether a head may read a virtual token, as in PEFT, and not the text's own only."""
+    placement: Placement = Placement()
+    """Where the virtual tokens stand: `prefix` before the text; `after_bos` behind its first token;
+    `suffix` behind its last real token, and so before the padding."""
+    tasks: Float[Array, "N P D"] | None = None
+    """The prompts of N tasks, one of which `for_tasks` makes `prompt`: no model reads them all."""
+
+    def __repr__(self) -> str:
+        parts = [name for name, part in self._asdict().items() if jax.tree.leaves(part)]
+        return f"<Injection: {', '.join(parts) or 'nothing'}; {numbers(self)}>"
 
     @property
     def input_tokens(self) -> int:
         """P, the virtual tokens in the input."""
-        return 0 if self.prompt is None else self.prompt.shape[-2]
+        prompt = self.prompt if self.tasks is None else self.tasks
+        return 0 if prompt is None else prompt.shape[-2]
 
     @property
     def positions(self) -> int:
@@ -53,14 +82,25 @@ def variables(injection: Injection | None, frozen: Any) -> dict[str, Any]:
 
 
 def for_tasks(injection: Injection, tasks: Int[Any, " B"] | int | None) -> Injection:
-    """The prompt of every row's task, or of one task for all rows, out of a bank [N, P, D].
+    """The prompt of every row's task, or of one task for all rows, out of those of N tasks.
 
-    None takes the first task's. Methods without a bank give every task the same.
+    Methods without prompts of several tasks give every task the same.
+
+    Args:
+      tasks: numbers from 0 to N - 1; None where there is one task only.
+
+    Raises:
+      InputError: there are several tasks, and none is named.
     """
-    if injection.prompt is None or injection.prompt.ndim == 2:
+    if injection.tasks is None:
         return injection
+    if tasks is None and len(injection.tasks) > 1:
+        raise InputError(
+            f"the prompt holds those of {len(injection.tasks)} tasks; name one, 0 to "
+            f"{len(injection.tasks) - 1}: --task-id, or task_ids in Python"
+        )
     rows = 0 if tasks is None else jnp.asarray(tasks)
-    return injection._replace(prompt=injection.prompt[rows])
+    return injection._replace(prompt=injection.tasks[rows], tasks=None)
 
 
 def only_real(injection: Injection, real: Bool[Array, " P"]) -> Injection:
@@ -78,22 +118,19 @@ def prepend(
     injection: Injection | None,
     embeddings: Float[Array, "B T D"],
     mask: Bool[Array, "B T"],
-    placement: str = "prefix",
 ) -> tuple[Float[Array, "B S D"], Bool[Array, "B S"]]:
     """Joins the virtual tokens with every text of the batch, S = P + T.
 
     Args:
       injection: None is the plain backbone: the text comes back as it is.
       mask: True where a token is real; padding stands on the right.
-      placement: `prefix` before the text; `after_bos` behind its first token; `suffix` behind its
-        last real token, and so before the padding.
 
     Raises:
-      InputError: the prompt and the embeddings differ in width.
+      InputError: the prompt and the embeddings differ in width, or as `for_tasks`.
     """
     if injection is None:
         return embeddings, mask
-    choose("placement", placement, PLACEMENTS)
+    injection = for_tasks(injection, None)
     batch, length, width = embeddings.shape
     if injection.shift is not None:
         shift = injection.shift[..., :length, :].astype(embeddings.dtype)
@@ -112,14 +149,19 @@ def prepend(
     prompt_mask = jnp.broadcast_to(real, (batch, virtual))
     joined = jnp.concatenate([prompt, embeddings], axis=1)
     joined_mask = jnp.concatenate([prompt_mask, mask], axis=1)
-    if placement == "prefix":
+    if injection.placement == "prefix":
         return joined, joined_mask
-    before = jnp.minimum(mask.sum(1), 1) if placement == "after_bos" else mask.sum(1)
-    order = _order(before, virtual, length)
+    order = _order(_tokens_before(injection, mask), virtual, length)
     return (
         jnp.take_along_axis(joined, order[:, :, None], axis=1),
         jnp.take_along_axis(joined_mask, order, axis=1),
     )
+
+
+def _tokens_before(injection: Injection, mask: Bool[Array, "B T"]) -> Int[Array, " B"]:
+    """How many tokens of every text stand before the prompt."""
+    tokens = mask.sum(1)
+    return jnp.minimum(tokens, 1) if injection.placement == "after_bos" else tokens
 
 
 def _order(before: Array, virtual: int, length: int) -> Array:
@@ -135,14 +177,15 @@ def text_states(
     injection: Injection | None,
     states: Float[Array, "B S D"],
     mask: Bool[Array, "B T"],
-    placement: str = "prefix",
 ) -> Float[Array, "B T D"]:
     """The states of the text tokens among those of a text that `prepend` joined with a prompt."""
-    virtual = 0 if injection is None else injection.input_tokens
-    if placement == "prefix" or not virtual:
+    if injection is None or not injection.input_tokens:
+        return states
+    virtual = injection.input_tokens
+    if injection.placement == "prefix":
         return states[:, virtual:]
     text = jnp.arange(mask.shape[1])[None, :]
-    before = jnp.minimum(mask.sum(1), 1) if placement == "after_bos" else mask.sum(1)
+    before = _tokens_before(injection, mask)
     places = jnp.where(text < before[:, None], text, text + virtual)
     return jnp.take_along_axis(states, places[:, :, None], axis=1)
 
@@ -151,13 +194,12 @@ def text_mask(
     injection: Injection | None,
     embeddings: Float[Array, "B T D"],
     mask: Bool[Array, "B T"],
-    placement: str = "prefix",
 ) -> Bool[Array, "B S"]:
     """Where the real tokens of the text stand once `prepend` has joined it with a prompt."""
     if injection is None or not injection.input_tokens:
         return mask
     hidden = injection._replace(prompt_mask=jnp.zeros(injection.input_tokens, bool))
-    return prepend(hidden, embeddings, mask, placement)[1]
+    return prepend(hidden, embeddings, mask)[1]
 
 
 def read_in(
@@ -166,9 +208,8 @@ def read_in(
     injection: Injection | None,
     tokens: Int[Array, "B T"],
     mask: Bool[Array, "B T"],
-    placement: str,
 ) -> tuple[dict[str, Any], Float[Array, "B S D"], Bool[Array, "B S"]]:
     """What a model is applied to, and the embeddings and mask that it reads."""
     given = variables(injection, frozen)
     embeddings = module.apply(given, tokens, method="embed")
-    return given, *prepend(injection, embeddings, mask, placement)
+    return given, *prepend(injection, embeddings, mask)

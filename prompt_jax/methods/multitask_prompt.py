@@ -67,8 +67,8 @@ def bank(config: MultitaskPromptConfig, tuned: dict[str, Array]) -> Float[Array,
 def materialize(
     config: MultitaskPromptConfig, tuned: dict[str, Array], key: Any = None
 ) -> Injection:
-    """The bank of all tasks' prompts, of which a batch takes its rows' (`for_tasks`)."""
-    return Injection(bank(config, tuned))
+    """The prompts of all tasks, of which a batch takes its rows' (`for_tasks`)."""
+    return Injection(tasks=bank(config, tuned))
 
 
 def simplify(config: MultitaskPromptConfig, tuned: Any) -> tuple[Any, Any]:

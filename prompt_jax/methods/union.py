@@ -106,12 +106,17 @@ def _join(one: Injection, other: Injection) -> Injection:
     sockets = _merged(one.sockets, other.sockets, "")
     prompts = [part.prompt for part in (one, other) if part.prompt is not None]
     prompt = jnp.concatenate(prompts, axis=-2) if prompts else None
-    rest = {}
-    for name in ("shift", "params"):
+    rest: dict[str, Any] = {}
+    for name in ("shift", "params", "tasks"):
         values = [v for v in (getattr(one, name), getattr(other, name)) if v is not None]
         if len(values) > 1:
             raise InputError(f"two methods of the union both set {name}; keep one of them")
         rest[name] = values[0] if values else None
+    if prompt is not None and rest["tasks"] is not None:
+        raise InputError(
+            "two methods of the union put virtual tokens into the input, and one of them has "
+            "several tasks; keep one of them"
+        )
     return Injection(prompt, sockets=sockets, **rest)
 
 

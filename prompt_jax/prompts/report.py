@@ -11,7 +11,8 @@ from jaxtyping import Array, Float
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import InputError, PromptTuningConfig, at_least, choose, to_json
 from prompt_jax.prompts.card import flat
-from prompt_jax.prompts.prompt import Prompt, check_fits
+from prompt_jax.prompts.fits import check_fits
+from prompt_jax.prompts.prompt import Prompt
 
 MEASURES = ("cosine", "l2")
 CAVEAT = (

@@ -63,7 +63,7 @@ def score_rows(
     """The log-likelihood of every candidate of every row, in nats."""
     injection = rows_of(leaves, slots)
     given = (module, frozen, injection, tokens, mask, candidates, real, divisor)
-    return score_candidates(*given, placement="prefix")
+    return score_candidates(*given)
 
 
 @functools.partial(jax.jit, static_argnames="module")
@@ -78,7 +78,7 @@ def classify_rows(
 ) -> Float[Array, "B C"]:
     """The log-probability of every class by every row's own head, of which a row has so many."""
     injection = rows_of(leaves, slots)
-    logits = class_logits(module, frozen, injection, tokens, mask, placement="prefix")
+    logits = class_logits(module, frozen, injection, tokens, mask)
     own = jnp.arange(logits.shape[1])[None, :] < classes[:, None]
     return jax.nn.log_softmax(jnp.where(own, logits, NEVER), axis=-1)
 
@@ -94,6 +94,6 @@ def embed_rows(
 ) -> Float[Array, "B D"]:
     """The mean of the states of every text's own tokens, float32."""
     injection = rows_of(leaves, slots)
-    states = encode_text(module, frozen, injection, tokens, mask, placement="prefix")
+    states = encode_text(module, frozen, injection, tokens, mask)
     weight = mask[:, :, None].astype(jnp.float32)
     return (states.astype(jnp.float32) * weight).sum(1) / jnp.maximum(weight.sum(1), 1.0)

@@ -82,8 +82,7 @@ def admit(
       places: of the rows on the board; one beyond it is of no row.
       room: U, the tokens that an answer may have.
     """
-    options = {"placement": "prefix", "length": room}
-    first = prefill(module, frozen, rows_of(leaves, slots), tokens, mask, **options)
+    first = prefill(module, frozen, rows_of(leaves, slots), tokens, mask, length=room)
     written = jnp.zeros((len(slots), room))
     begun = Board(
         slots,
@@ -193,7 +192,7 @@ def empty_board(
 
     def first(leaves: Leaves, slots: Array, tokens: Array) -> Any:
         given = (module, frozen, rows_of(leaves, slots), tokens, tokens > 0)
-        found = prefill(*given, placement="prefix", length=room)
+        found = prefill(*given, length=room)
         return found.mask, found.cache
 
     texts = jax.ShapeDtypeStruct((rows, length), jnp.int32)

@@ -24,6 +24,8 @@ class Task:
     labels: tuple[str, ...] = ()
     """The label words, or the tags; of spans `NO_ANSWER` where a question may have none. Empty
     where an answer is any text."""
+    values: tuple[tuple[str, str], ...] = ()
+    """What rows write for a label word, and that word, e.g. ("0", "negative")."""
     metrics: tuple[str, ...] = ()
     """Names of metrics, the deciding one first; empty takes the defaults of the kind."""
 
