@@ -15,7 +15,7 @@ from prompt_jax.generate import Progress, Reading, answer, target_likelihood
 from prompt_jax.methods import Injection
 from prompt_jax.metrics import measure
 from prompt_jax.sharding import whole_rows
-from prompt_jax.tasks import Example, Task
+from prompt_jax.tasks import Example, Task, words_of
 
 
 class Evaluation(NamedTuple):
@@ -121,7 +121,7 @@ def baselines(
     if task.kind == "tagging":
         tags = collections.Counter(tag for example in train for tag in example.target.split())
         majority = tags.most_common(1)[0][0]
-        answers = [" ".join([majority] * len(example.source.split())) for example in test]
+        answers = [" ".join([majority] * len(words_of(example.source))) for example in test]
     else:
         (majority, _), *_ = collections.Counter(example.target for example in train).most_common(1)
         answers = [majority] * len(test)

@@ -181,7 +181,8 @@ def loss_fn(
       module: takes the place of the backbone's module; used to train with dropout.
 
     Raises:
-      InputError: an unknown objective, or one of label words without candidates.
+      InputError: an unknown objective, one of label words without candidates, or a backbone that
+        has no head over words where the method brings none.
     """
     choose("objective", objective, OBJECTIVES)
     if method.task_type == "SEQ_CLS" and method.num_labels and candidates is None:
@@ -194,6 +195,8 @@ def loss_fn(
             f'objective="{objective}" compares label words and the task has none; set '
             'task.labels, or use objective="tokens"'
         )
+    if method.task_type not in AT_TOKENS and not method.num_labels:
+        backbone.check_word_head()
     module = module or backbone.module
 
     def loss(

@@ -2,7 +2,7 @@
 
 BLEU and chrF are 0 to 100, as sacrebleu prints them; correlations are -1 to 1, all others 0 to 1.
 A reference is a text, or a tuple of right answers: SQuAD's metrics take the nearest of them, all
-others the first.
+others the first. No metric drops letters, whatever their script.
 """
 
 import collections
@@ -10,6 +10,7 @@ import functools
 import math
 import re
 import string
+import unicodedata
 from collections.abc import Callable, Sequence
 
 from prompt_jax.config import InputError, choose
@@ -17,6 +18,11 @@ from prompt_jax.config import InputError, choose
 Texts = Sequence[str]
 References = Sequence[str | tuple[str, ...]]
 Metric = Callable[..., float]
+UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+    "\U00020000-\U0003ffff]"
+)
+"""Thai, Lao, Burmese, Khmer, kana and Chinese characters: no spaces stand between their words."""
 
 
 def accuracy(predictions: Texts, references: Texts, labels: Texts = ()) -> float:
@@ -96,7 +102,10 @@ def exact_match(predictions: Texts, references: References, labels: Texts = ()) 
 
 
 def token_f1(predictions: Texts, references: References, labels: Texts = ()) -> float:
-    """SQuAD's F1 over the bags of words of answer and reference, the mean over rows."""
+    """SQuAD's F1 over the bags of words of answer and reference, the mean over rows.
+
+    A word of a script without spaces is a character, as in MLQA.
+    """
     return _nearest(_overlap, predictions, references)
 
 
@@ -104,7 +113,8 @@ def bleu(predictions: Texts, references: Texts, labels: Texts = ()) -> float:
     """Corpus BLEU of sacrebleu, 0 to 100."""
     import sacrebleu
 
-    return sacrebleu.corpus_bleu(list(predictions), [list(references)]).score
+    answers, truth = ([_apart(text) for text in texts] for texts in (predictions, references))
+    return sacrebleu.corpus_bleu(answers, [truth]).score
 
 
 def chrf(predictions: Texts, references: Texts, labels: Texts = ()) -> float:
@@ -115,12 +125,35 @@ def chrf(predictions: Texts, references: Texts, labels: Texts = ()) -> float:
 
 
 def rouge(kind: str, predictions: Texts, references: Texts, labels: Texts = ()) -> float:
-    """The mean F1 of a ROUGE of stemmed words, as papers on summaries report it, but 0 to 1."""
+    """The mean F1 of a ROUGE of stemmed words, as papers on summaries report it, but 0 to 1.
+
+    Words are of any script; English ones are those of rouge_score, whose own rule drops all other
+    letters.
+    """
     from rouge_score import rouge_scorer
 
-    scorer = rouge_scorer.RougeScorer([kind], use_stemmer=True)
+    scorer = rouge_scorer.RougeScorer([kind], tokenizer=_Words())
     pairs = zip(references, predictions, strict=True)
     return _mean(scorer.score(reference, answer)[kind].fmeasure for reference, answer in pairs)
+
+
+class _Words:
+    """What rouge_score calls a tokenizer: letters with their marks, and digits, are words."""
+
+    def __init__(self):
+        from nltk.stem import porter
+
+        self._stem = porter.PorterStemmer().stem
+
+    def tokenize(self, text: str) -> list[str]:
+        text = _apart(unicodedata.normalize("NFC", text.lower()))
+        words = "".join(c if unicodedata.category(c)[0] in "LMN" else " " for c in text).split()
+        return [self._stem(word) if word.isascii() and len(word) > 3 else word for word in words]
+
+
+def _apart(text: str) -> str:
+    """The text with every character of a script without spaces as a word, as papers count them."""
+    return UNSPACED.sub(r" \g<0> ", text)
 
 
 def normalize(text: str) -> str:
@@ -143,7 +176,7 @@ def measure(
 
 
 def _overlap(prediction: str, reference: str) -> float:
-    ours, theirs = normalize(prediction).split(), normalize(reference).split()
+    ours, theirs = (_apart(normalize(text)).split() for text in (prediction, reference))
     if not ours or not theirs:
         return float(ours == theirs)
     common = sum((collections.Counter(ours) & collections.Counter(theirs)).values())

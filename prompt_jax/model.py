@@ -127,8 +127,7 @@ class PromptTuningModel:
 
         Args:
           input_ids: [B, T], numpy or jax.
-          attention_mask: [B, T]; None attends to all that is not padding. (PEFT builds no mask
-            then, and so attends to padding too.)
+          attention_mask: [B, T]; None masks `Backbone.padding`, where there is one; PEFT nothing.
           decoder_input_ids: [B, U], beginning with the decoder's start token; None shifts `labels`.
           labels: [B, U]; positions of -100 do not count in the loss, all others do. A model of one
             stack takes no decoder_input_ids, and labels [B, T] stand at the tokens themselves: the
@@ -158,7 +157,7 @@ class PromptTuningModel:
         shifted = None
         if labels is not None:
             labels = self._tokens("labels", labels, len(tokens), (IGNORED,))
-            targets = jnp.where(labels != IGNORED, labels, self.backbone.config.pad_token_id)
+            targets = jnp.where(labels != IGNORED, labels, self.backbone.config.filler)
             shifted = shift_right(targets, self.backbone.config.decoder_start_token_id)
         logits = _logits(
             self.backbone.module,
@@ -224,6 +223,7 @@ class PromptTuningModel:
         virtual: bool,
     ) -> Output:
         """What a call of a decoder-only model gives."""
+        self.backbone.check_word_head()
         given = self.backbone.module, self.backbone.params, self._injection(), tokens, mask
         logits = _text_logits(*given, virtual=virtual)
         if labels is None:
@@ -296,9 +296,9 @@ class PromptTuningModel:
     def _inputs(
         self, input_ids: Any, attention_mask: Any
     ) -> tuple[Int[np.ndarray, "B T"], Bool[np.ndarray, "B T"]]:
-        tokens = self._tokens("input_ids", input_ids)
+        tokens, padding = self._tokens("input_ids", input_ids), self.backbone.padding
         if attention_mask is None:
-            return tokens, tokens != self.backbone.config.pad_token_id
+            return tokens, tokens != padding if padding is not None else np.ones_like(tokens, bool)
         mask = np.asarray(attention_mask).astype(bool)
         if mask.shape != tokens.shape:
             raise InputError(

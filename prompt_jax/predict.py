@@ -15,7 +15,7 @@ import numpy as np
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import DataConfig, EvalConfig, InputError
 from prompt_jax.data.files import Row, decode_lines, read_file
-from prompt_jax.generate import Answers, Progress, answer
+from prompt_jax.generate import Answers, Progress, answer, check_words
 from prompt_jax.methods import Injection
 from prompt_jax.sharding import whole_rows
 from prompt_jax.tasks import Task, to_source
@@ -65,6 +65,7 @@ def predict(
         complete, cannot be written, or holds other answers.
     """
     inputs = _take(read_inputs(input_path, task), shard)
+    check_words(backbone, data, [text for _, text in inputs])
     output = _writable(Path(output_path), input_path)
     if overwrite:
         output.unlink(missing_ok=True)

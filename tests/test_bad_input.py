@@ -11,6 +11,19 @@ import shutil
 import pytest
 
 from prompt_jax import cli
+from prompt_jax.config import (
+    Config,
+    DataConfig,
+    EvalConfig,
+    InputError,
+    PromptTuningConfig,
+    TrainConfig,
+)
+from prompt_jax.experiment.answering import batches_of
+from prompt_jax.generate import answer, check_words
+from prompt_jax.predict import predict
+from prompt_jax.tasks import Example, Task
+from prompt_jax.weights import load_backbone, load_tokenizer
 
 
 class Evil:
@@ -107,6 +120,62 @@ def test_files(places, capsys, content, message):
 def test_models(places, capsys, damage, message):
     damage(places["model"])
     assert message in ask(capsys, *train(places))
+
+
+@pytest.mark.parametrize(
+    ("row", "flags", "message"),
+    [
+        ("a <tok199> film\tyes", [], "task.tsv line 5: '<tok199>' is token"),
+        ("a film\t<tok199>", [], "task.tsv line 5, the target: '<tok199>' is token"),
+        ("a film\tyes", ["--task.labels", "yes", "<tok199>"], "label word '<tok199>': "),
+        (
+            "a film\tyes",
+            ["--method.init", "text", "--method.init-text", "<tok199>"],
+            "method.init_text: '<tok199>' is token",
+        ),
+        (
+            "a film\tyes",
+            ["--method.init", "class_labels", "--method.init-labels", "yes", "<tok199>"],
+            "label word '<tok199>': ",
+        ),
+    ],
+)
+def test_words_that_the_embedding_table_lacks(places, capsys, row, flags, message):
+    tokenizer = with_more_words(places["model"])
+    tokenizer.save_pretrained(places["model"])
+    path = places["here"] / "task.tsv"
+    path.write_text("input\ttarget\n" + "a film\tyes\n" * 3 + row + "\n" + "a film\tyes\n" * 9)
+    said = ask(capsys, *train(places, "--data.task", f"file:{path}", *flags))
+    assert message in said and "has 16128 rows; use the tokenizer that belongs" in said
+    assert not (places["here"] / "out" / "checkpoints").exists()
+
+
+def with_more_words(folder):
+    """The tokenizer of a model with words for which the model was not resized."""
+    tokenizer = load_tokenizer(str(folder))
+    tokenizer.add_tokens([f"<tok{i}>" for i in range(200)])
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    assert tokenizer.pad_token_id > 16128
+    return tokenizer
+
+
+def test_inputs_that_the_embedding_table_lacks(places):
+    backbone = load_backbone(places["model"], tokenizer=with_more_words(places["model"]))
+    inputs, output = places["here"] / "inputs.txt", places["here"] / "output.jsonl"
+    inputs.write_text("a film\n" * 40 + "a <tok199> film\n")
+    task = Task(name="t", source="{input}", target="{target}", labels=("yes", "no"))
+    options = {"data": DataConfig(), "eval": EvalConfig(batch_size=2)}
+    with pytest.raises(InputError, match="inputs.txt line 41: '<tok199>' is token"):
+        predict(backbone, None, task, inputs, output, **options)
+    assert not output.exists()
+    with pytest.raises(InputError, match="row 1: '<tok199>' is token"):
+        answer(backbone, None, ["<tok199>"], task, **options)
+    # Words that no text has are no mistake, and padding is masked wherever it comes from.
+    config = Config(data=DataConfig(max_source_length=64), train=TrainConfig(batch_size=2))
+    examples = [Example("a film", "yes"), Example("a film of the other kind", "no")]
+    check_words(backbone, config.data, *zip(*[each[:2] for each in examples], strict=True))
+    batch = batches_of(config, PromptTuningConfig(), backbone, examples, task)[0]
+    assert batch.tokens.max() < 16128 and not batch.mask.all()
 
 
 def test_a_pickle_that_runs_something(places, capsys):

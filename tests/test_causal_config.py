@@ -4,7 +4,13 @@ import json
 
 import pytest
 
-from prompt_jax.backbones.causal import CausalConfig, canonical, from_hugging_face
+from prompt_jax.backbones import Backbone
+from prompt_jax.backbones.causal import (
+    CausalConfig,
+    canonical,
+    from_hugging_face,
+    to_hugging_face,
+)
 from prompt_jax.config import InputError
 from prompt_jax.weights import load_backbone
 from prompt_jax.weights.stored import is_buffer
@@ -109,3 +115,22 @@ def test_an_architecture_that_is_not_there_names_those_that_are(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt_neo"}))
     with pytest.raises(InputError, match="unknown model_type in .*allowed: t5, mt5, umt5, gpt2"):
         load_backbone(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("pad", "eos", "filler", "padding"),
+    [
+        (None, 5, 5, None),  # GPT-2: word 0 is a word.
+        (None, None, 0, None),
+        (0, 5, 0, 0),
+        (5, 5, 5, None),  # The end of a text in place of padding may stand in a text.
+        (-1, 5, 5, -1),
+        (8, 5, 5, 8),  # Added to the tokenizer, but not to the table.
+    ],
+)
+def test_padding(pad, eos, filler, padding):
+    values = LLAMA | {"pad_token_id": pad, "eos_token_id": eos}
+    config = from_hugging_face(values, tie_embeddings=True)
+    backbone = Backbone(name="llama", config=config, params={})
+    assert (config.filler, backbone.padding) == (filler, padding)
+    assert to_hugging_face(config, "float32")["pad_token_id"] == pad

@@ -6,7 +6,8 @@ import pytest
 from prompt_jax.config import DataConfig, InputError
 from prompt_jax.data import Batches, encode, first_tokens, locate
 from prompt_jax.data.alignment import IGNORED, span_targets, tag_targets
-from prompt_jax.tasks import Example
+from prompt_jax.generate.reading import span, tags
+from prompt_jax.tasks import TASKS, Example, Task, Text, to_example, to_source, with_no_answer
 from prompt_jax.weights.tokenizer import load_tokenizer
 
 TEXT = "good  films 12 bad"
@@ -91,10 +92,76 @@ def test_batches_of_spans(tokenizer):
 
 
 def test_an_answer_behind_the_cut(tokenizer):
-    examples = [Example("good", "good", start=0), Example("12 12 12 bad", "bad", start=9)]
-    message = r"1 of 2 training rows have their answer behind the cut at 4 .* first is row 2; raise"
+    far = Text("12 12 12 bad", "film.jsonl line 9")
+    examples = [Example("good", "good", start=0), Example(far, "bad", start=9)]
+    message = "film.jsonl line 9: the answer is behind the cut at 4 tokens, as in 1 of 2 .* raise"
     with pytest.raises(InputError, match=message):
         batches(tokenizer, examples, "QUESTION_ANS", 4)
+
+
+def test_words_are_those_of_the_list(tokenizer):
+    words = ["", "good films", "12\u00a0bad", " ", "no", ""]
+    task = Task(name="t", source="tag: {words}", target="{tags}", kind="tagging")
+    example = to_example(task, {"words": words, "tags": ["O", "B-X", "B-X", "O", "B-X", "O"]})
+    (places,) = locate(tokenizer, [example.source], 99).places
+    first = first_tokens(example.source, places)
+    starts = [example.source.index(word) for word in ("good", "12", "no")]
+    assert places[first[[1, 2, 4]], 0].tolist() == starts
+    assert first[[0, 3, 5]].tolist() == [-1] * 3
+    batch = batches(tokenizer, [example], "TOKEN_CLS")[0]
+    assert batch.target_mask.sum(1).tolist() == [3, 3] and batch.targets.sum(1).tolist() == [3, 3]
+    assert len(tags(np.zeros((len(places), 2)), example.source, places, ("O", "X")).split()) == 6
+
+
+def test_a_question_without_an_answer_is_the_first_token(bert_folder):
+    tokenizer = load_tokenizer(str(bert_folder))
+    answers = [["bad"], {"text": [], "answer_start": []}, []]
+    task = Task(name="t", source="{text}", target="{answers}", kind="span")
+    examples = [to_example(task, {"text": "good bad", "answers": each}) for each in answers]
+    assert with_no_answer(task, examples[:1]) is task
+    task = with_no_answer(task, examples)
+    assert task.labels == ("",) and [example.target for example in examples] == ["bad", "", ""]
+    targets = batches(tokenizer, examples, "QUESTION_ANS")._encoded.targets
+    assert [target.tolist() for target in targets] == [[2, 2], [0, 0], [0, 0]]
+    (places,) = locate(tokenizer, ["good bad"], 9).places
+    scores = np.log(np.array([[0.5, 0.1, 0.3, 0.1], [0.5, 0.1, 0.3, 0.1]]))
+    assert span(scores, "good bad", places, task.labels) == ""
+    assert span(scores, "good bad", places) == "bad"
+
+
+@pytest.mark.parametrize(
+    ("template", "longest", "left"),
+    [
+        ("{a} number: {b} no", 9, "good good number : yes yes no"),
+        ("{a} number: {b} no", 7, "good number : yes no"),
+        ("film: {b} {a}", 8, "film : yes yes good good"),
+        ("film: {a}", 6, "film : good good"),
+        ("{a}", 5, "good good good"),
+    ],
+)
+def test_a_cut_takes_the_longest_column(bert_folder, template, longest, left):
+    tokenizer = load_tokenizer(str(bert_folder))
+    row = {"a": "good " * 30, "b": "yes " * 2}
+    source = to_source(Task(name="t", source=template, target="{b}"), row)
+    (tokens,) = encode(tokenizer, [source], longest)
+    # The vocabulary has no colon.
+    assert tokenizer.decode(tokens) == f"[CLS] {left} [SEP]".replace(":", "[UNK]")
+
+
+@pytest.mark.parametrize("kind", ["fast", "slow"])
+def test_a_question_behind_a_long_passage(kind, embedded):
+    from transformers import ByT5Tokenizer
+
+    tokenizer = embedded.tokenizer if kind == "fast" else ByT5Tokenizer()
+    task = TASKS["tfds:super_glue/boolq"]
+    row = {"passage": "the river runs to the sea and " * 60, "question": "is it a river"}
+    source = to_source(task, row, "boolq row 4")
+    (tokens,) = encode(tokenizer, [source], 90)
+    text = tokenizer.decode(tokens, skip_special_tokens=True)
+    assert text.startswith("passage: the river") and text.endswith(" question: is it a river")
+    assert 88 <= len(tokens) <= 90 and tokens[-1] == tokenizer.eos_token_id
+    with pytest.raises(InputError, match="boolq row 4: the words around the columns"):
+        encode(tokenizer, [source], 4)
 
 
 def test_a_tokenizer_that_tells_no_places():

@@ -4,7 +4,7 @@ import pytest
 
 from prompt_jax.config import METRICS as NAMES
 from prompt_jax.config import InputError
-from prompt_jax.metrics import METRICS, measure, normalize
+from prompt_jax.metrics import METRICS, _Words, measure, normalize
 
 
 def test_every_name_of_the_config_has_its_metric():
@@ -134,3 +134,38 @@ def test_nothing_to_judge(name, predictions, references):
 def test_unknown_metric():
     with pytest.raises(InputError, match="Perhaps you meant 'accuracy'"):
         measure(("acuracy",), ["a"], ["a"])
+
+
+@pytest.mark.parametrize("name", ["rouge1", "rougeL", "bleu", "chrf", "token_f1", "exact_match"])
+@pytest.mark.parametrize(
+    ("right", "half"),
+    [
+        ("अच्छा मौसम है और हवा", "अच्छा मौसम नहीं है"),
+        ("今天天气很好", "今天天气不好"),
+        ("Сегодня хорошая погода и ветер", "Сегодня плохая погода и дождь"),
+        ("الطقس جميل اليوم في المدينة", "الطقس سيئ اليوم في القرية"),
+        ("วันนี้อากาศดี", "วันนี้อากาศร้อน"),
+        ("a fine café in the town", "a bad café in the town"),
+    ],
+)
+def test_other_scripts(name, right, half):
+    most = 100 if name in ("bleu", "chrf") else 1
+    assert METRICS[name]([right], [right]) == pytest.approx(most)
+    score = METRICS[name]([half], [right])
+    # Of four words of BLEU, or of a whole answer, none may be left.
+    assert 0 < score < most or (score < most and name in ("exact_match", "bleu"))
+
+
+def test_english_words_are_those_of_rouge_score():
+    from rouge_score.tokenizers import DefaultTokenizer
+
+    text = "The films' runners-up (42) weren't_running; U.S. Aries!"
+    assert _Words().tokenize(text) == DefaultTokenizer(use_stemmer=True).tokenize(text)
+
+
+def test_chinese_words_are_those_of_sacrebleu():
+    import sacrebleu
+
+    answers, references = ["今天天气很好 3 km"], ["今天天气不好 3 km"]
+    theirs = sacrebleu.corpus_bleu(answers, [references], tokenize="zh").score
+    assert METRICS["bleu"](answers, references) == pytest.approx(theirs)

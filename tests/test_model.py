@@ -252,6 +252,16 @@ def test_golden_logits_of_peft(kind, tmp_path):
     assert np.abs(logits(plain, *inputs())[1] - expected).max() > 0.01
 
 
+@pytest.mark.parametrize("pad", [None, 1, 0])
+def test_a_decoder_without_padding_attends_to_all(tiny_gpt2, pad):
+    config = dataclasses.replace(tiny_gpt2.config, pad_token_id=pad)
+    plain = PromptTuningModel.from_pretrained(dataclasses.replace(tiny_gpt2, config=config), None)
+    tokens = np.array([[5, 0, 1, 9]])
+    # Word 0 is padding in the last case only; 1 ends texts.
+    same = np.abs(logits(plain, tokens) - logits(plain, tokens, np.ones_like(tokens))).max()
+    assert same > 0.01 if pad == 0 else same == 0
+
+
 def test_what_holds_trees_shows_how_much_in_one_line(tiny, tiny_folder):
     config = PromptTuningConfig(num_virtual_tokens=4)
     model = PromptTuningModel.from_pretrained(tiny, config)

@@ -33,8 +33,8 @@ def test_metrics_of_the_user_stay():
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"tokens": ["a", "b"], "tags": ["O"] * 3}, "row 7: 3 tags for 2 words; a word is what"),
-        ({"tokens": ["a b"], "tags": ["O"]}, "row 7: 1 tags for 2 words"),
+        ({"tokens": ["a", "b"], "tags": ["O"] * 3}, "row 7: 3 tags for 2 words; every word has"),
+        ({"tokens": "a b", "tags": ["O"]}, "row 7: 1 tags for 2 words"),
         ({"tokens": ["a"], "tags": ["B-Y"]}, "'B-Y' is not a tag of this task; allowed: O, B-X"),
         ({"tokens": ["a"], "tags": [[3]]}, "column 'tags' holds a list; a template takes text"),
     ],
@@ -61,8 +61,10 @@ def test_an_answer_stands_in_the_last_column():
         ("Eve", "the answer 'Eve' is not in the input where it should be"),
         ("Who", "the answer 'Who' is not in the input where it should be"),
         ({"text": ["Ada"], "answer_start": [3]}, "the answer 'Ada' is not in the input"),
-        ({"text": [], "answer_start": []}, "column 'answers' has no answer, or an empty one"),
-        ([" "], "column 'answers' has no answer, or an empty one"),
+        (
+            [" "],
+            "column 'answers' holds an empty answer; a question without an answer has an empty",
+        ),
         (7, "column 'answers' holds no answers; allowed: a text, a list of texts"),
     ],
 )

@@ -5,11 +5,13 @@ A family is a package that binds `Config` and `Module`, and reads its weights by
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import NamedSharding
 
 from prompt_jax.backbones import bert, causal, t5
@@ -126,6 +128,60 @@ class Backbone:
     def sockets(self) -> Sockets:
         """Every place where a method may reach inside the model."""
         return self.family.sockets(self.config)
+
+    @property
+    def padding(self) -> int | None:
+        """The token of padding, by which a text without a mask is masked.
+
+        None where there is none: a decoder often has no such token, or makes do with the one that
+        ends texts, which may stand in a text as well.
+        """
+        c = self.config
+        pad = c.pad_token_id
+        if pad is None:
+            pad = getattr(self.tokenizer, "pad_token_id", None)
+        return None if pad == c.eos_token_id else pad
+
+    @functools.cached_property
+    def beyond(self) -> dict[int, str]:
+        """The tokenizer's words that have no row in the embedding table, by their ids.
+
+        Harmless as long as no text has one: words were added and the model was not resized.
+        """
+        vocab = {} if self.tokenizer is None else self.tokenizer.get_vocab()
+        return {i: word for word, i in vocab.items() if i >= self.config.vocab_size}
+
+    def check_tokens(self, tokens: Any, what: str) -> None:
+        """Checks that the embedding table has a row for every token of a text.
+
+        Args:
+          tokens: ids, of any shape.
+          what: begins the error, e.g. "train.tsv line 17".
+
+        Raises:
+          InputError: it has none for one of them; without this it would be read as the last row.
+        """
+        size = self.config.vocab_size
+        wrong = next((int(i) for i in np.ravel(tokens) if i >= size), None) if self.beyond else None
+        if wrong is not None:
+            raise InputError(
+                f"{what}: {self.beyond.get(wrong, '')!r} is token {wrong}, and the embedding table "
+                f"of {self.name!r} has {size} rows; use the tokenizer that belongs to the weights, "
+                "or resize the model (resize_token_embeddings in Transformers) and save it again"
+            )
+
+    def check_word_head(self) -> None:
+        """Checks that the model has a head over words, to write them or to rank them.
+
+        Raises:
+          InputError: it has none.
+        """
+        if not self.config.word_head:
+            kind = "fills masks" if is_encoder(self.config) else "writes words (lm_head.weight)"
+            raise InputError(
+                f"backbone {self.name!r} has no head that {kind}; use weights that have one, or "
+                'train a head: set method.task_type to "SEQ_CLS" or "TOKEN_CLS", and num_labels'
+            )
 
     def check_context(self, virtual: int, source: int, target: int) -> None:
         """Checks that prompt, input and target fit into the model's positions.

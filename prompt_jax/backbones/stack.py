@@ -35,6 +35,14 @@ REMAT_POLICIES = {
 class Running:
     """How a model is run, whatever its shape: what the configs of all families have."""
 
+    vocab_size: int = 1
+    """Rows of the embedding table; a tokenizer may know fewer words, or more."""
+    pad_token_id: int | None = 0
+    """None of a model without a token for padding."""
+    eos_token_id: int | None = None
+    """None of a model that writes nothing."""
+    word_head: bool = True
+    """The weights have a head over words; one to read with can do without."""
     dropout: float = 0.0
     """Used only while a "dropout" rng is given."""
     remat: str = "none"
@@ -51,6 +59,18 @@ class Running:
         choose("remat", self.remat, REMATS)
         if self.attention_chunk is not None:
             at_least("attention_chunk", self.attention_chunk, 1)
+
+    @property
+    def filler(self) -> int:
+        """What rows are filled up with behind their text, where it is masked.
+
+        What ends a text where there is no padding, or none with a row in the table: it is no word
+        of an answer.
+        """
+        pad = self.pad_token_id
+        if pad is None or not 0 <= pad < self.vocab_size:
+            return min(self.eos_token_id or 0, self.vocab_size - 1)
+        return pad
 
 
 class LayerCache(NamedTuple):

@@ -79,7 +79,8 @@ class DataConfig:
     test: str | None = None
     """The same for test; None takes the task's own test split, or none."""
     max_source_length: int = 256
-    """Longest input in tokens; longer ones are cut, and counted in the report."""
+    """Longest input in tokens. A longer one loses the end of its longest column; the words that the
+    template has around the columns stay. Training says how many were cut."""
     max_target_length: int = 64
     """Longest target in tokens."""
     max_total_length: int = 1024

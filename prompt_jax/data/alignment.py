@@ -3,7 +3,6 @@
 Everything goes by the characters that a token stands for, so the text is tokenized as any other.
 """
 
-import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -11,10 +10,13 @@ import numpy as np
 from jaxtyping import Int
 
 from prompt_jax.config import InputError
-from prompt_jax.data.texts import kept
+from prompt_jax.data.texts import kept, trimmed
+from prompt_jax.tasks import words_of
 
 IGNORED = -100
 """At a token that has no target."""
+NO_SPAN = np.zeros(2, np.int32)
+"""Of a question without an answer: the first token, which is special, as BERT has it."""
 
 
 class Located(NamedTuple):
@@ -24,7 +26,7 @@ class Located(NamedTuple):
     places: list[Int[np.ndarray, "T 2"]]
     """First character and the one behind the last; equal for special tokens."""
     cut: int
-    """How many texts lost their end."""
+    """How many texts were cut."""
 
 
 def locate(tokenizer: Any, texts: Sequence[str], max_length: int) -> Located:
@@ -41,33 +43,31 @@ def locate(tokenizer: Any, texts: Sequence[str], max_length: int) -> Located:
     found = tokenizer(
         list(texts), return_offsets_mapping=True, return_attention_mask=False, verbose=False
     )
-    special = set(tokenizer.all_special_ids)
-    rows = [np.asarray(row, np.int32) for row in found["input_ids"]]
-    left = [kept(row, max_length, special) for row in rows]
+    pairs = found["offset_mapping"]
+    left = [kept(*each, max_length) for each in zip(texts, pairs, strict=True)]
     places = [
-        np.array([_trimmed(text, *place) for place in pairs], np.int32).reshape(-1, 2)[keep]
-        for text, pairs, keep in zip(texts, found["offset_mapping"], left, strict=True)
+        np.array([trimmed(text, *each) for each in row], np.int32).reshape(-1, 2)[keep]
+        for text, row, keep in zip(texts, pairs, left, strict=True)
     ]
+    rows = [np.asarray(row, np.int32) for row in found["input_ids"]]
     tokens = [row[keep] for row, keep in zip(rows, left, strict=True)]
     return Located(tokens, places, sum(len(row) > max_length for row in rows))
-
-
-def _trimmed(text: str, start: int, stop: int) -> tuple[int, int]:
-    """A place without the space that some tokenizers count to the word behind it."""
-    piece = text[start:stop]
-    return (start + len(piece) - len(piece.lstrip()), stop) if piece.strip() else (start, start)
 
 
 def first_tokens(text: str, places: Int[np.ndarray, "T 2"]) -> Int[np.ndarray, " W"]:
     """Where the first token of every word stands, -1 for a word that was cut off.
 
-    Words are what spaces separate. A word is tagged at its first token, as BERT does it.
+    Words are those of lists, or what spaces separate. A word is tagged at its first token, as BERT
+    does it; an empty one has no token, as one that was cut off.
     """
-    starts = np.array([word.start() for word in re.finditer(r"\S+", text)])
-    found = np.full(len(starts), -1)
+    words = np.array(words_of(text), np.int32).reshape(-1, 2)
+    first = np.full(len(words), -1)
     for token in reversed(np.flatnonzero(places[:, 0] < places[:, 1])):
-        found[np.searchsorted(starts, places[token, 0], side="right") - 1] = token
-    return found
+        start = places[token, 0]
+        word = np.searchsorted(words[:, 0], start, side="right") - 1
+        if word >= 0 and start < words[word, 1]:
+            first[word] = token
+    return first
 
 
 def tag_targets(

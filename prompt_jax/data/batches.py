@@ -13,9 +13,16 @@ import numpy as np
 from jaxtyping import Bool, Int32
 
 from prompt_jax.config import DataConfig, InputError, at_least
-from prompt_jax.data.alignment import IGNORED, Located, locate, span_targets, tag_targets
+from prompt_jax.data.alignment import (
+    IGNORED,
+    NO_SPAN,
+    Located,
+    locate,
+    span_targets,
+    tag_targets,
+)
 from prompt_jax.data.texts import cut_targets, cut_texts, pad
-from prompt_jax.tasks import Example
+from prompt_jax.tasks import Example, place_of
 
 # Batches among which rows are sorted by length: more pads less, fewer mixes better.
 WINDOW = 16
@@ -36,7 +43,7 @@ class Batch(NamedTuple):
 
 
 class Truncated(NamedTuple):
-    """How many texts were longer than allowed and lost their end."""
+    """How many texts were longer than allowed and were cut."""
 
     sources: int
     targets: int
@@ -61,6 +68,7 @@ def encode_examples(
     place: str = "apart",
     task_type: str = "",
     labels: Sequence[str] = (),
+    filler: int | None = None,
 ) -> Encoded:
     """Every example tokenized once, with the count of those that were cut.
 
@@ -69,6 +77,8 @@ def encode_examples(
       task_type: `TOKEN_CLS` makes a target the tags of its tokens, `QUESTION_ANS` the first and
         the last token of the answer; any other, the tokens to write.
       labels: the tags.
+      filler: the token behind a text; None takes the tokenizer's padding, which the embedding
+        table of a backbone may lack.
 
     Raises:
       InputError: there are no examples, or a cut takes the answer of some.
@@ -76,8 +86,8 @@ def encode_examples(
     if not examples:
         raise InputError("there are no examples; give a task or a split with at least one row")
     sources = [example.source for example in examples]
-    # Without a padding token any id will do, for the mask hides it.
-    pad_id = tokenizer.pad_token_id or 0
+    # Any id will do, for the mask hides it.
+    pad_id = (tokenizer.pad_token_id or 0) if filler is None else filler
     if task_type in ("TOKEN_CLS", "QUESTION_ANS"):
         found = locate(tokenizer, sources, config.max_source_length)
         tagged = task_type == "TOKEN_CLS"
@@ -98,18 +108,23 @@ def _tags(examples: Sequence[Example], found: Located, labels: Sequence[str]) ->
 
 
 def _spans(examples: Sequence[Example], found: Located, config: DataConfig) -> list[np.ndarray]:
-    targets = [
-        span_targets(places, example.start or 0, (example.start or 0) + len(example.target))
-        for example, places in zip(examples, found.places, strict=True)
-    ]
-    lost = [i + 1 for i, target in enumerate(targets) if target is None]
+    targets, lost = [], []
+    for i, ((source, target, _, start), places) in enumerate(
+        zip(examples, found.places, strict=True)
+    ):
+        start = start or 0
+        span = span_targets(places, start, start + len(target)) if target else NO_SPAN
+        if span is None:
+            lost.append(place_of(source, i))
+        else:
+            targets.append(span)
     if lost:
         raise InputError(
-            f"{len(lost)} of {len(targets)} training rows have their answer behind the cut at "
-            f"{config.max_source_length} tokens, the first is row {lost[0]}; raise "
-            "data.max_source_length, or remove them"
+            f"{lost[0]}: the answer is behind the cut at {config.max_source_length} tokens, as in "
+            f"{len(lost)} of {len(examples)} training rows; raise data.max_source_length, or "
+            "remove them"
         )
-    return [target for target in targets if target is not None]
+    return targets
 
 
 def length_ladder(
@@ -163,6 +178,7 @@ class Batches:
       place: as for `encode_targets`.
       task_type: as for `encode_examples`.
       labels: the tags.
+      filler: as for `encode_examples`.
       prompt_length: virtual tokens P before the text; lengths T are such that 8 divides P + T.
 
     Raises:
@@ -181,11 +197,13 @@ class Batches:
         place: str = "apart",
         task_type: str = "",
         labels: Sequence[str] = (),
+        filler: int | None = None,
         prompt_length: int = 0,
     ):
         at_least("train.batch_size", batch_size, 1)
         at_least("train.seed", seed, 0)
         kind: dict[str, Any] = {"place": place, "task_type": task_type, "labels": labels}
+        kind["filler"] = filler
         self._encoded = encode_examples(examples, tokenizer, config, **kind)
         self._lengths = np.array([len(row) for row in self._encoded.sources])
         self._batch_size, self._seed = batch_size, seed

@@ -1,17 +1,25 @@
 """Texts as token ids, cut and padded."""
 
-from collections.abc import Collection, Sequence
+import bisect
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int, Int32
 
+from prompt_jax.config import InputError
+from prompt_jax.tasks import columns_of, place_of
+
 
 def encode(tokenizer: Any, texts: Sequence[str], max_length: int) -> list[np.ndarray]:
     """Token ids of each text, cut to `max_length`.
 
-    A final special token (T5's end of sequence) survives the cut: the model was never shown a
-    text without it.
+    A cut takes the end of the longest column, then of all that are as long; the words that a
+    template has around its columns stay, and so do special tokens: the model was never shown a
+    text without them.
+
+    Raises:
+      InputError: what stays is longer than `max_length`.
     """
     return cut_texts(tokenizer, texts, max_length)[0]
 
@@ -52,23 +60,86 @@ def cut_texts(
     if not texts:
         return [], 0
     # verbose=False: a text over the tokenizer's own limit is cut here, so its warning is idle.
-    ids = tokenizer(list(texts), return_attention_mask=False, verbose=False)["input_ids"]
-    rows = [np.asarray(row, np.int32) for row in ids]
-    special = set(tokenizer.all_special_ids)
-    short = [row[kept(row, max_length, special)] for row in rows]
-    return short, sum(len(row) > max_length for row in rows)
+    plain = {"return_attention_mask": False, "verbose": False}
+    rows = [np.asarray(row, np.int32) for row in tokenizer(list(texts), **plain)["input_ids"]]
+    long = [i for i, row in enumerate(rows) if len(row) > max_length]
+    if long and tokenizer.is_fast:
+        options = {**plain, "return_offsets_mapping": True}
+        places = tokenizer([texts[i] for i in long], **options)["offset_mapping"]
+        for i, pairs in zip(long, places, strict=True):
+            rows[i] = rows[i][kept(texts[i], pairs, max_length)]
+    for i in long if not tokenizer.is_fast else ():
+        rows[i] = _shortened(tokenizer, texts[i], max_length)
+    return rows, len(long)
 
 
-def kept(
-    row: Int32[np.ndarray, " T"], max_length: int, special: Collection[int]
-) -> Int[np.ndarray, " K"]:
-    """Which tokens of a row are left once it is cut: the first ones, and a special last one."""
-    places = np.arange(len(row))
-    if len(row) <= max_length:
-        return places
-    if int(row[-1]) in special:
-        return np.append(places[: max_length - 1], places[-1])
-    return places[:max_length]
+def kept(text: str, pairs: Sequence[tuple[int, int]], max_length: int) -> Int[np.ndarray, " K"]:
+    """Which tokens of a text are left once it is cut.
+
+    Args:
+      pairs: where in the text each token stands; at none if it is special.
+    """
+    if len(pairs) <= max_length:
+        return np.arange(len(pairs))
+    columns = columns_of(text)
+    start, stop = np.asarray(pairs).T
+    column = np.full(len(pairs), -1)
+    for i, (first, end) in enumerate(columns):
+        # The space before a column may belong to its first token.
+        column[(start < stop) & (start >= first - 1) & (stop > first) & (stop <= end)] = i
+    room = max_length - int((column < 0).sum())
+    if room < 1:
+        raise _no_room(text, max_length)
+    stays = column < 0
+    lengths = _levelled(np.bincount(column[~stays], minlength=len(columns)), room)
+    for i, length in enumerate(lengths):
+        stays[np.flatnonzero(column == i)[:length]] = True
+    return np.flatnonzero(stays)
+
+
+def _levelled(lengths: Int[np.ndarray, " C"], room: int) -> Int[np.ndarray, " C"]:
+    """Lengths that together fill `room`: the longest is lowered, then all that are as long."""
+    level = _largest(room, lambda level: np.minimum(lengths, level).sum() <= room)
+    lowered = np.minimum(lengths, level)
+    lowered[np.flatnonzero(lengths > level)[: room - int(lowered.sum())]] += 1
+    return lowered
+
+
+def _shortened(tokenizer: Any, text: str, max_length: int) -> Int32[np.ndarray, " T"]:
+    """What `kept` leaves, where a tokenizer does not tell where tokens stand: by characters."""
+    columns = columns_of(text)
+
+    def tokens(most: int) -> list[int]:
+        short, end = "", 0
+        for start, stop in columns:
+            short += text[end : min(stop, start + most)]
+            end = stop
+        return tokenizer(short + text[end:], verbose=False)["input_ids"]
+
+    longest = max(stop - start for start, stop in columns)
+    most = _largest(longest, lambda most: len(tokens(most)) <= max_length)
+    if most < 1:
+        raise _no_room(text, max_length)
+    return np.asarray(tokens(most), np.int32)
+
+
+def _largest(most: int, fits: Callable[[int], bool]) -> int:
+    """The largest number up to `most` that fits, where all below fit too; -1 if none does."""
+    return bisect.bisect(range(most + 1), False, key=lambda number: not fits(number)) - 1
+
+
+def _no_room(text: str, max_length: int) -> InputError:
+    return InputError(
+        f"{place_of(text, 0)}: the words around the columns and the special tokens take all of "
+        f"data.max_source_length {max_length}, so a cut leaves nothing of the columns; raise it, "
+        "or shorten task.source"
+    )
+
+
+def trimmed(text: str, start: int, stop: int) -> tuple[int, int]:
+    """A token's place without the space that some tokenizers count to the word behind it."""
+    piece = text[start:stop]
+    return (start + len(piece) - len(piece.lstrip()), stop) if piece.strip() else (start, start)
 
 
 def pad(

@@ -10,9 +10,11 @@ import numpy as np
 from prompt_jax.backbones import Backbone, is_encoder
 from prompt_jax.config import Config, InputError, MethodConfig
 from prompt_jax.data import Batches, encode_labels, pad
+from prompt_jax.experiment.data import Data
+from prompt_jax.generate import check_words, one_mask
 from prompt_jax.losses import Candidates, Loss, Pull, loss_fn
 from prompt_jax.prompts import check_task
-from prompt_jax.tasks import Example, Task
+from prompt_jax.tasks import Example, Task, place_of
 
 
 def tokenizer_of(backbone: Backbone) -> Any:
@@ -91,6 +93,7 @@ def _with_head(method: MethodConfig, backbone: Backbone, task: Task) -> MethodCo
     if method.task_type == "QUESTION_ANS":
         return method
     if method.num_labels is None and blank and blank in task.source:
+        backbone.check_word_head()
         return method
     if method.num_labels not in (None, len(task.labels)):
         raise InputError(
@@ -126,6 +129,7 @@ def batches_of(
         place=backbone.target_place,
         task_type=method.task_type,
         labels=task.labels,
+        filler=backbone.config.filler,
         prompt_length=method.input_tokens,
         task_ids=task_ids,
     )
@@ -144,7 +148,7 @@ def loss_of(
     candidates = None
     if task.choices and (method.num_labels or options.objective != "tokens"):
         rows = _label_rows(config, backbone, task)
-        candidates = Candidates(*pad(rows, max(map(len, rows)), backbone.config.pad_token_id))
+        candidates = Candidates(*pad(rows, max(map(len, rows)), backbone.config.filler))
     shape = dataclasses.replace(backbone.config, dropout=options.dropout)
     module = dataclasses.replace(backbone, config=shape).module
     return loss_fn(
@@ -160,19 +164,30 @@ def loss_of(
     )
 
 
-def check_blanks(method: MethodConfig, backbone: Backbone, batches: Batches) -> None:
-    """Checks that every text of a cloze still has its mask, whatever was cut off.
+def check_texts(
+    config: Config, method: MethodConfig, backbone: Backbone, tasks: Sequence[Data]
+) -> None:
+    """Checks that the backbone's table has every word of all rows, of those scored later too.
+
+    Raises:
+      InputError: a word has no row in it, see `check_words`.
+    """
+    for data in tasks:
+        examples = sum(data.tests.values(), [*data.train, *data.validation])
+        sources = [example.source for example in examples]
+        written = [example.target for example in examples] if method.num_labels is None else ()
+        labels = data.task.choices if method.num_labels is None else ()
+        check_words(backbone, config.data, sources, written, labels)
+
+
+def check_blanks(
+    method: MethodConfig, backbone: Backbone, batches: Batches, examples: Sequence[Example]
+) -> None:
+    """Checks that every text of a cloze has one mask.
 
     Raises:
       InputError: one has none, or several.
     """
-    if not is_encoder(backbone.config) or method.num_labels is not None:
-        return
-    for i, row in enumerate(batches.sources):
-        masks = int((row == backbone.config.mask_token_id).sum())
-        if masks != 1:
-            raise InputError(
-                f"training row {i + 1} has {masks} masks and a cloze has one; write the "
-                "tokenizer's mask once into task.source, near its front, where no cut of a long "
-                "text reaches it"
-            )
+    if is_encoder(backbone.config) and method.num_labels is None:
+        places = [place_of(example.source, i) for i, example in enumerate(examples)]
+        one_mask(backbone, batches.sources, places)

@@ -12,7 +12,7 @@ from prompt_jax.evaluate import baselines, evaluate
 from prompt_jax.experiment.data import Data
 from prompt_jax.experiment.scored import scored
 from prompt_jax.experiment.watch import Say
-from prompt_jax.generate import ask_each, combine, fit_weights
+from prompt_jax.generate import ask_each, check_words, combine, fit_weights
 from prompt_jax.generate.ensemble import WAYS
 from prompt_jax.metrics import measure
 from prompt_jax.prompts import Prompt
@@ -39,6 +39,8 @@ def compare(config: Config, data: Data, backbone: Backbone, ways: dict[str, Any]
     """
     results: Results = {}
     sets = {"validation": data.validation, **data.tests}
+    sources = [example.source for examples in sets.values() for example in examples]
+    check_words(backbone, config.data, sources)
     for name, examples in sets.items():
         if not examples:
             continue

@@ -12,7 +12,13 @@ from prompt_jax.backbones import Backbone
 from prompt_jax.config import Config, InputError, MethodConfig, differences
 from prompt_jax.data import Batches
 from prompt_jax.evaluate import Evaluation, evaluate
-from prompt_jax.experiment.answering import batches_of, check_blanks, for_tasks_of, loss_of
+from prompt_jax.experiment.answering import (
+    batches_of,
+    check_blanks,
+    check_texts,
+    for_tasks_of,
+    loss_of,
+)
 from prompt_jax.experiment.data import Data
 from prompt_jax.methods import Injection, materialize, only_real
 from prompt_jax.population import (
@@ -81,8 +87,9 @@ class Population:
         encoded: dict[str, Batches] = {}
         for config, own in zip(self.configs, self.data, strict=True):
             if own.task.name not in encoded:
+                check_texts(config, longest, self.backbone, [own])
                 made = batches_of(config, longest, self.backbone, own.train, own.task)
-                check_blanks(longest, self.backbone, made)
+                check_blanks(longest, self.backbone, made, own.train)
                 encoded[own.task.name] = made
         return [encoded[config.data.task].reseeded(config.train.seed) for config in self.configs]
 

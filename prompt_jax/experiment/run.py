@@ -22,7 +22,13 @@ from prompt_jax.config import (
 )
 from prompt_jax.data import Batches, prefetch
 from prompt_jax.evaluate import evaluate
-from prompt_jax.experiment.answering import batches_of, check_blanks, for_tasks_of, loss_of
+from prompt_jax.experiment.answering import (
+    batches_of,
+    check_blanks,
+    check_texts,
+    for_tasks_of,
+    loss_of,
+)
 from prompt_jax.experiment.choice import Best, Judgement, judge, unjudged, warnings_of
 from prompt_jax.experiment.conclude import Result, conclude
 from prompt_jax.experiment.data import Data, digest, load_mixture
@@ -79,12 +85,14 @@ def _train(config: Config, folder: Path, resume: bool, say: Say) -> Result:
     backbone = load(config, say)
     check_rows(config.train.batch_size // config.train.accumulate, backbone.mesh)
     method = for_tasks_of(config, backbone, [data.task for data in tasks])
+    check_texts(config, method, backbone, tasks)
     tuned = on_host(fresh(method, backbone, config.train.seed))
+    examples = [example for data in tasks for example in data.train]
     batches = batches_of(
         config,
         method,
         backbone,
-        [example for data in tasks for example in data.train],
+        examples,
         tasks[0].task,
         task_ids=np.repeat(np.arange(len(tasks)), [len(data.train) for data in tasks]),
     )
@@ -92,7 +100,7 @@ def _train(config: Config, folder: Path, resume: bool, say: Say) -> Result:
     headed = method.num_labels is not None  # Its targets take no positions.
     written = 0 if headed else batches.target_length
     backbone.check_context(injected.positions, batches.source_lengths[-1], written)
-    check_blanks(method, backbone, batches)
+    check_blanks(method, backbone, batches, examples)
     together(lambda: begin_run(folder, config, resume=resume))
     _introduce(config, tasks, backbone, tuned, batches, say)
     before = _sha256(backbone.params)
@@ -150,8 +158,8 @@ def _introduce(
     cut = batches.truncated
     if any(cut):
         say(
-            f"cut: {cut.sources} inputs at {config.data.max_source_length} tokens, "
-            f"{cut.targets} targets at {config.data.max_target_length}"
+            f"cut: {cut.sources} inputs at {config.data.max_source_length} tokens, from their "
+            f"longest column; {cut.targets} targets at {config.data.max_target_length}"
         )
 
 

@@ -7,18 +7,49 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from prompt_jax.backbones import Backbone
+from prompt_jax.backbones import Backbone, is_encoder
 from prompt_jax.config import DataConfig, EvalConfig, InputError
-from prompt_jax.data import encode, encode_labels, locate, pad
+from prompt_jax.data import encode, encode_labels, encode_targets, locate, pad
 from prompt_jax.generate.decoding import generate
 from prompt_jax.generate.prefill import read_once
 from prompt_jax.generate.reading import READERS, classify
-from prompt_jax.generate.scoring import score
+from prompt_jax.generate.scoring import one_mask, score
 from prompt_jax.methods import Injection
 from prompt_jax.sharding import on_host
-from prompt_jax.tasks import Task
+from prompt_jax.tasks import Task, place_of
 
 Progress = Callable[[int, int], None]
+
+
+def check_words(
+    backbone: Backbone,
+    data: DataConfig,
+    sources: Sequence[str],
+    targets: Sequence[str] = (),
+    labels: Sequence[str] = (),
+) -> None:
+    """Checks that the embedding table has a row for every token of inputs, targets and labels.
+
+    Costs nothing with a tokenizer that has no more words than the table has rows.
+
+    Args:
+      targets: what is to be written for `sources`; none where nothing is.
+      labels: the label words.
+
+    Raises:
+      InputError: it has none for some token.
+    """
+    if not backbone.beyond:
+        return
+    place, tokenizer = backbone.target_place, backbone.tokenizer
+    for i, row in enumerate(encode(tokenizer, sources, data.max_source_length)):
+        backbone.check_tokens(row, place_of(sources[i], i))
+    for i, row in enumerate(
+        encode_targets(tokenizer, targets, data.max_target_length, place=place)
+    ):
+        backbone.check_tokens(row, f"{place_of(sources[i], i)}, the target")
+    for i, row in enumerate(encode_targets(tokenizer, labels, data.max_target_length, place=place)):
+        backbone.check_tokens(row, f"label word {labels[i]!r}")
 
 
 class Answers(NamedTuple):
@@ -72,6 +103,7 @@ def answer(
             "load_backbone(..., tokenizer=FOLDER or hub id)"
         )
     head = None if injection is None else injection.head
+    check_words(backbone, data, sources, labels=() if head else task.choices)
     reads = head is not None and task.kind in READERS
     if head is not None:
         _check_classes(head, task)
@@ -81,6 +113,8 @@ def answer(
         rows, places, _ = locate(tokenizer, sources, data.max_source_length)
     else:
         rows = encode(tokenizer, sources, data.max_source_length)
+    if is_encoder(backbone.config) and head is None and backbone.config.word_head:
+        one_mask(backbone, rows, [place_of(text, i) for i, text in enumerate(sources)])
     run = _asked(backbone, injection, task, data, eval, frozen)
     found: list[Any] = [None] * len(rows)
     done = 0
@@ -155,7 +189,7 @@ def padded_length(longest: int, virtual: int = 0) -> int:
 
 
 def _pad_id(backbone: Backbone) -> int:
-    return backbone.config.pad_token_id
+    return backbone.config.filler
 
 
 def batches_by_length(

@@ -94,7 +94,7 @@ def _spread(first: Prefilled, beams: int) -> Prefilled:
 
 def _start(config: Any, batch: int, beams: int, length: int) -> _Beams:
     """One live beam a row; the others wait at `NEVER`, or all would walk the same way."""
-    empty = jnp.full((batch, beams, length), config.pad_token_id, jnp.int32)
+    empty = jnp.full((batch, beams, length), config.filler, jnp.int32)
     none = jnp.full((batch, beams), NEVER, jnp.float32)
     return _Beams(
         step=jnp.int32(0),

@@ -59,6 +59,7 @@ def generate(
             f"backbone {backbone.name!r} only reads and writes no answers; classify with it "
             "(SEQ_CLS), or use a T5 or a decoder"
         )
+    backbone.check_word_head()
     _check(max_new_tokens, num_beams, temperature, top_k, top_p, early_stopping)
     arguments = (
         decoding_module(backbone),

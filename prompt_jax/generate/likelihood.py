@@ -44,7 +44,7 @@ def target_likelihood(
     virtual = 0 if injection is None else injection.input_tokens
     positions = 0 if injection is None else injection.positions
     backbone.check_context(positions, max(map(len, rows)), max(map(len, wanted)))
-    pad_id, total = backbone.config.pad_token_id, 0.0
+    pad_id, total = backbone.config.filler, 0.0
     for indices, tokens, mask in batches_by_length(rows, eval.rows, virtual, pad_id):
         # The last batch is filled up with copies of its last row.
         copies = np.pad(indices, (0, len(tokens) - len(indices)), mode="edge")

@@ -71,7 +71,11 @@ def span(
     places: Int[np.ndarray, "K 2"],
     labels: tuple[str, ...] = (),
 ) -> str:
-    """The likeliest part of a text, of at most `LONGEST_SPAN` tokens; empty of a text without."""
+    """The likeliest part of a text, of at most `LONGEST_SPAN` tokens; empty of a text without.
+
+    With `labels`, which are `NO_ANSWER`, it is empty too where the first token, which stands for
+    no answer, is likelier than any part.
+    """
     tokens = np.flatnonzero(places[:, 0] < places[:, 1])
     if not len(tokens):
         return ""
@@ -79,6 +83,8 @@ def span(
     ahead = tokens[None, :] - tokens[:, None]
     together = np.where((ahead >= 0) & (ahead < LONGEST_SPAN), first[:, None] + last, -np.inf)
     begin, end = np.unravel_index(together.argmax(), together.shape)
+    if "" in labels and scores[:, 0].sum() > together[begin, end]:
+        return ""
     return text[places[tokens[begin], 0] : places[tokens[end], 1]]
 
 

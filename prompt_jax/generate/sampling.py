@@ -56,7 +56,7 @@ def decode_tokens(
 
     def append(state: _State, logits: Float[Array, "B V"], cache: LayerCache) -> _State:
         chosen = jnp.argmax(logits, -1) if draw is None else sample(draw, logits, state.step)
-        token = jnp.where(state.ended, config.pad_token_id, chosen).astype(jnp.int32)
+        token = jnp.where(state.ended, config.filler, chosen).astype(jnp.int32)
         return _State(
             state.step + 1,
             jax.lax.dynamic_update_index_in_dim(state.tokens, token, state.step, 1),
@@ -71,7 +71,7 @@ def decode_tokens(
         )
         return append(state, *step)
 
-    empty = jnp.full((batch, length), config.pad_token_id, jnp.int32)
+    empty = jnp.full((batch, length), config.filler, jnp.int32)
     start = _State(jnp.int32(0), empty, empty[:, 0], jnp.zeros(batch, bool), first.cache)
     state = jax.lax.while_loop(
         lambda s: (s.step < length) & ~s.ended.all(),

@@ -1,6 +1,7 @@
 """Log-likelihoods of candidate targets: how label words are ranked."""
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -50,6 +51,7 @@ def score(
             f"score needs at least one candidate and no empty one, got {len(candidates)} of "
             f"{candidate_mask.sum(-1).tolist()} tokens; end every candidate with EOS"
         )
+    backbone.check_word_head()
     mask = np.asarray(mask, bool)
     if is_encoder(backbone.config):
         _check_cloze(backbone, np.asarray(tokens), mask, candidate_mask)
@@ -70,24 +72,31 @@ def _check_cloze(
     backbone: Backbone, tokens: np.ndarray, mask: np.ndarray, candidate_mask: np.ndarray
 ) -> None:
     longest = int(candidate_mask.sum(1).max())
-    masks = ((tokens == backbone.config.mask_token_id) & mask).sum(1)
     named = f"backbone {backbone.name!r}"
-    if not backbone.config.word_head:
-        raise InputError(
-            f"{named} has no head that fills masks; use weights that have one, or train a head: "
-            "set num_labels"
-        )
     if longest > 1:
         raise InputError(
             f"a label word of {longest} tokens cannot stand in place of one mask; choose label "
             f"words that are one token of {named}, or train a head: set num_labels"
         )
-    if (masks != 1).any():
-        row = int(np.flatnonzero(masks != 1)[0])
-        raise InputError(
-            f"input {row} has {masks[row]} masks and {named} fills one; write the tokenizer's mask "
-            "once into task.source, near its front, where no cut of a long text reaches it"
-        )
+    one_mask(backbone, [row[seen] for row, seen in zip(tokens, mask, strict=True)])
+
+
+def one_mask(backbone: Backbone, rows: Sequence[np.ndarray], places: Sequence[str] = ()) -> None:
+    """Checks that every text of a cloze has one mask.
+
+    Args:
+      places: what names every text in an error; none numbers them from 0.
+
+    Raises:
+      InputError: one has none, or several.
+    """
+    for i, row in enumerate(rows):
+        masks = int((row == backbone.config.mask_token_id).sum())
+        if masks != 1:
+            raise InputError(
+                f"{places[i] if places else f'input {i}'} has {masks} masks and backbone "
+                f"{backbone.name!r} fills one; write the tokenizer's mask once into task.source"
+            )
 
 
 @functools.partial(jax.jit, static_argnames="module")

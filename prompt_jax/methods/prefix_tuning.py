@@ -82,6 +82,7 @@ def _of_text(
             'use init="random"'
         )
     ids = backbone.tokenizer(config.init_text)["input_ids"]
+    backbone.check_tokens(ids, "method.init_text")
     tokens = np.resize(np.asarray(ids), config.num_virtual_tokens)
     found = backbone.keys_and_values(tokens)
     return {path: jax.tree.map(lambda v: v.astype(jnp.float32), found[path]) for path in places}

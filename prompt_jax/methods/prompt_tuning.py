@@ -64,8 +64,8 @@ def initializer(
       start: [P, D], what `config.init_file` holds; read by the caller, since methods open no file.
 
     Raises:
-      InputError: the backbone has no tokenizer to read a text with, there are no label words, or
-        the start has another width or length.
+      InputError: the backbone has no tokenizer to read a text with or no row for one of its
+        tokens, there are no label words, or the start has another width or length.
     """
     vocab = from_vocab(backbone.table, config.init_population)
     if config.start == "vocab":
@@ -80,12 +80,16 @@ def initializer(
             'use init="vocab"'
         )
     if config.start == "text":
-        return from_text(backbone.embed, backbone.tokenizer(config.init_text)["input_ids"])
+        tokens = backbone.tokenizer(config.init_text)["input_ids"]
+        backbone.check_tokens(tokens, "method.init_text")
+        return from_text(backbone.embed, tokens)
     if not config.init_labels:
         raise InputError(
             'init="class_labels" needs label words: set task.labels or method.init_labels'
         )
     pieces = backbone.tokenizer(list(config.init_labels), add_special_tokens=False)["input_ids"]
+    for piece, label in zip(pieces, config.init_labels, strict=True):
+        backbone.check_tokens(piece, f"label word {label!r}")
     return from_rows(jnp.stack([backbone.embed(np.asarray(p)).mean(0) for p in pieces]), vocab)
 
 

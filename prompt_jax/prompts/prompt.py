@@ -218,7 +218,7 @@ def check_task(method: MethodConfig, backbone: Backbone) -> None:
     """Checks that a prompt is of a task that the backbone does, which PEFT reads from its file.
 
     Raises:
-      InputError: it is not.
+      InputError: it is not, or it is to write and the backbone has no head over words.
     """
     if method.task_type not in backbone.task_types:
         raise InputError(
@@ -226,6 +226,8 @@ def check_task(method: MethodConfig, backbone: Backbone) -> None:
             f'{", ".join(backbone.task_types)}; set task_type="{backbone.task_types[0]}", or use '
             "a backbone that does it"
         )
+    if method.task_type in ("SEQ_2_SEQ_LM", "CAUSAL_LM"):
+        backbone.check_word_head()
 
 
 def identity_of(backbone: Backbone) -> dict[str, Any]:

@@ -263,6 +263,7 @@ class Engine:
         how = How(max_new_tokens, temperature, top_k, top_p, seed, stream)
         if self._now.writer is None:
             raise InputError(f"backbone {self.backbone.name!r} only reads and writes no answers")
+        self.backbone.check_word_head()
         self._now.writer.check(how)
         version, tokens = self.version(prompt), self._texts.tokens(text)
         self._texts.length(tokens)

@@ -143,13 +143,13 @@ class Reader:
         """Two candidates of two tokens, an embedding and, where prompts have heads, a class."""
         words = 1 if is_encoder(self._module.config) else 2
         found = [Kind("embed", length) for length in lengths]
-        if getattr(self._module.config, "word_head", True):
+        if self._module.config.word_head:
             found += [Kind("score", length, 2, words) for length in lengths]
         return found + [Kind("classify", length) for length in lengths if heads]
 
     @property
     def _pad(self) -> int:
-        return self._module.config.pad_token_id
+        return self._module.config.filler
 
 
 ANSWERS: dict[str, Callable[..., Any]] = {

@@ -60,12 +60,13 @@ class Texts:
           TooLongError: more tokens than any of `lengths`.
           InputError: no text, no candidates, or not what a model that fills masks can do.
         """
+        self._backbone.check_word_head()
         tokens, words = self.tokens(text), self._candidates(candidates)
         if is_encoder(self._backbone.config):
             self._check_cloze(tokens, words)
         count, longest = len(words), max(map(len, words))
         kind = Kind("score", self.length(tokens), _power(count), _power(longest))
-        padded = pad(words, kind.words, self._backbone.config.pad_token_id)
+        padded = pad(words, kind.words, self._backbone.config.filler)
         return kind, tokens, Candidates(*padded, length_normalize)
 
     def length(self, tokens: np.ndarray) -> int:

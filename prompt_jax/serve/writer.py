@@ -229,4 +229,4 @@ class Writer:
 
     @property
     def _pad(self) -> int:
-        return self._module.config.pad_token_id
+        return self._module.config.filler

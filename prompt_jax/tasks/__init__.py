@@ -9,6 +9,7 @@ from prompt_jax.tasks.examples import resolve as resolve
 from prompt_jax.tasks.examples import to_example as to_example
 from prompt_jax.tasks.examples import to_examples as to_examples
 from prompt_jax.tasks.examples import to_source as to_source
+from prompt_jax.tasks.examples import with_no_answer as with_no_answer
 from prompt_jax.tasks.examples import with_tags as with_tags
 from prompt_jax.tasks.labels import read_labels as read_labels
 from prompt_jax.tasks.labels import remarks as remarks
@@ -18,3 +19,7 @@ from prompt_jax.tasks.table import TASKS as TASKS
 from prompt_jax.tasks.table import TaskName as TaskName
 from prompt_jax.tasks.table import parse_name as parse_name
 from prompt_jax.tasks.task import Task as Task
+from prompt_jax.tasks.text import Text as Text
+from prompt_jax.tasks.text import columns_of as columns_of
+from prompt_jax.tasks.text import place_of as place_of
+from prompt_jax.tasks.text import words_of as words_of

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 from prompt_jax.config import InputError, TaskConfig
 from prompt_jax.tasks.labels import in_order, infer, label_of, read_labels, write_labels
 from prompt_jax.tasks.table import TASKS, parse_name
-from prompt_jax.tasks.task import Task
+from prompt_jax.tasks.task import NO_ANSWER, Task
 from prompt_jax.tasks.templates import check_column, fill, listing, parse, reach
+from prompt_jax.tasks.text import Text, words_of
 
 
 class Example(NamedTuple):
@@ -17,7 +18,8 @@ class Example(NamedTuple):
 
     source: str
     target: str
-    """What a model shall answer: a text, a label word, or the tags of all words of the source."""
+    """What a model shall answer: a text, a label word, the tags of all words of the source, or
+    nothing to a question without an answer."""
     others: tuple[str, ...] = ()
     """Further right answers, of which an evaluation takes the nearest."""
     start: int | None = None
@@ -89,7 +91,7 @@ def resolve(
 
 def _targets(template: str, kind: str, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
     """The targets of all rows, or their tags."""
-    targets = [fill(template, row, place, "target").text for place, row in rows]
+    targets = [str(fill(template, row, place, "target")) for place, row in rows]
     return [tag for text in targets for tag in text.split()] if kind == "tagging" else targets
 
 
@@ -108,7 +110,8 @@ def to_example(task: Task, row: Mapping[str, Any], place: str = "the row") -> Ex
     Args:
       task: whose templates are filled.
       row: column to text, list of words, number, or None for a value that is not there. The
-        answers of a span may also be SQuAD's `{"text": [...], "answer_start": [...]}`.
+        answers of a span may also be SQuAD's `{"text": [...], "answer_start": [...]}`; an empty
+        list is a question without an answer.
       place: where the row stands, e.g. "train.tsv line 17"; begins every error.
 
     Raises:
@@ -118,7 +121,7 @@ def to_example(task: Task, row: Mapping[str, Any], place: str = "the row") -> Ex
     if task.kind == "span":
         return _span(task, row, place)
     source = to_source(task, row, place)
-    target = fill(task.target, row, place, "target").text
+    target = fill(task.target, row, place, "target")
     if task.kind == "tagging":
         target = _tags(task, source, target, place)
     elif task.labels:
@@ -131,13 +134,13 @@ def to_examples(task: Task, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> li
     return [to_example(task, row, place) for place, row in rows]
 
 
-def to_source(task: Task, row: Mapping[str, Any], place: str = "the row") -> str:
+def to_source(task: Task, row: Mapping[str, Any], place: str = "the row") -> Text:
     """The input text of a row that may have no target.
 
     Raises:
       InputError: a column is missing or the text is empty.
     """
-    return fill(task.source, row, place, "source").text
+    return fill(task.source, row, place, "source")
 
 
 def with_tags(task: Task, examples: Sequence[Example]) -> Task:
@@ -150,6 +153,12 @@ def with_tags(task: Task, examples: Sequence[Example]) -> Task:
     metrics = () if plain.metrics == task.metrics else task.metrics
     labels = tuple(sorted(tags, key=lambda tag: (tag != "O", tag)))
     return dataclasses.replace(task, labels=labels, metrics=metrics)
+
+
+def with_no_answer(task: Task, examples: Sequence[Example]) -> Task:
+    """A span task that may say nothing, if some of its examples have no answer."""
+    silent = task.kind == "span" and not all(example.target for example in examples)
+    return dataclasses.replace(task, labels=NO_ANSWER) if silent else task
 
 
 def _label(task: Task, target: str, place: str, what: str) -> str:
@@ -165,12 +174,13 @@ def _label(task: Task, target: str, place: str, what: str) -> str:
     )
 
 
-def _tags(task: Task, source: str, target: str, place: str) -> str:
-    words, tags = source.split(), target.split()
+def _tags(task: Task, source: Text, target: str, place: str) -> str:
+    words, tags = words_of(source), target.split()
     if len(words) != len(tags):
         raise InputError(
-            f"{place}: {len(tags)} tags for {len(words)} words; a word is what spaces separate, "
-            "and a tagging task has a template of the words alone, so that each one has a tag"
+            f"{place}: {len(tags)} tags for {len(words)} words; every word has one tag without "
+            "spaces. The words are those of the list, or what spaces separate in a text, of which "
+            "the template has nothing else then"
         )
     if not task.labels:
         return target
@@ -178,7 +188,8 @@ def _tags(task: Task, source: str, target: str, place: str) -> str:
 
 
 def _span(task: Task, row: Mapping[str, Any], place: str) -> Example:
-    source, context = fill(task.source, row, place, "source")
+    source = fill(task.source, row, place, "source")
+    context, _ = source.columns[-1]
     (_, column, _), *more = parse(task.target)
     if more or column is None or task.target != f"{{{column}}}":
         raise InputError(
@@ -186,6 +197,8 @@ def _span(task: Task, row: Mapping[str, Any], place: str) -> Example:
             '--task.target "{answers}"'
         )
     texts, starts = _answers(reach(row, column, place), column, place)
+    if not texts:
+        return Example(source, "")
     start = context + starts[0] if starts else source.find(texts[0], context)
     if start < 0 or source[start : start + len(texts[0])] != texts[0]:
         raise InputError(
@@ -198,7 +211,7 @@ def _span(task: Task, row: Mapping[str, Any], place: str) -> Example:
 
 
 def _answers(value: Any, column: str, place: str) -> tuple[list[str], list[int]]:
-    """The right answers of a span and where they begin, if it is told."""
+    """The right answers of a span and where they begin, if it is told; none if there is none."""
     starts = []
     if isinstance(value, Mapping) and "text" in value:
         value, starts = value["text"], list(value.get("answer_start", ()))
@@ -208,9 +221,9 @@ def _answers(value: Any, column: str, place: str) -> tuple[list[str], list[int]]
             f"{place}: column {column!r} holds no answers; allowed: a text, a list of texts, "
             'or {"text": [...], "answer_start": [...]} as SQuAD has it'
         )
-    if not texts or not all(text.strip() for text in texts):
+    if not all(text.strip() for text in texts):
         raise InputError(
-            f"{place}: column {column!r} has no answer, or an empty one; remove the row: questions "
-            "without an answer are not supported"
+            f"{place}: column {column!r} holds an empty answer; a question without an answer has "
+            "an empty list, as SQuAD 2.0 has it"
         )
     return texts, starts

@@ -4,7 +4,7 @@ import re
 from typing import NamedTuple
 
 from prompt_jax.config import choose
-from prompt_jax.tasks.task import Task
+from prompt_jax.tasks.task import NO_ANSWER, Task
 
 
 class TaskName(NamedTuple):
@@ -102,7 +102,8 @@ TASKS: dict[str, Task] = {
             kind="tagging",
             labels=_IOB,
         ),
-        Task(name="tfds:squad", kind="span", **_SQUAD),
+        *(Task(name=f"tfds:squad{v}", kind="span", **_SQUAD) for v in ("", "/v1.1")),
+        Task(name="tfds:squad/v2.0", kind="span", labels=NO_ANSWER, **_SQUAD),
     )
 }
 EMBEDDED = tuple(name for name in TASKS if name.startswith("embedded:"))

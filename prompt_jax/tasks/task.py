@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from prompt_jax.config import TASK_KINDS, InputError, choose
 
+NO_ANSWER = ("",)
+"""The labels of a span task whose answer may be that there is none."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
@@ -19,7 +22,8 @@ class Task:
     of the input; `span`, a part of the input. Empty is classification where there are labels, else
     generation."""
     labels: tuple[str, ...] = ()
-    """The label words, or the tags; empty where an answer is any text."""
+    """The label words, or the tags; of spans `NO_ANSWER` where a question may have none. Empty
+    where an answer is any text."""
     values: tuple[tuple[str, str], ...] = ()
     """What rows write for a label word, and that word, e.g. ("0", "negative")."""
     metrics: tuple[str, ...] = ()

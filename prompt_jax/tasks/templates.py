@@ -6,9 +6,10 @@ import re
 import string
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from prompt_jax.config import InputError
+from prompt_jax.tasks.text import Text
 
 
 def _plain(text: str) -> str:
@@ -38,15 +39,7 @@ def parse(template: str) -> list[tuple[str, str | None, str]]:
     return [(literal, column, spec or "") for literal, column, spec, _ in pieces]
 
 
-class Filled(NamedTuple):
-    """A template with a row's values in it."""
-
-    text: str
-    last: int
-    """Where in it the value of the last column begins."""
-
-
-def fill(template: str, row: Mapping[str, Any], place: str, kind: str) -> Filled:
+def fill(template: str, row: Mapping[str, Any], place: str, kind: str) -> Text:
     """The text of a row.
 
     Args:
@@ -56,7 +49,7 @@ def fill(template: str, row: Mapping[str, Any], place: str, kind: str) -> Filled
     Raises:
       InputError: a column is missing or has no text, or all that the columns hold is empty.
     """
-    text, values, last = "", "", 0
+    text, values, columns, words = "", "", [], []
     for literal, column, spec in parse(template):
         text += literal
         if column is not None:
@@ -69,7 +62,9 @@ def fill(template: str, row: Mapping[str, Any], place: str, kind: str) -> Filled
                     "take a split that has them, or remove the row"
                 )
             value = "" if missing else _text(cell, column, spec, place)
-            last = len(text)
+            if isinstance(cell, list) and not spec:
+                words += _words(list(map(str, cell)), len(text))
+            columns.append((len(text), len(text) + len(value)))
             text += value
             values += value
     # The words around the columns are no input: "sentence: " of an empty sentence is empty.
@@ -77,7 +72,16 @@ def fill(template: str, row: Mapping[str, Any], place: str, kind: str) -> Filled
         raise InputError(
             f"{place}: empty {kind} (template {template!r}); fill the columns or remove the row"
         )
-    return Filled(text.strip(), max(last - (len(text) - len(text.lstrip())), 0))
+    return Text(text, place, tuple(columns), tuple(words))
+
+
+def _words(words: list[str], start: int) -> list[tuple[int, int]]:
+    """Where the words of a list stand once they are joined by spaces, from `start` on."""
+    places = []
+    for word in words:
+        places.append((start, start + len(word)))
+        start += len(word) + 1
+    return places
 
 
 def _text(value: Any, column: str, spec: str, place: str) -> str:

@@ -40,7 +40,8 @@ def read_hugging_face(location: str, **ours: Any) -> tuple[Any, dict[str, Stored
         choose(f"model_type in {file}", model_type, BACKBONES)
         family = BACKBONES[model_type]
         tensors = family.canonical(open_weights(folder), model_type)
-        told = family.told_by_weights(tensors, tied=is_tied(tensors, family))
+        untied = values.get("tie_word_embeddings") is False
+        told = family.told_by_weights(tensors, tied=is_tied(tensors, family), untied=untied)
         config = family.from_hugging_face(values, **told, **ours)
     return config, tensors
 

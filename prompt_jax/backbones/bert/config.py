@@ -36,8 +36,6 @@ class BertConfig(Running):
     gated: bool = False
     pooler: bool = True
     """The weights have a pooler: a frozen layer on the first token."""
-    word_head: bool = True
-    """The weights have the head that fills masks; one to classify with can do without."""
     pad_token_id: int = 0
     mask_token_id: int = 103
     """Of the tokenizer; where a cloze is filled in."""

@@ -40,12 +40,13 @@ DISTILBERT = {
 }
 
 
-def told_by_weights(names: Collection[str], *, tied: bool) -> dict[str, Any]:
+def told_by_weights(names: Collection[str], *, tied: bool, untied: bool = False) -> dict[str, Any]:
     """Fields of the config that the weights tell and `config.json` does not.
 
     Args:
       names: of the weights.
-      tied: of no use here; a head that is not the table is refused with the weights.
+      tied: of no use here, as is `untied`; a head that is not the table is refused with the
+        weights.
     """
     heads = ("cls.", "lm_head.", "vocab_")
     return {

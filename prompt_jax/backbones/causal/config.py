@@ -53,7 +53,7 @@ class CausalConfig(Running):
     count_padding: bool = False
     """Padding takes positions too, so that a text padded on the left is read as another one: what
     PEFT does with virtual tokens in the input, and Transformers where no position_ids are given."""
-    pad_token_id: int = 0
+    pad_token_id: int | None = 0
     eos_token_id: int = 50256
 
     def __post_init__(self):
@@ -186,12 +186,11 @@ def _windows(values: Mapping[str, Any]) -> dict[str, Any]:
     return {} if len(full) == layers else {"sliding_window": window, "full_layers": full}
 
 
-def _special(values: Mapping[str, Any]) -> dict[str, int]:
-    """Ids of special tokens; without a padding token any id will do, for it is masked."""
+def _special(values: Mapping[str, Any]) -> dict[str, int | None]:
+    """Ids of special tokens."""
     eos = values.get("eos_token_id")
     eos = eos[0] if isinstance(eos, list) else eos
-    pad = values.get("pad_token_id")
-    return {"eos_token_id": 0 if eos is None else eos, "pad_token_id": 0 if pad is None else pad}
+    return {"eos_token_id": 0 if eos is None else eos, "pad_token_id": values.get("pad_token_id")}
 
 
 def _unsupported(name: str, got: Any, allowed: Any) -> InputError:
@@ -207,14 +206,14 @@ def to_hugging_face(config: CausalConfig, dtype: str) -> dict[str, Any]:
     shared = {
         "model_type": c.model_type,
         "vocab_size": c.vocab_size,
-        "tie_word_embeddings": c.tie_embeddings,
+        "tie_word_embeddings": c.tie_embeddings and c.word_head,
         "pad_token_id": c.pad_token_id,
         "eos_token_id": c.eos_token_id,
         "dtype": dtype,
     }
     if c.model_type == "gpt2":
         return shared | {
-            "architectures": ["GPT2LMHeadModel"],
+            "architectures": ["GPT2LMHeadModel" if c.word_head else "GPT2Model"],
             "bos_token_id": c.eos_token_id,
             "n_embd": c.d_model,
             "n_inner": c.d_ff,
@@ -226,7 +225,9 @@ def to_hugging_face(config: CausalConfig, dtype: str) -> dict[str, Any]:
         }
     window, full = c.sliding_window, c.full_layers
     return shared | {
-        "architectures": [f"{c.model_type.capitalize()}ForCausalLM"],
+        "architectures": [
+            f"{c.model_type.capitalize()}{'ForCausalLM' if c.word_head else 'Model'}"
+        ],
         "hidden_size": c.d_model,
         "head_dim": c.d_kv,
         "intermediate_size": c.d_ff,

@@ -115,7 +115,7 @@ def to_hugging_face(config: T5Config, dtype: str) -> dict[str, Any]:
         "num_layers": config.num_layers,
         "num_decoder_layers": config.num_decoder_layers,
         "feed_forward_proj": f"gated-{activation}" if config.gated else activation,
-        "tie_word_embeddings": config.scale_logits,
+        "tie_word_embeddings": config.scale_logits or (config.tie_embeddings and config.word_head),
         "scale_decoder_outputs": config.scale_logits,
         "relative_attention_num_buckets": config.relative_attention_num_buckets,
         "relative_attention_max_distance": config.relative_attention_max_distance,

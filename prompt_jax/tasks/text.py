@@ -1,0 +1,55 @@
+"""The text of a row, which still knows its columns."""
+
+import re
+
+Places = tuple[tuple[int, int], ...]
+"""Parts of a text in characters: the first one, and the one behind the last."""
+
+
+class Text(str):
+    """A filled template; everywhere else it is the string that it looks like.
+
+    Attributes:
+      place: where its row stands, e.g. "train.tsv line 17"; empty of a text of no row.
+      columns: where the values of the columns stand. A cut takes from them, never from the words
+        around them.
+      words: where the words of lists stand, as they are in the list: with spaces inside, or empty.
+    """
+
+    place: str
+    columns: Places
+    words: Places
+
+    def __new__(cls, text: str, place: str = "", columns: Places = (), words: Places = ()):
+        """`text` without the space around it; the places are those in `text` with it."""
+        stripped = text.strip()
+        before = len(text) - len(text.lstrip())
+
+        def moved(places: Places) -> Places:
+            most = len(stripped)
+            return tuple(
+                (min(max(start - before, 0), most), min(max(stop - before, 0), most))
+                for start, stop in places
+            )
+
+        self = super().__new__(cls, stripped)
+        self.place, self.columns, self.words = place, moved(columns), moved(words)
+        return self
+
+
+def columns_of(text: str) -> Places:
+    """Where the columns of a text stand; a text of no template is one column."""
+    columns = text.columns if isinstance(text, Text) else ()
+    return columns or ((0, len(text)),)
+
+
+def words_of(text: str) -> Places:
+    """Where the words of a text stand: those of its lists, else what spaces separate."""
+    words = text.words if isinstance(text, Text) else ()
+    return words or tuple(word.span() for word in re.finditer(r"\S+", text))
+
+
+def place_of(text: str, index: int) -> str:
+    """Where the row of a text stands, by its number from 0 when the text itself does not say."""
+    place = text.place if isinstance(text, Text) else ""
+    return place or f"row {index + 1}"
