@@ -11,7 +11,7 @@ from test_methods_all import CASES, batch_of, logits_of, trained
 
 import prompt_jax as pj
 from prompt_jax import cli
-from prompt_jax.config import METHOD_KINDS, Config, InputError, from_json, to_json
+from prompt_jax.config import METHOD_KINDS, Config, InputError, from_json, resolved, to_json
 from prompt_jax.losses import seq2seq_logits
 from prompt_jax.methods import init, lora, materialize, multitask_prompt, prefix_tuning
 from prompt_jax.methods.targets import first_of, targets
@@ -76,8 +76,8 @@ def test_configs_go_through_json(kind):
     config = Config(method=METHOD_KINDS[kind]())
     assert to_json(config)["method"]["kind"] == kind
     assert from_json(Config, to_json(config)) == config
-    assert config.train.optimizer in METHOD_KINDS[kind].rates
-    assert config.train.learning_rate == METHOD_KINDS[kind].rates[config.train.optimizer]
+    train = resolved(config).train
+    assert train.learning_rate == METHOD_KINDS[kind].rates[train.optimizer]
 
 
 def test_an_unknown_method_in_json():

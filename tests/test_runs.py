@@ -48,7 +48,7 @@ def test_overwrite_starts_empty(config):
 def test_resume_with_a_changed_config_names_the_fields(config):
     begun(config)
     changed = dataclasses.replace(config, train=TrainConfig(learning_rate=0.5, seed=3))
-    message = "another config: train.learning_rate: 0.3 -> 0.5; train.seed: 0 -> 3"
+    message = "another config: train.learning_rate: None -> 0.5; train.seed: 0 -> 3"
     with pytest.raises(InputError, match=message):
         check_run(changed, resume=True)
 

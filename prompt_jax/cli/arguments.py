@@ -36,9 +36,7 @@ def starting_config(arguments: list[str]) -> tuple[Config, list[str]]:
     rest = arguments[:at] + arguments[at + (1 if "=" in arguments[at] else 2) :]
     if name == config.method.kind:
         return config, rest
-    # The rate was that of the other method, unless it was chosen.
-    train = dataclasses.replace(config.train, optimizer=None, learning_rate=None)
-    return dataclasses.replace(config, method=METHOD_KINDS[name](), train=train), rest
+    return dataclasses.replace(config, method=METHOD_KINDS[name]()), rest
 
 
 def _starting_point(arguments: list[str]) -> tuple[Config, list[str]]:

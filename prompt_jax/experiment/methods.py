@@ -12,7 +12,7 @@ import jax
 
 from prompt_jax import report
 from prompt_jax.backbones import Backbone
-from prompt_jax.config import Config, InputError, MethodConfig, TrainConfig
+from prompt_jax.config import Config, InputError, MethodConfig, resolved
 from prompt_jax.experiment.answering import batches_of, loss_of
 from prompt_jax.experiment.compare import TUNED, rival
 from prompt_jax.experiment.data import Data, check_one, load_data
@@ -74,7 +74,7 @@ def compare_methods(
     rows, plain, metric, way = [], {}, "", ""
     for method in methods:
         out = str(Path(config.out) / method.kind)
-        own = dataclasses.replace(config, method=method, out=out, train=_budget(config, method))
+        own = resolved(dataclasses.replace(config, method=method, out=out))
         say(f"\n== {method.kind}")
         result = train(own, overwrite=overwrite, say=say)
         if result.prompt is None:
@@ -85,13 +85,6 @@ def compare_methods(
         rows.append(_measured(own, result.prompt, _scores(result.results[TUNED], metric)))
     _write(Path(config.out), rows, (way, plain), metric, say)
     return rows
-
-
-def _budget(config: Config, method: MethodConfig) -> TrainConfig:
-    """The same training, at the method's own optimizer and rate where those were not chosen."""
-    of_default = dataclasses.replace(config.train, optimizer=None, learning_rate=None)
-    untouched = dataclasses.replace(config, train=of_default).train == config.train
-    return of_default if untouched else config.train
 
 
 def _scores(results: dict[str, dict[str, float]], metric: str) -> dict[str, float]:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from prompt_jax.backbones import Backbone
-from prompt_jax.config import Config, InputError, MethodConfig, differences
+from prompt_jax.config import Config, InputError, MethodConfig, differences, resolved
 from prompt_jax.data import Batches
 from prompt_jax.evaluate import Evaluation, evaluate
 from prompt_jax.experiment.answering import batches_of, check_blanks, for_tasks_of, loss_of
@@ -51,7 +51,8 @@ class Population:
 
     def __init__(self, configs: Sequence[Config], backbone: Backbone, data: Sequence[Data]):
         check_one_program(configs)
-        self.configs, self.backbone, self.data = list(configs), backbone, list(data)
+        self.configs = configs = [resolved(config) for config in configs]
+        self.backbone, self.data = backbone, list(data)
         self.methods = [
             for_tasks_of(config.method, backbone, [own.task])
             for config, own in zip(configs, data, strict=True)

@@ -17,6 +17,7 @@ from prompt_jax.backbones import Backbone
 from prompt_jax.config import (
     Config,
     MethodConfig,
+    resolved,
     to_json,
 )
 from prompt_jax.data import Batches, prefetch
@@ -60,6 +61,7 @@ def train(
       InputError: anything about the config, the data or the backbone that cannot work.
       DivergedError: the loss is no longer a number; the last good checkpoint stays.
     """
+    config = resolved(config)
     check_alike({**code(), **to_json(config)})
     with elsewhere() as own:
         folder = together(lambda: own or check_run(config, resume=resume, overwrite=overwrite))

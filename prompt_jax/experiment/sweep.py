@@ -13,7 +13,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from prompt_jax import checkpoints, report
-from prompt_jax.config import Config, InputError, SweepConfig, differences, from_json, to_json
+from prompt_jax.config import (
+    Config,
+    InputError,
+    SweepConfig,
+    differences,
+    from_json,
+    resolved,
+    to_json,
+)
 from prompt_jax.experiment.candidates import Candidates
 from prompt_jax.experiment.conclude import Result, conclude
 from prompt_jax.experiment.data import check_one, load_data
@@ -99,6 +107,7 @@ def sweep(
       DivergedError: no candidate has a loss that is a number.
     """
     check_one(config, "sweep")
+    config = resolved(config)
     configs = candidates(config, sweep)
     sweep.targets(config.train.steps)
     folder = check_run(config, resume=resume, overwrite=overwrite)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from prompt_jax import checkpoints
-from prompt_jax.config import Config, InputError
+from prompt_jax.config import Config, InputError, resolved
 from prompt_jax.experiment.conclude import Result, conclude, short
 from prompt_jax.experiment.data import load_data
 from prompt_jax.experiment.population import Population
@@ -37,6 +37,7 @@ def train_tasks(
             f"data.tasks trains in one process, and there are {jax.process_count()}; give each "
             "task a run of its own, or one process (distributed.detect False)"
         )
+    config = resolved(config)
     folder = check_run(config, resume=resume, overwrite=overwrite)
     data = [load_data(config, name) for name in config.data.tasks]
     configs = [
