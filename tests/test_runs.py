@@ -85,7 +85,7 @@ def test_out_is_a_file_or_cannot_be_written(tmp_path):
     path.write_text("")
     with pytest.raises(InputError, match="is a file; give a folder"):
         check_run(Config(out=str(path)))
-    with pytest.raises(InputError, match="cannot write to .*; give another --out"):
+    with pytest.raises(InputError, match="cannot write .*; give another --out"):
         check_run(Config(out="/proc/prompt_jax/run"))
 
 

@@ -25,9 +25,15 @@ def parse(function: Callable[..., None], prog: str, arguments: list[str]) -> Non
     tyro.cli(function, prog=f"prompt-jax {prog}", args=arguments)
 
 
-def starting_config(arguments: list[str]) -> tuple[Config, list[str]]:
-    """What flags go over: a config file, the run to resume, or the defaults; then the method."""
-    config, arguments = _starting_point(arguments)
+def starting_config(arguments: list[str], out: str = Config.out) -> tuple[Config, list[str]]:
+    """What flags go over: a config file, the run to resume, or the defaults; then the method.
+
+    Args:
+      out: the folder of a run of this command where none is named.
+    """
+    config, arguments = _starting_point(arguments, out)
+    if config.out == Config.out:
+        config = dataclasses.replace(config, out=out)
     name = value_of(arguments, "--method")
     if name is None:
         return config, arguments
@@ -39,13 +45,13 @@ def starting_config(arguments: list[str]) -> tuple[Config, list[str]]:
     return dataclasses.replace(config, method=METHOD_KINDS[name]()), rest
 
 
-def _starting_point(arguments: list[str]) -> tuple[Config, list[str]]:
+def _starting_point(arguments: list[str], out: str) -> tuple[Config, list[str]]:
     if arguments and arguments[0].endswith(".py"):
         return bound(arguments[0], Config), arguments[1:]
     if "--resume" in arguments:
         from prompt_jax.runs import read_config
 
-        return read_config(Path(value_of(arguments, "--out") or Config.out)), arguments
+        return read_config(Path(value_of(arguments, "--out") or out)), arguments
     return Config(), arguments
 
 

@@ -13,6 +13,7 @@ from prompt_jax.experiment.data import Data
 from prompt_jax.experiment.population import Population
 from prompt_jax.experiment.watch import Best
 from prompt_jax.population import member, stack
+from prompt_jax.train import is_finite
 
 
 class Candidates:
@@ -85,7 +86,7 @@ class Candidates:
         found = population.score(at)
         score, step = next(iter(found.metrics.values())), self.step(index)
         judged = score if found.log_likelihood is None else found.log_likelihood
-        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(population.tree(at))):
+        if not is_finite(population.tree(at)):
             score = judged = -np.inf  # It diverged, and no other with it.
         if score > self.best[index].score:
             kept = (np.float32(score), np.int32(step), np.int32(0))

@@ -16,6 +16,7 @@ from prompt_jax.experiment.answering import batches_of, check_blanks, for_tasks_
 from prompt_jax.experiment.data import Data
 from prompt_jax.methods import Injection, materialize, only_real
 from prompt_jax.population import (
+    AfterStep,
     check_lengths,
     check_mesh,
     compile_population_step,
@@ -113,14 +114,15 @@ class Population:
         self,
         chosen: Sequence[int],
         steps: int,
-        after_step: Callable[[Any, dict[str, np.ndarray]], bool] | None = None,
+        after_step: AfterStep | None = None,
+        due: Callable[[int], bool] | None = None,
     ) -> None:
         """Trains some members for so many steps.
 
         Args:
           chosen: which, each once; a program is compiled for every number of them.
           steps: from where each is.
-          after_step: as for `fit_population`.
+          after_step, due: as for `fit_population`.
         """
         # Devices that would have no member repeat one.
         at = np.resize(chosen, whole_rows(len(chosen), self.backbone.mesh))
@@ -132,6 +134,7 @@ class Population:
             stacked_batches([self.batches[i] for i in at], (first + k for k in range(steps))),
             jax.tree.map(lambda leaf: leaf[at], self.members),
             after_step=after_step,
+            due=due,
             mesh=self.backbone.mesh,
         )
         for whole, part in zip(jax.tree.leaves(self.states), jax.tree.leaves(states), strict=True):
