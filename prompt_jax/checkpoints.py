@@ -7,8 +7,6 @@ damaged one is named instead of resumed.
 import contextlib
 import hashlib
 import logging
-import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,7 +30,7 @@ def writing(folder: Path, *, keep: int = 2) -> Iterator[Any]:
     try:
         yield manager
     finally:
-        with _one_line(folder):
+        with disk.writing(folder):
             manager.close()
 
 
@@ -69,7 +67,7 @@ def save(manager: Any, step: int, state: Any) -> None:
 
     # A copy: the next step donates these buffers while the write is still under way.
     state = on_host(state)
-    with _one_line(Path(manager.directory)):
+    with disk.writing(Path(manager.directory)):
         manager.save(
             step,
             args=ocp.args.Composite(
@@ -118,18 +116,6 @@ def restore(manager: Any, like: Any) -> tuple[int, Any] | None:
     if loaded["digest"]["sha256"] != _digest(state):
         raise InputError(f"checkpoint {folder} is damaged: its sha256 does not match; {remedy}")
     return step, state
-
-
-@contextlib.contextmanager
-def _one_line(folder: Path) -> Iterator[None]:
-    with disk.writing(folder):
-        try:
-            yield
-        except ValueError as error:  # So TensorStore raises what is an OSError elsewhere.
-            number = re.search(r"os_error_code='(\d+)'", str(error))
-            if number is None:
-                raise
-            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
 
 def _is_no_error_of_orbax(record: logging.LogRecord) -> bool:

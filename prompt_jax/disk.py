@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,8 @@ from prompt_jax.config import InputError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system says where there is no room left for a file."""
+NUMBER = re.compile(r"os(?: error |_error_code=')(\d+)")
+"""How safetensors and TensorStore tell it, whose errors are none of the system's."""
 LOCKLESS = (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK, errno.EINVAL)
 """And where a file system, such as a mounted bucket, has no locks."""
 
@@ -34,11 +37,22 @@ def writing(place: Path, remedy: str = "choose another place") -> Iterator[None]
     """
     try:
         yield
-    except OSError as error:
-        what = f"cannot write {place}: {error.strerror or error}"
-        if error.errno in FULL:
+    except Exception as error:
+        number, reason = _reason(error)
+        if reason is None:
+            raise
+        what = f"cannot write {place}: {reason}"
+        if number in FULL:
             raise DiskFullError(f"{what}; free some space and run the command again") from error
         raise InputError(f"{what}; {remedy}") from error
+
+
+def _reason(error: Exception) -> tuple[int | None, str | None]:
+    """Number and words of the system's error; None where it is another one."""
+    if isinstance(error, OSError):
+        return error.errno, error.strerror or str(error)
+    found = NUMBER.search(str(error))
+    return (int(found[1]), os.strerror(int(found[1]))) if found else (None, None)
 
 
 def write(path: Path, content: bytes | str) -> None:

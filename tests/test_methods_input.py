@@ -294,5 +294,8 @@ def test_compare_trains_each_and_prints_a_table(tiny_folder, task_file, tmp_path
     printed = capsys.readouterr().out
     assert "| prompt_tuning |" in printed and "| ia3 |" in printed
     assert {"compare.md", "compare.json", "compare.png"} <= {p.name for p in out.iterdir()}
+    assert cli.main([*arguments[:-1], "bias,ia3", "--resume"]) == 0
+    printed = capsys.readouterr().out
+    assert "| bias |" in printed and "resuming after step 2 of 2" in printed
     assert cli.main([*arguments[:-1], "ia3,ia3"]) == 2
     assert "wants different methods, got ia3, ia3" in capsys.readouterr().err
