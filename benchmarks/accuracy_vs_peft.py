@@ -18,7 +18,7 @@ from peft import PromptTuningConfig as PeftConfig
 from peft import get_peft_model
 from transformers import Adafactor, T5ForConditionalGeneration
 
-from prompt_jax.config import Config, TrainConfig
+from prompt_jax.config import Config, TrainConfig, resolved
 from prompt_jax.data import Batches, encode, pad
 from prompt_jax.evaluate import evaluate
 from prompt_jax.experiment import load_data
@@ -112,7 +112,7 @@ def main():
     found = []
     print("seed   prompt_jax   PEFT")
     for seed in range(options.seeds):
-        config = Config(train=TrainConfig(steps=options.steps, seed=seed))
+        config = resolved(Config(train=TrainConfig(steps=options.steps, seed=seed)))
         virtual, size = config.method.num_virtual_tokens, config.train.batch_size
         batches = Batches(
             data.train, backbone.tokenizer, config.data, size, seed, prompt_length=virtual

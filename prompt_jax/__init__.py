@@ -47,6 +47,7 @@ _HOMES = {
     "compose_attention": "experiment",
     "ensemble": "generate",
     "recycle": "prompts",
+    "resolved": "config",
     "fit": "train",
     "init": "methods",
     "load_backbone": "weights",

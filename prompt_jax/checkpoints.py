@@ -4,15 +4,34 @@ The only file that knows Orbax. A checkpoint carries the sha256 of its own numbe
 damaged one is named instead of resumed.
 """
 
+import contextlib
 import hashlib
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from prompt_jax import disk
 from prompt_jax.config import InputError
 from prompt_jax.sharding import on_host
+
+
+@contextlib.contextmanager
+def writing(folder: Path, *, keep: int = 2) -> Iterator[Any]:
+    """`open_checkpoints`, which are all written when this ends.
+
+    Raises:
+      DiskFullError, InputError: the last one could not be written; those before it stay.
+    """
+    manager = open_checkpoints(folder, keep=keep)
+    try:
+        yield manager
+    finally:
+        with disk.writing(folder):
+            manager.close()
 
 
 def open_checkpoints(folder: Path, *, keep: int = 2) -> Any:
@@ -23,7 +42,10 @@ def open_checkpoints(folder: Path, *, keep: int = 2) -> Any:
     import orbax.checkpoint as ocp
     from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-    folder.mkdir(parents=True, exist_ok=True)
+    # Orbax logs with a traceback what it raises as well.
+    logging.getLogger("absl").addFilter(_is_no_error_of_orbax)
+    with disk.writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     several = jax.process_count() > 1
     options = ocp.CheckpointManagerOptions(
         preservation_policy=preservation_policy.LatestN(keep),
@@ -36,18 +58,23 @@ def open_checkpoints(folder: Path, *, keep: int = 2) -> Any:
 
 
 def save(manager: Any, step: int, state: Any) -> None:
-    """Writes `state` in the background; a checkpoint appears whole or not at all."""
+    """Writes `state` in the background; a checkpoint appears whole or not at all.
+
+    Raises:
+      DiskFullError, InputError: this one, or the one before, cannot be written.
+    """
     import orbax.checkpoint as ocp
 
     # A copy: the next step donates these buffers while the write is still under way.
     state = on_host(state)
-    manager.save(
-        step,
-        args=ocp.args.Composite(
-            state=ocp.args.StandardSave(_by_path(state)),
-            digest=ocp.args.JsonSave({"sha256": _digest(state)}),
-        ),
-    )
+    with disk.writing(Path(manager.directory)):
+        manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(_by_path(state)),
+                digest=ocp.args.JsonSave({"sha256": _digest(state)}),
+            ),
+        )
 
 
 def restore(manager: Any, like: Any) -> tuple[int, Any] | None:
@@ -89,6 +116,10 @@ def restore(manager: Any, like: Any) -> tuple[int, Any] | None:
     if loaded["digest"]["sha256"] != _digest(state):
         raise InputError(f"checkpoint {folder} is damaged: its sha256 does not match; {remedy}")
     return step, state
+
+
+def _is_no_error_of_orbax(record: logging.LogRecord) -> bool:
+    return record.levelno < logging.ERROR or "orbax" not in record.pathname
 
 
 def _by_path(tree: Any) -> dict[str, Any]:

@@ -9,12 +9,15 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Array
 
 from prompt_jax.config import InputError, MethodConfig, TrainConfig
 from prompt_jax.data import Batch, Batches
 from prompt_jax.losses import Loss
 from prompt_jax.sharding import place_rows, rows_of, whole
-from prompt_jax.train import Member, State, train_step
+from prompt_jax.train import Member, State, run_steps, train_step
+
+AfterStep = Callable[[int, Any, dict[str, np.ndarray]], bool]
 
 LENGTH_AXIS = {"prompt_tuning": -2, "prefix_tuning": -3, "p_tuning_v2": -3}
 """Of the leaves of methods whose members may differ in length: where virtual tokens are."""
@@ -165,23 +168,31 @@ def fit_population(
     batches: Iterable[Batch],
     members: Member,
     *,
-    after_step: Callable[[State, dict[str, np.ndarray]], bool] | None = None,
+    after_step: AfterStep | None = None,
+    due: Callable[[int], bool] | None = None,
     mesh: Any = None,
 ) -> State:
     """Runs a step of all members for every batch and hands each result to `after_step`.
 
     A member whose loss is no longer a number harms no other; what is to become of it is up to
-    `after_step`, which is given the states and, by name, the metrics [N] of all members, and ends
-    training by returning True. It must not keep the states' arrays: the next step donates them.
+    `after_step`, which is given the number of steps of this call, the states and, by name, the
+    metrics [N] of all members, and ends training by returning True. It must not keep the states'
+    arrays: the next step donates them.
 
     Args:
       step_fn: of `compile_population_step`; it compiles once for N and the lengths of a batch.
+      due: as for `fit`.
       mesh: that of the backbone; each device has its part of the members.
     """
     states, members = (place_rows(tree, mesh) for tree in (states, members))
-    for batch in batches:
-        states, metrics = step_fn(states, frozen, place_rows(batch, mesh), members)
-        found = jax.tree.map(np.asarray, jax.device_get(metrics))
-        if after_step and after_step(states, found):
-            break
-    return states
+    if due is None:
+        due = lambda _: after_step is not None  # noqa: E731
+
+    def one(states: State, batch: Batch) -> tuple[State, dict[str, Array]]:
+        return step_fn(states, frozen, place_rows(batch, mesh), members)
+
+    def report(step: int, states: State | None, metrics: dict[str, Array]) -> bool:
+        rows = jax.tree.map(np.asarray, jax.device_get(metrics))
+        return bool(after_step and after_step(step, states, rows))
+
+    return run_steps(one, states, batches, report, due)

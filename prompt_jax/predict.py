@@ -5,6 +5,7 @@ The output only ever grows, so whatever ends a run leaves a file that the next r
 
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from prompt_jax import disk
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import DataConfig, EvalConfig, InputError
 from prompt_jax.data.files import Row, decode_lines, read_file
@@ -67,16 +69,18 @@ def predict(
     inputs = _take(read_inputs(input_path, task), shard)
     check_words(backbone, data, [text for _, text in inputs])
     output = _writable(Path(output_path), input_path)
-    if overwrite:
-        output.unlink(missing_ok=True)
-    old = _resume(output, inputs)
     rows = whole_rows(max(1, min(eval.rows, len(inputs))), backbone.mesh)
     eval = dataclasses.replace(eval, batch_size=rows)
     size = CHUNK * rows
-    # Chunks begin where they would without an interruption, and so have the same batches: the
-    # answers are the same to the bit, and another prompt shows in those that are there already.
-    first = max(len(old) - 1, 0) // size * size
-    with output.open("a", encoding="utf-8", newline="\n") as file:
+    remedy = "wait for its end, or choose another output"
+    with disk.writing(output), output.open("a", encoding="utf-8", newline="\n") as file:
+        disk.lock(file, output, remedy)
+        if overwrite:
+            file.truncate(0)
+        old = _resume(output, inputs)
+        # Chunks begin where they would without an interruption, and so have the same batches: the
+        # answers are the same to the bit, and another prompt shows in those that are there already.
+        first = max(len(old) - 1, 0) // size * size
         for start in range(first, len(inputs), size):
             chunk = inputs[start : start + size]
             answers = answer(
@@ -95,6 +99,7 @@ def predict(
             new = records[len(known) :]
             file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in new)
             file.flush()
+            os.fsync(file.fileno())
     return len(inputs) - len(old)
 
 

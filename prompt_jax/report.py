@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from prompt_jax.runs import write_text
+from prompt_jax import disk
 
 
 def table(results: dict[str, dict[str, dict[str, float]]]) -> list[list[str]]:
@@ -62,7 +62,8 @@ def draw_curve(
         scores.axhline(rival[1], color="tab:red", ls="--", lw=1, label=rival[0])
     scores.set_ylabel(f"validation {metric}", color="tab:blue")
     scores.legend(loc="center right", frameon=False)
-    figure.savefig(path, dpi=120)
+    with disk.replacing(path) as fresh:
+        figure.savefig(fresh, dpi=120)
 
 
 def draw_methods(
@@ -100,7 +101,8 @@ def draw_methods(
         axes.annotate(name, (trained, score), xytext=(5, 4), textcoords="offset points")
     axes.set(xscale="log", xlabel="numbers trained", ylabel=metric)
     axes.margins(x=0.2)
-    figure.savefig(path, dpi=120)
+    with disk.replacing(path) as fresh:
+        figure.savefig(fresh, dpi=120)
 
 
 def write_report(
@@ -110,7 +112,7 @@ def write_report(
     lines = [f"# {title}", "", markdown(rows), "", "![curve](curve.png)", ""]
     lines += [f"- {name}: {value}" for name, value in facts.items()]
     lines += ["", "```", words.strip(), "```", ""]
-    write_text(path, "\n".join(lines))
+    disk.write(path, "\n".join(lines))
 
 
 def draw_sweep(
@@ -168,7 +170,8 @@ def draw_sweep(
             )
             right.annotate(row[0], points[-1], xytext=(4, 0), textcoords="offset points", size=8)
     right.set(xlabel="step", ylabel=f"validation {metric}")
-    figure.savefig(path, dpi=120)
+    with disk.replacing(path) as fresh:
+        figure.savefig(fresh, dpi=120)
 
 
 def _places(values: Sequence[str]) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """A run folder: config.json, metrics.jsonl, metrics.csv, checkpoints/, prompt/, report.md.
 
 Nothing in it is written in place: a killed run leaves whole files, and resuming cuts the metrics
-back to the step it resumes from.
+back to the step it resumes from. One process at a time has it.
 """
 
 import contextlib
@@ -16,11 +16,58 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from prompt_jax.config import Config, InputError, differences, from_json, to_json
+from prompt_jax import disk
+from prompt_jax.config import METHOD_KINDS, Config, InputError, differences, from_json, to_json
 
-OWN_FILES = ("prompt", "checkpoints", "config.json", "metrics.jsonl", "metrics.csv", "curve.png")
+LOCK = ".lock"
+REMEDY = "give another --out"
+OWN_FILES = (
+    LOCK,
+    "prompt",
+    "checkpoints",
+    "config.json",
+    "metrics.jsonl",
+    "metrics.csv",
+    "curve.png",
+)
 OWN_FILES += ("report.md", "tensorboard", "sweep_config.json", "sweep.md", "sweep.json")
-OWN_FILES += ("sweep.png", "tasks")
+OWN_FILES += ("sweep.png", "tasks", "compare.md", "compare.json", "compare.png", *METHOD_KINDS)
+
+
+@contextlib.contextmanager
+def claim(config: Config, *, resume: bool = False, overwrite: bool = False) -> Iterator[Path]:
+    """The run folder of a config, which no other process has until the run ends.
+
+    Raises:
+      InputError: as `check_run`, or another process has the folder.
+      DiskFullError: the disk was full on the way; the run can be continued.
+    """
+    folder = check_run(config, resume=resume, overwrite=overwrite)
+    with hold(folder):
+        try:
+            yield folder
+        except disk.DiskFullError as error:
+            way = " with --resume" if (folder / "config.json").is_file() else ""
+            raise disk.DiskFullError(f"{error}{way}") from error
+
+
+@contextlib.contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Keeps a folder for this process.
+
+    Raises:
+      InputError: another process has it, or it cannot be written.
+    """
+    path, ours = folder / LOCK, False
+    with contextlib.ExitStack() as stack:
+        while not ours:
+            with disk.writing(folder, REMEDY):
+                file = stack.enter_context(path.open("a", encoding="utf-8"))
+                disk.lock(file, folder, f"wait for its end or stop it, or {REMEDY}")
+                # Else its owner has removed it since it was opened.
+                ours = path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno()))
+        stack.callback(path.unlink, missing_ok=True)
+        yield
 
 
 def check_run(config: Config, *, resume: bool = False, overwrite: bool = False) -> Path:
@@ -39,14 +86,14 @@ def check_run(config: Config, *, resume: bool = False, overwrite: bool = False) 
         raise InputError(f"--out {folder} is a file; give a folder")
     if resume:
         _check_same(read_config(folder), config, folder)
-    elif folder.is_dir() and any(folder.iterdir()):
+    elif folder.is_dir() and any(path.name != LOCK for path in folder.iterdir()):
         if not overwrite:
             raise InputError(
                 f"{folder} is not empty; continue its run with --resume, replace it with "
                 "--overwrite, or give another --out"
             )
         _check_own(folder)
-    with _writing(folder):
+    with disk.writing(folder, REMEDY):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
@@ -55,11 +102,13 @@ def check_run(config: Config, *, resume: bool = False, overwrite: bool = False) 
 
 def begin_run(folder: Path, config: Config, *, resume: bool = False) -> None:
     """Clears a folder that `check_run` accepted, unless resuming, and writes config.json."""
-    with _writing(folder):
-        if not resume:
-            for path in folder.iterdir():
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-        write_text(folder / "config.json", json.dumps(to_json(config), indent=2) + "\n")
+    with disk.writing(folder, REMEDY):
+        for path in [] if resume else folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != LOCK:
+                path.unlink()
+    disk.write(folder / "config.json", json.dumps(to_json(config), indent=2) + "\n")
 
 
 def read_config(folder: Path) -> Config:
@@ -78,45 +127,60 @@ def read_config(folder: Path) -> Config:
     return from_json(Config, values)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    fresh.write_text(text, encoding="utf-8")
-    os.replace(fresh, path)
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a run's metrics; a last line that a kill cut short is left out."""
+    path, rows = folder / "metrics.jsonl", []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
 
 
-class Metrics:
+class Metrics(contextlib.AbstractContextManager):
     """One row a step, appended to metrics.jsonl and, when given, to TensorBoard.
 
-    metrics.csv is made of the same rows by `write_csv`, since its columns are known at the end.
+    metrics.csv is made of the same rows by `close`, since its columns are known at the end.
     """
 
     def __init__(self, folder: Path, *, step: int = 0, tensorboard: bool = False):
         self._folder = folder
         self._path = folder / "metrics.jsonl"
-        self.rows = [row for row in _read_rows(self._path) if row["step"] <= step]
-        write_text(self._path, "".join(json.dumps(row) + "\n" for row in self.rows))
+        self.rows = [row for row in read_metrics(folder) if row["step"] <= step]
+        disk.write(self._path, "".join(json.dumps(row) + "\n" for row in self.rows))
         self._file = self._path.open("a", encoding="utf-8")
         self._board = _board(folder / "tensorboard") if tensorboard else None
 
     def add(self, row: dict[str, float]) -> None:
         """Appends the row of a step."""
         self.rows.append(row)
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        with disk.writing(self._path):
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
         if self._board:
             for name in row.keys() - {"step"}:
                 self._board.add_scalar(name, row[name], row["step"])
 
+    def sync(self) -> None:
+        """Waits until all rows are on the disk: before a checkpoint, which they have to reach."""
+        with disk.writing(self._path):
+            disk.sync(self._path)
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Writes metrics.csv and closes the files."""
-        self._file.close()
+        with disk.writing(self._path):
+            self._file.close()
+        self.sync()
         names = list(dict.fromkeys(name for row in self.rows for name in row))
         text = io.StringIO()
         writer = csv.DictWriter(text, names, lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.rows)
-        write_text(self._folder / "metrics.csv", text.getvalue())
+        disk.write(self._folder / "metrics.csv", text.getvalue())
         if self._board:
             self._board.close()
 
@@ -129,17 +193,6 @@ def _board(folder: Path) -> Any:
             'train.tensorboard needs TensorBoard: pip install "prompt-jax[tensorboard]"'
         ) from error
     return Writer(str(folder))
-
-
-def _read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a metrics file; a last line that a kill cut short is left out."""
-    if not path.is_file():
-        return
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            yield json.loads(line)
-        except ValueError:
-            return
 
 
 def _check_same(old: Config, new: Config, folder: Path) -> None:
@@ -162,13 +215,3 @@ def _check_own(folder: Path) -> None:
             f"{folder} holds {', '.join(strangers[:5])}, which no run writes; --overwrite replaces "
             "runs only. Give another --out"
         )
-
-
-@contextlib.contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise InputError(
-            f"cannot write to {folder} ({error.strerror}); give another --out"
-        ) from error

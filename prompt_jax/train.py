@@ -186,6 +186,42 @@ def _gradient(loss: Loss, parts: int, tuned: Any, frozen: Any, batch: Any, key: 
     return (mean, {"tokens": tokens}), grads
 
 
+def run_steps(
+    step_fn: Callable[[Any, Any], tuple[Any, Any]],
+    state: Any,
+    batches: Iterable[Any],
+    report: Callable[[int, Any, Any], bool],
+    due: Callable[[int], bool],
+    step: int = 0,
+) -> Any:
+    """Runs a step for every batch and reports on each while the device is at the next one.
+
+    So the device never waits for the host to read numbers, but at steps that are due.
+
+    Args:
+      step_fn: from state and batch to state and metrics; it may donate the state.
+      report: is given the number of finished steps, the state where that step is due or the last
+        one, else None, since the next step has taken it, and the metrics on the device. When it
+        returns True for a step that is due, this ends.
+      due: whether a step's state is needed; asked once for each, in order.
+      step: how many are finished.
+    """
+    late = None
+    for batch in batches:
+        state, metrics = step_fn(state, batch)
+        step += 1
+        if late is not None:
+            report(*late)
+        late = None
+        if not due(step):
+            late = (step, None, metrics)
+        elif report(step, state, metrics):
+            break
+    if late is not None:
+        report(step, state, late[2])
+    return state
+
+
 def fit(
     loss: Loss,
     state: State,
@@ -194,6 +230,7 @@ def fit(
     config: TrainConfig,
     *,
     after_step: Callable[[int, State, dict[str, float]], bool] | None = None,
+    due: Callable[[int], bool] | None = None,
     step_fn: Callable[..., Any] | None = None,
     mesh: Any = None,
 ) -> State:
@@ -205,31 +242,47 @@ def fit(
 
     Args:
       batches: the batches that are still to come; the caller slices them when resuming.
+      due: whether `after_step` needs the state of a step, see `run_steps`; at others it is called
+        with None instead, when the next one is under way. None: it needs all, which costs time on
+        an accelerator.
       step_fn: a step from `compile_step`, to share one compilation between calls.
       mesh: that of the backbone; every device has the state, and its part of a batch's rows.
 
     Raises:
-      DivergedError: the loss or the gradient is NaN or infinite.
+      DivergedError: the loss, the gradient or a state that is due is NaN or infinite. At the latest
+        the step after it finds that out, and no such state gets to `after_step`.
     """
-    step_fn = step_fn or compile_step(loss, config, mesh)
-    step = int(state.step)
-    state = replicate(state, mesh)
-    for batch in batches:
-        state, metrics = step_fn(state, frozen, place_rows(batch, mesh))
-        step += 1
-        metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        _check_finite(step, metrics, config, frozen)
-        if after_step and after_step(step, state, metrics):
-            break
-    return state
+    compiled = step_fn or compile_step(loss, config, mesh)
+    if due is None:
+        due = lambda _: after_step is not None  # noqa: E731
+
+    def one(state: State, batch: Any) -> tuple[State, dict[str, Array]]:
+        return compiled(state, frozen, place_rows(batch, mesh))
+
+    def report(step: int, state: State | None, metrics: dict[str, Array]) -> bool:
+        row = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        _check_finite(step, state, row, frozen)
+        return bool(after_step and after_step(step, state, row))
+
+    return run_steps(one, replicate(state, mesh), batches, report, due, int(state.step))
 
 
-def _check_finite(step: int, metrics: dict[str, float], config: TrainConfig, frozen: Any) -> None:
-    if np.isfinite(metrics["loss"]) and np.isfinite(metrics["grad_norm"]):
+@jax.jit
+def is_finite(tree: Any) -> Array:
+    """Whether all numbers of a tree are."""
+    return jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
+
+
+def _check_finite(step: int, state: State | None, metrics: dict[str, float], frozen: Any) -> None:
+    numbers = np.isfinite(metrics["loss"]) and np.isfinite(metrics["grad_norm"])
+    if numbers and (state is None or is_finite(state.tuned)):
         return
+    what = f"loss {metrics['loss']} and gradient norm {metrics['grad_norm']}"
+    if numbers:
+        what = "trained numbers that are not finite"
     dtype = jax.tree.leaves(frozen)[0].dtype
     raise DivergedError(
-        f"loss {metrics['loss']} and gradient norm {metrics['grad_norm']} at step {step} "
+        f"{what} at step {step} "
         f"(learning rate {metrics['learning_rate']:g}, frozen weights in {dtype}); the last good "
         "checkpoint is kept. Try a lower train.learning_rate than that of this run, "
         "train.warmup_steps, or frozen.dtype float32"

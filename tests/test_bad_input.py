@@ -224,4 +224,4 @@ def test_run_folders(places, capsys):
     assert "train.learning_rate: 0.3 -> 0.5; train.seed: 7 -> 3" in said
     assert (finished / "config.json").read_text() == before
     assert json.loads(before)["train"]["seed"] == 7
-    assert "cannot write to" in ask(capsys, *train(places, "--out", "/proc/prompt_jax/run"))
+    assert "cannot write" in ask(capsys, *train(places, "--out", "/proc/prompt_jax/run"))

@@ -7,8 +7,8 @@ import pytest
 from tyro.conf import Positional
 
 from prompt_jax import cli
-from prompt_jax.cli.arguments import parse
-from prompt_jax.config import InputError
+from prompt_jax.cli.arguments import parse, starting_config
+from prompt_jax.config import InputError, resolved
 from prompt_jax.prompts import load_prompt
 
 
@@ -16,6 +16,24 @@ def test_flags_go_over_the_config_file(run):
     written = json.loads((run / "config.json").read_text())
     assert written["train"]["steps"] == 2 and written["train"]["seed"] == 7
     assert written["task"]["labels"] == ["no", "yes"]
+
+
+def test_another_method_over_a_config_file_keeps_the_rate_that_was_chosen(tmp_path):
+    path = tmp_path / "prefix.py"
+    path.write_text(
+        "import prompt_jax as pj\n"
+        "train = pj.TrainConfig(learning_rate=0.05)\n"
+        "config = pj.Config(method=pj.PrefixTuningConfig(), train=train)\n"
+    )
+    config, _ = starting_config([str(path), "--method", "lora"])
+    assert config.method.kind == "lora"
+    train = resolved(config).train
+    assert (train.optimizer, train.learning_rate) == ("adamw", 0.05)
+
+
+def test_a_run_records_what_its_method_brings(run):
+    train = json.loads((run / "config.json").read_text())["train"]
+    assert (train["optimizer"], train["learning_rate"]) == ("adafactor", 0.3)
 
 
 def test_resume_takes_the_config_of_the_run(run, capsys):

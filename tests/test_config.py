@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 
 from prompt_jax import config as c
@@ -41,6 +43,23 @@ def test_an_option_of_a_start_chooses_it(options, start):
 def test_a_saved_method_is_read_with_options_that_do_not_count():
     method = c.PTuningConfig(encoder_dropout=0.1)
     assert c.from_json(c.MethodConfig, c.to_json(method)) == method
+
+
+@pytest.mark.parametrize(
+    ("train", "optimizer", "rate"),
+    [
+        (c.TrainConfig(), "adamw", 5e-3),
+        (c.TrainConfig(optimizer="adafactor"), "adafactor", 5e-3),
+        (c.TrainConfig(learning_rate=0.05), "adamw", 0.05),
+        (c.TrainConfig(optimizer="adafactor", learning_rate=0.0), "adafactor", 0.0),
+    ],
+)
+def test_a_method_that_replaces_another_trains_as_if_it_had_been_the_first(train, optimizer, rate):
+    config = dataclasses.replace(c.Config(train=train), method=c.LoraConfig())
+    assert config == c.Config(train=train, method=c.LoraConfig()) and config.train == train
+    run = c.resolved(config)
+    assert (run.train.optimizer, run.train.learning_rate) == (optimizer, rate)
+    assert c.resolved(run) == run
 
 
 @pytest.mark.parametrize("name", ["seq_2_seq_lm", "Seq_2_Seq_LM"])

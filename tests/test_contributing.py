@@ -1,61 +1,59 @@
-"""The worked example of CONTRIBUTING.md is a method that trains."""
+"""The worked example of CONTRIBUTING.md is a method that holds to the laws."""
 
+import os
 import re
-import types
-from dataclasses import dataclass
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
-import flax.traverse_util
-import jax
-import jax.numpy as jnp
-import numpy as np
-
-from prompt_jax import methods
-from prompt_jax.config import METHOD_KINDS, MethodConfig, TrainConfig, from_json, to_json
-from prompt_jax.data import Batch
-from prompt_jax.losses import loss_fn
-from prompt_jax.methods import Injection, init, materialize
-from prompt_jax.methods.targets import targets
-from prompt_jax.train import fit, start
+from prompt_jax.config import METHOD_KINDS
 
 ROOT = Path(__file__).parent.parent
+BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
+PLACE = re.compile(r"`(\w+/[\w/]+\.py)`")
+TABLE = re.compile(r"in `(\w+)` of `")
 
 
-def test_the_toy_method_of_contributing(tiny, monkeypatch):
-    text = (ROOT / "CONTRIBUTING.md").read_text()
-    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    config_source, file_source = (re.sub(r"^   ", "", block, flags=re.M) for block in blocks[:2])
-    names = {"dataclass": dataclass, "MethodConfig": MethodConfig, "__name__": __name__}
-    monkeypatch.setattr(methods, "METHODS", dict(methods.METHODS))
-    kinds = dict(METHOD_KINDS)
-    try:
-        exec(config_source, names)
-        config = names["QueryShiftConfig"]()
-        module = types.ModuleType("query_shift")
-        module.__dict__.update(jnp=jnp, flax=flax, targets=targets, Injection=Injection)
-        exec(file_source, module.__dict__)
-        methods.METHODS[type(config)] = module
-        assert from_json(MethodConfig, to_json(config)) == config
+def follow(page, root):
+    """Does with every block of a page what the paragraph before it says."""
+    words, *rest = BLOCK.split(page)
+    for block, after in zip(rest[::2], rest[1::2], strict=True):
+        how = words.strip().rpartition("\n\n")[2]
+        block, words = re.sub(r"^ {3}", "", block, flags=re.M), after
+        path, table = root / PLACE.findall(how)[0], TABLE.search(how)
+        if "new file" in how:
+            assert not path.exists()
+            path.write_text(block)
+            continue
+        text = path.read_text()
+        if table:
+            at = text.index("\n}", text.index(f"\n{table[1]}")) + 1
+        elif "among the imports" in how:
+            at = text.rindex("\nfrom ") + 1
+        else:
+            assert "at the end of" in how, how
+            at = len(text)
+        path.write_text(text[:at] + block + text[at:])
 
-        tuned = init(config, tiny, jax.random.key(0))
-        assert set(materialize(config, tuned).sockets) == {"encoder", "decoder"}
-        rng = np.random.default_rng(0)
-        tokens, targets_ = (rng.integers(2, 30, (4, n), np.int32) for n in (6, 3))
-        batch = Batch(tokens, np.ones((4, 6), bool), targets_, np.ones((4, 3), bool))
-        losses: list[float] = []
-        options = TrainConfig(steps=10, batch_size=4, optimizer="adamw", learning_rate=0.05)
-        fit(
-            loss_fn(config, tiny),
-            start(tuned, options),
-            tiny.params,
-            [batch] * 10,
-            options,
-            after_step=lambda step, state, row: losses.append(row["loss"]),
-        )
-        assert losses[-1] < losses[0]
-    finally:
-        METHOD_KINDS.clear()
-        METHOD_KINDS.update(kinds)
+
+def test_the_toy_method_of_contributing(tmp_path):
+    """As a stranger who follows the page: in a copy, to the letter, with the laws it names."""
+    for name in ("prompt_jax", "tests"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    follow(page[page.index("## A new method") : page.index("## A new family")], tmp_path)
+    law = "query_shift and t5 and (falls or alive)"
+    begin = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [*begin, "-m", "slow or not slow", "tests/test_methods_all.py", "-k", law],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and "2 passed" in done.stdout, done.stdout + done.stderr
 
 
 def test_backbones_know_no_method():

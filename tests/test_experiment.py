@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 import pytest
+from test_disk import full_disk
 
 from prompt_jax import cli
 from prompt_jax.config import (
@@ -22,8 +23,12 @@ from prompt_jax.config import (
     TaskConfig,
     TrainConfig,
 )
+from prompt_jax.disk import DiskFullError
 from prompt_jax.experiment import FROZEN, TUNED, compare_methods, load_data, train
+from prompt_jax.experiment.watch import Best, Watch
 from prompt_jax.prompts import load_prompt
+from prompt_jax.runs import Metrics, read_metrics
+from prompt_jax.train import State
 
 # Also compared with programs of another process.
 OPTIMIZED = True
@@ -160,18 +165,45 @@ def test_a_backbone_without_tokenizer_is_refused(config):
         train(dataclasses.replace(config, backbone="t5_1_1_tiny"))
 
 
+def test_a_prompt_that_is_not_finite_is_never_the_best(config, tmp_path):
+    best = Best({"prompt": np.zeros(2)}, np.float32(0.1), np.int32(0), np.int32(0))
+    with Metrics(tmp_path) as metrics:
+        watch = Watch(config, None, metrics, lambda _: {"accuracy": 1.0}, best, lambda _: None)
+        broken = State(np.int32(3), {"prompt": np.array([0.0, np.nan])}, ())
+        watch.evaluate(3, broken, {"step": 3})
+        assert (watch.best.step, watch.best.since) == (0, 1)
+        watch.evaluate(6, broken._replace(tuned={"prompt": np.ones(2)}), {"step": 6})
+        assert (watch.best.step, watch.best.since) == (6, 0)
+
+
+def test_a_run_outlives_ctrl_c_other_processes_and_a_full_disk(config, tmp_path):
+    def say(line):
+        if line.startswith("step      3  validation"):
+            for option in ({"resume": True}, {"overwrite": True}):
+                with pytest.raises(InputError, match="run is in use by another process"):
+                    train(config, **option)
+            signal.raise_signal(signal.SIGINT)
+
+    assert train(config, say=say).prompt is None
+    with full_disk(20), pytest.raises(DiskFullError, match="run the command again with --resume"):
+        train(config, resume=True, say=lambda _: None)
+    assert train(config, resume=True, say=lambda _: None).prompt is not None
+    assert [row["step"] for row in read_metrics(tmp_path / "run")] == list(range(7))
+
+
 def uninterrupted(config, folder):
     whole = dataclasses.replace(config, out=str(folder))
     return train(whole, say=lambda line: None).prompt.rows
 
 
 @pytest.mark.slow
-def test_stopped_by_sigterm_and_resumed_is_never_stopped(config, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stopped_by_a_signal_and_resumed_is_never_stopped(config, tmp_path, number):
     stopping = dataclasses.replace(config, train=dataclasses.replace(config.train, dropout=0.1))
 
     def say(line):
-        if line.startswith("step      3"):
-            os.kill(os.getpid(), signal.SIGTERM)
+        if line.startswith("step      3  validation"):
+            os.kill(os.getpid(), number)
             time.sleep(0.1)
 
     lines = []
@@ -179,6 +211,9 @@ def test_stopped_by_sigterm_and_resumed_is_never_stopped(config, tmp_path):
     resumed = train(stopping, resume=True, say=lines.append).prompt
     assert any("resuming after step" in line for line in lines)
     np.testing.assert_array_equal(resumed.rows, uninterrupted(stopping, tmp_path / "whole"))
+    tables = [read_metrics(tmp_path / name) for name in ("run", "whole")]
+    timeless = [[{**row, "examples_per_second": 0} for row in rows[1:]] for rows in tables]
+    assert timeless[0] == timeless[1]
 
 
 def command(config, *flags):
@@ -258,7 +293,7 @@ def test_sigterm_exits_with_zero_and_says_how_to_go_on(config):
     process.terminate()
     output, _ = process.communicate(timeout=600)
     assert process.returncode == 0, output
-    assert "stopped by SIGTERM after step" in output and "--resume" in output
+    assert "stopped after step" in output and "--resume" in output
 
 
 def test_bad_input_leaves_no_traceback(capsys, tmp_path):

@@ -19,7 +19,7 @@ LADDER = (
     ("methods", "prompts", "weights", "data"),
     ("backbones", "tasks", "metrics"),
     ("sharding", "runtime"),
-    ("processes",),
+    ("processes", "disk", "signals"),
     ("config", "assets"),
 )
 RUNG = {room: len(LADDER) - i for i, rooms in enumerate(LADDER) for room in rooms}

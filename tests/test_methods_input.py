@@ -12,7 +12,7 @@ from method_table import subject
 import prompt_jax as pj
 from prompt_jax import cli
 from prompt_jax.backbones.layers import Dense
-from prompt_jax.config import METHOD_KINDS, Config, InputError, from_json, to_json
+from prompt_jax.config import METHOD_KINDS, Config, InputError, from_json, resolved, to_json
 from prompt_jax.losses import seq2seq_logits
 from prompt_jax.methods import init, lora, materialize, multitask_prompt, prefix_tuning
 from prompt_jax.methods.targets import first_of, targets
@@ -78,8 +78,8 @@ def test_configs_go_through_json(kind):
     config = Config(method=METHOD_KINDS[kind]())
     assert to_json(config)["method"]["kind"] == kind
     assert from_json(Config, to_json(config)) == config
-    assert config.train.optimizer in METHOD_KINDS[kind].rates
-    assert config.train.learning_rate == METHOD_KINDS[kind].rates[config.train.optimizer]
+    train = resolved(config).train
+    assert train.learning_rate == METHOD_KINDS[kind].rates[train.optimizer]
 
 
 def test_an_unknown_method_in_json():
@@ -325,5 +325,8 @@ def test_compare_trains_each_and_prints_a_table(tiny_folder, task_file, tmp_path
     printed = capsys.readouterr().out
     assert "| prompt_tuning |" in printed and "| ia3 |" in printed
     assert {"compare.md", "compare.json", "compare.png"} <= {p.name for p in out.iterdir()}
+    assert cli.main([*arguments[:-1], "bias,ia3", "--resume"]) == 0
+    printed = capsys.readouterr().out
+    assert "| bias |" in printed and "resuming after step 2 of 2" in printed
     assert cli.main([*arguments[:-1], "ia3,ia3"]) == 2
     assert "wants different methods, got ia3, ia3" in capsys.readouterr().err

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 
+from prompt_jax import disk
 from prompt_jax import predict as module
 from prompt_jax.config import DataConfig, EvalConfig, InputError
 from prompt_jax.generate import answer
@@ -290,5 +291,10 @@ def test_outputs_that_cannot_be_written(run, source, tmp_path):
     assert source.read_text().startswith(TEXTS[0])
     with pytest.raises(InputError, match="cannot be written: .*; choose another place"):
         run("in.txt/out.jsonl")
+    with (tmp_path / "out.jsonl").open("a") as file:
+        disk.lock(file, tmp_path, "")
+        for overwrite in (False, True):
+            with pytest.raises(InputError, match="out.jsonl is in use by another process; wait"):
+                run(overwrite=overwrite)
     path, _ = run("new/folder/out.jsonl")
     assert path.exists()

@@ -34,6 +34,9 @@ def test_a_stage_gives_a_backbone_and_resumes_exactly(stage, tmp_path):
         def dies(stage, module, state, rows, weight, step=run.train_step):
             if int(state.step) == 4:
                 raise KeyboardInterrupt
+            if int(state.step) == 2:
+                with pytest.raises(InputError, match="is in use by another process"):
+                    pretrain(stopped)
             return step(stage, module, state, rows, weight)
 
         patch.setattr(run, "train_step", dies)

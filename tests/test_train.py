@@ -10,7 +10,15 @@ from prompt_jax.config import PromptTuningConfig, TrainConfig
 from prompt_jax.losses import cross_entropy, loss_fn
 from prompt_jax.methods import init
 from prompt_jax.testing import random_batch
-from prompt_jax.train import DivergedError, compile_step, fit, learning_rate, optimizer, start
+from prompt_jax.train import (
+    DivergedError,
+    compile_step,
+    fit,
+    learning_rate,
+    optimizer,
+    run_steps,
+    start,
+)
 
 METHOD = PromptTuningConfig(num_virtual_tokens=4)
 
@@ -49,6 +57,48 @@ def test_after_step_ends_training(tiny, tuned):
         after_step=lambda step, state, metrics: step == 2,
     )
     assert int(state.step) == 2
+
+
+def test_a_step_is_reported_while_the_next_one_runs():
+    events = []
+
+    def step_fn(state, batch):
+        events.append(f"run {batch}")
+        return state + 1, f"numbers {batch}"
+
+    def report(step, state, metrics):
+        events.append((step, state, metrics))
+        return step == 4
+
+    assert run_steps(step_fn, 0, [1, 2, 3, 4, 5], report, lambda step: step in (3, 4)) == 4
+    late, due = (
+        [(i, None, f"numbers {i}") for i in (1, 2)],
+        [(i, i, f"numbers {i}") for i in (3, 4)],
+    )
+    assert events == ["run 1", "run 2", late[0], "run 3", late[1], due[0], "run 4", due[1]]
+    events.clear()
+    assert run_steps(step_fn, 7, [8, 9], report, lambda step: False, step=7) == 9
+    assert events == ["run 8", "run 9", (8, None, "numbers 8"), (9, 9, "numbers 9")]
+
+
+@pytest.mark.parametrize("due", [None, lambda step: False, lambda step: step == 2])
+def test_no_state_that_is_not_finite_is_handed_on(tiny, tuned, due):
+    """A step whose loss is still a number may be the one after which none is."""
+    steps = []
+    config = TrainConfig(batch_size=4, optimizer="adamw", learning_rate=float("inf"))
+
+    def after_step(step, state, row):
+        steps.append(step)
+        assert state is None and np.isfinite(row["loss"])
+
+    batches = iter([random_batch(tiny)] * 5)
+    with pytest.raises(DivergedError, match="trained numbers that are not finite|loss nan"):
+        fit(
+            *(loss_fn(METHOD, tiny), start(tuned, config), tiny.params, batches, config),
+            after_step=after_step,
+            due=due,
+        )
+    assert steps == ([] if due is None else [1]) and len(list(batches)) >= 5 - 3
 
 
 def test_one_shape_is_compiled_once(tiny, tuned):

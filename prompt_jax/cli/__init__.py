@@ -3,9 +3,12 @@
 Nothing heavy is imported until a command needs it, so `prompt-jax --help` answers at once.
 """
 
+import contextlib
 import dataclasses
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated
 
 import tyro
@@ -49,7 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     try:
         choose("command", command, COMMANDS)
-        COMMANDS[command](rest)
+        with _ending_at_once():
+            COMMANDS[command](rest)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -61,6 +65,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"stopped: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+@contextlib.contextmanager
+def _ending_at_once() -> Iterator[None]:
+    """Ctrl-C ends a command as it ends other programs; files are whole whenever that is."""
+    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if not usual or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _train(arguments: list[str]) -> None:
@@ -97,14 +115,13 @@ COMPARED = ("prompt_tuning", "p_tuning", "prefix_tuning", "lora", "ia3", "adapte
 
 
 def _compare(arguments: list[str]) -> None:
-    default, arguments = starting_config(arguments)
-    if default.out == Config.out:
-        default = dataclasses.replace(default, out="runs/compare")
+    default, arguments = starting_config(arguments, out="runs/compare")
 
     def compare(
         config: tyro.conf.AvoidSubcommands[Annotated[Config, tyro.conf.arg(name="")]] = default,
         *,
         methods: tuple[str, ...] = COMPARED,
+        resume: bool = False,
         overwrite: bool = False,
     ) -> None:
         """Trains several methods on the same data and budget, and measures what each costs.
@@ -113,6 +130,7 @@ def _compare(arguments: list[str]) -> None:
           config: the experiment; each method runs in a folder of its own within --out.
           methods: their names; each has its defaults, or the options of --method where it is that
             one.
+          resume: go on in --out where it was stopped.
           overwrite: replace their runs.
         """
         for name in methods:
@@ -124,7 +142,7 @@ def _compare(arguments: list[str]) -> None:
             config.method if name == config.method.kind else METHOD_KINDS[name]()
             for name in methods
         ]
-        experiment.compare_methods(config, chosen, overwrite=overwrite, say=_say)
+        experiment.compare_methods(config, chosen, resume=resume, overwrite=overwrite, say=_say)
 
     parse(compare, "compare", arguments)
 
@@ -190,7 +208,8 @@ def _pretrain(arguments: list[str]) -> None:
 
         chosen = bound(config, PretrainConfig)
         prepare()
-        run(chosen)
+        if run(chosen) is None:
+            print("stopped; run the command again to go on")
 
     parse(pretrain, "pretrain", arguments)
 

@@ -64,9 +64,15 @@ def parse(function: Callable[..., None], prog: str, arguments: list[str]) -> Non
     tyro.cli(call, prog=f"prompt-jax {prog}", args=arguments, registry=LISTS)
 
 
-def starting_config(arguments: list[str]) -> tuple[Config, list[str]]:
-    """What flags go over: a config file, the run to resume, or the defaults; then the method."""
-    config, arguments = _starting_point(arguments)
+def starting_config(arguments: list[str], out: str = Config.out) -> tuple[Config, list[str]]:
+    """What flags go over: a config file, the run to resume, or the defaults; then the method.
+
+    Args:
+      out: the folder of a run of this command where none is named.
+    """
+    config, arguments = _starting_point(arguments, out)
+    if config.out == Config.out:
+        config = dataclasses.replace(config, out=out)
     name = value_of(arguments, "--method")
     if name is None:
         return config, arguments
@@ -75,18 +81,16 @@ def starting_config(arguments: list[str]) -> tuple[Config, list[str]]:
     rest = arguments[:at] + arguments[at + (1 if "=" in arguments[at] else 2) :]
     if name == config.method.kind:
         return config, rest
-    # The rate was that of the other method, unless it was chosen.
-    train = dataclasses.replace(config.train, optimizer=None, learning_rate=None)
-    return dataclasses.replace(config, method=METHOD_KINDS[name](), train=train), rest
+    return dataclasses.replace(config, method=METHOD_KINDS[name]()), rest
 
 
-def _starting_point(arguments: list[str]) -> tuple[Config, list[str]]:
+def _starting_point(arguments: list[str], out: str) -> tuple[Config, list[str]]:
     if arguments and arguments[0].endswith(".py"):
         return bound(arguments[0], Config), arguments[1:]
     if "--resume" in arguments:
         from prompt_jax.runs import read_config
 
-        return read_config(Path(value_of(arguments, "--out") or Config.out)), arguments
+        return read_config(Path(value_of(arguments, "--out") or out)), arguments
     return Config(), arguments
 
 

@@ -84,8 +84,9 @@ def _serve(
         engine.warm_up()
         server = server_of(create_app(catalog, allowed, timeout=timeout), host, port)
         print(f"ready on http://{host}:{port}", flush=True)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            # The server ends by them and raises them again, for handlers that were there before.
-            signal.signal(number, lambda *_: None)
+        # The server ends by them and raises them again, for handlers that were there before; Ctrl-C
+        # behind that ends at once.
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        signal.signal(signal.SIGINT, lambda number, _: signal.signal(number, signal.SIG_DFL))
         server.run()
     print("all that was taken is answered")

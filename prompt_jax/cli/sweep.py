@@ -22,12 +22,8 @@ USUAL: dict[str, Any] = {
 def run(arguments: list[str]) -> None:
     """Trains candidates together and keeps the best."""
     resuming = "--resume" in arguments
-    if resuming and value_of(arguments, "--out") is None:
-        arguments = [*arguments, "--out", "runs/sweep"]
-    default, arguments = starting_config(arguments)
-    if default.out == Config.out:
-        default = dataclasses.replace(default, out="runs/sweep")
-    chosen = _kept(default.out) if resuming else SweepConfig()
+    default, arguments = starting_config(arguments, out="runs/sweep")
+    chosen = _kept(value_of(arguments, "--out") or default.out) if resuming else SweepConfig()
 
     def sweep(
         config: tyro.conf.AvoidSubcommands[Annotated[Config, tyro.conf.arg(name="")]] = default,

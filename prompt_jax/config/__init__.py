@@ -19,6 +19,7 @@ from prompt_jax.config.experiment import DataConfig as DataConfig
 from prompt_jax.config.experiment import EvalConfig as EvalConfig
 from prompt_jax.config.experiment import TaskConfig as TaskConfig
 from prompt_jax.config.experiment import TrainConfig as TrainConfig
+from prompt_jax.config.experiment import resolved as resolved
 from prompt_jax.config.layers import AdapterConfig as AdapterConfig
 from prompt_jax.config.layers import BiasConfig as BiasConfig
 from prompt_jax.config.layers import FullConfig as FullConfig

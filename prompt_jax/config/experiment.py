@@ -138,7 +138,7 @@ class TrainConfig:
     """Micro-batches of one step; batch_size is split into so many parts."""
     optimizer: Literal["adafactor", "adafactor_t5x", "adamw"] | None = None
     """`adafactor` (Lester et al.), `adafactor_t5x` (as resumed by T5X at step 1.1M), `adamw`; None
-    is the one that the method is best trained with, and Adafactor without a method."""
+    is the one that the method is best trained with (see `resolved`), and Adafactor without one."""
     learning_rate: float | None = None
     """Peak learning rate; None is the method's own, and 0.3 without a method."""
     head_learning_rate: float = 1e-3
@@ -278,13 +278,6 @@ class Config:
     def __post_init__(self):
         for method in (self.method, *getattr(self.method, "methods", ())):
             refuse_unread(method, "method.", method.only_with)
-        rates = self.method.rates
-        optimizer = self.train.optimizer or next(iter(rates))
-        rate = self.train.learning_rate
-        # An optimizer without a rate of its own for the method takes that of the first one.
-        rate = rates.get(optimizer, next(iter(rates.values()))) if rate is None else rate
-        train = dataclasses.replace(self.train, optimizer=optimizer, learning_rate=rate)
-        object.__setattr__(self, "train", train)
         self._check_tasks()
         virtual, text = self.method.input_tokens, self.data.max_source_length
         limit = self.data.max_total_length
@@ -325,3 +318,19 @@ class Config:
                 f'train.objective="{self.train.objective}" compares the label words of one task; '
                 'use objective="tokens" with data.mixture'
             )
+
+
+def resolved(config: Config) -> Config:
+    """The experiment with the method's own optimizer and rate where none was chosen.
+
+    To be called where a run begins, and nowhere before: until then None means the method's own,
+    whatever method replaces the first one.
+    """
+    rates, train = config.method.rates, config.train
+    optimizer = train.optimizer or next(iter(rates))
+    rate = train.learning_rate
+    if rate is None:
+        # An optimizer without a rate of its own for the method takes that of the first one.
+        rate = rates.get(optimizer, next(iter(rates.values())))
+    train = dataclasses.replace(train, optimizer=optimizer, learning_rate=rate)
+    return dataclasses.replace(config, train=train)

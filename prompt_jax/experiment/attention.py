@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from prompt_jax.backbones import Backbone
-from prompt_jax.config import Config, TrainConfig
+from prompt_jax.config import Config, TrainConfig, resolved
 from prompt_jax.data import Batch, prefetch
 from prompt_jax.experiment.answering import batches_of
 from prompt_jax.experiment.data import check_one, digest, load_data
@@ -81,7 +81,7 @@ def attend(
     """
     check_one(config, "attention")
     check_mixable(prompts, "attention")
-    data, train = load_data(config), config.train
+    data, train = load_data(config), resolved(config).train
     batches = batches_of(config, prompts[0].method, backbone, data.train, data.task)
     steps = prefetch(batches, 0, train.steps)
     made = compose_attention(prompts, backbone, steps, train, name=name)

@@ -12,6 +12,7 @@ from prompt_jax.experiment.course import RATES, Course, begin, followers, ready
 from prompt_jax.experiment.data import Data
 from prompt_jax.experiment.population import Population
 from prompt_jax.population import member, stack
+from prompt_jax.train import is_finite
 
 
 class Candidates:
@@ -81,10 +82,9 @@ class Candidates:
         found = judge({population.data[at].task.name: population.score(at)})
         step, score = self.step(index), next(iter(found.metrics.values()))
         judged = score if found.log_likelihood is None else found.log_likelihood
-        if all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(population.tree(at))):
-            self.best[index] = self.best[index].after(found, population.tree(at), step)
-        else:
+        if not is_finite(population.tree(at)):
             judged = -np.inf  # It diverged, and no other with it.
+        self.best[index] = self.best[index].after(found, population.tree(at), step)
         rung = int(self.course.rung[index])
         if step == self.targets[rung]:
             self.course.scores[index, rung] = judged

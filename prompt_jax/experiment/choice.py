@@ -8,6 +8,7 @@ import numpy as np
 from prompt_jax.config import Config
 from prompt_jax.evaluate import Evaluation
 from prompt_jax.experiment.data import Data
+from prompt_jax.train import is_finite
 
 FEW = 50
 """Validation rows below which a run says what one of them is worth."""
@@ -46,14 +47,18 @@ class Best(NamedTuple):
         return float(self.score), float(self.likelihood)
 
     def after(self, judgement: Judgement, tuned: Any, step: int) -> "Best":
-        """The best once another prompt is judged; of equals, the earlier one."""
+        """The best once another prompt is judged; of equals, the earlier one.
+
+        A prompt that is no number is never the best: it answers all the same, by chance.
+        """
         ranks = next(iter(judgement.metrics.values())), judgement.log_likelihood
         # As checkpoints hold them, or a restored score would differ from an equal one.
         score, likelihood = (
             np.float32(-np.inf if value is None or np.isnan(value) else value) for value in ranks
         )
         other = Best(tuned, score, likelihood, np.int32(step), np.int32(0))
-        return other if other.rank > self.rank else self._replace(since=np.int32(self.since + 1))
+        better = other.rank > self.rank and is_finite(tuned)
+        return other if better else self._replace(since=np.int32(self.since + 1))
 
 
 def unjudged(tuned: Any) -> Best:

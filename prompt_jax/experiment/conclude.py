@@ -15,7 +15,7 @@ from prompt_jax.experiment.watch import Say
 from prompt_jax.methods import for_tasks, materialize
 from prompt_jax.methods.multitask_prompt import of_task
 from prompt_jax.prompts import Prompt, inspect, prompt_for, save_prompt
-from prompt_jax.runs import Metrics
+from prompt_jax.runs import read_metrics
 from prompt_jax.tasks import Task
 
 
@@ -71,7 +71,7 @@ def conclude(
     words = inspect(prompt, backbone)
     rows = report.table(results)
     if curve is None:
-        curve = list(Metrics(folder, step=config.train.steps).rows)
+        curve = read_metrics(folder)
     metric, level = next(iter(joined(untuned).items()))
     report.draw_curve(folder / "curve.png", curve, metric, (rival(results), level))
     facts = {

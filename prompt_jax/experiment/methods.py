@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import jax
 
-from prompt_jax import report
+from prompt_jax import disk, report
 from prompt_jax.backbones import Backbone
-from prompt_jax.config import Config, InputError, MethodConfig, TrainConfig
+from prompt_jax.config import Config, InputError, MethodConfig, resolved
 from prompt_jax.experiment.answering import batches_of, loss_of
 from prompt_jax.experiment.compare import TUNED, rival
 from prompt_jax.experiment.data import Data, check_one, load_data
@@ -21,7 +21,7 @@ from prompt_jax.experiment.watch import Say
 from prompt_jax.generate import answer
 from prompt_jax.methods import METHODS, Injection
 from prompt_jax.prompts import Prompt, fresh
-from prompt_jax.runs import Metrics, write_text
+from prompt_jax.runs import begin_run, claim, read_metrics
 from prompt_jax.sharding import place_rows, replicate
 from prompt_jax.train import compile_step, start
 
@@ -54,13 +54,25 @@ class Row(NamedTuple):
 
 
 def compare_methods(
-    config: Config, methods: Sequence[MethodConfig], *, overwrite: bool = False, say: Say = print
+    config: Config,
+    methods: Sequence[MethodConfig],
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    say: Say = print,
 ) -> list[Row]:
     """Trains each method in a folder of its own within `config.out` and measures it.
 
     Every method has the same rows in the same order, the same number of steps and its own best
     optimizer and rate, unless the config names them. The results are written there as compare.md,
-    compare.json and compare.png.
+    compare.json and compare.png; where a signal stops a run, there are none.
+
+    Args:
+      config: the experiment.
+      methods: each of another kind.
+      resume: continue the run that was stopped, and go on with the methods that have none.
+      overwrite: replace what is in `config.out`.
+      say: receives every line for the user.
 
     Raises:
       InputError: no method, one named twice, a mixture of tasks, or as `train`.
@@ -71,27 +83,26 @@ def compare_methods(
         raise InputError(
             f"compare wants different methods, got {', '.join(kinds) or 'none'}; name each once"
         )
+    with claim(config, resume=resume, overwrite=overwrite) as folder:
+        begin_run(folder, config, resume=resume)
+        return _compare(config, methods, folder, say)
+
+
+def _compare(config: Config, methods: Sequence[MethodConfig], folder: Path, say: Say) -> list[Row]:
     rows, plain, metric, way = [], {}, "", ""
     for method in methods:
-        out = str(Path(config.out) / method.kind)
-        own = dataclasses.replace(config, method=method, out=out, train=_budget(config, method))
+        out = folder / method.kind
+        own = resolved(dataclasses.replace(config, method=method, out=str(out)))
         say(f"\n== {method.kind}")
-        result = train(own, overwrite=overwrite, say=say)
+        result = train(own, resume=(out / "config.json").is_file(), say=say)
         if result.prompt is None:
-            raise InputError(f"{own.out} was stopped; run compare again with --overwrite")
+            return rows
         metric = next(iter(result.results[TUNED]["validation"]))
         way = rival(result.results)
         plain = _scores(result.results[way], metric)
         rows.append(_measured(own, result.prompt, _scores(result.results[TUNED], metric)))
-    _write(Path(config.out), rows, (way, plain), metric, say)
+    _write(folder, rows, (way, plain), metric, say)
     return rows
-
-
-def _budget(config: Config, method: MethodConfig) -> TrainConfig:
-    """The same training, at the method's own optimizer and rate where those were not chosen."""
-    of_default = dataclasses.replace(config.train, optimizer=None, learning_rate=None)
-    untouched = dataclasses.replace(config, train=of_default).train == config.train
-    return of_default if untouched else config.train
 
 
 def _scores(results: dict[str, dict[str, float]], metric: str) -> dict[str, float]:
@@ -103,7 +114,7 @@ def _measured(config: Config, prompt: Prompt, scores: dict[str, float]) -> Row:
     data, backbone = load_data(config), load(config)
     rates = [
         row["examples_per_second"]
-        for row in Metrics(Path(config.out), step=config.train.steps).rows
+        for row in read_metrics(Path(config.out))
         if "examples_per_second" in row
     ]
     tuned = prompt.tuned if prompt.training is None else prompt.training
@@ -191,9 +202,9 @@ def _write(
 ) -> None:
     way, plain = rival
     cells = table(rows, way, plain)
-    write_text(folder / "compare.md", report.markdown(cells) + "\n")
+    disk.write(folder / "compare.md", report.markdown(cells) + "\n")
     found = {way: plain, "methods": [row._asdict() for row in rows]}
-    write_text(folder / "compare.json", json.dumps(found, indent=2) + "\n")
+    disk.write(folder / "compare.json", json.dumps(found, indent=2) + "\n")
     first = next(iter(plain))
     points = [(row.method, row.trained, row.scores[first]) for row in rows]
     report.draw_methods(folder / "compare.png", points, f"{metric} ({first})", (way, plain[first]))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from prompt_jax.backbones import Backbone
-from prompt_jax.config import Config, InputError, MethodConfig, differences
+from prompt_jax.config import Config, InputError, MethodConfig, differences, resolved
 from prompt_jax.data import Batches
 from prompt_jax.evaluate import Evaluation, evaluate
 from prompt_jax.experiment.answering import (
@@ -22,6 +22,7 @@ from prompt_jax.experiment.answering import (
 from prompt_jax.experiment.data import Data
 from prompt_jax.methods import Injection, materialize, only_real
 from prompt_jax.population import (
+    AfterStep,
     check_lengths,
     check_mesh,
     compile_population_step,
@@ -57,7 +58,8 @@ class Population:
 
     def __init__(self, configs: Sequence[Config], backbone: Backbone, data: Sequence[Data]):
         check_one_program(configs)
-        self.configs, self.backbone, self.data = list(configs), backbone, list(data)
+        self.configs = configs = [resolved(config) for config in configs]
+        self.backbone, self.data = backbone, list(data)
         self.methods = [
             for_tasks_of(config, backbone, [own.task])
             for config, own in zip(configs, data, strict=True)
@@ -119,14 +121,15 @@ class Population:
         self,
         chosen: Sequence[int],
         steps: int,
-        after_step: Callable[[Any, dict[str, np.ndarray]], bool] | None = None,
+        after_step: AfterStep | None = None,
+        due: Callable[[int], bool] | None = None,
     ) -> None:
         """Trains some members for so many steps.
 
         Args:
           chosen: which, each once; a program is compiled for every number of them.
           steps: from where each is.
-          after_step: as for `fit_population`.
+          after_step, due: as for `fit_population`.
         """
         # Devices that would have no member repeat one.
         at = np.resize(chosen, whole_rows(len(chosen), self.backbone.mesh))
@@ -138,6 +141,7 @@ class Population:
             stacked_batches([self.batches[i] for i in at], (first + k for k in range(steps))),
             jax.tree.map(lambda leaf: leaf[at], self.members),
             after_step=after_step,
+            due=due,
             mesh=self.backbone.mesh,
         )
         for whole, part in zip(jax.tree.leaves(self.states), jax.tree.leaves(states), strict=True):

@@ -4,6 +4,7 @@ Everything that can be wrong is found before the first step is compiled. The loo
 `train.fit`; this file puts disk, evaluation and words around it.
 """
 
+import contextlib
 import functools
 import hashlib
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from prompt_jax.backbones import Backbone
 from prompt_jax.config import (
     Config,
     MethodConfig,
+    resolved,
     to_json,
 )
 from prompt_jax.data import Batches, prefetch
@@ -32,7 +34,7 @@ from prompt_jax.experiment.answering import (
 from prompt_jax.experiment.choice import Best, Judgement, judge, unjudged, warnings_of
 from prompt_jax.experiment.conclude import Result, conclude
 from prompt_jax.experiment.data import Data, digest, load_mixture
-from prompt_jax.experiment.watch import Say, Watch, on_sigterm
+from prompt_jax.experiment.watch import Say, Watch
 from prompt_jax.methods import for_tasks, materialize
 from prompt_jax.plan import plan_remat
 from prompt_jax.processes import (
@@ -44,8 +46,9 @@ from prompt_jax.processes import (
     together,
 )
 from prompt_jax.prompts import fresh
-from prompt_jax.runs import Metrics, begin_run, check_run
+from prompt_jax.runs import Metrics, begin_run, claim
 from prompt_jax.sharding import check_rows, describe, on_host
+from prompt_jax.signals import stopping
 from prompt_jax.tasks import remarks
 from prompt_jax.train import fit, start
 from prompt_jax.weights import load_backbone
@@ -69,9 +72,11 @@ def train(
       InputError: anything about the config, the data or the backbone that cannot work.
       DivergedError: the loss is no longer a number; the last good checkpoint stays.
     """
+    config = resolved(config)
     check_alike({**code(), **to_json(config)})
-    with elsewhere() as own:
-        folder = together(lambda: own or check_run(config, resume=resume, overwrite=overwrite))
+    with elsewhere() as own, contextlib.ExitStack() as stack:
+        claimed = claim(config, resume=resume, overwrite=overwrite)
+        folder = together(lambda: own or stack.enter_context(claimed))
         return _train(config, folder, resume, say if is_first() else _silent)
 
 
@@ -174,46 +179,44 @@ def _fit(
     resume: bool,
     say: Say,
 ) -> Best | None:
-    """Trains to the end and gives the best prompt; None when SIGTERM stopped it."""
+    """Trains to the end and gives the best prompt; None when a signal stopped it."""
     options = config.train
 
     score = functools.partial(_score, config, tasks, backbone, method)
-    # The first process keeps the state of all, which is whole in each.
-    manager = checkpoints.open_checkpoints(folder / "checkpoints") if is_first() else None
     fresh = start(tuned, options)
     none = unjudged(fresh.tuned)
-    restored = together(
-        lambda: checkpoints.restore(manager, (fresh, none)) if manager and resume else None
-    )
-    first, (state, best) = from_first(on_host(restored or (0, (fresh, none))))
-    first = int(first)
-    if resume:
-        say(f"resuming after step {first} of {options.steps}")
-    metrics = Metrics(folder, step=first, tensorboard=options.tensorboard)
-    watch = Watch(config, manager, metrics, score, best, say)
-    if not first:
-        watch.evaluate(0, state, {"step": 0})
-    with on_sigterm(watch.stop):
-        try:
-            state = fit(
-                loss_of(config, method, backbone, tasks[0].task, tuned),
-                state,
-                backbone.unstacked(),
-                prefetch(batches, first, max(first, options.steps)),
-                options,
-                after_step=watch,
-                mesh=backbone.mesh,
-            )
-        finally:
-            metrics.close()
-            if manager:
-                manager.wait_until_finished()
+    with contextlib.ExitStack() as stack:
+        # The first process keeps the state of all, which is whole in each.
+        writing = checkpoints.writing(folder / "checkpoints") if is_first() else None
+        manager = writing and stack.enter_context(writing)
+        restored = together(
+            lambda: checkpoints.restore(manager, (fresh, none)) if manager and resume else None
+        )
+        first, (state, best) = from_first(on_host(restored or (0, (fresh, none))))
+        first = int(first)
+        if resume:
+            say(f"resuming after step {first} of {options.steps}")
+        metrics = Metrics(folder, step=first, tensorboard=options.tensorboard)
+        stack.enter_context(metrics)
+        watch = Watch(config, manager, metrics, score, best, say)
+        if not first:
+            watch.evaluate(0, state, {"step": 0})
+        last = max(first, options.steps) if watch.patient else first
+        stack.enter_context(stopping(watch.stop))
+        state = fit(
+            loss_of(config, method, backbone, tasks[0].task, tuned),
+            state,
+            backbone.unstacked(),
+            prefetch(batches, first, last),
+            options,
+            after_step=watch,
+            due=watch.due,
+            mesh=backbone.mesh,
+        )
+        if watch.stopped:
+            watch.save(int(state.step), state)
     if watch.stopped:
-        watch.save(int(state.step), state)
-    if manager:
-        manager.close()
-    if watch.stopped:
-        say(f"stopped by SIGTERM after step {int(state.step)}; continue with --resume")
+        say(f"stopped after step {int(state.step)}; continue with --resume")
         return None
     return watch.best
 

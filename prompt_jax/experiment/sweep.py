@@ -7,20 +7,30 @@ copy of a few thousand numbers and compiles nothing.
 import dataclasses
 import itertools
 import json
+import threading
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from prompt_jax import checkpoints, report
-from prompt_jax.config import Config, InputError, SweepConfig, differences, from_json, to_json
+from prompt_jax import checkpoints, disk, report
+from prompt_jax.config import (
+    Config,
+    InputError,
+    SweepConfig,
+    differences,
+    from_json,
+    resolved,
+    to_json,
+)
 from prompt_jax.experiment.candidates import Candidates
 from prompt_jax.experiment.choice import warnings_of
 from prompt_jax.experiment.conclude import Result, conclude
 from prompt_jax.experiment.data import check_one, load_data
 from prompt_jax.experiment.run import load
-from prompt_jax.experiment.watch import Say, on_sigterm
-from prompt_jax.runs import Metrics, begin_run, check_run, write_text
+from prompt_jax.experiment.watch import Say
+from prompt_jax.runs import Metrics, begin_run, claim
+from prompt_jax.signals import stopping
 from prompt_jax.tasks import remarks
 from prompt_jax.train import DivergedError
 
@@ -75,7 +85,7 @@ class Sweep(NamedTuple):
     best: int
     """The winner among the candidates."""
     result: Result
-    """Of the winner, as of a single experiment; its prompt is None after SIGTERM."""
+    """Of the winner, as of a single experiment; its prompt is None where a signal stopped it."""
 
 
 def sweep(
@@ -101,36 +111,40 @@ def sweep(
       DivergedError: no candidate has a loss that is a number.
     """
     check_one(config, "sweep")
+    config = resolved(config)
     configs = candidates(config, sweep)
     sweep.targets(config.train.steps)
-    folder = check_run(config, resume=resume, overwrite=overwrite)
-    if resume:
-        _check_same(folder, sweep)
+    with claim(config, resume=resume, overwrite=overwrite) as folder:
+        if resume:
+            _check_same(folder, sweep)
+        return _sweep(config, configs, sweep, folder, resume, say)
+
+
+def _sweep(
+    config: Config, configs: list[Config], sweep: SweepConfig, folder: Path, resume: bool, say: Say
+) -> Sweep:
     data, backbone = load_data(config), load(config, say)
     made = Candidates(configs, sweep, backbone, data)
     begin_run(folder, config, resume=resume)
-    write_text(folder / KEPT, json.dumps(to_json(sweep), indent=2) + "\n")
-    manager = checkpoints.open_checkpoints(folder / "checkpoints")
-    restored = checkpoints.restore(manager, made.state()) if resume else None
-    clock = 0
-    if restored is not None:
-        clock = restored[0]
-        made.take(restored[1])
-        say(f"resuming after {clock} steps of all slots")
-    say(_introduction(configs, sweep, made.targets))
-    for line in (*remarks(data.task, config.task), *warnings_of(data, config)):
-        say(line)
-    metrics = Metrics(folder, step=clock)
-    stop: list[bool] = []
-    with on_sigterm(lambda: stop.append(True)):
-        while not stop and (chosen := made.chosen()):
-            clock = _advance(made, chosen, clock, metrics, stop, say)
-            checkpoints.save(manager, clock, made.state())
-    metrics.close()
-    manager.close()
+    disk.write(folder / KEPT, json.dumps(to_json(sweep), indent=2) + "\n")
+    clock, stop = 0, threading.Event()
+    with checkpoints.writing(folder / "checkpoints") as manager:
+        restored = checkpoints.restore(manager, made.state()) if resume else None
+        if restored is not None:
+            clock = restored[0]
+            made.take(restored[1])
+            say(f"resuming after {clock} steps of all slots")
+        say(_introduction(configs, sweep, made.targets))
+        for line in (*remarks(data.task, config.task), *warnings_of(data, config)):
+            say(line)
+        with Metrics(folder, step=clock) as metrics, stopping(stop.set):
+            while not stop.is_set() and (chosen := made.chosen()):
+                clock = _advance(made, chosen, clock, metrics, stop, say)
+                metrics.sync()
+                checkpoints.save(manager, clock, made.state())
     best = made.winner()
-    if stop:
-        say(f"stopped by SIGTERM after {clock} steps of all slots; continue with --resume")
+    if stop.is_set():
+        say(f"stopped after {clock} steps of all slots; continue with --resume")
         return Sweep(best, Result(None, {}, folder))
     if made.best[best].score == -np.inf:
         raise DivergedError(
@@ -144,23 +158,24 @@ def _advance(
     chosen: list[int],
     clock: int,
     metrics: Metrics,
-    stop: list[bool],
+    stop: threading.Event,
     say: Say,
 ) -> int:
     """Trains the chosen until one of them is to be evaluated; the clock then."""
     population, steps = made.place[chosen[0]][0], made.until(chosen)
     first, clock_before = [made.step(i) for i in chosen], clock
 
-    def after_step(states: Any, found: dict[str, np.ndarray]) -> bool:
+    def after_step(step: int, _: Any, found: dict[str, np.ndarray]) -> bool:
         nonlocal clock
-        clock += 1
+        clock = clock_before + step
         # Behind the losses of the chosen may be those of copies, see `Population.advance`.
         for i, own, loss in zip(chosen, first, found["loss"].tolist(), strict=False):
-            own += clock - clock_before
+            own += step
             metrics.add({"step": clock, "candidate": i, "own_step": own, "loss": loss})
-        return bool(stop)
+        return stop.is_set()
 
-    population.advance([made.place[i][1] for i in chosen], steps, after_step)
+    members = [made.place[i][1] for i in chosen]
+    population.advance(members, steps, after_step, lambda _: stop.is_set())
     for i in chosen:
         own, rung = made.step(i), int(made.course.rung[i])
         if own % made.configs[i].train.eval_every and own != made.targets[rung]:
@@ -209,10 +224,10 @@ def _conclude(
     cells = table(made)
     curves = [_curve(rows, i) for i in range(len(made.configs))]
     report.draw_sweep(folder / "sweep.png", cells, curves, metric)
-    write_text(folder / "sweep.md", report.markdown(cells) + "\n")
+    disk.write(folder / "sweep.md", report.markdown(cells) + "\n")
     lineage = {"candidate": best, "of": len(made.configs), "went_on_from": made.lineage(best)}
     found = {"sweep": to_json(made.sweep), "winner": lineage, "candidates": cells}
-    write_text(folder / "sweep.json", json.dumps(found, indent=2) + "\n")
+    disk.write(folder / "sweep.json", json.dumps(found, indent=2) + "\n")
     say("\n" + report.markdown(cells))
     say(f"\nwritten: {folder / 'sweep.md'}, sweep.json and sweep.png")
     return conclude(

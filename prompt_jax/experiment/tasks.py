@@ -1,5 +1,6 @@
 """A prompt for each of several tasks, trained in one program: `prompt-jax train --data.tasks`."""
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -8,16 +9,17 @@ import jax
 import numpy as np
 
 from prompt_jax import checkpoints
-from prompt_jax.config import Config, InputError
+from prompt_jax.config import Config, InputError, resolved
 from prompt_jax.experiment.choice import Best, Judgement, judge, unjudged, warnings_of
 from prompt_jax.experiment.conclude import Result, conclude, short
 from prompt_jax.experiment.data import load_data
 from prompt_jax.experiment.population import Population
 from prompt_jax.experiment.run import load
-from prompt_jax.experiment.watch import Say, Watch, on_sigterm
+from prompt_jax.experiment.watch import Say, Watch
 from prompt_jax.population import member, stack
-from prompt_jax.runs import Metrics, begin_run, check_run
+from prompt_jax.runs import Metrics, begin_run, claim
 from prompt_jax.sharding import on_host
+from prompt_jax.signals import stopping
 from prompt_jax.tasks import remarks
 from prompt_jax.train import DivergedError
 
@@ -39,7 +41,12 @@ def train_tasks(
             f"data.tasks trains in one process, and there are {jax.process_count()}; give each "
             "task a run of its own, or one process (distributed.detect False)"
         )
-    folder = check_run(config, resume=resume, overwrite=overwrite)
+    config = resolved(config)
+    with claim(config, resume=resume, overwrite=overwrite) as folder:
+        return _train_tasks(config, folder, resume, say)
+
+
+def _train_tasks(config: Config, folder: Path, resume: bool, say: Say) -> list[Result]:
     data = [load_data(config, name) for name in config.data.tasks]
     configs = [
         dataclasses.replace(
@@ -60,21 +67,10 @@ def train_tasks(
             say(f"{own.task.name}: {line}")
         for line in warnings_of(own, config):
             say(line)
-    manager = checkpoints.open_checkpoints(folder / "checkpoints")
-    none = [unjudged(made.tree(i)) for i in range(len(made))]
-    restored = checkpoints.restore(manager, (made.states, stack(none))) if resume else None
-    first, (states, best) = restored or (0, (made.states, stack(none)))
-    made.states = jax.tree.map(np.array, states)
-    if resume:
-        say(f"resuming after step {first} of {config.train.steps}")
-    team = _Team(made, [member(best, i) for i in range(len(made))], manager, first, say)
-    if restored is None:
-        team.evaluate(0)
-    with on_sigterm(team.stop):
-        made.advance(range(len(made)), max(config.train.steps - first, 0), team)
-    team.close()
+    with contextlib.ExitStack() as files:
+        team = _fit(made, folder, resume, files, say)
     if team.stopped:
-        say(f"stopped by SIGTERM after step {int(made.steps[0])}; continue with --resume")
+        say(f"stopped after step {int(made.steps[0])}; continue with --resume")
         return [Result(None, {}, Path(own.out)) for own in configs]
     return [
         conclude(
@@ -90,15 +86,42 @@ def train_tasks(
     ]
 
 
+def _fit(
+    made: Population, folder: Path, resume: bool, files: contextlib.ExitStack, say: Say
+) -> "_Team":
+    """Trains to the end, or until a signal."""
+    manager = files.enter_context(checkpoints.writing(folder / "checkpoints"))
+    steps = made.configs[0].train.steps
+    none = [unjudged(made.tree(i)) for i in range(len(made))]
+    restored = checkpoints.restore(manager, (made.states, stack(none))) if resume else None
+    first, (states, best) = restored or (0, (made.states, stack(none)))
+    made.states = jax.tree.map(np.array, states)
+    if resume:
+        say(f"resuming after step {first} of {steps}")
+    metrics = [files.enter_context(Metrics(Path(c.out), step=first)) for c in made.configs]
+    team = _Team(made, [member(best, i) for i in range(len(made))], manager, metrics, first, say)
+    if restored is None:
+        team.evaluate(0)
+    files.enter_context(stopping(team.stop))
+    made.advance(range(len(made)), max(steps - first, 0), team, team.due)
+    return team
+
+
 class _Team:
     """Called after every step: what `Watch` is to one run, to all of a population."""
 
-    def __init__(self, made: Population, best: list[Best], manager: Any, first: int, say: Say):
-        self.made, self.manager, self.say, self.stopped = made, manager, say, False
-        self.options = made.configs[0].train
-        self.metrics = [Metrics(Path(own.out), step=first) for own in made.configs]
+    def __init__(
+        self,
+        made: Population,
+        best: list[Best],
+        manager: Any,
+        metrics: list[Metrics],
+        first: int,
+        say: Say,
+    ):
+        self.made, self.manager, self.metrics, self.say = made, manager, metrics, say
+        self.options, self.first, self.stopped = made.configs[0].train, first, False
         self.watches = [self._watch(i, own) for i, own in enumerate(best)]
-        self.step = first
 
     def _watch(self, index: int, best: Best) -> Watch:
         made, name = self.made, self.made.data[index].task.name
@@ -121,30 +144,32 @@ class _Team:
         for i, watch in enumerate(self.watches):
             watch.evaluate(step, member(self.made.states, i), {"step": step})
 
-    def __call__(self, states: Any, metrics: dict[str, np.ndarray]) -> bool:
-        self.step += 1
+    def due(self, step: int) -> bool:
+        """Whether a step of this call is evaluated, saved or the last one."""
+        return self.watches[0].due(self.first + step) or self.stopped
+
+    def __call__(self, step: int, states: Any, metrics: dict[str, np.ndarray]) -> bool:
+        step += self.first
         if not np.isfinite(metrics["loss"]).any():
             raise DivergedError(
-                f"no task has a loss that is a number after step {self.step}; the last good "
+                f"no task has a loss that is a number after step {step}; the last good "
                 "checkpoint is kept. Try a lower train.learning_rate"
             )
-        states = on_host(states)
+        states = None if states is None else on_host(states)
         for i, watch in enumerate(self.watches):
             row = {name: float(values[i]) for name, values in metrics.items()}
-            watch(self.step, member(states, i), row)
-        ending = self.stopped or self.step == self.options.steps
-        if ending or self.step % self.options.checkpoint_every == 0:
+            watch(step, None if states is None else member(states, i), row)
+        if states is None:
+            return False
+        ending = self.stopped or step == self.options.steps
+        if ending or step % self.options.checkpoint_every == 0:
+            for rows in self.metrics:
+                rows.sync()
             bests = stack([watch.best for watch in self.watches])
-            checkpoints.save(self.manager, self.step, (states, bests))
+            checkpoints.save(self.manager, step, (states, bests))
         return self.stopped
 
     def best(self, index: int) -> Best:
         """A task's best prompt as it would be alone."""
         found = self.watches[index].best
         return found._replace(tuned=self.made.own(index, found.tuned))
-
-    def close(self) -> None:
-        """Closes the files and waits for the checkpoint that is under way."""
-        for metrics in self.metrics:
-            metrics.close()
-        self.manager.close()

@@ -1,13 +1,8 @@
 """What happens after every step: metrics, evaluation, checkpoints, progress."""
 
-import contextlib
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
-
-import jax
 
 from prompt_jax import checkpoints
 from prompt_jax.config import Config
@@ -43,16 +38,32 @@ class Watch:
         """Ends training after the step that is under way."""
         self.stopped = True
 
-    def __call__(self, step: int, state: State, row: dict[str, float]) -> bool:
+    def due(self, step: int) -> bool:
+        """Whether a step is evaluated, saved or the last one; to be asked once for each."""
+        self.stopped |= preempted(step)
+        return self.stopped or self._evaluates(step) or step % self.options.checkpoint_every == 0
+
+    def _evaluates(self, step: int) -> bool:
+        return step % self.options.eval_every == 0 or step == self.options.steps
+
+    @property
+    def patient(self) -> bool:
+        """Whether a better prompt may still come, as `train.patience` has it."""
+        patience = self.options.patience
+        return patience is None or int(self.best.since) < patience
+
+    def __call__(self, step: int, state: State | None, row: dict[str, float]) -> bool:
         now = time.monotonic()
         seconds, self._clock = now - self._clock, now
         row = {"step": step, **row, "examples_per_second": self.options.batch_size / seconds}
-        self.stopped |= preempted(step)
+        if state is None:
+            self.metrics.add(row)
+            self._progress(step, row, seconds)
+            return False
         ending = step == self.options.steps or self.stopped
-        patience = self.options.patience
-        if step % self.options.eval_every == 0 or step == self.options.steps:
+        if self._evaluates(step):
             self.evaluate(step, state, row)
-            ending |= patience is not None and int(self.best.since) >= patience
+            ending |= not self.patient
         else:
             self.metrics.add(row)
         if step % self.options.checkpoint_every == 0 or ending:
@@ -73,6 +84,7 @@ class Watch:
     def save(self, step: int, state: State) -> None:
         """Writes a checkpoint unless the step has one."""
         if self.manager and self.manager.latest_step() != step:
+            self.metrics.sync()
             checkpoints.save(self.manager, step, (state, self.best))
 
     def _progress(self, step: int, row: dict[str, float], seconds: float) -> None:
@@ -89,19 +101,3 @@ class Watch:
             f"step {step:>6}/{self.options.steps}  loss {row['loss']:.4f}  "
             f"{self.options.batch_size / seconds:.1f} examples/s  {left // 60}:{left % 60:02d} left"
         )
-
-
-@contextlib.contextmanager
-def on_sigterm(action: Callable[[], None]) -> Iterator[None]:
-    """Calls `action` instead of dying; only the main thread may set a handler.
-
-    Of several processes JAX has its own handler, see `preempted`.
-    """
-    if threading.current_thread() is not threading.main_thread() or jax.process_count() > 1:
-        yield
-        return
-    earlier = signal.signal(signal.SIGTERM, lambda *_: action())
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, earlier)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 
 from prompt_jax.backbones.quantised import LIMITS, bytes_of
-from prompt_jax.config import REMATS, Config, InputError, MeshConfig
+from prompt_jax.config import REMATS, Config, InputError, MeshConfig, resolved
 from prompt_jax.plan.chips import GIB, Chip, chip_of, devices_of
 from prompt_jax.plan.costs import Traffic, traffic_of, work_of
 from prompt_jax.plan.programs import (
@@ -114,6 +114,7 @@ def plan(config: Config, topology: str | None, *, programs: Sequence[str] = ()) 
       InputError: no such topology or backbone, a mesh that does not divide it, or a model that
         only reads.
     """
+    config = resolved(config)
     devices = devices_of(topology)
     backbone = shape_of_backbone(config, devices)
     check_rows(config.train.batch_size // config.train.accumulate, backbone.mesh)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from prompt_jax import disk
 from prompt_jax.plan.plan import Cost, Plan
 from prompt_jax.report import markdown
 from prompt_jax.sharding import AXES
@@ -163,5 +164,6 @@ def draw(path: str | Path, plans: Sequence[Plan]) -> Path:
     axes.set_xlabel("GiB on each device")
     axes.set_title(f"{plans[0].config.backbone} on {_place(plans[0])}")
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
-    figure.savefig(path, dpi=120)
+    with disk.replacing(Path(path)) as fresh:
+        figure.savefig(fresh, dpi=120)
     return Path(path)

@@ -4,7 +4,7 @@ One paragraph a line, as in most plain-text corpora. A small model learns most f
 sentence or a clause is what a prompt is later asked about, and it costs a fraction of a page.
 """
 
-import os
+import io
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from prompt_jax import disk
 from prompt_jax.config import InputError
 
 PAD, EOS = 0, 1
@@ -97,29 +98,27 @@ def train_tokenizer(
     extra = (" ".join([word] * 10) for word, n in zip(words, counts, strict=True) for _ in range(n))
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    target, unfinished = folder / "spiece.model", folder / "spiece.model.tmp"
-    with unfinished.open("wb") as model:
-        try:
-            sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=iter([*texts, *extra]),
-                model_writer=model,
-                vocab_size=size,
-                model_type="unigram",
-                character_coverage=0.9995,
-                pad_id=PAD,
-                eos_id=EOS,
-                unk_id=2,
-                bos_id=-1,
-                split_digits=True,
-                minloglevel=2,
-            )
-        except RuntimeError as error:
-            unfinished.unlink()
-            raise InputError(
-                f"a vocabulary of {size} pieces could not be made: {error}; "
-                "give more text or a smaller vocab_pieces"
-            ) from error
-    os.replace(unfinished, target)
+    target, model = folder / "spiece.model", io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter([*texts, *extra]),
+            model_writer=model,
+            vocab_size=size,
+            model_type="unigram",
+            character_coverage=0.9995,
+            pad_id=PAD,
+            eos_id=EOS,
+            unk_id=2,
+            bos_id=-1,
+            split_digits=True,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise InputError(
+            f"a vocabulary of {size} pieces could not be made: {error}; "
+            "give more text or a smaller vocab_pieces"
+        ) from error
+    disk.write(target, model.getvalue())
     return target
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import re
-import shutil
+import threading
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from prompt_jax import checkpoints, disk
 from prompt_jax.backbones import Backbone
 from prompt_jax.backbones.t5 import T5, init_params
-from prompt_jax.checkpoints import open_checkpoints, restore, save
 from prompt_jax.config import InputError
 from prompt_jax.pretrain import lookup
 from prompt_jax.pretrain.bank import Bank, Batch, Material, generation
@@ -29,35 +29,41 @@ from prompt_jax.pretrain.corpus import (
 from prompt_jax.pretrain.space import build_space
 from prompt_jax.pretrain.step import Rows, State, model_config, quieted, rescaled, start, train_step
 from prompt_jax.pretrain.word_vectors import read_lexicon, read_teacher, token_table
-from prompt_jax.runs import Metrics, write_text
+from prompt_jax.runs import LOCK, Metrics, hold
+from prompt_jax.signals import stopping
+from prompt_jax.train import is_finite, run_steps
 from prompt_jax.weights import load_backbone, save_hugging_face
 from prompt_jax.weights import load_tokenizer as load_hugging_face_tokenizer
 
 RECORD = "pretrain_config.json"
 
 
-def pretrain(config: PretrainConfig) -> Path:
+def pretrain(config: PretrainConfig) -> Path | None:
     """Runs a stage, or goes on with it where it stopped; gives the folder of the model.
 
     The model is written at the end, in bfloat16; checkpoints in `output/checkpoints` on the way.
+    Where SIGTERM or Ctrl-C stops it there is only a checkpoint, and None is given.
 
     Raises:
       InputError: text, tokenizer, teacher or earlier stage is missing or too small, or `output`
-        holds a stage with other options.
+        holds a stage with other options or belongs to one that is under way.
     """
     output = _claim(config)
+    with hold(output):
+        return _run(config, output)
+
+
+def _run(config: PretrainConfig, output: Path) -> Path | None:
     pieces = _tokenizer(config, output)
     material, params, vocabulary = prepare(config, pieces)
     module = T5(model_config(config, vocabulary))
     state = start(config, params, _head(params, material))
-    manager = open_checkpoints(output / "checkpoints")
-    state = _restored(manager, state)
-    metrics = Metrics(output, step=int(state.step))
-    try:
-        state = _train(config, module, state, Bank(material, config), manager, metrics)
-    finally:
-        metrics.close()
-        manager.close()
+    with checkpoints.writing(output / "checkpoints") as manager:
+        state = _restored(manager, state)
+        with Metrics(output, step=int(state.step)) as metrics:
+            state = _train(config, module, state, Bank(material, config), manager, metrics)
+    if int(state.step) < config.steps:
+        return None
     params = rescaled(state.weights["model"], config.embedding_scale)
     tokenizer = _hugging_face_tokenizer(output)
     model = Backbone(
@@ -132,24 +138,36 @@ def _train(
     # Where files are is no part of a compiled step: without them two runs share one.
     compiled = dataclasses.replace(config, output="", start="-" if config.start else "")
     population = min(5000, module.config.vocab_size - NUM_SENTINELS)
-    for step in range(int(state.step), config.steps):
+    first, stop = int(state.step), threading.Event()
+
+    def one(state: State, step: int) -> tuple[State, dict[str, Any]]:
         batch = bank[step]
-        rows = rows_of(config, batch, step, population)
         classifies = bool(batch.slots[0] < config.slots)
         weight = config.head_weight if classifies else 0.0
-        state, found = train_step(compiled, module, state, rows, weight)
+        rows = rows_of(config, batch, step, population)
+        state, numbers = train_step(compiled, module, state, rows, weight)
         kind = "classify" if classifies else "rewrite"
-        row = {f"{kind}_{name}": float(value) for name, value in found.items()}
-        metrics.add({"step": step + 1, **row})
-        if not np.isfinite(row[f"{kind}_loss"]):
+        return state, {f"{kind}_{name}": value for name, value in numbers.items()}
+
+    def report(step: int, state: State | None, numbers: dict[str, Any]) -> bool:
+        row = {name: float(value) for name, value in jax.device_get(numbers).items()}
+        metrics.add({"step": step, **row})
+        finite = all(np.isfinite(value) for name, value in row.items() if name.endswith("_loss"))
+        if not finite or (state is not None and not is_finite(state.weights)):
             raise InputError(
-                f"the loss at step {step + 1} is not a number; lower learning_rate, which is "
+                f"the loss at step {step} is not a number; lower learning_rate, which is "
                 f"{config.learning_rate}, and begin again in another output folder"
             )
-        if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
-            save(manager, step + 1, state)
-    manager.wait_until_finished()
-    return state
+        if state is not None:
+            metrics.sync()
+            checkpoints.save(manager, step, state)
+        return stop.is_set()
+
+    def due(step: int) -> bool:
+        return stop.is_set() or step % config.checkpoint_every == 0 or step == config.steps
+
+    with stopping(stop.set):
+        return run_steps(one, state, range(first, config.steps), report, due, first)
 
 
 def _claim(config: PretrainConfig) -> Path:
@@ -164,10 +182,15 @@ def _claim(config: PretrainConfig) -> Path:
             f"{config.output!r} holds a stage with other options; give another output, or the "
             f"options in {record} to go on with it"
         )
-    if not record.is_file() and output.is_dir() and any(output.iterdir()):
+    if (
+        not record.is_file()
+        and output.is_dir()
+        and any(path.name != LOCK for path in output.iterdir())
+    ):
         raise InputError(f"output {config.output!r} is not empty; give another output")
-    output.mkdir(parents=True, exist_ok=True)
-    write_text(record, text)
+    with disk.writing(output):
+        output.mkdir(parents=True, exist_ok=True)
+    disk.write(record, text)
     return output
 
 
@@ -178,7 +201,7 @@ def _tokenizer(config: PretrainConfig, output: Path) -> Any:
         given = config.tokenizer or (config.start and str(Path(config.start) / "spiece.model"))
         if given:
             load_tokenizer(given)
-            shutil.copyfile(given, target)
+            disk.write(target, Path(given).read_bytes())
         else:
             strings = read_sentences(
                 config.text_folder,
@@ -236,7 +259,7 @@ def _head(params: Any, material: Material) -> Any:
 
 
 def _restored(manager: Any, state: State) -> State:
-    found = restore(manager, jax.device_get(state))
+    found = checkpoints.restore(manager, jax.device_get(state))
     return state if found is None else jax.tree.map(jnp.asarray, found[1])
 
 
@@ -244,6 +267,6 @@ def _hugging_face_tokenizer(folder: Path) -> Any:
     """The tokenizer of a folder with a spiece.model, in Hugging Face's form."""
     settings = {"tokenizer_class": "T5Tokenizer", "extra_ids": NUM_SENTINELS}
     if not (folder / "tokenizer_config.json").is_file():
-        write_text(folder / "tokenizer_config.json", json.dumps(settings) + "\n")
-        write_text(folder / "config.json", json.dumps({"model_type": "t5"}) + "\n")
+        disk.write(folder / "tokenizer_config.json", json.dumps(settings) + "\n")
+        disk.write(folder / "config.json", json.dumps({"model_type": "t5"}) + "\n")
     return load_hugging_face_tokenizer(str(folder))

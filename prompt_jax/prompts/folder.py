@@ -1,19 +1,18 @@
 """Writing prompts: a folder that PEFT loads, or a .npy; whole or not at all."""
 
-import contextlib
 import dataclasses
 import hashlib
 import io
 import json
 import os
-import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from prompt_jax import disk
 from prompt_jax.config import InputError, PromptTuningConfig, to_json
 from prompt_jax.prompts.card import card
 from prompt_jax.prompts.peft import (
@@ -101,9 +100,9 @@ def export_prompt(prompt: Prompt, path: str | Path, *, overwrite: bool = False) 
         raise InputError(f"{path} exists; choose another path or pass overwrite (--overwrite)")
     buffer = io.BytesIO()
     np.save(buffer, rows, allow_pickle=False)
-    with _writable(path):
+    with disk.writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, buffer.getvalue())
+    disk.write(path, buffer.getvalue())
     return path
 
 
@@ -153,14 +152,15 @@ def _json(values: Any, *, sort_keys: bool = False) -> bytes:
 def _write_folder(folder: Path, files: Mapping[str, bytes], overwrite: bool) -> Path:
     folder = folder.absolute()
     check_free(folder, overwrite)
-    with _writable(folder):
+    with disk.writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        fresh = _beside(folder)
+        fresh = disk.beside(folder)
         fresh.mkdir()
         try:
             for name, data in files.items():
-                _write_file(fresh / name, data)
-            _sync(fresh)
+                (fresh / name).write_bytes(data)
+                disk.sync(fresh / name)
+            disk.sync(fresh)
             _swap(fresh, folder)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
@@ -191,8 +191,8 @@ def _swap(fresh: Path, folder: Path) -> None:
     """Puts `fresh` in the place of `folder`; files there that are not a prompt's move along."""
     if not folder.exists():
         os.rename(fresh, folder)
-        return _sync(folder.parent)
-    old = _beside(folder)
+        return disk.sync(folder.parent)
+    old = disk.beside(folder)
     os.rename(folder, old)
     try:
         os.rename(fresh, folder)
@@ -202,46 +202,5 @@ def _swap(fresh: Path, folder: Path) -> None:
     for entry in old.iterdir():
         if entry.name not in OWN_FILES:
             os.rename(entry, folder / entry.name)
-    _sync(folder.parent)
+    disk.sync(folder.parent)
     shutil.rmtree(old)
-
-
-def _beside(path: Path) -> Path:
-    """A hidden name on the same file system, so that renaming is atomic."""
-    return path.parent / f".{path.name}.{secrets.token_hex(4)}"
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Writes a file that has its old content or all of its new one, whatever happens."""
-    fresh = _beside(path)
-    try:
-        _write_file(fresh, data)
-        os.replace(fresh, path)
-    finally:
-        fresh.unlink(missing_ok=True)
-    _sync(path.parent)
-
-
-def _write_file(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _writable(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise InputError(
-            f"cannot write {path}: {error.strerror or error}; choose another place"
-        ) from error

@@ -1,13 +1,13 @@
 """What a prompt looks like: its nearest words, how alike its rows are, and a page about both."""
 
 import io
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Array, Float
 
+from prompt_jax import disk
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import InputError, PromptTuningConfig, at_least, choose, to_json
 from prompt_jax.prompts.card import flat
@@ -160,10 +160,6 @@ def draw_similarity(prompt: Prompt, path: str | Path) -> Path:
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(integer=True))
     figure.colorbar(image, label="cosine")
-    fresh = path.with_name(f".{path.name}.tmp")
-    try:
+    with disk.replacing(path) as fresh:
         figure.savefig(fresh, format="png", dpi=120)
-        os.replace(fresh, path)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
     return path

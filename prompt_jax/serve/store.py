@@ -12,15 +12,15 @@ anything is loaded, names, links, sizes and headers are checked, and nothing in 
 import json
 import os
 import re
-import secrets
 import shutil
 import stat
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from prompt_jax import disk
 from prompt_jax.config import InputError
 from prompt_jax.prompts import Prompt, load_prompt, save_prompt
-from prompt_jax.prompts.folder import OWN_FILES, replace_file
+from prompt_jax.prompts.folder import OWN_FILES
 from prompt_jax.serve.errors import UnknownPromptError
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}", re.ASCII)
@@ -131,7 +131,7 @@ class Store:
         self.resolve(f"{name}@{version}")
         folder = self._folder(name)
         changed = {**self._aliases(folder), alias: version}
-        replace_file(folder / ALIASES, json.dumps(changed, indent=2, sort_keys=True).encode())
+        disk.write(folder / ALIASES, json.dumps(changed, indent=2, sort_keys=True))
 
     def remove(self, name: str, version: int) -> None:
         """Deletes a version that no alias means.
@@ -146,9 +146,11 @@ class Store:
                 f"{entry} is what {', '.join(entry.aliases)} means; give that another version first"
             )
         folder = self._folder(name)
-        (folder / f"{version}{REMOVED}").touch()  # Its number is never used again.
-        gone = folder / f".{version}.{secrets.token_hex(4)}"
-        os.rename(folder / str(version), gone)  # At once; deleting it takes a while.
+        with disk.writing(folder):
+            (folder / f"{version}{REMOVED}").touch()  # Its number is never used again.
+            gone = disk.beside(folder / str(version))
+            os.rename(folder / str(version), gone)  # At once; deleting it takes a while.
+            disk.sync(folder)
         shutil.rmtree(gone)
 
     def entries(self, only: str | None = None) -> Scan:

@@ -8,6 +8,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from prompt_jax.config import InputError
+from prompt_jax.disk import DiskFullError
 from prompt_jax.serve.catalog import ChangedError
 from prompt_jax.serve.errors import (
     DeadlineError,
@@ -24,6 +25,7 @@ KINDS: tuple[tuple[type[Exception], int, str], ...] = (
     (QueueFullError, 429, "overloaded"),
     (DeadlineError, 504, "deadline"),
     (EngineError, 503, "unavailable"),
+    (DiskFullError, 507, "storage_full"),
     (InputError, 400, "invalid_request"),
 )
 """Status and code of an error, the first that fits."""

@@ -1,0 +1,120 @@
+"""Files that are there whole or not at all, after a power cut too; locks; a full disk."""
+
+import contextlib
+import errno
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from prompt_jax.config import InputError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says where there is no room left for a file."""
+NUMBER = re.compile(r"os(?: error |_error_code=')(\d+)")
+"""How safetensors and TensorStore tell it, whose errors are none of the system's."""
+LOCKLESS = (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK, errno.EINVAL)
+"""And where a file system, such as a mounted bucket, has no locks."""
+
+
+class DiskFullError(InputError):
+    """There is no room for a file; what was written before it stays."""
+
+
+@contextlib.contextmanager
+def writing(place: Path, remedy: str = "choose another place") -> Iterator[None]:
+    """Says in one line why something cannot be written.
+
+    Args:
+      place: what is written.
+      remedy: what to do where the place is the reason.
+
+    Raises:
+      DiskFullError: the disk is full.
+      InputError: the place cannot be written.
+    """
+    try:
+        yield
+    except Exception as error:
+        number, reason = _reason(error)
+        if reason is None:
+            raise
+        what = f"cannot write {place}: {reason}"
+        if number in FULL:
+            raise DiskFullError(f"{what}; free some space and run the command again") from error
+        raise InputError(f"{what}; {remedy}") from error
+
+
+def _reason(error: Exception) -> tuple[int | None, str | None]:
+    """Number and words of the system's error; None where it is another one."""
+    if isinstance(error, OSError):
+        return error.errno, error.strerror or str(error)
+    found = NUMBER.search(str(error))
+    return (int(found[1]), os.strerror(int(found[1]))) if found else (None, None)
+
+
+def write(path: Path, content: bytes | str) -> None:
+    """Writes a file, text as UTF-8.
+
+    Raises:
+      DiskFullError, InputError: as `writing`; the file then has its old content.
+    """
+    with replacing(path) as fresh:
+        fresh.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A name to write a file to, which then takes the place of `path`.
+
+    Raises:
+      DiskFullError, InputError: as `writing`; the file then has its old content.
+    """
+    fresh = beside(path)
+    with writing(path):
+        try:
+            yield fresh
+            # Before the name: after a power cut a name without its content would be an empty file.
+            sync(fresh)
+            os.replace(fresh, path)
+        finally:
+            fresh.unlink(missing_ok=True)
+        sync(path.parent)
+
+
+def beside(path: Path) -> Path:
+    """A hidden name on the same file system, so that renaming is atomic; the ending stays."""
+    return path.with_name(f".{secrets.token_hex(4)}.{path.name}")
+
+
+def sync(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def lock(file: IO[str], place: Path, remedy: str) -> None:
+    """Keeps an open file for this process until it is closed, or the process ends in any way.
+
+    Args:
+      file: opened for appending; what it holds is left alone.
+      place: what the file stands for.
+      remedy: what to do where another process has it.
+
+    Raises:
+      InputError: another process has it.
+    """
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise InputError(f"{place} is in use by another process; {remedy}") from error
+    except OSError as error:
+        if error.errno not in LOCKLESS:
+            raise
