@@ -27,7 +27,7 @@ def stopping(action: Callable[[], None]) -> Iterator[None]:
 
     def stop(number: int, _: FrameType | None) -> None:
         if number == signal.SIGINT:
-            signal.signal(number, before[number])
+            signal.signal(number, before[signal.SIGINT])
             # Not by print, which the signal may have interrupted.
             os.write(2, b"\nstopping after this step; Ctrl-C once more ends at once\n")
         if several:

@@ -229,7 +229,7 @@ def fit(
     batches: Iterable[Any],
     config: TrainConfig,
     *,
-    after_step: Callable[[int, State, dict[str, float]], bool] | None = None,
+    after_step: Callable[[int, State | None, dict[str, float]], bool] | None = None,
     due: Callable[[int], bool] | None = None,
     step_fn: Callable[..., Any] | None = None,
     mesh: Any = None,
