@@ -88,18 +88,18 @@ def _of_readings(
 ) -> float | None:
     """The mean over all tags, or over the ends of all spans; what was cut off is left out."""
     number = {tag: i for i, tag in enumerate(task.labels)}
-    found = []
+    right = []
     for (scores, places), example in zip(readings, examples, strict=True):
         if task.kind == "tagging":
             tags = [number[tag] for tag in example.target.split()]
             targets = tag_targets(example.source, places, tags)
             tokens = np.flatnonzero(targets != IGNORED)
-            found.append(scores[tokens, targets[tokens]])
+            right.append(scores[tokens, targets[tokens]])
         elif example.start is not None:
             stop = example.start + len(example.target)
             ends = span_targets(places, example.start, stop)
-            found += [] if ends is None else [scores[[0, 1], ends]]
-    return float(np.concatenate(found).mean()) if found else None
+            right += [] if ends is None else [scores[[0, 1], ends]]
+    return float(np.concatenate(right).mean()) if right else None
 
 
 def baselines(

@@ -82,8 +82,8 @@ def test_what_was_not_learned_is_told():
     start = chosen((0.5, -0.7), (0.5, -0.8))
     assert lesson(start, rows, "accuracy").startswith("warning: no step was better on validation")
     likelier = chosen((0.5, -0.7), (0.5, -0.6))
-    told = lesson(likelier, rows, "accuracy")
-    assert told.startswith("note: accuracy on validation did not rise from 0.500")
-    assert "(-0.700 at the start, -0.600 now)" in told
+    line = lesson(likelier, rows, "accuracy")
+    assert line.startswith("note: accuracy on validation did not rise from 0.500")
+    assert "(-0.700 at the start, -0.600 now)" in line
     assert lesson(chosen((0.5, -0.7), (0.6, -0.9)), rows, "accuracy") == ""
     assert lesson(likelier, [{"step": 4, "validation/accuracy": 0.5}], "accuracy") == ""

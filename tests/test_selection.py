@@ -37,10 +37,10 @@ def counted(rows):
 )
 def test_a_sample_has_every_label_in_its_share(counts, count, drawn):
     rows, task = rows_of(**counts)
-    found = sample(rows, count, task, 0)
-    assert counted(found) == drawn
-    assert found == [row for row in rows if row in found], "in the order they had"
-    assert found == sample(rows, count, task, 0)
+    rows_drawn = sample(rows, count, task, 0)
+    assert counted(rows_drawn) == drawn
+    assert rows_drawn == [row for row in rows if row in rows_drawn], "in the order they had"
+    assert rows_drawn == sample(rows, count, task, 0)
 
 
 def test_fewer_than_labels():

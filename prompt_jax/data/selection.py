@@ -18,7 +18,7 @@ def sample(examples: Sequence[Example], count: int | None, task: Task, seed: int
     if count is None or len(examples) <= count:
         return list(examples)
     rows = _strata(examples, task)
-    sizes = np.array([len(own) for own in rows])
+    sizes = np.array([len(group) for group in rows])
     return [examples[i] for i in _drawn(rows, _shares(sizes, sizes, count), seed)]
 
 
@@ -38,7 +38,7 @@ def hold_out(
       InputError: no row can be spared.
     """
     rows = _strata(examples, task)
-    sizes = np.array([len(own) for own in rows], int)
+    sizes = np.array([len(group) for group in rows], int)
     spare = sizes - 1
     if not spare.sum():
         raise InputError(
@@ -79,5 +79,5 @@ def _shares(
 
 def _drawn(rows: Sequence[np.ndarray], shares: Int[np.ndarray, " K"], seed: int) -> list[int]:
     generator = np.random.default_rng(seed)
-    parts = [generator.permutation(own)[:n] for own, n in zip(rows, shares, strict=True)]
+    parts = [generator.permutation(group)[:n] for group, n in zip(rows, shares, strict=True)]
     return np.sort(np.concatenate(parts)).tolist()

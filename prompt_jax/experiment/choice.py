@@ -77,8 +77,8 @@ def joined(scores: Mapping[str, dict[str, float]]) -> dict[str, float]:
 
 def judge(evaluations: Mapping[str, Evaluation]) -> Judgement:
     """A prompt by its answers to the validation rows of every task."""
-    metrics = joined({name: found.metrics for name, found in evaluations.items()})
-    likely = [found.log_likelihood for found in evaluations.values()]
+    metrics = joined({name: evaluation.metrics for name, evaluation in evaluations.items()})
+    likely = [evaluation.log_likelihood for evaluation in evaluations.values()]
     real = [value for value in likely if value is not None]
     return Judgement(metrics, sum(real) / len(real) if len(real) == len(likely) else None)
 

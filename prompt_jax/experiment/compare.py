@@ -74,10 +74,10 @@ def evaluate_prompt(
         )
     config = dataclasses.replace(config, method=prompt.method)
     plain = {} if injection.head else {FROZEN: None}
-    found = scored(config, [prompt], say)
-    for line in remarks(found.data.task, config.task):
+    selection = scored(config, [prompt], say)
+    for line in remarks(selection.data.task, config.task):
         say(line)
-    return found.named(compare(config, found.data, backbone, {**plain, TUNED: injection}))
+    return selection.named(compare(config, selection.data, backbone, {**plain, TUNED: injection}))
 
 
 def evaluate_ensemble(
@@ -99,8 +99,8 @@ def evaluate_ensemble(
     """
     choose("way to ensemble prompts", how, WAYS)
     config = dataclasses.replace(config, method=prompts[0].method)
-    found = scored(config, prompts, say)
-    data = found.data
+    selection = scored(config, prompts, say)
+    data = selection.data
     alone = {
         f"{i}: {prompt.name or prompt.digest[:12]}": prompt.injection()
         for i, prompt in enumerate(prompts, 1)
@@ -127,4 +127,4 @@ def evaluate_ensemble(
         together[name] = measure(data.task.metrics, answers, references, labels)
     told = "" if weights is None else ": " + ", ".join(f"{weight:.2f}" for weight in weights)
     results = {**compare(config, data, backbone, alone), f"together ({how}{told})": together}
-    return found.named(results)
+    return selection.named(results)

@@ -45,26 +45,26 @@ def scored(config: Config, prompts: Sequence[Prompt], say: Say) -> Scored:
     name, recipes = config.data.task, [prompt.recipe for prompt in prompts]
     trained = [recipe for recipe in recipes if any(_same(n, name) for n in _names(recipe))]
     if not trained and len(splits(name)) == 1:
-        found = _whole(config, recipes)
+        selection = _whole(config, recipes)
     else:
         data = load_data(_as_split(config, trained))
         held_out = f"{_title(name)}, held out" if data.held_out else ""
         titles = {"validation": held_out or _title(config.data.validation or "validation")}
         titles |= {"test": _title(config.data.test)} if config.data.test else {}
-        found = Scored(data, _apart(titles, config.data))
+        selection = Scored(data, _apart(titles, config.data))
         wanted = digest(data.validation)
         if data.held_out and any(_held_out(recipe, name) != wanted for recipe in trained):
-            found = _unknown(config, found)
+            selection = _unknown(config, selection)
             say(
                 f"warning: which rows of {_title(name)} were held out in training is not known: "
                 "the prompt does not say, or the file, the templates or the split have changed. "
                 "All of them are scored, rows of training among them"
             )
-    data, titles = found
+    data, titles = selection
     sets = {"validation": data.validation, **data.tests}
     counts = [f"{len(rows):,} rows of {titles.get(s, s)}" for s, rows in sets.items() if rows]
     say(f"scored: {'; '.join(counts)}")
-    return found
+    return selection
 
 
 def _names(recipe: dict[str, Any]) -> list[str]:
@@ -76,7 +76,7 @@ def _names(recipe: dict[str, Any]) -> list[str]:
 def _held_out(recipe: dict[str, Any], name: str) -> str | None:
     """The digest of the rows of a task that a run held out; None where it does not say."""
     digests = recipe.get("held_out", {}).items()
-    return next((found for key, found in digests if _same(key, parse_name(name).key)), None)
+    return next((value for key, value in digests if _same(key, parse_name(name).key)), None)
 
 
 def _same(one: str, other: str) -> bool:
@@ -116,13 +116,13 @@ def _whole(config: Config, recipes: Sequence[dict[str, Any]]) -> Scored:
     return Scored(Data(task, sets[name], [], sets), titles)
 
 
-def _unknown(config: Config, found: Scored) -> Scored:
+def _unknown(config: Config, selection: Scored) -> Scored:
     """All rows of a file or a training split, in place of a validation that is not to be had."""
     name = config.data.task
     first, *others = splits(name)
-    whole = load_examples(found.data.task, name, "train" if others else first)
-    data = found.data._replace(validation=[], tests={name: whole, **found.data.tests})
-    return Scored(data, {**found.titles, name: f"{_title(name)}, with rows of training"})
+    whole = load_examples(selection.data.task, name, "train" if others else first)
+    data = selection.data._replace(validation=[], tests={name: whole, **selection.data.tests})
+    return Scored(data, {**selection.titles, name: f"{_title(name)}, with rows of training"})
 
 
 def _title(name: str) -> str:
