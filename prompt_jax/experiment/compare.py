@@ -14,7 +14,7 @@ from prompt_jax.experiment.data import Data, check_one, load_data
 from prompt_jax.generate import ask_each, combine, fit_weights
 from prompt_jax.generate.ensemble import WAYS
 from prompt_jax.metrics import measure
-from prompt_jax.prompts import Prompt
+from prompt_jax.prompts import Prompt, of_task
 from prompt_jax.tasks import resolve
 
 FROZEN, TUNED = "frozen model, no prompt", "tuned prompt"
@@ -61,14 +61,10 @@ def evaluate_prompt(config: Config, prompt: Prompt, backbone: Backbone) -> Resul
     A name with a split, or a file, is scored whole; a dataset on validation and its test splits.
 
     Raises:
-      InputError: the prompt holds those of several tasks.
+      InputError: the prompt holds those of several tasks; take one with `prompts.of_task`.
     """
+    prompt = of_task(prompt)
     injection = prompt.injection()
-    if injection.prompt is not None and injection.prompt.ndim > 2:
-        raise InputError(
-            f"{prompt.name or prompt.digest[:12]!r} holds a prompt for each of several tasks; use "
-            "that of one task, which training saved in tasks/ beside it"
-        )
     config = dataclasses.replace(config, method=prompt.method)
     plain = {} if injection.head else {FROZEN: None}
     return compare(config, _scored(config), backbone, {**plain, TUNED: injection})
@@ -90,7 +86,7 @@ def evaluate_ensemble(
     config = dataclasses.replace(config, method=prompts[0].method)
     data = _scored(config)
     alone = {
-        f"{i}: {prompt.name or prompt.digest[:12]}": prompt.injection()
+        f"{i}: {prompt.name or prompt.digest[:12]}": of_task(prompt).injection()
         for i, prompt in enumerate(prompts, 1)
     }
     given = {"data": config.data, "eval": config.eval}

@@ -115,6 +115,7 @@ def describe(prompt: Prompt) -> dict[str, Any]:
     fields |= {"format": FORMAT, "digest": prompt.digest, "method": to_json(prompt.method)}
     fields["trained_as"] = prompt.trained_as and to_json(prompt.trained_as)
     fields["task"] = prompt.task and to_json(prompt.task)
+    fields["tasks"] = [to_json(task) for task in prompt.tasks]
     if not isinstance(prompt.method, PromptTuningConfig) and not obstacle(prompt):
         # PEFT's files do not say how a kernel's outputs are those of heads.
         fields["shapes"] = {path: leaf.shape for path, leaf in prompt.arrays.items()}
