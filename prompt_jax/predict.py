@@ -3,6 +3,7 @@
 The output only ever grows, so whatever ends a run leaves a file that the next run continues.
 """
 
+import contextlib
 import dataclasses
 import json
 import string
@@ -22,6 +23,8 @@ from prompt_jax.sharding import whole_rows
 from prompt_jax.tasks import Task, to_source
 
 CHUNK = 16  # Batches answered between two writes, among which inputs are sorted by length.
+STREAM = "-"
+"""In place of a file's name: standard input, or standard output."""
 TOLERANCE = 0.01  # In a probability: another device or dtype rounds differently.
 
 
@@ -55,6 +58,7 @@ def predict(
     Args:
       input_path: `-` for standard input, .txt with an input a line, or .csv, .tsv, .jsonl and
         .parquet with the columns of the task's source template.
+      output_path: a file, or `-` for standard output, where nothing is continued.
       shard: (i, n) takes every n-th input, beginning with input i.
       overwrite: starts again where there is an output.
       frozen: the weights; None takes `backbone.params`.
@@ -65,17 +69,22 @@ def predict(
         complete, cannot be written, or holds other answers.
     """
     inputs = _take(read_inputs(input_path, task), shard)
-    output = _writable(Path(output_path), input_path)
-    if overwrite:
-        output.unlink(missing_ok=True)
-    old = _resume(output, inputs)
+    output = Path(output_path)
+    if str(output) == STREAM:
+        old, opened = [], contextlib.nullcontext(sys.stdout)
+    else:
+        _check_writable(output, input_path)
+        if overwrite:
+            output.unlink(missing_ok=True)
+        old = _resume(output, inputs)
+        opened = output.open("a", encoding="utf-8", newline="\n")
     rows = whole_rows(max(1, min(eval.batch_size, len(inputs))), backbone.mesh)
     eval = dataclasses.replace(eval, batch_size=rows)
     size = CHUNK * eval.batch_size
     # Chunks begin where they would without an interruption, and so have the same batches: the
     # answers are the same to the bit, and another prompt shows in those that are there already.
     first = max(len(old) - 1, 0) // size * size
-    with output.open("a", encoding="utf-8", newline="\n") as file:
+    with opened as file:
         for start in range(first, len(inputs), size):
             chunk = inputs[start : start + size]
             answers = answer(
@@ -119,7 +128,7 @@ def read_inputs(path: str | Path, task: Task) -> list[Input]:
     """
     columns = [column for _, column, _, _ in string.Formatter().parse(task.source) if column]
     only = columns[0] if len(set(columns)) == 1 else None
-    if str(path) != "-" and Path(path).suffix.lower() != ".txt":
+    if str(path) != STREAM and Path(path).suffix.lower() != ".txt":
         rows = read_file(Path(path))
         rows = [_with_input(row, only) if only else row for row in rows]
     elif only is None:
@@ -144,7 +153,7 @@ def _with_input(row: Row, column: str) -> Row:
 
 
 def _read_bytes(path: str | Path) -> tuple[str, bytes]:
-    if str(path) == "-":
+    if str(path) == STREAM:
         return "standard input", sys.stdin.buffer.read()
     if not Path(path).is_file():
         raise InputError(f"no file {path}; give a file with an input a line, or - for stdin")
@@ -168,16 +177,15 @@ def _take(inputs: list[Input], shard: tuple[int, int]) -> list[Input]:
     return inputs[index::count]
 
 
-def _writable(output: Path, input_path: str | Path) -> Path:
-    """The output, in a folder that exists."""
+def _check_writable(output: Path, input_path: str | Path) -> None:
+    """Makes the folder of an output, and the output, if they are not there."""
     if output.is_dir():
         raise InputError(f"the output {output} is a folder; name a file in it")
-    if str(input_path) != "-" and output.resolve() == Path(input_path).resolve():
+    if str(input_path) != STREAM and output.resolve() == Path(input_path).resolve():
         raise InputError(f"{output} is the input too; write the answers to another file")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        with output.open("a"):
-            return output
+        output.open("a").close()
     except OSError as error:
         raise InputError(f"{output} cannot be written: {error}; choose another place") from error
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from prompt_jax.config import Config, InputError, differences, from_json, to_json
+from prompt_jax.config import Config, InputError, check_place, differences, from_json, to_json
 
 OWN_FILES = ("prompt", "checkpoints", "config.json", "metrics.jsonl", "metrics.csv", "curve.png")
 OWN_FILES += ("report.md", "tensorboard", "sweep_config.json", "sweep.md", "sweep.json")
@@ -32,6 +32,7 @@ def check_run(config: Config, *, resume: bool = False, overwrite: bool = False) 
       InputError: the folder cannot be written, holds something already, or holds a run with
         another config while `resume` is asked for.
     """
+    check_place(config.out)
     folder = Path(config.out)
     if resume and overwrite:
         raise InputError("--resume and --overwrite exclude each other; give one of them")

@@ -59,6 +59,8 @@ def test_prompts_commands(run, tmp_path, tiny_folder, capsys):
     assert cli.main(["prompts", "inspect", str(run), "--heat-map", str(heat_map)]) == 0
     out = capsys.readouterr().out
     assert load_prompt(run).digest in out and heat_map.read_bytes().startswith(b"\x89PNG")
+    assert cli.main(["prompts", "export", str(run), "-"]) == 2
+    assert "- stands for standard output" in capsys.readouterr().err
     npy, folder = tmp_path / "p.npy", tmp_path / "back"
     assert cli.main(["prompts", "export", str(run), str(npy)]) == 0
     arguments = ["prompts", "import", str(npy), str(folder), "--backbone", str(tiny_folder)]
@@ -156,6 +158,8 @@ def test_a_task_is_named_on_every_command(several, run, tmp_path, capsys):
         (["train", "nowhere.py"], "no config file nowhere.py"),
         (["prompts", "inspect", "nowhere"], "nowhere"),
         (["predict", "--prompt", "nowhere", "--input", "-", "--output", "x"], "nowhere"),
+        (["train", "--out", "-"], "- stands for standard output, and a file or a folder is writt"),
+        (["plan", "--plot", "-"], "- stands for standard output"),
     ],
 )
 def test_bad_input_exits_with_two(arguments, message, capsys):

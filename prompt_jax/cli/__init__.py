@@ -20,6 +20,7 @@ from prompt_jax.config import (
     DistributedConfig,
     InputError,
     MeshConfig,
+    check_place,
     choose,
 )
 from prompt_jax.runtime import prepare
@@ -158,6 +159,8 @@ def _plan(arguments: list[str]) -> None:
         """
         for name in programs.split(","):
             choose("program", name, ("train", "decode"))
+        if plot:
+            check_place(plot)
         prepare()
         from prompt_jax import plan as planning
 

@@ -90,7 +90,7 @@ def predict(arguments: list[str]) -> None:
           prompt: a prompt folder, a run folder, or a .npy.
           task_id: the task of a multitask prompt, by its number from 0 or its name.
           input: .txt with an input a line, .csv, .tsv, .jsonl, .parquet, or - for standard input.
-          output: a .jsonl, in the order of the inputs.
+          output: a .jsonl, in the order of the inputs, or - for standard output.
           backbone: empty takes the one that the prompt was trained on.
           frozen: how it is loaded and run, e.g. --frozen.dtype int8.
           shard: i/n answers every n-th input, beginning with input i.
@@ -127,6 +127,7 @@ def predict(arguments: list[str]) -> None:
             shard=part,
             overwrite=overwrite,
         )
-        print(f"{count} answers written to {output}", file=sys.stderr)
+        place = "standard output" if output == prediction.STREAM else output
+        print(f"{count} answers written to {place}", file=sys.stderr)
 
     parse(run, "predict", arguments)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from prompt_jax.config import InputError, PromptTuningConfig, to_json
+from prompt_jax.config import InputError, PromptTuningConfig, check_place, to_json
 from prompt_jax.prompts.card import card
 from prompt_jax.prompts.peft import (
     ADAPTER_CONFIG,
@@ -152,8 +152,8 @@ def _json(values: Any, *, sort_keys: bool = False) -> bytes:
 
 
 def _write_folder(folder: Path, files: Mapping[str, bytes], overwrite: bool) -> Path:
-    folder = folder.absolute()
     check_free(folder, overwrite)
+    folder = folder.absolute()
     with _writable(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         fresh = _beside(folder)
@@ -174,6 +174,7 @@ def check_free(folder: Path, overwrite: bool) -> None:
     Raises:
       InputError: the folder exists and may not be overwritten, or is no prompt.
     """
+    check_place(folder)
     if not (folder.exists() or folder.is_symlink()):
         return
     if not overwrite:

@@ -9,7 +9,14 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from prompt_jax.backbones import Backbone
-from prompt_jax.config import InputError, PromptTuningConfig, at_least, choose, to_json
+from prompt_jax.config import (
+    InputError,
+    PromptTuningConfig,
+    at_least,
+    check_place,
+    choose,
+    to_json,
+)
 from prompt_jax.prompts.card import flat
 from prompt_jax.prompts.multitask import task_names
 from prompt_jax.prompts.prompt import Prompt, check_fits
@@ -152,6 +159,7 @@ def draw_similarity(prompt: Prompt, path: str | Path) -> Path:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
+    check_place(path)
     path = Path(path)
     figure = Figure(figsize=(6, 5), layout="constrained")
     FigureCanvasAgg(figure)

@@ -47,7 +47,7 @@ class Registry:
             check_room(leaves, self._layout)
         except InputError as error:
             raise PromptRefusedError(f"prompt {name!r}: {error}") from error
-        version = Version(name, prompt.digest, leaves)
+        version = Version(name, prompt.digest, leaves, labels_of(prompt))
         with self._lock:
             self._versions[name] = version
             self._poisoned.discard(version.digest)
@@ -102,6 +102,12 @@ def injection_for(backbone: Backbone, prompt: Prompt, allow_mismatch: bool) -> I
             'placement "prefix"; answer with it alone'
         )
     return prompt.injection()
+
+
+def labels_of(prompt: Prompt) -> tuple[str, ...]:
+    """The label words that a prompt chooses among; none where its answers are other texts."""
+    labels = prompt.task.choices if prompt.task else ()
+    return labels if prompt.method.num_labels in (None, len(labels)) else ()
 
 
 def example(backbone: Backbone, method: MethodConfig) -> Injection:
