@@ -116,7 +116,7 @@ class PromptTuningModel:
             self.tuned,
             self._method,
             self.backbone,
-            **{name: getattr(source, name) for name in ("name", "task", "seed")},
+            **{name: getattr(source, name) for name in ("name", "task", "tasks", "seed")},
         )
         return source if source.digest == now.digest else now
 
@@ -248,8 +248,10 @@ class PromptTuningModel:
         *,
         task_ids: TaskIds | None = None,
         **options: Any,
-    ) -> Int[np.ndarray, "B U"]:
+    ) -> Int[np.ndarray, "N U"]:
         """Answers, without the decoder's start token; EOS kept and padding behind it.
+
+        N is B, or B * num_return_sequences.
 
         Args:
           input_ids: [B, T].

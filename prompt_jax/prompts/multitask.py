@@ -28,6 +28,8 @@ def task_names(prompt: Prompt) -> tuple[str, ...]:
 
 
 def _trained_on(prompt: Prompt) -> tuple[str, ...]:
+    if prompt.tasks:
+        return tuple(task.name for task in prompt.tasks)
     data = prompt.recipe.get("data", {})
     return (data["task"], *data.get("mixture", ())) if "task" in data else ()
 
@@ -50,7 +52,11 @@ def of_task(prompt: Prompt, task: int | str | None = None) -> Prompt:
     plain, tuned = methods.of_task(method, prompt.tuned, index)
     recipe = dict(prompt.recipe)
     if len(_trained_on(prompt)) == method.num_tasks:
-        recipe["data"] = {**recipe["data"], "task": _trained_on(prompt)[index], "mixture": ()}
+        recipe["data"] = {
+            **recipe.get("data", {}),
+            "task": _trained_on(prompt)[index],
+            "mixture": (),
+        }
     tasks = prompt.tasks or (prompt.task,) + (None,) * (method.num_tasks - 1)
     return dataclasses.replace(
         prompt,
