@@ -10,7 +10,8 @@ from jaxtyping import Float
 
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import DataConfig, EvalConfig, InputError
-from prompt_jax.generate import Progress, answer
+from prompt_jax.data import IGNORED, span_targets, tag_targets
+from prompt_jax.generate import Progress, Reading, answer, target_likelihood
 from prompt_jax.methods import Injection
 from prompt_jax.metrics import measure
 from prompt_jax.sharding import whole_rows
@@ -25,9 +26,10 @@ class Evaluation(NamedTuple):
     predictions: list[str]
     """In the order of the examples."""
     scores: Float[np.ndarray, "N C"] | None
-    """The log-likelihood of every label word, as it was ranked; None for generation."""
+    """The log-likelihood of every label word, as it was ranked; None for other kinds."""
     log_likelihood: float | None
-    """Mean log-probability, in nats, of a right label among all of them; None for generation."""
+    """Mean log-probability, in nats, of what is right: of a label among all of them, of a tag, of
+    an end of a span, or of a target's token; None of a generation where it is not wanted."""
 
 
 def evaluate(
@@ -40,6 +42,7 @@ def evaluate(
     eval: EvalConfig,
     frozen: Any = None,
     progress: Progress | None = None,
+    likelihood: bool = False,
 ) -> Evaluation:
     """Ranks the label words of a classification task or writes answers, and scores them.
 
@@ -47,36 +50,56 @@ def evaluate(
       injection: None evaluates the plain backbone.
       frozen: the weights; None takes `backbone.params`.
       progress: called after every batch with the answered and all examples.
+      likelihood: also of a generation, where it takes one more pass over the examples.
 
     Raises:
       InputError: there are no examples, or the backbone has no tokenizer.
     """
     _check_some(examples, "evaluate")
     # A handful of examples in a large batch would be copies for the most part.
-    rows = whole_rows(min(eval.batch_size, len(examples)), backbone.mesh)
+    rows = whole_rows(min(eval.rows, len(examples)), backbone.mesh)
     eval = dataclasses.replace(eval, batch_size=rows)
-    predictions, scores = answer(
-        backbone,
-        injection,
-        [example.source for example in examples],
-        task,
-        data=data,
-        eval=eval,
-        frozen=frozen,
-        progress=progress,
-    )
+    sources = [example.source for example in examples]
+    way: dict[str, Any] = {"data": data, "eval": eval, "frozen": frozen}
+    answers = answer(backbone, injection, sources, task, **way, progress=progress)
     references = [example.references for example in examples]
-    metrics = measure(task.metrics, predictions, references, task.labels)
-    likely = None if scores is None else _log_likelihood(scores, references, task.choices)
-    return Evaluation(metrics, predictions, scores, likely)
+    metrics = measure(task.metrics, answers.predictions, references, task.labels)
+    likely = None
+    if answers.scores is not None:
+        likely = _of_labels(answers.scores, references, task.choices)
+    elif answers.readings is not None:
+        likely = _of_readings(answers.readings, examples, task)
+    elif likelihood:
+        targets = [example.target for example in examples]
+        likely = target_likelihood(backbone, injection, sources, targets, **way)
+    return Evaluation(metrics, answers.predictions, answers.scores, likely)
 
 
-def _log_likelihood(
+def _of_labels(
     scores: Float[np.ndarray, "N C"], references: Sequence[Sequence[str]], labels: Sequence[str]
 ) -> float:
     shares = scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)
     right = np.array([[label in own for label in labels] for own in references])
     return float(np.logaddexp.reduce(np.where(right, shares, -np.inf), axis=1).mean())
+
+
+def _of_readings(
+    readings: Sequence[Reading], examples: Sequence[Example], task: Task
+) -> float | None:
+    """The mean over all tags, or over the ends of all spans; what was cut off is left out."""
+    number = {tag: i for i, tag in enumerate(task.labels)}
+    found = []
+    for (scores, places), example in zip(readings, examples, strict=True):
+        if task.kind == "tagging":
+            tags = [number[tag] for tag in example.target.split()]
+            targets = tag_targets(example.source, places, tags)
+            tokens = np.flatnonzero(targets != IGNORED)
+            found.append(scores[tokens, targets[tokens]])
+        elif example.start is not None:
+            stop = example.start + len(example.target)
+            ends = span_targets(places, example.start, stop)
+            found += [] if ends is None else [scores[[0, 1], ends]]
+    return float(np.concatenate(found).mean()) if found else None
 
 
 def baselines(

@@ -5,10 +5,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from prompt_jax.backbones import Backbone, is_encoder
 from prompt_jax.config import OBJECTIVES, InputError, MethodConfig, choose
+from prompt_jax.data.alignment import IGNORED
 from prompt_jax.generate.encoding import class_logits, cloze_logits, place_logits, token_logits
 from prompt_jax.generate.scoring import score_candidates
 from prompt_jax.methods import (
@@ -42,6 +44,13 @@ def cross_entropy(
     if label_smoothing:
         picked = (1 - label_smoothing) * picked + label_smoothing * logits.mean(-1)
     return normalizer - picked + z_loss * jnp.square(normalizer)
+
+
+def mean_loss(logits: Float[Array, "B U C"], labels: Int[np.ndarray, "B U"]) -> Float[Array, ""]:
+    """Cross-entropy over the labels that are not `IGNORED`, in nats."""
+    counted = jnp.asarray(labels != IGNORED)
+    nll = cross_entropy(logits, jnp.maximum(labels, 0))
+    return jnp.where(counted, nll, 0.0).sum() / jnp.maximum(counted.sum(), 1)
 
 
 def seq2seq_logits(

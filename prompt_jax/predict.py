@@ -6,7 +6,6 @@ The output only ever grows, so whatever ends a run leaves a file that the next r
 import contextlib
 import dataclasses
 import json
-import string
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from prompt_jax.generate import Answers, Progress, answer
 from prompt_jax.methods import Injection
 from prompt_jax.sharding import whole_rows
 from prompt_jax.tasks import Task, to_source
+from prompt_jax.tasks.templates import parse, path_of
 
 CHUNK = 16  # Batches answered between two writes, among which inputs are sorted by length.
 STREAM = "-"
@@ -78,9 +78,9 @@ def predict(
             output.unlink(missing_ok=True)
         old = _resume(output, inputs)
         opened = output.open("a", encoding="utf-8", newline="\n")
-    rows = whole_rows(max(1, min(eval.batch_size, len(inputs))), backbone.mesh)
+    rows = whole_rows(max(1, min(eval.rows, len(inputs))), backbone.mesh)
     eval = dataclasses.replace(eval, batch_size=rows)
-    size = CHUNK * eval.batch_size
+    size = CHUNK * rows
     # Chunks begin where they would without an interruption, and so have the same batches: the
     # answers are the same to the bit, and another prompt shows in those that are there already.
     first = max(len(old) - 1, 0) // size * size
@@ -126,7 +126,7 @@ def read_inputs(path: str | Path, task: Task) -> list[Input]:
     Raises:
       InputError: no such file, not UTF-8, no inputs, an empty one, or a missing column.
     """
-    columns = [column for _, column, _, _ in string.Formatter().parse(task.source) if column]
+    columns = [column for _, column, _ in parse(task.source) if column]
     only = columns[0] if len(set(columns)) == 1 else None
     if str(path) != STREAM and Path(path).suffix.lower() != ".txt":
         rows = read_file(Path(path))
@@ -147,7 +147,8 @@ def read_inputs(path: str | Path, task: Task) -> list[Input]:
 
 
 def _with_input(row: Row, column: str) -> Row:
-    if column in row.values or "input" not in row.values:
+    name = path_of(column, row.values)[0]
+    if row.values.get(name) is not None or row.values.get("input") is None:
         return row
     return row._replace(values={**row.values, column: row.values["input"]})
 

@@ -1,6 +1,8 @@
-"""What a process settles before JAX starts: compiled programs on disk, memory that is kept."""
+"""What a process settles before JAX starts: its devices, compiled programs, memory that is kept."""
 
 import ctypes
+import importlib.metadata
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -12,7 +14,7 @@ M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 
 
 def prepare(distributed: DistributedConfig | None = None) -> None:
-    """Settles both, and joins other processes; what a program does before it uses JAX.
+    """Settles the latter two, and joins other processes; what a program does before it uses JAX.
 
     A second run on an accelerator finds its programs compiled, and a step on CPU finds its memory
     mapped. Programs for the CPU are not kept: XLA has crashed while it read one back.
@@ -27,6 +29,23 @@ def prepare(distributed: DistributedConfig | None = None) -> None:
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "prompt_jax" / "xla"
     if jax.default_backend() != "cpu" and not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", str(cache))
+
+
+def quiet() -> None:
+    """Keeps warnings about what is not there, and not needed, out of a command's output.
+
+    libtpu, with which `plan` compiles, prints some when JAX looks for chips on a machine that has
+    none: where the CPU is all there is, JAX takes it at once. `JAX_PLATFORMS` is the user's, and
+    JAX itself sets its platforms where it sees a TPU. Transformers, whose tokenizers are used, has
+    one about PyTorch.
+    """
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    import jax
+
+    # Every accelerator but the TPU comes as a plugin: then which one there is, JAX must find out.
+    plugins = importlib.metadata.entry_points(group="jax_plugins")
+    if not (jax.config.jax_platforms or plugins or importlib.util.find_spec("jax_plugins")):
+        jax.config.update("jax_platforms", "cpu")
 
 
 def keep_memory() -> bool:

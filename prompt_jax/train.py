@@ -15,6 +15,7 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
+from prompt_jax.backbones.sizes import numbers
 from prompt_jax.config import TrainConfig
 from prompt_jax.losses import Loss
 from prompt_jax.methods import CLASSIFIER
@@ -30,6 +31,10 @@ class State(NamedTuple):
     step: Array
     tuned: Any
     opt_state: Any
+
+    def __repr__(self) -> str:
+        trees = f"tuned {numbers(self.tuned)}; optimizer {numbers(self.opt_state)}"
+        return f"<State at step {self.step}: {trees}>"
 
 
 class Member(NamedTuple):

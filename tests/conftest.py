@@ -1,11 +1,9 @@
 """Shape checks, strict ranks and a tiny backbone for every test."""
 
-import datetime
 import json
-import math
 import os
-import random
-import time
+import shutil
+from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -26,32 +24,16 @@ jaxtyping.install_import_hook("prompt_jax", "conftest.typechecked")
 import jax
 import numpy as np
 import pytest
+from xla import QUICK_COMPILE
 
-# Tests compile most of the time, and the older emitter of fused loops takes half of it. XLA reads
-# its flags at the first program; libtpu, which reads the same ones later, does not know this one.
+from prompt_jax import testing
+
+# XLA reads its flags at the first program; libtpu, which reads them later, knows others.
 with pytest.MonkeyPatch.context() as patch:
-    flags = os.environ.get("XLA_FLAGS", "")
-    patch.setenv("XLA_FLAGS", f"{flags} --xla_cpu_use_fusion_emitters=false".strip())
+    patch.setenv("XLA_FLAGS", f"{os.environ.get('XLA_FLAGS', '')} {QUICK_COMPILE}".strip())
     jax.jit(lambda: 0)()
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-
-BEGAN = time.monotonic()
-SECONDS = float(os.environ.get("TEST_SECONDS", math.inf))
-
-
-def pytest_collection_modifyitems(items):
-    """Where not all may fit, each day begins with others, so that none is left out for good."""
-    if SECONDS < math.inf:
-        modules = sorted({item.path for item in items})
-        random.Random(datetime.date.today().toordinal()).shuffle(modules)
-        items.sort(key=lambda item: modules.index(item.path))
-
-
-def pytest_runtest_setup(item):
-    """On a machine so slow that not all tests fit into its time, those that fit are run."""
-    if time.monotonic() - BEGAN > SECONDS:
-        pytest.skip(f"no test begins after {SECONDS:.0f} s")
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -67,13 +49,15 @@ def own_process():
 
 @pytest.fixture(autouse=True, scope="module")
 def compiled_programs():
-    """A module's programs go when it ends.
+    """Modules share compiled programs until the process nears its limit of memory maps.
 
     XLA on CPU maps every program into memory by itself, and Linux lets a process hold 65,530 such
-    pieces: all tests in one process need more, and the next program that is compiled crashes.
+    pieces by default: the next program that is compiled then crashes.
     """
     yield
-    jax.clear_caches()
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > 40_000:
+        jax.clear_caches()
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -88,70 +72,25 @@ def quick_compile(request):
 @pytest.fixture(scope="session")
 def tiny():
     """A random T5 1.1 of 2 encoder and 3 decoder layers, with heads*d_kv != d_model."""
-    from prompt_jax.backbones import Backbone
-    from prompt_jax.backbones.t5 import T5Config, init_params
-
-    config = T5Config(
-        vocab_size=64, d_model=16, d_kv=8, d_ff=32, num_heads=3, num_layers=2, num_decoder_layers=3
-    )
-    params = jax.jit(init_params, static_argnums=0)(config, jax.random.key(0))
-    return Backbone(name="tiny", config=config, params=params)
+    return testing.tiny("t5")
 
 
 @pytest.fixture(scope="session")
 def tiny_gpt2():
     """A random GPT-2 of two layers."""
-    return _tiny_causal("gpt2", d_kv=4)
+    return testing.tiny("gpt2")
 
 
 @pytest.fixture(scope="session")
 def tiny_llama():
     """A random Llama of two layers, with two heads of queries for each of keys."""
-    from prompt_jax.backbones.causal import Rope
-
-    return _tiny_causal(
-        "llama", num_kv_heads=2, norm="rms", rope=Rope(), fused=False, qkv_bias=False,
-        out_bias=False, mlp_bias=False, activation="silu", gated=True, tie_embeddings=False,
-    )  # fmt: skip
-
-
-def _tiny_causal(name, **shape):
-    from prompt_jax.backbones import Backbone
-    from prompt_jax.backbones.causal import CausalConfig, init_params
-
-    config = CausalConfig(
-        **{
-            **{"model_type": name, "vocab_size": 64, "d_model": 16, "d_kv": 8, "d_ff": 32},
-            **{"num_heads": 4, "num_kv_heads": 4, "num_layers": 2, "max_positions": 64},
-            **{"eos_token_id": 1, **shape},
-        }
-    )
-    params = jax.jit(init_params, static_argnums=0)(config, jax.random.key(0))
-    return Backbone(name=f"tiny_{name}", config=config, params=_noisy(params))
-
-
-def _noisy(params):
-    """Small weights would make all logits alike, and biases of zero would test nothing."""
-    leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    return structure.unflatten(
-        leaf + 0.2 * jax.random.normal(key, leaf.shape)
-        for key, leaf in zip(keys, leaves, strict=True)
-    )
+    return testing.tiny("llama")
 
 
 @pytest.fixture(scope="session")
 def tiny_bert():
     """A random BERT of two layers, with a pooler and a head that fills masks."""
-    from prompt_jax.backbones import Backbone
-    from prompt_jax.backbones.bert import BertConfig, init_params
-
-    config = BertConfig(
-        vocab_size=64, d_model=16, d_kv=4, d_ff=32, num_heads=4, num_layers=2, max_positions=64,
-        mask_token_id=63,
-    )  # fmt: skip
-    params = jax.jit(init_params, static_argnums=0)(config, jax.random.key(0))
-    return Backbone(name="tiny_bert", config=config, params=_noisy(params))
+    return testing.tiny("bert")
 
 
 @pytest.fixture(scope="session")
@@ -165,8 +104,7 @@ def embedded():
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory, embedded):
     """A random one-layer model of width 16 in Hugging Face's format, with the real tokenizer."""
-    from prompt_jax.backbones import Backbone
-    from prompt_jax.backbones.t5 import T5Config, init_params
+    from prompt_jax.backbones.t5 import T5Config
     from prompt_jax.weights import save_hugging_face
 
     folder = tmp_path_factory.mktemp("tiny")
@@ -174,46 +112,42 @@ def tiny_folder(tmp_path_factory, embedded):
         vocab_size=embedded.config.vocab_size, d_model=16, d_kv=8, d_ff=16, num_heads=2,
         num_layers=1, num_decoder_layers=1,
     )  # fmt: skip
-    params = jax.jit(init_params, static_argnums=0)(config, jax.random.key(0))
-    save_hugging_face(folder, Backbone(name="tiny", config=config, params=params))
+    save_hugging_face(folder, testing.random_backbone(config, name="tiny"))
     embedded.tokenizer.save_pretrained(folder)
     return folder
 
 
 @pytest.fixture(scope="session")
+def tiny_backbone(tiny_folder):
+    """The model of `tiny_folder`, with its tokenizer."""
+    from prompt_jax.weights import load_backbone
+
+    return load_backbone(str(tiny_folder))
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory, tiny_backbone):
+    """A server on loopback that tests may add prompts to; see `serving.Served`."""
+    pytest.importorskip("fastapi")
+    from serving import open_server
+
+    with open_server(tiny_backbone, tmp_path_factory.mktemp("store")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
 def bert_folder(tmp_path_factory):
     """A random BERT of one layer with a tokenizer of a few words."""
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordPiece
-    from tokenizers.pre_tokenizers import BertPreTokenizer
-    from tokenizers.processors import TemplateProcessing
-    from transformers import PreTrainedTokenizerFast
-
-    from prompt_jax.backbones import Backbone
-    from prompt_jax.backbones.bert import BertConfig, init_params
+    from prompt_jax.backbones.bert import BertConfig
     from prompt_jax.weights import save_hugging_face
 
-    folder = tmp_path_factory.mktemp("bert")
-    words = "good bad film number yes no".split() + [str(i) for i in range(10)]
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    digits = [f"##{i}" for i in range(10)]
-    vocab = {word: i for i, word in enumerate([*special, *words, *digits])}
-    tokenizer = Tokenizer(WordPiece(vocab, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = BertPreTokenizer()
-    ends = [(name, vocab[name]) for name in ("[CLS]", "[SEP]")]
-    tokenizer.post_processor = TemplateProcessing("[CLS] $A [SEP]", special_tokens=ends)
-    names = {f"{name.strip('[]').lower()}_token": name for name in special}
+    tokenizer = testing.word_tokenizer("good bad film number yes no".split())
     config = BertConfig(
-        vocab_size=len(vocab), d_model=16, d_kv=8, d_ff=16, num_heads=2, num_layers=1,
+        vocab_size=len(tokenizer), d_model=16, d_kv=8, d_ff=16, num_heads=2, num_layers=1,
         max_positions=40,
     )  # fmt: skip
-    backbone = Backbone(
-        name="tiny",
-        config=config,
-        params=jax.jit(init_params, static_argnums=0)(config, jax.random.key(0)),
-        tokenizer=PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names),
-    )
-    return save_hugging_face(folder, backbone)
+    backbone = testing.random_backbone(config, name="tiny", tokenizer=tokenizer)
+    return save_hugging_face(tmp_path_factory.mktemp("bert"), backbone)
 
 
 @pytest.fixture
@@ -229,9 +163,9 @@ def task_file(tmp_path):
     return path
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory, tiny_folder):
-    """A finished run of a few steps."""
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory, tiny_folder):
+    """A finished run of a few steps, which tests leave as it is."""
     from prompt_jax import cli
 
     folder = tmp_path_factory.mktemp("runs")
@@ -249,6 +183,14 @@ def run(tmp_path_factory, tiny_folder):
     out = folder / "first"
     assert cli.main(["train", str(config), "--out", str(out), "--train.steps", "2"]) == 0
     return out
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, finished_run):
+    """A copy of a finished run and of its files, for a module to change."""
+    folder = tmp_path_factory.mktemp("runs")
+    shutil.copytree(finished_run.parent, folder, dirs_exist_ok=True)
+    return folder / finished_run.name
 
 
 @pytest.fixture

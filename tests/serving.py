@@ -4,14 +4,16 @@ import contextlib
 import hashlib
 import threading
 import time
+from typing import NamedTuple
 
-import jax
-import numpy as np
+import engines
 from fastapi import FastAPI
 
-from prompt_jax.methods import init
-from prompt_jax.prompts import prompt_for
-from prompt_jax.serve.http import Keys
+from prompt_jax.backbones import Backbone
+from prompt_jax.config import LoraConfig, PromptTuningConfig
+from prompt_jax.serve import Engine, Store
+from prompt_jax.serve.catalog import Catalog
+from prompt_jax.serve.http import Keys, create_app
 from prompt_jax.serve.http.keys import Key
 from prompt_jax.serve.http.run import server_of
 
@@ -30,12 +32,8 @@ USER, ADMIN = {"Authorization": "Bearer user"}, {"Authorization": "Bearer admin"
 
 
 def prompt_of(backbone, method, seed):
-    """A prompt that says something of its own."""
-    tuned = init(method, backbone, jax.random.key(seed))
-    tuned = jax.tree.map(
-        lambda leaf: leaf + np.random.default_rng(seed).normal(size=leaf.shape), tuned
-    )
-    return prompt_for(tuned, method, backbone, name=f"p{seed}")
+    """A prompt whose answers differ from those of others."""
+    return engines.prompt_of(backbone, method, seed, scale=1.0)
 
 
 @contextlib.contextmanager
@@ -52,3 +50,29 @@ def serving(app: FastAPI):
     finally:
         server.should_exit = True
         thread.join()
+
+
+class Served(NamedTuple):
+    """A server with keys: films@1, films@2 and satire@1; and its engine, with p0 to p7 beside."""
+
+    address: str
+    catalog: Catalog
+    backbone: Backbone
+
+
+@contextlib.contextmanager
+def open_server(backbone, folder):
+    """One server for all tests that need none of their own."""
+    store = Store(folder)
+    store.put("films", prompt_of(backbone, PromptTuningConfig(num_virtual_tokens=3), 1))
+    store.put("films", prompt_of(backbone, PromptTuningConfig(num_virtual_tokens=5), 2))
+    store.put("satire", prompt_of(backbone, LoraConfig(r=2), 3))
+    methods = [PromptTuningConfig(num_virtual_tokens=n) for n in (1, 3, 5)] + [LoraConfig(r=2)]
+    prompts = {f"p{i}": prompt_of(backbone, methods[i % 4], i) for i in range(8)}
+    room = [PromptTuningConfig(num_virtual_tokens=8), LoraConfig(r=2)]
+    sizes = {**SIZES, "rows": (8,), "window": 0.02}
+    with Engine(backbone, prompts, room=room, **sizes) as engine:
+        catalog = Catalog(engine, store)
+        assert catalog.refresh() == []
+        with serving(create_app(catalog, KEYS)) as address:
+            yield Served(address, catalog, backbone)

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_laws import batch_of
 
 import prompt_jax as pj
 from prompt_jax.backbones.layers import ByBucket, attend
@@ -14,6 +13,7 @@ from prompt_jax.backbones.t5 import Module, T5Config, init_params
 from prompt_jax.config import BackboneConfig, InputError
 from prompt_jax.losses import loss_fn
 from prompt_jax.methods import init
+from prompt_jax.testing import random_batch
 
 METHODS = {
     "prompt": pj.PromptTuningConfig(num_virtual_tokens=3),
@@ -73,7 +73,7 @@ def test_a_model_in_chunks_is_the_model(family, method, scan, request):
     asked = dataclasses.replace(METHODS[method], task_type=whole.task_types[0])
     tuned = init(asked, whole, jax.random.key(1))
     tuned = jax.tree.map(lambda x: x + 0.1, tuned)  # A LoRA starts as nothing.
-    batch = batch_of(text=9, target=1 if family == "tiny_bert" else 6)
+    batch = random_batch(whole, text=9, target=1 if family == "tiny_bert" else 6)
 
     def of(model):
         run = jax.jit(jax.value_and_grad(lambda *a: loss_fn(asked, model)(*a)[0]))

@@ -21,6 +21,7 @@ from prompt_jax.generate.encoding import cloze_logits
 from prompt_jax.losses import target_logits
 from prompt_jax.methods import Injection, init, materialize
 from prompt_jax.serve.bank import Bank, flat, layout_of, rows_of
+from prompt_jax.testing import shaken
 
 METHODS = [
     PromptTuningConfig(num_virtual_tokens=1),
@@ -38,16 +39,6 @@ METHODS = [
 @pytest.fixture(params=["tiny", "tiny_gpt2", "tiny_llama", "tiny_bert"])
 def backbone(request):
     return request.getfixturevalue(request.param)
-
-
-def shaken(tuned, seed):
-    """A tuned tree that has left its start, which changes nothing in some methods."""
-    leaves, structure = jax.tree.flatten(tuned)
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
-    return structure.unflatten(
-        leaf + 0.3 * jax.random.normal(key, leaf.shape)
-        for leaf, key in zip(leaves, keys, strict=True)
-    )
 
 
 def injections(backbone):

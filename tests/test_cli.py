@@ -6,8 +6,10 @@ import time
 
 import numpy as np
 import pytest
+from tyro.conf import Positional
 
 from prompt_jax import cli
+from prompt_jax.cli.arguments import parse
 from prompt_jax.config import InputError, MultitaskPromptConfig
 from prompt_jax.prompts import load_prompt, save_prompt
 
@@ -33,10 +35,12 @@ def test_a_prompt_is_evaluated_in_eight_bits(run, capsys):
 def test_evaluate_ends_with_json(run, capsys):
     task = json.loads((run / "config.json").read_text())["data"]["task"]
     assert cli.main(["evaluate", "--prompt", str(run), "--data.task", task, "--json"]) == 0
-    last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    out, err = capsys.readouterr()
+    assert "scored: 4 rows of task.tsv, held out" in err
+    last = json.loads(out.splitlines()[-1])
     assert last["prompt"] == load_prompt(run).digest
     ways = last["results"]
-    assert ways["majority"]["train"]["accuracy"] == 0.5
+    assert ways["majority"]["task.tsv, held out"]["accuracy"] == 0.5
     assert set(ways) == {"majority", "frozen model, no prompt", "tuned prompt"}
 
 
@@ -79,7 +83,12 @@ def test_prompts_answer_together_are_mixed_and_carried_over(run, tmp_path, tiny_
     table = capsys.readouterr().out
     assert "| majority |" in table and "| 2: mixed |" in table and "| together (vote) |" in table
     both = ["prompts", "ensemble", str(run), str(out), "--how", "weighted"]
-    assert cli.main(both) == 2  # The file has no rows of validation.
+    assert cli.main(both) == 0
+    assert "| 2: mixed |" in capsys.readouterr().out
+    other = tmp_path / "other.tsv"
+    other.write_text("input\ttarget\ngood film\tpositive\n")
+    # Another file is scored whole: it has no rows of validation.
+    assert cli.main([*both, "--task", f"file:{other}"]) == 2
     assert "weights are fitted on validation, and there are no such" in capsys.readouterr().err
     carried = ["prompts", "recycle", str(run), "--backbone", str(tiny_folder)]
     assert cli.main([*carried, "--output", str(tmp_path / "new")]) == 0
@@ -211,3 +220,42 @@ def test_help_is_quick_and_complete(capsys):
     begin = time.monotonic()
     subprocess.run([sys.executable, "-m", "prompt_jax", "--help"], check=True, capture_output=True)
     assert time.monotonic() - begin < 20
+
+
+@pytest.mark.parametrize(
+    ("arguments", "labels", "rates", "rows"),
+    [
+        (["--labels", "a,b", "--rates", "0.1,0.3"], ("a", "b"), (0.1, 0.3), (1, 8)),
+        (["--labels", "a,", "b", "--rates", "0.1, 0.3"], ("a", "b"), (0.1, 0.3), (1, 8)),
+        (["--labels", "a", "b", "--rates", "0.1", "0.3"], ("a", "b"), (0.1, 0.3), (1, 8)),
+        (["--labels", "New York, Rome", "--rows=2,4"], ("New York", "Rome"), (), (2, 4)),
+        (["--labels", r"Paris\, Texas,Rome"], ("Paris, Texas", "Rome"), (), (1, 8)),
+        (["--labels"], (), (), (1, 8)),
+    ],
+)
+def test_flags_of_several_values(arguments, labels, rates, rows):
+    calls = []
+
+    def command(
+        paths: Positional[tuple[str, ...]],
+        *,
+        labels: tuple[str, ...] = ("x",),
+        rates: tuple[float, ...] = (),
+        rows: tuple[int, ...] = (1, 8),
+    ) -> None:
+        calls.append((paths, labels, rates, rows))
+
+    parse(command, "test", ["runs/lr=1,2", "b", *arguments])
+    assert calls == [(("runs/lr=1,2", "b"), labels, rates, rows)]
+
+
+def test_a_file_of_numbers_is_answered_in_words(run, tmp_path, capsys):
+    lines = (run.parent / "task.tsv").read_text().replace("\tyes", "\t1").replace("\tno", "\t0.0")
+    (tmp_path / "a.tsv").write_text(lines)
+    options = ["--prompt", str(run), "--task.labels", "0=no,1=yes"]
+    assert cli.main(["evaluate", *options, "--data.task", f"file:{tmp_path / 'a.tsv'}"]) == 0
+    assert "| majority | 0.500 |" in capsys.readouterr().out
+    (tmp_path / "in.txt").write_text("good film\n")
+    files = ["--input", str(tmp_path / "in.txt"), "--output", str(tmp_path / "out.jsonl")]
+    assert cli.main(["predict", *options, *files]) == 0
+    assert set(json.loads((tmp_path / "out.jsonl").read_text())["scores"]) == {"no", "yes"}

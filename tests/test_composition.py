@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_laws import batch_of
 
 from prompt_jax import cli, prompts
 from prompt_jax.config import InputError, LoraConfig, PromptTuningConfig, TrainConfig
@@ -15,6 +14,7 @@ from prompt_jax.losses import loss_fn
 from prompt_jax.methods import init, prepend
 from prompt_jax.prompts import compose, load_prompt, prompt_for, save_prompt
 from prompt_jax.tasks import Task
+from prompt_jax.testing import random_batch
 
 TASK = Task(name="file:x.tsv", source="{input}", target="{target}", labels=("bad", "good"))
 
@@ -147,8 +147,8 @@ class TestCommand:
 
 class TestAttention:
     @pytest.fixture
-    def batch(self):
-        return batch_of(rows=4, text=6, target=2)
+    def batch(self, tiny):
+        return random_batch(tiny, target=2)
 
     def test_learns_weights_and_rows_and_leaves_the_sources(self, tiny, three, batch):
         before = [prompt.digest for prompt in three]

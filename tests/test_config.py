@@ -2,6 +2,8 @@ import pytest
 
 from prompt_jax import config as c
 
+MULTITASK = c.MultitaskPromptConfig(combine="add", num_ranks=2)
+
 
 def test_json_round_trip():
     config = c.Config(
@@ -18,6 +20,29 @@ def test_differences_name_field_old_and_new():
     assert c.differences(old, c.Config()) == []
 
 
+@pytest.mark.parametrize(
+    ("options", "start"),
+    [
+        ({}, "vocab"),
+        ({"init_file": "x.npy"}, "file"),
+        ({"init_text": "a film"}, "text"),
+        ({"init_labels": ("good", "bad")}, "class_labels"),
+        ({"init_scale": 0.1}, "random"),
+        # What a sweep over starts has, and what an older version saved.
+        ({"init_text": "a film", "init": "vocab"}, "vocab"),
+    ],
+)
+def test_an_option_of_a_start_chooses_it(options, start):
+    method = c.PromptTuningConfig(**options)
+    assert method.start == start
+    assert c.from_json(c.MethodConfig, c.to_json(method)) == method
+
+
+def test_a_saved_method_is_read_with_options_that_do_not_count():
+    method = c.PTuningConfig(encoder_dropout=0.1)
+    assert c.from_json(c.MethodConfig, c.to_json(method)) == method
+
+
 @pytest.mark.parametrize("name", ["seq_2_seq_lm", "Seq_2_Seq_LM"])
 def test_task_types_in_any_case(name):
     assert c.PromptTuningConfig(task_type=name).task_type == "SEQ_2_SEQ_LM"
@@ -32,6 +57,32 @@ def test_task_types_in_any_case(name):
         (lambda: c.PromptTuningConfig(placement="front"), "unknown placement 'front'; allowed"),
         (lambda: c.PromptTuningConfig(init="text"), "needs init_text"),
         (lambda: c.PromptTuningConfig(init="file"), "needs init_file"),
+        (
+            lambda: c.PromptTuningConfig(init_file="x.npy", init_text="a"),
+            'init_text and init_file are given; say which one counts: init="text" or "file"',
+        ),
+        (
+            lambda: c.PrefixTuningConfig(init_text="a", prefix_projection=True),
+            'init="text" sets keys and values, and prefix_projection computes them',
+        ),
+        (
+            lambda: c.TrainConfig(margin=0.5),
+            "train.margin is 0.5 and only train.objective='perceptron' reads it; set that, or",
+        ),
+        (lambda: c.EvalConfig(length_penalty=2.0), "length_penalty is 2.0 and only beams read it"),
+        (
+            lambda: c.Config(method=c.PTuningConfig(encoder_dropout=0.1)),
+            "method.encoder_dropout is 0.1 and only method.encoder_reparameterization_type='LSTM'",
+        ),
+        (
+            lambda: c.Config(method=c.PTuningV2Config(encoder_hidden_size=8)),
+            "method.encoder_hidden_size is 8 and only method.prefix_projection=True reads it",
+        ),
+        (
+            lambda: c.Config(method=c.UnionConfig(methods=(MULTITASK, c.LoraConfig()))),
+            "method.num_ranks is 2 and only method.combine='multiply' reads it",
+        ),
+        (lambda: c.LoraConfig(lora_alpha=float("inf")), "lora_alpha must be a number other than 0"),
         (lambda: c.PromptTuningConfig(init_population=0), "init_population must be at least 1"),
         (lambda: c.TaskConfig(metrics=("acuracy",)), "unknown metric.*meant 'accuracy'"),
         (lambda: c.DataConfig(max_source_length=0), "max_source_length must be at least 1"),

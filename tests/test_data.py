@@ -1,5 +1,6 @@
 """Rows from embedded tasks, TFDS and files; every one that cannot be read says why."""
 
+import csv
 import json
 import shutil
 import subprocess
@@ -7,7 +8,7 @@ import sys
 
 import pytest
 
-from prompt_jax.config import InputError, TaskConfig
+from prompt_jax.config import Config, DataConfig, InputError, TaskConfig
 from prompt_jax.data import load_examples, load_rows, splits
 from prompt_jax.tasks import Task, resolve
 
@@ -247,6 +248,47 @@ def test_files_that_are_not_there(path, message, tmp_path):
     (tmp_path / "train.tsv").write_text("input\ttarget\na\tb\n")
     with pytest.raises(InputError, match=message):
         load_rows(f"file:{tmp_path / path}", "train")
+
+
+def test_a_csv_has_fields_of_any_length(tmp_path):
+    (tmp_path / "a.csv").write_text(f'input,target\n"{"long, " * 30_000}",x\n')
+    limit = csv.field_size_limit()
+    (row,) = load_rows(f"file:{tmp_path / 'a.csv'}", "train")
+    assert len(row["input"]) == 180_000 and csv.field_size_limit() == limit
+
+
+def test_half_a_character_is_replaced(tmp_path):
+    lines = [
+        {"input": "ha \ud83d", "target": "x"},
+        {"input": ["\U0001f600", "\\ud83d"], "\udc00": 1},
+    ]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert load_rows(f"file:{tmp_path / 'a.jsonl'}", "train") == [
+        {"input": "ha \ufffd", "target": "x", "\ufffd": None},
+        {"input": ["\U0001f600", "\\ud83d"], "target": None, "\ufffd": 1},
+    ]
+
+
+def test_a_parquet_that_is_not_utf8(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    column = pyarrow.array([b"caf\xe9"]).view(pyarrow.string())
+    pyarrow.parquet.write_table(pyarrow.table({"input": column}), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match="cannot be read as parquet: 'utf-8' codec"):
+        load_rows(f"file:{tmp_path / 'a.parquet'}", "train")
+
+
+def test_a_file_is_read_once(tmp_path, monkeypatch):
+    from prompt_jax.data import sources
+    from prompt_jax.data.files import read_file
+    from prompt_jax.experiment import load_data
+
+    path, read = tmp_path / "a.tsv", []
+    path.write_text("input\ttarget\n" + "".join(f"text {i}\tx\n" for i in range(20)))
+    monkeypatch.setattr(sources, "read_file", lambda p: read.append(p) or read_file(p))
+    load_data(Config(data=DataConfig(task=f"file:{path}")))
+    assert read == [path]
 
 
 def test_a_bad_row_names_its_line(tmp_path):

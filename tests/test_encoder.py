@@ -76,7 +76,10 @@ def test_compare_measures_methods_with_heads(bert_folder, yes_or_no, tmp_path, c
 
 
 BAD = {
-    "no labels": ({"labels": ()}, "chooses among label words and task .* has none"),
+    "no labels": (
+        {"labels": (), "task": {"kind": "generation"}},
+        "chooses among label words and task .* has none",
+    ),
     "other labels": (
         {"method": pj.LoraConfig(task_type="SEQ_CLS", num_labels=3)},
         "num_labels is 3 and task .* has 2 label words",

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_bank import shaken
+from engines import SMALL, prompt_of, prompts_of
 
 from prompt_jax.config import (
     HeadConfig,
@@ -19,8 +19,6 @@ from prompt_jax.config import (
     PromptTuningConfig,
 )
 from prompt_jax.generate import classify, combine, generate, score
-from prompt_jax.methods import init
-from prompt_jax.prompts import prompt_for
 from prompt_jax.serve import (
     DeadlineError,
     Engine,
@@ -28,9 +26,9 @@ from prompt_jax.serve import (
     TooManyPromptsError,
     UnknownPromptError,
 )
+from prompt_jax.testing import shaken
 
 pytestmark = pytest.mark.timeout(180)
-SMALL = {"rows": (1, 4), "lengths": (8,), "slots": 4, "places": 3, "max_new_tokens": 6, "window": 0}
 
 
 def with_positions(backbone, count=160):
@@ -40,20 +38,6 @@ def with_positions(backbone, count=160):
     config = dataclasses.replace(backbone.config, max_positions=count)
     params = backbone.family.init_params(config, jax.random.key(3))
     return dataclasses.replace(backbone, config=config, params=shaken(params, 4))
-
-
-def prompt_of(backbone, method, seed):
-    if method.num_labels is None:
-        method = dataclasses.replace(method, task_type=backbone.task_types[0])
-    tuned = shaken(init(method, backbone, jax.random.key(seed)), 100 + seed)
-    return prompt_for(tuned, method, backbone, name=f"p{seed}")
-
-
-def prompts_of(backbone, count=5):
-    """Of three methods; engines of as many slots for five or more share their programs."""
-    methods = [PromptTuningConfig(num_virtual_tokens=n) for n in (1, 5, 3)]
-    methods += [LoraConfig(r=2), PrefixTuningConfig(num_virtual_tokens=3)]
-    return {f"p{i}": prompt_of(backbone, methods[i % 5], i) for i in range(count)}
 
 
 def text_for(backbone, seed, longest=6):
@@ -157,8 +141,10 @@ def test_rows_come_and_go_while_others_are_written(family, request):
         for name, text, options, future in asked:
             written = future.result()
             injection = None if name is None else prompts[name].injection()
-            rows = np.array([text], np.int32), np.ones((1, len(text)), bool)
-            wanted = generate(backbone, injection, *rows, **options)[0]
+            # The first tokens of a longer answer: one program for all lengths.
+            rows = np.pad([text], ((0, 0), (0, 8 - len(text)))), np.arange(8)[None] < len(text)
+            count = options.pop("max_new_tokens")
+            wanted = generate(backbone, injection, *rows, max_new_tokens=6, **options)[0, :count]
             ended = np.flatnonzero(wanted == backbone.config.eos_token_id)
             wanted = wanted[: ended[0] + 1] if len(ended) else wanted
             np.testing.assert_array_equal(written.tokens, wanted)

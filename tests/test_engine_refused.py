@@ -7,7 +7,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from test_engine import SMALL, prompt_of, prompts_of
+from engines import SMALL, prompt_of, prompts_of
 
 from prompt_jax.config import InputError, LoraConfig, MultitaskPromptConfig, PromptTuningConfig
 from prompt_jax.prompts import Prompt

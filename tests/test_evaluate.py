@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from prompt_jax.config import DataConfig, EvalConfig, InputError
-from prompt_jax.data import encode
-from prompt_jax.evaluate import baselines, evaluate
-from prompt_jax.generate import generate, score
+from prompt_jax.data import Batch, encode, pad
+from prompt_jax.evaluate import _of_readings, baselines, evaluate
+from prompt_jax.generate import Reading, generate, score
 from prompt_jax.generate.answers import padded_length
 from prompt_jax.methods import Injection
 from prompt_jax.metrics import measure
@@ -135,6 +135,43 @@ def test_lengths_are_few_and_fit():
             for n, found in lengths.items()
         )
         assert len(set(lengths.values())) <= 16
+
+
+def test_likelihood_of_targets_is_the_loss_that_training_lowers(backbone, injection):
+    from prompt_jax.config import PromptTuningConfig
+    from prompt_jax.data import encode_examples
+    from prompt_jax.generate import target_likelihood
+    from prompt_jax.losses import loss_fn
+
+    encoded = encode_examples(EXAMPLES, backbone.tokenizer, DATA)
+    batch = Batch(*pad(encoded.sources, 16, 0), *pad(encoded.targets, 16, 0))
+    loss = jax.jit(loss_fn(PromptTuningConfig(num_virtual_tokens=3), backbone))
+    mean, _ = loss({"prompt": injection.prompt}, backbone.params, batch)
+    texts = [[getattr(e, name) for e in EXAMPLES] for name in ("source", "target")]
+    way = {"data": DATA, "eval": EvalConfig(batch_size=5)}
+    found = target_likelihood(backbone, injection, *texts, **way)
+    assert found == pytest.approx(-float(mean), rel=1e-4)
+    writing = EvalConfig(batch_size=5, max_new_tokens=6)
+    wanted = {"data": DATA, "eval": writing, "likelihood": True}
+    assert evaluate(backbone, injection, EXAMPLES, WRITING, **wanted).log_likelihood == found
+    assert run(backbone, injection, WRITING).log_likelihood is None
+
+
+def test_likelihood_of_what_a_head_reads():
+    """A tag at the first token of each word, an end of a span; what was cut off is left out."""
+    scores = np.log(np.float32([[0.1, 0.9], [0.5, 0.5], [0.8, 0.2]]))
+    places = np.array([[0, 4], [4, 6], [7, 11]])
+    tagging = Task(name="x", source="{s}", target="{t}", kind="tagging", labels=("O", "B"))
+    tagged = [Reading(scores, places), Reading(scores[:1], places[:1])]
+    texts = [Example("filmed good", "B O"), Example("filmed good", "B O")]
+    wanted = np.log([0.9, 0.8, 0.9]).mean()
+    assert _of_readings(tagged, texts, tagging) == pytest.approx(wanted, rel=1e-6)
+    span = dataclasses.replace(tagging, kind="span", labels=(), metrics=())
+    ends = [Reading(scores.T, places), Reading(scores.T[:, :1], places[:1])]
+    texts = [Example("filmed good", "good", (), 7)] * 2
+    wanted = np.log([0.8, 0.2]).mean()
+    assert _of_readings(ends, texts, span) == pytest.approx(wanted, rel=1e-6)
+    assert _of_readings(ends[1:], texts[1:], span) is None
 
 
 def test_baselines_of_classification():

@@ -2,11 +2,11 @@
 
 import jax
 import jax.numpy as jnp
-from test_laws import batch_of
 
 from prompt_jax.backbones import Backbone, t5
 from prompt_jax.config import PromptTuningConfig, TrainConfig
 from prompt_jax.losses import loss_fn
+from prompt_jax.testing import random_batch
 from prompt_jax.train import compile_step, start
 
 OPTIMIZED = True
@@ -25,11 +25,12 @@ def test_a_step_costs_forward_and_activation_backward_and_no_more():
     shapes = jax.eval_shape(lambda key: t5.init_params(config, key), jax.random.key(0))
     backbone = Backbone(name="shapes", config=config, params=shapes)
     batch, text, virtual, target = 8, 60, 4, 8
+    texts = random_batch(backbone, rows=batch, text=text, target=target)
     method = PromptTuningConfig(num_virtual_tokens=virtual, init="random")
     rows = jnp.zeros((virtual, config.d_model))
     train = TrainConfig(optimizer="adamw", batch_size=batch)
     step = compile_step(loss_fn(method, backbone), train)
-    lowered = step.lower(start({"prompt": rows}, train), shapes, batch_of(batch, text, target))
+    lowered = step.lower(start({"prompt": rows}, train), shapes, texts)
     measured = lowered.compile().cost_analysis()["flops"]
 
     s, u = virtual + text, target

@@ -13,8 +13,7 @@ from prompt_jax.data import Batch, encode_targets
 from prompt_jax.generate import classify, score
 from prompt_jax.generate.encoding import class_logits, encode_text, token_logits
 from prompt_jax.losses import Candidates, loss_fn
-from prompt_jax.methods import Injection, apply_head, init, materialize, simplify
-from prompt_jax.prompts import load_prompt, prompt_for, save_prompt
+from prompt_jax.methods import Injection, apply_head, init, materialize
 from prompt_jax.train import compile_step, start
 
 WORDS = Candidates(np.array([[40], [41], [42]]), np.ones((3, 1), bool))
@@ -48,16 +47,6 @@ def batch_of(seed=0, rows=4, text=6):
     return Batch(tokens, mask, targets, np.ones((rows, 1), bool))
 
 
-def trained(config, backbone, steps=3):
-    options = TrainConfig(steps=steps, batch_size=4, optimizer="adamw", learning_rate=1e-2)
-    step = compile_step(loss_fn(config, backbone, candidates=WORDS), options)
-    state, losses = start(init(config, backbone, jax.random.key(0)), options), []
-    for _ in range(steps):
-        state, row = step(state, backbone.params, batch_of())
-        losses.append(float(row["loss"]))
-    return state, losses
-
-
 _class_logits = jax.jit(class_logits, static_argnames="module")
 
 
@@ -65,42 +54,6 @@ def logits_of(backbone, injection, batch):
     tokens, mask = jnp.asarray(batch.tokens), jnp.asarray(batch.mask)
     arguments = (backbone.module, backbone.params, injection, tokens, mask)
     return _class_logits(*arguments)
-
-
-# One at every run of the tests, the rest with the slow ones.
-@on_readers
-@pytest.mark.parametrize(
-    "name", [n if n == "lora" else pytest.param(n, marks=pytest.mark.slow) for n in METHODS]
-)
-def test_a_head_is_trained_beside_every_method(name, backbone):
-    config = headed(name)
-    before = jax.tree.map(np.array, backbone.params)
-    fresh = init(config, backbone, jax.random.key(0))
-    state, losses = trained(config, backbone)
-    assert losses[-1] < losses[0]
-    assert jax.tree.structure(state.tuned) == jax.tree.structure(fresh)
-    grads = jax.grad(loss_fn(config, backbone, candidates=WORDS), has_aux=True)(
-        state.tuned, backbone.params, batch_of()
-    )[0]
-    assert all((np.abs(leaf) > 0).any() for leaf in jax.tree.leaves(grads["classifier"]))
-    jax.tree.map(np.testing.assert_array_equal, before, jax.tree.map(np.array, backbone.params))
-
-
-@on_readers
-@pytest.mark.parametrize(
-    "name", ["p_tuning", *[pytest.param(n, marks=pytest.mark.slow) for n in ("prefix", "both")]]
-)
-def test_saved_and_loaded_it_says_the_same(name, backbone, tmp_path):
-    config = headed(name)
-    tuned = trained(config, backbone)[0].tuned
-    prompt = load_prompt(save_prompt(tmp_path / "p", prompt_for(tuned, config, backbone)))
-    batch = batch_of()
-    ours = logits_of(backbone, materialize(config, tuned), batch)
-    np.testing.assert_allclose(ours, logits_of(backbone, prompt.injection(), batch), atol=1e-5)
-    plain, tree = simplify(config, tuned)
-    assert plain.num_labels == 3 and "classifier" in tree
-    model = pj.PromptTuningModel.from_pretrained(backbone, prompt)
-    assert model.prompt.digest == prompt.digest
 
 
 @pytest.mark.parametrize("name", ["head", "prompt"])

@@ -10,35 +10,15 @@ httpx = pytest.importorskip("httpx")
 openai = pytest.importorskip("openai")
 pytest.importorskip("fastapi")
 
-from serving import ADMIN, KEYS, SIZES, USER, prompt_of, serving  # noqa: E402
+from serving import ADMIN, KEYS, USER, prompt_of  # noqa: E402
 
-from prompt_jax.config import LoraConfig, PromptTuningConfig  # noqa: E402
+from prompt_jax.config import PromptTuningConfig  # noqa: E402
 from prompt_jax.prompts import compose, save_prompt  # noqa: E402
-from prompt_jax.serve import Engine, Store  # noqa: E402
-from prompt_jax.serve.catalog import Catalog  # noqa: E402
 from prompt_jax.serve.http import create_app  # noqa: E402
 from prompt_jax.serve.http.prompts import packed  # noqa: E402
 from prompt_jax.tasks import Task  # noqa: E402
 
 pytestmark = pytest.mark.timeout(180)
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory, tiny_folder):
-    """Address, catalog and backbone of a server with keys."""
-    from prompt_jax.weights import load_backbone
-
-    backbone = load_backbone(str(tiny_folder))
-    store = Store(tmp_path_factory.mktemp("store"))
-    store.put("films", prompt_of(backbone, PromptTuningConfig(num_virtual_tokens=3), 1))
-    store.put("films", prompt_of(backbone, PromptTuningConfig(num_virtual_tokens=5), 2))
-    store.put("satire", prompt_of(backbone, LoraConfig(r=2), 3))
-    room = [PromptTuningConfig(num_virtual_tokens=8), LoraConfig(r=2)]
-    with Engine(backbone, room=room, **SIZES) as engine:
-        catalog = Catalog(engine, store)
-        assert catalog.refresh() == []
-        with serving(create_app(catalog, KEYS)) as address:
-            yield address, catalog, backbone
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from langchain_core.caches import InMemoryCache  # noqa: E402
 from langchain_core.globals import set_llm_cache  # noqa: E402
 from langchain_core.messages import AIMessage, HumanMessage  # noqa: E402
 from langchain_core.runnables import ConfigurableField  # noqa: E402
-from serving import KEYS, SIZES, prompt_of, serving  # noqa: E402
+from serving import prompt_of  # noqa: E402
 
 from prompt_jax.config import InputError, LoraConfig, PromptTuningConfig  # noqa: E402
 from prompt_jax.integrations.langchain import (  # noqa: E402
@@ -29,8 +29,7 @@ from prompt_jax.integrations.langchain import (  # noqa: E402
 )
 from prompt_jax.integrations.sources import Local, Remote  # noqa: E402
 from prompt_jax.prompts import save_prompt  # noqa: E402
-from prompt_jax.serve import Engine, Store, UnknownPromptError  # noqa: E402
-from prompt_jax.serve.catalog import Catalog  # noqa: E402
+from prompt_jax.serve import UnknownPromptError  # noqa: E402
 from prompt_jax.tasks import Task  # noqa: E402
 from prompt_jax.weights import load_backbone  # noqa: E402
 
@@ -43,19 +42,9 @@ NAMES = [f"p{i}" for i in range(8)]
 TEXT = "a fine film"
 
 
-@pytest.fixture(scope="module")
-def backbone(tiny_folder):
-    from prompt_jax.weights import load_backbone
-
-    return load_backbone(str(tiny_folder))
-
-
-@pytest.fixture(scope="module")
-def engine(backbone):
-    methods = [PromptTuningConfig(num_virtual_tokens=n) for n in (1, 3, 5)] + [LoraConfig(r=2)]
-    prompts = {name: prompt_of(backbone, methods[i % 4], i) for i, name in enumerate(NAMES)}
-    with Engine(backbone, prompts, **{**SIZES, "rows": (8,), "window": 0.05}) as made:
-        yield made
+@pytest.fixture
+def engine(served):
+    return served.catalog.engine
 
 
 @pytest.fixture
@@ -162,13 +151,13 @@ def test_options_are_honoured_or_refused(chat, engine):
             kind(source=chat.source, top_n=2)
 
 
-def test_a_classification_is_answered_by_its_label_words(chat, engine, backbone):
+def test_a_classification_is_answered_by_its_label_words(chat, engine, tiny_backbone):
     task = Task(name="file:x", source="{input}", target="{target}", labels=("billing", "a refund"))
     prompt = dataclasses.replace(
-        prompt_of(backbone, PromptTuningConfig(num_virtual_tokens=3), 4), task=task
+        prompt_of(tiny_backbone, PromptTuningConfig(num_virtual_tokens=3), 4), task=task
     )
     engine.put("tickets", prompt)
-    tokens = backbone.tokenizer(TEXT)["input_ids"]
+    tokens = tiny_backbone.tokenizer(TEXT)["input_ids"]
     scores = engine.score("tickets", tokens, task.labels).result().log_likelihoods
     label = task.labels[int(scores.argmax())]
     message = chat.invoke(TEXT, soft_prompt="tickets", max_tokens=1)
@@ -184,7 +173,7 @@ def test_a_classification_is_answered_by_its_label_words(chat, engine, backbone)
     engine.remove("tickets")
 
 
-def test_caches_tell_prompts_and_versions_apart(chat, engine, backbone):
+def test_caches_tell_prompts_and_versions_apart(chat, engine, tiny_backbone):
     set_llm_cache(InMemoryCache())
     try:
         for model in (chat, PromptJaxLLM(source=chat.source, max_tokens=6)):
@@ -196,7 +185,7 @@ def test_caches_tell_prompts_and_versions_apart(chat, engine, backbone):
             assert text(model.invoke(TEXT, soft_prompt="p1")) and engine.stats == rows  # Cached.
             method = PromptTuningConfig(num_virtual_tokens=5)
             for seed in (91, 92):
-                engine.put("swapped", prompt_of(backbone, method, seed))
+                engine.put("swapped", prompt_of(tiny_backbone, method, seed))
                 assert text(model.invoke(TEXT, soft_prompt="swapped")) == said(engine, "swapped")
                 bound = model.with_prompt("swapped")
                 assert text(bound.invoke(TEXT)) == said(engine, "swapped")
@@ -261,43 +250,34 @@ def test_a_batch_of_prompts(chat, engine):
     assert len(one) == 16 and one == pytest.approx(two[0], abs=1e-5) and two[0] != two[1]
 
 
-def test_a_server_and_langchains_own_client(engine, backbone, tmp_path):
-    pytest.importorskip("fastapi")
-    from prompt_jax.serve.http import create_app
+def test_a_server_and_langchains_own_client(served, engine):
+    address, wanted = served.address, said(engine, "films@2")
+    remote = Remote(address, "user")
+    assert remote.base == served.catalog.base
+    chat = ChatPromptJax(source=remote, max_tokens=6).with_prompt("films")
+    assert chat.invoke(TEXT).text == wanted
+    assert asyncio.run(chat.ainvoke(TEXT)).text == wanted
+    assert "".join(each.text for each in chat.stream(TEXT)) == wanted
+    vector = PromptJaxEmbeddings(source=remote, soft_prompt="films").embed_query(TEXT)
+    assert vector == pytest.approx(engine.embed("films@2", TEXT).result().vector, abs=1e-5)
+    with pytest.raises(UnknownPromptError, match="the server said 404: there is no model 'no'"):
+        chat.with_prompt("no")
+    with pytest.raises(InputError, match="the server said 400: .*16 is the most"):
+        chat.invoke(TEXT, max_tokens=17)
+    with pytest.raises(InputError, match="the server said 401: no such API key"):
+        Remote(address, "wrong")
 
-    store = Store(tmp_path / "store")
-    store.put("films", prompt_of(backbone, PromptTuningConfig(num_virtual_tokens=3), 1))
-    catalog = Catalog(engine, store)
-    assert catalog.refresh() == []
-    wanted = said(engine, "films@1")
-    with serving(create_app(catalog, KEYS)) as address:
-        remote = Remote(address, "user")
-        assert remote.base == catalog.base
-        chat = ChatPromptJax(source=remote, max_tokens=6).with_prompt("films")
-        assert chat.invoke(TEXT).text == wanted
-        assert asyncio.run(chat.ainvoke(TEXT)).text == wanted
-        assert "".join(each.text for each in chat.stream(TEXT)) == wanted
-        vector = PromptJaxEmbeddings(source=remote, soft_prompt="films").embed_query(TEXT)
-        assert vector == pytest.approx(engine.embed("films@1", TEXT).result().vector, abs=1e-5)
-        with pytest.raises(UnknownPromptError, match="the server said 404: there is no model 'no'"):
-            chat.with_prompt("no")
-        with pytest.raises(InputError, match="the server said 400: .*16 is the most"):
-            chat.invoke(TEXT, max_tokens=17)
-        with pytest.raises(InputError, match="the server said 401: no such API key"):
-            Remote(address, "wrong")
-
-        openai = pytest.importorskip("langchain_openai")
-        given = {"base_url": f"{address}/v1", "api_key": "user", "max_retries": 0}
-        theirs = openai.ChatOpenAI(model="films", max_tokens=6, **given)
-        assert theirs.invoke(TEXT).text == wanted
-        assert "".join(each.text for each in theirs.stream(TEXT)) == wanted
-        vectors = openai.OpenAIEmbeddings(model="films", check_embedding_ctx_length=False, **given)
-        assert vectors.embed_query(TEXT) == pytest.approx(vector, abs=1e-5)
-        with pytest.raises(Exception, match="there is no model 'none'"):
-            openai.ChatOpenAI(model="none", **given).invoke(TEXT)
-    catalog.engine.remove("films@1")
+    openai = pytest.importorskip("langchain_openai")
+    given = {"base_url": f"{address}/v1", "api_key": "user", "max_retries": 0}
+    theirs = openai.ChatOpenAI(model="films", max_tokens=6, **given)
+    assert theirs.invoke(TEXT).text == wanted
+    assert "".join(each.text for each in theirs.stream(TEXT)) == wanted
+    vectors = openai.OpenAIEmbeddings(model="films", check_embedding_ctx_length=False, **given)
+    assert vectors.embed_query(TEXT) == pytest.approx(vector, abs=1e-5)
+    with pytest.raises(Exception, match="there is no model 'none'"):
+        openai.ChatOpenAI(model="none", **given).invoke(TEXT)
     with pytest.raises(InputError, match="no server answers at"):
-        Remote(address, timeout=5)
+        Remote("http://127.0.0.1:9", timeout=5)
 
 
 @pytest.mark.slow

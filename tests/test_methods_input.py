@@ -7,15 +7,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_methods_all import CASES, batch_of, logits_of, trained
+from method_table import subject
 
 import prompt_jax as pj
 from prompt_jax import cli
+from prompt_jax.backbones.layers import Dense
 from prompt_jax.config import METHOD_KINDS, Config, InputError, from_json, to_json
 from prompt_jax.losses import seq2seq_logits
 from prompt_jax.methods import init, lora, materialize, multitask_prompt, prefix_tuning
 from prompt_jax.methods.targets import first_of, targets
 from prompt_jax.prompts import check_fits, prompt_for
+from prompt_jax.testing import random_batch
 
 KEY = jax.random.key(0)
 
@@ -97,7 +99,9 @@ def test_target_modules_are_hugging_faces_names(tiny):
     with pytest.raises(InputError, match="'wi' matches nothing.*meant 'wi_"):
         targets(tiny, ("wi",))
     name = "encoder.block.1.layer.0.SelfAttention.q"
-    with pytest.raises(InputError, match="is in 1 of 2 layers of encoder/layers/attention/query"):
+    with pytest.raises(
+        InputError, match="name 1 of 2 layers of encoder/layers/attention/query and"
+    ):
         targets(tiny, (name,))
 
 
@@ -133,20 +137,41 @@ def test_two_prompts_of_a_union_stand_behind_each_other(tiny):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["lora", "rslora", "dora"])
 def test_a_merged_lora_is_the_unmerged_one(name, tiny):
-    config, tuned = trained(name, tiny)
+    case = subject("t5", name)
+    config, tuned = case.config, case.trained()
     full, params = lora.merge(config, tuned, tiny.params)
-    batch = batch_of()
-    apart = logits_of(tiny, materialize(config, tuned), batch)
-    np.testing.assert_allclose(logits_of(tiny, materialize(full, params), batch), apart, atol=1e-5)
+    batch = case.batch()
+    apart = case.logits(materialize(config, tuned), batch)
+    np.testing.assert_allclose(case.logits(materialize(full, params), batch), apart, atol=1e-5)
     # The frozen tree is untouched, and so the way back.
-    assert not np.array_equal(apart, logits_of(tiny, None, batch))
+    assert not np.array_equal(apart, case.logits(None, batch))
+
+
+def test_dora_scales_no_bias_and_so_merges():
+    """As PEFT has it: of W x + b it scales W x, beside the update."""
+    layer = Dense(shape=(3, 2, 2), axes=("embed", "heads", "kv"), std=1.0, use_bias=True)
+    x = jax.random.normal(KEY, (1, 5, 3))
+    sizes = {"a": (1, 3, 1), "b": (1, 1, 2, 2), "magnitude": (1, 2, 2)}
+    tuned = {n: 1 + jax.random.normal(KEY, size) for n, size in sizes.items()}
+    frozen = {"kernel": jax.random.normal(KEY, (1, 3, 2, 2)), "bias": jnp.ones((1, 2, 2))}
+    config = pj.LoraConfig(r=1, lora_alpha=2, use_dora=True)
+    sockets = materialize(config, {"layer": tuned}).sockets["layer"]
+    _, merged = lora.merge(config, {"layer": tuned}, {"layer": frozen})
+
+    def run(params, sockets):
+        one = jax.tree.map(lambda leaf: leaf[0], {"params": params, "tuned": sockets})
+        return layer.apply(one, x)
+
+    apart = run(frozen, sockets)
+    np.testing.assert_allclose(run(merged["layer"], {}), apart, atol=1e-5)
+    assert not np.allclose(apart, run(frozen, {}), atol=0.1)
 
 
 @pytest.mark.slow
 def test_swapping_prompts_of_many_methods_compiles_nothing_new(tiny):
     """A hundred trees of mixed methods: one program a method and shape."""
     names = ["prompt_both", "prefix", "ia3", "deep_replace", "prompt_adapter"]
-    batch, count = batch_of(), 0
+    batch, count = random_batch(tiny), 0
 
     def counted(*arguments):
         nonlocal count
@@ -156,7 +181,8 @@ def test_swapping_prompts_of_many_methods_compiles_nothing_new(tiny):
     run = jax.jit(counted, static_argnums=0)
     loaded = []
     for i in range(100):
-        config, tuned = trained(names[i % 5], tiny)
+        case = subject("t5", names[i % 5])
+        config, tuned = case.config, case.trained()
         tree = jax.tree.map(lambda leaf, i=i: leaf * (1 + i / 100), tuned)
         loaded.append(materialize(config, tree))
     for injection in loaded + loaded[::-1]:
@@ -190,7 +216,8 @@ def test_a_text_start_needs_a_tokenizer(tiny):
 
 
 def test_a_task_of_many_is_a_plain_prompt(tiny):
-    config, tuned = trained("multitask_multiply", tiny)
+    case = subject("t5", "multitask_multiply")
+    config, tuned = case.config, case.trained()
     plain, tree = multitask_prompt.of_task(config, tuned, 1)
     np.testing.assert_array_equal(tree["prompt"], materialize(config, tuned).tasks[1])
     assert plain.kind == "prompt_tuning"
@@ -199,13 +226,14 @@ def test_a_task_of_many_is_a_plain_prompt(tiny):
 
 
 def test_a_row_with_a_task_of_its_own_is_that_task_alone(tiny):
-    config, tuned = trained("multitask_multiply", tiny)
-    bank, batch = materialize(config, tuned), batch_of()
+    case = subject("t5", "multitask_multiply")
+    config, tuned = case.config, case.trained()
+    bank, batch = materialize(config, tuned), case.batch()
     from prompt_jax.methods import for_tasks
 
-    together = logits_of(tiny, for_tasks(bank, batch.task_ids), batch)
+    together = case.logits(for_tasks(bank, batch.task_ids), batch)
     for row, task in enumerate(batch.task_ids):
-        alone = logits_of(tiny, for_tasks(bank, int(task)), batch)
+        alone = case.logits(for_tasks(bank, int(task)), batch)
         np.testing.assert_allclose(together[row], alone[row], atol=1e-5)
 
 
@@ -221,20 +249,21 @@ def test_a_row_with_a_task_of_its_own_is_that_task_alone(tiny):
 )
 def test_sockets_with_a_row_each_are_the_rows_alone(name, tiny):
     """One batch, and every row has a tree of its own: what mixed serving rests on."""
-    config = CASES[name][0]
-    trees = [jax.tree.map(lambda v, i=i: v * (1 + i / 4), trained(name, tiny)[1]) for i in range(4)]
-    injections = [materialize(config, tree) for tree in trees]
-    batch = batch_of()
+    case = subject("t5", name)
+    trees = [jax.tree.map(lambda v, i=i: v * (1 + i / 4), case.trained()) for i in range(4)]
+    injections = [case.injection(tree) for tree in trees]
+    batch = case.batch()
     sockets = jax.tree.map(lambda *v: jnp.stack(v, 1), *[i.sockets for i in injections])
-    together = logits_of(tiny, injections[0]._replace(sockets=sockets), batch)
+    together = case.logits(injections[0]._replace(sockets=sockets), batch)
     for row, injection in enumerate(injections):
-        alone = logits_of(tiny, injection, batch)
+        alone = case.logits(injection, batch)
         np.testing.assert_allclose(together[row], alone[row], atol=2e-5)
 
 
 def test_padding_of_a_prefix_changes_nothing(tiny):
-    config, tuned = trained("prefix", tiny)
-    injection, batch = materialize(config, tuned), batch_of()
+    case = subject("t5", "prefix")
+    config, tuned = case.config, case.trained()
+    injection, batch = materialize(config, tuned), case.batch()
     padded = {}
     for path, place in prefix_tuning.keys_and_values(config, tuned).items():
         pads = ((0, 0), (2, 0), (0, 0), (0, 0))
@@ -244,14 +273,15 @@ def test_padding_of_a_prefix_changes_nothing(tiny):
         padded[f"{path}/prefix"] = leaves
     sockets = prefix_tuning._unflatten(padded)
     np.testing.assert_allclose(
-        logits_of(tiny, injection._replace(sockets=sockets), batch),
-        logits_of(tiny, injection, batch),
+        case.logits(injection._replace(sockets=sockets), batch),
+        case.logits(injection, batch),
         atol=1e-5,
     )
 
 
 def test_a_prompt_of_another_shape_does_not_fit(tiny):
-    config, tuned = trained("lora", tiny)
+    case = subject("t5", "lora")
+    config, tuned = case.config, case.trained()
     wider = dataclasses.replace(tiny, config=dataclasses.replace(tiny.config, d_ff=48))
     prompt = prompt_for(tuned, config, tiny)
     check_fits(prompt, tiny)
@@ -265,7 +295,8 @@ def test_a_family_without_usual_kernels(tiny):
 
 
 def test_rows_are_of_prompts_only(tiny):
-    config, tuned = trained("ia3", tiny)
+    case = subject("t5", "ia3")
+    config, tuned = case.config, case.trained()
     with pytest.raises(InputError, match="is ia3 and has no rows before the input"):
         _ = prompt_for(tuned, config, tiny).rows
 

@@ -53,7 +53,14 @@ def theirs(model, mask, **options):
     return np.where(after, 0, found)
 
 
-@pytest.fixture(scope="module", params=GAINS)
+# Two that differ in all that decoding reads; the rest with the slow tests.
+QUICK = ("byt5", "umt5")
+
+
+@pytest.fixture(
+    scope="module",
+    params=[n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in GAINS],
+)
 def pair(request, tmp_path_factory):
     model = lively(request.param)
     folder = tmp_path_factory.mktemp(request.param)

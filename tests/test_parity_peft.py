@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import io
-import warnings
 from pathlib import Path
 
 import jax
@@ -13,6 +12,7 @@ import optax
 import pytest
 import safetensors.numpy
 from make_golden_peft import VIRTUAL, inputs, peft_model, torch_logits, torch_model
+from parity import MARKS, difference, load_in_peft, padded_to
 
 import prompt_jax
 from prompt_jax.config import PromptTuningConfig
@@ -25,11 +25,7 @@ from prompt_jax.weights import load_backbone
 
 peft = pytest.importorskip("peft")
 torch = pytest.importorskip("torch")
-pytestmark = [
-    pytest.mark.parity,
-    # PEFT asks Transformers by a name that Transformers has retired.
-    pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"),
-]
+pytestmark = MARKS
 
 WEIGHTS = "adapter_model.safetensors"
 EMBEDDED = Path(prompt_jax.__file__).parent / "assets" / "t5"
@@ -48,10 +44,6 @@ def model(backbone):
     return PromptTuningModel.from_pretrained(backbone, config, seed=4)
 
 
-def difference(ours, theirs):
-    return np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max()
-
-
 def greedy(model, tokens, mask, length):
     """PEFT's answer without the start token, padded to `length`."""
     written = model.generate(
@@ -60,37 +52,34 @@ def greedy(model, tokens, mask, length):
         max_new_tokens=length,
         do_sample=False,
     )[:, 1:].numpy()
-    return np.pad(written, ((0, 0), (0, length - written.shape[1])))
-
-
-def load_in_peft(folder):
-    return peft.PeftModel.from_pretrained(torch_model(), str(folder)).eval()
+    return padded_to(written, length)
 
 
 class TestPeftLoadsOurs:
     def test_without_a_warning(self, model, tmp_path, caplog):
         folder = model.save_pretrained(tmp_path / "p")
         said = io.StringIO()
-        with warnings.catch_warnings(record=True) as caught, contextlib.redirect_stderr(said):
-            warnings.simplefilter("always")
-            load_in_peft(folder)
-        messages = [str(warning.message) for warning in caught]
-        assert [m for m in messages if "is_gradient_checkpointing" not in m] == []
+        with contextlib.redirect_stderr(said):
+            load_in_peft(torch_model(), folder)
         assert caplog.messages == [] and said.getvalue() == ""
 
     def test_logits(self, model, tmp_path):
-        theirs = torch_logits(load_in_peft(model.save_pretrained(tmp_path / "p")), *inputs())
+        theirs = torch_logits(
+            load_in_peft(torch_model(), model.save_pretrained(tmp_path / "p")), *inputs()
+        )
         assert difference(model(*inputs()).logits, theirs) < 1e-4
         assert difference(torch_logits(torch_model(), *inputs()), theirs) > 0.01
 
     def test_greedy_tokens(self, model, tmp_path):
         tokens, mask, _ = inputs()
-        theirs = greedy(load_in_peft(model.save_pretrained(tmp_path / "p")), tokens, mask, 12)
+        theirs = greedy(
+            load_in_peft(torch_model(), model.save_pretrained(tmp_path / "p")), tokens, mask, 12
+        )
         np.testing.assert_array_equal(model.generate(tokens, mask, max_new_tokens=12), theirs)
 
     def test_saved_again_by_peft(self, model, tmp_path):
         ours = model.save_pretrained(tmp_path / "ours")
-        load_in_peft(ours).save_pretrained(tmp_path / "theirs")
+        load_in_peft(torch_model(), ours).save_pretrained(tmp_path / "theirs")
         assert (ours / WEIGHTS).read_bytes() == (tmp_path / "theirs" / WEIGHTS).read_bytes()
         assert load_prompt(tmp_path / "theirs").digest == model.prompt.digest
 
@@ -104,7 +93,7 @@ class TestPeftLoadsOurs:
         config = PromptTuningConfig(num_virtual_tokens=5, placement="suffix")
         folder = PromptTuningModel.from_pretrained(backbone, config).save_pretrained(tmp_path / "p")
         with pytest.raises(ValueError, match="adapter_config.json"):
-            load_in_peft(folder)
+            load_in_peft(torch_model(), folder)
 
 
 class TestWeLoadPefts:

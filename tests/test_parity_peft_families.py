@@ -4,14 +4,17 @@ import copy
 import dataclasses
 import functools
 import json
-import warnings
 
 import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from parity import BERT, DISTILBERT, GPT2, LLAMA, MARKS, close, difference, load_in_peft, shaken
+from parity import texts as padded_texts
+from parity import torch_model as random_model
 
 import prompt_jax as pj
+from prompt_jax import testing
 from prompt_jax.config import InputError
 from prompt_jax.methods import init
 from prompt_jax.prompts import export_peft, import_prompt, load_prompt, prompt_for, save_prompt
@@ -21,30 +24,13 @@ from prompt_jax.weights import load_backbone
 peft = pytest.importorskip("peft")
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
-pytestmark = [
-    pytest.mark.parity,
-    # PEFT asks Transformers by a name that Transformers has retired.
-    pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"),
-]
+pytestmark = MARKS
 
 P, LABELS = 3, 3
-BERT = {
-    **{"vocab_size": 61, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2},
-    **{"num_attention_heads": 4, "max_position_embeddings": 40, "pad_token_id": 0},
-}
-GPT2 = {
-    **{"vocab_size": 61, "n_embd": 16, "n_head": 4, "n_layer": 2, "n_positions": 40},
-    **{"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 1},
-}
-LLAMA = BERT | {"num_key_value_heads": 2, "eos_token_id": 1}
-DISTILBERT = {
-    **{"vocab_size": 61, "dim": 16, "hidden_dim": 24, "n_layers": 2, "n_heads": 4},
-    **{"max_position_embeddings": 40, "pad_token_id": 0},
-}
 KINDS = {"SEQ_CLS": "ForSequenceClassification", "TOKEN_CLS": "ForTokenClassification"}
 KINDS |= {"QUESTION_ANS": "ForQuestionAnswering", "CAUSAL_LM": "ForCausalLM"}
 FAMILIES = {
-    "gpt2": ("GPT2", GPT2),
+    "gpt2": ("GPT2", GPT2 | {"n_positions": 40}),
     "llama": ("Llama", LLAMA),
     "bert": ("Bert", BERT),
     "roberta": ("Roberta", BERT | {"pad_token_id": 1, "max_position_embeddings": 42}),
@@ -55,6 +41,7 @@ OURS = {
     "p_tuning": pj.PTuningConfig(num_virtual_tokens=P, encoder_hidden_size=8),
     "prefix": pj.PrefixTuningConfig(num_virtual_tokens=P),
     "lora": pj.LoraConfig(r=2, lora_alpha=3),
+    "dora": pj.LoraConfig(r=2, use_dora=True),
     "ia3": pj.IA3Config(),
 }
 THEIRS = {
@@ -62,6 +49,7 @@ THEIRS = {
     "p_tuning": lambda: peft.PromptEncoderConfig(num_virtual_tokens=P, encoder_hidden_size=8),
     "prefix": lambda: peft.PrefixTuningConfig(num_virtual_tokens=P),
     "lora": lambda: peft.LoraConfig(r=2, lora_alpha=3),
+    "dora": lambda: peft.LoraConfig(r=2, use_dora=True),
     "ia3": lambda: peft.IA3Config(),
 }
 EVERY = [(family, task) for family, task in
@@ -77,6 +65,7 @@ CASES += [
 QUICK = {
     ("gpt2", "CAUSAL_LM", "lora"),
     ("bert", "SEQ_CLS", "prompt"),
+    ("bert", "SEQ_CLS", "dora"),
     ("bert", "QUESTION_ANS", "prefix"),
 }
 cases = pytest.mark.parametrize(
@@ -90,18 +79,8 @@ cases = pytest.mark.parametrize(
 
 @functools.cache
 def _torch_model(family, task):
-    kind, values = FAMILIES[family]
-    torch.manual_seed(0)
-    config = getattr(transformers, f"{kind}Config")(**values, num_labels=LABELS)
-    if task == "QUESTION_ANS":
-        config.num_labels = 2
-    config._attn_implementation = "eager"
-    name = "GPT2LMHeadModel" if (family, task) == ("gpt2", "CAUSAL_LM") else kind + KINDS[task]
-    model = getattr(transformers, name)(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.2 * torch.randn_like(parameter)
-    return model
+    labels = 2 if task == "QUESTION_ANS" else LABELS
+    return random_model(*FAMILIES[family], KINDS[task], num_labels=labels)
 
 
 @pytest.fixture(scope="module")
@@ -121,11 +100,9 @@ def torch_model(family, task):
 
 
 def texts(family):
-    rng = np.random.default_rng(0)
     # A decoder's head in PEFT reads the last position, so that texts are of one length there.
-    mask = np.arange(7) < np.array([7, 7] if family == "gpt2" else [7, 4])[:, None]
-    pad = FAMILIES[family][1]["pad_token_id"]
-    return np.where(mask, rng.integers(2, 61, mask.shape), pad), mask
+    lengths = (7, 7) if family == "gpt2" else (7, 4)
+    return padded_texts(lengths, pad=FAMILIES[family][1]["pad_token_id"])
 
 
 def their_logits(model, family, task):
@@ -147,10 +124,6 @@ def our_logits(model, family, task):
     return logits if task == "SEQ_CLS" else logits[mask]
 
 
-def difference(ours, theirs):
-    return np.abs(ours - theirs).max() / np.abs(theirs).max()
-
-
 def config_for(name, task):
     """Ours for a task; PEFT's heads read virtual tokens."""
     labels = {"SEQ_CLS": LABELS, "TOKEN_CLS": LABELS}.get(task)
@@ -161,9 +134,7 @@ def trained(backbone, name, task):
     """A prompt that has left its start, so that each of its numbers matters."""
     config = config_for(name, task)
     tuned = init(config, backbone, jax.random.key(1))
-    keys = iter(jax.random.split(jax.random.key(2), 1000))
-    tuned = jax.tree.map(lambda v: v + 0.3 * jax.random.normal(next(keys), v.shape), tuned)
-    return prompt_for(tuned, config, backbone, name=name)
+    return prompt_for(testing.shaken(tuned, 2), config, backbone, name=name)
 
 
 @cases
@@ -171,14 +142,10 @@ def test_peft_loads_ours(backbones, tmp_path, family, task, name):
     backbone = backbones(family, task)
     prompt = trained(backbone, name, task)
     folder = export_peft(tmp_path / "ours", prompt)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        model = peft.PeftModel.from_pretrained(torch_model(family, task), str(folder)).eval()
-    messages = [str(warning.message) for warning in caught]
-    assert [m for m in messages if "is_gradient_checkpointing" not in m] == []
+    model = load_in_peft(torch_model(family, task), folder)
     theirs = their_logits(model, family, task)
     ours = pj.PromptTuningModel.from_pretrained(backbone, prompt)
-    assert difference(our_logits(ours, family, task), theirs) < 1e-4
+    close(our_logits(ours, family, task), theirs)
     plain = their_logits(_torch_model(family, task), family, task)
     assert difference(plain, theirs) > 0.01
     model.save_pretrained(tmp_path / "theirs")
@@ -194,16 +161,14 @@ def test_we_load_pefts(backbones, tmp_path, family, task, name):
     torch.manual_seed(1)
     config = THEIRS[name]()
     config.task_type = task
-    if family == "gpt2" and name in ("lora", "ia3"):
+    if family == "gpt2" and name in ("lora", "dora", "ia3"):
         config.fan_in_fan_out = True  # Or PEFT sets it with a warning.
     model = peft.get_peft_model(torch_model(family, task), config).eval()
-    with torch.no_grad():
-        for parameter in (p for p in model.parameters() if p.requires_grad):
-            parameter += 0.3 * torch.randn_like(parameter)
+    shaken(model, 0.3, trained_only=True)
     model.save_pretrained(tmp_path / "theirs")
     ours = pj.PromptTuningModel.from_pretrained(backbone, tmp_path / "theirs")
     theirs = their_logits(model, family, task)
-    assert difference(our_logits(ours, family, task), theirs) < 1e-4
+    close(our_logits(ours, family, task), theirs)
     second = export_peft(tmp_path / "ours", import_prompt(tmp_path / "theirs", backbone))
     first = safetensors.numpy.load_file(tmp_path / "theirs" / "adapter_model.safetensors")
     again = safetensors.numpy.load_file(second / "adapter_model.safetensors")
@@ -227,10 +192,10 @@ def test_a_distilbert_head_has_two_layers(backbones, tmp_path):
     backbone = backbones("distilbert", "SEQ_CLS")
     prompt = trained(backbone, "lora", "SEQ_CLS")
     folder = export_peft(tmp_path / "ours", prompt)
-    model = peft.PeftModel.from_pretrained(torch_model("distilbert", "SEQ_CLS"), str(folder)).eval()
+    model = load_in_peft(torch_model("distilbert", "SEQ_CLS"), folder)
     ours = pj.PromptTuningModel.from_pretrained(backbone, prompt)
     theirs = their_logits(model, "distilbert", "SEQ_CLS")
-    assert difference(our_logits(ours, "distilbert", "SEQ_CLS"), theirs) < 1e-4
+    close(our_logits(ours, "distilbert", "SEQ_CLS"), theirs)
 
 
 def test_what_peft_would_run_differently_is_told(backbones):

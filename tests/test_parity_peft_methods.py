@@ -7,13 +7,13 @@ import contextlib
 import copy
 import functools
 import io
-import warnings
 
 import jax
 import numpy as np
 import pytest
 from make_golden_peft import CONFIG, inputs, numbers, torch_logits
 from make_prompts import DEEPER, EVERYWHERE, OURS, TASKS, P, edited, tensors, trained
+from parity import MARKS, difference, load_in_peft, padded_to, shaken
 
 from prompt_jax.config import InputError
 from prompt_jax.losses import seq2seq_logits
@@ -25,11 +25,7 @@ from prompt_jax.weights import load_backbone
 peft = pytest.importorskip("peft")
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
-pytestmark = [
-    pytest.mark.parity,
-    # PEFT asks Transformers by a name that Transformers has retired.
-    pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"),
-]
+pytestmark = MARKS
 
 PREFIX = dict(num_virtual_tokens=P, token_dim=10)
 THEIRS = {
@@ -113,16 +109,8 @@ def their_logits(model, tasks=None):
         ).logits.numpy()
 
 
-def difference(ours, theirs):
-    return np.abs(ours - theirs).max() / np.abs(theirs).max()
-
-
 def tasks_of(name):
     return np.array([2, 1]) if name == "multitask" else None
-
-
-def load_in_peft(folder, deeper=True):
-    return peft.PeftModel.from_pretrained(torch_model(deeper), str(folder)).eval()
 
 
 def saved_by_peft(name, folder, deeper=True):
@@ -130,9 +118,7 @@ def saved_by_peft(name, folder, deeper=True):
     config = THEIRS[name]()
     config.task_type = "SEQ_2_SEQ_LM"
     model = peft.get_peft_model(torch_model(deeper), config).eval()
-    with torch.no_grad():
-        for parameter in (p for p in model.parameters() if p.requires_grad):
-            parameter += 0.3 * torch.randn_like(parameter)
+    shaken(model, 0.3, trained_only=True)
     model.save_pretrained(folder)
     return model
 
@@ -145,11 +131,8 @@ class TestPeftLoadsOurs:
         prompt, tasks = trained(name, backbone), tasks_of(name)
         folder = export_peft(tmp_path / "ours", prompt)
         said = io.StringIO()
-        with warnings.catch_warnings(record=True) as caught, contextlib.redirect_stderr(said):
-            warnings.simplefilter("always")
-            model = load_in_peft(folder)
-        messages = [str(warning.message) for warning in caught]
-        assert [m for m in messages if "is_gradient_checkpointing" not in m] == []
+        with contextlib.redirect_stderr(said):
+            model = load_in_peft(torch_model(), folder)
         assert caplog.messages == [] and said.getvalue() == ""
         theirs = their_logits(model, tasks)
         apart = difference(our_logits(backbone, prompt, tasks), theirs)
@@ -189,7 +172,7 @@ class TestPeftLoadsOurs:
             tokens, mask, max_new_tokens=10
         )
         tasks = {"task_ids": torch.zeros(2, dtype=torch.long)} if name == "multitask" else {}
-        model = load_in_peft(folder, name == "prefix")
+        model = load_in_peft(torch_model(name == "prefix"), folder)
         theirs = model.generate(
             input_ids=torch.tensor(tokens),
             attention_mask=torch.tensor(mask).long(),
@@ -197,9 +180,7 @@ class TestPeftLoadsOurs:
             do_sample=False,
             **tasks,
         )
-        theirs = theirs[:, 1:].numpy()
-        theirs = np.pad(theirs, ((0, 0), (0, 10 - theirs.shape[1])))
-        np.testing.assert_array_equal(ours, theirs)
+        np.testing.assert_array_equal(ours, padded_to(theirs[:, 1:].numpy(), 10))
 
 
 class TestWeLoadPefts:
@@ -216,7 +197,10 @@ class TestWeLoadPefts:
         assert apart < 1e-4
         folder = save_prompt(tmp_path / "ours", prompt)
         assert load_prompt(folder).digest == prompt.digest
-        assert difference(their_logits(load_in_peft(folder, deeper), tasks), logits) < 1e-4
+        assert (
+            difference(their_logits(load_in_peft(torch_model(deeper), folder), tasks), logits)
+            < 1e-4
+        )
         if name in SHALLOW:
             # Layers that PEFT ties are written apart, so only what comes after is the same.
             return
@@ -268,5 +252,10 @@ def test_zero_update_is_the_plain_model(backbone, tmp_path):
     config = OURS["lora"]
     prompt = prompt_for(init(config, backbone, jax.random.key(0)), config, backbone)
     plain = their_logits(_torch_model(True))
-    assert difference(their_logits(load_in_peft(save_prompt(tmp_path / "p", prompt))), plain) < 1e-5
+    assert (
+        difference(
+            their_logits(load_in_peft(torch_model(), save_prompt(tmp_path / "p", prompt))), plain
+        )
+        < 1e-5
+    )
     assert difference(our_logits(backbone, prompt), plain) < 1e-4

@@ -14,14 +14,17 @@ from prompt_jax.config import (
     BackboneConfig,
     Config,
     DataConfig,
+    EvalConfig,
     InputError,
     MeshConfig,
+    TaskConfig,
     TrainConfig,
 )
 from prompt_jax.plan import TOPOLOGIES, Plan, as_json, draw, plan, plan_remat, search, text
 from prompt_jax.plan.chips import devices_of
 from prompt_jax.plan.costs import traffic_of, work_of
-from prompt_jax.plan.plan import _needed, _text, alternatives
+from prompt_jax.plan.plan import _needed, _rank, _text, alternatives
+from prompt_jax.plan.programs import programs_of
 
 HLO = """HloModule jit_step
 
@@ -89,12 +92,62 @@ def test_a_plan_for_the_devices_at_hand(config, tmp_path, capsys):
     assert made.fits and train.bounds is None and train.limit is None
     weights = sum(np.prod(leaf.shape) * 4 for leaf in jax.tree.leaves(_shapes(config)))
     assert train.memory.weights * 2**30 == pytest.approx(weights)
-    # 64 rows that write 64 tokens, in float32.
+    # Four rows that write 64 tokens.
     assert decode.flops > train.flops > 2 * 4 * 32 * 16 * 16
     page = text(made)
     assert "GiB on each" in page and "one device, remat none, weights auto" in page
     assert json.loads(json.dumps(as_json(made)))["programs"][0]["name"] == "train"
     assert draw(tmp_path / "plan.png", [made]).stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("changes", "programs"),
+    [
+        ({}, ("train", "score")),
+        ({"data": DataConfig(task="embedded:kjv_to_modern")}, ("train", "decode", "score")),
+        ({"data": DataConfig(task="file:x.tsv")}, ("train", "decode", "score")),
+        (
+            {"data": DataConfig(task="file:x.tsv"), "task": TaskConfig(labels=("no", "yes"))},
+            ("train", "score"),
+        ),
+        ({"task": TaskConfig(kind="generation")}, ("train", "decode", "score")),
+        (
+            {"data": DataConfig(mixture=("embedded:kjv_to_modern",))},
+            ("train", "decode", "score"),
+        ),
+    ],
+)
+def test_what_scores_validation_is_planned_too(changes, programs):
+    assert programs_of(Config(**changes)) == programs
+
+
+def test_a_run_is_its_step_and_what_scores_validation(config):
+    """A batch of evaluation may be what does not fit: fewer rows of it are then proposed."""
+    made = plan(config, None)
+    train, score = made.costs
+    assert (train.program, score.program) == ("train", "score")
+    assert "4 of target; 4 rows to evaluate" in text(made)
+    # Rows of evaluation are those of a micro-batch, or as many as are wanted.
+    halved = dataclasses.replace(config, train=TrainConfig(batch_size=4, accumulate=2))
+    many = dataclasses.replace(config, eval=EvalConfig(batch_size=256))
+    needed = [plan(c, None, programs=("score",)).needed for c in (halved, config, many)]
+    assert needed == sorted(needed) and needed[2] > train.needed and needed[1] == score.needed
+    limit = (train.needed + needed[2]) / 2
+    costs = [cost._replace(limit=limit) for cost in plan(many, None).costs]
+    large = Plan(many, None, 1, "cpu", made.mesh, costs)
+    assert [cost.fits for cost in costs] == [True, False]
+    assert "no, score takes" in text(large) and "eval.batch_size 256" in text(large)
+    changes = list(alternatives(large))
+    assert [what for what, _ in changes[:2]] == ["eval.batch_size 128", "eval.batch_size 64"]
+    assert changes[0][1].scoring.rows == 128 and len(changes) == 8
+    # What is kept for a backward pass says nothing of scoring.
+    assert _rank(made) == 0.0
+
+
+def test_texts_are_written_and_their_targets_scored(config):
+    writing = dataclasses.replace(config, task=TaskConfig(kind="generation"))
+    one, two = (plan(c, None, programs=("score",)).costs[0] for c in (writing, config))
+    assert one.fits and one.flops < two.flops  # A target a row, not every label word.
 
 
 def _shapes(config):
@@ -182,7 +235,7 @@ class TestTpu:
     def test_what_travels_is_as_small_as_a_prompt(self, config):
         """Data-parallel training of a frozen model moves the gradient of the prompt alone."""
         data = dataclasses.replace(config, mesh=MeshConfig(data=4))
-        made = plan(data, "v5e-4")
+        made = plan(data, "v5e-4", programs=("train",))
         (cost,) = made.costs
         assert made.fits and cost.limit == 15.75 and 0 < cost.utilization <= 1
         largest = max(found.bytes for found in cost.traffic)
@@ -201,6 +254,7 @@ class TestTpu:
         made = plan(large, "v5e-1")
         assert not made.fits and made.needed > 15.75
         assert ", train takes " in text(made) and "over the 15.75 of each" in text(made)
+        assert made.costs[1].fits
         (other,) = search(made, enough=1)
         assert other.fits and other.config.frozen.remat == "full" and other.needed < 10
         assert "the cheapest that fit:" in text(made, [other])

@@ -11,6 +11,7 @@ import time
 import jax
 import numpy as np
 import pytest
+from xla import QUICK_COMPILE
 
 from prompt_jax import cli
 from prompt_jax.config import DistributedConfig, InputError
@@ -59,7 +60,7 @@ def start(arguments, count, each=None):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    flags = "--xla_force_host_platform_device_count=2 --xla_cpu_use_fusion_emitters=false"
+    flags = f"--xla_force_host_platform_device_count=2 {QUICK_COMPILE}"
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     return [
         subprocess.Popen(

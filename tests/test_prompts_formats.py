@@ -2,15 +2,18 @@
 
 import dataclasses
 import json
+import os
+import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.numpy
+from test_weights_pickle import state_dict, write
 
 from prompt_jax import prompts
 from prompt_jax.config import InputError, PromptTuningConfig
-from prompt_jax.prompts import export_prompt, load_prompt, save_prompt
+from prompt_jax.prompts import export_prompt, list_prompts, load_prompt, save_prompt
 
 GOLDEN = Path(__file__).parent / "golden" / "peft"
 
@@ -82,6 +85,85 @@ class TestNumpy:
         np.save(tmp_path / "p.npy", np.full((2, 3), np.nan))
         with pytest.raises(InputError, match=r"p\.npy: the prompt holds NaN or inf in 2 of 2 rows"):
             load_prompt(tmp_path / "p.npy")
+
+
+def tensor(file, rows, name=""):
+    """What `torch.save` writes of an array, or of a dict of one."""
+    bare = ("tensor", "FloatStorage", "0", 0, rows.shape, (rows.shape[1], 1))
+    return write(file, state_dict({name: bare} if name else bare), {"0": rows.ravel()})
+
+
+class TestOtherTools:
+    ROWS = np.arange(8, dtype=np.float32).reshape(2, 4)
+
+    def adapterhub(self, folder, **config):
+        folder.mkdir()
+        config = {"architecture": "prompt_tuning", "prompt_length": 2} | config
+        values = {"config": config, "model_name": "t5-small", "name": "mine", "hidden_size": 4}
+        (folder / "adapter_config.json").write_text(json.dumps(values))
+        name = "encoder.prompt_tuning.prompt_tunings.mine.prompt_embedding.weight"
+        tensor(folder / "pytorch_adapter.bin", self.ROWS, name)
+        return folder
+
+    def test_adapterhub(self, tmp_path):
+        prompt = load_prompt(self.adapterhub(tmp_path / "p", combine="prefix_after_bos"))
+        np.testing.assert_array_equal(prompt.rows, self.ROWS)
+        assert (prompt.method.placement, prompt.backbone) == ("after_bos", "t5-small")
+        assert prompt.name == "p" and [row.name for row in list_prompts(tmp_path)] == ["p"]
+
+    @pytest.mark.parametrize(
+        ("config", "match"),
+        [
+            ({"architecture": "lora"}, "AdapterHub's adapters, of architecture 'lora'; allowed: p"),
+            ({"architecture": None}, "AdapterHub's adapters, of architecture 'a bottleneck'"),
+            ({"combine": "suffix"}, "has combine 'suffix'; allowed: prefix, prefix_after_bos"),
+        ],
+    )
+    def test_other_adapters_of_adapterhub(self, tmp_path, config, match):
+        with pytest.raises(InputError, match=match):
+            load_prompt(self.adapterhub(tmp_path / "p", **config))
+
+    def test_adapterhub_without_weights(self, tmp_path):
+        folder = self.adapterhub(tmp_path / "p")
+        tensor(folder / "pytorch_adapter.bin", self.ROWS, "other.weight")
+        with pytest.raises(InputError, match="holds 0 tensors whose names end in .prompt_embedd"):
+            load_prompt(folder)
+        (folder / "pytorch_adapter.bin").unlink()
+        with pytest.raises(InputError, match="of AdapterHub's adapters and lacks its weights"):
+            load_prompt(folder)
+
+    @pytest.mark.parametrize(
+        ("files", "task_type", "leaves"),
+        [
+            (["decoder.pt"], "CAUSAL_LM", ["prompt"]),
+            (["encoder.pt"], "SEQ_2_SEQ_LM", ["prompt"]),
+            (["encoder.pt", "decoder.pt"], "SEQ_2_SEQ_LM", ["prompt", "decoder_prompt"]),
+        ],
+    )
+    def test_tgis(self, tmp_path, files, task_type, leaves):
+        folder = tmp_path / "mine"
+        folder.mkdir()
+        for i, name in enumerate(files):
+            tensor(folder / name, self.ROWS + i)
+        prompt = load_prompt(folder)
+        assert prompt.method.task_type == task_type and prompt.name == "mine"
+        assert prompt.arrays.keys() == set(leaves)
+        for i, leaf in enumerate(leaves):
+            np.testing.assert_array_equal(prompt.arrays[leaf], self.ROWS + i)
+        assert load_prompt(save_prompt(tmp_path / "again", prompt)).digest == prompt.digest
+
+    def test_what_tgis_would_not_have_saved(self, tmp_path):
+        tensor(tmp_path / "encoder.pt", self.ROWS)
+        assert load_prompt(tmp_path / "encoder.pt").name == "encoder"
+        tensor(tmp_path / "decoder.pt", self.ROWS[:1])
+        with pytest.raises(InputError, match=r"encoder.pt is \[2, 4\] and decoder.pt is \[1, 4\]"):
+            load_prompt(tmp_path)
+        tensor(tmp_path / "decoder.pt", self.ROWS, "weights")
+        with pytest.raises(InputError, match="decoder.pt .*expected one tensor, got a dict"):
+            load_prompt(tmp_path / "decoder.pt")
+        (tmp_path / "decoder.pt").write_bytes(pickle.dumps(os.system))
+        with pytest.raises(InputError, match="decoder.pt: refused posix.system"):
+            load_prompt(tmp_path / "decoder.pt")
 
 
 class TestPeft:

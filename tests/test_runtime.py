@@ -1,5 +1,12 @@
+import importlib.metadata
 import subprocess
 import sys
+
+import jax
+import numpy as np
+import pytest
+
+from prompt_jax.runtime import quiet
 
 # Processes of their own: the settings are of a whole process.
 CODE = """
@@ -20,3 +27,46 @@ def test_a_prepared_process_keeps_its_memory_and_computes():
     assert kept in (("True",) if sys.platform == "linux" else ("False",))
     assert cache == "None"  # Programs for the CPU are not kept on disk.
     assert float(total) == 2048 * 2048
+
+
+QUIET = """
+import importlib.util, os, sys
+os.environ.pop("JAX_PLATFORMS", None)
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *a: None if name == "torch" else find(name, *a)
+from prompt_jax.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_command_says_nothing_of_what_is_not_here(tiny_folder, tmp_path):
+    """No TPU for libtpu, which may be installed, and no PyTorch for transformers."""
+    np.save(tmp_path / "p.npy", np.ones((2, 16), np.float32))
+    command = ["prompts", "inspect", str(tmp_path / "p.npy"), "--backbone", str(tiny_folder)]
+    done = subprocess.run(
+        [sys.executable, "-c", QUIET, *command], capture_output=True, text=True, check=True
+    )
+    assert done.stderr == "" and "Neighbours are not" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("platforms", "plugins", "left"),
+    [
+        (None, [], "cpu"),
+        ("", [], "cpu"),
+        (None, ["cuda"], None),
+        ("tpu,cpu", [], "tpu,cpu"),  # As JAX sets them where it sees a chip.
+        ("cuda", [], "cuda"),  # As a user does.
+    ],
+)
+def test_only_a_machine_of_nothing_else_is_told_to_take_its_cpu(
+    monkeypatch, platforms, plugins, left
+):
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: plugins)
+    before = jax.config.jax_platforms
+    jax.config.update("jax_platforms", platforms)
+    try:
+        quiet()
+        assert jax.config.jax_platforms == left
+    finally:
+        jax.config.update("jax_platforms", before)

@@ -132,11 +132,9 @@ def check(folder, made, count):
     return kept
 
 
-@pytest.mark.parametrize(
-    ("labels", "judge"), [((), "exact_match"), (("positive", "negative"), "log_likelihood")]
-)
-def test_a_sweep_ends_with_an_ordinary_prompt(config, tmp_path, labels, judge):
-    config, lines = dataclasses.replace(config, task=TaskConfig(labels=labels)), []
+@pytest.mark.parametrize("kind", ["generation", "classification"])
+def test_a_sweep_ends_with_an_ordinary_prompt(config, tmp_path, kind):
+    config, lines = dataclasses.replace(config, task=TaskConfig(kind=kind)), []
     made = sweep(config, SMALL, say=lines.append)
     kept = check(tmp_path / "run", made, 4)
     steps = [int(row[kept["candidates"][0].index("steps")]) for row in kept["candidates"][1:]]
@@ -145,8 +143,8 @@ def test_a_sweep_ends_with_an_ordinary_prompt(config, tmp_path, labels, judge):
     rows = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
     judged: dict[int, list[float]] = {}
     for row in rows:
-        if f"validation/{judge}" in row:
-            judged.setdefault(row["candidate"], []).append(row[f"validation/{judge}"])
+        if "validation/log_likelihood" in row:
+            judged.setdefault(row["candidate"], []).append(row["validation/log_likelihood"])
     went_on = {candidate for candidate, found in judged.items() if len(found) == 2}
     assert went_on == set(sorted(judged, key=lambda i: -judged[i][0])[:2])
 

@@ -25,6 +25,56 @@ def test_numbers_braces_and_format_specs():
     assert to_example(task, row) == Example(source="{3} Sent 1: one two", target="2.4/0.12")
 
 
+NESTED = {
+    "translation": {"en": "a dog", "fr": "un chien"},
+    "list": [{"text": ["x", "y"]}],
+    "a.b": 1,
+}
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        ("{translation.en}", "a dog"),
+        ("{translation[fr]}", "un chien"),
+        ("{list[0].text[1]} {list.0.text}", "y x y"),
+        ("{a.b}", "1"),
+    ],
+)
+def test_templates_reach_inside_a_column(template, text):
+    task = Task(name="t", source=template, target="{translation.fr}")
+    assert to_example(task, NESTED) == Example(text, "un chien")
+    assert resolve("file:a", TaskConfig(source=template, target="{list}"), NESTED)
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{translation.de}", "line 3, column 'translation': no name 'de'; there are: en, fr"),
+        ("{list[1]}", "line 3: .list.1.. reaches for '1' in a list of 1; correct the template"),
+        ("{translation.en.x}", "reaches for 'x' in a str; correct"),
+        ("{translation}", "holds a dict; .* or reach inside, e.g. {translation.en}"),
+        ("{translations.en}", "no column 'translations'.*Perhaps you meant 'translation'"),
+    ],
+)
+def test_templates_that_reach_for_what_is_not_there(template, message):
+    with pytest.raises(InputError, match=message):
+        to_source(Task(name="t", source=template, target="{x}"), NESTED, "line 3")
+
+
+@pytest.mark.parametrize("title", [None, float("nan"), ""])
+def test_a_missing_value_of_an_input_is_an_empty_text(title):
+    task = Task(name="t", source="{title} {text:plain}", target="{label}")
+    assert to_source(task, {"title": title, "text": "A dog."}) == "A dog."
+    with pytest.raises(InputError, match="empty source"):
+        to_source(task, {"title": title, "text": None})
+
+
+def test_a_column_name_may_have_its_accent_apart():
+    task = Task(name="t", source="{pr\u00e9nom}", target="{x}")
+    assert to_source(task, {"pre\u0301nom": "Ana"}) == "Ana"
+
+
 def test_the_kind_decides_the_default_metrics():
     assert (PAIR.kind, PAIR.metrics) == ("generation", ("exact_match", "token_f1", "rougeL"))
     assert (NLI.kind, NLI.metrics) == ("classification", ("accuracy", "macro_f1"))
@@ -136,7 +186,7 @@ def test_unknown_names(name, message):
             "'yess' is not a label word; allowed: yes, no.*'yes'",
         ),
         (NLI, {"text": "a", "label": None}, "column 'label' has no value, as in a split without"),
-        (NLI, {"text": [1], "label": "yes"}, "column 'text' holds a list; a template takes text"),
+        (NLI, {"text": [[1]], "label": "yes"}, "column 'text' holds a list; a template takes text"),
     ],
 )
 def test_rows_that_do_not_fit(task, row, message):

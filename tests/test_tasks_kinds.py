@@ -36,7 +36,7 @@ def test_metrics_of_the_user_stay():
         ({"tokens": ["a", "b"], "tags": ["O"] * 3}, "row 7: 3 tags for 2 words; a word is what"),
         ({"tokens": ["a b"], "tags": ["O"]}, "row 7: 1 tags for 2 words"),
         ({"tokens": ["a"], "tags": ["B-Y"]}, "'B-Y' is not a tag of this task; allowed: O, B-X"),
-        ({"tokens": ["a"], "tags": [3]}, "column 'tags' holds a list; a template takes text"),
+        ({"tokens": ["a"], "tags": [[3]]}, "column 'tags' holds a list; a template takes text"),
     ],
 )
 def test_tags_that_do_not_fit(row, message):

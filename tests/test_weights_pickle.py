@@ -13,7 +13,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from prompt_jax.config import InputError
+from prompt_jax.prompts.peft import KEY, read_weights
 from prompt_jax.weights import load_backbone, save_hugging_face
+from prompt_jax.weights.hugging_face import open_weights
 from prompt_jax.weights.pickle import LEGACY_MAGIC, open_pickle
 
 
@@ -99,7 +101,7 @@ def test_no_view_reaches_outside_its_storage(file, tensor):
         (lambda mark: pickle.dumps({"a": Call(eval, f"open({mark!r}, 'w')")}), "builtins.eval"),
         (lambda _: pickle.dumps(Call(getattr, "", "join")), "builtins.getattr"),
         (lambda _: b"\x80\x02ctorch\nload\n.", "torch.load"),
-        (lambda _: b"\x80\x02ctorch._utils\n_rebuild_parameter\n.", "torch._utils._rebuild_par"),
+        (lambda _: b"\x80\x02ctorch._utils\n_rebuild_qtensor\n.", "torch._utils._rebuild_qtensor"),
         (lambda _: b"\x80\x02ccollections\nCounter\n.", "collections.Counter"),
         (lambda _: b"\x80\x04\x8c\x05torch\x8c\x11FloatStorage.__or\x93.", "torch.FloatStorage._"),
     ],
@@ -126,7 +128,8 @@ def test_the_attack_works_on_an_unrestricted_reader(file):
 def test_what_a_pickle_assigns_to_reaches_nothing(file):
     """BUILD sets attributes of whatever it is given; here of the only globals that it can get."""
     state = b"N}(X\x04\x00\x00\x00evilK\x01u\x86b"
-    for name in (b"torch._utils\n_rebuild_tensor_v2", b"collections\nOrderedDict"):
+    names = b"torch._utils\n_rebuild_tensor_v2", b"torch._utils\n_rebuild_parameter"
+    for name in (*names, b"collections\nOrderedDict"):
         program = b"\x80\x02c" + name + b"\n" + state + b"."
         with pytest.raises(InputError, match="not a PyTorch state dict|expected a dict of tensors"):
             open_pickle(write(file, program))
@@ -209,6 +212,37 @@ def test_a_bin_that_torch_saved(tiny, tmp_path, zipped):
         file.write_bytes(data[:size])
         with pytest.raises(InputError, match=r"pytorch_model.bin is truncated or damaged"):
             load_backbone(folder)
+
+
+WRAPPED = {
+    "parameters": lambda torch, state: {n: torch.nn.Parameter(t) for n, t in state.items()},
+    "an ordered dict": lambda _, state: collections.OrderedDict(state),
+    "a training checkpoint": lambda _, state: {"epoch": 3, "lr": 0.1, "state_dict": state},
+    "DataParallel": lambda _, state: {f"module.{n}": t for n, t in state.items()},
+    "DataParallel around torch.compile": lambda _, state: {
+        "model_state_dict": {f"module._orig_mod.{n}": t for n, t in state.items()}
+    },
+}
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("how", WRAPPED)
+def test_weights_of_a_bin_that_something_was_around(tmp_path, how):
+    torch = pytest.importorskip("torch")
+    state = {"shared.weight": torch.arange(6.0).reshape(2, 3), "other.bias": torch.zeros(3)}
+    torch.save(WRAPPED[how](torch, state), tmp_path / "pytorch_model.bin")
+    tensors = open_weights(tmp_path)
+    assert tensors.keys() == state.keys()
+    np.testing.assert_array_equal(tensors["shared.weight"].read(), [[0, 1, 2], [3, 4, 5]])
+    torch.save(WRAPPED[how](torch, {KEY: state["shared.weight"]}), tmp_path / "adapter_model.bin")
+    adapter = read_weights(tmp_path / "adapter_model.bin")
+    np.testing.assert_array_equal(adapter[KEY], [[0, 1, 2], [3, 4, 5]])
+
+
+def test_a_name_that_a_wrapper_shares_with_one_weight_stays(file):
+    tensor = ("tensor", "FloatStorage", "0", 0, (6,), (1,))
+    program = state_dict({"module.a": tensor, "b": tensor})
+    assert open_weights(write(file, program, {"0": range(6)}).parent).keys() == {"module.a", "b"}
 
 
 @pytest.mark.parity

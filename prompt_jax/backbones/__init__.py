@@ -14,6 +14,7 @@ from jax.sharding import NamedSharding
 
 from prompt_jax.backbones import bert, causal, t5
 from prompt_jax.backbones.quantised import dequantised, quantised_shapes
+from prompt_jax.backbones.sizes import numbers
 from prompt_jax.backbones.sockets import Sockets
 from prompt_jax.backbones.stack import unstack
 from prompt_jax.config import InputError
@@ -76,6 +77,10 @@ class Backbone:
     """A Hugging Face tokenizer, or None for a model without one."""
     fingerprint: str = ""
     """sha256 of the source of the weights, whatever dtype they are held in."""
+
+    def __repr__(self) -> str:
+        mesh = "" if self.mesh is None else f", on {dict(self.mesh.shape)}"
+        return f"<Backbone {self.name!r}: {self.model_type}, {numbers(self.params)}{mesh}>"
 
     @property
     def family(self) -> Any:

@@ -60,10 +60,6 @@ class Dense(nn.Module):
             # Or the backward pass would keep what it makes of the kernel, beside the kernel.
             y = jax.checkpoint(product)(x, kernel, *groups)
             y = y if groups else y * per_row(factor, y)
-        if self.use_bias:
-            zeros = nn.initializers.zeros_init()
-            zeros = nn.with_logical_partitioning(zeros, tuple(self.axes[self.contracted :]))
-            y = y + per_row(self.param("bias", zeros, outputs), y)
         lora = socket(self, "lora")
         if lora is not None:
             change = low_rank(_dropped(self, x, lora), lora, self.contracted)
@@ -72,6 +68,10 @@ class Dense(nn.Module):
                 axes = range(self.contracted, kernel.ndim)
                 whole = kernel if factor is None else widened(kernel, factor, axes)
                 y = y * per_row(magnitude_ratio(whole, lora, self.contracted), y)
+        if self.use_bias:  # Behind DoRA, whose magnitude is that of the kernel alone.
+            zeros = nn.initializers.zeros_init()
+            zeros = nn.with_logical_partitioning(zeros, tuple(self.axes[self.contracted :]))
+            y = y + per_row(self.param("bias", zeros, outputs), y)
         bias, scale = socket(self, "bias"), socket(self, "scale")
         y = y if bias is None else y + per_row(bias, y)
         return y if scale is None else y * per_row(scale, y)

@@ -12,7 +12,7 @@ import tyro
 from tyro.conf import Positional
 
 from prompt_jax.cli import answering, prompts, serving, sweep
-from prompt_jax.cli.arguments import as_json, bound, parse, starting_config
+from prompt_jax.cli.arguments import as_json, aside, bound, parse, starting_config
 from prompt_jax.config import (
     METHOD_KINDS,
     BackboneConfig,
@@ -94,7 +94,7 @@ def _train(arguments: list[str]) -> None:
     parse(train, "train", arguments)
 
 
-COMPARED = "prompt_tuning,p_tuning,prefix_tuning,lora,ia3,adapter,full"
+COMPARED = ("prompt_tuning", "p_tuning", "prefix_tuning", "lora", "ia3", "adapter", "full")
 
 
 def _compare(arguments: list[str]) -> None:
@@ -105,25 +105,25 @@ def _compare(arguments: list[str]) -> None:
     def compare(
         config: tyro.conf.AvoidSubcommands[Annotated[Config, tyro.conf.arg(name="")]] = default,
         *,
-        methods: str = COMPARED,
+        methods: tuple[str, ...] = COMPARED,
         overwrite: bool = False,
     ) -> None:
         """Trains several methods on the same data and budget, and measures what each costs.
 
         Args:
           config: the experiment; each method runs in a folder of its own within --out.
-          methods: their names, with commas between; each has its defaults, or the options of
-            --method where it is that one.
+          methods: their names; each has its defaults, or the options of --method where it is that
+            one.
           overwrite: replace their runs.
         """
-        for name in methods.split(","):
+        for name in methods:
             choose("method", name, METHOD_KINDS)
         prepare()
         from prompt_jax import experiment
 
         chosen = [
             config.method if name == config.method.kind else METHOD_KINDS[name]()
-            for name in methods.split(",")
+            for name in methods
         ]
         experiment.compare_methods(config, chosen, overwrite=overwrite, say=_say)
 
@@ -140,7 +140,7 @@ def _plan(arguments: list[str]) -> None:
         config: tyro.conf.AvoidSubcommands[Annotated[Config, tyro.conf.arg(name="")]] = default,
         *,
         topology: str | None = None,
-        programs: str = "train",
+        programs: tuple[str, ...] = (),
         search: bool = False,
         plot: str = "",
         json: bool = False,
@@ -152,25 +152,25 @@ def _plan(arguments: list[str]) -> None:
         Args:
           config: the experiment, as train takes it; its longest input and target are planned for.
           topology: v5e-4, v5p-8, v6e-8, ... or a kind and its grid, v5e:2x4; else devices at hand.
-          programs: train, decode, or both with a comma between.
+          programs: of train, score and decode; none takes the training step and what scores
+            validation: score for label words, else decode and score.
           search: also look for other meshes and settings that fit, where these do.
           plot: a .png with a bar for every plan.
           json: end with one line of JSON.
         """
-        for name in programs.split(","):
-            choose("program", name, ("train", "decode"))
+        for name in programs:
+            choose("program", name, ("train", "score", "decode"))
         if plot:
             check_place(plot)
         prepare()
         from prompt_jax import plan as planning
 
-        asked = tuple(programs.split(","))
         if config.frozen.remat == "auto":
-            config = planning.plan_remat(config, topology, say=_aside).config
-        made = planning.plan(config, topology, programs=asked)
+            config = planning.plan_remat(config, topology, say=aside).config
+        made = planning.plan(config, topology, programs=programs)
         others = []
         if search or not made.fits:
-            others = planning.search(made, say=_aside)
+            others = planning.search(made, say=aside)
         print(planning.text(made, others))
         if plot:
             print(f"drawn in {planning.draw(plot, [made, *others])}")
@@ -235,10 +235,6 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "pretrain": _pretrain,
     "doctor": _doctor,
 }
-
-
-def _aside(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def _say(line: str) -> None:

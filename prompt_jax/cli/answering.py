@@ -2,7 +2,7 @@
 
 import sys
 
-from prompt_jax.cli.arguments import as_json, load, parse, trained_on
+from prompt_jax.cli.arguments import as_json, aside, load, parse, trained_on
 from prompt_jax.config import (
     BackboneConfig,
     Config,
@@ -17,7 +17,7 @@ from prompt_jax.runtime import prepare
 
 def evaluate(arguments: list[str]) -> None:
     """Scores a saved prompt."""
-    data, task = trained_on(arguments)
+    data, task, eval = trained_on(arguments)
 
     def run(
         *,
@@ -27,7 +27,7 @@ def evaluate(arguments: list[str]) -> None:
         frozen: BackboneConfig = BackboneConfig(),  # noqa: B008 (frozen)
         data: DataConfig = data,
         task: TaskConfig = task,
-        eval: EvalConfig = EvalConfig(),  # noqa: B008
+        eval: EvalConfig = eval,
         mesh: MeshConfig = MeshConfig(),  # noqa: B008
         distributed: DistributedConfig = DistributedConfig(),  # noqa: B008
         allow_mismatch: bool = False,
@@ -40,9 +40,10 @@ def evaluate(arguments: list[str]) -> None:
           task_id: the task of a multitask prompt, by its number from 0 or its name.
           backbone: empty takes the one that the prompt was trained on.
           frozen: how it is loaded and run, e.g. --frozen.dtype int8.
-          data: what to score it on; the rest as in training.
+          data: what to score it on. Without --data.task, what training held out or validated on,
+            and the test rows; another file or split is scored whole. The rest as in training.
           task: templates and label words, as in training unless given.
-          eval: how.
+          eval: how, as in training unless given.
           mesh: the devices that share the model.
           distributed: the processes whose devices these are, where there are several.
           allow_mismatch: use a backbone whose fingerprint is not the one it was trained on.
@@ -54,7 +55,8 @@ def evaluate(arguments: list[str]) -> None:
 
         loaded, model = load(prompt, backbone, allow_mismatch, mesh, frozen, task_id=task_id)
         config = Config(backbone=model.name, data=data, task=task, eval=eval)
-        results = experiment.evaluate_prompt(config, loaded, model)
+        say = aside if is_first() else lambda _: None
+        results = experiment.evaluate_prompt(config, loaded, model, say=say)
         if not is_first():
             return
         print(report.markdown(report.table(results)))
@@ -66,7 +68,7 @@ def evaluate(arguments: list[str]) -> None:
 
 def predict(arguments: list[str]) -> None:
     """Answers a file."""
-    data, task = trained_on(arguments)
+    data, task, eval = trained_on(arguments)
 
     def run(
         *,
@@ -79,7 +81,7 @@ def predict(arguments: list[str]) -> None:
         shard: str = "0/1",
         data: DataConfig = data,
         task: TaskConfig = task,
-        eval: EvalConfig = EvalConfig(),  # noqa: B008
+        eval: EvalConfig = eval,
         mesh: MeshConfig = MeshConfig(),  # noqa: B008
         allow_mismatch: bool = False,
         overwrite: bool = False,
@@ -96,7 +98,7 @@ def predict(arguments: list[str]) -> None:
           shard: i/n answers every n-th input, beginning with input i.
           data: lengths, as in training unless given.
           task: templates and label words, as in training unless given.
-          eval: how to rank or generate.
+          eval: how to rank or generate, as in training unless given.
           mesh: the devices that share the model.
           allow_mismatch: use a backbone whose fingerprint is not the one it was trained on.
           overwrite: replace an existing output.
@@ -106,7 +108,7 @@ def predict(arguments: list[str]) -> None:
         part = parse_shard(shard)
         prepare()
         from prompt_jax import predict as prediction
-        from prompt_jax.tasks import Task
+        from prompt_jax.tasks import Task, read_labels
 
         loaded, model = load(prompt, backbone, allow_mismatch, mesh, frozen, task_id=task_id)
         asked = Task(
@@ -114,7 +116,7 @@ def predict(arguments: list[str]) -> None:
             source=task.source or "{input}",
             target=task.target or "{target}",
             kind=task.kind or "",
-            labels=task.labels,
+            labels=read_labels(task.labels)[0],
         )
         count = prediction.predict(
             model,

@@ -1,28 +1,67 @@
 """What the commands have in common: their arguments, the config these go over, saved prompts."""
 
 import dataclasses
+import functools
 import importlib.util
 import json
-from collections.abc import Callable
+import re
+import sys
+import typing
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import tyro
+from tyro.constructors import PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from prompt_jax.config import (
     METHOD_KINDS,
     BackboneConfig,
     Config,
     DataConfig,
+    EvalConfig,
     InputError,
     TaskConfig,
     choose,
 )
+from prompt_jax.runtime import quiet
+
+LISTS = tyro.constructors.ConstructorRegistry()
+"""How a flag of several values is written: `a,b`, `a, b` and `a b` alike, and `a\\,b` for one."""
+
+
+@LISTS.primitive_rule
+def _list(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[tuple[Any, ...]] | None:
+    kind, *rest = typing.get_args(info.type) or (None,)
+    # Positional values are paths, in which a comma is one.
+    if info.type_origin is not tuple or rest != [...] or tyro.conf.Positional in info.markers:
+        return None
+    if kind not in (str, int, float):
+        return None
+    return PrimitiveConstructorSpec(
+        nargs="*",
+        metavar=f"[{kind.__name__.upper()} [{kind.__name__.upper()} ...]]",
+        instance_from_str=lambda words: tuple(map(kind, split(words))),
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=lambda value: [str(item).replace(",", r"\,") for item in value],
+    )
+
+
+def split(words: Sequence[str]) -> list[str]:
+    """The values in the words of a flag: commas part them too, but for one behind a backslash."""
+    parts = [part for word in words for part in re.split(r"(?<!\\),", word)]
+    return [part.strip().replace(r"\,", ",") for part in parts if part.strip()]
 
 
 def parse(function: Callable[..., None], prog: str, arguments: list[str]) -> None:
     """Calls a function with the arguments that its signature allows."""
-    tyro.cli(function, prog=f"prompt-jax {prog}", args=arguments)
+
+    @functools.wraps(function)
+    def call(*values: Any, **options: Any) -> None:
+        quiet()
+        function(*values, **options)
+
+    tyro.cli(call, prog=f"prompt-jax {prog}", args=arguments, registry=LISTS)
 
 
 def starting_config(arguments: list[str]) -> tuple[Config, list[str]]:
@@ -51,20 +90,36 @@ def _starting_point(arguments: list[str]) -> tuple[Config, list[str]]:
     return Config(), arguments
 
 
-def trained_on(arguments: list[str]) -> tuple[DataConfig, TaskConfig]:
-    """Data and task of the prompt that the arguments name; flags go over them."""
+def trained_on(arguments: list[str]) -> tuple[DataConfig, TaskConfig, EvalConfig]:
+    """Data, task and scoring of the prompt that the arguments name; flags go over them."""
     path = value_of(arguments, "--prompt")
     if path is None:
-        return DataConfig(), TaskConfig()
+        return DataConfig(), TaskConfig(), EvalConfig()
     from prompt_jax.prompts import load_prompt, of_task
 
     prompt, task_id = load_prompt(path), value_of(arguments, "--task-id")
-    return task_of(of_task(prompt, task_id) if task_id else prompt)
+    prompt = of_task(prompt, task_id) if task_id else prompt
+    data, task = task_of(prompt)
+    if value_of(arguments, "--task.labels") is not None and task.kind == "generation":
+        task = dataclasses.replace(task, kind=None)
+    return data, task, _scoring(prompt)
+
+
+def _scoring(prompt: Any) -> EvalConfig:
+    """How the run of a prompt scored it, at its batch size; lengths and memory are known to fit."""
+    from prompt_jax.config import TrainConfig, from_json
+
+    eval = from_json(EvalConfig, prompt.recipe.get("eval", {}))
+    train = from_json(TrainConfig, prompt.recipe.get("train", {}))
+    if eval.batch_size is None and "train" in prompt.recipe:
+        eval = dataclasses.replace(eval, batch_size=train.batch_size // train.accumulate)
+    return eval
 
 
 def task_of(prompt: Any) -> tuple[DataConfig, TaskConfig]:
     """Data and task of a prompt as far as it tells, the first task of a mixture."""
     from prompt_jax.config import from_json
+    from prompt_jax.tasks import write_labels
 
     data = from_json(DataConfig, prompt.recipe.get("data", {}))
     data = dataclasses.replace(data, mixture=())
@@ -72,7 +127,8 @@ def task_of(prompt: Any) -> tuple[DataConfig, TaskConfig]:
         return data, TaskConfig()
     names = [field.name for field in dataclasses.fields(TaskConfig)]
     fields = {name: getattr(prompt.task, name) for name in names}
-    if fields["kind"] in ("classification", "generation"):  # As the label words then say.
+    fields["labels"] = write_labels(prompt.task)
+    if fields["kind"] == "classification":  # As the label words then say.
         fields["kind"] = None
     return data, TaskConfig(**fields)
 
@@ -124,7 +180,10 @@ def load(
 
     loaded = load_prompt(prompt) if task_id is None else prompt_at(prompt, task_id)
     if not (backbone or loaded.backbone):
-        raise InputError(f"{prompt} does not say which backbone it belongs to; give --backbone")
+        raise InputError(
+            f"{prompt} does not say which backbone it belongs to, as rows alone (.npy, decoder.pt) "
+            "never do; give --backbone"
+        )
     return on_backbone(loaded, backbone or loaded.backbone, allow_mismatch, mesh, frozen)
 
 
@@ -136,15 +195,13 @@ def on_backbone(
     frozen: BackboneConfig | None = None,
 ) -> tuple[Any, Any]:
     """A prompt as it runs on the backbone of a name, and that backbone."""
-    from prompt_jax.prompts import check_fits
-    from prompt_jax.prompts.prompt import adopt
+    from prompt_jax.prompts.fits import adopt
     from prompt_jax.weights import load_backbone
 
     # Nothing goes backward.
     way = {} if frozen is None else {**dataclasses.asdict(frozen), "remat": "none"}
     model = load_backbone(backbone, mesh=mesh, **way)
-    check_fits(prompt, model, allow_mismatch=allow_mismatch)
-    return adopt(prompt, model), model
+    return adopt(prompt, model, allow_mismatch=allow_mismatch), model
 
 
 def prompt_at(path: str, task_id: str) -> Any:
@@ -161,3 +218,8 @@ def prompt_at(path: str, task_id: str) -> Any:
 def as_json(values: dict[str, Any]) -> str:
     """One line for programs that read the output."""
     return json.dumps(values, ensure_ascii=False)
+
+
+def aside(line: str) -> None:
+    """Says something to the user that is no result."""
+    print(line, file=sys.stderr, flush=True)

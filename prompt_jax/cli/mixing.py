@@ -6,7 +6,7 @@ from typing import Any
 
 from tyro.conf import Positional
 
-from prompt_jax.cli.arguments import on_backbone, task_of
+from prompt_jax.cli.arguments import aside, on_backbone, task_of
 from prompt_jax.config import Config, InputError, TaskConfig, TrainConfig
 
 
@@ -93,7 +93,7 @@ def ensemble(
     from prompt_jax.experiment import evaluate_ensemble
 
     loaded, model, config = _together(prompts, task, task_id)
-    results = evaluate_ensemble(config, loaded, model, how)
+    results = evaluate_ensemble(config, loaded, model, how, say=aside)
     print(report.markdown(report.table(results)))
 
 

@@ -103,7 +103,7 @@ def _import(
     allow_mismatch: bool = False,
     overwrite: bool = False,
 ) -> None:
-    """Makes a prompt of ours from a PEFT folder or a .npy.
+    """Makes a prompt of ours from a folder of PEFT, AdapterHub, TGIS or caikit, or a .npy.
 
     Args:
       path: what to read.

@@ -1,7 +1,8 @@
 """Bad input and the checks that name it."""
 
+import dataclasses
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -46,3 +47,42 @@ def check_place(path: str | PathLike[str]) -> None:
         raise InputError(
             "- stands for standard output, and a file or a folder is written here; give its name"
         )
+
+
+def implied(config: Any, choices: Mapping[str, str], otherwise: str) -> str:
+    """The choice that an option is given for, where the choice itself is left open.
+
+    Args:
+      choices: by option, the choice that reads it.
+
+    Raises:
+      InputError: options of several choices are given.
+    """
+    chosen = [name for name in choices if _is_given(config, name)]
+    if len(chosen) > 1:
+        words = " or ".join(f'"{choices[name]}"' for name in chosen)
+        raise InputError(f"{' and '.join(chosen)} are given; say which one counts: init={words}")
+    return choices[chosen[0]] if chosen else otherwise
+
+
+def refuse_unread(config: Any, prefix: str, only_with: Mapping[str, tuple[str, Any]]) -> None:
+    """Checks that no option is given that another one switches off.
+
+    Args:
+      prefix: of the options' names in the message.
+      only_with: by option, the other one and the value under which the first is read.
+
+    Raises:
+      InputError: one is.
+    """
+    for name, (other, value) in only_with.items():
+        if _is_given(config, name) and getattr(config, other) != value:
+            raise InputError(
+                f"{prefix}{name} is {getattr(config, name)!r} and only {prefix}{other}={value!r} "
+                f"reads it; set that, or leave {prefix}{name} out"
+            )
+
+
+def _is_given(config: Any, name: str) -> bool:
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    return getattr(config, name) != defaults[name]

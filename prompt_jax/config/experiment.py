@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
-from prompt_jax.config.checks import InputError, at_least, choose
+from prompt_jax.config.checks import InputError, at_least, choose, refuse_unread
 from prompt_jax.config.mesh import MeshConfig
 from prompt_jax.config.method import MethodConfig
 from prompt_jax.config.prompts import PromptTuningConfig
@@ -43,10 +43,12 @@ class TaskConfig:
     """Template of the target, e.g. "{label}"."""
     kind: Literal["classification", "generation", "tagging", "span"] | None = None
     """What an answer is: a label word, a text, a tag for every word of the input, or a part of the
-    input. None is what the named task declares, else a label word where there are labels."""
+    input. None is what the named task declares, else a label word where labels are given or the
+    targets are few, short and repeat."""
     labels: tuple[str, ...] = ()
-    """The label words, or the tags; targets outside them are refused. Tags are found in the
-    training rows where they are not given."""
+    """The label words, or the tags; targets outside them are refused. `0=negative` is a label word
+    and what rows write for it; without that, numbers from 0 on are the labels in their order.
+    Empty takes them from the training rows."""
     metrics: tuple[str, ...] = ()
     """Names of metrics; the first one decides which prompt is the best."""
 
@@ -67,10 +69,13 @@ class DataConfig:
     """Tasks to train together with `task`, as often as they have rows. One prompt serves all, but
     `multitask_prompt` gives each task a part of its own."""
     tasks: tuple[str, ...] = ()
-    """Tasks, by name or with commas between, in place of `task`: a prompt is trained for each of
-    them, all in one program."""
+    """Tasks in place of `task`: a prompt is trained for each of them, all in one program."""
     validation: str | None = None
-    """The same for validation; None takes the task's own validation split, or 10 % of train."""
+    """The same for validation; None takes the task's own validation split, or
+    `validation_fraction` of the training rows."""
+    validation_fraction: float = 0.1
+    """Share of the training rows that is held out for validation where there is no other. Of a
+    classification every label keeps its share, and gives one row at least."""
     test: str | None = None
     """The same for test; None takes the task's own test split, or none."""
     max_source_length: int = 256
@@ -80,15 +85,22 @@ class DataConfig:
     max_total_length: int = 1024
     """Most virtual and text tokens together; the memory of a step grows with its square."""
     max_examples: int | None = None
-    """Only so many training rows of a task, from the front; None takes all."""
+    """Only so many training rows of a task, drawn at random after validation is held out, every
+    label in its share; None takes all."""
+    seed: int = 0
+    """Seeds which rows are held out, which ones max_examples draws, and which validation rows are
+    scored while training."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every task that is trained on."""
+        return self.tasks or (self.task, *self.mixture)
 
     def __post_init__(self):
-        tasks = tuple(name for part in self.tasks for name in part.split(",") if name)
-        object.__setattr__(self, "tasks", tasks)
-        if len(set(tasks)) < len(tasks):
-            raise InputError(f"data.tasks names each task once, got {', '.join(tasks)}")
+        if len(set(self.tasks)) < len(self.tasks):
+            raise InputError(f"data.tasks names each task once, got {', '.join(self.tasks)}")
         own = (self.mixture, self.validation, self.test)
-        if tasks and any(own):
+        if self.tasks and any(own):
             raise InputError(
                 "data.tasks trains a prompt for each task with splits of its own; leave out "
                 "data.mixture, data.validation and data.test"
@@ -105,6 +117,12 @@ class DataConfig:
         at_least("max_target_length", self.max_target_length, 1)
         if self.max_examples is not None:
             at_least("max_examples", self.max_examples, 1)
+        at_least("data.seed", self.seed, 0)
+        if not 0.0 < self.validation_fraction < 1.0:
+            raise InputError(
+                "data.validation_fraction must be between 0 and 1, got "
+                f"{self.validation_fraction}; e.g. 0.2 holds out a fifth"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +165,8 @@ class TrainConfig:
     eval_every: int = 50
     """Steps between evaluations on validation; the best prompt is kept."""
     eval_examples: int | None = 500
-    """Validation rows used while training, from the front; None takes all."""
+    """Validation rows used while training, drawn at random with every label in its share; None
+    takes all."""
     checkpoint_every: int = 50
     """Steps between checkpoints of the training state."""
     patience: int | None = None
@@ -162,6 +181,7 @@ class TrainConfig:
             choose("optimizer", self.optimizer, OPTIMIZERS)
         choose("schedule", self.schedule, SCHEDULES)
         choose("objective", self.objective, OBJECTIVES)
+        refuse_unread(self, "train.", {"margin": ("objective", "perceptron")})
         for name in ("pull", "margin"):
             at_least(f"train.{name}", getattr(self, name), 0.0)
         for name in ("steps", "batch_size", "accumulate", "eval_every", "checkpoint_every"):
@@ -185,8 +205,9 @@ class TrainConfig:
 class EvalConfig:
     """How a prompt is scored."""
 
-    batch_size: int = 64
-    """Rows scored or generated at once."""
+    batch_size: int | None = None
+    """Rows scored or generated at once; None takes those of a training micro-batch (batch_size /
+    accumulate), whose memory is about as large, and 64 where nothing was trained."""
     length_normalize: bool = True
     """Divide a label's log-likelihood by its number of tokens before ranking."""
     num_beams: int = 1
@@ -197,9 +218,20 @@ class EvalConfig:
     """Longest generated answer in tokens."""
 
     def __post_init__(self):
-        at_least("eval.batch_size", self.batch_size, 1)
+        if self.batch_size is not None:
+            at_least("eval.batch_size", self.batch_size, 1)
         at_least("eval.num_beams", self.num_beams, 1)
         at_least("eval.max_new_tokens", self.max_new_tokens, 1)
+        if self.length_penalty != 1.0 and self.num_beams == 1:
+            raise InputError(
+                f"eval.length_penalty is {self.length_penalty} and only beams read it; set "
+                "eval.num_beams to 2 or more, or leave eval.length_penalty out"
+            )
+
+    @property
+    def rows(self) -> int:
+        """Rows of a batch, where no training says another number."""
+        return 64 if self.batch_size is None else self.batch_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,6 +275,8 @@ class Config:
     eval: EvalConfig = EvalConfig()
 
     def __post_init__(self):
+        for method in (self.method, *getattr(self.method, "methods", ())):
+            refuse_unread(method, "method.", method.only_with)
         rates = self.method.rates
         optimizer = self.train.optimizer or next(iter(rates))
         rate = self.train.learning_rate
@@ -261,6 +295,16 @@ class Config:
             )
         if not self.out:
             raise InputError("out is empty; give a folder, e.g. --out runs/sentiment")
+
+    @property
+    def scoring(self) -> EvalConfig:
+        """`eval` with the rows of a batch: those of a training micro-batch unless it has its own.
+
+        Scoring keeps the keys and values of its rows in every layer, and a batch that is larger
+        than that of training can need more memory than training does.
+        """
+        rows = self.eval.batch_size or self.train.batch_size // self.train.accumulate
+        return dataclasses.replace(self.eval, batch_size=rows)
 
     def _check_tasks(self) -> None:
         count = 1 + len(self.data.mixture)

@@ -1,5 +1,6 @@
 """Configs of the methods that reach inside the layers, and of unions of methods."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,7 +18,7 @@ class LoraConfig(MethodConfig):
 
     r: int = 8
     """R, the rank."""
-    lora_alpha: int = 8
+    lora_alpha: float = 8
     """The update is scaled by lora_alpha / r."""
     lora_dropout: float = 0.0
     """Dropout of the update's input while training."""
@@ -32,6 +33,13 @@ class LoraConfig(MethodConfig):
     def __post_init__(self):
         super().__post_init__()
         at_least("r", self.r, 1, "a rank of 0 trains nothing")
+        if not self.lora_alpha or not math.isfinite(self.lora_alpha):
+            raise InputError(
+                f"lora_alpha must be a number other than 0, got {self.lora_alpha}: it scales the "
+                "update"
+            )
+        if self.lora_alpha == int(self.lora_alpha):  # Other readers of PEFT's files want an int.
+            object.__setattr__(self, "lora_alpha", int(self.lora_alpha))
         if not 0.0 <= self.lora_dropout < 1.0:
             raise InputError(f"lora_dropout must be in [0, 1), got {self.lora_dropout}")
 

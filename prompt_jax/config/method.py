@@ -1,7 +1,7 @@
 """What the configs of all methods have; field names are PEFT's wherever PEFT has the idea."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from prompt_jax.config.checks import InputError, at_least, choose
 
@@ -27,6 +27,9 @@ class MethodConfig:
     kind: ClassVar[str]
     rates: ClassVar[dict[str, float]] = {"adamw": 1e-3, "adafactor": 1e-3}
     """Peak learning rates that serve the method, by optimizer; the first is the default."""
+    only_with: ClassVar[dict[str, tuple[str, Any]]] = {}
+    """Options that count only under one value of another; see `refuse_unread`. A saved prompt may
+    have some, so that who starts a new one checks it."""
     placement: ClassVar[str] = "prefix"
     """Where virtual tokens stand, for methods that have some in the input."""
 

@@ -3,10 +3,17 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from prompt_jax.config.checks import InputError, at_least, choose
+from prompt_jax.config.checks import InputError, at_least, choose, implied
 from prompt_jax.config.method import MethodConfig, each_at_least_one
 
 INITS = ("vocab", "text", "class_labels", "random", "file")
+STARTS = {
+    "init_text": "text",
+    "init_labels": "class_labels",
+    "init_file": "file",
+    "init_scale": "random",
+}
+"""Options that say where a prompt starts, where `init` does not."""
 PLACEMENTS = ("prefix", "after_bos", "suffix")
 
 
@@ -29,8 +36,9 @@ class InputPrompt(VirtualTokens):
 
     rates = {"adafactor": 0.3, "adafactor_t5x": 0.3, "adamw": 0.03}
 
-    init: Literal["vocab", "text", "class_labels", "random", "file"] = "vocab"
-    """Where the prompt starts: vocabulary rows, a text, the label words, noise, or a file."""
+    init: Literal["vocab", "text", "class_labels", "random", "file"] | None = None
+    """Where the prompt starts: vocabulary rows, a text, the label words, noise, or a file. None is
+    the one that an option is given for, as `file` by init_file, and else `vocab`."""
     init_text: str | None = None
     """The text of `init="text"`; repeated or cut to num_virtual_tokens."""
     init_labels: tuple[str, ...] = ()
@@ -46,15 +54,20 @@ class InputPrompt(VirtualTokens):
 
     def __post_init__(self):
         super().__post_init__()
-        choose("init", self.init, INITS)
+        choose("init", self.start, INITS)
         choose("placement", self.placement, PLACEMENTS)
         at_least("init_population", self.init_population, 1)
-        if self.init == "text" and not self.init_text:
+        if self.start == "text" and not self.init_text:
             raise InputError(
                 'init="text" needs init_text, e.g. init_text="Classify the sentiment:"'
             )
-        if self.init == "file" and not self.init_file:
+        if self.start == "file" and not self.init_file:
             raise InputError('init="file" needs init_file, a prompt folder or a .npy of [P, D]')
+
+    @property
+    def start(self) -> str:
+        """Where the prompt starts: `init`, or what stands for None."""
+        return self.init or implied(self, STARTS, "vocab")
 
     @property
     def input_tokens(self) -> int:
@@ -90,6 +103,10 @@ class PTuningConfig(InputPrompt):
 
     kind = "p_tuning"
     rates = {"adamw": 5e-3}
+    only_with = {
+        "encoder_num_layers": ("encoder_reparameterization_type", "LSTM"),
+        "encoder_dropout": ("encoder_reparameterization_type", "LSTM"),
+    }
 
     encoder_reparameterization_type: Literal["MLP", "LSTM"] = "MLP"
     """What writes the prompt."""
@@ -115,6 +132,7 @@ class PrefixTuningConfig(VirtualTokens):
 
     kind = "prefix_tuning"
     rates = {"adamw": 0.1}
+    only_with = {"encoder_hidden_size": ("prefix_projection", True)}
 
     encoder: bool = True
     """Whether the encoder's self-attention has a prefix."""
@@ -126,23 +144,29 @@ class PrefixTuningConfig(VirtualTokens):
     """Whether an MLP writes the keys and values from one embedding a virtual token."""
     encoder_hidden_size: int = 256
     """Width inside that MLP."""
-    init: Literal["random", "zero", "text"] = "random"
-    """Where the prefix starts: small noise, zeros, or what the frozen model makes of a text."""
+    init: Literal["random", "zero", "text"] | None = None
+    """Where the prefix starts: small noise, zeros, or what the frozen model makes of a text. None
+    is a text where init_text is given, and else noise."""
     init_text: str | None = None
     """The text of `init="text"`; repeated or cut to num_virtual_tokens."""
 
     def __post_init__(self):
         super().__post_init__()
-        choose("init", self.init, ("random", "zero", "text"))
+        choose("init", self.start, ("random", "zero", "text"))
         at_least("encoder_hidden_size", self.encoder_hidden_size, 1, "as wide as the prefix's MLP")
         if not (self.encoder or self.decoder or self.cross):
             raise InputError("no attention has a prefix; set encoder, decoder or cross")
-        if self.init == "text" and not self.init_text:
+        if self.start == "text" and not self.init_text:
             raise InputError('init="text" needs init_text, e.g. "Classify the sentiment:"')
-        if self.init == "text" and self.prefix_projection:
+        if self.start == "text" and self.prefix_projection:
             raise InputError(
                 'init="text" sets keys and values, and prefix_projection computes them; use one'
             )
+
+    @property
+    def start(self) -> str:
+        """Where the prefix starts: `init`, or what stands for None."""
+        return self.init or implied(self, {"init_text": "text"}, "random")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,6 +239,7 @@ class MultitaskPromptConfig(InputPrompt):
     """
 
     kind = "multitask_prompt"
+    only_with = {"num_ranks": ("combine", "multiply")}
 
     num_tasks: int = 1
     """N, how many tasks; rows of a batch name theirs in `task_ids`."""

@@ -4,6 +4,7 @@ import csv
 import difflib
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -98,8 +99,11 @@ def _read_tsv(path: Path) -> list[Row]:
 
 def _read_csv(path: Path) -> list[Row]:
     # newline="" leaves line breaks inside quotes to the csv module.
-    reader = csv.reader(io.StringIO(_decode(str(path), path.read_bytes()), newline=""), strict=True)
+    text = _decode(str(path), path.read_bytes())
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     records, line = [], 1
+    # The module refuses a field of over 131,072 characters; it has one limit for everybody.
+    limit = csv.field_size_limit(max(len(text), csv.field_size_limit()))
     try:
         for fields in reader:
             if fields:
@@ -107,6 +111,8 @@ def _read_csv(path: Path) -> list[Row]:
             line = reader.line_num + 1
     except csv.Error as error:
         raise InputError(f"{path}: the row that begins at line {line}: {error}") from error
+    finally:
+        csv.field_size_limit(limit)
     return _table(path, records)
 
 
@@ -124,8 +130,23 @@ def _read_jsonl(path: Path) -> list[Row]:
                 f"{path} line {number} holds a {type(values).__name__}; write one object a line, "
                 'e.g. {"input": "...", "target": "..."}'
             )
+        # Half of an emoji, as cut chats have it, is a text that cannot be written as UTF-8.
+        values = whole(values) if "\\ud" in line.lower() else values
         rows.append(Row(f"{path.name} line {number}", values))
-    return rows
+    # A key that a row leaves out is an empty cell, as `datasets` reads it.
+    columns = dict.fromkeys(column for row in rows for column in row.values)
+    return [Row(place, {**dict.fromkeys(columns), **values}) for place, values in rows]
+
+
+def whole(value: Any) -> Any:
+    """A JSON value with U+FFFD for every half of a character, which no tokenizer takes."""
+    if isinstance(value, str):
+        return re.sub("[\ud800-\udfff]", "\ufffd", value)
+    if isinstance(value, list):
+        return [whole(part) for part in value]
+    if isinstance(value, dict):
+        return {whole(name): whole(part) for name, part in value.items()}
+    return value
 
 
 def _read_parquet(path: Path) -> list[Row]:
@@ -134,7 +155,7 @@ def _read_parquet(path: Path) -> list[Row]:
 
     try:
         rows = pyarrow.parquet.read_table(path).to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read as parquet: {error}; write it again") from error
     return [Row(f"{path.name} row {number}", row) for number, row in enumerate(rows, start=1)]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from prompt_jax.config import InputError, choose
 from prompt_jax.data.files import Row, read_file
-from prompt_jax.tasks import TASKS, Example, Task, TaskName, parse_name, to_example
+from prompt_jax.tasks import TASKS, Example, Task, TaskName, parse_name, to_examples
 
 PREPARED = Path(__file__).parent.parent / "assets" / "tasks" / "embedded_tasks"
 # TFDS keeps builders in folders by kind and registers some of them only when imported.
@@ -31,7 +31,7 @@ def load_rows(name: str, split: str, limit: int | None = None) -> list[dict[str,
     Raises:
       InputError: no such task, split or file, or one that cannot be read here.
     """
-    return [row.values for row in _rows(name, split, limit)]
+    return [row.values for row in load_table(name, split, limit)]
 
 
 def load_examples(task: Task, name: str, split: str, limit: int | None = None) -> list[Example]:
@@ -40,7 +40,7 @@ def load_examples(task: Task, name: str, split: str, limit: int | None = None) -
     Raises:
       InputError: as `load_rows`, or a row that does not fit the task, by its line.
     """
-    return [to_example(task, row.values, row.place) for row in _rows(name, split, limit)]
+    return to_examples(task, load_table(name, split, limit))
 
 
 def splits(name: str) -> list[str]:
@@ -55,7 +55,8 @@ def splits(name: str) -> list[str]:
     return [parsed.split] if parsed.split else sorted(_builder(parsed).info.splits)
 
 
-def _rows(name: str, split: str, limit: int | None) -> list[Row]:
+def load_table(name: str, split: str, limit: int | None = None) -> list[Row]:
+    """The rows of a split with the places where they stand; all else as for `load_rows`."""
     parsed = parse_name(name)
     if parsed.prefix == "file":
         return read_file(Path(parsed.path).expanduser())[:limit]
@@ -171,5 +172,5 @@ def _plain(value: Any, feature: Any) -> Any:
     if hasattr(feature, "int2str"):
         return feature.int2str(int(value)) if value >= 0 else None
     if isinstance(value, bytes):
-        return value.decode()
+        return value.decode(errors="replace")
     return value.item() if getattr(value, "ndim", None) == 0 else value

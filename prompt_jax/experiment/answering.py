@@ -9,7 +9,7 @@ import numpy as np
 
 from prompt_jax.backbones import Backbone, is_encoder
 from prompt_jax.config import Config, InputError, MethodConfig
-from prompt_jax.data import Batches, encode_targets, pad
+from prompt_jax.data import Batches, encode_labels, pad
 from prompt_jax.losses import Candidates, Loss, Pull, loss_fn
 from prompt_jax.prompts import check_task
 from prompt_jax.tasks import Example, Task
@@ -33,17 +33,18 @@ HEADS = {"classification": "SEQ_CLS", "tagging": "TOKEN_CLS", "span": "QUESTION_
 WRITES = ("SEQ_2_SEQ_LM", "CAUSAL_LM")
 
 
-def for_tasks_of(method: MethodConfig, backbone: Backbone, tasks: Sequence[Task]) -> Any:
-    """The method with the kind of task that the backbone does, and the label words.
+def for_tasks_of(config: Config, backbone: Backbone, tasks: Sequence[Task]) -> Any:
+    """The experiment's method with the kind of task that the backbone does, and the label words.
 
     A model that reads answers with a head of the task's kind. A text is classified by a head,
     unless its template has a mask for the label word to fill.
 
     Raises:
       InputError: the backbone or `train` does not do that, a head has other classes than the task
-        has labels, or would serve several tasks.
+        has labels, or would serve several tasks, or label words are the same tokens.
     """
     task, *others = tasks
+    method = config.method
     if method.task_type in WRITES:
         usual = backbone.task_types[0]
         if is_encoder(backbone.config):
@@ -62,7 +63,9 @@ def for_tasks_of(method: MethodConfig, backbone: Backbone, tasks: Sequence[Task]
             f"train writes answers, classifies texts and their words, and finds spans; it has no "
             f"loss for task_type {method.task_type}: use prompt_jax.PromptTuningModel"
         )
-    if getattr(method, "init", None) == "class_labels" and not getattr(method, "init_labels", ()):
+    for labelled in tasks:
+        _label_rows(config, backbone, labelled)
+    if getattr(method, "start", None) == "class_labels" and not getattr(method, "init_labels", ()):
         return dataclasses.replace(method, **{"init_labels": task.choices})
     return method
 
@@ -128,15 +131,9 @@ def batches_of(
     )
 
 
-def _check_apart(task: Task, rows: Sequence[np.ndarray]) -> None:
-    seen: dict[bytes, str] = {}
-    for label, row in zip(task.choices, rows, strict=True):
-        other = seen.setdefault(row.tobytes(), label)
-        if other != label:
-            raise InputError(
-                f"the label words {other!r} and {label!r} are the same tokens to this backbone; "
-                "choose other words with task.target and task.labels"
-            )
+def _label_rows(config: Config, backbone: Backbone, task: Task) -> list[np.ndarray]:
+    words = (tokenizer_of(backbone), task.choices, config.data.max_target_length)
+    return encode_labels(*words, place=backbone.target_place)
 
 
 def loss_of(
@@ -146,9 +143,7 @@ def loss_of(
     options = config.train
     candidates = None
     if task.choices and (method.num_labels or options.objective != "tokens"):
-        words = (backbone.tokenizer, task.choices, config.data.max_target_length)
-        rows = encode_targets(*words, place=backbone.target_place)
-        _check_apart(task, rows)
+        rows = _label_rows(config, backbone, task)
         candidates = Candidates(*pad(rows, max(map(len, rows)), backbone.config.pad_token_id))
     shape = dataclasses.replace(backbone.config, dropout=options.dropout)
     module = dataclasses.replace(backbone, config=shape).module

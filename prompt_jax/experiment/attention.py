@@ -13,7 +13,7 @@ from prompt_jax.backbones import Backbone
 from prompt_jax.config import Config, TrainConfig
 from prompt_jax.data import Batch, prefetch
 from prompt_jax.experiment.answering import batches_of
-from prompt_jax.experiment.data import check_one, load_data
+from prompt_jax.experiment.data import check_one, digest, load_data
 from prompt_jax.losses import loss_fn
 from prompt_jax.prompts import Prompt, check_fits, prompt_for
 from prompt_jax.prompts.composition import check_mixable, parent, plain_method
@@ -85,7 +85,8 @@ def attend(
     batches = batches_of(config, prompts[0].method, backbone, data.train, data.task)
     steps = prefetch(batches, 0, train.steps)
     made = compose_attention(prompts, backbone, steps, train, name=name)
-    recipe = {**made.recipe, "data": dataclasses.asdict(config.data)}
+    held_out = {data.task.name: digest(data.validation)} if data.held_out else {}
+    recipe = {**made.recipe, "data": dataclasses.asdict(config.data), "held_out": held_out}
     return dataclasses.replace(made, task=data.task, recipe=recipe)
 
 

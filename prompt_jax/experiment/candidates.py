@@ -7,11 +7,10 @@ import numpy as np
 
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import Config, SweepConfig
-from prompt_jax.evaluate import Evaluation
+from prompt_jax.experiment.choice import Judgement, judge, unjudged
 from prompt_jax.experiment.course import RATES, Course, begin, followers, ready
 from prompt_jax.experiment.data import Data
 from prompt_jax.experiment.population import Population
-from prompt_jax.experiment.watch import Best
 from prompt_jax.population import member, stack
 
 
@@ -37,10 +36,7 @@ class Candidates:
             for population, own in zip(self.populations, by_program.values(), strict=True)
             for at, i in enumerate(own)
         }
-        self.best = [
-            Best(self.tree(i), np.float32(-np.inf), np.int32(0), np.int32(0))
-            for i in range(len(configs))
-        ]
+        self.best = [unjudged(self.tree(i)) for i in range(len(configs))]
 
     def tree(self, index: int) -> Any:
         """The tuned tree that a candidate has now."""
@@ -75,21 +71,20 @@ class Candidates:
             stops.append(min(self.targets[self.course.rung[i]], step - step % every + every) - step)
         return min(stops)
 
-    def judge(self, index: int) -> Evaluation:
+    def judge(self, index: int) -> Judgement:
         """Scores a candidate, keeps its best prompt, and says so where it has reached a rung.
 
-        Early on most answers are one label, whatever the candidate. So how likely the right labels
-        are decides who goes on, and the metric who wins.
+        Early on most answers are one label, or no text is right, whatever the candidate. So how
+        likely the right answers are decides who goes on, and the metric who wins.
         """
         population, at = self.place[index]
-        found = population.score(at)
-        score, step = next(iter(found.metrics.values())), self.step(index)
+        found = judge({population.data[at].task.name: population.score(at)})
+        step, score = self.step(index), next(iter(found.metrics.values()))
         judged = score if found.log_likelihood is None else found.log_likelihood
-        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(population.tree(at))):
-            score = judged = -np.inf  # It diverged, and no other with it.
-        if score > self.best[index].score:
-            kept = (np.float32(score), np.int32(step), np.int32(0))
-            self.best[index] = Best(population.tree(at), *kept)
+        if all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(population.tree(at))):
+            self.best[index] = self.best[index].after(found, population.tree(at), step)
+        else:
+            judged = -np.inf  # It diverged, and no other with it.
         rung = int(self.course.rung[index])
         if step == self.targets[rung]:
             self.course.scores[index, rung] = judged
@@ -140,11 +135,12 @@ class Candidates:
 
     def winner(self) -> int:
         """The candidate with the best prompt; of equals, the one that went furthest."""
+        return max(range(len(self.configs)), key=self.reached)
 
-        def reached(index: int) -> tuple[float, int]:
-            return float(self.best[index].score), int(self.course.rung[index])
-
-        return max(range(len(self.configs)), key=reached)
+    def reached(self, index: int) -> tuple[float, float, int]:
+        """What candidates are compared by once all have ended."""
+        score, likelihood = self.best[index].rank
+        return score, likelihood, int(self.course.rung[index])
 
     def lineage(self, index: int) -> list[dict[str, Any]]:
         """Every prompt that a candidate's best one went on from, the first one first."""

@@ -8,14 +8,15 @@ import numpy as np
 
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import Config, InputError, choose
-from prompt_jax.data import load_examples, load_rows, splits
 from prompt_jax.evaluate import baselines, evaluate
-from prompt_jax.experiment.data import Data, check_one, load_data
+from prompt_jax.experiment.data import Data
+from prompt_jax.experiment.scored import scored
+from prompt_jax.experiment.watch import Say
 from prompt_jax.generate import ask_each, combine, fit_weights
 from prompt_jax.generate.ensemble import WAYS
 from prompt_jax.metrics import measure
 from prompt_jax.prompts import Prompt, of_task
-from prompt_jax.tasks import resolve
+from prompt_jax.tasks import remarks
 
 FROZEN, TUNED = "frozen model, no prompt", "tuned prompt"
 Results = dict[str, dict[str, dict[str, float]]]
@@ -50,15 +51,15 @@ def compare(config: Config, data: Data, backbone: Backbone, ways: dict[str, Any]
                 examples,
                 data.task,
                 data=config.data,
-                eval=config.eval,
+                eval=config.scoring,
             ).metrics
     return results
 
 
-def evaluate_prompt(config: Config, prompt: Prompt, backbone: Backbone) -> Results:
-    """What `compare` gives for a saved prompt on `config.data.task`.
-
-    A name with a split, or a file, is scored whole; a dataset on validation and its test splits.
+def evaluate_prompt(
+    config: Config, prompt: Prompt, backbone: Backbone, *, say: Say = print
+) -> Results:
+    """What `compare` gives for a saved prompt on `config.data.task`, see `scored`.
 
     Raises:
       InputError: the prompt holds those of several tasks; take one with `prompts.of_task`.
@@ -67,11 +68,19 @@ def evaluate_prompt(config: Config, prompt: Prompt, backbone: Backbone) -> Resul
     injection = prompt.injection()
     config = dataclasses.replace(config, method=prompt.method)
     plain = {} if injection.head else {FROZEN: None}
-    return compare(config, _scored(config), backbone, {**plain, TUNED: injection})
+    found = scored(config, [prompt], say)
+    for line in remarks(found.data.task, config.task):
+        say(line)
+    return found.named(compare(config, found.data, backbone, {**plain, TUNED: injection}))
 
 
 def evaluate_ensemble(
-    config: Config, prompts: Sequence[Prompt], backbone: Backbone, how: str = "average"
+    config: Config,
+    prompts: Sequence[Prompt],
+    backbone: Backbone,
+    how: str = "average",
+    *,
+    say: Say = print,
 ) -> Results:
     """What `evaluate_prompt` gives for each of several prompts, and for all of them together.
 
@@ -84,12 +93,13 @@ def evaluate_ensemble(
     """
     choose("way to ensemble prompts", how, WAYS)
     config = dataclasses.replace(config, method=prompts[0].method)
-    data = _scored(config)
+    found = scored(config, prompts, say)
+    data = found.data
     alone = {
         f"{i}: {prompt.name or prompt.digest[:12]}": of_task(prompt).injection()
         for i, prompt in enumerate(prompts, 1)
     }
-    given = {"data": config.data, "eval": config.eval}
+    given = {"data": config.data, "eval": config.scoring}
     labels, weights = data.task.labels, None
     together: dict[str, dict[str, float]] = {}
     for name, examples in {"validation": data.validation, **data.tests}.items():
@@ -110,16 +120,5 @@ def evaluate_ensemble(
         answers = [labels[label] for label in best]
         together[name] = measure(data.task.metrics, answers, references, labels)
     told = "" if weights is None else ": " + ", ".join(f"{weight:.2f}" for weight in weights)
-    return {**compare(config, data, backbone, alone), f"together ({how}{told})": together}
-
-
-def _scored(config: Config) -> Data:
-    """The examples to score: a split or a file whole, a dataset without its training rows."""
-    check_one(config, "evaluate")
-    name = config.data.task
-    found = splits(name)
-    if len(found) > 1:
-        return load_data(config)
-    task = resolve(name, config.task, load_rows(name, found[0], 1)[0])
-    examples = load_examples(task, name, found[0], config.data.max_examples)
-    return Data(task, examples, [], {found[0]: examples})
+    results = {**compare(config, data, backbone, alone), f"together ({how}{told})": together}
+    return found.named(results)

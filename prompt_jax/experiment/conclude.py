@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 from prompt_jax import report
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import Config, DataConfig, MethodConfig, MultitaskPromptConfig, to_json
+from prompt_jax.experiment.choice import Best, joined, lesson
 from prompt_jax.experiment.compare import FROZEN, TUNED, Results, compare, rival
-from prompt_jax.experiment.data import Data
-from prompt_jax.experiment.watch import Best, Say
+from prompt_jax.experiment.data import Data, digest
+from prompt_jax.experiment.watch import Say
 from prompt_jax.methods import for_tasks, materialize, of_task
 from prompt_jax.prompts import Prompt, inspect, prompt_for, save_prompt
 from prompt_jax.runs import Metrics
@@ -24,14 +25,6 @@ class Result(NamedTuple):
     """None when it was stopped before its end."""
     results: Results
     folder: Path
-
-
-def joined(scores: dict[str, dict[str, float]]) -> dict[str, float]:
-    """The metrics of the only task; of several, the mean of the deciding ones and each of them."""
-    if len(scores) == 1:
-        return next(iter(scores.values()))
-    deciding = {name: next(iter(metrics.values())) for name, metrics in scores.items()}
-    return {"mean": sum(deciding.values()) / len(deciding), **deciding}
 
 
 def conclude(
@@ -55,6 +48,9 @@ def conclude(
     whole = materialize(method, best.tuned)
     results: Results = {}
     untuned = {}
+    # By these the rows are known again when the prompt is evaluated later.
+    held_out = {data.task.name: digest(data.validation) for data in tasks if data.held_out}
+    lineage = {"held_out": held_out, **(lineage or {})}
     for i, data in enumerate(tasks):
         # A model without a head of its own has no answers before one is trained.
         plain = {} if whole.head else {FROZEN: None}
@@ -85,9 +81,13 @@ def conclude(
         "best step": f"{int(best.step)} of {config.train.steps}",
     }
     title = ", ".join(data.task.name for data in tasks)
+    remark = lesson(best, curve, metric)
+    facts |= {kind: text for kind, _, text in [remark.partition(": ")] if text}
     report.write_report(folder / "report.md", title=title, facts=facts, rows=rows, words=words)
     say(words)
     say(report.markdown(rows))
+    if remark:
+        say(f"\n{remark}")
     say(f"\nbest step {int(best.step)}; curve {folder / 'curve.png'}; prompt saved in {saved}")
     return Result(prompt, results, folder)
 
@@ -100,7 +100,7 @@ def _prompt(
     tuned: Any,
     scores: dict[str, dict[str, float]],
     trained_on: DataConfig,
-    lineage: dict[str, Any] | None,
+    lineage: dict[str, Any],
 ) -> Prompt:
     """A tuned tree with all that is known about it."""
     flat = {f"{name}/{key}": v for name, values in scores.items() for key, v in values.items()}
@@ -112,7 +112,7 @@ def _prompt(
         task=data.task,
         metrics=flat,
         seed=config.train.seed,
-        recipe={**to_json(config), "data": dataclasses.asdict(trained_on), **(lineage or {})},
+        recipe={**to_json(config), "data": dataclasses.asdict(trained_on), **lineage},
     )
 
 

@@ -1,13 +1,13 @@
 """The examples of an experiment: which splits a dataset has, and which play which part."""
 
 import contextlib
+import hashlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 from prompt_jax.config import Config, InputError
-from prompt_jax.data import load_examples, load_rows, splits
-from prompt_jax.tasks import Example, Task, resolve, with_tags
+from prompt_jax.data import hold_out, load_examples, load_table, sample, splits
+from prompt_jax.tasks import Example, Task, resolve, to_examples, with_tags
 
 
 class Data(NamedTuple):
@@ -18,6 +18,12 @@ class Data(NamedTuple):
     validation: list[Example]
     tests: dict[str, list[Example]]
     """Test set name -> examples; empty when the dataset has no labelled test split."""
+    held_out: bool = False
+    """Whether the validation examples were taken out of the training rows."""
+
+    def watched(self, config: Config) -> list[Example]:
+        """The validation examples that are scored while training."""
+        return sample(self.validation, config.train.eval_examples, self.task, config.data.seed)
 
 
 def load_mixture(config: Config) -> list[Data]:
@@ -54,26 +60,30 @@ def load_data(config: Config, name: str = "") -> Data:
     Raises:
       InputError: see `prompt_jax.data` and `prompt_jax.tasks`.
     """
-    name, limit = name or config.data.task, config.data.max_examples
+    name, options = name or config.data.task, config.data
     found = splits(name)
     own = found[0] if len(found) == 1 else "train"
-    columns = load_rows(name, own, 1)[0]
-    task = resolve(name, config.task, columns)
-    train = load_examples(task, name, own, limit)
+    rows = load_table(name, own)
+    task = resolve(name, config.task, rows[0].values, rows)
+    train = to_examples(task, rows)
     task = with_tags(task, train)
     tests = _tests(config, task, name, found)
-    if config.data.validation:
-        validation = _examples(task, config.data.validation, "validation")
+    held_out = False
+    if options.validation:
+        validation = examples_of(task, options.validation, "validation")
     elif "validation" in found:
         validation = load_examples(task, name, "validation")
     else:
-        train, validation = _hold_out(train, name)
-    return Data(task, train, validation, tests)
+        drawn = (options.validation_fraction, task, options.seed, name)
+        train, validation = hold_out(train, *drawn)
+        held_out = True
+    train = sample(train, options.max_examples, task, options.seed)
+    return Data(task, train, validation, tests, held_out)
 
 
 def _tests(config: Config, task: Task, name: str, found: list[str]) -> dict[str, list[Example]]:
     if config.data.test:
-        return {"test": _examples(task, config.data.test, "test")}
+        return {"test": examples_of(task, config.data.test, "test")}
     tests = {}
     for split in sorted((s for s in found if s.startswith("test")), key=lambda s: (s != "test", s)):
         # GLUE's test labels are secret: such a split is no mistake of the user's.
@@ -82,21 +92,12 @@ def _tests(config: Config, task: Task, name: str, found: list[str]) -> dict[str,
     return tests
 
 
-def _examples(task: Task, name: str, split: str) -> list[Example]:
+def examples_of(task: Task, name: str, split: str) -> list[Example]:
+    """The examples of a dataset: of a split when it has that one, else of the only one."""
     found = splits(name)
     return load_examples(task, name, split if split in found else found[0])
 
 
-def _hold_out(train: list[Example], name: str) -> tuple[list[Example], list[Example]]:
-    """Every tenth example, in an order of their own, for a dataset without validation."""
-    if len(train) < 10:
-        raise InputError(
-            f"{name} has no validation split and {len(train)} rows, too few to hold "
-            "10 % out; give --data.validation"
-        )
-    order = np.random.default_rng(0).permutation(len(train))
-    held = set(order[: len(train) // 10].tolist())
-    return (
-        [example for i, example in enumerate(train) if i not in held],
-        [train[i] for i in sorted(held)],
-    )
+def digest(examples: Sequence[Example]) -> str:
+    """Of all that examples say."""
+    return hashlib.sha256(repr(list(examples)).encode()).hexdigest()[:16]

@@ -142,7 +142,7 @@ def _step_bytes(config: Config, data: Data, backbone: Backbone, prompt: Prompt) 
 
 def _latency(config: Config, data: Data, backbone: Backbone, prompt: Prompt) -> float:
     """The median ratio of rounds in which both models answer the same rows."""
-    examples = (next(iter(data.tests.values()), None) or data.validation)[: config.eval.batch_size]
+    examples = (next(iter(data.tests.values()), None) or data.validation)[: config.scoring.rows]
     sources = [example.source for example in examples]
     eval = dataclasses.replace(config.eval, batch_size=len(sources))
     options = {"data": config.data, "eval": eval}

@@ -53,7 +53,7 @@ class Population:
         check_one_program(configs)
         self.configs, self.backbone, self.data = list(configs), backbone, list(data)
         self.methods = [
-            for_tasks_of(config.method, backbone, [own.task])
+            for_tasks_of(config, backbone, [own.task])
             for config, own in zip(configs, data, strict=True)
         ]
         check_lengths(self.methods)
@@ -175,10 +175,11 @@ class Population:
         return evaluate(
             self.backbone,
             self.injection(index, tuned),
-            own.validation[: config.train.eval_examples],
+            own.watched(config),
             own.task,
             data=config.data,
-            eval=config.eval,
+            eval=config.scoring,
+            likelihood=True,
         )
 
 

@@ -4,6 +4,7 @@ Everything that can be wrong is found before the first step is compiled. The loo
 `train.fit`; this file puts disk, evaluation and words around it.
 """
 
+import functools
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,9 +23,10 @@ from prompt_jax.config import (
 from prompt_jax.data import Batches, prefetch
 from prompt_jax.evaluate import evaluate
 from prompt_jax.experiment.answering import batches_of, check_blanks, for_tasks_of, loss_of
-from prompt_jax.experiment.conclude import Result, conclude, joined
-from prompt_jax.experiment.data import Data, load_mixture
-from prompt_jax.experiment.watch import Best, Say, Watch, on_sigterm
+from prompt_jax.experiment.choice import Best, Judgement, judge, unjudged, warnings_of
+from prompt_jax.experiment.conclude import Result, conclude
+from prompt_jax.experiment.data import Data, digest, load_mixture
+from prompt_jax.experiment.watch import Say, Watch, on_sigterm
 from prompt_jax.methods import for_tasks, materialize
 from prompt_jax.plan import plan_remat
 from prompt_jax.processes import (
@@ -38,6 +40,7 @@ from prompt_jax.processes import (
 from prompt_jax.prompts import fresh
 from prompt_jax.runs import Metrics, begin_run, check_run
 from prompt_jax.sharding import check_rows, describe, on_host
+from prompt_jax.tasks import remarks
 from prompt_jax.train import fit, start
 from prompt_jax.weights import load_backbone
 
@@ -75,7 +78,7 @@ def _train(config: Config, folder: Path, resume: bool, say: Say) -> Result:
     check_alike({f"the data of {data.task.name}": _digest(data) for data in tasks})
     backbone = load(config, say)
     check_rows(config.train.batch_size // config.train.accumulate, backbone.mesh)
-    method = for_tasks_of(config.method, backbone, [data.task for data in tasks])
+    method = for_tasks_of(config, backbone, [data.task for data in tasks])
     tuned = on_host(fresh(method, backbone, config.train.seed))
     batches = batches_of(
         config,
@@ -142,6 +145,8 @@ def _introduce(
         sizes = f"{len(data.train):,} train, {len(data.validation):,} validation"
         tests = "".join(f", {len(rows):,} {name}" for name, rows in data.tests.items())
         say(f"task {data.task.name}: {sizes}{tests} rows")
+        for line in (*remarks(data.task, config.task), *warnings_of(data, config)):
+            say(line)
     cut = batches.truncated
     if any(cut):
         say(
@@ -164,23 +169,11 @@ def _fit(
     """Trains to the end and gives the best prompt; None when SIGTERM stopped it."""
     options = config.train
 
-    def score(tuned: Any) -> dict[str, float]:
-        scores = {}
-        for i, data in enumerate(tasks):
-            scores[data.task.name] = evaluate(
-                backbone,
-                for_tasks(materialize(method, tuned), i),
-                data.validation[: options.eval_examples],
-                data.task,
-                data=config.data,
-                eval=config.eval,
-            ).metrics
-        return joined(scores)
-
+    score = functools.partial(_score, config, tasks, backbone, method)
     # The first process keeps the state of all, which is whole in each.
     manager = checkpoints.open_checkpoints(folder / "checkpoints") if is_first() else None
     fresh = start(tuned, options)
-    none = Best(fresh.tuned, np.float32(-np.inf), np.int32(0), np.int32(0))
+    none = unjudged(fresh.tuned)
     restored = together(
         lambda: checkpoints.restore(manager, (fresh, none)) if manager and resume else None
     )
@@ -217,6 +210,27 @@ def _fit(
     return watch.best
 
 
+def _score(
+    config: Config, tasks: Sequence[Data], backbone: Backbone, method: MethodConfig, tuned: Any
+) -> Judgement:
+    """A tuned tree on the validation rows of every task."""
+    whole = materialize(method, tuned)
+    return judge(
+        {
+            data.task.name: evaluate(
+                backbone,
+                for_tasks(whole, i),
+                data.watched(config),
+                data.task,
+                data=config.data,
+                eval=config.scoring,
+                likelihood=True,
+            )
+            for i, data in enumerate(tasks)
+        }
+    )
+
+
 def _sha256(tree: Any) -> str:
     leaves = jax.tree.leaves(tree)
     if sum(leaf.nbytes for leaf in leaves) > HASHED:
@@ -231,4 +245,4 @@ def _sha256(tree: Any) -> str:
 def _digest(data: Data) -> str:
     """Of all examples of a task."""
     parts = (data.train, data.validation, *data.tests.values())
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+    return digest([example for part in parts for example in part])

@@ -15,11 +15,13 @@ import numpy as np
 from prompt_jax import checkpoints, report
 from prompt_jax.config import Config, InputError, SweepConfig, differences, from_json, to_json
 from prompt_jax.experiment.candidates import Candidates
+from prompt_jax.experiment.choice import warnings_of
 from prompt_jax.experiment.conclude import Result, conclude
 from prompt_jax.experiment.data import check_one, load_data
 from prompt_jax.experiment.run import load
 from prompt_jax.experiment.watch import Say, on_sigterm
 from prompt_jax.runs import Metrics, begin_run, check_run, write_text
+from prompt_jax.tasks import remarks
 from prompt_jax.train import DivergedError
 
 KEPT = "sweep_config.json"
@@ -116,6 +118,8 @@ def sweep(
         made.take(restored[1])
         say(f"resuming after {clock} steps of all slots")
     say(_introduction(configs, sweep, made.targets))
+    for line in (*remarks(data.task, config.task), *warnings_of(data, config)):
+        say(line)
     metrics = Metrics(folder, step=clock)
     stop: list[bool] = []
     with on_sigterm(lambda: stop.append(True)):
@@ -162,9 +166,7 @@ def _advance(
         if own % made.configs[i].train.eval_every and own != made.targets[rung]:
             continue
         found = made.judge(i)
-        scores = dict(found.metrics)
-        if found.log_likelihood is not None:
-            scores["log_likelihood"] = found.log_likelihood
+        scores = found.scores
         named = {f"validation/{name}": value for name, value in scores.items()}
         metrics.add({"step": clock, "candidate": i, "own_step": own, **named})
         shown = ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
@@ -229,7 +231,7 @@ def _conclude(
 def table(made: Candidates) -> list[list[str]]:
     """All candidates as cells, the best first: what each is, how far it went, its best score."""
     names = list(made.sweep.choices)
-    order = sorted(range(len(made.configs)), key=lambda i: -float(made.best[i].score))
+    order = sorted(range(len(made.configs)), key=made.reached, reverse=True)
     rows = [["candidate", *(FIELDS[name][1] for name in names), "steps", "score", "at step"]]
     for i in order:
         values = (

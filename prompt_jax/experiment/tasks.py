@@ -9,14 +9,16 @@ import numpy as np
 
 from prompt_jax import checkpoints
 from prompt_jax.config import Config, InputError
+from prompt_jax.experiment.choice import Best, Judgement, judge, unjudged, warnings_of
 from prompt_jax.experiment.conclude import Result, conclude, short
 from prompt_jax.experiment.data import load_data
 from prompt_jax.experiment.population import Population
 from prompt_jax.experiment.run import load
-from prompt_jax.experiment.watch import Best, Say, Watch, on_sigterm
+from prompt_jax.experiment.watch import Say, Watch, on_sigterm
 from prompt_jax.population import member, stack
 from prompt_jax.runs import Metrics, begin_run, check_run
 from prompt_jax.sharding import on_host
+from prompt_jax.tasks import remarks
 from prompt_jax.train import DivergedError
 
 
@@ -53,10 +55,13 @@ def train_tasks(
         Path(own.out).mkdir(parents=True, exist_ok=True)
         begin_run(Path(own.out), own, resume=resume)
     say(f"{len(made)} tasks at once: {', '.join(config.data.tasks)}")
+    for own in data:
+        for line in remarks(own.task, config.task):
+            say(f"{own.task.name}: {line}")
+        for line in warnings_of(own, config):
+            say(line)
     manager = checkpoints.open_checkpoints(folder / "checkpoints")
-    none = [
-        Best(made.tree(i), np.float32(-np.inf), np.int32(0), np.int32(0)) for i in range(len(made))
-    ]
+    none = [unjudged(made.tree(i)) for i in range(len(made))]
     restored = checkpoints.restore(manager, (made.states, stack(none))) if resume else None
     first, (states, best) = restored or (0, (made.states, stack(none)))
     made.states = jax.tree.map(np.array, states)
@@ -98,8 +103,8 @@ class _Team:
     def _watch(self, index: int, best: Best) -> Watch:
         made, name = self.made, self.made.data[index].task.name
 
-        def score(tuned: Any) -> dict[str, float]:
-            return made.score(index, tuned).metrics
+        def score(tuned: Any) -> Judgement:
+            return judge({name: made.score(index, tuned)})
 
         def say(line: str) -> None:
             if "validation" in line or index == 0:

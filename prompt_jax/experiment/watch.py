@@ -5,29 +5,19 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import numpy as np
 
 from prompt_jax import checkpoints
 from prompt_jax.config import Config
+from prompt_jax.experiment.choice import Best, Judgement
 from prompt_jax.processes import preempted
 from prompt_jax.runs import Metrics
 from prompt_jax.sharding import on_host
 from prompt_jax.train import State
 
 Say = Callable[[str], None]
-
-
-class Best(NamedTuple):
-    """The prompt to keep: the best on validation so far."""
-
-    tuned: Any
-    score: np.ndarray
-    step: np.ndarray
-    since: np.ndarray
-    """Evaluations since then."""
 
 
 class Watch:
@@ -38,7 +28,7 @@ class Watch:
         config: Config,
         manager: Any,
         metrics: Metrics,
-        score: Callable[[Any], dict[str, float]],
+        score: Callable[[Any], Judgement],
         best: Best,
         say: Say,
     ):
@@ -74,12 +64,8 @@ class Watch:
     def evaluate(self, step: int, state: State, row: dict[str, float]) -> None:
         """Scores the prompt of a step on validation and keeps it when it is the best."""
         tuned = on_host(state.tuned)
-        scores = self.score(tuned)
-        deciding = next(iter(scores.values()))
-        if deciding > self.best.score:
-            self.best = Best(tuned, np.float32(deciding), np.int32(step), np.int32(0))
-        else:
-            self.best = self.best._replace(since=np.int32(self.best.since + 1))
+        judgement = self.score(tuned)
+        self.best, scores = self.best.after(judgement, tuned, step), judgement.scores
         self.metrics.add({**row, **{f"validation/{name}": v for name, v in scores.items()}})
         shown = ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
         self.say(f"step {step:>6}  validation {shown}")

@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import DataConfig, EvalConfig, InputError
-from prompt_jax.data import encode, encode_targets, locate, pad
+from prompt_jax.data import encode, encode_labels, locate, pad
 from prompt_jax.generate.decoding import generate
 from prompt_jax.generate.prefill import read_once
 from prompt_jax.generate.reading import READERS, classify
@@ -26,7 +26,18 @@ class Answers(NamedTuple):
 
     predictions: list[str]
     scores: Float[np.ndarray, "N C"] | None
-    """The log-likelihood of every label word, as it was ranked; None for generation."""
+    """The log-likelihood of every label word, as it was ranked; None for other kinds."""
+    readings: "list[Reading] | None" = None
+    """Of a head that reads tokens, for every input; None for other kinds."""
+
+
+class Reading(NamedTuple):
+    """What a head says of the tokens of an input."""
+
+    scores: Float[np.ndarray, "R C"]
+    """Log-probabilities: of every tag at every token, or of every token as an end of the span."""
+    places: Int[np.ndarray, "K 2"]
+    """Where the tokens stand in the text."""
 
 
 def answer(
@@ -42,7 +53,7 @@ def answer(
 ) -> Answers:
     """The answer to every input, in the order of the inputs.
 
-    Inputs of similar length share a batch, and all batches have `eval.batch_size` rows, so a few
+    Inputs of similar length share a batch, and all batches have `eval.rows` rows, so a few
     compiled programs serve any number of inputs.
 
     Args:
@@ -73,7 +84,7 @@ def answer(
     run = _asked(backbone, injection, task, data, eval, frozen)
     found: list[Any] = [None] * len(rows)
     done = 0
-    for indices, tokens, mask in _batches(rows, eval.batch_size, virtual, _pad_id(backbone)):
+    for indices, tokens, mask in batches_by_length(rows, eval.rows, virtual, _pad_id(backbone)):
         for index, answered in zip(indices, run(tokens, mask), strict=False):
             found[index] = answered
         done += len(indices)
@@ -81,7 +92,8 @@ def answer(
             progress(done, len(rows))
     if reads:
         each = zip(found, sources, places, strict=True)
-        return Answers([READERS[task.kind](*given, task.labels) for given in each], None)
+        texts = [READERS[task.kind](*given, task.labels) for given in each]
+        return Answers(texts, None, list(map(Reading, found, places)))
     if task.choices:
         scores = np.stack(found) if found else np.zeros((0, len(task.choices)), np.float32)
         return Answers([task.choices[best] for best in scores.argmax(1)], scores)
@@ -108,7 +120,7 @@ def _asked(
         return lambda tokens, mask: on_host(read(tokens, mask))
     if task.choices:
         words = (backbone.tokenizer, task.choices, data.max_target_length)
-        labels = encode_targets(*words, place=backbone.target_place)
+        labels = encode_labels(*words, place=backbone.target_place)
         labels = pad(labels, max(map(len, labels)), _pad_id(backbone))
         norm = {"length_normalize": eval.length_normalize}
         return lambda tokens, mask: on_host(
@@ -146,10 +158,12 @@ def _pad_id(backbone: Backbone) -> int:
     return backbone.config.pad_token_id
 
 
-def _batches(
+def batches_by_length(
     rows: list[np.ndarray], size: int, virtual: int, pad_id: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Indices, tokens and mask; the longest first, so what does not fit in memory fails at once.
+    """Indices, tokens and mask of batches of rows of similar length.
+
+    The longest come first, so what does not fit in memory fails at once.
 
     The last batch is filled up with copies of its last row, which have no index.
     """

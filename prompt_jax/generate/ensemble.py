@@ -81,7 +81,7 @@ def ask_each(
         )
     prompts, masks = _stacked(injections, backbone)
     count = len(injections)
-    inputs = max(1, eval.batch_size // count)
+    inputs = max(1, eval.rows // count)
     repeated = Injection(
         jnp.tile(prompts, (inputs, 1, 1)),
         jnp.tile(masks, (inputs, 1)),

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from prompt_jax.backbones.sizes import numbers
 from prompt_jax.config import PLACEMENTS, InputError, choose
 
 
@@ -53,6 +54,10 @@ class Injection(NamedTuple):
     `suffix` behind its last real token, and so before the padding."""
     tasks: Float[Array, "N P D"] | None = None
     """The prompts of N tasks, one of which `for_tasks` makes `prompt`: no model reads them all."""
+
+    def __repr__(self) -> str:
+        parts = [name for name, part in self._asdict().items() if jax.tree.leaves(part)]
+        return f"<Injection: {', '.join(parts) or 'nothing'}; {numbers(self)}>"
 
     @property
     def input_tokens(self) -> int:

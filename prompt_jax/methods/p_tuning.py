@@ -22,7 +22,7 @@ def init(
 ) -> dict[str, Any]:
     """`embedding` [P, D] and the maps that write the prompt from it.
 
-    The last map starts at zero beside a residual `base`, which is where `config.init` says: so
+    The last map starts at zero beside a residual `base`, which is where `config.start` says: so
     training begins at a good prompt and not at noise.
     """
     width, hidden = backbone.width, config.encoder_hidden_size

@@ -29,10 +29,10 @@ def init(
 ) -> dict[str, Any]:
     """By attention, `key` and `value` [L, P, H, K]; or an embedding and an MLP to write them."""
     places = _places(config, backbone)
-    if config.init == "text":
+    if config.start == "text":
         return _unflatten(_of_text(config, backbone, places))
     keys = jax.random.split(key, 2 + len(places))
-    zero = 0.0 if config.init == "zero" else 1.0
+    zero = 0.0 if config.start == "zero" else 1.0
     if not config.prefix_projection:
         return _unflatten(
             {

@@ -58,7 +58,7 @@ def from_text(embed: Callable[[Any], Array], tokens: Sequence[int]) -> Initializ
 def initializer(
     config: InputPrompt, backbone: Backbone, start: np.ndarray | None = None
 ) -> Initializer:
-    """The initialiser that `config.init` names.
+    """The initialiser that `config.start` names.
 
     Args:
       start: [P, D], what `config.init_file` holds; read by the caller, since methods open no file.
@@ -68,18 +68,18 @@ def initializer(
         the start has another width or length.
     """
     vocab = from_vocab(backbone.table, config.init_population)
-    if config.init == "vocab":
+    if config.start == "vocab":
         return vocab
-    if config.init == "random":
+    if config.start == "random":
         return uniform(config.init_scale)
-    if config.init == "file":
+    if config.start == "file":
         return lambda key, shape: _checked(start, shape)
     if backbone.tokenizer is None:
         raise InputError(
-            f'init="{config.init}" needs a tokenizer and backbone {backbone.name!r} has none; '
+            f'init="{config.start}" needs a tokenizer and backbone {backbone.name!r} has none; '
             'use init="vocab"'
         )
-    if config.init == "text":
+    if config.start == "text":
         return from_text(backbone.embed, backbone.tokenizer(config.init_text)["input_ids"])
     if not config.init_labels:
         raise InputError(

@@ -11,27 +11,28 @@ from prompt_jax.config import InputError
 def targets(backbone: Backbone, modules: Sequence[str]) -> dict[str, Projection]:
     """The kernels whose name is one of `modules`, or ends in one behind a dot.
 
+    Names with layers in them are as good, as long as all layers of a kernel are named.
+
     Raises:
-      InputError: a name that matches nothing, or only some layers of a stack.
+      InputError: a name that matches nothing, or names of only some layers of a kernel.
     """
     projections = backbone.sockets.projections
-    found = {}
     for module in modules:
-        matched = {
-            path: [_is(name, module) for name in place.modules]
-            for path, place in projections.items()
-        }
-        for path, layers in matched.items():
-            if any(layers) and not all(layers):
-                raise InputError(
-                    f"target_modules name {module!r} is in {sum(layers)} of {len(layers)} layers "
-                    f"of {path}; layers are tuned together, so name the kernel without its layer"
-                )
-        hits = [path for path, layers in matched.items() if all(layers)]
-        if not hits:
+        if not any(_is(name, module) for place in projections.values() for name in place.modules):
             raise InputError(_nothing(module, projections, backbone.name))
-        found |= {path: projections[path] for path in hits}
-    return dict(sorted(found.items()))
+    found = {}
+    for path, place in sorted(projections.items()):
+        unnamed = [n for n in place.modules if not any(_is(n, module) for module in modules)]
+        if not unnamed:
+            found[path] = place
+        elif len(unnamed) < len(place.modules):
+            layers, count = len(place.modules), len(unnamed)
+            raise InputError(
+                f"target_modules name {layers - count} of {layers} layers of {path} and not "
+                f"{', '.join(unnamed)}; layers are tuned together, so name the kernel without its "
+                f"layer, {place.modules[0].rpartition('.')[2]!r}, or all of them"
+            )
+    return found
 
 
 def first_of(backbone: Backbone, choices: Sequence[Sequence[str]]) -> tuple[str, ...]:

@@ -7,9 +7,7 @@ from jaxtyping import Bool, Int
 
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import InputError
-
-IGNORED = -100
-"""A label that does not count in a loss."""
+from prompt_jax.data.alignment import IGNORED
 
 
 def token_ids(

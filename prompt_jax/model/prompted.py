@@ -9,16 +9,19 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from prompt_jax.backbones import Backbone, is_encoder
+from prompt_jax.backbones.sizes import numbers
 from prompt_jax.backbones.t5 import shift_right
 from prompt_jax.config import InputError, MethodConfig
+from prompt_jax.data.alignment import IGNORED
 from prompt_jax.generate import generate, read_once
 from prompt_jax.generate.encoding import at_places, class_logits, encode_text, token_logits
-from prompt_jax.losses import cross_entropy, seq2seq_logits, text_logits
+from prompt_jax.losses import mean_loss, seq2seq_logits, text_logits
 from prompt_jax.methods import Injection, for_tasks, materialize
-from prompt_jax.model.inputs import IGNORED, class_labels, texts, token_ids
-from prompt_jax.prompts import Prompt, fresh, load_prompt, prompt_for, save_prompt
+from prompt_jax.model.inputs import class_labels, texts, token_ids
+from prompt_jax.prompts import Prompt, fresh, import_prompt, prompt_for, save_prompt
+from prompt_jax.prompts.fits import adopt
 from prompt_jax.prompts.multitask import TaskIds, task_numbers
-from prompt_jax.prompts.prompt import adopt, check_fits, check_task
+from prompt_jax.prompts.prompt import check_task
 
 _logits = jax.jit(seq2seq_logits, static_argnames="module")
 _text_logits = jax.jit(text_logits, static_argnames=("module", "virtual"))
@@ -67,6 +70,11 @@ class PromptTuningModel:
         if task_id is not None:
             self._injection(None, 0)  # A task that is not there is told now, not at the first call.
 
+    def __repr__(self) -> str:
+        method = "no prompt" if self._source is None else self._method.kind
+        trained = "" if self._source is None else f", {numbers(self.tuned)}"
+        return f"<PromptTuningModel: {method}{trained}, on {self.backbone!r}>"
+
     @classmethod
     def from_pretrained(
         cls,
@@ -98,11 +106,9 @@ class PromptTuningModel:
             check_task(source, backbone)
             tuned = fresh(source, backbone, seed)
             return cls(backbone, prompt_for(tuned, source, backbone, seed=seed), tuned, task_id)
-        prompt = source if isinstance(source, Prompt) else load_prompt(source)
+        put_on = adopt if isinstance(source, Prompt) else import_prompt
+        prompt = put_on(source, backbone, allow_mismatch=allow_mismatch)
         check_task(prompt.method, backbone)
-        check_fits(prompt, backbone, allow_mismatch=allow_mismatch)
-        # A folder of PEFT's does not say how heads are split; the backbone does.
-        prompt = adopt(prompt, backbone)
         tree = prompt.tuned if prompt.training is None else prompt.training
         return cls(backbone, prompt, jax.tree.map(jnp.asarray, tree), task_id)
 
@@ -181,7 +187,7 @@ class PromptTuningModel:
             mask,
             self._decoder_tokens(decoder_input_ids, shifted, len(tokens)),
         )
-        return Output(logits, None if labels is None else _mean_loss(logits, labels))
+        return Output(logits, None if labels is None else mean_loss(logits, labels))
 
     @property
     def _reads_only(self) -> bool:
@@ -214,9 +220,9 @@ class PromptTuningModel:
         wanted = class_labels(labels, shapes[kind], classes)
         if kind == "QUESTION_ANS":
             # Of every text position, which one begins and which one ends the answer.
-            return Output(logits, _mean_loss(at_places(logits, mask), wanted))
+            return Output(logits, mean_loss(at_places(logits, mask), wanted))
         one = kind == "SEQ_CLS"
-        return Output(logits, _mean_loss(*(x[:, None] if one else x for x in (logits, wanted))))
+        return Output(logits, mean_loss(*(x[:, None] if one else x for x in (logits, wanted))))
 
     def _read(
         self,
@@ -239,7 +245,7 @@ class PromptTuningModel:
             )
         none = ((0, 0), (logits.shape[1] - labels.shape[1], 0))  # Virtual tokens have no labels.
         labels = np.pad(labels, none, constant_values=IGNORED)
-        return Output(logits, _mean_loss(logits[:, :-1], labels[:, 1:]))
+        return Output(logits, mean_loss(logits[:, :-1], labels[:, 1:]))
 
     def generate(
         self,
@@ -327,10 +333,3 @@ class PromptTuningModel:
                 f"{list(tokens.shape)}; give equal shapes, or labels alone"
             )
         return tokens
-
-
-def _mean_loss(logits: Float[Array, "B U C"], labels: Int[np.ndarray, "B U"]) -> Float[Array, ""]:
-    """Cross-entropy over the labels that are not -100."""
-    counted = jnp.asarray(labels != IGNORED)
-    nll = cross_entropy(logits, jnp.maximum(labels, 0))
-    return jnp.where(counted, nll, 0.0).sum() / jnp.maximum(counted.sum(), 1)

@@ -15,12 +15,14 @@ from prompt_jax.plan.costs import Traffic, traffic_of, work_of
 from prompt_jax.plan.programs import (
     Program,
     decode_program,
+    programs_of,
+    score_program,
     shape_of_backbone,
     train_program,
 )
 from prompt_jax.sharding import AXES, check_rows, device_memory
 
-PROGRAMS = {"train": train_program, "decode": decode_program}
+PROGRAMS = {"train": train_program, "decode": decode_program, "score": score_program}
 TRIES = 8
 """Programs that a search compiles at most: one of T5-XXL takes about a minute."""
 
@@ -100,13 +102,13 @@ class Plan(NamedTuple):
         return max(cost.needed for cost in self.costs)
 
 
-def plan(config: Config, topology: str | None, *, programs: Sequence[str] = ("train",)) -> Plan:
+def plan(config: Config, topology: str | None, *, programs: Sequence[str] = ()) -> Plan:
     """Compiles the programs of a run for a topology.
 
     Args:
       config: as `train` takes it; its longest input and target are planned for.
       topology: as `devices_of` takes it.
-      programs: of `PROGRAMS`.
+      programs: of `PROGRAMS`; empty takes those of the run, see `programs_of`.
 
     Raises:
       InputError: no such topology or backbone, a mesh that does not divide it, or a model that
@@ -118,7 +120,7 @@ def plan(config: Config, topology: str | None, *, programs: Sequence[str] = ("tr
     nothing_twice = dataclasses.replace(config.frozen, remat="none", attention_chunk=None)
     plain = dataclasses.replace(config, frozen=nothing_twice)
     costs = []
-    for name in programs:
+    for name in programs or programs_of(config):
         program = PROGRAMS[name](config, backbone, devices[0])
         bare = PROGRAMS[name](plain, shape_of_backbone(plain, devices), devices[0])
         ways = 1 if backbone.mesh is None else backbone.mesh.size
@@ -156,7 +158,7 @@ def plan_remat(
     over = ""
     for remat in REMATS:
         frozen = dataclasses.replace(config.frozen, remat=remat)
-        made = plan(dataclasses.replace(config, frozen=frozen), topology)
+        made = plan(dataclasses.replace(config, frozen=frozen), topology, programs=("train",))
         (cost,) = made.costs
         limit = cost.limit if memory is None else memory
         if limit is None or (cost.memory is not None and made.needed <= limit):
@@ -275,11 +277,17 @@ def search(
 
 
 def _rank(made: Plan) -> float:
-    return sum(cost.bounds.seconds for cost in made.costs if cost.bounds)
+    """Seconds of a step, which is run far more often than any other program."""
+    steps = [cost for cost in made.costs if cost.program == "train"] or made.costs
+    return sum(cost.bounds.seconds for cost in steps if cost.bounds)
 
 
 def alternatives(made: Plan) -> Iterator[tuple[str, Config]]:
     """Changes to a plan, each with its words, those that cost the least first."""
+    fits = {cost.program: cost.fits for cost in made.costs}
+    if fits.get("train") and not made.fits:
+        yield from _fewer_rows(made.config)
+        return
     config, devices = made.config, devices_of(made.topology)
     limit = getattr(chip_of(devices[0]), "memory", None)
     remats = [r for r in ("none", "minimal", "full") if r != config.frozen.remat]
@@ -294,6 +302,15 @@ def alternatives(made: Plan) -> Iterator[tuple[str, Config]]:
                 continue
             mesh = ", ".join(f"{name}={size}" for name, size in sizes.items() if size > 1)
             yield f"{mesh or 'one device'}, remat {remat}, weights {kind}", changed
+
+
+def _fewer_rows(config: Config) -> Iterator[tuple[str, Config]]:
+    """Smaller batches of evaluation: nothing else is wrong with a run whose step fits."""
+    rows = config.scoring.rows
+    while rows > 1:
+        rows //= 2
+        fewer = dataclasses.replace(config.eval, batch_size=rows)
+        yield f"eval.batch_size {rows}", dataclasses.replace(config, eval=fewer)
 
 
 def _meshes(count: int, heads: int) -> list[dict[str, int]]:

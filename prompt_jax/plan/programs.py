@@ -18,10 +18,12 @@ from prompt_jax.data import Batch
 from prompt_jax.generate.prefill import decoding_module
 from prompt_jax.generate.rules import Rules
 from prompt_jax.generate.sampling import decode_tokens
+from prompt_jax.generate.scoring import score_candidates
 from prompt_jax.losses import loss_fn
 from prompt_jax.methods import init, materialize
 from prompt_jax.plan.chips import GIB, chip_of
-from prompt_jax.sharding import activation_spec, build_mesh, whole
+from prompt_jax.sharding import activation_spec, build_mesh, whole, whole_rows
+from prompt_jax.tasks import TASKS, parse_name
 from prompt_jax.train import start, train_step
 from prompt_jax.weights import open_backbone
 
@@ -136,13 +138,8 @@ def train_program(config: Config, backbone: Backbone, device: Any) -> Program:
 
 def decode_program(config: Config, backbone: Backbone, device: Any) -> Program:
     """Greedy answers to a batch of evaluation, as long as they may get."""
-    method, eval, data = method_for(config, backbone), config.eval, config.data
-    injection = jax.eval_shape(lambda t: materialize(method, t), _tuned(method, backbone))
-    injection = _placed(injection, _everywhere(backbone, device))
-    length = data.max_source_length
-    tokens, mask = _rows(
-        *(backbone, device, eval.batch_size), tokens=(length, jnp.int32), mask=(length, jnp.bool_)
-    )
+    method, eval = method_for(config, backbone), config.eval
+    injection, tokens, mask = _read(config, method, backbone, device)
     longest = eval.max_new_tokens
     rules = Rules(np.atleast_1d(backbone.config.eos_token_id), np.int32(0))
     module = decoding_module(backbone)
@@ -153,3 +150,53 @@ def decode_program(config: Config, backbone: Backbone, device: Any) -> Program:
 
     arguments = (injection, backbone.params, tokens, mask)
     return Program("decode", decode, arguments, rounds=eval.max_new_tokens)
+
+
+def score_program(config: Config, backbone: Backbone, device: Any) -> Program:
+    """How likely every label word is to a batch of evaluation, or the target of every row."""
+    method, length = method_for(config, backbone), config.data.max_target_length
+    injection, tokens, mask = _read(config, method, backbone, device)
+    # As many words as the task with the most has, each as long as a target may be.
+    count = max(map(len, label_words(config)))
+    shapes = {"tokens": (length, jnp.int32), "mask": (length, jnp.bool_)}
+    if count:
+        place = _everywhere(backbone, device)
+        words = [jax.ShapeDtypeStruct((count, n), t, sharding=place) for n, t in shapes.values()]
+    else:
+        words = _rows(backbone, device, tokens.shape[0], **shapes)
+    module = decoding_module(backbone)
+
+    @jax.jit
+    def score(injection: Any, frozen: Any, tokens: Any, mask: Any, words: Any, real: Any) -> Any:
+        if not count:
+            words, real = words[:, None], real[:, None]
+        inputs = (module, frozen, injection, tokens, mask, words, real, real.sum(-1))
+        return score_candidates(*inputs)
+
+    return Program("score", score, (injection, backbone.params, tokens, mask, *words))
+
+
+def programs_of(config: Config) -> tuple[str, ...]:
+    """What a run compiles: its step, and how it scores validation.
+
+    Label words are scored. Where a task may have none, texts are written and targets scored.
+    """
+    return ("train", "score") if all(label_words(config)) else ("train", "decode", "score")
+
+
+def label_words(config: Config) -> list[tuple[str, ...]]:
+    """Those of every task, as far as they are known without its rows; empty where it may write."""
+    known = [TASKS.get(parse_name(name).key) for name in config.data.names]
+    if config.task.kind not in (None, "classification"):
+        return [()] * len(known)
+    return [config.task.labels or (task.choices if task else ()) for task in known]
+
+
+def _read(config: Config, method: MethodConfig, backbone: Backbone, device: Any) -> list[Any]:
+    """A prompt, and the tokens and mask of a batch of evaluation."""
+    injection = jax.eval_shape(lambda t: materialize(method, t), _tuned(method, backbone))
+    rows = whole_rows(config.scoring.rows, backbone.mesh)
+    length = config.data.max_source_length
+    shapes = {"tokens": (length, jnp.int32), "mask": (length, jnp.bool_)}
+    placed = _placed(injection, _everywhere(backbone, device))
+    return [placed, *_rows(backbone, device, rows, **shapes)]

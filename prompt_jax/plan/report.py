@@ -36,7 +36,9 @@ def choice(made: Plan) -> str:
     """The mesh, what is kept, and in what the weights are held."""
     mesh = ", ".join(f"{name}={made.mesh[name]}" for name in AXES if made.mesh[name] > 1)
     frozen = made.config.frozen
-    return f"{mesh or 'one device'}, remat {frozen.remat}, weights {frozen.dtype}"
+    rows = made.config.eval.batch_size
+    chosen = f", eval.batch_size {rows}" if rows else ""
+    return f"{mesh or 'one device'}, remat {frozen.remat}, weights {frozen.dtype}{chosen}"
 
 
 def text(made: Plan, others: Sequence[Plan] = ()) -> str:
@@ -46,7 +48,7 @@ def text(made: Plan, others: Sequence[Plan] = ()) -> str:
     parts = [
         answer(made),
         f"{choice(made)}; {c.train.batch_size} rows of {lengths}, "
-        f"{c.data.max_target_length} of target",
+        f"{c.data.max_target_length} of target; {c.scoring.rows} rows to evaluate",
         "",
         *_table(_memory_rows(made.costs)),
     ]

@@ -5,6 +5,7 @@ PEFT loads and runs differently.
 """
 
 from prompt_jax.prompts.composition import compose as compose
+from prompt_jax.prompts.fits import check_fits as check_fits
 from prompt_jax.prompts.folder import check_free as check_free
 from prompt_jax.prompts.folder import export_peft as export_peft
 from prompt_jax.prompts.folder import export_prompt as export_prompt
@@ -14,7 +15,6 @@ from prompt_jax.prompts.hub import push_prompt as push_prompt
 from prompt_jax.prompts.multitask import of_task as of_task
 from prompt_jax.prompts.multitask import task_names as task_names
 from prompt_jax.prompts.prompt import Prompt as Prompt
-from prompt_jax.prompts.prompt import check_fits as check_fits
 from prompt_jax.prompts.prompt import check_task as check_task
 from prompt_jax.prompts.prompt import prompt_for as prompt_for
 from prompt_jax.prompts.prompt import tokenizer_hash as tokenizer_hash

@@ -1,4 +1,4 @@
-"""A prompt with its identity, and whether it fits a backbone."""
+"""A prompt with its identity."""
 
 import contextlib
 import dataclasses
@@ -10,13 +10,12 @@ import weakref
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from prompt_jax.backbones import BACKBONES, Backbone
+from prompt_jax.backbones import Backbone
+from prompt_jax.backbones.sizes import numbers
 from prompt_jax.config import InputError, MethodConfig, PromptTuningConfig
-from prompt_jax.methods import CLASSIFIER, Injection, init, materialize, resolve, simplify
-from prompt_jax.prompts.peft_shapes import fitted
+from prompt_jax.methods import CLASSIFIER, Injection, materialize, resolve, simplify
 from prompt_jax.tasks import Task
 
 
@@ -89,6 +88,11 @@ class Prompt:
         for name in ("metrics", "recipe"):
             plain = json.loads(json.dumps(getattr(self, name), default=_plain))
             object.__setattr__(self, name, plain)
+
+    def __repr__(self) -> str:
+        name, on = (f" {word!r}" if word else "" for word in (self.name, self.backbone))
+        kind = f"{self.method.kind}, {numbers(self.tuned)}"
+        return f"<Prompt{name}: {kind}{', for' if on else ''}{on}>"
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
@@ -210,7 +214,7 @@ def prompt_for(tuned: Any, method: MethodConfig, backbone: Backbone, **about: An
     method = resolve(method, backbone)
     served, tree = simplify(method, tuned)
     form = {} if served == method else {"training": tuned, "trained_as": method}
-    return Prompt(tuned=tree, method=served, **{**_identity(backbone), **form, **about})
+    return Prompt(tuned=tree, method=served, **{**identity_of(backbone), **form, **about})
 
 
 def check_task(method: MethodConfig, backbone: Backbone) -> None:
@@ -227,7 +231,8 @@ def check_task(method: MethodConfig, backbone: Backbone) -> None:
         )
 
 
-def _identity(backbone: Backbone) -> dict[str, Any]:
+def identity_of(backbone: Backbone) -> dict[str, Any]:
+    """What a saved prompt tells about its backbone, as fields of a `Prompt`."""
     return {
         "backbone": backbone.name,
         "fingerprint": backbone.fingerprint,
@@ -255,86 +260,3 @@ def tokenizer_hash(tokenizer: Any) -> str:
 
 _HASHES: weakref.WeakKeyDictionary[Any, tuple[int, str]] = weakref.WeakKeyDictionary()
 """Of tokenizers met before, with the size of their vocabulary then: hashing takes 30 ms."""
-
-
-def check_fits(prompt: Prompt, backbone: Backbone, *, allow_mismatch: bool = False) -> None:
-    """Checks that the prompt was trained on this backbone, as far as its file tells.
-
-    A prompt on other weights of the same width runs and means nothing, so it is refused.
-
-    Args:
-      prompt: what is not known about it (an empty fingerprint) is not checked. One that PEFT saved
-        needs `adopt` besides, which gives its tree the backbone's shapes.
-      backbone: what it shall run on.
-      allow_mismatch: lets another family, fingerprint or tokenizer pass; another width never does.
-
-    Raises:
-      InputError: width, family, fingerprint or tokenizer differ.
-    """
-    names = f"prompt {prompt.name or prompt.digest[:12]!r}", f"backbone {backbone.name!r}"
-    _check_shapes(prompt, backbone, *names)
-    if allow_mismatch:
-        return
-    kinds = prompt.model_type, backbone.model_type
-    if prompt.model_type and BACKBONES.get(kinds[0]) is not BACKBONES.get(kinds[1]):
-        raise InputError(
-            f"{names[0]} was trained on a {kinds[0]} ({prompt.backbone or 'unnamed'}) and "
-            f"{names[1]} is a {kinds[1]}; use that backbone, or pass allow_mismatch=True "
-            "(--allow-mismatch) to run it all the same"
-        )
-    theirs = prompt.fingerprint, prompt.tokenizer_hash
-    for what, ours, its in zip(
-        ("weights", "tokenizer"),
-        (backbone.fingerprint, tokenizer_hash(backbone.tokenizer)),
-        theirs,
-        strict=True,
-    ):
-        if ours and its and ours != its:
-            raise InputError(
-                f"{names[0]} was trained on other {what} ({prompt.backbone or 'unnamed'}, sha256 "
-                f"{its[:12]}) than {names[1]} has (sha256 {ours[:12]}); use that backbone, or pass "
-                "allow_mismatch=True (--allow-mismatch) to run it all the same"
-            )
-
-
-def _check_shapes(prompt: Prompt, backbone: Backbone, ours: str, theirs: str) -> None:
-    trained_on = f" ({prompt.backbone})" if prompt.backbone else ""
-    remedy = f"use the backbone that it was trained on{trained_on}"
-    if isinstance(prompt.method, PromptTuningConfig):
-        width = next(iter(prompt.own_arrays.values())).shape[1]
-        if width != backbone.width:
-            raise InputError(f"{ours} is {width} wide and {theirs} is {backbone.width}; {remedy}")
-        if prompt.method.num_labels is None:
-            return
-    wanted = _shapes(prompt.method, backbone)
-    found = {path: leaf.shape for path, leaf in _on(prompt, backbone).arrays.items()}
-    for path in {**wanted, **found}:
-        if wanted.get(path) != found.get(path):
-            raise InputError(
-                f"{ours} does not fit {theirs}: {path} is {found.get(path, 'missing')} and must be "
-                f"{wanted.get(path, 'absent')}; {remedy}"
-            )
-
-
-def _shapes(method: MethodConfig, backbone: Backbone) -> dict[str, tuple[int, ...]]:
-    """The shapes of a method's tree on a backbone, by path."""
-    # Shapes only: where a start would come from does not matter.
-    plain = {"init": "random"} if hasattr(method, "init") else {}
-    method = dataclasses.replace(method, **plain)
-    tree = jax.eval_shape(lambda key: init(method, backbone, key), jax.random.key(0))
-    return jax.tree.map(jnp.shape, by_path(tree), is_leaf=lambda v: hasattr(v, "shape"))
-
-
-def _on(prompt: Prompt, backbone: Backbone) -> Prompt:
-    """The prompt in the backbone's shapes, if it still has those of PEFT's files."""
-    if prompt.num_attention_heads is not None or isinstance(prompt.method, PromptTuningConfig):
-        return prompt
-    arrays = fitted(prompt.arrays, _shapes(prompt.method, backbone))
-    return dataclasses.replace(prompt, tuned=from_paths(arrays))
-
-
-def adopt(prompt: Prompt, backbone: Backbone) -> Prompt:
-    """The prompt with the backbone's identity and shapes where its own are unknown."""
-    prompt = _on(prompt, backbone)
-    unknown = {k: v for k, v in _identity(backbone).items() if not getattr(prompt, k)}
-    return dataclasses.replace(prompt, **unknown)

@@ -1,4 +1,4 @@
-"""Reading prompts: our folders, PEFT's, `.npy` files and run folders; nothing is trusted."""
+"""Reading prompts: our folders, PEFT's, other tools', and `.npy` files; nothing is trusted."""
 
 import dataclasses
 import difflib
@@ -10,9 +10,11 @@ import numpy as np
 
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import InputError, MethodConfig, PromptTuningConfig, from_json
+from prompt_jax.config.checks import refuse_unread
 from prompt_jax.methods import init
-from prompt_jax.prompts import peft
+from prompt_jax.prompts import foreign, peft
 from prompt_jax.prompts.card import flat
+from prompt_jax.prompts.fits import adopt
 from prompt_jax.prompts.folder import (
     FORMAT,
     OWN_WEIGHTS,
@@ -22,7 +24,7 @@ from prompt_jax.prompts.folder import (
     is_prompt,
 )
 from prompt_jax.prompts.peft_shapes import fitted
-from prompt_jax.prompts.prompt import Prompt, adopt, check_fits, from_paths
+from prompt_jax.prompts.prompt import Prompt, from_paths
 from prompt_jax.tasks import Task
 from prompt_jax.weights.safetensors import open_safetensors
 from prompt_jax.weights.stored import damaged, read_json
@@ -37,24 +39,16 @@ def load_prompt(path: str | Path) -> Prompt:
 
     Args:
       path: a folder of `save_prompt`, a PEFT folder (prompt, P-, prefix or multitask prompt
-        tuning, LoRA, IA3), a run folder that holds `prompt/`, or a NumPy file of [P, D], with or
-        without the ending `.npy`. What PEFT saved of LoRA, IA3 and prefix tuning still lacks the
-        shapes of its backbone: `import_prompt` takes them from there.
+        tuning, LoRA, IA3), a folder of AdapterHub's prompt tuning, one of TGIS or caikit with
+        `decoder.pt` or `encoder.pt`, a run folder that holds `prompt/`, a NumPy file of [P, D],
+        with or without the ending `.npy`, or such a tensor in a `.pt`. What PEFT saved of LoRA, IA3
+        and prefix tuning still lacks the shapes of its backbone: `import_prompt` takes them from
+        there.
 
     Raises:
       InputError: nothing there, or it is damaged, or no prompt.
     """
-    path = _locate(Path(path))
-    if path.is_file():
-        return _load_npy(path)
-    own = (path / PROMPT_CONFIG).is_file()
-    try:
-        return _load_own(path) if own else _load_peft(path)
-    except InputError:
-        raise
-    except WRONG as error:  # A value of a kind that nobody writes there, deep in some reader.
-        config = path / (PROMPT_CONFIG if own else peft.ADAPTER_CONFIG)
-        raise damaged(config, f"it says what no prompt does ({error!r})") from error
+    return _read(Path(path), "")
 
 
 def import_prompt(path: str | Path, backbone: Backbone, *, allow_mismatch: bool = False) -> Prompt:
@@ -63,18 +57,40 @@ def import_prompt(path: str | Path, backbone: Backbone, *, allow_mismatch: bool 
     Raises:
       InputError: as `load_prompt` and `check_fits`.
     """
-    prompt = load_prompt(path)
-    check_fits(prompt, backbone, allow_mismatch=allow_mismatch)
-    return adopt(prompt, backbone)
+    prompt = _read(Path(path), backbone.model_type)
+    return adopt(prompt, backbone, allow_mismatch=allow_mismatch)
+
+
+def _read(path: Path, model_type: str) -> Prompt:
+    """What is at a path; the model's type, if known, tells whose names PEFT's tensors have."""
+    path = _locate(path)
+    if path.is_file():
+        return _load_file(path)
+    config = path / (PROMPT_CONFIG if (path / PROMPT_CONFIG).is_file() else peft.ADAPTER_CONFIG)
+    try:
+        if config.name == PROMPT_CONFIG:
+            return _load_own(path)
+        if not config.is_file():
+            return _prompt(path, name=_name(path), versions={}, **foreign.read_tensors(path))
+        values = read_json(config)
+        if foreign.is_adapterhub(values):
+            about = foreign.read_adapterhub(path, values)
+            return _prompt(path, name=_name(path), versions={}, **about)
+        return _load_peft(path, model_type)
+    except InputError:
+        raise
+    except WRONG as error:  # A value of a kind that nobody writes there, deep in some reader.
+        raise damaged(config, f"it says what no prompt does ({error!r})") from error
 
 
 def fresh(method: MethodConfig, backbone: Backbone, seed: int) -> Any:
     """`methods.init`, with the rows of `init_file` read where the method starts from a file.
 
     Raises:
-      InputError: as `methods.init` and `load_prompt`.
+      InputError: as `methods.init` and `load_prompt`, or an option that another one switches off.
     """
-    file = getattr(method, "init_file", None)
+    refuse_unread(method, "", method.only_with)
+    file = method.init_file if getattr(method, "start", None) == "file" else None
     rows = load_prompt(file).rows if file else None
     return init(method, backbone, jax.random.key(seed), rows)
 
@@ -123,7 +139,8 @@ def _listed(path: Path) -> Listed:
 
 
 def _prompt_folder(path: Path) -> Path | None:
-    return next((folder for folder in (path, path / "prompt") if is_prompt(folder)), None)
+    folders = (path, path / "prompt")
+    return next((f for f in folders if is_prompt(f) or foreign.has_tensors(f)), None)
 
 
 def _locate(path: Path) -> Path:
@@ -136,8 +153,8 @@ def _locate(path: Path) -> Path:
         inside = [p.name for p in sorted(path.iterdir()) if p.is_dir() and _prompt_folder(p)]
         hint = f"; prompts inside it: {', '.join(inside)}" if inside else ""
         raise InputError(
-            f"{path} holds no prompt: neither {PROMPT_CONFIG} nor {peft.ADAPTER_CONFIG} is in it "
-            f"or in its prompt/{hint}"
+            f"{path} holds no prompt: neither {PROMPT_CONFIG} nor {peft.ADAPTER_CONFIG}, nor a "
+            f"{' or '.join(foreign.TENSORS)}, is in it or in its prompt/{hint}"
         )
     siblings = path.parent.iterdir() if path.parent.is_dir() else ()
     names = [p.name for p in siblings if p.suffix == ".npy" or _prompt_folder(p)]
@@ -146,12 +163,15 @@ def _locate(path: Path) -> Path:
     raise InputError(f"no prompt at {path}; {hint}")
 
 
-def _load_npy(path: Path) -> Prompt:
+def _load_file(path: Path) -> Prompt:
     with path.open("rb") as file:
         magic = file.read(len(NUMPY_MAGIC))
     if magic != NUMPY_MAGIC:
+        if path.suffix in (".pt", ".pth", ".bin"):
+            return _prompt(path, name=path.stem, versions={}, **foreign.read_tensor(path))
         raise InputError(
-            f"{path} is no NumPy file; give a prompt folder, or a .npy of [virtual tokens, width]"
+            f"{path} is no NumPy file; give a prompt folder, or a .npy or .pt of [virtual tokens, "
+            "width]"
         )
     try:
         array = np.load(path, allow_pickle=False)
@@ -186,25 +206,26 @@ def _load_own(folder: Path) -> Prompt:
     if weights.name == OWN_WEIGHTS:
         tuned = _tree(weights)
     else:
-        tuned = from_paths(fitted(_adapter(folder, weights).arrays, values.get("shapes", {})))
+        adapter = _adapter(folder, weights, values["model_type"])
+        tuned = from_paths(fitted(adapter.arrays, values.get("shapes", {})))
     prompt = _prompt(weights, tuned=tuned, **fields)
     if prompt.digest != values["digest"]:
         raise damaged(weights, f"its numbers have not the digest that {PROMPT_CONFIG} says")
     return prompt
 
 
-def _load_peft(folder: Path) -> Prompt:
+def _load_peft(folder: Path, model_type: str) -> Prompt:
     weights = _weights_of(folder, *PEFT_WEIGHTS)
-    about = _adapter(folder, weights)._asdict()
+    about = _adapter(folder, weights, model_type)._asdict()
     tuned = from_paths(about.pop("arrays"))
     return _prompt(weights, tuned=tuned, name=_name(folder), versions={}, **about)
 
 
-def _adapter(folder: Path, weights: Path) -> peft.Adapter:
+def _adapter(folder: Path, weights: Path, model_type: str) -> peft.Adapter:
     path = folder / peft.ADAPTER_CONFIG
     if not path.is_file():
         raise InputError(f"{folder} holds no {peft.ADAPTER_CONFIG}; copy it again")
-    stored = peft.Stored(path, weights, read_json(path), peft.read_weights(weights))
+    stored = peft.Stored(path, weights, read_json(path), peft.read_weights(weights), model_type)
     return peft.read_adapter(stored)
 
 

@@ -18,8 +18,9 @@ from prompt_jax.config import (
     to_json,
 )
 from prompt_jax.prompts.card import flat
+from prompt_jax.prompts.fits import check_fits
 from prompt_jax.prompts.multitask import task_names
-from prompt_jax.prompts.prompt import Prompt, check_fits
+from prompt_jax.prompts.prompt import Prompt
 
 MEASURES = ("cosine", "l2")
 CAVEAT = (

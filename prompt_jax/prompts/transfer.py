@@ -12,7 +12,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import InputError, choose
 from prompt_jax.prompts.composition import check_alike, input_rows, parent, plain_method
-from prompt_jax.prompts.prompt import Prompt, check_fits, prompt_for
+from prompt_jax.prompts.fits import check_fits
+from prompt_jax.prompts.prompt import Prompt, prompt_for
 
 WAYS = ("linear", "mlp", "combination")
 SKIPPED, MAX_WORDS = 1000, 4000

@@ -8,7 +8,8 @@ import numpy as np
 
 from prompt_jax.backbones import Backbone, is_encoder
 from prompt_jax.config import InputError
-from prompt_jax.data import encode_targets, pad
+from prompt_jax.data import encode_labels, pad
+from prompt_jax.data.files import whole
 from prompt_jax.serve.errors import TooLongError
 from prompt_jax.serve.queue import Kind
 from prompt_jax.serve.reading import Candidates
@@ -37,7 +38,7 @@ class Texts:
         """
         if isinstance(text, str):
             tokenizer = self._tokenizer("text")
-            text = tokenizer(text, return_attention_mask=False, verbose=False)["input_ids"]
+            text = tokenizer(whole(text), return_attention_mask=False, verbose=False)["input_ids"]
         return self._checked("a text", text)
 
     def _checked(self, what: str, given: Any) -> np.ndarray:
@@ -90,7 +91,7 @@ class Texts:
 
     def _encode(self, words: tuple[str, ...]) -> list[Any]:
         tokenizer, place = self._tokenizer("candidate"), self._backbone.target_place
-        return encode_targets(tokenizer, list(words), self._lengths[-1], place=place)
+        return encode_labels(tokenizer, whole(list(words)), self._lengths[-1], place=place)
 
     def _candidates(self, candidates: Sequence[str | Sequence[int]]) -> list[np.ndarray]:
         if not len(candidates):

@@ -7,8 +7,12 @@ same templates serve training, prediction and a served prompt.
 from prompt_jax.tasks.examples import Example as Example
 from prompt_jax.tasks.examples import resolve as resolve
 from prompt_jax.tasks.examples import to_example as to_example
+from prompt_jax.tasks.examples import to_examples as to_examples
 from prompt_jax.tasks.examples import to_source as to_source
 from prompt_jax.tasks.examples import with_tags as with_tags
+from prompt_jax.tasks.labels import read_labels as read_labels
+from prompt_jax.tasks.labels import remarks as remarks
+from prompt_jax.tasks.labels import write_labels as write_labels
 from prompt_jax.tasks.table import EMBEDDED as EMBEDDED
 from prompt_jax.tasks.table import TASKS as TASKS
 from prompt_jax.tasks.table import TaskName as TaskName

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from prompt_jax.config import InputError, TaskConfig
+from prompt_jax.tasks.labels import in_order, infer, label_of, read_labels, write_labels
 from prompt_jax.tasks.table import TASKS, parse_name
 from prompt_jax.tasks.task import Task
-from prompt_jax.tasks.templates import check_column, fill, listing, parse
+from prompt_jax.tasks.templates import check_column, fill, listing, parse, reach
 
 
 class Example(NamedTuple):
@@ -28,18 +29,26 @@ class Example(NamedTuple):
         return (self.target, *self.others)
 
 
-def resolve(name: str, config: TaskConfig, columns: Iterable[str]) -> Task:
+def resolve(
+    name: str,
+    config: TaskConfig,
+    columns: Iterable[str],
+    rows: Sequence[tuple[str, Mapping[str, Any]]] = (),
+) -> Task:
     """The task of a name, with the user's fields over the known ones.
 
-    A dataset nobody described needs no template when its columns are `input` and `target`.
+    A dataset nobody described needs no template when its columns are `input` and `target`, and no
+    label words when its targets are few, short and repeat.
 
     Args:
       name: as for `parse_name`.
       config: the user's templates, label words and metrics; empty fields take the known ones.
       columns: the columns of the dataset.
+      rows: where each training row stands and its values; without them no labels are inferred.
 
     Raises:
-      InputError: no template is known or given, or a template names a column that is not there.
+      InputError: no template is known or given, a template names a column that is not there, or
+        label words that cannot be.
     """
     columns = list(columns)
     key = parse_name(name).key
@@ -53,26 +62,44 @@ def resolve(name: str, config: TaskConfig, columns: Iterable[str]) -> Task:
             f"{name} has the columns {', '.join(columns)} and no known templates; give "
             '--task.source "... {column} ..." and --task.target "{column}"'
         )
+    _check_templates(source, target, columns, name)
     # Its labels and metrics are of its own kind, and its metrics of its own labels.
     same = known if known and config.kind in (None, known.kind) else None
-    measured = same.metrics if same and not config.labels else ()
-    # A text, until label words are given.
+    # A text, until there are label words.
     declared = known.kind if known and known.kind != "generation" else ""
-    task = Task(
+    kind = config.kind or declared
+    labels, values = read_labels(config.labels)
+    labels = labels or (same.labels if same else ())
+    if kind in ("classification", "tagging") or (not kind and key not in TASKS):
+        targets = _targets(target, kind, rows)
+        if not labels and kind != "tagging":
+            labels = infer(targets, config)
+        values = values or in_order(labels, targets)
+    measured = same.metrics if same and same.labels == labels else ()
+    return Task(
         name=key,
         source=source,
         target=target,
-        kind=config.kind or declared,
-        labels=config.labels or (same.labels if same else ()),
+        kind=kind,
+        labels=labels,
+        values=values,
         metrics=config.metrics or measured,
     )
-    for template in (task.source, task.target):
+
+
+def _targets(template: str, kind: str, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
+    """The targets of all rows, or their tags."""
+    targets = [fill(template, row, place, "target").text for place, row in rows]
+    return [tag for text in targets for tag in text.split()] if kind == "tagging" else targets
+
+
+def _check_templates(source: str, target: str, columns: list[str], name: str) -> None:
+    for template in (source, target):
         names = [column for _, column, _ in parse(template) if column is not None]
         if not names:
             raise InputError(f"template {template!r} names no column; allowed: {listing(columns)}")
         for column in names:
             check_column(column, columns, name)
-    return task
 
 
 def to_example(task: Task, row: Mapping[str, Any], place: str = "the row") -> Example:
@@ -93,10 +120,15 @@ def to_example(task: Task, row: Mapping[str, Any], place: str = "the row") -> Ex
     source = to_source(task, row, place)
     target = fill(task.target, row, place, "target").text
     if task.kind == "tagging":
-        _check_tags(task, source, target, place)
+        target = _tags(task, source, target, place)
     elif task.labels:
-        _check_label(task, target, place, "a label word")
+        target = _label(task, target, place, "a label word")
     return Example(source, target)
+
+
+def to_examples(task: Task, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> list[Example]:
+    """The texts of rows, of each where it stands and its values; errors as for `to_example`."""
+    return [to_example(task, row, place) for place, row in rows]
 
 
 def to_source(task: Task, row: Mapping[str, Any], place: str = "the row") -> str:
@@ -120,26 +152,29 @@ def with_tags(task: Task, examples: Sequence[Example]) -> Task:
     return dataclasses.replace(task, labels=labels, metrics=metrics)
 
 
-def _check_label(task: Task, target: str, place: str, what: str) -> None:
-    if target in task.labels:
-        return
+def _label(task: Task, target: str, place: str, what: str) -> str:
+    label = label_of(task, target)
+    if label is not None:
+        return label
     near = difflib.get_close_matches(target, task.labels, n=1)
     hint = f" Perhaps you meant {near[0]!r}?" if near else ""
     raise InputError(
-        f"{place}: target {target!r} is not {what}; allowed: {', '.join(task.labels)}."
-        f"{hint} Correct the row, --task.target or --task.labels"
+        f"{place}: target {target!r} is not {what}; allowed: {', '.join(write_labels(task))}."
+        f"{hint} Correct the row, --task.target or --task.labels (0=WORD there says which label "
+        "word a 0 is)"
     )
 
 
-def _check_tags(task: Task, source: str, target: str, place: str) -> None:
+def _tags(task: Task, source: str, target: str, place: str) -> str:
     words, tags = source.split(), target.split()
     if len(words) != len(tags):
         raise InputError(
             f"{place}: {len(tags)} tags for {len(words)} words; a word is what spaces separate, "
             "and a tagging task has a template of the words alone, so that each one has a tag"
         )
-    for tag in tags if task.labels else ():
-        _check_label(task, tag, place, "a tag of this task")
+    if not task.labels:
+        return target
+    return " ".join(_label(task, tag, place, "a tag of this task") for tag in tags)
 
 
 def _span(task: Task, row: Mapping[str, Any], place: str) -> Example:
@@ -150,8 +185,7 @@ def _span(task: Task, row: Mapping[str, Any], place: str) -> Example:
             f"the target template of a span is its column alone, got {task.target!r}; write "
             '--task.target "{answers}"'
         )
-    check_column(column, row, place)
-    texts, starts = _answers(row[column], column, place)
+    texts, starts = _answers(reach(row, column, place), column, place)
     start = context + starts[0] if starts else source.find(texts[0], context)
     if start < 0 or source[start : start + len(texts[0])] != texts[0]:
         raise InputError(

@@ -20,6 +20,8 @@ class Task:
     generation."""
     labels: tuple[str, ...] = ()
     """The label words, or the tags; empty where an answer is any text."""
+    values: tuple[tuple[str, str], ...] = ()
+    """What rows write for a label word, and that word, e.g. ("0", "negative")."""
     metrics: tuple[str, ...] = ()
     """Names of metrics, the deciding one first; empty takes the defaults of the kind."""
 

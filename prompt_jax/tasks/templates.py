@@ -1,8 +1,10 @@
 """Templates: the text of a row's columns, with words around them."""
 
 import difflib
+import math
 import re
 import string
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -58,8 +60,15 @@ def fill(template: str, row: Mapping[str, Any], place: str, kind: str) -> Filled
     for literal, column, spec in parse(template):
         text += literal
         if column is not None:
-            check_column(column, row, place)
-            value = _text(row[column], column, spec, place)
+            cell = reach(row, column, place)
+            # NaN is an empty cell of pandas.
+            missing = cell is None or (isinstance(cell, float) and math.isnan(cell))
+            if missing and kind == "target":
+                raise InputError(
+                    f"{place}: column {column!r} has no value, as in a split without labels; "
+                    "take a split that has them, or remove the row"
+                )
+            value = "" if missing else _text(cell, column, spec, place)
             last = len(text)
             text += value
             values += value
@@ -72,17 +81,15 @@ def fill(template: str, row: Mapping[str, Any], place: str, kind: str) -> Filled
 
 
 def _text(value: Any, column: str, spec: str, place: str) -> str:
-    if value is None:
-        raise InputError(
-            f"{place}: column {column!r} has no value, as in a split without labels; "
-            "take a split that has them, or remove the row"
-        )
-    if isinstance(value, list) and all(isinstance(word, str) for word in value):
-        value = " ".join(value)
+    if isinstance(value, list) and all(isinstance(word, str | int) for word in value):
+        value = " ".join(map(str, value))
     if not isinstance(value, str | int | float):
+        inside = ""
+        if isinstance(value, Mapping) and value:
+            inside = f", or reach inside, e.g. {{{column}.{next(iter(value))}}}"
         raise InputError(
             f"{place}: column {column!r} holds a {type(value).__name__}; a template takes text, "
-            "lists of words and numbers, so write the data to a file with one text a column"
+            f"numbers and lists of them, so write one text a column{inside}"
         )
     try:
         return _SPECS[spec](value) if spec in _SPECS else format(value, spec)
@@ -94,16 +101,60 @@ def _text(value: Any, column: str, spec: str, place: str) -> str:
 
 
 def check_column(column: str, columns: Iterable[str], place: str) -> None:
-    """Checks that a dataset has a column.
+    """Checks that a dataset has a column, whatever a template reaches for inside it.
 
     Raises:
       InputError: it has not, with those that it has.
     """
     columns = list(columns)
-    if column not in columns:
-        near = difflib.get_close_matches(column, columns, n=1)
-        hint = f" Perhaps you meant {near[0]!r}?" if near else ""
-        raise InputError(f"{place}: no column {column!r}; there are: {listing(columns)}.{hint}")
+    _named(path_of(column, columns)[0], columns, place)
+
+
+def reach(row: Mapping[str, Any], column: str, place: str) -> Any:
+    """The value of a column, or a value inside it: `translation.en`, `answers[text][0]`.
+
+    Raises:
+      InputError: a column, a name or a place of a list that is not there.
+    """
+    first, *steps = path_of(column, row)
+    value = row[_named(first, row, place)]
+    for step in steps:
+        if isinstance(value, Mapping):
+            value = value[_named(step, value, f"{place}, column {first!r}", "name")]
+        elif isinstance(value, list) and step.isdecimal() and int(step) < len(value):
+            value = value[int(step)]
+        elif value is None:
+            break
+        else:
+            what = f"list of {len(value)}" if isinstance(value, list) else type(value).__name__
+            raise InputError(
+                f"{place}: {{{column}}} reaches for {step!r} in a {what}; correct the template"
+            )
+    return value
+
+
+def path_of(column: str, columns: Iterable[str]) -> list[str]:
+    """The column that a template names, and the steps inside it; a whole column name goes first."""
+    if column in columns:
+        return [column]
+    return [step for step in re.split(r"[.\[\]]", column) if step] or [column]
+
+
+def _named(name: str, names: Iterable[str], place: str, what: str = "column") -> str:
+    """The name as the data write it, who may write an accent as a letter of its own.
+
+    Raises:
+      InputError: there is none, with those that there are.
+    """
+    names = list(names)
+    if name in names:
+        return name
+    for other in names:
+        if unicodedata.normalize("NFC", other) == unicodedata.normalize("NFC", name):
+            return other
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f" Perhaps you meant {near[0]!r}?" if near else ""
+    raise InputError(f"{place}: no {what} {name!r}; there are: {listing(names)}.{hint}")
 
 
 def listing(names: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ from prompt_jax.weights.mapping import is_tied
 from prompt_jax.weights.msgpack import open_msgpack, torch_name
 from prompt_jax.weights.pickle import open_pickle
 from prompt_jax.weights.safetensors import open_safetensors
-from prompt_jax.weights.stored import StoredTensor, damaged, parsing, read_json
+from prompt_jax.weights.stored import StoredTensor, damaged, parsing, read_json, unwrapped
 
 FORMATS: dict[str, Callable[[Path], dict[str, StoredTensor]]] = {
     "model.safetensors": open_safetensors,
@@ -53,10 +53,10 @@ def open_weights(folder: Path) -> dict[str, StoredTensor]:
     """
     for name, open_file in FORMATS.items():
         if (folder / name).exists():
-            return open_file(folder / name)
+            return unwrapped(open_file(folder / name))
         index = folder / f"{name}.index.json"
         if index.exists():
-            return _open_shards(index, open_file)
+            return unwrapped(_open_shards(index, open_file))
     kept = sorted(path.name for path in folder.iterdir())
     raise InputError(
         f"{folder} has no weights; allowed: {', '.join(FORMATS)} or their shards with an "

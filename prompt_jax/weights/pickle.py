@@ -1,6 +1,6 @@
 """PyTorch's pickles, read without torch and without running anything that they ask for.
 
-A pickle is a program. This reader admits the four words that a state dict is written with and
+A pickle is a program. This reader admits the few words that a state dict is written with and
 answers every other one with an error, before anything of it is called.
 """
 
@@ -32,6 +32,11 @@ STORAGES = {
     "UntypedStorage": "bytes",
 }
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+PARAMETERS = ("_rebuild_parameter", "_rebuild_parameter_with_state")
+"""How `torch.nn.Parameter`s are written: around the tensor that they hold."""
+NESTED = ("state_dict", "model_state_dict", "model", "module")
+"""Where training checkpoints keep the model's weights, beside steps and optimizers: Lightning,
+PyTorch's tutorials, fairseq, DeepSpeed."""
 
 Storage = tuple[str, str]  # The name of the type, the key of the bytes.
 
@@ -57,6 +62,8 @@ class _StateDictUnpickler(pickle.Unpickler):
             return collections.OrderedDict
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
             return lambda *arguments: _Tensor(arguments[:4])  # The rest is about gradients.
+        if module == "torch._utils" and name in PARAMETERS:
+            return lambda tensor, *about_gradients: tensor
         if module == "torch" and name in STORAGES:
             return STORAGES[name]
         raise InputError(
@@ -75,16 +82,44 @@ class _StateDictUnpickler(pickle.Unpickler):
 def open_pickle(file: Path) -> dict[str, StoredTensor]:
     """The weights of a `pytorch_model.bin`, in torch's zip format or the one before it.
 
+    A training checkpoint that keeps them in a dict of its own, see `NESTED`, is read as well.
+
     Raises:
       InputError: the pickle asks for anything but tensors, or the file is truncated or damaged.
     """
+    tree, read = _load(file)
+    if not isinstance(tree, dict):
+        raise damaged(file, f"expected a dict of tensors, got a {type(tree).__name__}")
+    if not any(isinstance(value, _Tensor) for value in tree.values()):
+        tree = next((tree[key] for key in NESTED if isinstance(tree.get(key), dict)), tree)
+    return {
+        name: _tensor(file, name, value, read)
+        for name, value in tree.items()
+        if not is_buffer(str(name))
+    }
+
+
+def open_tensor(file: Path) -> StoredTensor:
+    """The one tensor that `torch.save(tensor, file)` wrote.
+
+    Raises:
+      InputError: as `open_pickle`.
+    """
+    tree, read = _load(file)
+    if not isinstance(tree, _Tensor):
+        raise damaged(file, f"expected one tensor, got a {type(tree).__name__}")
+    return _tensor(file, file.name, tree, read)
+
+
+def _load(file: Path) -> tuple[Any, Callable[[str], bytes]]:
+    """What a file holds, and how to read the bytes of a storage."""
     with file.open("rb") as stream:
         zipped = stream.read(4) == b"PK\x03\x04"
     with parsing(file, "a PyTorch state dict"):
-        return _open_zip(file) if zipped else _open_legacy(file)
+        return _load_zip(file) if zipped else _load_legacy(file)
 
 
-def _open_zip(file: Path) -> dict[str, StoredTensor]:
+def _load_zip(file: Path) -> tuple[Any, Callable[[str], bytes]]:
     with zipfile.ZipFile(file) as archive:
         (program,) = [name for name in archive.namelist() if name.endswith("/data.pkl")]
         tree = _StateDictUnpickler(io.BytesIO(archive.read(program)), file).load()
@@ -95,10 +130,10 @@ def _open_zip(file: Path) -> dict[str, StoredTensor]:
         with parsing(file, "a PyTorch state dict"), zipfile.ZipFile(file) as archive:
             return archive.read(f"{root}data/{key}")
 
-    return _tensors(file, tree, read)
+    return tree, read
 
 
-def _open_legacy(file: Path) -> dict[str, StoredTensor]:
+def _load_legacy(file: Path) -> tuple[Any, Callable[[str], bytes]]:
     """Torch before 1.6: three pickles of preamble, the state dict, the keys, then every storage."""
     with file.open("rb") as stream:
         if _StateDictUnpickler(stream, file).load() != LEGACY_MAGIC:
@@ -115,7 +150,7 @@ def _open_legacy(file: Path) -> dict[str, StoredTensor]:
             stream.seek(offset)
             return stream.read(size)
 
-    return _tensors(file, tree, read)
+    return tree, read
 
 
 def _legacy_extents(
@@ -131,16 +166,6 @@ def _legacy_extents(
             raise damaged(file, f"storage {key} ends behind the end of the file")
         stream.seek(size, io.SEEK_CUR)
     return extents
-
-
-def _tensors(file: Path, tree: Any, read: Callable[[str], bytes]) -> dict[str, StoredTensor]:
-    if not isinstance(tree, dict):
-        raise damaged(file, f"expected a dict of tensors, got a {type(tree).__name__}")
-    return {
-        name: _tensor(file, name, value, read)
-        for name, value in tree.items()
-        if not is_buffer(str(name))
-    }
 
 
 def _tensor(file: Path, name: Any, value: Any, read: Callable[[str], bytes]) -> StoredTensor:

@@ -46,6 +46,10 @@ MALFORMED = (
 """What parsers raise when they meet bytes that are not theirs."""
 
 
+WRAPPERS = ("module.", "_orig_mod.")
+"""What PyTorch's wrappers put before every name: DataParallel and FSDP, `torch.compile`."""
+
+
 class StoredTensor(NamedTuple):
     """One weight of a checkpoint."""
 
@@ -107,6 +111,14 @@ def parsing(file: Any, kind: str) -> Iterator[None]:
         raise
     except MALFORMED as error:
         raise damaged(file, f"not {kind} ({error or type(error).__name__})") from error
+
+
+def unwrapped(tensors: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
+    """The weights by the model's own names, where a wrapper was saved with its model."""
+    for wrapper in WRAPPERS * 2:  # One may be around the other, in either order.
+        if tensors and all(name.startswith(wrapper) for name in tensors):
+            tensors = {name.removeprefix(wrapper): tensor for name, tensor in tensors.items()}
+    return tensors
 
 
 def is_buffer(name: str) -> bool:

@@ -1,5 +1,6 @@
 """The two files of an adapter folder, and the checks that all formats share."""
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ from jaxtyping import Float
 from prompt_jax.config import InputError
 from prompt_jax.weights.pickle import open_pickle
 from prompt_jax.weights.safetensors import open_safetensors
+from prompt_jax.weights.stored import unwrapped
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -28,6 +30,8 @@ class Stored(NamedTuple):
     """The content of `config`; its keys are not checked, and unknown ones are passed over."""
     tensors: dict[str, np.ndarray]
     """The content of `weights`, float32."""
+    model_type: str = ""
+    """Of the backbone that the adapter is read for; "" where none is at hand."""
 
     @property
     def task_type(self) -> str:
@@ -41,19 +45,33 @@ class Stored(NamedTuple):
         return self.whole("num_transformer_submodules", both)
 
     def whole(self, name: str, default: int | None = None) -> int:
-        """A field that counts something.
+        """A field that counts something; 8.0, which other writers of JSON make of 8, is 8.
 
         Raises:
           InputError: it is absent without a default, or no whole number of at least 1.
         """
-        value = self.values.get(name)
-        value = default if value is None else value
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        value = self._value(name, default)
+        if not _is_number(value) or value != int(value) or value < 1:
             raise InputError(
                 f"{self.config}: {name} must be a whole number of at least 1, got {value!r}; "
                 f"{AGAIN}"
             )
-        return value
+        return int(value)
+
+    def number(self, name: str, default: float) -> float:
+        """A field that measures something.
+
+        Raises:
+          InputError: it is no finite number.
+        """
+        value = self._value(name, default)
+        if not _is_number(value):
+            raise InputError(f"{self.config}: {name} must be a number, got {value!r}; {AGAIN}")
+        return float(value)
+
+    def _value(self, name: str, default: Any) -> Any:
+        value = self.values.get(name)
+        return default if value is None else value
 
     def expect(self, names: Iterable[str]) -> None:
         """Checks that exactly these tensors are there.
@@ -74,13 +92,17 @@ class Stored(NamedTuple):
         return InputError(f"{self.config} and {self.weights.name} do not agree: {why}; {AGAIN}")
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def read_weights(path: Path) -> dict[str, np.ndarray]:
     """The tensors in a .safetensors or .bin file, float32.
 
     Raises:
       InputError: the file is cut or damaged.
     """
-    stored = open_pickle(path) if path.suffix == ".bin" else open_safetensors(path)
+    stored = unwrapped(open_pickle(path) if path.suffix == ".bin" else open_safetensors(path))
     # In float32 at once: NumPy itself does not count bfloat16 among the real numbers.
     return {name: tensor.read().astype(np.float32) for name, tensor in stored.items()}
 

@@ -125,7 +125,11 @@ def read_adapter(stored: Stored) -> Adapter:
     method = dataclasses.replace(method, task_type=stored.task_type, **beside)
     name = stored.values.get("base_model_name_or_path") or ""
     sizes = ("num_layers", "num_attention_heads")
-    layers, count = (stored.values.get(size) if kind in WHOLE else None for size in sizes)
+    stated = [kind in WHOLE and stored.values.get(size) is not None for size in sizes]
+    layers, count = (
+        stored.whole(size) if is_stated else None
+        for size, is_stated in zip(sizes, stated, strict=True)
+    )
     return Adapter(method, arrays | head, name, model_type, layers, count)
 
 

@@ -56,11 +56,12 @@ def read(stored: Stored) -> tuple[IA3Config, dict[str, np.ndarray], str]:
     kind = modules.model_type_of(stored, [FACTOR])
     names = modules.kernels(kind)
     kernels = modules.stacked(stored, kind, {FACTOR: "factor"})
-    targets = modules.target_modules(stored, kind, list(kernels))
+    layers = {path: len(leaves["factor"]) for path, leaves in kernels.items()}
+    targets = modules.target_modules(stored, kind, layers)
     arrays, inputs = {}, []
     for path, leaves in kernels.items():
         factor = leaves["factor"]
-        layers, *shape = factor.shape
+        shape = list(factor.shape[1:])
         if len(shape) != 2 or 1 not in shape:
             raise stored.mismatch(
                 f"{FACTOR} of {names[path].modules[0]} is {shape}, and a factor is "
@@ -69,8 +70,8 @@ def read(stored: Stored) -> tuple[IA3Config, dict[str, np.ndarray], str]:
         at_input = shape[0] == 1
         inputs += [path] if at_input else []
         name, end = ("input_scale", "inputs") if at_input else ("scale", "outputs")
-        arrays[f"{path}/{name}"] = modules.split(kind, path, end, factor.reshape(layers, -1))
-    scaled = [names[path].modules[0] for path in inputs]
+        arrays[f"{path}/{name}"] = modules.split(kind, path, end, factor.reshape(len(factor), -1))
+    scaled = [name for path in inputs for name in modules.names_of(kind, path, layers[path])]
     feedforward = [t for t in targets if any(modules.is_called(m, t) for m in scaled)]
     method = IA3Config(target_modules=targets, feedforward_modules=tuple(feedforward))
     return method, arrays, kind

@@ -67,7 +67,7 @@ def read(stored: Stored) -> tuple[LoraConfig, dict[str, np.ndarray], str]:
             "save it with path_initial_model_for_weight_conversion in PEFT, as a plain LoRA"
         )
     rank, dora = stored.whole("r", 8), bool(stored.values.get("use_dora"))
-    alpha = stored.whole("lora_alpha", 8)
+    alpha = stored.number("lora_alpha", 8)
     endings = {A: "a", B: "b"} | ({MAGNITUDE: "magnitude"} if dora else {})
     kind = modules.model_type_of(stored, endings)
     kernels = modules.stacked(stored, kind, endings)
@@ -83,8 +83,10 @@ def read(stored: Stored) -> tuple[LoraConfig, dict[str, np.ndarray], str]:
     method = LoraConfig(
         r=rank,
         lora_alpha=alpha,
-        lora_dropout=float(stored.values.get("lora_dropout") or 0.0),
-        target_modules=modules.target_modules(stored, kind, list(kernels)),
+        lora_dropout=stored.number("lora_dropout", 0.0),
+        target_modules=modules.target_modules(
+            stored, kind, {path: len(leaves["a"]) for path, leaves in kernels.items()}
+        ),
         use_rslora=bool(stored.values.get("use_rslora")),
         use_dora=dora,
     )

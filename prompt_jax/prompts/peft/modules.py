@@ -37,7 +37,10 @@ def _without_layer(name: str) -> str:
 
 
 def model_type_of(stored: Stored, endings: Iterable[str]) -> str:
-    """The type of model whose kernels most tensors are of, the first one among equals.
+    """The type of model whose kernels the tensors are of.
+
+    That of the backbone where it is known and has some of them, so that no other family's names
+    are built; else the type that most tensors are of, the first one among equals.
 
     Raises:
       InputError: no tensor is of a kernel that is known.
@@ -45,18 +48,22 @@ def model_type_of(stored: Stored, endings: Iterable[str]) -> str:
     ends = tuple(f".{ending}" for ending in endings)
     names = [name for name in stored.tensors if name.endswith(ends)]
     modules = [name.removesuffix(e) for name in names for e in ends if name.endswith(e)]
-    found = {_without_layer(module.removeprefix(ROOT)) for module in modules}
-    counts = {
-        kind: len(found & {_without_layer(p.modules[0]) for p in kernels(kind).values()})
-        for kind in BACKBONES
-    }
+    bare = {_without_layer(module.removeprefix(ROOT)) for module in modules}
+
+    def count(kind: str) -> int:
+        return len(bare & {_without_layer(p.modules[0]) for p in kernels(kind).values()})
+
+    if stored.model_type and count(stored.model_type):
+        return stored.model_type
+    counts = {kind: count(kind) for kind in BACKBONES}
     best = max(counts, key=lambda kind: counts[kind])
     if not counts[best]:
-        place = ("t5", "encoder/layers/attention/query", [*endings][0])
+        kind = stored.model_type or "t5"
+        example = layered(kind, next(iter(kernels(kind))), [*endings][0], np.ones(1))
         raise InputError(
             f"{stored.weights} holds no tensor of a kernel that is known here, only "
             f"{', '.join(sorted(stored.tensors)) or 'nothing'}; allowed are names such as "
-            f"{next(iter(layered(*place, np.ones(1))))}"
+            f"{next(iter(example))}"
         )
     return best
 
@@ -83,12 +90,17 @@ def options(stored: Stored, names: Sequence[str]) -> None:
             )
 
 
+def names_of(model_type: str, path: str, layers: int) -> list[str]:
+    """What a kernel is called, a name a layer."""
+    module = kernels(model_type)[path].modules[0]
+    return [LAYER.sub(rf"\g<1>{i}", module, count=1) for i in range(layers)]
+
+
 def layered(
     model_type: str, path: str, ending: str, layers: Float[np.ndarray, "L ..."]
 ) -> dict[str, Any]:
     """Tensors of a kernel's leaf by PEFT's names, one a layer."""
-    module = kernels(model_type)[path].modules[0]
-    names = (LAYER.sub(rf"\g<1>{i}", module, count=1) for i in range(len(layers)))
+    names = names_of(model_type, path, len(layers))
     return {f"{ROOT}{name}.{ending}": layer for name, layer in zip(names, layers, strict=True)}
 
 
@@ -136,25 +148,48 @@ def stacked(
     return kernel_leaves
 
 
-def target_modules(stored: Stored, model_type: str, paths: Sequence[str]) -> tuple[str, ...]:
+def target_modules(stored: Stored, model_type: str, layers: Mapping[str, int]) -> tuple[str, ...]:
     """The names that these kernels were asked for by: those of the config, if it lists names.
+
+    Args:
+      layers: how many there are of every kernel, by path.
 
     Raises:
       InputError: a name has no tensor, or a tensor no name.
     """
-    modules = {path: kernels(model_type)[path].modules[0] for path in paths}
+    modules = {path: names_of(model_type, path, count) for path, count in layers.items()}
+    others = [p.modules[0] for path, p in kernels(model_type).items() if path not in layers]
     listed = stored.values.get("target_modules")
     if not isinstance(listed, list):
         # A pattern, of which only the outcome is known.
-        return tuple(sorted({name.rpartition(".")[2] for name in modules.values()}))
-    names = sorted(map(str, listed))
-    without = [n for n in names if not any(is_called(m, n) for m in modules.values())]
-    stray = [m for m in modules.values() if not any(is_called(m, n) for n in names)]
+        return _shortest(modules.values(), others)
+    names, present = sorted(map(str, listed)), [name for path in modules.values() for name in path]
+    without = [n for n in names if not any(is_called(m, n) for m in present)]
+    stray = [m for m in present if not any(is_called(m, n) for n in names)]
     if without or stray:
         why = [f"target_modules name {', '.join(without)} without a tensor"] if without else []
         why += [f"tensors of {', '.join(stray)} without a target module"] if stray else []
         raise stored.mismatch(" and there are ".join(why))
+    if any(is_called(other, name) for other in others for name in names):
+        return _shortest(modules.values(), others)  # PEFT's exclude_modules took some away.
     return tuple(names)
+
+
+def _shortest(modules: Iterable[list[str]], others: Sequence[str]) -> tuple[str, ...]:
+    """Names for kernels and for none of the others.
+
+    The shortest end of a name that says no layer; all whole names where none is its own.
+
+    Args:
+      modules: what every kernel is called, a name a layer.
+    """
+    names: set[str] = set()
+    for layers in modules:
+        words = LAYER.split(layers[0], maxsplit=1)[-1].strip(".").split(".")
+        ends = [".".join(words[i:]) for i in reversed(range(len(words)))]
+        unique = [end for end in ends if not any(is_called(other, end) for other in others)]
+        names |= set(unique[:1] or layers)
+    return tuple(sorted(names))
 
 
 def is_called(module: str, name: str) -> bool:

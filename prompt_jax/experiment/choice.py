@@ -1,0 +1,124 @@
+"""Which prompt of a run is kept, what that choice is worth, and whether anything was learned."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from prompt_jax.config import Config
+from prompt_jax.evaluate import Evaluation
+from prompt_jax.experiment.data import Data
+
+FEW = 50
+"""Validation rows below which a run says what one of them is worth."""
+
+
+class Judgement(NamedTuple):
+    """How good a prompt is on validation."""
+
+    metrics: dict[str, float]
+    """By name, the deciding one first."""
+    log_likelihood: float | None
+    """Of the right answers, see `Evaluation`; None where it is not known."""
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """All of it by name."""
+        likely = self.log_likelihood
+        return self.metrics if likely is None else {**self.metrics, "log_likelihood": likely}
+
+
+class Best(NamedTuple):
+    """The prompt to keep: the best on validation so far."""
+
+    tuned: Any
+    score: np.ndarray
+    """The deciding metric."""
+    likelihood: np.ndarray
+    """Log-likelihood of the right answers, which decides between equal scores."""
+    step: np.ndarray
+    since: np.ndarray
+    """Evaluations since then."""
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """What prompts are compared by: a few rows cannot tell most prompts apart by a metric."""
+        return float(self.score), float(self.likelihood)
+
+    def after(self, judgement: Judgement, tuned: Any, step: int) -> "Best":
+        """The best once another prompt is judged; of equals, the earlier one."""
+        ranks = next(iter(judgement.metrics.values())), judgement.log_likelihood
+        # As checkpoints hold them, or a restored score would differ from an equal one.
+        score, likelihood = (
+            np.float32(-np.inf if value is None or np.isnan(value) else value) for value in ranks
+        )
+        other = Best(tuned, score, likelihood, np.int32(step), np.int32(0))
+        return other if other.rank > self.rank else self._replace(since=np.int32(self.since + 1))
+
+
+def unjudged(tuned: Any) -> Best:
+    """What is kept before the first evaluation."""
+    worst = np.float32(-np.inf)
+    return Best(tuned, worst, worst, np.int32(0), np.int32(0))
+
+
+def joined(scores: Mapping[str, dict[str, float]]) -> dict[str, float]:
+    """The metrics of the only task; of several, the mean of the deciding ones and each of them."""
+    if len(scores) == 1:
+        return next(iter(scores.values()))
+    deciding = {name: next(iter(metrics.values())) for name, metrics in scores.items()}
+    return {"mean": sum(deciding.values()) / len(deciding), **deciding}
+
+
+def judge(evaluations: Mapping[str, Evaluation]) -> Judgement:
+    """A prompt by its answers to the validation rows of every task."""
+    metrics = joined({name: found.metrics for name, found in evaluations.items()})
+    likely = [found.log_likelihood for found in evaluations.values()]
+    real = [value for value in likely if value is not None]
+    return Judgement(metrics, sum(real) / len(real) if len(real) == len(likely) else None)
+
+
+def warnings_of(data: Data, config: Config) -> list[str]:
+    """What is wrong with the rows of a task: labels without any, and few to choose a prompt by."""
+    task, lines = data.task, []
+    targets = {example.target for example in data.train}
+    missing = [word for word in task.choices if word not in targets]
+    if missing:
+        lines.append(
+            f"warning: {task.name}: no training row has the label {' or '.join(missing)}; its "
+            "answers cannot be learned. Add rows, or correct task.labels or data.max_examples"
+        )
+    count = len(data.watched(config))
+    if count < FEW:
+        more = " or a larger --data.validation-fraction" if data.held_out else ""
+        rows = f"{count} validation row{'s' * (count > 1)}"
+        lines.append(
+            f"warning: {task.name}: with {rows} to choose a prompt by, each moves "
+            f"{task.metrics[0]} by up to {1 / count:.3f}; log-likelihood decides between equal "
+            f"scores. Give more rows with --data.validation{more}"
+        )
+    return lines
+
+
+def lesson(best: Best, rows: Sequence[Mapping[str, float]], metric: str) -> str:
+    """A line where training did not raise the deciding metric; empty where it did.
+
+    Args:
+      rows: the metrics of a run, in which step 0 is the start.
+      metric: the deciding one.
+    """
+    start = next((row for row in rows if row["step"] == 0), {})
+    before, likely = (start.get(f"validation/{name}") for name in (metric, "log_likelihood"))
+    if int(best.step) == 0:
+        return (
+            "warning: no step was better on validation than the start, so the prompt that is saved "
+            "is untrained. Train longer (train.steps), at another train.learning_rate, or give "
+            "more validation rows"
+        )
+    if before is None or np.float32(before) < best.score:
+        return ""
+    gain = "" if likely is None else f" ({likely:.3f} at the start, {best.likelihood:.3f} now)"
+    return (
+        f"note: {metric} on validation did not rise from {best.score:.3f}, where it began; the "
+        f"prompt that is kept has the highest log-likelihood of the right answers{gain}"
+    )

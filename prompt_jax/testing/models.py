@@ -1,0 +1,142 @@
+"""Tiny random backbones, a tokenizer of a few words, and batches: a test runs in milliseconds."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from prompt_jax.backbones import Backbone, is_encoder
+from prompt_jax.backbones.bert import BertConfig
+from prompt_jax.backbones.causal import CausalConfig, Rope
+from prompt_jax.backbones.t5 import T5Config
+from prompt_jax.config import choose
+from prompt_jax.data import Batch
+
+VOCABULARY = 64
+_CAUSAL = CausalConfig(
+    model_type="gpt2", vocab_size=VOCABULARY, d_model=16, d_kv=4, d_ff=32, num_heads=4,
+    num_kv_heads=4, num_layers=2, max_positions=64, eos_token_id=1,
+)  # fmt: skip
+CONFIGS = {
+    # heads * d_kv differs from d_model, and the decoder is deeper than the encoder.
+    "t5": T5Config(
+        vocab_size=VOCABULARY, d_model=16, d_kv=8, d_ff=32, num_heads=3, num_layers=2,
+        num_decoder_layers=3,
+    ),
+    "gpt2": _CAUSAL,
+    # Two heads of queries share each head of keys.
+    "llama": CausalConfig(
+        model_type="llama", vocab_size=VOCABULARY, d_model=16, d_kv=8, d_ff=32, num_heads=4,
+        num_kv_heads=2, num_layers=2, max_positions=64, eos_token_id=1, norm="rms", rope=Rope(),
+        fused=False, qkv_bias=False, out_bias=False, mlp_bias=False, activation="silu", gated=True,
+        tie_embeddings=False,
+    ),
+    # With a pooler, and with a head that fills masks.
+    "bert": BertConfig(
+        vocab_size=VOCABULARY, d_model=16, d_kv=4, d_ff=32, num_heads=4, num_layers=2,
+        max_positions=64, mask_token_id=63,
+    ),
+}  # fmt: skip
+"""One configuration a family (two for decoders): 16 wide, 2 or 3 layers, 64 tokens."""
+
+
+@functools.cache
+def tiny(family: str = "t5", seed: int = 0) -> Backbone:
+    """A random backbone of a family, without a tokenizer; the same object at every call.
+
+    Args:
+      family: `t5`, `gpt2`, `llama` or `bert`, the keys of `CONFIGS`.
+      seed: of the weights.
+
+    Raises:
+      InputError: an unknown family.
+
+    Example:
+      >>> tiny("gpt2").width
+      16
+    """
+    choose("family", family, tuple(CONFIGS))
+    return random_backbone(
+        CONFIGS[family], name="tiny" if family == "t5" else f"tiny_{family}", seed=seed
+    )
+
+
+def random_backbone(config: Any, *, name: str, seed: int = 0, tokenizer: Any = None) -> Backbone:
+    """A backbone of any family's configuration with random weights.
+
+    Weights of decoders and encoders are shaken: those that start at zero, such as biases, would
+    test nothing, and small ones make all logits alike.
+    """
+    backbone = Backbone(name=name, config=config, params={}, tokenizer=tokenizer)
+    init_params = backbone.family.init_params
+    params = jax.jit(init_params, static_argnums=0)(config, jax.random.key(seed))
+    if not isinstance(config, T5Config):
+        params = shaken(params, seed + 1, 0.2)
+    return Backbone(name=name, config=config, params=params, tokenizer=tokenizer)
+
+
+def shaken(tree: PyTree, seed: int = 0, scale: float = 0.3) -> PyTree:
+    """A tree with normal noise of a standard deviation of `scale` added to every leaf."""
+    leaves, structure = jax.tree.flatten(tree)
+    keys = jax.random.split(jax.random.key(seed), len(leaves))
+    return structure.unflatten(
+        leaf + scale * jax.random.normal(key, jnp.shape(leaf))
+        for leaf, key in zip(leaves, keys, strict=True)
+    )
+
+
+def random_batch(
+    backbone: Backbone,
+    seed: int = 0,
+    *,
+    rows: int = 4,
+    text: int = 6,
+    target: int = 3,
+    tasks: int = 3,
+) -> Batch:
+    """Random rows of 1 to T tokens, padded on the right, with tokens from 2 to 29.
+
+    Args:
+      seed: of the numbers.
+      rows: B.
+      text: T, tokens of the longest input that may come.
+      target: U, tokens of the longest target; an encoder's inputs begin with U masks.
+      tasks: task ids are drawn from 0 to `tasks` - 1.
+    """
+    rng = np.random.default_rng(seed)
+    encoder = is_encoder(backbone.config)
+    shortest = target if encoder else 1
+    mask = np.arange(text) < rng.integers(shortest, text + 1, rows)[:, None]
+    tokens = np.where(mask, rng.integers(2, 30, (rows, text)), 0).astype(np.int32)
+    if encoder:
+        tokens[:, :target] = backbone.config.mask_token_id
+    return Batch(
+        tokens,
+        mask,
+        rng.integers(2, 30, (rows, target), np.int32),
+        np.arange(target) < rng.integers(1, target + 1, rows)[:, None],
+        rng.integers(0, tasks, rows, np.int32),
+    )
+
+
+def word_tokenizer(words: Sequence[str]) -> Any:
+    """A BERT-like tokenizer of whole words and of digits, `[CLS]` before a text, `[SEP]` behind."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordPiece
+    from tokenizers.pre_tokenizers import BertPreTokenizer
+    from tokenizers.processors import TemplateProcessing
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    digits = [str(i) for i in range(10)] + [f"##{i}" for i in range(10)]
+    vocabulary = {word: i for i, word in enumerate([*special, *words, *digits])}
+    tokenizer = Tokenizer(WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = BertPreTokenizer()
+    ends = [(name, vocabulary[name]) for name in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = TemplateProcessing("[CLS] $A [SEP]", special_tokens=ends)
+    names = {f"{name.strip('[]').lower()}_token": name for name in special}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)

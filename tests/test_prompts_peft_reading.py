@@ -1,0 +1,99 @@
+"""PEFT's folders as other writers and other users of PEFT leave them."""
+
+import jax
+import numpy as np
+import pytest
+from make_prompts import edited, trained
+
+import prompt_jax as pj
+from prompt_jax.config import InputError
+from prompt_jax.methods import init
+from prompt_jax.methods.targets import targets
+from prompt_jax.prompts import export_peft, fits, import_prompt, load_prompt, prompt_for
+from prompt_jax.prompts.peft import modules
+
+KINDS = ("SelfAttention.q", "SelfAttention.v")
+WHOLE = [
+    f"{stack}.block.{layer}.layer.0.{kind}"
+    for stack, count in (("encoder", 2), ("decoder", 3))
+    for layer in range(count)
+    for kind in KINDS
+]
+
+
+def folder_of(prompt, folder, **changes):
+    """A folder as PEFT saves it, without our own config."""
+    export_peft(folder, prompt)
+    (folder / "prompt_jax_config.json").unlink()
+    return edited(folder, **changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "wanted"),
+    [
+        ("lora", {"lora_alpha": 8.0, "lora_dropout": 0, "r": 2.0}, {"lora_alpha": 8, "r": 2}),
+        ("lora", {"lora_alpha": 0.5}, {"lora_alpha": 0.5}),
+        ("lora", {"lora_alpha": None}, {"lora_alpha": 8}),
+        ("multitask", {"num_tasks": 3.0, "num_ranks": 2.0, "num_virtual_tokens": 3.0}, {}),
+        ("prefix", {"num_layers": 6.0, "num_attention_heads": 3.0, "token_dim": 24.0}, {}),
+    ],
+)
+def test_numbers_are_read_however_json_writes_them(tiny, tmp_path, name, changes, wanted):
+    prompt = trained(name, tiny)
+    read = import_prompt(folder_of(prompt, tmp_path / "p", **changes), tiny)
+    assert read.digest == prompt.digest
+    assert {field: getattr(read.method, field) for field in wanted} == wanted
+    assert all(type(getattr(read.method, field)) is type(wanted[field]) for field in wanted)
+    assert type(read.num_layers) is int
+
+
+@pytest.mark.parametrize("alpha", ["8", True, float("nan"), [8], 0])
+def test_what_is_no_scale_is_refused(tiny, tmp_path, alpha):
+    folder = folder_of(trained("lora", tiny), tmp_path / "p", lora_alpha=alpha)
+    with pytest.raises(InputError, match="lora_alpha must be a number"):
+        load_prompt(folder)
+
+
+@pytest.mark.parametrize(
+    ("listed", "names"),
+    [
+        (WHOLE, tuple(sorted(WHOLE))),
+        (r".*SelfAttention\.(q|v)", KINDS),  # "q" would mean those of cross-attention too.
+        (["q", "v"], KINDS),  # With exclude_modules.
+    ],
+)
+def test_names_of_some_kernels(tiny, tmp_path, listed, names):
+    """Lists with layers, as PEFT makes of "all-linear"; patterns; names that mean more."""
+    config = pj.LoraConfig(r=2, target_modules=KINDS)
+    prompt = prompt_for(init(config, tiny, jax.random.key(0)), config, tiny)
+    folder = folder_of(prompt, tmp_path / "p", target_modules=listed)
+    read = import_prompt(folder, tiny)
+    assert read.digest == prompt.digest and read.method.target_modules == names
+    again = import_prompt(export_peft(tmp_path / "again", read), tiny)
+    assert again.digest == prompt.digest and again.method == read.method
+
+
+def test_names_of_one_stack_need_their_layers(tiny, tmp_path):
+    names = tuple(f"encoder.block.{layer}.layer.0.SelfAttention.q" for layer in range(2))
+    assert set(targets(tiny, names)) == {"encoder/layers/attention/query"}
+    config = pj.IA3Config(target_modules=names, feedforward_modules=names)
+    prompt = prompt_for(init(config, tiny, jax.random.key(0)), config, tiny)
+    folder = folder_of(prompt, tmp_path / "p", target_modules="encoder.*SelfAttention.q")
+    read = import_prompt(folder, tiny)
+    assert read.method == config and read.digest == prompt.digest
+
+
+def test_a_folder_is_read_by_the_names_of_its_backbone_and_shaped_once(
+    tiny, tiny_gpt2, tmp_path, monkeypatch
+):
+    prompt = trained("lora", tiny)
+    folder = folder_of(prompt, tmp_path / "p")
+    shaped, shapes = [], fits._shapes
+    monkeypatch.setattr(fits, "_shapes", lambda *a: shaped.append(a) or shapes(*a))
+    modules.kernels.cache_clear()
+    model = pj.PromptTuningModel.from_pretrained(tiny, folder)
+    assert modules.kernels.cache_info().currsize == len(shaped) == 1
+    jax.tree.map(np.testing.assert_array_equal, model.tuned, prompt.tuned)
+    # Where the names are another family's, that one is found, to say so.
+    with pytest.raises(InputError, match="was trained on a t5 .* 'tiny_gpt2' is a gpt2; use"):
+        import_prompt(folder, tiny_gpt2)
