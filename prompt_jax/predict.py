@@ -3,13 +3,14 @@
 The output only ever grows, so whatever ends a run leaves a file that the next run continues.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
@@ -24,6 +25,8 @@ from prompt_jax.tasks import Task, to_source
 from prompt_jax.tasks.templates import parse, path_of
 
 CHUNK = 16  # Batches answered between two writes, among which inputs are sorted by length.
+STREAM = "-"
+"""In place of a file's name: standard input, or standard output."""
 TOLERANCE = 0.01  # In a probability: another device or dtype rounds differently.
 
 
@@ -57,6 +60,7 @@ def predict(
     Args:
       input_path: `-` for standard input, .txt with an input a line, or .csv, .tsv, .jsonl and
         .parquet with the columns of the task's source template.
+      output_path: a file, or `-` for standard output, where nothing is continued.
       shard: (i, n) takes every n-th input, beginning with input i.
       overwrite: starts again where there is an output.
       frozen: the weights; None takes `backbone.params`.
@@ -68,16 +72,13 @@ def predict(
     """
     inputs = _take(read_inputs(input_path, task), shard)
     check_words(backbone, data, [text for _, text in inputs])
-    output = _writable(Path(output_path), input_path)
+    output = Path(output_path)
+    if str(output) != STREAM:
+        _check_writable(output, input_path)
     rows = whole_rows(max(1, min(eval.rows, len(inputs))), backbone.mesh)
     eval = dataclasses.replace(eval, batch_size=rows)
     size = CHUNK * rows
-    remedy = "wait for its end, or choose another output"
-    with disk.writing(output), output.open("a", encoding="utf-8", newline="\n") as file:
-        disk.lock(file, output, remedy)
-        if overwrite:
-            file.truncate(0)
-        old = _resume(output, inputs)
+    with _opened(output, inputs, overwrite) as (file, old):
         # Chunks begin where they would without an interruption, and so have the same batches: the
         # answers are the same to the bit, and another prompt shows in those that are there already.
         first = max(len(old) - 1, 0) // size * size
@@ -99,7 +100,8 @@ def predict(
             new = records[len(known) :]
             file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in new)
             file.flush()
-            os.fsync(file.fileno())
+            if file is not sys.stdout:
+                os.fsync(file.fileno())
     return len(inputs) - len(old)
 
 
@@ -125,7 +127,7 @@ def read_inputs(path: str | Path, task: Task) -> list[Input]:
     """
     columns = [column for _, column, _ in parse(task.source) if column]
     only = columns[0] if len(set(columns)) == 1 else None
-    if str(path) != "-" and Path(path).suffix.lower() != ".txt":
+    if str(path) != STREAM and Path(path).suffix.lower() != ".txt":
         rows = read_file(Path(path))
         rows = [_with_input(row, only) if only else row for row in rows]
     elif only is None:
@@ -151,7 +153,7 @@ def _with_input(row: Row, column: str) -> Row:
 
 
 def _read_bytes(path: str | Path) -> tuple[str, bytes]:
-    if str(path) == "-":
+    if str(path) == STREAM:
         return "standard input", sys.stdin.buffer.read()
     if not Path(path).is_file():
         raise InputError(f"no file {path}; give a file with an input a line, or - for stdin")
@@ -175,18 +177,32 @@ def _take(inputs: list[Input], shard: tuple[int, int]) -> list[Input]:
     return inputs[index::count]
 
 
-def _writable(output: Path, input_path: str | Path) -> Path:
-    """The output, in a folder that exists."""
+def _check_writable(output: Path, input_path: str | Path) -> None:
+    """Makes the folder of an output, and the output, if they are not there."""
     if output.is_dir():
         raise InputError(f"the output {output} is a folder; name a file in it")
-    if str(input_path) != "-" and output.resolve() == Path(input_path).resolve():
+    if str(input_path) != STREAM and output.resolve() == Path(input_path).resolve():
         raise InputError(f"{output} is the input too; write the answers to another file")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        with output.open("a"):
-            return output
+        output.open("a").close()
     except OSError as error:
         raise InputError(f"{output} cannot be written: {error}; choose another place") from error
+
+
+@contextlib.contextmanager
+def _opened(
+    output: Path, inputs: Sequence[Input], overwrite: bool
+) -> Iterator[tuple[IO[str], list[dict[str, Any]]]]:
+    """The output, for this process alone, and the records that it holds already."""
+    if str(output) == STREAM:
+        yield sys.stdout, []
+        return
+    with disk.writing(output), output.open("a", encoding="utf-8", newline="\n") as file:
+        disk.lock(file, output, "wait for its end, or choose another output")
+        if overwrite:
+            file.truncate(0)
+        yield file, _resume(output, inputs)
 
 
 def _resume(output: Path, inputs: Sequence[Input]) -> list[dict[str, Any]]:

@@ -17,7 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from prompt_jax import disk
-from prompt_jax.config import METHOD_KINDS, Config, InputError, differences, from_json, to_json
+from prompt_jax.config import (
+    METHOD_KINDS,
+    Config,
+    InputError,
+    check_place,
+    differences,
+    from_json,
+    to_json,
+)
 
 LOCK = ".lock"
 REMEDY = "give another --out"
@@ -79,6 +87,7 @@ def check_run(config: Config, *, resume: bool = False, overwrite: bool = False) 
       InputError: the folder cannot be written, holds something already, or holds a run with
         another config while `resume` is asked for.
     """
+    check_place(config.out)
     folder = Path(config.out)
     if resume and overwrite:
         raise InputError("--resume and --overwrite exclude each other; give one of them")

@@ -1,15 +1,17 @@
+import dataclasses
 import json
 import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 from tyro.conf import Positional
 
 from prompt_jax import cli
 from prompt_jax.cli.arguments import parse, starting_config
-from prompt_jax.config import InputError, resolved
-from prompt_jax.prompts import load_prompt
+from prompt_jax.config import InputError, MultitaskPromptConfig, resolved
+from prompt_jax.prompts import load_prompt, save_prompt
 
 
 def test_flags_go_over_the_config_file(run):
@@ -79,6 +81,8 @@ def test_prompts_commands(run, tmp_path, tiny_folder, capsys):
     assert cli.main(["prompts", "inspect", str(run), "--heat-map", str(heat_map)]) == 0
     out = capsys.readouterr().out
     assert load_prompt(run).digest in out and heat_map.read_bytes().startswith(b"\x89PNG")
+    assert cli.main(["prompts", "export", str(run), "-"]) == 2
+    assert "- stands for standard output" in capsys.readouterr().err
     npy, folder = tmp_path / "p.npy", tmp_path / "back"
     assert cli.main(["prompts", "export", str(run), str(npy)]) == 0
     arguments = ["prompts", "import", str(npy), str(folder), "--backbone", str(tiny_folder)]
@@ -115,6 +119,64 @@ def test_prompts_answer_together_are_mixed_and_carried_over(run, tmp_path, tiny_
     assert "no prompts given" in capsys.readouterr().err
 
 
+@pytest.fixture(scope="module")
+def several(run, tmp_path_factory):
+    """A prompt for two tasks on the backbone of `run`, whose second one has other label words."""
+    one = load_prompt(run)
+    method = MultitaskPromptConfig(num_virtual_tokens=2, num_tasks=2, combine="add", init="random")
+    rows = np.random.default_rng(0).normal(size=(3, 2, 16))
+    first, second = one.task, dataclasses.replace(one.task, name="file:b.tsv", labels=("a", "b"))
+    prompt = dataclasses.replace(
+        one,
+        tuned={"prompt": rows[0], "tasks": rows[1:]},
+        method=method,
+        tasks=(first, second),
+        recipe={"data": {"task": first.name, "mixture": (second.name,)}},
+    )
+    return save_prompt(tmp_path_factory.mktemp("several") / "prompt", prompt)
+
+
+def test_a_task_is_named_on_every_command(several, run, tmp_path, capsys):
+    two = tmp_path / "two.txt"
+    two.write_text("good film\ngood film\n")
+    files = ["--input", str(two), "--output", str(tmp_path / "out.jsonl")]
+    prompt, store = str(several), str(tmp_path / "store")
+    commands = (
+        ["predict", "--prompt", prompt, *files],
+        ["evaluate", "--prompt", prompt],
+        ["prompts", "export", prompt, str(tmp_path / "one.npy")],
+        ["prompts", "compose", prompt, str(run), "--output", str(tmp_path / "both")],
+        ["prompts", "publish", prompt, "--name", "one", "--store", store],
+        ["prompts", "recycle", prompt, "--backbone", "x", "--output", str(tmp_path / "new")],
+    )
+    for command in commands:
+        assert cli.main(command) == 2, command
+        error = capsys.readouterr().err
+        assert "2 tasks, and none is named; give --task-id" in error and "1 (file:b.tsv)" in error
+        assert cli.main([*command, "--task-id", "c"]) == 2, command
+        assert "has no task 'c'; tasks: 0 (file:" in capsys.readouterr().err
+    assert not any(tmp_path.glob("[!t]*"))
+    # Both rows have the prompt of the second task, and its label words.
+    for task_id in ("1", "file:b.tsv"):
+        assert cli.main([*commands[0], "--task_id", task_id, "--overwrite"]) == 0
+        lines = (tmp_path / "out.jsonl").read_text().splitlines()
+        one, other = (json.loads(line)["scores"] for line in lines)
+        assert one == other and set(one) == {"a", "b"}
+    for command in commands[2:5]:
+        assert cli.main([*command, "--task-id", "1"]) == 0, command
+    rows = np.load(tmp_path / "one.npy")
+    tuned = load_prompt(several).tuned
+    np.testing.assert_allclose(rows, tuned["prompt"] + tuned["tasks"][1], atol=1e-6)
+    published = load_prompt(tmp_path / "store/one/1")
+    assert published.method.kind == "prompt_tuning" and published.task.labels == ("a", "b")
+    assert cli.main(["prompts", "inspect", prompt]) == 0
+    assert "file:b.tsv" in capsys.readouterr().out
+    assert cli.main(["prompts", "inspect", prompt, "--task-id", "1"]) == 0
+    assert "nearest by cosine" in capsys.readouterr().out
+    assert cli.main(["evaluate", "--prompt", str(run), "--task-id", "1"]) == 2
+    assert "is the same for all tasks" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -123,6 +185,8 @@ def test_prompts_answer_together_are_mixed_and_carried_over(run, tmp_path, tiny_
         (["train", "nowhere.py"], "no config file nowhere.py"),
         (["prompts", "inspect", "nowhere"], "nowhere"),
         (["predict", "--prompt", "nowhere", "--input", "-", "--output", "x"], "nowhere"),
+        (["train", "--out", "-"], "- stands for standard output, and a file or a folder is writt"),
+        (["plan", "--plot", "-"], "- stands for standard output"),
     ],
 )
 def test_bad_input_exits_with_two(arguments, message, capsys):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from engines import SMALL, prompt_of, prompts_of
 
-from prompt_jax.config import InputError, LoraConfig, PromptTuningConfig
+from prompt_jax.config import InputError, LoraConfig, MultitaskPromptConfig, PromptTuningConfig
 from prompt_jax.prompts import Prompt
 from prompt_jax.serve import (
     DeadlineError,
@@ -87,6 +87,9 @@ def test_prompts_that_are_refused(tiny, tiny_gpt2):
             engine.put("x", behind)
         with pytest.raises(PromptRefusedError, match="it stands at 'suffix'"):
             Engine(tiny, {"x": behind}, **SMALL)
+        several = MultitaskPromptConfig(num_virtual_tokens=2, num_tasks=2, init="random")
+        with pytest.raises(PromptRefusedError, match="for each of 2 tasks, and none is named"):
+            engine.put("x", prompt_of(tiny, several, 0))
         with pytest.raises(InputError, match="a prompt needs a name, got an empty one"):
             engine.put("", prompts["p0"])
         with pytest.raises(UnknownPromptError, match="no prompt 'x'; known: p0, p1, p2, p3, p4"):

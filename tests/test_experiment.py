@@ -98,7 +98,9 @@ def test_a_mixture_gives_every_task_its_part(config, tmp_path, task_file, capsys
         assert part.recipe["data"]["task"] == part.task.name and part.metrics
     assert cli.main(["evaluate", "--prompt", str(folders[0])]) == 0
     assert cli.main(["evaluate", "--prompt", str(tmp_path / "run")]) == 2
-    assert "a prompt for each of several tasks; use that of one" in capsys.readouterr().err
+    assert "2 tasks, and none is named; give --task-id" in capsys.readouterr().err
+    named = ["evaluate", "--prompt", str(tmp_path / "run"), "--task-id", f"file:{other}"]
+    assert cli.main(named) == 0
 
 
 def test_one_prompt_may_serve_a_mixture(config, tmp_path, task_file):

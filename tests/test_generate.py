@@ -189,6 +189,19 @@ def test_draws_follow_the_row_and_not_its_place(lively, injection, batch):
     np.testing.assert_array_equal(run()[0], found[3])
 
 
+def test_several_answers_of_a_row_are_drawn_apart(lively, injection, batch):
+    run = functools.partial(generate, lively, injection, *batch, max_new_tokens=NEW, do_sample=True)
+    found = run(num_return_sequences=3).reshape(5, 3, NEW)
+    np.testing.assert_array_equal(found[:, 0], run())
+    assert all(len({row.tobytes() for row in rows}) == 3 for rows in found)
+    np.testing.assert_array_equal(run(), run(temperature=1.0, top_k=50))
+    greedy = generate(lively, injection, *batch, max_new_tokens=NEW)
+    np.testing.assert_array_equal(run(do_sample=False, temperature=2.0), greedy)
+    by_row = injection._replace(prompt=jnp.stack([injection.prompt + i for i in range(5)]))
+    several = generate(lively, by_row, *batch, temperature=1.0, num_return_sequences=2)
+    np.testing.assert_array_equal(several[::2], generate(lively, by_row, *batch, temperature=1.0))
+
+
 def test_draws_have_the_distribution_of_the_softmax():
     rows = 20_000
     logits = jnp.tile(jnp.array([[1.0, 0.0, 2.0, -1.0]]), (rows, 1))
@@ -256,6 +269,20 @@ def test_wide_beams_find_the_best_of_all():
         ({"num_beams": 2, "early_stopping": "soon"}, 'True, False or "never", got .soon.'),
         ({"top_k": 5}, "temperature=0 draws nothing: got top_k 5"),
         ({"top_p": 0.9}, "temperature=0 draws nothing: got top_k 0 and top_p 0.9"),
+        ({"do_sample": True, "temperature": 0.0}, "do_sample=True draws tokens and temperature=0"),
+        ({"do_sample": True, "num_beams": 2}, "got temperature 1.0 and num_beams 2"),
+        ({"num_return_sequences": 2}, "at most num_beams answers, 1; set num_beams=2, or draw"),
+        ({"num_return_sequences": 3, "num_beams": 2}, "at most num_beams answers, 2"),
+        ({"max_length": 1}, "max_length is 1 and counts 1 tokens before the answer"),
+        (
+            {"min_new_tokens": 9, "max_new_tokens": 8},
+            "min_new_tokens is 9 and an answer has at mos",
+        ),
+        ({"repetition_penalty": 0.0}, "repetition_penalty must be above 0, got 0.0"),
+        ({"no_repeat_ngram_size": -1}, "no_repeat_ngram_size must be at least 0"),
+        ({"eos_token_id": [1, 64]}, r"0 to 63, got \[1, 64\]"),
+        ({"num_beam": 2}, "unknown option of generate 'num_beam'; allowed: .*meant 'num_beams'"),
+        ({"top_n": 2}, "allowed: do_sample, early_stopping, eos_token_id, length_penalty, max_len"),
     ],
 )
 def test_bad_arguments(tiny, batch, options, message):

@@ -1,5 +1,6 @@
 """The server on loopback, as the clients of others see it."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -9,12 +10,13 @@ httpx = pytest.importorskip("httpx")
 openai = pytest.importorskip("openai")
 pytest.importorskip("fastapi")
 
-from serving import ADMIN, KEYS, prompt_of  # noqa: E402
+from serving import ADMIN, KEYS, USER, prompt_of  # noqa: E402
 
 from prompt_jax.config import PromptTuningConfig  # noqa: E402
 from prompt_jax.prompts import compose, save_prompt  # noqa: E402
 from prompt_jax.serve.http import create_app  # noqa: E402
 from prompt_jax.serve.http.prompts import packed  # noqa: E402
+from prompt_jax.tasks import Task  # noqa: E402
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -52,6 +54,25 @@ def test_openais_client_chats_and_streams(client, served):
     assert said == whole.choices[0].message.content
     assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
     assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] is not None
+
+
+def test_a_classification_is_completed_by_its_label_word(client, served):
+    address, catalog, backbone = served
+    task = Task(name="file:x", source="{input}", target="{target}", labels=("billing", "a refund"))
+    prompt = prompt_of(backbone, PromptTuningConfig(num_virtual_tokens=3), 4)
+    catalog.put("tickets", dataclasses.replace(prompt, task=task))
+    asked = {"input": "a fine film", "model": "tickets"}
+    found = httpx.post(f"{address}/v1/classify", headers=USER, json=asked).json()["data"][0]
+    given = {"model": "tickets", "max_tokens": 1}
+    whole = client.completions.create(prompt="a fine film", **given)
+    assert whole.choices[0].text == found["label"] and whole.choices[0].finish_reason == "stop"
+    stream = client.completions.create(prompt="a fine film", stream=True, **given)
+    assert "".join(chunk.choices[0].text for chunk in stream) == found["label"]
+    chat = client.chat.completions.create(
+        messages=[{"role": "user", "content": "a fine film"}], **given
+    )
+    assert chat.choices[0].message.content == found["label"]
+    catalog.remove("tickets", 1)
 
 
 def test_openais_client_embeds_and_is_told_errors(client):

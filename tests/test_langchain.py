@@ -1,6 +1,7 @@
 """LangChain's models: prompts are switched in every way there is, and share batches."""
 
 import asyncio
+import dataclasses
 import operator
 import os
 import re
@@ -29,6 +30,7 @@ from prompt_jax.integrations.langchain import (  # noqa: E402
 from prompt_jax.integrations.sources import Local, Remote  # noqa: E402
 from prompt_jax.prompts import save_prompt  # noqa: E402
 from prompt_jax.serve import UnknownPromptError  # noqa: E402
+from prompt_jax.tasks import Task  # noqa: E402
 from prompt_jax.weights import load_backbone  # noqa: E402
 
 pytestmark = [
@@ -111,6 +113,64 @@ def test_stops_and_sampling(chat, engine):
     assert plain.invoke(TEXT, soft_prompt="p1") == whole[: whole.index(stop)]
     drawn = {chat.invoke(TEXT, soft_prompt="p1", temperature=2.0, seed=i).text for i in range(4)}
     assert len(drawn) > 1
+
+
+def test_options_are_honoured_or_refused(chat, engine):
+    llm = PromptJaxLLM(source=chat.source, max_tokens=6)
+    short = said(engine, "p1", count=1)
+    given = {"soft_prompt": "p1", "max_new_tokens": 1, "n": 1, "tools": None}
+    ways = [
+        chat.invoke(TEXT, **given).text,
+        chat.bind(**given).invoke(TEXT).text,
+        chat.batch([TEXT], **given)[0].text,
+        "".join(each.text for each in chat.stream(TEXT, **given)),
+        asyncio.run(chat.ainvoke(TEXT, **given)).text,
+        llm.invoke(TEXT, **given),
+        llm.batch([TEXT], **given)[0],
+        "".join(llm.stream(TEXT, **given)),
+        ChatPromptJax(source=chat.source, soft_prompt="p1", max_new_tokens=1).invoke(TEXT).text,
+    ]
+    assert ways == [short] * len(ways)
+    for options, message in (
+        ({"top_n": 2}, "unknown option of a call 'top_n'; allowed: max_tokens, .*, soft_prompt"),
+        ({"n": 2}, "n is 2 and a call has one answer; use batch"),
+        ({"tools": [{}]}, "unknown option of a call 'tools'"),
+        ({"max_tokens": 2, "max_new_tokens": 3}, "max_tokens is 2 and max_new_tokens 3"),
+    ):
+        for call in (
+            lambda options: chat.invoke(TEXT, **options),
+            lambda options: chat.bind(**options).invoke(TEXT),
+            lambda options: list(chat.stream(TEXT, **options)),
+            lambda options: llm.invoke(TEXT, **options),
+            lambda options: list(llm.stream(TEXT, **options)),
+        ):
+            with pytest.raises(InputError, match=message):
+                call(options)
+    for kind in (ChatPromptJax, PromptJaxLLM, PromptJaxEmbeddings):
+        with pytest.raises(ValueError, match="top_n"):
+            kind(source=chat.source, top_n=2)
+
+
+def test_a_classification_is_answered_by_its_label_words(chat, engine, tiny_backbone):
+    task = Task(name="file:x", source="{input}", target="{target}", labels=("billing", "a refund"))
+    prompt = dataclasses.replace(
+        prompt_of(tiny_backbone, PromptTuningConfig(num_virtual_tokens=3), 4), task=task
+    )
+    engine.put("tickets", prompt)
+    tokens = tiny_backbone.tokenizer(TEXT)["input_ids"]
+    scores = engine.score("tickets", tokens, task.labels).result().log_likelihoods
+    label = task.labels[int(scores.argmax())]
+    message = chat.invoke(TEXT, soft_prompt="tickets", max_tokens=1)
+    assert message.text == label and message.response_metadata["finish_reason"] == "stop"
+    assert "".join(each.text for each in chat.stream(TEXT, soft_prompt="tickets")) == label
+    assert asyncio.run(chat.ainvoke(TEXT, soft_prompt="tickets")).text == label
+    assert PromptJaxLLM(source=chat.source).invoke(TEXT, soft_prompt="tickets") == label
+    drawn = [
+        chat.invoke(TEXT, soft_prompt="tickets", temperature=50.0, seed=i).text for i in range(12)
+    ]
+    assert set(drawn) == set(task.labels)
+    assert chat.invoke(TEXT, soft_prompt="tickets", temperature=50.0, top_k=1).text == label
+    engine.remove("tickets")
 
 
 def test_caches_tell_prompts_and_versions_apart(chat, engine, tiny_backbone):

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from prompt_jax.config import PLACEMENTS, InputError, PromptTuningConfig
-from prompt_jax.methods import Injection, Placement, init, prepend
+from prompt_jax.methods import Injection, Placement, init, materialize, prepend
 from prompt_jax.methods.prompt_tuning import from_rows, from_vocab, uniform
+from prompt_jax.prompts import prompt_for
 
 KEY = jax.random.key(0)
 
@@ -117,3 +118,14 @@ def test_prepend_refuses_another_width_and_placement():
         prepend(Injection(jnp.ones((2, 3))), text, mask)
     with pytest.raises(InputError, match="unknown placement 'sufix'.*meant 'suffix'"):
         Placement("sufix")
+
+
+def test_an_injection_keeps_where_it_stands(tiny):
+    config = PromptTuningConfig(num_virtual_tokens=2, init="random", placement="suffix")
+    tuned = init(config, tiny, KEY)
+    injection = materialize(config, tuned)
+    assert prompt_for(tuned, config, tiny).injection().placement == injection.placement == "suffix"
+    many = jax.vmap(lambda tree: materialize(config, tree))(jax.tree.map(lambda x: x[None], tuned))
+    assert many.placement == "suffix" and many.prompt.shape == (1, 2, 16)
+    assert jax.jit(lambda x: x)(injection).placement == "suffix"
+    assert len(jax.tree.leaves(injection)) == 1

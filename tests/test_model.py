@@ -11,10 +11,11 @@ import pytest
 from make_golden_peft import EXPECTED, GOLDEN, inputs, numbers
 
 from prompt_jax.backbones.t5 import shift_right
-from prompt_jax.config import InputError, PromptTuningConfig
+from prompt_jax.config import InputError, MultitaskPromptConfig, PromptTuningConfig
+from prompt_jax.generate import generate
 from prompt_jax.methods import Injection
 from prompt_jax.model import PromptTuningModel
-from prompt_jax.prompts import load_prompt, save_prompt
+from prompt_jax.prompts import load_prompt, of_task, save_prompt
 from prompt_jax.train import State
 from prompt_jax.weights import load_backbone
 
@@ -141,6 +142,75 @@ class TestCall:
     def test_refused(self, model, arguments, match):
         with pytest.raises(InputError, match=match):
             model(**{"input_ids": TOKENS} | arguments)
+
+
+class TestTasks:
+    """A prompt for several tasks answers as the one that is named, and never as another."""
+
+    @pytest.fixture
+    def several(self, tiny, tmp_path):
+        config = MultitaskPromptConfig(num_virtual_tokens=3, num_tasks=3, init="random")
+        model = PromptTuningModel.from_pretrained(tiny, config, seed=2)
+        key = jax.random.key(4)
+        model.tuned["cols"] += jax.random.normal(key, model.tuned["cols"].shape)
+        prompt = dataclasses.replace(
+            model.prompt, recipe={"data": {"task": "file:a.tsv", "mixture": ("file:b.tsv", "c")}}
+        )
+        return load_prompt(save_prompt(tmp_path / "several", prompt))
+
+    def test_every_way_to_name_a_task_is_that_task_alone(self, tiny, several):
+        model = PromptTuningModel.from_pretrained(tiny, several)
+        rows = [
+            logits(model, TOKENS, decoder_input_ids=DECODER_TOKENS, task_ids=task)
+            for task in (0, 1, [1, 0], "file:b.tsv", "1", np.array(1))
+        ]
+        assert np.abs(rows[0] - rows[1]).max() > 1e-3
+        np.testing.assert_array_equal(rows[2], [rows[1][0], rows[0][1]])
+        for same in rows[3:]:
+            np.testing.assert_array_equal(same, rows[1])
+        for source, task_id in ((several, 1), (of_task(several, "file:b.tsv"), None)):
+            alone = PromptTuningModel.from_pretrained(tiny, source, task_id=task_id)
+            ours = logits(alone, TOKENS, decoder_input_ids=DECODER_TOKENS)
+            np.testing.assert_allclose(ours, rows[1], atol=1e-6)
+        mixed = model.generate(TOKENS, max_new_tokens=3, task_ids=[1, 0])
+        for row, task in enumerate((1, 0)):
+            one = model.generate(TOKENS, max_new_tokens=3, task_ids=task)
+            np.testing.assert_array_equal(mixed[row], one[row])
+
+    def test_a_task_must_be_named(self, tiny, several):
+        model = PromptTuningModel.from_pretrained(tiny, several)
+        tasks = r"0 \(file:a.tsv\), 1 \(file:b.tsv\), 2 \(c\)"
+        for task_ids, message in (
+            (None, "3 tasks, and none is named; .*: " + tasks),
+            (3, "has no task '3'; tasks: " + tasks),
+            ("d", "has no task 'd'"),
+            ([0, -1], "has no task"),
+            ([0, 1, 2], r"one integer, or 2 of them, one a row, got int64 of shape \[3\]"),
+            (np.array(0.5), "got float64"),
+        ):
+            with pytest.raises(InputError, match=message):
+                model(TOKENS, decoder_input_ids=DECODER_TOKENS, task_ids=task_ids)
+            with pytest.raises(InputError, match=message):
+                model.generate(TOKENS, task_ids=task_ids)
+        with pytest.raises(InputError, match="has no task 'd'"):
+            PromptTuningModel.from_pretrained(tiny, several, task_id="d")
+        # No backbone reads the prompts of all tasks as those of the rows of a batch.
+        tokens = np.tile(TOKENS[:1], (3, 1))
+        with pytest.raises(InputError, match="those of 3 tasks; name one, 0 to 2"):
+            generate(tiny, several.injection(), tokens, tokens > 0)
+
+    def test_others_have_no_tasks(self, tiny, model):
+        plain = PromptTuningModel.from_pretrained(tiny, None)
+        with pytest.raises(InputError, match="has no prompt and so no task"):
+            plain.generate(TOKENS, task_ids=0)
+        with pytest.raises(InputError, match="is the same for all tasks, and task 1 is named"):
+            model.generate(TOKENS, task_ids=1)
+        one = MultitaskPromptConfig(num_virtual_tokens=3, num_tasks=1, init="random")
+        only = PromptTuningModel.from_pretrained(tiny, one)
+        written = only.generate(TOKENS, max_new_tokens=2)
+        np.testing.assert_array_equal(
+            only.generate(TOKENS, max_new_tokens=2, task_ids=[0, 0]), written
+        )
 
 
 class TestGenerate:

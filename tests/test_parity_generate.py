@@ -78,6 +78,63 @@ def test_greedy(pair):
     assert ended.any() and not ended.all() and len(np.unique(expected)) > 5
 
 
+TIES = {"repetition_penalty": 1.7, "no_repeat_ngram_size": 2, "min_new_tokens": 5}
+
+
+@pytest.mark.parametrize("pair", ["t5_1_1"], indirect=True)
+@pytest.mark.parametrize("beams", [1, 3])
+def test_rules_of_an_encoder_decoder(pair, beams):
+    model, backbone = pair
+    tokens, mask = inputs(model.config.vocab_size)
+    options = {**TIES, "num_beams": beams, "num_return_sequences": beams, "eos_token_id": [1, 9]}
+    with torch.no_grad():
+        expected = model.generate(
+            input_ids=torch.tensor(tokens),
+            attention_mask=torch.tensor(mask).long(),
+            max_length=NEW + 1,
+            do_sample=False,
+            use_cache=False,
+            **options,
+        ).numpy()[:, 1:]
+    expected = np.pad(expected, ((0, 0), (0, NEW - expected.shape[1])))
+    ended = np.isin(expected, (1, 9))
+    expected = np.where(np.cumsum(ended, axis=1) - ended > 0, 0, expected)
+    found = generate(backbone, None, tokens, mask, max_length=NEW + 1, **options)
+    np.testing.assert_array_equal(found, expected)
+    assert len(found) == beams * len(tokens) and not ended[:, :5].any()
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_rules_of_a_decoder_count_what_it_has_read(beams, tmp_path):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    shape = {"vocab_size": 40, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
+    model = GPT2LMHeadModel(GPT2Config(**shape, bos_token_id=1, eos_token_id=1)).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight += 0.2 * torch.randn_like(weight)
+    model.save_pretrained(tmp_path)
+    backbone = load_backbone(tmp_path, dtype="float32")
+    tokens = np.random.RandomState(0).randint(2, 40, (3, 6))
+    mask = np.ones_like(tokens, bool)
+    options = {**TIES, "num_beams": beams, "max_length": 6 + NEW}
+    with torch.no_grad():
+        expected = model.generate(
+            input_ids=torch.tensor(tokens),
+            attention_mask=torch.tensor(mask).long(),
+            pad_token_id=0,
+            do_sample=False,
+            **options,
+        ).numpy()[:, 6:]
+    found = generate(backbone, None, tokens, mask, **options)
+    found = np.where(np.cumsum(found == 1, axis=1) - (found == 1) > 0, 0, found)
+    expected = np.pad(expected, ((0, 0), (0, NEW - expected.shape[1])))
+    np.testing.assert_array_equal(found, expected)
+    plain = generate(backbone, None, tokens, mask, max_new_tokens=NEW)
+    assert (plain != found).any()
+
+
 def test_beams(pair):
     model, backbone = pair
     tokens, mask = inputs(model.config.vocab_size)

@@ -57,7 +57,8 @@ def run(backbone, injection, source, tmp_path, monkeypatch):
     def run(output="out.jsonl", **options):
         path = tmp_path / output
         settings = {"task": TASK, "injection": injection, "input_path": source, "eval": RANK}
-        count = predict(backbone, output_path=path, data=DATA, **{**settings, **options})
+        settings["output_path"] = path
+        count = predict(backbone, data=DATA, **{**settings, **options})
         return path, count
 
     return run
@@ -185,6 +186,15 @@ def test_templates_of_several_columns(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("premise,hypothesis\nit rains,it is wet\n")
     assert read_inputs(path, PAIRS) == [(0, "it rains so it is wet")]
+
+
+def test_standard_output(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    whole, _ = run()
+    for _ in range(2):  # There is nothing to continue, and nothing in the way.
+        assert run(output_path="-")[1] == 23
+        assert capsys.readouterr().out == whole.read_text()
+    assert not (tmp_path / "-").exists()
 
 
 def test_standard_input(run, monkeypatch):

@@ -68,6 +68,13 @@ class TestReport:
             assert part in page
         assert max(map(len, page.splitlines())) <= 100
 
+    def test_in_a_notebook_inspect_gives_the_page_and_shows_nothing(self, embedded, monkeypatch):
+        rows = np.asarray(embedded.params["embedding"], np.float32)[[200]]
+        prompt = prompt_for({"prompt": rows}, PromptTuningConfig(num_virtual_tokens=1), embedded)
+        page = inspect(prompt, embedded)
+        monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+        assert page and inspect(prompt, embedded) == page
+
     def test_inspect_refuses_another_backbone(self, embedded, prompt):
         with pytest.raises(InputError, match="16 wide and backbone 'embedded' is 256"):
             inspect(prompt, embedded)

@@ -23,6 +23,7 @@ from prompt_jax.config import (
     DistributedConfig,
     InputError,
     MeshConfig,
+    check_place,
     choose,
 )
 from prompt_jax.runtime import prepare
@@ -177,6 +178,8 @@ def _plan(arguments: list[str]) -> None:
         """
         for name in programs:
             choose("program", name, ("train", "score", "decode"))
+        if plot:
+            check_place(plot)
         prepare()
         from prompt_jax import plan as planning
 

@@ -22,6 +22,7 @@ def evaluate(arguments: list[str]) -> None:
     def run(
         *,
         prompt: str,
+        task_id: str = "",
         backbone: str = "",
         frozen: BackboneConfig = BackboneConfig(),  # noqa: B008 (frozen)
         data: DataConfig = data,
@@ -36,6 +37,7 @@ def evaluate(arguments: list[str]) -> None:
 
         Args:
           prompt: a prompt folder, a run folder, or a .npy.
+          task_id: the task of a multitask prompt, by its number from 0 or its name.
           backbone: empty takes the one that the prompt was trained on.
           frozen: how it is loaded and run, e.g. --frozen.dtype int8.
           data: what to score it on. Without --data.task, what training held out or validated on,
@@ -51,7 +53,7 @@ def evaluate(arguments: list[str]) -> None:
         from prompt_jax import experiment, report
         from prompt_jax.processes import is_first
 
-        loaded, model = load(prompt, backbone, allow_mismatch, mesh, frozen)
+        loaded, model = load(prompt, backbone, allow_mismatch, mesh, frozen, task_id=task_id)
         config = Config(backbone=model.name, data=data, task=task, eval=eval)
         say = aside if is_first() else lambda _: None
         results = experiment.evaluate_prompt(config, loaded, model, say=say)
@@ -73,6 +75,7 @@ def predict(arguments: list[str]) -> None:
         prompt: str,
         input: str,
         output: str,
+        task_id: str = "",
         backbone: str = "",
         frozen: BackboneConfig = BackboneConfig(),  # noqa: B008 (frozen)
         shard: str = "0/1",
@@ -87,8 +90,9 @@ def predict(arguments: list[str]) -> None:
 
         Args:
           prompt: a prompt folder, a run folder, or a .npy.
+          task_id: the task of a multitask prompt, by its number from 0 or its name.
           input: .txt with an input a line, .csv, .tsv, .jsonl, .parquet, or - for standard input.
-          output: a .jsonl, in the order of the inputs.
+          output: a .jsonl, in the order of the inputs, or - for standard output.
           backbone: empty takes the one that the prompt was trained on.
           frozen: how it is loaded and run, e.g. --frozen.dtype int8.
           shard: i/n answers every n-th input, beginning with input i.
@@ -106,7 +110,7 @@ def predict(arguments: list[str]) -> None:
         from prompt_jax import predict as prediction
         from prompt_jax.tasks import Task, read_labels
 
-        loaded, model = load(prompt, backbone, allow_mismatch, mesh, frozen)
+        loaded, model = load(prompt, backbone, allow_mismatch, mesh, frozen, task_id=task_id)
         asked = Task(
             name=data.task,
             source=task.source or "{input}",
@@ -125,6 +129,7 @@ def predict(arguments: list[str]) -> None:
             shard=part,
             overwrite=overwrite,
         )
-        print(f"{count} answers written to {output}", file=sys.stderr)
+        place = "standard output" if output == prediction.STREAM else output
+        print(f"{count} answers written to {place}", file=sys.stderr)
 
     parse(run, "predict", arguments)

@@ -99,9 +99,10 @@ def trained_on(arguments: list[str]) -> tuple[DataConfig, TaskConfig, EvalConfig
     path = value_of(arguments, "--prompt")
     if path is None:
         return DataConfig(), TaskConfig(), EvalConfig()
-    from prompt_jax.prompts import load_prompt
+    from prompt_jax.prompts import load_prompt, of_task
 
-    prompt = load_prompt(path)
+    prompt, task_id = load_prompt(path), value_of(arguments, "--task-id")
+    prompt = of_task(prompt, task_id) if task_id else prompt
     data, task = task_of(prompt)
     if value_of(arguments, "--task.labels") is not None and task.kind == "generation":
         task = dataclasses.replace(task, kind=None)
@@ -140,7 +141,7 @@ def value_of(arguments: list[str], flag: str) -> str | None:
     """What a flag is followed by; None where it is missing."""
     for i, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")
-        if name == flag:
+        if name.replace("_", "-") == flag:
             return value if equals else next(iter(arguments[i + 1 : i + 2]), None)
     return None
 
@@ -168,22 +169,54 @@ def load(
     allow_mismatch: bool,
     mesh: Any = None,
     frozen: BackboneConfig | None = None,
+    *,
+    task_id: str | None = "",
 ) -> tuple[Any, Any]:
-    """The prompt at a path and the backbone it runs on: the named one, or else its own."""
-    from prompt_jax.prompts import load_prompt
-    from prompt_jax.prompts.fits import adopt
-    from prompt_jax.weights import load_backbone
+    """The prompt at a path and the backbone it runs on: the named one, or else its own.
 
-    loaded = load_prompt(prompt)
+    Args:
+      task_id: the task of a multitask prompt; empty where it has one only; None keeps all.
+
+    Raises:
+      InputError: no such prompt, backbone or task, or they do not fit.
+    """
+    from prompt_jax.prompts import load_prompt
+
+    loaded = load_prompt(prompt) if task_id is None else prompt_at(prompt, task_id)
     if not (backbone or loaded.backbone):
         raise InputError(
             f"{prompt} does not say which backbone it belongs to, as rows alone (.npy, decoder.pt) "
             "never do; give --backbone"
         )
+    return on_backbone(loaded, backbone or loaded.backbone, allow_mismatch, mesh, frozen)
+
+
+def on_backbone(
+    prompt: Any,
+    backbone: str,
+    allow_mismatch: bool = False,
+    mesh: Any = None,
+    frozen: BackboneConfig | None = None,
+) -> tuple[Any, Any]:
+    """A prompt as it runs on the backbone of a name, and that backbone."""
+    from prompt_jax.prompts.fits import adopt
+    from prompt_jax.weights import load_backbone
+
     # Nothing goes backward.
     way = {} if frozen is None else {**dataclasses.asdict(frozen), "remat": "none"}
-    model = load_backbone(backbone or loaded.backbone, mesh=mesh, **way)
-    return adopt(loaded, model, allow_mismatch=allow_mismatch), model
+    model = load_backbone(backbone, mesh=mesh, **way)
+    return adopt(prompt, model, allow_mismatch=allow_mismatch), model
+
+
+def prompt_at(path: str, task_id: str) -> Any:
+    """The prompt at a path, of one task where it has those of several.
+
+    Raises:
+      InputError: no such prompt or task, or several tasks and none named.
+    """
+    from prompt_jax.prompts import load_prompt, of_task
+
+    return of_task(load_prompt(path), task_id or None)
 
 
 def as_json(values: dict[str, Any]) -> str:

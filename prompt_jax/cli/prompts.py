@@ -1,13 +1,12 @@
 """`prompt-jax prompts`: what is done with saved prompts, other than to run them."""
 
-import dataclasses
 from pathlib import Path
-from typing import Any
 
 from tyro.conf import Positional
 
-from prompt_jax.cli.arguments import aside, load, parse, task_of
-from prompt_jax.config import Config, InputError, TaskConfig, TrainConfig, choose
+from prompt_jax.cli import mixing
+from prompt_jax.cli.arguments import load, parse, prompt_at
+from prompt_jax.config import InputError, choose
 
 
 def run(arguments: list[str]) -> None:
@@ -18,9 +17,9 @@ def run(arguments: list[str]) -> None:
         "export": _export,
         "import": _import,
         "similarity": _similarity,
-        "compose": _compose,
-        "attention": _attention,
-        "ensemble": _ensemble,
+        "compose": mixing.compose,
+        "attention": mixing.attention,
+        "ensemble": mixing.ensemble,
         "recycle": _recycle,
         "publish": _publish,
         "push": _push,
@@ -56,6 +55,7 @@ def _inspect(
     backbone: str = "",
     k: int = 3,
     heat_map: str = "",
+    task_id: str = "",
     allow_mismatch: bool = False,
 ) -> None:
     """Prints identity, metrics and the nearest words of every virtual token.
@@ -65,27 +65,35 @@ def _inspect(
       backbone: empty takes the one that the prompt was trained on.
       k: neighbours of a virtual token.
       heat_map: also draw the similarity of the virtual tokens into this PNG.
+      task_id: the task of a multitask prompt, by its number from 0 or its name; empty prints its
+        tasks.
       allow_mismatch: use a backbone whose fingerprint is not the one it was trained on.
     """
     from prompt_jax.prompts import draw_similarity, inspect
 
-    loaded, model = load(prompt, backbone, allow_mismatch)
+    loaded, model = load(prompt, backbone, allow_mismatch, task_id=task_id or None)
     print(inspect(loaded, model, k=k, allow_mismatch=allow_mismatch))
     if heat_map:
         print(f"heat map in {draw_similarity(loaded, heat_map)}")
 
 
-def _export(prompt: Positional[str], output: Positional[str], overwrite: bool = False) -> None:
+def _export(
+    prompt: Positional[str], output: Positional[str], task_id: str = "", overwrite: bool = False
+) -> None:
     """Writes a prompt for other tools: a PEFT folder, or a .npy of [P, D].
 
     Args:
       prompt: a prompt folder, a run folder, or a .npy.
       output: ends in .npy, or names a folder.
+      task_id: the task of a multitask prompt, by its number from 0 or its name; empty exports all
+        tasks together, which a PEFT folder can hold.
       overwrite: replace what is there.
     """
     from prompt_jax.prompts import export_prompt, load_prompt
 
-    print(f"written: {export_prompt(load_prompt(prompt), output, overwrite=overwrite)}")
+    whole = not task_id and not output.endswith(".npy")
+    loaded = load_prompt(prompt) if whole else prompt_at(prompt, task_id)
+    print(f"written: {export_prompt(loaded, output, overwrite=overwrite)}")
 
 
 def _import(
@@ -145,90 +153,13 @@ def _similarity(query: Positional[str], folder: Positional[str] = "runs") -> Non
         print(f"left out: {name}: {why}")
 
 
-def _compose(
-    prompts: Positional[tuple[str, ...]],
-    *,
-    output: str,
-    how: str = "concat",
-    weights: tuple[float, ...] = (),
-    name: str = "",
-    overwrite: bool = False,
-) -> None:
-    """Makes one prompt of several, without training.
-
-    Args:
-      prompts: prompt folders, run folders, or .npy files, in order.
-      output: the folder to write.
-      how: concat, average, weighted, or task_arithmetic, which adds to the first prompt what sets
-        the others apart from it.
-      weights: one a prompt for weighted; one a prompt after the first for task_arithmetic.
-      name: of the new prompt; empty takes that of the output folder.
-      overwrite: replace the prompt in output.
-    """
-    from prompt_jax.prompts import compose, load_prompt, save_prompt
-
-    loaded = [load_prompt(path) for path in prompts]
-    made = compose(loaded, how, weights or None, name or Path(output).name)
-    print(f"{len(made.rows)} virtual tokens, digest {made.digest[:12]}")
-    print(f"written: {save_prompt(output, made, overwrite=overwrite)}")
-
-
-def _attention(
-    prompts: Positional[tuple[str, ...]],
-    *,
-    output: str,
-    task: str = "",
-    name: str = "",
-    steps: int = 100,
-    batch_size: int = 32,
-    seed: int = 0,
-    overwrite: bool = False,
-) -> None:
-    """Makes one prompt of several by weights that a task's training rows decide (ATTEMPT).
-
-    Args:
-      prompts: prompt folders, run folders, or .npy files of one backbone.
-      output: the folder to write.
-      task: whose rows to train on; empty takes those of the first prompt.
-      name: of the new prompt; empty takes that of the output folder.
-      steps: of training.
-      batch_size: rows of a step.
-      seed: of the order of the rows.
-      overwrite: replace the prompt in output.
-    """
-    from prompt_jax.experiment import attend
-    from prompt_jax.prompts import check_free, save_prompt
-
-    check_free(Path(output), overwrite)
-    loaded, model, config = _together(prompts, task)
-    train = TrainConfig(steps=steps, batch_size=batch_size, seed=seed)
-    config = dataclasses.replace(config, train=train)
-    made = attend(config, loaded, model, name=name or Path(output).name)
-    for weight, source in zip(made.recipe["weights"], loaded, strict=True):
-        print(f"{weight:.3f}  {source.name or source.digest[:12]}")
-    print(f"written: {save_prompt(output, made, overwrite=overwrite)}")
-
-
-def _ensemble(
-    prompts: Positional[tuple[str, ...]], *, how: str = "average", task: str = ""
-) -> None:
-    """Scores several prompts, each alone and all together.
-
-    Args:
-      prompts: prompt folders, run folders, or .npy files of one backbone.
-      how: average of their log-probabilities, vote, or weighted, as fits validation best.
-      task: what to score them on; empty takes the task of the first prompt.
-    """
-    from prompt_jax import report
-    from prompt_jax.experiment import evaluate_ensemble
-
-    loaded, model, config = _together(prompts, task)
-    results = evaluate_ensemble(config, loaded, model, how, say=aside)
-    print(report.markdown(report.table(results)))
-
-
 def _publish(
-    prompt: Positional[str], *, name: str, store: str = "prompts", alias: str = ""
+    prompt: Positional[str],
+    *,
+    name: str,
+    store: str = "prompts",
+    alias: str = "",
+    task_id: str = "",
 ) -> None:
     """Puts a prompt into a store as the next version of a name, for `prompt-jax serve`.
 
@@ -237,12 +168,13 @@ def _publish(
       name: what requests call it.
       store: folder of the store; made if it is not there.
       alias: what shall mean this version from now on, beside its number.
+      task_id: the task of a multitask prompt, by its number from 0 or its name.
     """
-    from prompt_jax.prompts import load_prompt
     from prompt_jax.serve import Store
 
+    loaded = prompt_at(prompt, task_id)
     kept = Store(store)
-    entry = kept.put(name, load_prompt(prompt))
+    entry = kept.put(name, loaded)
     if alias:
         kept.alias(name, alias, entry.version)
     print(f"{entry} in {store}")
@@ -291,6 +223,7 @@ def _recycle(
     backbone: str,
     output: str,
     how: str = "linear",
+    task_id: str = "",
     overwrite: bool = False,
 ) -> None:
     """Carries a prompt over to another backbone by the words that both know; a start, no more.
@@ -300,29 +233,14 @@ def _recycle(
       backbone: the one to carry it to.
       output: the folder to write.
       how: linear, mlp or combination.
+      task_id: the task of a multitask prompt, by its number from 0 or its name.
       overwrite: replace the prompt in output.
     """
     from prompt_jax.prompts import check_free, recycle, save_prompt
     from prompt_jax.weights import load_backbone
 
     check_free(Path(output), overwrite)
-    loaded, source = load(prompt, "", False)
+    loaded, source = load(prompt, "", False, task_id=task_id)
     made = recycle(loaded, source, load_backbone(backbone), how)
     print(f"by {made.recipe['words']:,} shared words")
     print(f"written: {save_prompt(output, made, overwrite=overwrite)}")
-
-
-def _together(paths: tuple[str, ...], task: str) -> tuple[list[Any], Any, Config]:
-    """Prompts of one backbone, that backbone, and the config of the first one's task."""
-    from prompt_jax.prompts import check_fits, load_prompt
-
-    if not paths:
-        raise InputError("no prompts given; name their folders")
-    first, model = load(paths[0], "", False)
-    others = [load_prompt(path) for path in paths[1:]]
-    for prompt in others:
-        check_fits(prompt, model)
-    data, texts = task_of(first)
-    if task:
-        data, texts = dataclasses.replace(data, task=task), TaskConfig()
-    return [first, *others], model, Config(backbone=model.name, data=data, task=texts)

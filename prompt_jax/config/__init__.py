@@ -6,6 +6,7 @@ a wrong value is answered before a model is loaded or a step is compiled.
 
 from prompt_jax.config.checks import InputError as InputError
 from prompt_jax.config.checks import at_least as at_least
+from prompt_jax.config.checks import check_place as check_place
 from prompt_jax.config.checks import choose as choose
 from prompt_jax.config.distributed import DistributedConfig as DistributedConfig
 from prompt_jax.config.experiment import DTYPES as DTYPES

@@ -3,6 +3,8 @@
 import dataclasses
 import difflib
 from collections.abc import Iterable, Mapping
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 
@@ -33,6 +35,18 @@ def at_least(name: str, value: float, low: float, remedy: str = "") -> None:
     if value < low:
         hint = f"; {remedy}" if remedy else ""
         raise InputError(f"{name} must be at least {low}, got {value}{hint}")
+
+
+def check_place(path: str | PathLike[str]) -> None:
+    """Checks that a file or folder to write has a name.
+
+    Raises:
+      InputError: it is `-`, by which other commands mean standard output.
+    """
+    if Path(path) == Path("-"):
+        raise InputError(
+            "- stands for standard output, and a file or a folder is written here; give its name"
+        )
 
 
 def implied(config: Any, choices: Mapping[str, str], otherwise: str) -> str:

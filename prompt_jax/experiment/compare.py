@@ -15,7 +15,7 @@ from prompt_jax.experiment.watch import Say
 from prompt_jax.generate import ask_each, check_words, combine, fit_weights
 from prompt_jax.generate.ensemble import WAYS
 from prompt_jax.metrics import measure
-from prompt_jax.prompts import Prompt
+from prompt_jax.prompts import Prompt, of_task
 from prompt_jax.tasks import remarks
 
 FROZEN, TUNED = "frozen model, no prompt", "tuned prompt"
@@ -64,14 +64,10 @@ def evaluate_prompt(
     """What `compare` gives for a saved prompt on `config.data.task`, see `scored`.
 
     Raises:
-      InputError: the prompt holds those of several tasks.
+      InputError: the prompt holds those of several tasks; take one with `prompts.of_task`.
     """
+    prompt = of_task(prompt)
     injection = prompt.injection()
-    if injection.prompt is not None and injection.prompt.ndim > 2:
-        raise InputError(
-            f"{prompt.name or prompt.digest[:12]!r} holds a prompt for each of several tasks; use "
-            "that of one task, which training saved in tasks/ beside it"
-        )
     config = dataclasses.replace(config, method=prompt.method)
     plain = {} if injection.head else {FROZEN: None}
     selection = scored(config, [prompt], say)
@@ -102,7 +98,7 @@ def evaluate_ensemble(
     selection = scored(config, prompts, say)
     data = selection.data
     alone = {
-        f"{i}: {prompt.name or prompt.digest[:12]}": prompt.injection()
+        f"{i}: {prompt.name or prompt.digest[:12]}": of_task(prompt).injection()
         for i, prompt in enumerate(prompts, 1)
     }
     given = {"data": config.data, "eval": config.scoring}

@@ -12,8 +12,7 @@ from prompt_jax.experiment.choice import Best, joined, lesson
 from prompt_jax.experiment.compare import FROZEN, TUNED, Results, compare, rival
 from prompt_jax.experiment.data import Data, digest
 from prompt_jax.experiment.watch import Say
-from prompt_jax.methods import for_tasks, materialize
-from prompt_jax.methods.multitask_prompt import of_task
+from prompt_jax.methods import for_tasks, materialize, of_task
 from prompt_jax.prompts import Prompt, inspect, prompt_for, save_prompt
 from prompt_jax.runs import read_metrics
 from prompt_jax.tasks import Task
@@ -67,6 +66,8 @@ def conclude(
             results.setdefault(way, {}).update({prefix + name: m for name, m in sets.items()})
     scores = results[TUNED]
     prompt = _prompt(config, tasks[0], backbone, method, best.tuned, scores, config.data, lineage)
+    if isinstance(method, MultitaskPromptConfig):
+        prompt = dataclasses.replace(prompt, tasks=tuple(data.task for data in tasks))
     saved = save_prompt(folder / "prompt", prompt, overwrite=True)
     words = inspect(prompt, backbone)
     rows = report.table(results)

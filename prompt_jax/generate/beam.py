@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from prompt_jax.backbones.layers import NEVER
 from prompt_jax.backbones.stack import LayerCache
 from prompt_jax.generate.prefill import Prefilled, decode_token, prefill
+from prompt_jax.generate.rules import Rules, obey
 from prompt_jax.methods import Injection
 
 
@@ -41,28 +42,33 @@ class _Beams(NamedTuple):
     """True when no hypothesis of any row is left to continue."""
 
 
-@functools.partial(jax.jit, static_argnames=("module", "length", "beams", "stop_when_full"))
+@functools.partial(
+    jax.jit, static_argnames=("module", "length", "beams", "stop_when_full", "ngram")
+)
 def search_beams(
     module: Any,
     frozen: Any,
     injection: Injection | None,
     tokens: Int[Array, "B T"],
     mask: Bool[Array, "B T"],
+    rules: Rules,
     lengths: Lengths,
     *,
     length: int,
     beams: int,
     stop_when_full: bool,
-) -> Int[Array, "B U"]:
-    """The best hypothesis of every row.
+    ngram: int = 0,
+) -> Int[Array, "B beams U"]:
+    """The hypotheses of every row, the best one first.
 
     Args:
+      ngram: as `obey` has it.
       stop_when_full: a row is decided when `beams` hypotheses have ended, whatever their scores.
     """
     config = module.config
     first = prefill(module, frozen, injection, tokens, mask, length=length)
     first = _spread(first, beams)
-    extend = functools.partial(_extend, config, lengths, stop_when_full)
+    extend = functools.partial(_extend, rules.spread(beams), ngram, lengths, stop_when_full)
 
     def body(carry: tuple[_Beams, LayerCache]) -> tuple[_Beams, LayerCache]:
         state, cache = carry
@@ -80,7 +86,7 @@ def search_beams(
     start = _start(config, tokens.shape[0], beams, length)
     state, _ = extend(start, first.logits)
     state, _ = jax.lax.while_loop(running, body, (state, first.cache))
-    return state.ended[:, 0]
+    return state.ended
 
 
 def _spread(first: Prefilled, beams: int) -> Prefilled:
@@ -109,7 +115,8 @@ def _start(config: Any, batch: int, beams: int, length: int) -> _Beams:
 
 
 def _extend(
-    config: Any,
+    rules: Rules,
+    ngram: int,
     lengths: Lengths,
     stop_when_full: bool,
     state: _Beams,
@@ -117,21 +124,25 @@ def _extend(
 ) -> tuple[_Beams, Int[Array, "B beams"]]:
     """Every beam a token longer, and the beam that each one grew from.
 
-    Twice as many continuations as beams are looked at: should all of the better half end here,
-    the other half keeps the search alive. Only the better half may end.
+    Twice as many continuations as beams are looked at, or more where several tokens end an answer:
+    should all of the best end here, the others keep the search alive. Only the best, as many as
+    beams, may end.
     """
     batch, beams, length = state.tokens.shape
     vocab = logits.shape[-1]
-    grown = jax.nn.log_softmax(logits).reshape(batch, beams, vocab) + state.scores[:, :, None]
-    scores, flat = jax.lax.top_k(grown.reshape(batch, beams * vocab), 2 * beams)
+    tried = beams * max(2, 1 + len(rules.ends))
+    written = state.tokens.reshape(batch * beams, length)
+    grown = obey(rules, ngram, jax.nn.log_softmax(logits), written, state.step)
+    grown = grown.reshape(batch, beams, vocab) + state.scores[:, :, None]
+    scores, flat = jax.lax.top_k(grown.reshape(batch, beams * vocab), tried)
     parents, token = flat // vocab, (flat % vocab).astype(jnp.int32)
     tokens = _pick(state.tokens, parents)
     tokens = jax.lax.dynamic_update_index_in_dim(tokens, token, state.step, 2)
-    ends = (token == config.eos_token_id) | (state.step == length - 1)
+    ends = rules.is_end(token) | (state.step == length - 1)
 
     running_scores, kept = jax.lax.top_k(jnp.where(ends, scores + NEVER, scores), beams)
     closed = ~state.improvable | (stop_when_full & state.has_ended.all(-1))
-    may_end = ends & (jnp.arange(2 * beams) < beams)[None, :] & ~closed[:, None]
+    may_end = ends & (jnp.arange(tried) < beams)[None, :] & ~closed[:, None]
     values = jnp.where(may_end, scores / lengths.ended[state.step], NEVER)
     ended_scores, best = jax.lax.top_k(jnp.concatenate([state.ended_scores, values], 1), beams)
     has_ended = _pick(jnp.concatenate([state.has_ended, may_end], 1), best)

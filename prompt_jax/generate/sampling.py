@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from prompt_jax.backbones.layers import NEVER
 from prompt_jax.backbones.stack import LayerCache
 from prompt_jax.generate.prefill import decode_token, prefill
+from prompt_jax.generate.rules import Rules, obey
 from prompt_jax.methods import Injection
 
 
@@ -34,34 +35,38 @@ class _State(NamedTuple):
     cache: LayerCache
 
 
-@functools.partial(jax.jit, static_argnames=("module", "length"))
+@functools.partial(jax.jit, static_argnames=("module", "length", "ngram"))
 def decode_tokens(
     module: Any,
     frozen: Any,
     injection: Injection | None,
     tokens: Int[Array, "B T"],
     mask: Bool[Array, "B T"],
+    rules: Rules,
     draw: Draw | None,
     *,
     length: int,
+    ngram: int = 0,
 ) -> Int[Array, "B U"]:
     """Up to `length` tokens for every row, stopping when all rows have ended.
 
     Args:
       draw: None is greedy.
+      ngram: as `obey` has it.
     """
     config = module.config
     first = prefill(module, frozen, injection, tokens, mask, length=length)
     batch = tokens.shape[0]
 
     def append(state: _State, logits: Float[Array, "B V"], cache: LayerCache) -> _State:
+        logits = obey(rules, ngram, logits, state.tokens, state.step)
         chosen = jnp.argmax(logits, -1) if draw is None else sample(draw, logits, state.step)
         token = jnp.where(state.ended, config.filler, chosen).astype(jnp.int32)
         return _State(
             state.step + 1,
             jax.lax.dynamic_update_index_in_dim(state.tokens, token, state.step, 1),
             token,
-            state.ended | (token == config.eos_token_id),
+            state.ended | rules.is_end(token),
             cache,
         )
 

@@ -9,7 +9,7 @@ Calls of different prompts that run at the same time, as branches of a graph do,
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any
 
 from langchain_core.callbacks import (
     AsyncCallbackManagerForLLMRun,
@@ -20,97 +20,17 @@ from langchain_core.language_models import LLM, BaseChatModel, LangSmithParams
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, GenerationChunk
-from pydantic import BaseModel, ConfigDict, Field, SkipValidation
+from pydantic import ConfigDict
 
 from prompt_jax.config import InputError
-from prompt_jax.integrations.sources import Asked, Source
+from prompt_jax.integrations.calls import OPTIONS, Prompted, Writing, options_of
+from prompt_jax.integrations.sources import Asked
 from prompt_jax.serve.words import Piece, flat
 
 ROLES = {"human": "user", "ai": "assistant", "system": "system"}
 
 
-Model = TypeVar("Model", bound="_Prompted")
-
-
-class _Prompted(BaseModel):
-    """What all of these models have: a source, a prompt, and how answers are written."""
-
-    model_config = ConfigDict(arbitrary_types_allowed=True, populate_by_name=True)
-
-    source: SkipValidation[Any] = Field(exclude=True, repr=False)
-    """`Local(engine)` or `Remote(url)`; models that are made of each other share it."""
-    model: str = ""
-    """`prompt` or `base:prompt`, as the server takes it; `soft_prompt` goes before it."""
-    soft_prompt: str = ""
-    """The name of a prompt; empty is the frozen model alone."""
-    require_prompt: bool = False
-    """Whether a call without a prompt is an error, as one with a misspelt key of a config is."""
-
-    def with_prompt(self: Model, name: str) -> Model:
-        """The same model under a prompt.
-
-        Raises:
-          UnknownPromptError: there is none of this name.
-        """
-        self.source.digest(name)
-        return self.model_copy(update={"soft_prompt": name})
-
-    def prompt_of(self, given: dict[str, Any]) -> str:
-        """Which prompt a call means.
-
-        Args:
-          given: what the call itself names, `soft_prompt` or `model`.
-
-        Raises:
-          InputError: none, where one is required.
-        """
-        named = [given.get("soft_prompt"), given.get("model"), self.soft_prompt, self.model]
-        name = next((each for each in named if each), "")
-        source: Source = self.source
-        name = name.removeprefix(f"{source.base}:")
-        name = "" if name == source.base else name
-        if not name and self.require_prompt:
-            raise InputError("no prompt is named and require_prompt is set; give soft_prompt")
-        return name
-
-    def identity_of(self, given: dict[str, Any]) -> dict[str, str]:
-        """What decides an answer beside its text: caches that know it never lie."""
-        name = self.prompt_of(given)
-        return {"base": self.source.base, "soft_prompt": name, "digest": self.source.digest(name)}
-
-
-class _Writing(_Prompted):
-    """Those that write."""
-
-    temperature: float = 0.0
-    """0 is greedy."""
-    max_tokens: int | None = None
-    top_p: float = 1.0
-    top_k: int = 0
-    seed: int = 0
-    stop: list[str] | None = Field(default=None, alias="stop_sequences")
-    timeout: float | None = None
-    """Seconds of a call."""
-    max_retries: int = 0
-    """Taken for others' sake: a call is tried once."""
-
-    def asked(self, text: str, stop: list[str] | None, given: dict[str, Any]) -> Asked:
-        """A text and how it shall be answered."""
-        how = {
-            name: given.get(name, getattr(self, name))
-            for name in ("max_tokens", "temperature", "top_p", "top_k", "seed", "timeout")
-        }
-        stops = tuple(stop or self.stop or ())
-        return Asked(text, self.prompt_of(given), **how, stops=stops)
-
-    @property
-    def sampling(self) -> dict[str, Any]:
-        """What of it decides an answer."""
-        names = ("temperature", "max_tokens", "top_p", "top_k", "seed", "stop")
-        return {name: getattr(self, name) for name in names}
-
-
-class ChatPromptJax(_Writing, BaseChatModel):
+class ChatPromptJax(Writing, BaseChatModel):
     """A chat model whose every call may have another soft prompt.
 
     A single message is the input of the model; several are a line each, with their roles. It calls
@@ -118,8 +38,10 @@ class ChatPromptJax(_Writing, BaseChatModel):
 
     Raises:
       UnknownPromptError: of calls, there is no prompt of this name.
-      InputError: of calls, a message with a part that is no text.
+      InputError: of calls, a message with a part that is no text, or an option that is not known.
     """
+
+    model_config = ConfigDict(extra="forbid")  # LangChain's own classes pass over what is misspelt.
 
     @property
     def _llm_type(self) -> str:
@@ -240,12 +162,14 @@ class ChatPromptJax(_Writing, BaseChatModel):
             return list(pool.map(ask, zip(inputs, prompts, strict=True)))
 
 
-class PromptJaxLLM(_Writing, LLM):
+class PromptJaxLLM(Writing, LLM):
     """Text in, text out; every call may have another soft prompt.
 
     Raises:
       As `ChatPromptJax`.
     """
+
+    model_config = ConfigDict(extra="forbid")  # LangChain's own classes pass over what is misspelt.
 
     @property
     def _llm_type(self) -> str:
@@ -267,9 +191,9 @@ class PromptJaxLLM(_Writing, LLM):
 
     def _settled(self, given: dict[str, Any]) -> "tuple[PromptJaxLLM, dict[str, Any]]":
         """The model as a call wants it, since LangChain's cache passes over a call's arguments."""
-        known = _Writing.model_fields
-        own = {n: value for n, value in given.items() if n in known and value is not None}
-        rest = {name: value for name, value in given.items() if name not in own}
+        known = [name for name in OPTIONS if name != "stop"]
+        own = options_of({name: given[name] for name in known if name in given})
+        rest = {name: value for name, value in given.items() if name not in known}
         return self.model_copy(update=own), rest
 
     def _call(
@@ -306,7 +230,7 @@ class PromptJaxLLM(_Writing, LLM):
             yield chunk
 
 
-class PromptJaxEmbeddings(_Prompted, Embeddings):
+class PromptJaxEmbeddings(Prompted, Embeddings):
     """Texts as the mean of the model's last states, read under a soft prompt."""
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:

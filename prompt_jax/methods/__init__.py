@@ -132,3 +132,14 @@ def simplify(config: MethodConfig, tuned: Any) -> tuple[MethodConfig, Any]:
     own, beside = _apart(config, tuned)
     simple, tree = change(config, own)
     return simple, {**tree, **beside} if beside else tree
+
+
+def of_task(config: configs.MultitaskPromptConfig, tuned: Any, task: int) -> tuple[Any, Any]:
+    """The plain prompt of one task among several, and its tree, with a head if there is one.
+
+    Raises:
+      InputError: there is no such task.
+    """
+    own, beside = _apart(config, tuned)
+    plain, tree = multitask_prompt.of_task(config, own, task)
+    return plain, {**tree, **beside}

@@ -81,7 +81,7 @@ def variables(injection: Injection | None, frozen: Any) -> dict[str, Any]:
     return {"params": params} | ({"tuned": injection.sockets} if injection.sockets else {})
 
 
-def for_tasks(injection: Injection, tasks: Int[Any, " B"] | int | None) -> Injection:
+def for_tasks(injection: Injection, tasks: Int[Any, "*B"] | int | None) -> Injection:
     """The prompt of every row's task, or of one task for all rows, out of those of N tasks.
 
     Methods without prompts of several tasks give every task the same.

@@ -7,7 +7,6 @@ shared prompt a wrong pattern left untrained; here both parts are in one tuned t
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
@@ -86,4 +85,4 @@ def of_task(config: MultitaskPromptConfig, tuned: Any, task: int) -> tuple[Promp
     """
     if not 0 <= task < config.num_tasks:
         raise InputError(f"task must be 0 to {config.num_tasks - 1}, got {task}")
-    return plain_prompt(config, bank(config, jax.tree.map(jnp.asarray, tuned))[task])
+    return plain_prompt(config, bank(config, tuned)[task])

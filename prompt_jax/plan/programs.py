@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import NamedSharding
 
 from prompt_jax.backbones import Backbone, boxed_shapes, shardings
@@ -15,6 +16,7 @@ from prompt_jax.backbones.quantised import LIMITS, bytes_of
 from prompt_jax.config import Config, InputError, MethodConfig
 from prompt_jax.data import Batch
 from prompt_jax.generate.prefill import decoding_module
+from prompt_jax.generate.rules import Rules
 from prompt_jax.generate.sampling import decode_tokens
 from prompt_jax.generate.scoring import score_candidates
 from prompt_jax.losses import loss_fn
@@ -139,11 +141,12 @@ def decode_program(config: Config, backbone: Backbone, device: Any) -> Program:
     method, eval = method_for(config, backbone), config.eval
     injection, tokens, mask = _read(config, method, backbone, device)
     longest = eval.max_new_tokens
+    rules = Rules(np.atleast_1d(backbone.config.eos_token_id), np.int32(0))
     module = decoding_module(backbone)
 
     @jax.jit
     def decode(injection: Any, frozen: Any, tokens: Any, mask: Any) -> Any:
-        return decode_tokens(module, frozen, injection, tokens, mask, None, length=longest)
+        return decode_tokens(module, frozen, injection, tokens, mask, rules, None, length=longest)
 
     arguments = (injection, backbone.params, tokens, mask)
     return Program("decode", decode, arguments, rounds=eval.max_new_tokens)

@@ -12,6 +12,8 @@ from prompt_jax.prompts.folder import export_prompt as export_prompt
 from prompt_jax.prompts.folder import save_prompt as save_prompt
 from prompt_jax.prompts.hub import pull_prompt as pull_prompt
 from prompt_jax.prompts.hub import push_prompt as push_prompt
+from prompt_jax.prompts.multitask import of_task as of_task
+from prompt_jax.prompts.multitask import task_names as task_names
 from prompt_jax.prompts.prompt import Prompt as Prompt
 from prompt_jax.prompts.prompt import check_task as check_task
 from prompt_jax.prompts.prompt import prompt_for as prompt_for

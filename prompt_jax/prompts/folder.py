@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from prompt_jax import disk
-from prompt_jax.config import InputError, PromptTuningConfig, to_json
+from prompt_jax.config import InputError, PromptTuningConfig, check_place, to_json
 from prompt_jax.prompts.card import card
 from prompt_jax.prompts.peft import (
     ADAPTER_CONFIG,
@@ -114,6 +114,7 @@ def describe(prompt: Prompt) -> dict[str, Any]:
     fields |= {"format": FORMAT, "digest": prompt.digest, "method": to_json(prompt.method)}
     fields["trained_as"] = prompt.trained_as and to_json(prompt.trained_as)
     fields["task"] = prompt.task and to_json(prompt.task)
+    fields["tasks"] = [to_json(task) for task in prompt.tasks]
     if not isinstance(prompt.method, PromptTuningConfig) and not obstacle(prompt):
         # PEFT's files do not say how a kernel's outputs are those of heads.
         fields["shapes"] = {path: leaf.shape for path, leaf in prompt.arrays.items()}
@@ -150,8 +151,8 @@ def _json(values: Any, *, sort_keys: bool = False) -> bytes:
 
 
 def _write_folder(folder: Path, files: Mapping[str, bytes], overwrite: bool) -> Path:
-    folder = folder.absolute()
     check_free(folder, overwrite)
+    folder = folder.absolute()
     with disk.writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         fresh = disk.beside(folder)
@@ -173,6 +174,7 @@ def check_free(folder: Path, overwrite: bool) -> None:
     Raises:
       InputError: the folder exists and may not be overwritten, or is no prompt.
     """
+    check_place(folder)
     if not (folder.exists() or folder.is_symlink()):
         return
     if not overwrite:

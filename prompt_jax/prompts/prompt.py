@@ -66,7 +66,9 @@ class Prompt:
 
     None beside LoRA, IA3 or a prefix means that the tree has PEFT's shapes until it is adopted."""
     task: Task | None = None
-    """Templates, label words and metrics it was trained with."""
+    """Templates, label words and metrics it was trained with; the first task's of several."""
+    tasks: tuple[Task, ...] = ()
+    """Those that a multitask prompt has a prompt each for, in their order."""
     metrics: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Scores, the deciding one first."""
     seed: int | None = None
@@ -114,7 +116,8 @@ class Prompt:
         if not isinstance(self.method, PromptTuningConfig) or found is None:
             raise InputError(
                 f"{self.name or self.digest[:12]} is {self.method.kind} and has no rows before the "
-                "input; this is for prompt tuning and what becomes it: P-tuning, residual prompts"
+                "input; this is for prompt tuning and what becomes it: P-tuning, residual prompts, "
+                "one task of a multitask prompt"
             )
         return found
 

@@ -201,6 +201,7 @@ def _load_own(folder: Path) -> Prompt:
         fields["trained_as"] = from_json(MethodConfig, fields["trained_as"])
         fields["training"] = _tree(_weights_of(folder, TRAINING_WEIGHTS))
     fields["task"] = fields["task"] and from_json(Task, fields["task"])
+    fields["tasks"] = tuple(from_json(Task, task) for task in fields.get("tasks", ()))
     fields["name"] = fields["name"] or _name(folder)
     if weights.name == OWN_WEIGHTS:
         tuned = _tree(weights)

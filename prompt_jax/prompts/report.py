@@ -9,9 +9,17 @@ from jaxtyping import Array, Float
 
 from prompt_jax import disk
 from prompt_jax.backbones import Backbone
-from prompt_jax.config import InputError, PromptTuningConfig, at_least, choose, to_json
+from prompt_jax.config import (
+    InputError,
+    PromptTuningConfig,
+    at_least,
+    check_place,
+    choose,
+    to_json,
+)
 from prompt_jax.prompts.card import flat
 from prompt_jax.prompts.fits import check_fits
+from prompt_jax.prompts.multitask import task_names
 from prompt_jax.prompts.prompt import Prompt
 
 MEASURES = ("cosine", "l2")
@@ -98,7 +106,9 @@ def inspect(prompt: Prompt, backbone: Backbone, *, k: int = 3, allow_mismatch: b
         rows = np.concatenate(list(prompt.own_arrays.values()))
         parts += [_neighbours(rows, backbone, k), Text(CAVEAT)]
     out = io.StringIO()
-    Console(file=out, width=100, color_system=None).print(Group(*parts))
+    # In a notebook's kernel rich would show the page in the cell, and write nothing.
+    console = Console(file=out, width=100, color_system=None, force_jupyter=False)
+    console.print(Group(*parts))
     return out.getvalue()
 
 
@@ -119,6 +129,7 @@ def _neighbours(rows: np.ndarray, backbone: Backbone, k: int) -> Any:
 def _facts(prompt: Prompt) -> dict[str, Any]:
     facts = {
         "name": prompt.name,
+        **{f"task {i}": name for i, name in enumerate(task_names(prompt))},
         "digest": prompt.digest,
         "backbone": prompt.backbone,
         "fingerprint": prompt.fingerprint,
@@ -149,6 +160,7 @@ def draw_similarity(prompt: Prompt, path: str | Path) -> Path:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
+    check_place(path)
     path = Path(path)
     figure = Figure(figsize=(6, 5), layout="constrained")
     FigureCanvasAgg(figure)

@@ -11,6 +11,7 @@ from prompt_jax.backbones import Backbone
 from prompt_jax.config import InputError, MethodConfig
 from prompt_jax.methods import Injection, init, materialize
 from prompt_jax.prompts.fits import adopt
+from prompt_jax.prompts.multitask import of_task
 from prompt_jax.prompts.prompt import Prompt
 from prompt_jax.serve.bank import Layout, check_room, flat
 from prompt_jax.serve.errors import PoisonedPromptError, PromptRefusedError, UnknownPromptError
@@ -47,7 +48,7 @@ class Registry:
             check_room(leaves, self._layout)
         except InputError as error:
             raise PromptRefusedError(f"prompt {name!r}: {error}") from error
-        version = Version(name, prompt.digest, leaves)
+        version = Version(name, prompt.digest, leaves, labels_of(prompt))
         with self._lock:
             self._versions[name] = version
             self._poisoned.discard(version.digest)
@@ -91,15 +92,22 @@ def injection_for(backbone: Backbone, prompt: Prompt, allow_mismatch: bool) -> I
     """What a prompt puts into rows of its own.
 
     Raises:
-      InputError: it is of another backbone, or stands elsewhere than before the text.
+      InputError: it is of another backbone, holds those of several tasks, or stands elsewhere
+        than before the text.
     """
-    prompt = adopt(prompt, backbone, allow_mismatch=allow_mismatch)
+    prompt = of_task(adopt(prompt, backbone, allow_mismatch=allow_mismatch))
     if prompt.method.placement != "prefix":
         raise InputError(
             f"it stands at {prompt.method.placement!r}, and rows of one batch share the "
             'placement "prefix"; answer with it alone'
         )
     return prompt.injection()
+
+
+def labels_of(prompt: Prompt) -> tuple[str, ...]:
+    """The label words that a prompt chooses among; none where its answers are other texts."""
+    labels = prompt.task.choices if prompt.task else ()
+    return labels if prompt.method.num_labels in (None, len(labels)) else ()
 
 
 def example(backbone: Backbone, method: MethodConfig) -> Injection:

@@ -2,7 +2,7 @@
 
 from collections import Counter, OrderedDict
 from collections.abc import Collection, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,8 +20,8 @@ class Version(NamedTuple):
     """sha256 of its numbers; two names of one digest share a slot. Empty of no prompt."""
     leaves: Mapping[str, np.ndarray]
     """As `bank.flat` gives them, on the host."""
-    method: Any = None
-    task: Any = None
+    labels: tuple[str, ...] = ()
+    """The label words of a classification, one of which is every answer; empty of others."""
 
     @property
     def classes(self) -> int:

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 from prompt_jax.backbones import Backbone
 from prompt_jax.serve.engine import Engine
+from prompt_jax.serve.labels import Choice, ask, scores_of
+from prompt_jax.serve.reader import Classified, Scored
 
 
 class Piece(NamedTuple):
@@ -27,6 +29,9 @@ def pieces(
 ) -> Iterator[Piece]:
     """An answer as it is written; whoever stops listening stops the writing.
 
+    The answer of a prompt for a classification is one of its label words, in one piece, whatever
+    `max_new_tokens` is.
+
     Args:
       prompt: a name in the engine; None is the plain model.
       stops: the answer ends before the first of these.
@@ -35,6 +40,14 @@ def pieces(
     Raises:
       As `Engine.generate` and what its future may hold.
     """
+    labels = engine.version(prompt).labels
+    if labels:
+        asked = ask(engine, prompt, labels, tokens, how.get("timeout"))
+        try:
+            yield _label(engine, labels, asked.result(), stops, how)
+        finally:
+            asked.cancel()
+        return
     new: queue.SimpleQueue[list[int] | None] = queue.SimpleQueue()
     future = _begin(engine, prompt, tokens, new.put, how)
     words = _Words(engine.backbone, stops)
@@ -52,6 +65,14 @@ async def apieces(
     engine: Engine, prompt: str | None, tokens: Sequence[int], stops: Sequence[str] = (), **how: Any
 ) -> AsyncIterator[Piece]:
     """As `pieces`, for an event loop."""
+    labels = engine.version(prompt).labels
+    if labels:
+        asked = ask(engine, prompt, labels, tokens, how.get("timeout"))
+        try:
+            yield _label(engine, labels, await asyncio.wrap_future(asked), stops, how)
+        finally:
+            asked.cancel()
+        return
     loop = asyncio.get_running_loop()
     new: asyncio.Queue[list[int] | None] = asyncio.Queue()
 
@@ -92,6 +113,20 @@ def _begin(
     future = engine.generate(prompt, tokens, stream=tell, **how)
     future.add_done_callback(lambda _: tell(None))
     return future
+
+
+def _label(
+    engine: Engine,
+    labels: Sequence[str],
+    answer: Scored | Classified,
+    stops: Sequence[str],
+    how: dict[str, Any],
+) -> Piece:
+    names = [name for name in Choice._fields if name in how]
+    choice = Choice(**{name: how[name] for name in names})
+    text = labels[choice.of(scores_of(answer))]
+    tokens = engine.backbone.tokenizer(text, add_special_tokens=False)["input_ids"]
+    return Piece(text[: first_stop(text, stops)], tokens, "stop")
 
 
 class _Words:

@@ -1,4 +1,4 @@
-"""The face that people who come from PEFT know: a frozen backbone with a prompt in front."""
+"""A frozen backbone and a prompt, called as PEFT's models are."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,8 +17,10 @@ from prompt_jax.generate import generate, read_once
 from prompt_jax.generate.encoding import at_places, class_logits, encode_text, token_logits
 from prompt_jax.losses import mean_loss, seq2seq_logits, text_logits
 from prompt_jax.methods import Injection, for_tasks, materialize
+from prompt_jax.model.inputs import class_labels, texts, token_ids
 from prompt_jax.prompts import Prompt, fresh, import_prompt, prompt_for, save_prompt
 from prompt_jax.prompts.fits import adopt
+from prompt_jax.prompts.multitask import TaskIds, task_numbers
 from prompt_jax.prompts.prompt import check_task
 
 _logits = jax.jit(seq2seq_logits, static_argnames="module")
@@ -53,11 +55,20 @@ class PromptTuningModel:
       tuned: the tuned tree, the only thing to train; assign a trained one. None without a prompt.
     """
 
-    def __init__(self, backbone: Backbone, prompt: Prompt | None, tuned: Any):
+    def __init__(
+        self,
+        backbone: Backbone,
+        prompt: Prompt | None,
+        tuned: Any,
+        task_id: int | str | None = None,
+    ):
         self.backbone = backbone
         self.tuned = tuned
         self._source = prompt
+        self._task_id = task_id
         self._read_once: tuple[Any, Injection | None] | None = None
+        if task_id is not None:
+            self._injection(None, 0)  # A task that is not there is told now, not at the first call.
 
     def __repr__(self) -> str:
         method = "no prompt" if self._source is None else self._method.kind
@@ -72,6 +83,7 @@ class PromptTuningModel:
         *,
         seed: int = 0,
         allow_mismatch: bool = False,
+        task_id: int | str | None = None,
     ) -> "PromptTuningModel":
         """A model with a fresh prompt, a saved one, or none.
 
@@ -81,22 +93,24 @@ class PromptTuningModel:
             one; None is the plain backbone.
           seed: of a fresh prompt.
           allow_mismatch: takes a prompt of other weights or another tokenizer; the width must fit.
+          task_id: of a prompt for several tasks, the one that calls mean which give no task_ids:
+            its number from 0, or its name.
 
         Raises:
-          InputError: the prompt is not there, is damaged or does not fit, or the backbone does
-            not do its task.
+          InputError: the prompt is not there, is damaged or does not fit, the backbone does not
+            do its task, or there is no task `task_id`.
         """
         if source is None:
-            return cls(backbone, None, None)
+            return cls(backbone, None, None, task_id)
         if isinstance(source, MethodConfig):
             check_task(source, backbone)
             tuned = fresh(source, backbone, seed)
-            return cls(backbone, prompt_for(tuned, source, backbone, seed=seed), tuned)
+            return cls(backbone, prompt_for(tuned, source, backbone, seed=seed), tuned, task_id)
         put_on = adopt if isinstance(source, Prompt) else import_prompt
         prompt = put_on(source, backbone, allow_mismatch=allow_mismatch)
         check_task(prompt.method, backbone)
         tree = prompt.tuned if prompt.training is None else prompt.training
-        return cls(backbone, prompt, jax.tree.map(jnp.asarray, tree))
+        return cls(backbone, prompt, jax.tree.map(jnp.asarray, tree), task_id)
 
     @property
     def prompt(self) -> Prompt | None:
@@ -108,7 +122,7 @@ class PromptTuningModel:
             self.tuned,
             self._method,
             self.backbone,
-            **{name: getattr(source, name) for name in ("name", "task", "seed")},
+            **{name: getattr(source, name) for name in ("name", "task", "tasks", "seed")},
         )
         return source if source.digest == now.digest else now
 
@@ -119,6 +133,7 @@ class PromptTuningModel:
         decoder_input_ids: Any = None,
         labels: Any = None,
         *,
+        task_ids: TaskIds | None = None,
         virtual_logits: bool = False,
     ) -> Output:
         """Logits of every decoder position; the prompt stands in front, the rest is frozen.
@@ -133,13 +148,17 @@ class PromptTuningModel:
             stack takes no decoder_input_ids, and labels [B, T] stand at the tokens themselves: the
             logits before each one are to predict it. With a head: classes, [B] of SEQ_CLS, [B, T]
             of TOKEN_CLS, and [B, 2] of QUESTION_ANS, the first and the last token of the answer.
+          task_ids: of a prompt for several tasks, the task of every row [B], or one for all: its
+            number from 0, or its name.
           virtual_logits: of a decoder without a head: logits [B, P + T, V] as PEFT gives them,
             virtual tokens included; the last of these has a say in the loss, on the first token.
 
         Raises:
-          InputError: neither decoder_input_ids nor labels; wrong ranks, shapes or token ids.
+          InputError: neither decoder_input_ids nor labels; wrong ranks, shapes or token ids; a
+            prompt for several tasks and no task, or none of this number or name.
         """
-        tokens, mask = self._inputs(input_ids, attention_mask)
+        tokens, mask = texts(self.backbone, input_ids, attention_mask)
+        injection = self._injection(task_ids, len(tokens))
         writes = self.backbone.target_place == "behind" and not self._reads_only
         if virtual_logits and not (writes and self._placement == "prefix"):
             raise InputError(
@@ -152,17 +171,17 @@ class PromptTuningModel:
                     "decoder_input_ids; give all text as input_ids"
                 )
             if self._reads_only:
-                return self._encode(tokens, mask, labels)
-            return self._read(tokens, mask, labels, virtual_logits)
+                return self._encode(injection, tokens, mask, labels)
+            return self._read(injection, tokens, mask, labels, virtual_logits)
         shifted = None
         if labels is not None:
-            labels = self._tokens("labels", labels, len(tokens), (IGNORED,))
+            labels = token_ids(self.backbone, "labels", labels, len(tokens), (IGNORED,))
             targets = jnp.where(labels != IGNORED, labels, self.backbone.config.filler)
             shifted = shift_right(targets, self.backbone.config.decoder_start_token_id)
         logits = _logits(
             self.backbone.module,
             self.backbone.params,
-            self._injection(),
+            injection,
             tokens,
             mask,
             self._decoder_tokens(decoder_input_ids, shifted, len(tokens)),
@@ -176,6 +195,7 @@ class PromptTuningModel:
 
     def _encode(
         self,
+        injection: Injection | None,
         tokens: Int[np.ndarray, "B T"],
         mask: Bool[np.ndarray, "B T"],
         labels: Any,
@@ -184,7 +204,7 @@ class PromptTuningModel:
         task = "" if self._source is None else self._method.task_type
         headed = self._source is not None and self._method.num_labels is not None
         kind = task if headed or task == "FEATURE_EXTRACTION" else ""
-        given = self.backbone.module, self.backbone.params, self._injection(), tokens, mask
+        given = self.backbone.module, self.backbone.params, injection, tokens, mask
         logits = _READ[kind](*given)
         if labels is None:
             return Output(logits)
@@ -196,27 +216,16 @@ class PromptTuningModel:
                 "train with loss_fn"
             )
         classes = tokens.shape[1] if kind == "QUESTION_ANS" else logits.shape[-1]
-        wanted = self._labels(labels, shapes[kind], classes)
+        wanted = class_labels(labels, shapes[kind], classes)
         if kind == "QUESTION_ANS":
             # Of every text position, which one begins and which one ends the answer.
             return Output(logits, mean_loss(at_places(logits, mask), wanted))
         one = kind == "SEQ_CLS"
         return Output(logits, mean_loss(*(x[:, None] if one else x for x in (logits, wanted))))
 
-    def _labels(self, labels: Any, shape: tuple[int, ...], classes: int) -> Int[np.ndarray, "..."]:
-        labels = np.asarray(labels)
-        if labels.shape != shape or labels.dtype.kind not in "iu":
-            raise InputError(
-                f"labels must be integers of shape {list(shape)}, got {labels.dtype} of shape "
-                f"{list(labels.shape)}; they are of the text only, the prompt has none"
-            )
-        wrong = labels[((labels < 0) | (labels >= classes)) & (labels != IGNORED)]
-        if wrong.size:
-            raise InputError(f"labels hold {wrong[0]}; allowed: 0 to {classes - 1} and {IGNORED}")
-        return labels
-
     def _read(
         self,
+        injection: Injection | None,
         tokens: Int[np.ndarray, "B T"],
         mask: Bool[np.ndarray, "B T"],
         labels: Any,
@@ -224,11 +233,11 @@ class PromptTuningModel:
     ) -> Output:
         """What a call of a decoder-only model gives."""
         self.backbone.check_word_head()
-        given = self.backbone.module, self.backbone.params, self._injection(), tokens, mask
+        given = self.backbone.module, self.backbone.params, injection, tokens, mask
         logits = _text_logits(*given, virtual=virtual)
         if labels is None:
             return Output(logits)
-        labels = self._tokens("labels", labels, len(tokens), (IGNORED,))
+        labels = token_ids(self.backbone, "labels", labels, len(tokens), (IGNORED,))
         if labels.shape != tokens.shape:
             raise InputError(
                 f"labels have shape {list(labels.shape)} and input_ids {list(tokens.shape)}; a "
@@ -239,21 +248,31 @@ class PromptTuningModel:
         return Output(logits, mean_loss(logits[:, :-1], labels[:, 1:]))
 
     def generate(
-        self, input_ids: Any, attention_mask: Any = None, **options: Any
-    ) -> Int[np.ndarray, "B U"]:
+        self,
+        input_ids: Any,
+        attention_mask: Any = None,
+        *,
+        task_ids: TaskIds | None = None,
+        **options: Any,
+    ) -> Int[np.ndarray, "N U"]:
         """Answers, without the decoder's start token; EOS kept and padding behind it.
+
+        N is B, or B * num_return_sequences.
 
         Args:
           input_ids: [B, T].
-          attention_mask: as for a call.
+          attention_mask, task_ids: as for a call.
           options: those of `prompt_jax.generate.generate`: max_new_tokens, num_beams, ...
 
         Raises:
-          InputError: wrong ranks, shapes, token ids or options.
+          InputError: wrong ranks, shapes, token ids, tasks or options.
         """
-        tokens, mask = self._inputs(input_ids, attention_mask)
+        tokens, mask = texts(self.backbone, input_ids, attention_mask)
+        if task_ids is not None:
+            injection = self._injection(task_ids, len(tokens))
+            return generate(self.backbone, injection, tokens, mask, **options)
         if self._read_once is None or self._read_once[0] is not self.tuned:
-            read = read_once(self.backbone, self._injection())
+            read = read_once(self.backbone, self._injection(None, len(tokens)))
             self._read_once = self.tuned, read
         return generate(self.backbone, self._read_once[1], tokens, mask, **options)
 
@@ -288,24 +307,15 @@ class PromptTuningModel:
     def _method(self) -> Any:
         return self._source and (self._source.trained_as or self._source.method)
 
-    def _injection(self) -> Injection | None:
+    def _injection(self, task_ids: TaskIds | None, rows: int) -> Injection | None:
+        """What the prompt puts into the model, of the task that is meant, or of every row's."""
+        task_ids = self._task_id if task_ids is None else task_ids
         if self._source is None:
+            if task_ids is not None:
+                raise InputError("the plain backbone has no prompt and so no task; leave it out")
             return None
-        return for_tasks(materialize(self._method, self.tuned), None)
-
-    def _inputs(
-        self, input_ids: Any, attention_mask: Any
-    ) -> tuple[Int[np.ndarray, "B T"], Bool[np.ndarray, "B T"]]:
-        tokens, padding = self._tokens("input_ids", input_ids), self.backbone.padding
-        if attention_mask is None:
-            return tokens, tokens != padding if padding is not None else np.ones_like(tokens, bool)
-        mask = np.asarray(attention_mask).astype(bool)
-        if mask.shape != tokens.shape:
-            raise InputError(
-                f"attention_mask has shape {list(mask.shape)} and input_ids {list(tokens.shape)}; "
-                "cover the text only, the prompt is added here"
-            )
-        return tokens, mask
+        tasks = task_numbers(self._source, task_ids, rows)
+        return for_tasks(materialize(self._method, self.tuned), tasks)
 
     def _decoder_tokens(
         self, given: Any, shifted: Int[Array, "B U"] | None, batch: int
@@ -316,31 +326,10 @@ class PromptTuningModel:
                     "decoder_input_ids or labels are needed; to write an answer call generate"
                 )
             return shifted
-        tokens = self._tokens("decoder_input_ids", given, batch)
+        tokens = token_ids(self.backbone, "decoder_input_ids", given, batch)
         if shifted is not None and shifted.shape != tokens.shape:
             raise InputError(
                 f"labels have shape {list(shifted.shape)} and decoder_input_ids "
                 f"{list(tokens.shape)}; give equal shapes, or labels alone"
             )
         return tokens
-
-    def _tokens(
-        self, name: str, values: Any, batch: int | None = None, also: tuple[int, ...] = ()
-    ) -> Int[np.ndarray, "B U"]:
-        """Checked token ids: a gather takes the last row for an id that is too large, silently."""
-        tokens = np.asarray(values)
-        if tokens.ndim != 2 or tokens.dtype.kind not in "iu":
-            raise InputError(
-                f"{name} must be integers of shape [batch, tokens], got {tokens.dtype} of shape "
-                f"{list(tokens.shape)}"
-            )
-        if batch is not None and len(tokens) != batch:
-            raise InputError(f"{name} has {len(tokens)} rows and input_ids has {batch}")
-        size = self.backbone.config.vocab_size
-        wrong = tokens[((tokens < 0) | (tokens >= size)) & ~np.isin(tokens, also)]
-        if wrong.size:
-            allowed = " and ".join([f"0 to {size - 1}", *map(str, also)])
-            raise InputError(
-                f"{name} holds {wrong[0]}; allowed: {allowed}; use the backbone's own tokenizer"
-            )
-        return tokens.astype(np.int32)

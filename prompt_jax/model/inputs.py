@@ -1,0 +1,83 @@
+"""Arrays that callers give, checked: a gather takes the last row for an id that is too large."""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from prompt_jax.backbones import Backbone
+from prompt_jax.config import InputError
+from prompt_jax.data.alignment import IGNORED
+
+
+def token_ids(
+    backbone: Backbone,
+    name: str,
+    values: Any,
+    batch: int | None = None,
+    also: tuple[int, ...] = (),
+) -> Int[np.ndarray, "B U"]:
+    """Token ids of a backbone.
+
+    Args:
+      name: of the argument, for errors.
+      batch: rows that it must have.
+      also: what stands in it beside token ids.
+
+    Raises:
+      InputError: no integers, another rank or number of rows, or ids that the backbone has not.
+    """
+    tokens = np.asarray(values)
+    if tokens.ndim != 2 or tokens.dtype.kind not in "iu":
+        raise InputError(
+            f"{name} must be integers of shape [batch, tokens], got {tokens.dtype} of shape "
+            f"{list(tokens.shape)}"
+        )
+    if batch is not None and len(tokens) != batch:
+        raise InputError(f"{name} has {len(tokens)} rows and input_ids has {batch}")
+    size = backbone.config.vocab_size
+    wrong = tokens[((tokens < 0) | (tokens >= size)) & ~np.isin(tokens, also)]
+    if wrong.size:
+        allowed = " and ".join([f"0 to {size - 1}", *map(str, also)])
+        raise InputError(
+            f"{name} holds {wrong[0]}; allowed: {allowed}; use the backbone's own tokenizer"
+        )
+    return tokens.astype(np.int32)
+
+
+def texts(
+    backbone: Backbone, input_ids: Any, attention_mask: Any
+) -> tuple[Int[np.ndarray, "B T"], Bool[np.ndarray, "B T"]]:
+    """Tokens and mask of a batch; without a mask, what is not padding is real.
+
+    Raises:
+      InputError: as `token_ids`, or a mask of another shape.
+    """
+    tokens, padding = token_ids(backbone, "input_ids", input_ids), backbone.padding
+    if attention_mask is None:
+        return tokens, tokens != padding if padding is not None else np.ones_like(tokens, bool)
+    mask = np.asarray(attention_mask).astype(bool)
+    if mask.shape != tokens.shape:
+        raise InputError(
+            f"attention_mask has shape {list(mask.shape)} and input_ids {list(tokens.shape)}; "
+            "cover the text only, the prompt is added here"
+        )
+    return tokens, mask
+
+
+def class_labels(labels: Any, shape: tuple[int, ...], classes: int) -> Int[np.ndarray, "..."]:
+    """The labels of a head.
+
+    Raises:
+      InputError: no integers of this shape, or classes that the head has not.
+    """
+    labels = np.asarray(labels)
+    if labels.shape != shape or labels.dtype.kind not in "iu":
+        raise InputError(
+            f"labels must be integers of shape {list(shape)}, got {labels.dtype} of shape "
+            f"{list(labels.shape)}; they are of the text only, the prompt has none"
+        )
+    wrong = labels[((labels < 0) | (labels >= classes)) & (labels != IGNORED)]
+    if wrong.size:
+        raise InputError(f"labels hold {wrong[0]}; allowed: 0 to {classes - 1} and {IGNORED}")
+    return labels
