@@ -77,6 +77,10 @@ class Writing(Prompted):
     """Seconds of a call."""
     max_retries: int = 0
     """Taken for others' sake: a call is tried once."""
+    api_key: SkipValidation[Any] = Field(default=None, exclude=True, repr=False)
+    """Taken for others' sake: the key is that of the source, `Remote(url, api_key)`."""
+    streaming: bool = False
+    """Whether LangChain reads an answer as it is written, where a call may choose."""
 
     def asked(self, text: str, stop: list[str] | None, given: dict[str, Any]) -> Asked:
         """A text and how it shall be answered.
