@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -38,9 +39,13 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 @pytest.fixture(autouse=True, scope="session")
 def own_process():
-    """Commands run in this process leave its memory settings alone; test_runtime has its own."""
+    """Commands run in this process leave its memory settings alone; test_runtime has its own.
+
+    Ctrl-C is what it is in a terminal: a shell ignores it for what it runs in the background.
+    """
     from prompt_jax import cli
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.MonkeyPatch.context() as patch:
         for module in (cli, cli.answering, cli.sweep):
             patch.setattr(module, "prepare", lambda *_: None)

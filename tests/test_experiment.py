@@ -25,7 +25,8 @@ from prompt_jax.config import (
 )
 from prompt_jax.disk import DiskFullError
 from prompt_jax.experiment import FROZEN, TUNED, compare_methods, load_data, train
-from prompt_jax.experiment.watch import Best, Watch
+from prompt_jax.experiment.choice import Judgement, unjudged
+from prompt_jax.experiment.watch import Watch
 from prompt_jax.prompts import load_prompt
 from prompt_jax.runs import Metrics, read_metrics
 from prompt_jax.train import State
@@ -168,9 +169,10 @@ def test_a_backbone_without_tokenizer_is_refused(config):
 
 
 def test_a_prompt_that_is_not_finite_is_never_the_best(config, tmp_path):
-    best = Best({"prompt": np.zeros(2)}, np.float32(0.1), np.int32(0), np.int32(0))
+    best = unjudged({"prompt": np.zeros(2)})._replace(score=np.float32(0.1))
+    right = Judgement({"accuracy": 1.0}, 0.0)
     with Metrics(tmp_path) as metrics:
-        watch = Watch(config, None, metrics, lambda _: {"accuracy": 1.0}, best, lambda _: None)
+        watch = Watch(config, None, metrics, lambda _: right, best, lambda _: None)
         broken = State(np.int32(3), {"prompt": np.array([0.0, np.nan])}, ())
         watch.evaluate(3, broken, {"step": 3})
         assert (watch.best.step, watch.best.since) == (0, 1)

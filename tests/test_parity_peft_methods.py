@@ -168,17 +168,16 @@ class TestPeftLoadsOurs:
         # Transformers makes a cache for as many layers as the encoder has, unless PEFT brings one.
         backbone, (tokens, mask, _) = backbones[name == "prefix"], inputs()
         folder = save_prompt(tmp_path / "p", trained(name, backbone))
-        ours = PromptTuningModel.from_pretrained(backbone, folder).generate(
-            tokens, mask, max_new_tokens=10
-        )
-        tasks = {"task_ids": torch.zeros(2, dtype=torch.long)} if name == "multitask" else {}
+        model = PromptTuningModel.from_pretrained(backbone, folder)
+        tasks = [2, 1] if name == "multitask" else None
+        ours = model.generate(tokens, mask, max_new_tokens=10, task_ids=tasks)
         model = load_in_peft(torch_model(name == "prefix"), folder)
         theirs = model.generate(
             input_ids=torch.tensor(tokens),
             attention_mask=torch.tensor(mask).long(),
             max_new_tokens=10,
             do_sample=False,
-            **tasks,
+            **({"task_ids": torch.tensor(tasks)} if tasks else {}),
         )
         np.testing.assert_array_equal(ours, padded_to(theirs[:, 1:].numpy(), 10))
 

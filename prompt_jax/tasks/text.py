@@ -22,19 +22,20 @@ class Text(str):
 
     def __new__(cls, text: str, place: str = "", columns: Places = (), words: Places = ()):
         """`text` without the space around it; the places are those in `text` with it."""
-        stripped = text.strip()
+        self = super().__new__(cls, text.strip())
         before = len(text) - len(text.lstrip())
-
-        def moved(places: Places) -> Places:
-            most = len(stripped)
-            return tuple(
-                (min(max(start - before, 0), most), min(max(stop - before, 0), most))
-                for start, stop in places
-            )
-
-        self = super().__new__(cls, stripped)
-        self.place, self.columns, self.words = place, moved(columns), moved(words)
+        self.place = place
+        self.columns = _moved(columns, before, len(self))
+        self.words = _moved(words, before, len(self))
         return self
+
+
+def _moved(places: Places, before: int, length: int) -> Places:
+    """Places in a text that has lost `before` characters in front and is `length` long."""
+    return tuple(
+        (min(max(start - before, 0), length), min(max(stop - before, 0), length))
+        for start, stop in places
+    )
 
 
 def columns_of(text: str) -> Places:
