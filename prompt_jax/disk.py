@@ -51,8 +51,8 @@ def _reason(error: Exception) -> tuple[int | None, str | None]:
     """Number and words of the system's error; None where it is another one."""
     if isinstance(error, OSError):
         return error.errno, error.strerror or str(error)
-    found = NUMBER.search(str(error))
-    return (int(found[1]), os.strerror(int(found[1]))) if found else (None, None)
+    match = NUMBER.search(str(error))
+    return (int(match[1]), os.strerror(int(match[1]))) if match else (None, None)
 
 
 def write(path: Path, content: bytes | str) -> None:

@@ -176,12 +176,12 @@ def measure(
 
 
 def _overlap(prediction: str, reference: str) -> float:
-    ours, theirs = (_apart(normalize(text)).split() for text in (prediction, reference))
-    if not ours or not theirs:
-        return float(ours == theirs)
-    common = sum((collections.Counter(ours) & collections.Counter(theirs)).values())
-    # 2PR / (P + R) with P = common / ours and R = common / theirs.
-    return 2 * common / (len(ours) + len(theirs))
+    predicted, expected = (_apart(normalize(text)).split() for text in (prediction, reference))
+    if not predicted or not expected:
+        return float(predicted == expected)
+    common = sum((collections.Counter(predicted) & collections.Counter(expected)).values())
+    # 2PR / (P + R) with P = common / predicted and R = common / expected.
+    return 2 * common / (len(predicted) + len(expected))
 
 
 def _nearest(score: Metric, predictions: Texts, references: References) -> float:

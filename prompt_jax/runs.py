@@ -66,14 +66,14 @@ def hold(folder: Path) -> Iterator[None]:
     Raises:
       InputError: another process has it, or it cannot be written.
     """
-    path, ours = folder / LOCK, False
+    path, held = folder / LOCK, False
     with contextlib.ExitStack() as stack:
-        while not ours:
+        while not held:
             with disk.writing(folder, REMEDY):
                 file = stack.enter_context(path.open("a", encoding="utf-8"))
                 disk.lock(file, folder, f"wait for its end or stop it, or {REMEDY}")
                 # Else its owner has removed it since it was opened.
-                ours = path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno()))
+                held = path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno()))
         stack.callback(path.unlink, missing_ok=True)
         yield
 

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 import time
@@ -102,7 +103,10 @@ def test_prompts_answer_together_are_mixed_and_carried_over(run, tmp_path, tiny_
     assert "| majority |" in table and "| 2: mixed |" in table and "| together (vote) |" in table
     both = ["prompts", "ensemble", str(run), str(out), "--how", "weighted"]
     assert cli.main(both) == 0
-    assert "| 2: mixed |" in capsys.readouterr().out
+    table = capsys.readouterr().out
+    shares = re.search(r"\| together \(weighted: (\d\.\d\d), (\d\.\d\d)\) \|", table)
+    assert "| 2: mixed |" in table and shares
+    assert float(shares[1]) + float(shares[2]) == pytest.approx(1, abs=0.011)
     other = tmp_path / "other.tsv"
     other.write_text("input\ttarget\ngood film\tpositive\n")
     # Another file is scored whole: it has no rows of validation.

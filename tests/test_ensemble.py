@@ -1,7 +1,6 @@
 """Several prompts that answer as one."""
 
 import dataclasses
-import re
 
 import jax
 import jax.numpy as jnp
@@ -122,24 +121,6 @@ def test_a_weighted_answer_is_of_the_mean_probability(small, three, each):
     got = ensemble(small, three, SOURCES, TASK, how="weighted", weights=[1, 0, 3], **SETTINGS)
     wanted = np.log(0.25 * np.exp(each[0]) + 0.75 * np.exp(each[2]))
     np.testing.assert_allclose(got.scores, wanted, atol=1e-5)
-
-
-@pytest.mark.slow
-def test_weights_are_fitted_on_validation(small):
-    from prompt_jax.config import Config, PromptTuningConfig
-    from prompt_jax.experiment import evaluate_ensemble
-    from prompt_jax.methods import init
-    from prompt_jax.prompts import prompt_for
-
-    method = PromptTuningConfig(num_virtual_tokens=2)
-    trees = [init(method, small, jax.random.key(seed)) for seed in (0, 1)]
-    prompts = [prompt_for(tree, method, small, name=f"p{i}") for i, tree in enumerate(trees)]
-    config = Config(data=DataConfig(task="embedded:sentiment", max_examples=30))
-    found = evaluate_ensemble(config, prompts, small, "weighted")
-    (name,) = [way for way in found if way.startswith("together")]
-    shares = re.fullmatch(r"together \(weighted: (\d\.\d\d), (\d\.\d\d)\)", name)
-    assert shares and abs(float(shares[1]) + float(shares[2]) - 1) < 0.011
-    assert found[name].keys() == found["1: p0"].keys() and "validation" in found[name]
 
 
 def test_one_program_serves_all(small, three):

@@ -6,6 +6,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+TASKS = ("embedded:sentiment", "embedded:factbook_topic")
 COLAB = Path(__file__).parent.parent / "colab"
 
 
@@ -27,7 +28,10 @@ def run(name, tmp_path, changes=()):
 
 @pytest.mark.slow
 def test_a_prompt_is_tuned(tmp_path):
-    rest, printed = run("tune_a_prompt.ipynb", tmp_path, [("steps = 300", "steps = 4")])
+    few = 'train=pj.TrainConfig(steps=4), data=pj.DataConfig(test="embedded:sentiment/validation")'
+    rest, printed = run(
+        "tune_a_prompt.ipynb", tmp_path, [("train=pj.TrainConfig(steps=steps)", few)]
+    )
     assert "gradient: {'prompt': (20, 256)}" in printed
     assert "| tuned prompt |" in printed
     assert (tmp_path / "runs" / "notebook" / "prompt" / "prompt_jax_config.json").is_file()
@@ -51,7 +55,9 @@ def test_a_model_is_shared_out(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_run_is_planned(tmp_path):
     pytest.importorskip("libtpu", reason="the extra plan is not installed")
-    rest, printed = run("plan_a_tpu_run.ipynb", tmp_path)
+    # Other plans are tried in test_plan.py: each takes a minute.
+    changes = [("others = plan.search(made, say=print)", "others = []")]
+    rest, printed = run("plan_a_tpu_run.ipynb", tmp_path, changes)
     assert "t5_1_1_small on v5e-1 (1 x TPU v5e): yes, it fits" in printed
     pictures = [o for cell in rest for o in cell.outputs if "image/png" in o.get("data", {})]
     assert len(pictures) == 1
@@ -62,6 +68,8 @@ def test_prompts_are_switched_in_a_graph(tmp_path):
     pytest.importorskip("langgraph", reason="langgraph is not installed")
     pytest.importorskip("langchain_core", reason="the extra langchain is not installed")
     changes = [("steps = 150", "steps = 4"), ("[:1000]", "[:40]")]
+    # A split alone has no test sets to score.
+    changes += [(f'"{name}"', f'"{name}/validation"') for name in TASKS]
     _, printed = run("langgraph_prompt_switching.ipynb", tmp_path, changes)
     assert printed.count("compiled since the warm-up: 0") == 2
     assert printed.count(" -> ") == 5

@@ -91,8 +91,8 @@ def _export(
     """
     from prompt_jax.prompts import export_prompt, load_prompt
 
-    whole = not task_id and not output.endswith(".npy")
-    loaded = load_prompt(prompt) if whole else prompt_at(prompt, task_id)
+    all_tasks = not task_id and not output.endswith(".npy")
+    loaded = load_prompt(prompt) if all_tasks else prompt_at(prompt, task_id)
     print(f"written: {export_prompt(loaded, output, overwrite=overwrite)}")
 
 

@@ -225,12 +225,12 @@ def _score(
     config: Config, tasks: Sequence[Data], backbone: Backbone, method: MethodConfig, tuned: Any
 ) -> Judgement:
     """A tuned tree on the validation rows of every task."""
-    whole = materialize(method, tuned)
+    injection = materialize(method, tuned)
     return judge(
         {
             data.task.name: evaluate(
                 backbone,
-                for_tasks(whole, i),
+                for_tasks(injection, i),
                 data.watched(config),
                 data.task,
                 data=config.data,

@@ -52,8 +52,10 @@ def scored(config: Config, prompts: Sequence[Prompt], say: Say) -> Scored:
         titles = {"validation": held_out or _title(config.data.validation or "validation")}
         titles |= {"test": _title(config.data.test)} if config.data.test else {}
         selection = Scored(data, _apart(titles, config.data))
-        wanted = digest(data.validation)
-        if data.held_out and any(_held_out(recipe, name) != wanted for recipe in trained):
+        validation_digest = digest(data.validation)
+        if data.held_out and any(
+            _held_out(recipe, name) != validation_digest for recipe in trained
+        ):
             selection = _unknown(config, selection)
             say(
                 f"warning: which rows of {_title(name)} were held out in training is not known: "
@@ -120,8 +122,8 @@ def _unknown(config: Config, selection: Scored) -> Scored:
     """All rows of a file or a training split, in place of a validation that is not to be had."""
     name = config.data.task
     first, *others = splits(name)
-    whole = load_examples(selection.data.task, name, "train" if others else first)
-    data = selection.data._replace(validation=[], tests={name: whole, **selection.data.tests})
+    examples = load_examples(selection.data.task, name, "train" if others else first)
+    data = selection.data._replace(validation=[], tests={name: examples, **selection.data.tests})
     return Scored(data, {**selection.titles, name: f"{_title(name)}, with rows of training"})
 
 

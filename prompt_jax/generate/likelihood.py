@@ -37,18 +37,18 @@ def target_likelihood(
     """
     rows = encode(backbone.tokenizer, sources, data.max_source_length)
     words = (backbone.tokenizer, targets, data.max_target_length)
-    wanted = encode_targets(*words, place=backbone.target_place)
-    length = padded_length(max(map(len, wanted)))
+    target_tokens = encode_targets(*words, place=backbone.target_place)
+    length = padded_length(max(map(len, target_tokens)))
     if frozen is None:
         injection, frozen = read_once(backbone, injection), backbone.params
     virtual = 0 if injection is None else injection.input_tokens
     positions = 0 if injection is None else injection.positions
-    backbone.check_context(positions, max(map(len, rows)), max(map(len, wanted)))
+    backbone.check_context(positions, max(map(len, rows)), max(map(len, target_tokens)))
     pad_id, total = backbone.config.filler, 0.0
     for indices, tokens, mask in batches_by_length(rows, eval.rows, virtual, pad_id):
         # The last batch is filled up with copies of its last row.
         copies = np.pad(indices, (0, len(tokens) - len(indices)), mode="edge")
-        answers, real = pad([wanted[i] for i in copies], length, pad_id)
+        answers, real = pad([target_tokens[i] for i in copies], length, pad_id)
         scores = score_candidates(
             decoding_module(backbone),
             frozen,
@@ -57,4 +57,4 @@ def target_likelihood(
             np.ones((len(tokens), 1), int),
         )
         total += float(on_host(scores)[: len(indices)].sum(dtype=np.float64))
-    return total / sum(map(len, wanted))
+    return total / sum(map(len, target_tokens))

@@ -88,10 +88,10 @@ class Writing(Prompted):
         Raises:
           InputError: the call has an option that is not known.
         """
-        given = options_of(given)
-        how = {name: given.get(name, getattr(self, name)) for name in HOW}
+        options = options_of(given)
+        how = {name: options.get(name, getattr(self, name)) for name in HOW}
         stops = tuple(stop or self.stop or ())
-        return Asked(text, self.prompt_of(given), **how, stops=stops)
+        return Asked(text, self.prompt_of(options), **how, stops=stops)
 
     @property
     def sampling(self) -> dict[str, Any]:

@@ -20,11 +20,11 @@ def targets(backbone: Backbone, modules: Sequence[str]) -> dict[str, Projection]
     for module in modules:
         if not any(_is(name, module) for place in projections.values() for name in place.modules):
             raise InputError(_nothing(module, projections, backbone.name))
-    found = {}
+    chosen = {}
     for path, place in sorted(projections.items()):
         unnamed = [n for n in place.modules if not any(_is(n, module) for module in modules)]
         if not unnamed:
-            found[path] = place
+            chosen[path] = place
         elif len(unnamed) < len(place.modules):
             layers, count = len(place.modules), len(unnamed)
             raise InputError(
@@ -32,7 +32,7 @@ def targets(backbone: Backbone, modules: Sequence[str]) -> dict[str, Projection]
                 f"{', '.join(unnamed)}; layers are tuned together, so name the kernel without its "
                 f"layer, {place.modules[0].rpartition('.')[2]!r}, or all of them"
             )
-    return found
+    return chosen
 
 
 def first_of(backbone: Backbone, choices: Sequence[Sequence[str]]) -> tuple[str, ...]:

@@ -186,10 +186,10 @@ def programs_of(config: Config) -> tuple[str, ...]:
 
 def label_words(config: Config) -> list[tuple[str, ...]]:
     """Those of every task, as far as they are known without its rows; empty where it may write."""
-    known = [TASKS.get(parse_name(name).key) for name in config.data.names]
+    tasks = [TASKS.get(parse_name(name).key) for name in config.data.names]
     if config.task.kind not in (None, "classification"):
-        return [()] * len(known)
-    return [config.task.labels or (task.choices if task else ()) for task in known]
+        return [()] * len(tasks)
+    return [config.task.labels or (task.choices if task else ()) for task in tasks]
 
 
 def _read(config: Config, method: MethodConfig, backbone: Backbone, device: Any) -> list[Any]:

@@ -82,15 +82,15 @@ def _check_shapes(
             raise InputError(f"{ours} is {width} wide and {theirs} is {backbone.width}; {remedy}")
         if prompt.method.num_labels is None:
             return arrays
-    wanted = _shapes(prompt.method, backbone)
+    expected = _shapes(prompt.method, backbone)
     if prompt.num_attention_heads is None and not of_rows:
-        arrays = fitted(arrays, wanted)
-    found = {path: leaf.shape for path, leaf in arrays.items()}
-    for path in {**wanted, **found}:
-        if wanted.get(path) != found.get(path):
+        arrays = fitted(arrays, expected)
+    actual = {path: leaf.shape for path, leaf in arrays.items()}
+    for path in {**expected, **actual}:
+        if expected.get(path) != actual.get(path):
             raise InputError(
-                f"{ours} does not fit {theirs}: {path} is {found.get(path, 'missing')} and must be "
-                f"{wanted.get(path, 'absent')}; {remedy}"
+                f"{ours} does not fit {theirs}: {path} is {actual.get(path, 'missing')} and must "
+                f"be {expected.get(path, 'absent')}; {remedy}"
             )
     return arrays
 

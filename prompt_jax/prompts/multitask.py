@@ -104,9 +104,9 @@ def task_numbers(
         )
     numbers = np.asarray(_number(task_ids, names) if isinstance(task_ids, str) else task_ids)
     if numbers.dtype.kind not in "iu" or (numbers.shape not in ((), (rows,))):
-        wanted = "one integer" if rows is None else f"one integer, or {rows} of them, one a row"
+        allowed = "one integer" if rows is None else f"one integer, or {rows} of them, one a row"
         raise InputError(
-            f"a task is {wanted}, got {numbers.dtype} of shape {list(numbers.shape)}; tasks of "
+            f"a task is {allowed}, got {numbers.dtype} of shape {list(numbers.shape)}; tasks of "
             f"prompt {named!r}: {tasks}"
         )
     wrong = numbers[(numbers < 0) | (numbers >= len(names))]

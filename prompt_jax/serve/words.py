@@ -42,11 +42,11 @@ def pieces(
     """
     labels = engine.version(prompt).labels
     if labels:
-        asked = ask(engine, prompt, labels, tokens, how.get("timeout"))
+        request = ask(engine, prompt, labels, tokens, how.get("timeout"))
         try:
-            yield _label(engine, labels, asked.result(), stops, how)
+            yield _label(engine, labels, request.result(), stops, how)
         finally:
-            asked.cancel()
+            request.cancel()
         return
     new: queue.SimpleQueue[list[int] | None] = queue.SimpleQueue()
     future = _begin(engine, prompt, tokens, new.put, how)
@@ -67,11 +67,11 @@ async def apieces(
     """As `pieces`, for an event loop."""
     labels = engine.version(prompt).labels
     if labels:
-        asked = ask(engine, prompt, labels, tokens, how.get("timeout"))
+        request = ask(engine, prompt, labels, tokens, how.get("timeout"))
         try:
-            yield _label(engine, labels, await asyncio.wrap_future(asked), stops, how)
+            yield _label(engine, labels, await asyncio.wrap_future(request), stops, how)
         finally:
-            asked.cancel()
+            request.cancel()
         return
     loop = asyncio.get_running_loop()
     new: asyncio.Queue[list[int] | None] = asyncio.Queue()

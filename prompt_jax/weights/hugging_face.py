@@ -41,8 +41,8 @@ def read_hugging_face(location: str, **ours: Any) -> tuple[Any, dict[str, Stored
         family = BACKBONES[model_type]
         tensors = family.canonical(open_weights(folder), model_type)
         untied = values.get("tie_word_embeddings") is False
-        told = family.told_by_weights(tensors, tied=is_tied(tensors, family), untied=untied)
-        config = family.from_hugging_face(values, **told, **ours)
+        shape = family.told_by_weights(tensors, tied=is_tied(tensors, family), untied=untied)
+        config = family.from_hugging_face(values, **shape, **ours)
     return config, tensors
 
 
