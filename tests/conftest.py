@@ -1,5 +1,6 @@
 """Shape checks, strict ranks and a tiny backbone for every test."""
 
+import gc
 import json
 import os
 import shutil
@@ -35,6 +36,11 @@ with pytest.MonkeyPatch.context() as patch:
     jax.jit(lambda: 0)()
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# What is imported stays, and tracing makes objects by the million: looking through all of them at
+# the usual pace takes a tenth of the tests' time.
+gc.freeze()
+gc.set_threshold(100_000, 50, 100)
 
 
 @pytest.fixture(autouse=True, scope="session")
