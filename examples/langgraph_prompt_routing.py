@@ -153,7 +153,7 @@ def main() -> None:
         for each in examples_of(name, "validation", EACH)
     }
     with Engine(pj.load_backbone("embedded"), prompts, max_new_tokens=16) as engine:
-        engine.warm_up(())  # What writes is all that is asked for.
+        engine.warm_up()
         llm = ChatPromptJax(source=Local(engine))
         graph, before = graph_of(llm, tuple(JOBS)), engine.stats
         found = asyncio.run(graph.ainvoke({"texts": list(wanted)}))["answers"]

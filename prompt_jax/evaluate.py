@@ -78,9 +78,10 @@ def evaluate(
 def _of_labels(
     scores: Float[np.ndarray, "N C"], references: Sequence[Sequence[str]], labels: Sequence[str]
 ) -> float:
-    shares = scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)
     right = np.array([[label in own for label in labels] for own in references])
-    return float(np.logaddexp.reduce(np.where(right, shares, -np.inf), axis=1).mean())
+    with np.errstate(invalid="ignore"):  # A prompt that diverged has no likelihood: NaN.
+        shares = scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)
+        return float(np.logaddexp.reduce(np.where(right, shares, -np.inf), axis=1).mean())
 
 
 def _of_readings(

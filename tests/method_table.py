@@ -89,6 +89,8 @@ def renamed(method, names):
 def subject(family, name):
     """One subject for all of its laws: what they have in common is computed once."""
     names = dict(zip(KERNELS, NAMES.get(family, KERNELS), strict=True))
-    # DoRA's factor is a quotient of equal norms, rounded.
-    neutral = {"neutral": name in NEUTRAL, "tolerance": 1e-5 if name == "dora" else 0.0}
+    # DoRA's factor is a quotient of equal norms, rounded. A factor of 1 between a norm's scale and
+    # its bias keeps the compiler from fusing the two.
+    rounded = name == "dora" or (name == "norm" and family != "t5")
+    neutral = {"neutral": name in NEUTRAL, "tolerance": 1e-5 if rounded else 0.0}
     return Subject(tiny(family), renamed(CASES[name], names), **neutral)

@@ -266,7 +266,9 @@ def test_killed_at_any_moment_resumes_to_the_same_prompt(config, tmp_path):
     output, _ = process.communicate(timeout=600)
     assert process.returncode == 0, output
     rows = load_prompt(config.out).rows
-    np.testing.assert_array_equal(rows, uninterrupted(config, tmp_path / "whole"))
+    whole = dataclasses.replace(config, out=str(tmp_path / "whole"))
+    output, _ = command(whole).communicate(timeout=600)
+    np.testing.assert_array_equal(rows, load_prompt(whole.out).rows, err_msg=output)
 
 
 def wait_for_steps(process, config, steps):

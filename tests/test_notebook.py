@@ -26,6 +26,13 @@ def run(name, tmp_path, changes=()):
     return rest, printed
 
 
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Kernels compile quickly, as tests do; and see as many devices as they ask for."""
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+
+
 @pytest.mark.slow
 def test_a_prompt_is_tuned(tmp_path):
     few = 'train=pj.TrainConfig(steps=4), data=pj.DataConfig(test="embedded:sentiment/validation")'
@@ -42,8 +49,7 @@ def test_a_prompt_is_tuned(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_model_is_shared_out(tmp_path, monkeypatch):
-    monkeypatch.delenv("XLA_FLAGS", raising=False)
+def test_a_model_is_shared_out(tmp_path):
     _, printed = run("shard_t5_xxl.ipynb", tmp_path, [("steps = 20", "steps = 3")])
     assert "8 x cpu" in printed and "'tensor': 4" in printed
     assert "whole on every device: True" in printed

@@ -273,8 +273,9 @@ class Engine:
         """Compiles what batches will ask for, so that no request waits for it.
 
         Args:
-          kinds: that read; None takes two candidates of two tokens for scores, an embedding and,
-            where prompts have heads, a class, at all lengths. Writing is compiled in any case.
+          kinds: that read; None takes the label words of the prompts that are there, two
+            candidates of two tokens for other scores, an embedding and, where prompts have heads,
+            a class, at all lengths. Writing is compiled in any case.
 
         Returns:
           Programs compiled so far.
@@ -282,12 +283,17 @@ class Engine:
         Raises:
           EngineError: the engine is closed.
         """
-        heads = "head/out/kernel" in self._layout
-        asked = self._now.reader.usual(self.lengths, heads=heads) if kinds is None else list(kinds)
+        if kinds is None:
+            heads = "head/out/kernel" in self._layout
+            usual = self._now.reader.usual(self.lengths, heads=heads)
+            labels = [
+                kind for labels in self._registry.label_sets() for kind in self._texts.kinds(labels)
+            ]
+            kinds = dict.fromkeys([*usual, *labels])
 
         def compile_all() -> None:
             self._now.slots.bank.clear(PLAIN)  # It is so already.
-            for kind in asked:
+            for kind in kinds:
                 self._now.reader.warm_up(kind)
             if self._now.writer is not None and not self._now.writer.busy:
                 self._now.writer.warm_up()

@@ -65,6 +65,12 @@ class Registry:
         with self._lock:
             return sorted(self._versions)
 
+    def label_sets(self) -> list[tuple[str, ...]]:
+        """The label words that prompts without a head choose among, each set once."""
+        with self._lock:
+            versions = list(self._versions.values())
+        return sorted({v.labels for v in versions if v.labels and not v.classes})
+
     def version(self, name: str | None) -> Version:
         """See `Engine.version`."""
         if name is None:

@@ -64,10 +64,19 @@ class Texts:
         tokens, words = self.tokens(text), self._candidates(candidates)
         if is_encoder(self._backbone.config):
             self._check_cloze(tokens, words)
-        count, longest = len(words), max(map(len, words))
-        kind = Kind("score", self.length(tokens), _power(count), _power(longest))
+        kind = _score(self.length(tokens), words)
         padded = pad(words, kind.words, self._backbone.config.filler)
         return kind, tokens, Candidates(*padded, length_normalize)
+
+    def kinds(self, labels: Sequence[str]) -> list[Kind]:
+        """The kinds of requests for the scores of label words: one for every length of a text.
+
+        None without a tokenizer, which is what makes tokens of them.
+        """
+        if self._backbone.tokenizer is None:
+            return []
+        words = self._candidates(labels)
+        return [_score(length, words) for length in self._lengths]
 
     def length(self, tokens: np.ndarray) -> int:
         """What a text is padded to.
@@ -112,6 +121,11 @@ class Texts:
                 f"backbone {self._backbone.name!r} fills one mask with one token, got {masks} "
                 f"masks and a candidate of {longest} tokens"
             )
+
+
+def _score(length: int, words: list[np.ndarray]) -> Kind:
+    """Scores of candidates, each padded to the next power of two."""
+    return Kind("score", length, _power(len(words)), _power(max(map(len, words))))
 
 
 def _power(count: int) -> int:
