@@ -1,9 +1,12 @@
 """For tests of your own methods and backbones: tiny models, a tokenizer, batches and laws.
 
-from prompt_jax.testing import LAWS, Subject, tiny
+    from prompt_jax.testing import LAWS, Subject, tiny
 
-for law in LAWS.values():
-    law(Subject(tiny("t5"), MyConfig()))
+    subject = Subject(tiny("t5"), MyConfig(), neutral=True)
+    for law in LAWS.values():
+        law(subject)
+
+Leave out `neutral=True` where a fresh tree already changes the logits.
 """
 
 from prompt_jax.testing.laws import BACKBONE_LAWS as BACKBONE_LAWS
