@@ -16,8 +16,8 @@ import numpy as np
 
 from prompt_jax.backbones import Backbone
 from prompt_jax.backbones.causal import CausalConfig, init_params
+from prompt_jax.forward import Injection
 from prompt_jax.generate import generate, read_once
-from prompt_jax.methods import Injection
 from prompt_jax.runtime import prepare
 
 TEXT, NEW = 32, 32

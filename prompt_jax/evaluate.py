@@ -11,8 +11,8 @@ from jaxtyping import Float
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import DataConfig, EvalConfig, InputError
 from prompt_jax.data import IGNORED, span_targets, tag_targets
+from prompt_jax.forward import Injection
 from prompt_jax.generate import Progress, Reading, answer, target_likelihood
-from prompt_jax.methods import Injection
 from prompt_jax.metrics import measure
 from prompt_jax.sharding import whole_rows
 from prompt_jax.tasks import Example, Task, words_of

@@ -11,16 +11,10 @@ from jaxtyping import Array, Bool, Float, Int
 from prompt_jax.backbones import Backbone, is_encoder
 from prompt_jax.config import OBJECTIVES, InputError, MethodConfig, choose
 from prompt_jax.data.alignment import IGNORED
+from prompt_jax.forward import Injection, for_tasks, only_real, read_in, text_states
 from prompt_jax.generate.encoding import class_logits, cloze_logits, place_logits, token_logits
 from prompt_jax.generate.scoring import score_candidates
-from prompt_jax.methods import (
-    Injection,
-    for_tasks,
-    materialize,
-    only_real,
-    read_in,
-    text_states,
-)
+from prompt_jax.methods import materialize
 
 Loss = Callable[..., tuple[Array, dict[str, Array]]]
 AT_TOKENS = {"TOKEN_CLS": token_logits, "QUESTION_ANS": place_logits}

@@ -17,9 +17,10 @@ from prompt_jax.config import (
     PrefixTuningConfig,
     PromptTuningConfig,
 )
+from prompt_jax.forward import Injection
 from prompt_jax.generate.encoding import cloze_logits
 from prompt_jax.losses import target_logits
-from prompt_jax.methods import Injection, init, materialize
+from prompt_jax.methods import init, materialize
 from prompt_jax.serve.bank import Bank, flat, layout_of, rows_of
 from prompt_jax.testing import shaken
 
@@ -132,7 +133,7 @@ def test_prompts_that_rows_cannot_have_for_themselves(tiny):
         (made(whole), "weights of its own"),
         (made(PromptTuningConfig(num_virtual_tokens=2, stack="decoder")), "before the target"),
         (made(LoraConfig(r=1, use_dora=True)), "the norms of DoRA"),
-        (Injection(prompt=jnp.zeros((2, 3, 16))), "prompts of several tasks"),
+        (Injection(prompt=jnp.zeros((2, 3, 16))), "a prompt for each row"),
         (Injection(pool_prompt=jnp.asarray(True)), "a head that reads virtual tokens"),
     ]:
         with pytest.raises(InputError, match=f"{what}.*answer with it alone"):

@@ -19,8 +19,9 @@ from prompt_jax.config import (
 )
 from prompt_jax.data import encode_targets
 from prompt_jax.experiment import TUNED, train
+from prompt_jax.forward import Injection, Placement
 from prompt_jax.generate import generate, read_once, score
-from prompt_jax.methods import Injection, Placement, init, materialize
+from prompt_jax.methods import init, materialize
 from prompt_jax.model import PromptTuningModel
 from prompt_jax.prompts import prompt_for
 from prompt_jax.weights import load_backbone, save_hugging_face

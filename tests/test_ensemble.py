@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from prompt_jax.config import DataConfig, EvalConfig, InputError
+from prompt_jax.forward import Injection, Placement
 from prompt_jax.generate import answer, ensemble, scoring
-from prompt_jax.methods import Injection, Placement
 from prompt_jax.tasks import Task
 
 TASK = Task(name="x", source="{input}", target="{target}", labels=("no", "yes", "it may be"))

@@ -9,9 +9,9 @@ import pytest
 from prompt_jax.config import DataConfig, EvalConfig, InputError
 from prompt_jax.data import Batch, encode, pad
 from prompt_jax.evaluate import _of_readings, baselines, evaluate
+from prompt_jax.forward import Injection
 from prompt_jax.generate import Reading, generate, score
 from prompt_jax.generate.answers import padded_length
-from prompt_jax.methods import Injection
 from prompt_jax.metrics import measure
 from prompt_jax.tasks import Example, Task
 from prompt_jax.weights import load_backbone

@@ -10,10 +10,11 @@ import pytest
 import prompt_jax as pj
 from prompt_jax.config import TrainConfig
 from prompt_jax.data import Batch, encode_targets
+from prompt_jax.forward import Injection, apply_head
 from prompt_jax.generate import classify, score
 from prompt_jax.generate.encoding import class_logits, encode_text, token_logits
 from prompt_jax.losses import Candidates, loss_fn
-from prompt_jax.methods import Injection, apply_head, init, materialize
+from prompt_jax.methods import init, materialize
 from prompt_jax.train import compile_step, start
 
 WORDS = Candidates(np.array([[40], [41], [42]]), np.ones((3, 1), bool))

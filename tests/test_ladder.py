@@ -17,6 +17,7 @@ LADDER = (
     ("train", "evaluate", "report"),
     ("losses", "generate", "checkpoints", "runs"),
     ("methods", "prompts", "weights", "data"),
+    ("forward",),
     ("backbones", "tasks", "metrics"),
     ("sharding", "runtime"),
     ("processes", "disk", "signals"),

@@ -219,7 +219,7 @@ def test_a_task_of_many_is_a_plain_prompt(tiny):
     case = subject("t5", "multitask_multiply")
     config, tuned = case.config, case.trained()
     plain, tree = multitask_prompt.of_task(config, tuned, 1)
-    np.testing.assert_array_equal(tree["prompt"], materialize(config, tuned).tasks[1])
+    np.testing.assert_array_equal(tree["prompt"], materialize(config, tuned).prompts[1])
     assert plain.kind == "prompt_tuning"
     with pytest.raises(InputError, match="task must be 0 to 2, got 3"):
         multitask_prompt.of_task(config, tuned, 3)
@@ -229,7 +229,7 @@ def test_a_row_with_a_task_of_its_own_is_that_task_alone(tiny):
     case = subject("t5", "multitask_multiply")
     config, tuned = case.config, case.trained()
     bank, batch = materialize(config, tuned), case.batch()
-    from prompt_jax.methods import for_tasks
+    from prompt_jax.forward import for_tasks
 
     together = case.logits(for_tasks(bank, batch.task_ids), batch)
     for row, task in enumerate(batch.task_ids):

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from make_golden import CASES, torch_model
 
+from prompt_jax.forward import Injection
 from prompt_jax.generate import generate
 from prompt_jax.generate.sampling import restrict
-from prompt_jax.methods import Injection
 from prompt_jax.weights import load_backbone
 
 torch = pytest.importorskip("torch")

@@ -17,7 +17,7 @@ from parity import MARKS, difference, load_in_peft, padded_to, shaken
 
 from prompt_jax.config import InputError
 from prompt_jax.losses import seq2seq_logits
-from prompt_jax.methods import for_tasks, init
+from prompt_jax.methods import init
 from prompt_jax.model import PromptTuningModel
 from prompt_jax.prompts import export_peft, import_prompt, load_prompt, prompt_for, save_prompt
 from prompt_jax.weights import load_backbone
@@ -89,7 +89,7 @@ _logits = jax.jit(seq2seq_logits, static_argnums=0)
 
 def our_logits(backbone, prompt, tasks=None):
     tokens, mask, decoder_tokens = inputs()
-    injection = for_tasks(prompt.injection(), tasks)
+    injection = prompt.injection(tasks)
     arrays = tokens.astype(np.int32), mask, decoder_tokens.astype(np.int32)
     return np.asarray(_logits(backbone.module, backbone.params, injection, *arrays))
 

@@ -12,7 +12,8 @@ from prompt_jax.experiment.choice import Best, joined, lesson
 from prompt_jax.experiment.compare import FROZEN, TUNED, Results, compare, rival
 from prompt_jax.experiment.data import Data, digest
 from prompt_jax.experiment.watch import Say
-from prompt_jax.methods import for_tasks, materialize, of_task
+from prompt_jax.forward import for_tasks
+from prompt_jax.methods import materialize, of_task
 from prompt_jax.prompts import Prompt, inspect, prompt_for, save_prompt
 from prompt_jax.runs import read_metrics
 from prompt_jax.tasks import Task
@@ -53,7 +54,7 @@ def conclude(
     lineage = {"held_out": held_out, **(lineage or {})}
     for i, data in enumerate(tasks):
         # A model without a head of its own has no answers before one is trained.
-        plain = {} if whole.head else {FROZEN: None}
+        plain = {} if method.num_labels else {FROZEN: None}
         found = compare(config, data, backbone, {**plain, TUNED: for_tasks(whole, i)})
         if isinstance(method, MultitaskPromptConfig) and len(tasks) > 1:
             own = of_task(method, best.tuned, i)

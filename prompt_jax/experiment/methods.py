@@ -18,8 +18,9 @@ from prompt_jax.experiment.compare import TUNED, rival
 from prompt_jax.experiment.data import Data, check_one, load_data
 from prompt_jax.experiment.run import load, train
 from prompt_jax.experiment.watch import Say
+from prompt_jax.forward import Injection
 from prompt_jax.generate import answer
-from prompt_jax.methods import METHODS, Injection
+from prompt_jax.methods import METHODS
 from prompt_jax.prompts import Prompt, fresh
 from prompt_jax.runs import begin_run, claim, read_metrics
 from prompt_jax.sharding import place_rows, replicate

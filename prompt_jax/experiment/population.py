@@ -20,7 +20,8 @@ from prompt_jax.experiment.answering import (
     loss_of,
 )
 from prompt_jax.experiment.data import Data
-from prompt_jax.methods import Injection, materialize, only_real
+from prompt_jax.forward import Injection, for_tasks, only_real
+from prompt_jax.methods import materialize
 from prompt_jax.population import (
     AfterStep,
     check_lengths,
@@ -168,9 +169,9 @@ class Population:
           tuned: of that member; None takes what it has now.
         """
         tuned = self.tree(index) if tuned is None else tuned
-        made = materialize(self.methods[index], tuned)
+        injection = for_tasks(materialize(self.methods[index], tuned), None)
         real = self.members.real
-        return made if real is None else only_real(made, jnp.asarray(real[index]))
+        return injection if real is None else only_real(injection, jnp.asarray(real[index]))
 
     def tree(self, index: int) -> Any:
         """A member's tuned tree as it is trained, padded."""

@@ -35,7 +35,8 @@ from prompt_jax.experiment.choice import Best, Judgement, judge, unjudged, warni
 from prompt_jax.experiment.conclude import Result, conclude
 from prompt_jax.experiment.data import Data, digest, load_mixture
 from prompt_jax.experiment.watch import Say, Watch
-from prompt_jax.methods import for_tasks, materialize
+from prompt_jax.forward import for_tasks
+from prompt_jax.methods import materialize
 from prompt_jax.plan import plan_remat
 from prompt_jax.processes import (
     check_alike,

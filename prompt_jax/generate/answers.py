@@ -10,11 +10,11 @@ from jaxtyping import Float, Int
 from prompt_jax.backbones import Backbone, is_encoder
 from prompt_jax.config import DataConfig, EvalConfig, InputError
 from prompt_jax.data import encode, encode_labels, encode_targets, locate, pad
+from prompt_jax.forward import Injection
 from prompt_jax.generate.decoding import generate
 from prompt_jax.generate.prefill import read_once
 from prompt_jax.generate.reading import READERS, classify
 from prompt_jax.generate.scoring import one_mask, score
-from prompt_jax.methods import Injection
 from prompt_jax.sharding import on_host
 from prompt_jax.tasks import Task, place_of
 

@@ -13,9 +13,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from prompt_jax.backbones.layers import NEVER
 from prompt_jax.backbones.stack import LayerCache
+from prompt_jax.forward import Injection
 from prompt_jax.generate.prefill import Prefilled, decode_token, prefill
 from prompt_jax.generate.rules import Rules, obey
-from prompt_jax.methods import Injection
 
 
 class Lengths(NamedTuple):

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Int
 
 from prompt_jax.backbones import Backbone, is_encoder
 from prompt_jax.config import InputError
+from prompt_jax.forward import Injection
 from prompt_jax.generate.beam import Lengths, search_beams
 from prompt_jax.generate.options import (
     Drawing,
@@ -21,7 +22,6 @@ from prompt_jax.generate.options import (
 )
 from prompt_jax.generate.prefill import decoding_module
 from prompt_jax.generate.sampling import Draw, decode_tokens
-from prompt_jax.methods import Injection
 from prompt_jax.sharding import on_host, place_rows
 
 APART = 0x9E3779B1

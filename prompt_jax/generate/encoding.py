@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from prompt_jax.backbones.layers import NEVER
-from prompt_jax.methods import (
+from prompt_jax.forward import (
     Injection,
     apply_head,
     prepend,

@@ -10,8 +10,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import DataConfig, EvalConfig, InputError, choose
+from prompt_jax.forward import Injection
 from prompt_jax.generate.answers import Answers, answer
-from prompt_jax.methods import Injection
 from prompt_jax.tasks import Task
 
 WAYS = ("average", "vote", "weighted")

@@ -8,10 +8,10 @@ import numpy as np
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import DataConfig, EvalConfig
 from prompt_jax.data import encode, encode_targets, pad
+from prompt_jax.forward import Injection
 from prompt_jax.generate.answers import batches_by_length, padded_length
 from prompt_jax.generate.prefill import decoding_module, read_once
 from prompt_jax.generate.scoring import score_candidates
-from prompt_jax.methods import Injection
 from prompt_jax.sharding import on_host, place_rows
 
 

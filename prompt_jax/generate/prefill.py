@@ -10,8 +10,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from prompt_jax.backbones import Backbone, is_encoder
 from prompt_jax.backbones.stack import LayerCache
+from prompt_jax.forward import Injection, read_in, variables
 from prompt_jax.generate.encoding import cloze_logits
-from prompt_jax.methods import Injection, read_in, variables
 
 
 class Prefilled(NamedTuple):

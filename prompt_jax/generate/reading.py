@@ -9,9 +9,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from prompt_jax.backbones import Backbone
 from prompt_jax.data import first_tokens
+from prompt_jax.forward import Injection
 from prompt_jax.generate.encoding import class_logits, place_logits, token_logits
 from prompt_jax.generate.prefill import decoding_module
-from prompt_jax.methods import Injection
 from prompt_jax.sharding import place_rows
 
 LONGEST_SPAN = 30  # In tokens, as the scripts for SQuAD have it.

@@ -9,9 +9,9 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from prompt_jax.backbones.layers import NEVER
 from prompt_jax.backbones.stack import LayerCache
+from prompt_jax.forward import Injection
 from prompt_jax.generate.prefill import decode_token, prefill
 from prompt_jax.generate.rules import Rules, obey
-from prompt_jax.methods import Injection
 
 
 class Draw(NamedTuple):

@@ -11,8 +11,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from prompt_jax.backbones import Backbone, is_encoder
 from prompt_jax.config import InputError
+from prompt_jax.forward import Injection, variables
 from prompt_jax.generate.prefill import decoding_module, prefill
-from prompt_jax.methods import Injection, variables
 from prompt_jax.sharding import place_rows
 
 LOGITS_BYTES = 256 * 2**20  # Logits held at once while candidates are scored.

@@ -15,6 +15,7 @@ from jaxtyping import PRNGKeyArray
 from prompt_jax import config as configs
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import MethodConfig
+from prompt_jax.forward import Injection, Placement, TaskPrompts
 from prompt_jax.methods import (
     adapter,
     bias,
@@ -34,16 +35,6 @@ from prompt_jax.methods import (
     union,
 )
 from prompt_jax.methods.head import CLASSIFIER as CLASSIFIER
-from prompt_jax.methods.head import apply_head as apply_head
-from prompt_jax.methods.injection import Injection as Injection
-from prompt_jax.methods.injection import Placement as Placement
-from prompt_jax.methods.injection import for_tasks as for_tasks
-from prompt_jax.methods.injection import only_real as only_real
-from prompt_jax.methods.injection import prepend as prepend
-from prompt_jax.methods.injection import read_in as read_in
-from prompt_jax.methods.injection import text_mask as text_mask
-from prompt_jax.methods.injection import text_states as text_states
-from prompt_jax.methods.injection import variables as variables
 from prompt_jax.methods.union import mam as mam
 from prompt_jax.methods.union import unipelt as unipelt
 
@@ -95,14 +86,23 @@ def resolve(config: MethodConfig, backbone: Backbone) -> MethodConfig:
     return config if change is None else change(config, backbone)
 
 
-def materialize(config: MethodConfig, tuned: Any, key: Any = None) -> Injection:
+def materialize(config: MethodConfig, tuned: Any, key: Any = None) -> Injection | TaskPrompts:
     """What the tuned tree puts into the frozen model; differentiable.
+
+    The prompts of several tasks become an `Injection` by `for_tasks`.
 
     Args:
       key: for the method's own dropout; None while nothing is trained.
     """
     own, beside = _apart(config, tuned)
     injection = METHODS[type(config)].materialize(config, own, key)
+    if isinstance(injection, TaskPrompts):
+        return injection._replace(rest=_placed(config, injection.rest, beside))
+    return _placed(config, injection, beside)
+
+
+def _placed(config: MethodConfig, injection: Injection, beside: dict[str, Any]) -> Injection:
+    """The injection at the method's placement, with the head beside it if there is one."""
     injection = injection._replace(placement=Placement(config.placement))
     if not beside:
         return injection

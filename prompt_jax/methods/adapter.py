@@ -11,7 +11,7 @@ from jaxtyping import PRNGKeyArray
 
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import AdapterConfig
-from prompt_jax.methods.injection import Injection
+from prompt_jax.forward import Injection
 
 STD = 0.02
 

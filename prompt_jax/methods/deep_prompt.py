@@ -10,7 +10,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import DeepPromptConfig
-from prompt_jax.methods.injection import Injection
+from prompt_jax.forward import Injection
 from prompt_jax.methods.prompt_tuning import start_rows
 
 

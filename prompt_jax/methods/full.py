@@ -10,7 +10,7 @@ from jaxtyping import PRNGKeyArray
 from prompt_jax.backbones import Backbone
 from prompt_jax.backbones.quantised import check_whole
 from prompt_jax.config import FullConfig
-from prompt_jax.methods.injection import Injection
+from prompt_jax.forward import Injection
 
 
 def init(

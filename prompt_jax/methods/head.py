@@ -8,12 +8,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray
 
 from prompt_jax.backbones import Backbone
-from prompt_jax.backbones.stack import ACTIVATIONS
 from prompt_jax.config import HeadConfig, InputError, MethodConfig
-from prompt_jax.methods.injection import Injection
+from prompt_jax.forward import Injection
 
 CLASSIFIER = "classifier"
 """Where a tuned tree holds its head, whatever the method."""
@@ -58,22 +57,3 @@ def init_head(config: MethodConfig, backbone: Backbone, key: PRNGKeyArray) -> di
 
     hidden = {"hidden": linear(keys[0], width, True)} if shape.hidden else {}
     return hidden | {"out": linear(keys[1], config.num_labels or 0, shape.bias)}
-
-
-def apply_head(
-    head: dict[str, Any], x: Float[Array, "B *T D"], activation: str | None
-) -> Float[Array, "B *T C"]:
-    """Logits, float32. A leaf may have an axis B in front, with a head for every row."""
-    x = x.astype(jnp.float32)
-    if activation is not None:
-        x = ACTIVATIONS[activation](_linear(head["hidden"], x))
-    return _linear(head["out"], x)
-
-
-def _linear(leaves: dict[str, Array], x: Float[Array, "B *T D"]) -> Float[Array, "B *T C"]:
-    row = "b" if leaves["kernel"].ndim == 3 else ""
-    y = jnp.einsum(f"b...d,{row}dc->b...c", x, leaves["kernel"])
-    if "bias" not in leaves:
-        return y
-    bias = leaves["bias"]
-    return y + jnp.broadcast_to(bias.reshape(-1, *[1] * (x.ndim - 2), bias.shape[-1]), y.shape)

@@ -10,7 +10,7 @@ from jaxtyping import PRNGKeyArray
 
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import IA3Config, InputError
-from prompt_jax.methods.injection import Injection
+from prompt_jax.forward import Injection
 from prompt_jax.methods.targets import first_of, targets
 
 TARGETS = (

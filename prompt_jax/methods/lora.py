@@ -13,7 +13,7 @@ from jaxtyping import PRNGKeyArray
 from prompt_jax.backbones import Backbone
 from prompt_jax.backbones.quantised import check_whole, dequantised
 from prompt_jax.config import FullConfig, LoraConfig
-from prompt_jax.methods.injection import Injection
+from prompt_jax.forward import Injection
 from prompt_jax.methods.targets import first_of, targets
 
 TARGETS = (("q", "v"), ("c_attn",), ("q_proj", "v_proj"), ("query", "value"), ("q_lin", "v_lin"))

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import InputError, MultitaskPromptConfig, PromptTuningConfig
-from prompt_jax.methods.injection import Injection
+from prompt_jax.forward import Injection, TaskPrompts
 from prompt_jax.methods.p_tuning import plain_prompt
 from prompt_jax.methods.prompt_tuning import start_rows
 
@@ -65,9 +65,9 @@ def bank(config: MultitaskPromptConfig, tuned: dict[str, Array]) -> Float[Array,
 
 def materialize(
     config: MultitaskPromptConfig, tuned: dict[str, Array], key: Any = None
-) -> Injection:
+) -> TaskPrompts:
     """The prompts of all tasks, of which a batch takes its rows' (`for_tasks`)."""
-    return Injection(tasks=bank(config, tuned))
+    return TaskPrompts(bank(config, tuned), Injection())
 
 
 def simplify(config: MultitaskPromptConfig, tuned: Any) -> tuple[Any, Any]:

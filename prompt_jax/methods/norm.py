@@ -9,7 +9,7 @@ from jaxtyping import PRNGKeyArray
 
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import NormConfig
-from prompt_jax.methods.injection import Injection
+from prompt_jax.forward import Injection
 
 
 def init(

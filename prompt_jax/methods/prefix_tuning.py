@@ -15,7 +15,7 @@ from jaxtyping import Array, PRNGKeyArray
 from prompt_jax.backbones import Backbone
 from prompt_jax.backbones.sockets import Attention
 from prompt_jax.config import InputError, PrefixTuningConfig
-from prompt_jax.methods.injection import Injection
+from prompt_jax.forward import Injection
 from prompt_jax.methods.p_tuning import apply_linear, linear
 
 NOISE = 0.02

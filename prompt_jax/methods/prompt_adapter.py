@@ -14,7 +14,7 @@ from jaxtyping import PRNGKeyArray
 
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import PromptAdapterConfig
-from prompt_jax.methods.injection import Injection
+from prompt_jax.forward import Injection
 from prompt_jax.methods.prompt_tuning import from_vocab
 
 

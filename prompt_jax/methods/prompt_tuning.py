@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import InputError, PromptTuningConfig
 from prompt_jax.config.prompts import InputPrompt
-from prompt_jax.methods.injection import Injection
+from prompt_jax.forward import Injection
 
 Initializer = Callable[[Any, tuple[int, int]], Array]
 

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import PromptTuningConfig, ResidualPromptConfig
-from prompt_jax.methods.injection import Injection
+from prompt_jax.forward import Injection
 from prompt_jax.methods.p_tuning import apply_linear, linear, plain_prompt
 from prompt_jax.methods.prompt_tuning import start_rows
 

@@ -7,12 +7,12 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray
 
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import AdapterConfig, InputError, LoraConfig, PrefixTuningConfig, UnionConfig
+from prompt_jax.forward import Injection, TaskPrompts
 from prompt_jax.methods.adapter import STD
-from prompt_jax.methods.injection import Injection
 
 GATES = "gates"
 
@@ -45,7 +45,7 @@ def init(
         name: methods.init(method, backbone, jax.random.fold_in(key, i), start)
         for i, (name, method) in enumerate(_named(config).items())
     }
-    sockets = jax.eval_shape(lambda tree: _together(config, tree), tuned).sockets
+    sockets = jax.eval_shape(lambda tree: _together(config, tree)[1], tuned).sockets
     if not config.gated:
         return tuned
     own = jax.random.fold_in(key, len(config.methods))
@@ -85,38 +85,48 @@ def _named(config: UnionConfig) -> dict[str, Any]:
     return {f"{i}_{method.kind}": method for i, method in enumerate(config.methods)}
 
 
-def materialize(config: UnionConfig, tuned: dict[str, Any], key: Any = None) -> Injection:
+def materialize(
+    config: UnionConfig, tuned: dict[str, Any], key: Any = None
+) -> Injection | TaskPrompts:
     """All parts together; prompts stand behind each other in the order of the methods."""
-    joined = _together(config, tuned, key)
-    if not config.gated:
-        return joined
-    return joined._replace(sockets=_merged(joined.sockets, tuned[GATES], ""))
+    prompts, joined = _together(config, tuned, key)
+    if config.gated:
+        joined = joined._replace(sockets=_merged(joined.sockets, tuned[GATES], ""))
+    return joined if prompts is None else TaskPrompts(prompts, joined)
 
 
-def _together(config: UnionConfig, tuned: dict[str, Any], key: Any = None) -> Injection:
+def _together(
+    config: UnionConfig, tuned: dict[str, Any], key: Any = None
+) -> tuple[Array | None, Injection]:
+    """The prompts of several tasks, if a method has them, and all the rest."""
     from prompt_jax import methods
 
-    joined = Injection()
+    prompts, joined = None, Injection()
     for name, method in _named(config).items():
-        joined = _join(joined, methods.materialize(method, tuned[name], key))
-    return joined
-
-
-def _join(one: Injection, other: Injection) -> Injection:
-    sockets = _merged(one.sockets, other.sockets, "")
-    prompts = [part.prompt for part in (one, other) if part.prompt is not None]
-    prompt = jnp.concatenate(prompts, axis=-2) if prompts else None
-    rest: dict[str, Any] = {}
-    for name in ("shift", "params", "tasks"):
-        values = [v for v in (getattr(one, name), getattr(other, name)) if v is not None]
-        if len(values) > 1:
-            raise InputError(f"two methods of the union both set {name}; keep one of them")
-        rest[name] = values[0] if values else None
-    if prompt is not None and rest["tasks"] is not None:
+        part = methods.materialize(method, tuned[name], key)
+        if isinstance(part, TaskPrompts):
+            if prompts is not None:
+                raise InputError("two methods of the union both have tasks; keep one of them")
+            prompts, part = part
+        joined = _join(joined, part)
+    if prompts is not None and joined.prompt is not None:
         raise InputError(
             "two methods of the union put virtual tokens into the input, and one of them has "
             "several tasks; keep one of them"
         )
+    return prompts, joined
+
+
+def _join(first: Injection, second: Injection) -> Injection:
+    sockets = _merged(first.sockets, second.sockets, "")
+    prompts = [part.prompt for part in (first, second) if part.prompt is not None]
+    prompt = jnp.concatenate(prompts, axis=-2) if prompts else None
+    rest: dict[str, Any] = {}
+    for name in ("shift", "params"):
+        values = [v for v in (getattr(first, name), getattr(second, name)) if v is not None]
+        if len(values) > 1:
+            raise InputError(f"two methods of the union both set {name}; keep one of them")
+        rest[name] = values[0] if values else None
     return Injection(prompt, sockets=sockets, **rest)
 
 

@@ -13,10 +13,11 @@ from prompt_jax.backbones.sizes import numbers
 from prompt_jax.backbones.t5 import shift_right
 from prompt_jax.config import InputError, MethodConfig
 from prompt_jax.data.alignment import IGNORED
+from prompt_jax.forward import Injection, for_tasks
 from prompt_jax.generate import generate, read_once
 from prompt_jax.generate.encoding import at_places, class_logits, encode_text, token_logits
 from prompt_jax.losses import mean_loss, seq2seq_logits, text_logits
-from prompt_jax.methods import Injection, for_tasks, materialize
+from prompt_jax.methods import materialize
 from prompt_jax.model.inputs import class_labels, texts, token_ids
 from prompt_jax.prompts import Prompt, fresh, import_prompt, prompt_for, save_prompt
 from prompt_jax.prompts.fits import adopt

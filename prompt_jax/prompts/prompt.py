@@ -11,11 +11,13 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import ArrayLike, Int
 
 from prompt_jax.backbones import Backbone
 from prompt_jax.backbones.sizes import numbers
 from prompt_jax.config import InputError, MethodConfig, PromptTuningConfig
-from prompt_jax.methods import CLASSIFIER, Injection, materialize, resolve, simplify
+from prompt_jax.forward import Injection, for_tasks
+from prompt_jax.methods import CLASSIFIER, materialize, resolve, simplify
 from prompt_jax.tasks import Task
 
 
@@ -134,9 +136,17 @@ class Prompt:
             digest.update(f"{path}{leaf.shape}".encode() + leaf.astype("<f4").tobytes())
         return digest.hexdigest()
 
-    def injection(self) -> Injection:
-        """What the prompt puts into the frozen model."""
-        return materialize(self.method, self.tuned)
+    def injection(self, task: Int[ArrayLike, "*B"] | int | None = None) -> Injection:
+        """What the prompt puts into the frozen model.
+
+        Args:
+          task: of a prompt for several tasks, the number of the one that is meant, or of every
+            row's; see `task_numbers` for names.
+
+        Raises:
+          InputError: there are several tasks, and none is named.
+        """
+        return for_tasks(materialize(self.method, self.tuned), task)
 
 
 def by_path(tree: Any) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from prompt_jax.config import InputError
-from prompt_jax.methods import Injection
+from prompt_jax.forward import Injection
 
 Layout = dict[str, tuple[int, ...]]
 """Path of a leaf -> its shape in one slot."""
@@ -200,8 +200,7 @@ def _check(injection: Injection) -> None:
     refused = {
         "weights of its own": injection.params is not None,
         "a head that reads virtual tokens": bool(injection.pool_prompt),
-        "prompts of several tasks": injection.tasks is not None
-        or (injection.prompt is not None and injection.prompt.ndim > 2),
+        "a prompt for each row": injection.prompt is not None and injection.prompt.ndim > 2,
         "states that replace those of the text": any(p.endswith("prompt/replace") for p in leaves),
         "virtual tokens before the target": "decoder/prompt" in leaves,
         "the norms of DoRA": any(p.endswith("lora/magnitude") for p in leaves),

@@ -11,9 +11,9 @@ from typing import Any
 
 from prompt_jax.backbones import Backbone, is_encoder
 from prompt_jax.config import InputError, MethodConfig, at_least
+from prompt_jax.forward import Injection
 from prompt_jax.generate.ensemble import check_weights
 from prompt_jax.generate.prefill import decoding_module
-from prompt_jax.methods import Injection
 from prompt_jax.prompts import Prompt
 from prompt_jax.serve.bank import Bank, layout_of
 from prompt_jax.serve.ensembles import Ensembled, ensembled

@@ -9,7 +9,8 @@ import numpy as np
 
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import InputError, MethodConfig
-from prompt_jax.methods import Injection, init, materialize
+from prompt_jax.forward import Injection, for_tasks
+from prompt_jax.methods import init, materialize
 from prompt_jax.prompts.fits import adopt
 from prompt_jax.prompts.multitask import of_task
 from prompt_jax.prompts.prompt import Prompt
@@ -121,7 +122,7 @@ def example(backbone: Backbone, method: MethodConfig) -> Injection:
     if method.num_labels is None:  # What it shall do has no part in them.
         method = dataclasses.replace(method, task_type=backbone.task_types[0])
     tuned: Any = init(method, backbone, jax.random.key(0))
-    return materialize(method, tuned)
+    return for_tasks(materialize(method, tuned), 0)
 
 
 def poisoned(version: Version) -> PoisonedPromptError:

@@ -16,8 +16,9 @@ from jaxtyping import PyTree
 
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import PLACEMENTS, PromptTuningConfig, TrainConfig
+from prompt_jax.forward import Injection, Placement, for_tasks
 from prompt_jax.generate.prefill import decode_token, prefill
-from prompt_jax.methods import Injection, Placement, for_tasks, simplify
+from prompt_jax.methods import simplify
 from prompt_jax.prompts import load_prompt, prompt_for, save_prompt
 from prompt_jax.testing.subject import TRAINING, Subject
 from prompt_jax.train import fit, start

@@ -13,9 +13,10 @@ from jaxtyping import Array, PyTree
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import MethodConfig, TrainConfig
 from prompt_jax.data import Batch
+from prompt_jax.forward import Injection, TaskPrompts, for_tasks
 from prompt_jax.generate.encoding import class_logits
 from prompt_jax.losses import Candidates, loss_fn, target_logits
-from prompt_jax.methods import Injection, for_tasks, init, materialize, resolve
+from prompt_jax.methods import init, materialize, resolve
 from prompt_jax.testing.models import random_batch
 from prompt_jax.train import compile_step
 
@@ -98,11 +99,11 @@ class Subject:
     def _trained(self) -> dict[int, PyTree]:
         return {}
 
-    def injection(self, tuned: PyTree) -> Injection:
+    def injection(self, tuned: PyTree) -> Injection | TaskPrompts:
         """What a tuned tree puts into the model."""
         return materialize(self.config, tuned)
 
-    def logits(self, injection: Injection | None, batch: Batch) -> Array:
+    def logits(self, injection: Injection | TaskPrompts | None, batch: Batch) -> Array:
         """[B, U, V] of the targets, or [B, C] of a head's classes."""
         arrays = (jnp.asarray(batch.tokens), jnp.asarray(batch.mask))
         model = (self.backbone.module, self.backbone.params)

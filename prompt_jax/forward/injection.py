@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from prompt_jax.backbones.sizes import numbers
 from prompt_jax.config import PLACEMENTS, InputError, choose
@@ -52,8 +52,6 @@ class Injection(NamedTuple):
     placement: Placement = Placement()
     """Where the virtual tokens stand: `prefix` before the text; `after_bos` behind its first token;
     `suffix` behind its last real token, and so before the padding."""
-    tasks: Float[Array, "N P D"] | None = None
-    """The prompts of N tasks, one of which `for_tasks` makes `prompt`: no model reads them all."""
 
     def __repr__(self) -> str:
         parts = [name for name, part in self._asdict().items() if jax.tree.leaves(part)]
@@ -62,8 +60,7 @@ class Injection(NamedTuple):
     @property
     def input_tokens(self) -> int:
         """P, the virtual tokens in the input."""
-        prompt = self.prompt if self.tasks is None else self.tasks
-        return 0 if prompt is None else prompt.shape[-2]
+        return 0 if self.prompt is None else self.prompt.shape[-2]
 
     @property
     def positions(self) -> int:
@@ -71,6 +68,24 @@ class Injection(NamedTuple):
         leaves = flax.traverse_util.flatten_dict(self.sockets, sep="/")
         prefixes = [leaf.shape[-3] for path, leaf in leaves.items() if path.endswith("prefix/key")]
         return self.input_tokens + max(prefixes, default=0)
+
+
+class TaskPrompts(NamedTuple):
+    """The prompts of N tasks; `for_tasks` picks one, or one a row. No model reads them all."""
+
+    prompts: Float[Array, "N P D"]
+    rest: Injection
+    """What all tasks share: the placement, a head."""
+
+    @property
+    def input_tokens(self) -> int:
+        """P, the virtual tokens in the input."""
+        return self.prompts.shape[-2]
+
+    @property
+    def positions(self) -> int:
+        """Positions that it takes before the text."""
+        return self.input_tokens + self.rest.positions
 
 
 def variables(injection: Injection | None, frozen: Any) -> dict[str, Any]:
@@ -81,10 +96,12 @@ def variables(injection: Injection | None, frozen: Any) -> dict[str, Any]:
     return {"params": params} | ({"tuned": injection.sockets} if injection.sockets else {})
 
 
-def for_tasks(injection: Injection, tasks: Int[Any, "*B"] | int | None) -> Injection:
-    """The prompt of every row's task, or of one task for all rows, out of those of N tasks.
+def for_tasks(
+    injection: Injection | TaskPrompts, tasks: Int[ArrayLike, "*B"] | int | None
+) -> Injection:
+    """The prompt of one task for all rows, or that of every row's own task.
 
-    Methods without prompts of several tasks give every task the same.
+    An `Injection`, which is the same for all tasks, comes back as it is.
 
     Args:
       tasks: numbers from 0 to N - 1; None where there is one task only.
@@ -92,15 +109,16 @@ def for_tasks(injection: Injection, tasks: Int[Any, "*B"] | int | None) -> Injec
     Raises:
       InputError: there are several tasks, and none is named.
     """
-    if injection.tasks is None:
+    if isinstance(injection, Injection):
         return injection
-    if tasks is None and len(injection.tasks) > 1:
+    prompts, rest = injection
+    if tasks is None and len(prompts) > 1:
         raise InputError(
-            f"the prompt holds those of {len(injection.tasks)} tasks; name one, 0 to "
-            f"{len(injection.tasks) - 1}: --task-id, or task_ids in Python"
+            f"the prompt holds those of {len(prompts)} tasks; name one, 0 to "
+            f"{len(prompts) - 1}: --task-id, or task_ids in Python"
         )
     rows = 0 if tasks is None else jnp.asarray(tasks)
-    return injection._replace(prompt=injection.tasks[rows], tasks=None)
+    return rest._replace(prompt=prompts[rows])
 
 
 def only_real(injection: Injection, real: Bool[Array, " P"]) -> Injection:
@@ -126,11 +144,10 @@ def prepend(
       mask: True where a token is real; padding stands on the right.
 
     Raises:
-      InputError: the prompt and the embeddings differ in width, or as `for_tasks`.
+      InputError: the prompt and the embeddings differ in width.
     """
     if injection is None:
         return embeddings, mask
-    injection = for_tasks(injection, None)
     batch, length, width = embeddings.shape
     if injection.shift is not None:
         shift = injection.shift[..., :length, :].astype(embeddings.dtype)
