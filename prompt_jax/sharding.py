@@ -86,19 +86,6 @@ def _ways(part: Sequence[str], mesh: Any) -> int:
     return math.prod(mesh.shape[axis] for axis in part)
 
 
-def constrain(x: Any, mesh: Any, *names: str | None) -> Any:
-    """An activation split by the names of its first axes; `x` itself without a mesh.
-
-    XLA finds most of a program's layout by itself, from that of the weights. It is told where a
-    wrong guess would gather: the residual stream, tokens and states that meet the vocabulary,
-    logits, caches.
-    """
-    if mesh is None:
-        return x
-    spec = activation_spec(names, x.shape, mesh)
-    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
-
-
 def place_rows(tree: Any, mesh: Any) -> Any:
     """Arrays whose rows are shared out over devices; those whose rows do not divide, on all.
 

@@ -7,6 +7,7 @@ one type.
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import flax.traverse_util
 from jax.sharding import Mesh as Mesh
 from jaxtyping import PyTree
 
@@ -21,3 +22,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase as Tokenizer
 else:  # Importing Transformers takes seconds.
     Tokenizer: TypeAlias = Any
+
+
+def by_path(tree: Tree) -> dict[str, Any]:
+    """The leaves of nested dicts: `{"a": {"b": 1}}` to `{"a/b": 1}`."""
+    return flax.traverse_util.flatten_dict(tree, sep="/")
+
+
+def from_paths(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested dicts again: the reverse of `by_path`."""
+    return flax.traverse_util.unflatten_dict(dict(leaves), sep="/")
