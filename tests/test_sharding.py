@@ -10,13 +10,13 @@ import pytest
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
 from prompt_jax import sharding
+from prompt_jax.backbones.layers import constrain
 from prompt_jax.config import Config, InputError, MeshConfig, from_json, to_json
 from prompt_jax.sharding import (
     activation_spec,
     build_mesh,
     check_mesh,
     check_rows,
-    constrain,
     mesh_shape,
     parameter_spec,
     place_rows,

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Collection, Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import jax.numpy as jnp
 from jax.sharding import Mesh
@@ -10,6 +10,7 @@ from jax.typing import DTypeLike
 
 from prompt_jax.backbones.layers import ACTIVATIONS
 from prompt_jax.config import REMATS, InputError, at_least, choose
+from prompt_jax.trees import Tokenizer
 
 LM_HEAD = "lm_head.weight"
 """What Hugging Face calls a head over words."""
@@ -71,6 +72,10 @@ class ModelConfig:
             at_least(f"{self.label}{size}", getattr(self, size), 1)
         if self.max_positions is not None:
             at_least("max_positions", self.max_positions, 1)
+
+    def told_by_tokenizer(self, tokenizer: Tokenizer | None) -> Self:
+        """The config with the special tokens that its tokenizer has and no `config.json` tells."""
+        return self
 
     @property
     def filler(self) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from prompt_jax.backbones import Backbone, is_encoder
+from prompt_jax.backbones import Backbone
 from prompt_jax.config import Config, InputError, MethodConfig
 from prompt_jax.data import Batches, encode_labels, pad
 from prompt_jax.experiment.data import Data
@@ -49,7 +49,7 @@ def for_tasks_of(config: Config, backbone: Backbone, tasks: Sequence[Task]) -> A
     method = config.method
     if method.task_type in WRITES:
         usual = backbone.task_types[0]
-        if is_encoder(backbone.config):
+        if backbone.config.is_encoder:
             usual = HEADS.get(task.kind, usual)
         method = _with_type(method, usual, task)
     check_task(method, backbone)
@@ -188,6 +188,6 @@ def check_blanks(
     Raises:
       InputError: one has none, or several.
     """
-    if is_encoder(backbone.config) and method.num_labels is None:
+    if backbone.config.is_encoder and method.num_labels is None:
         places = [place_of(example.source, i) for i, example in enumerate(examples)]
         one_mask(backbone, batches.sources, places)

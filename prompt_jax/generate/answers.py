@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from prompt_jax.backbones import Backbone, is_encoder
+from prompt_jax.backbones import Backbone
 from prompt_jax.config import DataConfig, EvalConfig, InputError
 from prompt_jax.data import encode, encode_labels, encode_targets, locate, pad
 from prompt_jax.forward import Injection
@@ -111,7 +111,7 @@ def answer(
         rows, places, _ = locate(tokenizer, sources, data.max_source_length)
     else:
         rows = encode(tokenizer, sources, data.max_source_length)
-    if is_encoder(backbone.config) and head is None and backbone.config.word_head:
+    if backbone.config.is_encoder and head is None and backbone.config.word_head:
         one_mask(backbone, rows, [place_of(text, i) for i, text in enumerate(sources)])
     run = _asked(backbone, injection, task, data, eval)
     found: list[Any] = [None] * len(rows)

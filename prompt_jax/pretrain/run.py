@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from prompt_jax import checkpoints, disk
-from prompt_jax.backbones import Backbone
-from prompt_jax.backbones.t5 import T5, init_params
+from prompt_jax.backbones import Backbone, init_params
+from prompt_jax.backbones.t5 import T5
 from prompt_jax.config import InputError
 from prompt_jax.pretrain import lookup
 from prompt_jax.pretrain.bank import Bank, Batch, Material, generation

@@ -5,7 +5,7 @@ import importlib.resources
 import re
 from pathlib import Path
 
-from prompt_jax.backbones.t5 import PRESETS
+from prompt_jax.backbones import PRESETS
 from prompt_jax.config import InputError
 
 SMALL_FILES = ("*.json", "*.model", "*.txt")

@@ -64,8 +64,8 @@ def make_leaf(
     indices = sharding.addressable_devices_indices_map(shape).values()
     pieces = {_key(index): _piece(index, shape, dtype, layout) for index in indices}
     fill(list(pieces.values()))
-    made = jax.make_array_from_callback(shape, sharding, lambda i: pieces[_key(i)].values)
-    return made.block_until_ready()
+    leaf = jax.make_array_from_callback(shape, sharding, lambda i: pieces[_key(i or ())].values)
+    return leaf.block_until_ready()
 
 
 def read_blocks(

@@ -7,6 +7,7 @@ from typing import Any
 from prompt_jax.backbones.config import ModelConfig, check_fields
 from prompt_jax.backbones.sockets import Head
 from prompt_jax.config import InputError, choose
+from prompt_jax.trees import Tokenizer
 
 MODEL_TYPES = ("bert", "distilbert", "roberta", "xlm-roberta")
 
@@ -47,6 +48,11 @@ class BertConfig(ModelConfig):
                 f"{self.d_kv} and d_model {self.d_model}; hidden_size must be a multiple of "
                 "num_attention_heads"
             )
+
+    def told_by_tokenizer(self, tokenizer: Tokenizer | None) -> "BertConfig":
+        """The config with the tokenizer's mask and separator, which no `config.json` tells."""
+        ids = {name: getattr(tokenizer, name, None) for name in ("mask_token_id", "sep_token_id")}
+        return dataclasses.replace(self, **{name: i for name, i in ids.items() if i is not None})
 
     @property
     def word_activation(self) -> str:
