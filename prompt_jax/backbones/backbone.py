@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from prompt_jax.backbones.quantised import dequantised
 from prompt_jax.backbones.sizes import numbers
 from prompt_jax.backbones.sockets import Sockets
 from prompt_jax.config import InputError
-from prompt_jax.trees import Frozen, Tokenizer
+from prompt_jax.trees import Frozen
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,7 @@ class Backbone:
     """Of its family: `T5Config`, `CausalConfig`, `BertConfig`."""
     params: Frozen
     """The frozen tree; always passed as an argument, never closed over."""
-    tokenizer: Tokenizer | None = None
+    tokenizer: Any = None
     """A Hugging Face tokenizer, or None for a model without one."""
     fingerprint: str = ""
     """sha256 of the source of the weights, whatever dtype they are held in."""
@@ -105,12 +106,12 @@ class Backbone:
         vocab = {} if self.tokenizer is None else self.tokenizer.get_vocab()
         return {i: word for word, i in vocab.items() if i >= self.config.vocab_size}
 
-    def check_tokens(self, tokens: ArrayLike, what: str) -> None:
+    def check_tokens(self, tokens: ArrayLike, place: str) -> None:
         """Checks that the embedding table has a row for every token of a text.
 
         Args:
           tokens: ids, of any shape.
-          what: begins the error, e.g. "train.tsv line 17".
+          place: begins the error, e.g. "train.tsv line 17".
 
         Raises:
           InputError: it has none for one of them; without this it would be read as the last row.
@@ -121,8 +122,8 @@ class Backbone:
         wrong = next((int(i) for i in np.ravel(tokens) if i >= size), None)
         if wrong is not None:
             raise InputError(
-                f"{what}: {self.beyond.get(wrong, '')!r} is token {wrong}, and the embedding table "
-                f"of {self.name!r} has {size} rows; use the tokenizer that belongs to the weights, "
+                f"{place}: {self.beyond.get(wrong, '')!r} is token {wrong}, and the embedding "
+                f"table of {self.name!r} has {size} rows; use the tokenizer that belongs to the weights, "
                 "or resize the model (resize_token_embeddings in Transformers) and save it again"
             )
 

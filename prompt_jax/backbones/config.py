@@ -2,16 +2,19 @@
 
 import dataclasses
 from collections.abc import Collection, Mapping
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, TypeAlias
 
 import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
 from prompt_jax.backbones.layers import ACTIVATIONS
+from prompt_jax.backbones.sockets import Head
 from prompt_jax.config import REMATS, InputError, at_least, choose
 from prompt_jax.trees import Tokenizer
 
+ConfigJson: TypeAlias = Mapping[str, Any]
+"""What a `config.json` of Hugging Face's says."""
 LM_HEAD = "lm_head.weight"
 """What Hugging Face calls a head over words."""
 
@@ -30,7 +33,12 @@ class ModelConfig:
     label: ClassVar[str] = ""
     """What stands before a field's name in errors."""
     count_padding: ClassVar[bool] = False
-    """Padding takes positions too, see `CausalConfig`."""
+    """Padding takes positions too, see `CausalConfig`, as for the next."""
+    bidirectional_input: ClassVar[bool] = False
+    decoder_start_token_id: ClassVar[int]
+    """What the targets of T5 are read behind."""
+    mask_token_id: ClassVar[int]
+    """Where an encoder fills in a word."""
 
     vocab_size: int = 1
     """Rows of the embedding table; a tokenizer may know fewer words, or more."""
@@ -77,6 +85,10 @@ class ModelConfig:
         """The config with the special tokens that its tokenizer has and no `config.json` tells."""
         return self
 
+    def head(self, task_type: str) -> Head:
+        """What a trained head for a task is made of, as the family has it."""
+        return Head()
+
     @property
     def filler(self) -> int:
         """What rows are filled up with behind their text, where it is masked.
@@ -90,7 +102,7 @@ class ModelConfig:
         return pad
 
 
-def check_fields(values: Mapping[str, Any], supported: Mapping[str, Any]) -> None:
+def check_fields(values: ConfigJson, supported: ConfigJson) -> None:
     """Checks fields of a `config.json` of which one value is supported.
 
     Args:
@@ -105,7 +117,7 @@ def check_fields(values: Mapping[str, Any], supported: Mapping[str, Any]) -> Non
             raise unsupported(name, values[name], value)
 
 
-def unsupported(name: str, value: Any, allowed: Any) -> InputError:
+def unsupported(name: str, value: object, allowed: object) -> InputError:
     """The error for a field of a `config.json` that asks for what no family can do."""
     return InputError(
         f"config.json has {name} {value!r}, which is not supported; allowed: {allowed}; use "

@@ -1,13 +1,15 @@
 """The families of models, and what each of them binds."""
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import flax.linen as nn
 
 from prompt_jax.backbones import bert, causal, t5
-from prompt_jax.backbones.config import ModelConfig
+from prompt_jax.backbones.config import ConfigJson, ModelConfig
 from prompt_jax.backbones.sockets import Sockets
+
+T = TypeVar("T")
 
 
 @runtime_checkable
@@ -57,11 +59,11 @@ class Family(Protocol):
         """Small models that between them have every kernel of a model type."""
         ...
 
-    def from_hugging_face(self, values: Mapping[str, Any], **fields: Any) -> ModelConfig:
+    def from_hugging_face(self, values: ConfigJson, **fields: Any) -> ModelConfig:
         """The config of a `config.json`, and of fields that it does not tell."""
         ...
 
-    def to_hugging_face(self, config: Any, dtype: str) -> dict[str, Any]:
+    def to_hugging_face(self, config: Any, dtype: str) -> ConfigJson:
         """What `config.json` says of a model."""
         ...
 
@@ -71,7 +73,7 @@ class Family(Protocol):
         """Fields of the config that the names of the weights tell."""
         ...
 
-    def canonical(self, tensors: Mapping[str, Any], model_type: str) -> dict[str, Any]:
+    def canonical(self, tensors: Mapping[str, T], model_type: str) -> dict[str, T]:
         """Weights under the names that are read here, whatever their writer called them."""
         ...
 

@@ -151,17 +151,17 @@ def bytes_of(leaf: Array | jax.ShapeDtypeStruct) -> int:
     return -(-leaf.size * jax.dtypes.itemsize_bits(leaf.dtype) // 8)
 
 
-def check_whole(params: Frozen, what: str) -> None:
+def check_whole(params: Frozen, user: str) -> None:
     """Checks that no weight is held in few bits.
 
     Args:
-      what: needs them whole; begins the error.
+      user: needs them whole; begins the error.
 
     Raises:
       InputError: some are.
     """
     if any(leaf.dtype.itemsize == 1 for leaf in jax.tree.leaves(params)):
         raise InputError(
-            f"{what} changes or copies the weights themselves, and these are held in few bits; "
+            f"{user} changes or copies the weights themselves, and these are held in few bits; "
             "load the backbone with dtype float32 or bfloat16"
         )

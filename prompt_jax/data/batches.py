@@ -23,6 +23,7 @@ from prompt_jax.data.alignment import (
 )
 from prompt_jax.data.texts import cut_targets, cut_texts, pad
 from prompt_jax.tasks import Example, place_of
+from prompt_jax.trees import Tokenizer
 
 # Batches among which rows are sorted by length: more pads less, fewer mixes better.
 WINDOW = 16
@@ -62,7 +63,7 @@ class Encoded(NamedTuple):
 
 def encode_examples(
     examples: Sequence[Example],
-    tokenizer: Any,
+    tokenizer: Tokenizer,
     config: DataConfig,
     *,
     place: str = "apart",
@@ -89,28 +90,28 @@ def encode_examples(
     # Any id will do, for the mask hides it.
     pad_id = (tokenizer.pad_token_id or 0) if filler is None else filler
     if task_type in ("TOKEN_CLS", "QUESTION_ANS"):
-        found = locate(tokenizer, sources, config.max_source_length)
+        located = locate(tokenizer, sources, config.max_source_length)
         tagged = task_type == "TOKEN_CLS"
-        targets = _tags(examples, found, labels) if tagged else _spans(examples, found, config)
-        return Encoded(found.tokens, targets, Truncated(found.cut, 0), pad_id, tagged)
+        targets = _tags(examples, located, labels) if tagged else _spans(examples, located, config)
+        return Encoded(located.tokens, targets, Truncated(located.cut, 0), pad_id, tagged)
     targets = [example.target for example in examples]
     rows, long_sources = cut_texts(tokenizer, sources, config.max_source_length)
     targets, long_targets = cut_targets(tokenizer, targets, config.max_target_length, place)
     return Encoded(rows, targets, Truncated(long_sources, long_targets), pad_id)
 
 
-def _tags(examples: Sequence[Example], found: Located, labels: Sequence[str]) -> list[np.ndarray]:
+def _tags(examples: Sequence[Example], located: Located, labels: Sequence[str]) -> list[np.ndarray]:
     number = {tag: i for i, tag in enumerate(labels)}
     return [
         tag_targets(example.source, places, [number[tag] for tag in example.target.split()])
-        for example, places in zip(examples, found.places, strict=True)
+        for example, places in zip(examples, located.places, strict=True)
     ]
 
 
-def _spans(examples: Sequence[Example], found: Located, config: DataConfig) -> list[np.ndarray]:
+def _spans(examples: Sequence[Example], located: Located, config: DataConfig) -> list[np.ndarray]:
     targets, lost = [], []
     for i, ((source, target, _, start), places) in enumerate(
-        zip(examples, found.places, strict=True)
+        zip(examples, located.places, strict=True)
     ):
         start = start or 0
         span = span_targets(places, start, start + len(target)) if target else NO_SPAN
@@ -138,8 +139,8 @@ def length_ladder(
     Each rung is a length T for which `prompt_length` + T is a multiple of `multiple`, as hardware
     tiles want; the last one holds the longest row.
     """
-    whole = -(-(np.asarray(lengths) + prompt_length) // multiple) * multiple
-    sizes, counts = np.unique(whole - prompt_length, return_counts=True)
+    tiled = -(-(np.asarray(lengths) + prompt_length) // multiple) * multiple
+    sizes, counts = np.unique(tiled - prompt_length, return_counts=True)
     sizes, rows = sizes.tolist(), np.cumsum(counts).tolist()
     # best[i]: tokens and rungs of the cheapest ladder that ends at sizes[i].
     best = [(n * size, (size,)) for n, size in zip(rows, sizes, strict=True)]
@@ -188,7 +189,7 @@ class Batches:
     def __init__(
         self,
         examples: Sequence[Example],
-        tokenizer: Any,
+        tokenizer: Tokenizer,
         config: DataConfig,
         batch_size: int,
         seed: int,
@@ -215,9 +216,9 @@ class Batches:
     def reseeded(self, seed: int) -> "Batches":
         """The same rows in another order."""
         at_least("train.seed", seed, 0)
-        other = copy.copy(self)
-        other._seed = seed
-        return other
+        batches = copy.copy(self)
+        batches._seed = seed
+        return batches
 
     @property
     def sources(self) -> list[np.ndarray]:

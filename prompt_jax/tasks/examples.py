@@ -10,7 +10,7 @@ from prompt_jax.tasks.labels import in_order, infer, label_of, read_labels, writ
 from prompt_jax.tasks.table import TASKS, parse_name
 from prompt_jax.tasks.task import NO_ANSWER, Task
 from prompt_jax.tasks.templates import check_column, fill, listing, parse, reach
-from prompt_jax.tasks.text import Text, words_of
+from prompt_jax.tasks.text import Record, Text, words_of
 
 
 class Example(NamedTuple):
@@ -35,7 +35,7 @@ def resolve(
     name: str,
     config: TaskConfig,
     columns: Iterable[str],
-    rows: Sequence[tuple[str, Mapping[str, Any]]] = (),
+    rows: Sequence[tuple[str, Record]] = (),
 ) -> Task:
     """The task of a name, with the user's fields over the known ones.
 
@@ -54,11 +54,11 @@ def resolve(
     """
     columns = list(columns)
     key = parse_name(name).key
-    known = TASKS.get(key)
-    if not known and {"input", "target"} <= set(columns):
-        known = Task(name=key, source="{input}", target="{target}")
-    source = config.source or (known and known.source)
-    target = config.target or (known and known.target)
+    described = TASKS.get(key)
+    if not described and {"input", "target"} <= set(columns):
+        described = Task(name=key, source="{input}", target="{target}")
+    source = config.source or (described and described.source)
+    target = config.target or (described and described.target)
     if not source or not target:
         raise InputError(
             f"{name} has the columns {', '.join(columns)} and no known templates; give "
@@ -66,9 +66,9 @@ def resolve(
         )
     _check_templates(source, target, columns, name)
     # Its labels and metrics are of its own kind, and its metrics of its own labels.
-    same = known if known and config.kind in (None, known.kind) else None
+    same = described if described and config.kind in (None, described.kind) else None
     # A text, until there are label words.
-    declared = known.kind if known and known.kind != "generation" else ""
+    declared = described.kind if described and described.kind != "generation" else ""
     kind = config.kind or declared
     labels, values = read_labels(config.labels)
     labels = labels or (same.labels if same else ())
@@ -89,7 +89,7 @@ def resolve(
     )
 
 
-def _targets(template: str, kind: str, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
+def _targets(template: str, kind: str, rows: Sequence[tuple[str, Record]]) -> list[str]:
     """The targets of all rows, or their tags."""
     targets = [str(fill(template, row, place, "target")) for place, row in rows]
     return [tag for text in targets for tag in text.split()] if kind == "tagging" else targets
@@ -104,7 +104,7 @@ def _check_templates(source: str, target: str, columns: list[str], name: str) ->
             check_column(column, columns, name)
 
 
-def to_example(task: Task, row: Mapping[str, Any], place: str = "the row") -> Example:
+def to_example(task: Task, row: Record, place: str = "the row") -> Example:
     """The texts of a row.
 
     Args:
@@ -129,12 +129,12 @@ def to_example(task: Task, row: Mapping[str, Any], place: str = "the row") -> Ex
     return Example(source, target)
 
 
-def to_examples(task: Task, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> list[Example]:
+def to_examples(task: Task, rows: Iterable[tuple[str, Record]]) -> list[Example]:
     """The texts of rows, of each where it stands and its values; errors as for `to_example`."""
     return [to_example(task, row, place) for place, row in rows]
 
 
-def to_source(task: Task, row: Mapping[str, Any], place: str = "the row") -> Text:
+def to_source(task: Task, row: Record, place: str = "the row") -> Text:
     """The input text of a row that may have no target.
 
     Raises:
@@ -161,14 +161,14 @@ def with_no_answer(task: Task, examples: Sequence[Example]) -> Task:
     return dataclasses.replace(task, labels=NO_ANSWER) if silent else task
 
 
-def _label(task: Task, target: str, place: str, what: str) -> str:
+def _label(task: Task, target: str, place: str, role: str) -> str:
     label = label_of(task, target)
     if label is not None:
         return label
     near = difflib.get_close_matches(target, task.labels, n=1)
     hint = f" Perhaps you meant {near[0]!r}?" if near else ""
     raise InputError(
-        f"{place}: target {target!r} is not {what}; allowed: {', '.join(write_labels(task))}."
+        f"{place}: target {target!r} is not {role}; allowed: {', '.join(write_labels(task))}."
         f"{hint} Correct the row, --task.target or --task.labels (0=WORD there says which label "
         "word a 0 is)"
     )
@@ -187,11 +187,11 @@ def _tags(task: Task, source: Text, target: str, place: str) -> str:
     return " ".join(_label(task, tag, place, "a tag of this task") for tag in tags)
 
 
-def _span(task: Task, row: Mapping[str, Any], place: str) -> Example:
+def _span(task: Task, row: Record, place: str) -> Example:
     source = fill(task.source, row, place, "source")
     context, _ = source.columns[-1]
-    (_, column, _), *more = parse(task.target)
-    if more or column is None or task.target != f"{{{column}}}":
+    (_, column, _), *rest = parse(task.target)
+    if rest or column is None or task.target != f"{{{column}}}":
         raise InputError(
             f"the target template of a span is its column alone, got {task.target!r}; write "
             '--task.target "{answers}"'

@@ -100,7 +100,7 @@ def assemble(
         def fill(pieces: Sequence[Piece], weights: Sequence[str] = names[path]) -> None:
             for layer, name in enumerate(weights):
                 digest.update(f"{name}{list(tensors[name].shape)}".encode())
-                for first, block in read_blocks(tensors[name], pieces, whole=hashing):
+                for first, block in read_blocks(tensors[name], pieces, every_row=hashing):
                     digest.update(_finite(source, name, block).data)
                     for piece in pieces:
                         piece.put(layer, first, block)

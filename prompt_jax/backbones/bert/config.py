@@ -1,10 +1,9 @@
 """The shape of an encoder-only model, and how Hugging Face's configs of each family say it."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
-from prompt_jax.backbones.config import ModelConfig, check_fields
+from prompt_jax.backbones.config import ConfigJson, ModelConfig, check_fields
 from prompt_jax.backbones.sockets import Head
 from prompt_jax.config import InputError, choose
 from prompt_jax.trees import Tokenizer
@@ -90,7 +89,7 @@ def one_layer(model_type: str) -> tuple[BertConfig, ...]:
     return (BertConfig(model_type=model_type, num_layers=1),)
 
 
-def from_hugging_face(values: Mapping[str, Any], **fields: Any) -> BertConfig:
+def from_hugging_face(values: ConfigJson, **fields: Any) -> BertConfig:
     """The config of a Hugging Face `config.json`.
 
     Args:
@@ -129,7 +128,7 @@ def from_hugging_face(values: Mapping[str, Any], **fields: Any) -> BertConfig:
     )
 
 
-def to_hugging_face(config: BertConfig, dtype: str) -> dict[str, Any]:
+def to_hugging_face(config: BertConfig, dtype: str) -> ConfigJson:
     """What config.json says of a model; the reverse of `from_hugging_face`."""
     c = config
     small = c.model_type == "distilbert"

@@ -1,11 +1,10 @@
 """The shape of a decoder-only model, and how Hugging Face's configs of each family say it."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 from prompt_jax.backbones.causal.rope import Rope, read_rope, write_rope
-from prompt_jax.backbones.config import ModelConfig, check_fields, unsupported
+from prompt_jax.backbones.config import ConfigJson, ModelConfig, check_fields, unsupported
 from prompt_jax.backbones.sockets import Head
 from prompt_jax.config import InputError, at_least, choose
 
@@ -91,7 +90,7 @@ def one_layer(model_type: str) -> tuple[CausalConfig, ...]:
     )
 
 
-def from_hugging_face(values: Mapping[str, Any], **fields: Any) -> CausalConfig:
+def from_hugging_face(values: ConfigJson, **fields: Any) -> CausalConfig:
     """The config of a Hugging Face `config.json`.
 
     Args:
@@ -106,7 +105,7 @@ def from_hugging_face(values: Mapping[str, Any], **fields: Any) -> CausalConfig:
     return (_gpt2 if kind == "gpt2" else _llama)(values, **fields)
 
 
-def _gpt2(values: Mapping[str, Any], **fields: Any) -> CausalConfig:
+def _gpt2(values: ConfigJson, **fields: Any) -> CausalConfig:
     supported = {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False}
     check_fields(values, {**supported, "add_cross_attention": False})
     width, heads = values.get("n_embd", 768), values.get("n_head", 12)
@@ -127,7 +126,7 @@ def _gpt2(values: Mapping[str, Any], **fields: Any) -> CausalConfig:
     )
 
 
-def _llama(values: Mapping[str, Any], **fields: Any) -> CausalConfig:
+def _llama(values: ConfigJson, **fields: Any) -> CausalConfig:
     kind, heads = values["model_type"], values["num_attention_heads"]
     limit = values.get("max_position_embeddings", 2048)
     rope = read_rope(values, limit)
@@ -158,7 +157,7 @@ def _llama(values: Mapping[str, Any], **fields: Any) -> CausalConfig:
     )
 
 
-def _windows(values: Mapping[str, Any]) -> dict[str, Any]:
+def _windows(values: ConfigJson) -> ConfigJson:
     """How far layers see: as `layer_types` says, or Qwen's `max_window_layers`, the first full."""
     kind, layers = values["model_type"], values["num_hidden_layers"]
     qwen, window = kind.startswith("qwen"), values.get("sliding_window")
@@ -175,14 +174,14 @@ def _windows(values: Mapping[str, Any]) -> dict[str, Any]:
     return {} if len(full) == layers else {"sliding_window": window, "full_layers": full}
 
 
-def _special(values: Mapping[str, Any]) -> dict[str, int | None]:
+def _special(values: ConfigJson) -> dict[str, int | None]:
     """Ids of special tokens."""
     eos = values.get("eos_token_id")
     eos = eos[0] if isinstance(eos, list) else eos
     return {"eos_token_id": 0 if eos is None else eos, "pad_token_id": values.get("pad_token_id")}
 
 
-def to_hugging_face(config: CausalConfig, dtype: str) -> dict[str, Any]:
+def to_hugging_face(config: CausalConfig, dtype: str) -> ConfigJson:
     """What config.json says of a model; the reverse of `from_hugging_face`."""
     c = config
     shared = {

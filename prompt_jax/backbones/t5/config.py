@@ -1,10 +1,9 @@
 """The shape of a T5, its presets, and what Hugging Face calls its parts."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
-from prompt_jax.backbones.config import ModelConfig
+from prompt_jax.backbones.config import ConfigJson, ModelConfig
 from prompt_jax.config import choose
 
 MODEL_TYPES = ("t5", "mt5", "umt5")
@@ -57,7 +56,7 @@ def one_layer(model_type: str) -> tuple[T5Config, ...]:
     return gated, dataclasses.replace(gated, gated=False, activation="relu")
 
 
-def from_hugging_face(values: Mapping[str, Any], **fields: Any) -> T5Config:
+def from_hugging_face(values: ConfigJson, **fields: Any) -> T5Config:
     """The config of a Hugging Face `config.json`.
 
     Args:
@@ -89,7 +88,7 @@ def from_hugging_face(values: Mapping[str, Any], **fields: Any) -> T5Config:
     )
 
 
-def to_hugging_face(config: T5Config, dtype: str) -> dict[str, Any]:
+def to_hugging_face(config: T5Config, dtype: str) -> ConfigJson:
     """What config.json says of a T5; the reverse of `from_hugging_face`.
 
     Whether logits are scaled is written twice: Transformers 4 reads it from `tie_word_embeddings`,
