@@ -123,8 +123,9 @@ class Backbone:
         if wrong is not None:
             raise InputError(
                 f"{place}: {self.beyond.get(wrong, '')!r} is token {wrong}, and the embedding "
-                f"table of {self.name!r} has {size} rows; use the tokenizer that belongs to the weights, "
-                "or resize the model (resize_token_embeddings in Transformers) and save it again"
+                f"table of {self.name!r} has {size} rows; use the tokenizer that belongs to the "
+                "weights, or resize the model (resize_token_embeddings in Transformers) and save "
+                "it again"
             )
 
     def check_word_head(self) -> None:

@@ -212,9 +212,7 @@ class Causal(nn.Module):
         """
         c = self.config
         prefix = prefix_of(self.variables.get("tuned", {}).get("decoder", {}), "attention")
-        virtual = jnp.zeros((len(mask), 0), bool)
-        if prefix is not None:
-            virtual = prefix_seen(prefix, len(mask))
+        virtual = prefix_seen(prefix, len(mask)) if prefix else jnp.zeros((len(mask), 0), bool)
         places = jnp.arange(mask.shape[1])
         queries = jnp.asarray(first) + jnp.arange(x.shape[1])
         # Counted over what is real, so that a row padded on the left is the row without padding.
