@@ -274,6 +274,7 @@ def _apart(
         layer = jax.tree.map(lambda v: v[i], variables, is_leaf=lambda v: isinstance(v, tuple))  # noqa: B023
         slices = jax.tree.map(lambda v: v[i], sliced)  # noqa: B023
         rngs = {"dropout": module.make_rng("dropout")} if module.has_rng("dropout") else None
-        x, out = block(module.config).apply(layer, x, *shared, *slices, rngs=rngs)
+        with jax.named_scope(f"layer_{i}"):
+            x, out = block(module.config).apply(layer, x, *shared, *slices, rngs=rngs)
         outs.append(out)
     return x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outs)

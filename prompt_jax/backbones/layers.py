@@ -202,6 +202,7 @@ def look_up(module: nn.Module, name: str, tokens: Int[Array, "*B T"]) -> Float[A
     return constrain(rows.astype(c.dtype), c.mesh, "batch")
 
 
+@jax.named_scope("logits")
 def word_logits(
     module: nn.Module, states: Float[Array, "B T D"], head: Dense | None = None
 ) -> Float[Array, "B T V"]:

@@ -91,6 +91,7 @@ def per_row(leaf: Array, x: Float[Array, "B T *out"]) -> Array:
     return jnp.broadcast_to(leaf[:, None] if by_row else leaf, x.shape).astype(x.dtype)
 
 
+@jax.named_scope("lora")
 def low_rank(
     x: Float[Array, "B T *in"], lora: dict[str, Array], inputs: int
 ) -> Float[Array, "B T *out"]:
@@ -102,6 +103,7 @@ def low_rank(
     return jnp.einsum(f"btr,{row}r{o}->bt{o}", hidden, b)
 
 
+@jax.named_scope("lora")
 def magnitude_ratio(
     kernel: Float[Array, "*in_out"], lora: dict[str, Array], inputs: int
 ) -> Float[Array, "*out"]:
@@ -141,6 +143,7 @@ def gated(
     return y * jnp.broadcast_to(opened[(..., *[None] * (y.ndim - 2))], y.shape)
 
 
+@jax.named_scope("adapter")
 def bottleneck(x: Float[Array, "B T D"], adapter: dict[str, Array]) -> Float[Array, "B T D"]:
     """An adapter's answer to `x`: down, ReLU, up (Houlsby et al. 2019)."""
     down, up = adapter["down"].astype(x.dtype), adapter["up"].astype(x.dtype)
@@ -153,6 +156,7 @@ def bottleneck(x: Float[Array, "B T D"], adapter: dict[str, Array]) -> Float[Arr
     return gated(x, adapter, y)
 
 
+@jax.named_scope("prompt")
 def with_rows(x: Float[Array, "B S D"], prompt: dict[str, Array]) -> Float[Array, "B S D"]:
     """States whose first P are replaced by, or summed with, a layer's own virtual tokens."""
     for how, rows in prompt.items():
@@ -170,6 +174,7 @@ def prefix_seen(prefix: dict[str, Array], rows: int) -> Bool[Array, "B P"]:
     return jnp.broadcast_to(real, (rows, prefix["key"].shape[-3]))
 
 
+@jax.named_scope("prefix")
 def prefix_scores(
     query: Float[Array, "B H T K"], prefix: dict[str, Array], never: float
 ) -> Float[Array, "B H T P"]:
@@ -189,6 +194,7 @@ def prefix_scores(
     return scores + jnp.broadcast_to(bias, scores.shape)
 
 
+@jax.named_scope("prefix")
 def prefix_values(
     weights: Float[Array, "B H T P"], prefix: dict[str, Array]
 ) -> Float[Array, "B H T K"]:

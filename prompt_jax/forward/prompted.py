@@ -21,6 +21,7 @@ from prompt_jax.forward.head import apply_head
 from prompt_jax.forward.injection import Injection
 
 
+@jax.named_scope("prompt")
 def prepend(
     injection: Injection | None,
     embeddings: Float[Array, "B T D"],
