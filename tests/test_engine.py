@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 from engines import SMALL, prompt_of, prompts_of
 
-from prompt_jax.config import (
+from prompt_jax.config import InputError
+from prompt_jax.forward import PromptedModel
+from prompt_jax.generate import classify, combine, generate, score
+from prompt_jax.methods import (
     HeadConfig,
     IA3Config,
-    InputError,
     LoraConfig,
     PrefixTuningConfig,
     PromptTuningConfig,
 )
-from prompt_jax.forward import PromptedModel
-from prompt_jax.generate import classify, combine, generate, score
 from prompt_jax.serve import (
     DeadlineError,
     Engine,

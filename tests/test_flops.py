@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 
 from prompt_jax.backbones import Backbone, t5
-from prompt_jax.config import PromptTuningConfig, TrainConfig
+from prompt_jax.config import TrainConfig
 from prompt_jax.losses import loss_fn
+from prompt_jax.methods import PromptTuningConfig
 from prompt_jax.testing import random_batch
 from prompt_jax.train import compile_step, start
 

@@ -21,7 +21,8 @@ pytest.importorskip("fastapi")
 
 from serving import KEYS, SIZES, prompt_of, serving  # noqa: E402
 
-from prompt_jax.config import InputError, LoraConfig, PromptTuningConfig  # noqa: E402
+from prompt_jax.config import InputError  # noqa: E402
+from prompt_jax.methods import LoraConfig, PromptTuningConfig  # noqa: E402
 from prompt_jax.prompts import Prompt, save_prompt  # noqa: E402
 from prompt_jax.prompts.folder import checksum  # noqa: E402
 from prompt_jax.serve import Engine, Store  # noqa: E402

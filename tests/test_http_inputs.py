@@ -12,7 +12,8 @@ pytest.importorskip("fastapi")
 
 from serving import SIZES, digest, prompt_of  # noqa: E402
 
-from prompt_jax.config import InputError, LoraConfig, PromptTuningConfig  # noqa: E402
+from prompt_jax.config import InputError  # noqa: E402
+from prompt_jax.methods import LoraConfig, PromptTuningConfig  # noqa: E402
 from prompt_jax.prompts import save_prompt  # noqa: E402
 from prompt_jax.serve import Engine, Store, UnknownPromptError  # noqa: E402
 from prompt_jax.serve.catalog import Catalog, ChangedError, open_catalog  # noqa: E402

@@ -13,7 +13,7 @@ pytest.importorskip("fastapi")
 
 from serving import ADMIN, KEYS, SIZES, USER, prompt_of, serving  # noqa: E402
 
-from prompt_jax.config import PromptTuningConfig  # noqa: E402
+from prompt_jax.methods import PromptTuningConfig  # noqa: E402
 from prompt_jax.serve import Engine, Store  # noqa: E402
 from prompt_jax.serve.catalog import Catalog  # noqa: E402
 from prompt_jax.serve.http import Keys, create_app  # noqa: E402

@@ -37,6 +37,16 @@ def at_least(name: str, value: float, low: float, remedy: str = "") -> None:
         raise InputError(f"{name} must be at least {low}, got {value}{hint}")
 
 
+def each_at_least_one(config: object, *names: str) -> None:
+    """Checks fields that count something.
+
+    Raises:
+      InputError: one of them is below 1.
+    """
+    for name in names:
+        at_least(name, getattr(config, name), 1)
+
+
 def check_place(path: str | PathLike[str]) -> None:
     """Checks that a file or folder to write has a name.
 

@@ -6,8 +6,7 @@ from typing import Literal
 
 from prompt_jax.config.checks import InputError, at_least, choose, refuse_unread
 from prompt_jax.config.mesh import MeshConfig
-from prompt_jax.config.method import MethodConfig
-from prompt_jax.config.prompts import PromptTuningConfig
+from prompt_jax.config.method import MethodConfig, default_method
 
 OPTIMIZERS = ("adafactor", "adafactor_t5x", "adamw")
 OBJECTIVES = ("tokens", "labels", "perceptron")
@@ -269,7 +268,7 @@ class Config:
     """The run folder; a folder that holds a run is refused unless --resume or --overwrite."""
     frozen: BackboneConfig = BackboneConfig()
     mesh: MeshConfig = MeshConfig()
-    method: MethodConfig = PromptTuningConfig()
+    method: MethodConfig = dataclasses.field(default_factory=default_method)
     data: DataConfig = DataConfig()
     task: TaskConfig = TaskConfig()
     train: TrainConfig = TrainConfig()
@@ -302,8 +301,8 @@ class Config:
 
     def _check_tasks(self) -> None:
         count = 1 + len(self.data.mixture)
-        parts = getattr(self.method, "num_tasks", count)
-        if parts != count:
+        parts = self.method.num_tasks
+        if parts not in (None, count):
             raise InputError(
                 f"method.num_tasks is {parts} and data.task with data.mixture are {count} task(s); "
                 f"set method.num_tasks to {count}, or name other tasks in data.mixture"

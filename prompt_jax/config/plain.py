@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from prompt_jax.config.checks import choose
-from prompt_jax.config.method import METHOD_KINDS, MethodConfig
+from prompt_jax.config.method import MethodConfig, method_kinds
 
 
 def to_json(config: Any) -> Any:
@@ -27,12 +27,17 @@ def from_json(kind: type, values: dict[str, Any]) -> Any:
     if issubclass(kind, MethodConfig):
         values = {"kind": getattr(kind, "kind", None), **values}
         name = values.pop("kind")
-        choose("method", name, METHOD_KINDS)
-        kind = METHOD_KINDS[name]
+        choose("method", name, method_kinds())
+        kind = method_kinds()[name]
     fields = {f.name: f for f in dataclasses.fields(kind)}
     for name in values:
         choose(f"field of {kind.__name__}", name, fields)
-    return kind(**{n: _value(fields[n].default, value) for n, value in values.items()})
+    return kind(**{n: _value(_default(fields[n]), value) for n, value in values.items()})
+
+
+def _default(field: dataclasses.Field) -> object:
+    factory = field.default_factory
+    return field.default if factory is dataclasses.MISSING else factory()
 
 
 def _value(default: Any, value: Any) -> Any:

@@ -1,11 +1,15 @@
-"""Which kernels `target_modules` mean, by the names that PEFT and Hugging Face give them."""
+"""The places in a backbone that methods mean, by the names that Hugging Face has for kernels."""
 
 import difflib
 from collections.abc import Sequence
 
+import jax
+from jaxtyping import Array
+
 from prompt_jax.backbones import Backbone
 from prompt_jax.backbones.sockets import Projection
 from prompt_jax.config import InputError
+from prompt_jax.trees import Tuned
 
 
 def targets(backbone: Backbone, modules: Sequence[str]) -> dict[str, Projection]:
@@ -18,11 +22,13 @@ def targets(backbone: Backbone, modules: Sequence[str]) -> dict[str, Projection]
     """
     projections = backbone.sockets.projections
     for module in modules:
-        if not any(_is(name, module) for place in projections.values() for name in place.modules):
+        if not any(
+            is_called(name, module) for place in projections.values() for name in place.modules
+        ):
             raise InputError(_nothing(module, projections, backbone.name))
     chosen = {}
     for path, place in sorted(projections.items()):
-        unnamed = [n for n in place.modules if not any(_is(n, module) for module in modules)]
+        unnamed = [n for n in place.modules if not any(is_called(n, module) for module in modules)]
         if not unnamed:
             chosen[path] = place
         elif len(unnamed) < len(place.modules):
@@ -35,25 +41,28 @@ def targets(backbone: Backbone, modules: Sequence[str]) -> dict[str, Projection]
     return chosen
 
 
-def first_of(backbone: Backbone, choices: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    """The first choice of names of which every one is a kernel's: PEFT's for the family.
+def kernel_names(backbone: Backbone, roles: Sequence[str]) -> tuple[str, ...]:
+    """What the family calls the kernels of some roles, each name once.
 
-    Raises:
-      InputError: no choice is.
+    Args:
+      roles: among `query`, `key`, `value` and `feedforward`, the last kernel of that.
     """
-    modules = [name for place in backbone.sockets.projections.values() for name in place.modules]
-    for choice in choices:
-        if all(any(_is(name, wanted) for name in modules) for wanted in choice):
-            return tuple(choice)
-    last = sorted({name.rpartition(".")[2] for name in modules})
-    raise InputError(
-        f"target_modules is empty and none are known for backbone {backbone.name!r}; name some of "
-        f"{', '.join(last)}"
-    )
+    names = backbone.family.kernel_names(backbone.model_type)
+    return tuple(dict.fromkeys(names[role] for role in roles))
 
 
-def _is(name: str, module: str) -> bool:
-    return name == module or name.endswith(f".{module}")
+def by_place(tree: Tuned) -> dict[tuple[str, ...], dict[str, Array]]:
+    """The leaves of every place in a tree, by its path."""
+    places: dict[tuple[str, ...], dict[str, Array]] = {}
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        *place, name = (key.key for key in path)
+        places.setdefault(tuple(place), {})[name] = leaf
+    return places
+
+
+def is_called(module: str, name: str) -> bool:
+    """Whether `target_modules` mean a module by a name."""
+    return module == name or module.endswith(f".{name}")
 
 
 def _nothing(module: str, projections: dict[str, Projection], name: str) -> str:

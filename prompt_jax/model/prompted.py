@@ -18,8 +18,7 @@ from prompt_jax.generate import generate, read_once
 from prompt_jax.losses import mean_loss
 from prompt_jax.methods import materialize
 from prompt_jax.model.inputs import class_labels, texts, token_ids
-from prompt_jax.prompts import Prompt, fresh, import_prompt, prompt_for, save_prompt
-from prompt_jax.prompts.fits import adopt
+from prompt_jax.prompts import PeftFolder, Prompt, fresh, load_prompt, prompt_for, save_prompt
 from prompt_jax.prompts.multitask import TaskIds, task_numbers
 from prompt_jax.prompts.prompt import check_task
 
@@ -79,7 +78,7 @@ class PromptTuningModel:
     def from_pretrained(
         cls,
         backbone: Backbone,
-        source: MethodConfig | Prompt | str | Path | None,
+        source: MethodConfig | Prompt | PeftFolder | str | Path | None,
         *,
         seed: int = 0,
         allow_mismatch: bool = False,
@@ -106,8 +105,9 @@ class PromptTuningModel:
             check_task(source, backbone)
             tuned = fresh(source, backbone, seed)
             return cls(backbone, prompt_for(tuned, source, backbone, seed=seed), tuned, task_id)
-        put_on = adopt if isinstance(source, Prompt) else import_prompt
-        prompt = put_on(source, backbone, allow_mismatch=allow_mismatch)
+        if isinstance(source, str | Path):
+            source = load_prompt(source)
+        prompt = source.on(backbone, allow_mismatch=allow_mismatch)
         check_task(prompt.method, backbone)
         tree = prompt.tuned if prompt.training is None else prompt.training
         return cls(backbone, prompt, jax.tree.map(jnp.asarray, tree), task_id)

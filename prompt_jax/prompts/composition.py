@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from prompt_jax.config import InputError, PromptTuningConfig, choose
+from prompt_jax.config import InputError, choose
+from prompt_jax.methods import PromptTuningConfig
 from prompt_jax.prompts.prompt import Prompt
 
 WAYS = ("concat", "average", "weighted", "task_arithmetic")

@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 
 from prompt_jax import disk
-from prompt_jax.config import InputError, PromptTuningConfig, check_place, to_json
+from prompt_jax.config import InputError, check_place, to_json
 from prompt_jax.prompts.card import card
 from prompt_jax.prompts.peft import (
     ADAPTER_CONFIG,
     ADAPTER_PICKLE,
     ADAPTER_WEIGHTS,
-    adapter_config,
+    PeftFolder,
+    adapter_files,
     obstacle,
-    weights,
 )
 from prompt_jax.prompts.prompt import Prompt, by_path
 
@@ -42,35 +42,44 @@ OWN_FILES = {
 FORMAT = 1
 
 
-def save_prompt(folder: str | Path, prompt: Prompt, *, overwrite: bool = False) -> Path:
+def save_prompt(
+    folder: str | Path, prompt: Prompt | PeftFolder, *, overwrite: bool = False
+) -> Path:
     """Writes a prompt as a folder that `load_prompt` reads, and PEFT too where it can.
 
     What PEFT would run differently gets other file names, so that PEFT refuses it.
 
     Args:
       folder: appears whole or not at all.
-      prompt: what to write.
+      prompt: what to write; a `PeftFolder` stays one, of safetensors.
       overwrite: whether an earlier prompt there is replaced.
 
     Raises:
       InputError: the folder exists, is no prompt, or cannot be written.
     """
-    peft = not obstacle(prompt)
-    files = {
-        ADAPTER_WEIGHTS if peft else OWN_WEIGHTS: safetensors(
-            weights(prompt) if peft else prompt.arrays
-        ),
-        PROMPT_CONFIG: _json(describe(prompt)),
-        "README.md": card(prompt).encode(),
-    }
+    if isinstance(prompt, PeftFolder):
+        files = _adapter(prompt.stored.values, prompt.stored.tensors)
+        return _write_folder(Path(folder), files, overwrite)
+    if obstacle(prompt):
+        files = {OWN_WEIGHTS: safetensors_bytes(prompt.arrays)}
+    else:
+        files = _adapter(*adapter_files(prompt))
+    files |= {PROMPT_CONFIG: _json(describe(prompt)), "README.md": card(prompt).encode()}
     if prompt.training is not None:
-        files[TRAINING_WEIGHTS] = safetensors(by_path(prompt.training))
-    if peft:
-        files[ADAPTER_CONFIG] = _json(adapter_config(prompt), sort_keys=True)
+        files[TRAINING_WEIGHTS] = safetensors_bytes(by_path(prompt.training))
     return _write_folder(Path(folder), files, overwrite)
 
 
-def export_peft(folder: str | Path, prompt: Prompt, *, overwrite: bool = False) -> Path:
+def _adapter(values: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> dict[str, bytes]:
+    return {
+        ADAPTER_WEIGHTS: safetensors_bytes(tensors),
+        ADAPTER_CONFIG: _json(values, sort_keys=True),
+    }
+
+
+def export_peft(
+    folder: str | Path, prompt: Prompt | PeftFolder, *, overwrite: bool = False
+) -> Path:
     """`save_prompt` that insists on PEFT.
 
     Raises:
@@ -80,7 +89,9 @@ def export_peft(folder: str | Path, prompt: Prompt, *, overwrite: bool = False) 
     return save_prompt(folder, prompt, overwrite=overwrite)
 
 
-def export_prompt(prompt: Prompt, path: str | Path, *, overwrite: bool = False) -> Path:
+def export_prompt(
+    prompt: Prompt | PeftFolder, path: str | Path, *, overwrite: bool = False
+) -> Path:
     """Writes a prompt for other tools: `.npy` as Lester et al. released theirs, else PEFT's folder.
 
     Args:
@@ -95,6 +106,8 @@ def export_prompt(prompt: Prompt, path: str | Path, *, overwrite: bool = False) 
     if path.suffix != ".npy":
         return export_peft(path, prompt, overwrite=overwrite)
     _insist("a .npy file", prompt)
+    if isinstance(prompt, PeftFolder):
+        raise InputError(f"PEFT's {prompt.peft_type} has no rows, which a .npy file holds")
     rows = prompt.rows
     if path.is_dir() or (path.exists() and not overwrite):
         raise InputError(f"{path} exists; choose another path or pass overwrite (--overwrite)")
@@ -115,7 +128,7 @@ def describe(prompt: Prompt) -> dict[str, Any]:
     fields["trained_as"] = prompt.trained_as and to_json(prompt.trained_as)
     fields["task"] = prompt.task and to_json(prompt.task)
     fields["tasks"] = [to_json(task) for task in prompt.tasks]
-    if not isinstance(prompt.method, PromptTuningConfig) and not obstacle(prompt):
+    if not prompt.method.rows_only and not obstacle(prompt):
         # PEFT's files do not say how a kernel's outputs are those of heads.
         fields["shapes"] = {path: leaf.shape for path, leaf in prompt.arrays.items()}
     # Through JSON and back, so that the checksum is of what will be read.
@@ -129,8 +142,8 @@ def checksum(fields: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
-def _insist(target: str, prompt: Prompt) -> None:
-    reason = obstacle(prompt)
+def _insist(target: str, prompt: Prompt | PeftFolder) -> None:
+    reason = "" if isinstance(prompt, PeftFolder) else obstacle(prompt)
     if reason:
         raise InputError(
             f"this prompt cannot be exported to {target}: {reason}; or keep the folder of "
@@ -138,7 +151,7 @@ def _insist(target: str, prompt: Prompt) -> None:
         )
 
 
-def safetensors(arrays: Mapping[str, np.ndarray]) -> bytes:
+def safetensors_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
     """The bytes of a safetensors file, marked as PEFT marks its own."""
     import safetensors.numpy
 
@@ -146,7 +159,7 @@ def safetensors(arrays: Mapping[str, np.ndarray]) -> bytes:
     return safetensors.numpy.save(contiguous, {"format": "pt"})
 
 
-def _json(values: Any, *, sort_keys: bool = False) -> bytes:
+def _json(values: Mapping[str, Any], *, sort_keys: bool = False) -> bytes:
     return (json.dumps(values, indent=2, sort_keys=sort_keys) + "\n").encode()
 
 

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from prompt_jax.config import InputError, PromptTuningConfig
-from prompt_jax.prompts.peft import ADAPTER_CONFIG, matrix, read_weights
+from prompt_jax.config import InputError
+from prompt_jax.methods import PromptTuningConfig
+from prompt_jax.methods.peft import matrix
+from prompt_jax.prompts.peft import ADAPTER_CONFIG, read_weights
 from prompt_jax.weights.pickle import open_tensor
 
 TENSORS = ("encoder.pt", "decoder.pt")

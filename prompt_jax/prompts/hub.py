@@ -8,6 +8,7 @@ from pathlib import Path
 
 from prompt_jax.config import InputError
 from prompt_jax.prompts.folder import OWN_FILES, save_prompt
+from prompt_jax.prompts.peft import PeftFolder
 from prompt_jax.prompts.prompt import Prompt
 from prompt_jax.prompts.reading import load_prompt
 
@@ -17,7 +18,7 @@ FILES = sorted(name for name in OWN_FILES if not name.endswith(".bin"))
 
 
 def push_prompt(
-    prompt: Prompt, repository: str, *, private: bool = True, token: str | None = None
+    prompt: Prompt | PeftFolder, repository: str, *, private: bool = True, token: str | None = None
 ) -> str:
     """Writes a prompt to a repository of the hub, made if it is not there, in one commit.
 
@@ -49,7 +50,7 @@ def push_prompt(
     return done.oid
 
 
-def pull_prompt(repository: str, revision: str, *, token: str | None = None) -> Prompt:
+def pull_prompt(repository: str, revision: str, *, token: str | None = None) -> Prompt | PeftFolder:
     """The prompt of a repository, ours or PEFT's; only safetensors, JSON and card are asked for.
 
     Args:

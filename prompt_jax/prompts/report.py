@@ -9,16 +9,8 @@ from jaxtyping import Array, Float
 
 from prompt_jax import disk
 from prompt_jax.backbones import Backbone
-from prompt_jax.config import (
-    InputError,
-    PromptTuningConfig,
-    at_least,
-    check_place,
-    choose,
-    to_json,
-)
+from prompt_jax.config import InputError, at_least, check_place, choose, to_json
 from prompt_jax.prompts.card import flat
-from prompt_jax.prompts.fits import check_fits
 from prompt_jax.prompts.multitask import task_names
 from prompt_jax.prompts.prompt import Prompt
 
@@ -88,7 +80,7 @@ def inspect(prompt: Prompt, backbone: Backbone, *, k: int = 3, allow_mismatch: b
       prompt: the prompt.
       backbone: where its words come from.
       k: neighbours of a row.
-      allow_mismatch: as for `check_fits`.
+      allow_mismatch: as for `Prompt.on`.
 
     Raises:
       InputError: the prompt does not fit, or as `nearest_words`.
@@ -97,12 +89,12 @@ def inspect(prompt: Prompt, backbone: Backbone, *, k: int = 3, allow_mismatch: b
     from rich.table import Table
     from rich.text import Text
 
-    check_fits(prompt, backbone, allow_mismatch=allow_mismatch)
+    prompt = prompt.on(backbone, allow_mismatch=allow_mismatch)
     facts = Table(box=None, show_header=False)
     for name, value in _facts(prompt).items():
         facts.add_row(name, Text(str(value)))
     parts: list[Any] = [facts]
-    if isinstance(prompt.method, PromptTuningConfig):
+    if prompt.method.rows_only:
         rows = np.concatenate(list(prompt.own_arrays.values()))
         parts += [_neighbours(rows, backbone, k), Text(CAVEAT)]
     out = io.StringIO()

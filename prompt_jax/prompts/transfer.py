@@ -12,7 +12,6 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import InputError, choose
 from prompt_jax.prompts.composition import check_alike, input_rows, parent, plain_method
-from prompt_jax.prompts.fits import check_fits
 from prompt_jax.prompts.prompt import Prompt, prompt_for
 
 WAYS = ("linear", "mlp", "combination")
@@ -99,7 +98,7 @@ def recycle(
     """
     choose("way to recycle a prompt", how, WAYS)
     rows = input_rows(prompt)
-    check_fits(prompt, source_backbone)
+    prompt.on(source_backbone)
     source, target = _shared(source_backbone, target_backbone, words)
     if how == "linear":
         made = rows @ _least_squares(source, target)

@@ -4,7 +4,8 @@ What every family binds: `Config` with `from_hugging_face`, `to_hugging_face` an
 `MODEL_TYPES`, `PRESETS`; `Module` with `embed`, and `predict`, `prefill` and `decode` where it
 writes, `encode` and `pool` where it takes a head; `init_params`, `keys_and_values`;
 `hugging_face_names`, `canonical`, `told_by_weights`, `transposed`, `TABLES` and `COPIES`;
-`sockets`; `TASK_TYPES`, what it does by PEFT's names, the usual one first.
+`sockets`; `kernel_names`, and `head_names` where it takes a head, by which PEFT knows its parts;
+`TASK_TYPES`, what it does by PEFT's names, the usual one first.
 """
 
 from prompt_jax.backbones.names import told_by_weights as told_by_weights
@@ -24,6 +25,7 @@ from prompt_jax.backbones.t5.names import COPIES as COPIES
 from prompt_jax.backbones.t5.names import TABLES as TABLES
 from prompt_jax.backbones.t5.names import canonical as canonical
 from prompt_jax.backbones.t5.names import hugging_face_names as hugging_face_names
+from prompt_jax.backbones.t5.names import kernel_names as kernel_names
 from prompt_jax.backbones.t5.names import sockets as sockets
 from prompt_jax.backbones.t5.names import transposed as transposed
 

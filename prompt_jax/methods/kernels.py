@@ -1,21 +1,24 @@
 """What PEFT calls the tensors of a kernel, a name a layer, and their stacks in a tuned tree."""
 
 import functools
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from prompt_jax.backbones import BACKBONES
+from prompt_jax.backbones import BACKBONES, FAMILIES
 from prompt_jax.backbones.sockets import Projection
-from prompt_jax.config import InputError
-from prompt_jax.prompts.peft.files import AGAIN, Stored
+from prompt_jax.config import InputError, MethodConfig
+from prompt_jax.methods.peft import AGAIN, Leaves, Shapes, Stored
+from prompt_jax.methods.targets import is_called
 
 ROOT = "base_model.model."
 LAYER = re.compile(r"(\.(?:block|h|layers?)\.)(\d+)(?=\.)")
 """Where the name of a tensor says which layer it is of, in every family."""
+ONE = np.ones(1)
+"""A stack of one layer, for its name."""
 
 
 @functools.cache
@@ -23,59 +26,34 @@ def kernels(model_type: str) -> dict[str, Projection]:
     """Every kernel that a model of a type may have, by path, of its first layer.
 
     Args:
-      model_type: Hugging Face's; "" is of a prompt that was saved when there was T5 alone.
+      model_type: Hugging Face's; "" is of a prompt that was saved when there was one family alone.
     """
-    family = BACKBONES[model_type or "t5"]
-    found: dict[str, Projection] = {}
+    family = BACKBONES[model_type] if model_type else FAMILIES[0]
+    projections: dict[str, Projection] = {}
     for config in family.one_layer(model_type):
-        found |= family.sockets(config).projections
-    return found
+        projections |= family.sockets(config).projections
+    return projections
+
+
+def stored_as_here(model_type: str) -> bool:
+    """Whether a family's kernels are stored [in, out]: PEFT's `fan_in_fan_out`."""
+    family = BACKBONES[model_type] if model_type else FAMILIES[0]
+    path = next(iter(kernels(model_type)))
+    return not family.transposed(family.one_layer(model_type)[0], f"{path}/kernel")
 
 
 def _without_layer(name: str) -> str:
     return LAYER.sub(r"\1", name, count=1)
 
 
-def model_type_of(stored: Stored, endings: Iterable[str]) -> str:
-    """The type of model whose kernels the tensors are of.
-
-    That of the backbone where it is known and has some of them, so that no other family's names
-    are built; else the type that most tensors are of, the first one among equals.
-
-    Raises:
-      InputError: no tensor is of a kernel that is known.
-    """
-    ends = tuple(f".{ending}" for ending in endings)
-    names = [name for name in stored.tensors if name.endswith(ends)]
-    modules = [name.removesuffix(e) for name in names for e in ends if name.endswith(e)]
-    bare = {_without_layer(module.removeprefix(ROOT)) for module in modules}
-
-    def count(kind: str) -> int:
-        return len(bare & {_without_layer(p.modules[0]) for p in kernels(kind).values()})
-
-    if stored.model_type and count(stored.model_type):
-        return stored.model_type
-    counts = {kind: count(kind) for kind in BACKBONES}
-    best = max(counts, key=lambda kind: counts[kind])
-    if not counts[best]:
-        kind = stored.model_type or "t5"
-        example = layered(kind, next(iter(kernels(kind))), [*endings][0], np.ones(1))
-        raise InputError(
-            f"{stored.weights} holds no tensor of a kernel that is known here, only "
-            f"{', '.join(sorted(stored.tensors)) or 'nothing'}; allowed are names such as "
-            f"{next(iter(example))}"
-        )
-    return best
-
-
-def unnamed(arrays: dict[str, np.ndarray], model_type: str) -> str:
+def unnamed_kernels(config: MethodConfig, leaves: Leaves, model_type: str) -> str:
     """Why PEFT has no names for some leaves; empty when it has."""
-    known = kernels(model_type)
-    unknown = sorted(path for path in arrays if path.rpartition("/")[0] not in known)
-    return f"PEFT's names of {', '.join(unknown)} are not known" if unknown else ""
+    named = kernels(model_type)
+    unnamed = sorted(path for path in leaves if path.rpartition("/")[0] not in named)
+    return f"PEFT's names of {', '.join(unnamed)} are not known" if unnamed else ""
 
 
-def options(stored: Stored, names: Sequence[str]) -> None:
+def refuse_options(stored: Stored, names: Sequence[str]) -> None:
     """Checks that options which the method does not have here are not in use.
 
     Raises:
@@ -98,7 +76,7 @@ def names_of(model_type: str, path: str, layers: int) -> list[str]:
 
 def layered(
     model_type: str, path: str, ending: str, layers: Float[np.ndarray, "L ..."]
-) -> dict[str, Any]:
+) -> dict[str, np.ndarray]:
     """Tensors of a kernel's leaf by PEFT's names, one a layer."""
     names = names_of(model_type, path, len(layers))
     return {f"{ROOT}{name}.{ending}": layer for name, layer in zip(names, layers, strict=True)}
@@ -115,28 +93,15 @@ def stacked(
     Raises:
       InputError: tensors of something else, or some layers or leaves of a kernel are missing.
     """
-    paths = {_without_layer(p.modules[0]): path for path, p in kernels(model_type).items()}
-    depths: dict[str, int] = {}
-    found: set[str] = set()
-    for name in stored.tensors:
-        module = name.removeprefix(ROOT)
-        module = next((module[: -len(e) - 1] for e in endings if name.endswith(f".{e}")), "")
-        path, layer = paths.get(_without_layer(module)), LAYER.search(module)
-        if path is None or layer is None or len(layer[2]) > 4:
-            continue
-        stack = path.partition("/")[0]
-        found.add(path)
-        depths[stack] = max(depths.get(stack, 0), 1 + int(layer[2]))
+    depths = _depths(stored, model_type, endings)
     # A name for every layer of the stack, so that a layer left out is missed.
     names = {
-        (path, leaf): list(
-            layered(model_type, path, ending, np.empty(depths[path.partition("/")[0]]))
-        )
-        for path in sorted(found)
+        (path, leaf): list(layered(model_type, path, ending, np.empty(depth)))
+        for path, depth in sorted(depths.items())
         for ending, leaf in endings.items()
     }
     stored.expect(name for layers in names.values() for name in layers)
-    kernel_leaves: dict[str, dict[str, np.ndarray]] = {path: {} for path in sorted(found)}
+    kernel_leaves: dict[str, dict[str, np.ndarray]] = {path: {} for path in sorted(depths)}
     for (path, leaf), layers in names.items():
         tensors = [stored.tensors[name] for name in layers]
         if len({tensor.shape for tensor in tensors}) > 1:
@@ -146,6 +111,29 @@ def stacked(
             )
         kernel_leaves[path][leaf] = np.stack(tensors)
     return kernel_leaves
+
+
+def _depths(stored: Stored, model_type: str, endings: Mapping[str, str]) -> dict[str, int]:
+    """The kernels that there are tensors of, by path, and the layers of their stacks."""
+    paths = {_without_layer(p.modules[0]): path for path, p in kernels(model_type).items()}
+    present: dict[str, str] = {}
+    depths: dict[str, int] = {}
+    for name in stored.tensors:
+        module = name.removeprefix(ROOT)
+        module = next((module[: -len(e) - 1] for e in endings if name.endswith(f".{e}")), "")
+        path, layer = paths.get(_without_layer(module)), LAYER.search(module)
+        if path is None or layer is None or len(layer[2]) > 4:
+            continue
+        present[path] = stack = path.partition("/")[0]
+        depths[stack] = max(depths.get(stack, 0), 1 + int(layer[2]))
+    if not present:
+        example = layered(model_type, next(iter(kernels(model_type))), next(iter(endings)), ONE)
+        raise InputError(
+            f"{stored.weights} holds no tensor of a kernel that is known here, only "
+            f"{', '.join(sorted(stored.tensors)) or 'nothing'}; allowed are names such as "
+            f"{next(iter(example))}"
+        )
+    return {path: depths[stack] for path, stack in present.items()}
 
 
 def target_modules(stored: Stored, model_type: str, layers: Mapping[str, int]) -> tuple[str, ...]:
@@ -192,17 +180,15 @@ def _shortest(modules: Iterable[list[str]], others: Sequence[str]) -> tuple[str,
     return tuple(sorted(names))
 
 
-def is_called(module: str, name: str) -> bool:
-    """Whether `target_modules` mean a module by a name."""
-    return module == name or module.endswith(f".{name}")
+def fit(leaves: Leaves, shapes: Shapes) -> Leaves:
+    """The leaves of kernels in the shapes of a backbone.
 
-
-def split(model_type: str, path: str, end: str, leaf: np.ndarray) -> np.ndarray:
-    """A leaf [L, A, ...] or [L, ..., A] with one head apart where A is that of all heads.
-
-    How many there are is no matter of PEFT's files; see `peft_shapes`.
+    PEFT's files do not tell how many heads the outputs of a kernel belong to: they have one axis
+    [H * K] where a kernel here has two, or three where GPT-2's [3, H, K] are one kernel.
     """
-    place = kernels(model_type)[path]
-    for _ in (place.inputs if end == "inputs" else place.outputs)[1:]:
-        leaf = leaf[:, None] if end == "inputs" else leaf[..., None, :]
-    return leaf
+    return {path: _split(leaf, shapes.get(path, leaf.shape)) for path, leaf in leaves.items()}
+
+
+def _split(leaf: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    same = leaf.size == math.prod(shape) and len(leaf) == shape[0]
+    return leaf.reshape(tuple(shape)) if same else leaf
