@@ -8,7 +8,7 @@ import pytest
 from prompt_jax.config import PLACEMENTS, InputError
 from prompt_jax.forward import Injection, Placement, prepend
 from prompt_jax.methods import PromptTuningConfig, init, materialize
-from prompt_jax.methods.prompt_tuning import from_rows, from_vocab, uniform
+from prompt_jax.methods.virtual_tokens import from_rows, from_vocab, uniform
 from prompt_jax.prompts import prompt_for
 
 KEY = jax.random.key(0)

@@ -17,7 +17,7 @@ TASK_TYPES = (
 )
 WITH_HEAD = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")
 """Those that may have a trained head."""
-POOLINGS = ("cls", "peft")
+Pooling = Literal["cls", "peft"]
 Place = Literal["prefix", "after_bos", "suffix"]
 PLACEMENTS: tuple[str, ...] = get_args(Place)
 
@@ -45,7 +45,7 @@ class MethodConfig:
     num_labels: int | None = None
     """C, the classes of a head that is trained beside the method; None has no head, and SEQ_CLS is
     then a cloze, whose label words fill the mask of the template. QUESTION_ANS always has two."""
-    pooling: str = "cls"
+    pooling: Pooling = "cls"
     """What a head of SEQ_CLS reads: `cls`, the text's own first token (its last one in a decoder);
     `peft`, the first position (the last one) even where that is a virtual token, as PEFT does."""
     tokenizer_name_or_path: str | None = None
@@ -59,7 +59,7 @@ class MethodConfig:
             )
         object.__setattr__(self, "task_type", self.task_type.upper())
         choose("task_type", self.task_type, TASK_TYPES)
-        choose("pooling", self.pooling, POOLINGS)
+        choose("pooling", self.pooling, get_args(Pooling))
         self._check_head()
 
     def _check_head(self) -> None:

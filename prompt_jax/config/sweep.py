@@ -2,11 +2,11 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from prompt_jax.config.checks import InputError, at_least, choose
 
-SEARCHES = ("halving", "asha", "pbt", "full")
+Search = Literal["halving", "asha", "pbt", "full"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class SweepConfig:
     """At most so many; all combinations where there are fewer."""
     slots: int = 4
     """Candidates that train at once."""
-    how: Literal["halving", "asha", "pbt", "full"] = "halving"
+    how: Search = "halving"
     """`halving`: one of `eta` goes on when all have reached a rung; `asha`: as soon as so many have
     (Li et al. 2020); `pbt`: the worst quarter goes on from the best quarter's prompts, at
     other rates (Jaderberg et al. 2017); `full`: all go to the end. At a rung the best are those
@@ -43,7 +43,7 @@ class SweepConfig:
     """Of the draw, and of the rates of `pbt`."""
 
     def __post_init__(self):
-        choose("sweep.how", self.how, SEARCHES)
+        choose("sweep.how", self.how, get_args(Search))
         for name, low in (("candidates", 2), ("slots", 1), ("eta", 2), ("rungs", 1), ("seed", 0)):
             at_least(f"sweep.{name}", getattr(self, name), low)
         if self.how == "pbt" and len(self.placements) > 1:
@@ -72,10 +72,10 @@ class SweepConfig:
         shares = [(i + 1) / self.rungs for i in range(self.rungs)]
         if self.how != "pbt":
             shares = [self.eta ** -(self.rungs - 1 - i) for i in range(self.rungs)]
-        found = tuple(round(steps * share) for share in shares)
-        if len({0, *found}) <= self.rungs:
+        rungs = tuple(round(steps * share) for share in shares)
+        if len({0, *rungs}) <= self.rungs:
             raise InputError(
                 f"{steps} steps are too few for {self.rungs} rungs at eta {self.eta}; raise "
                 "train.steps, or lower sweep.rungs or sweep.eta"
             )
-        return found
+        return rungs

@@ -146,11 +146,11 @@ def target_modules(stored: Stored, model_type: str, layers: Mapping[str, int]) -
       InputError: a name has no tensor, or a tensor no name.
     """
     modules = {path: names_of(model_type, path, count) for path, count in layers.items()}
-    others = [p.modules[0] for path, p in kernels(model_type).items() if path not in layers]
+    untuned = [p.modules[0] for path, p in kernels(model_type).items() if path not in layers]
     listed = stored.values.get("target_modules")
     if not isinstance(listed, list):
         # A pattern, of which only the outcome is known.
-        return _shortest(modules.values(), others)
+        return _shortest(modules.values(), untuned)
     names, present = sorted(map(str, listed)), [name for path in modules.values() for name in path]
     without = [n for n in names if not any(is_called(m, n) for m in present)]
     stray = [m for m in present if not any(is_called(m, n) for n in names)]
@@ -158,13 +158,13 @@ def target_modules(stored: Stored, model_type: str, layers: Mapping[str, int]) -
         why = [f"target_modules name {', '.join(without)} without a tensor"] if without else []
         why += [f"tensors of {', '.join(stray)} without a target module"] if stray else []
         raise stored.mismatch(" and there are ".join(why))
-    if any(is_called(other, name) for other in others for name in names):
-        return _shortest(modules.values(), others)  # PEFT's exclude_modules took some away.
+    if any(is_called(module, name) for module in untuned for name in names):
+        return _shortest(modules.values(), untuned)  # PEFT's exclude_modules took some away.
     return tuple(names)
 
 
-def _shortest(modules: Iterable[list[str]], others: Sequence[str]) -> tuple[str, ...]:
-    """Names for kernels and for none of the others.
+def _shortest(modules: Iterable[list[str]], untuned: Sequence[str]) -> tuple[str, ...]:
+    """Names for kernels and for none of the untuned ones.
 
     The shortest end of a name that says no layer; all whole names where none is its own.
 
@@ -175,7 +175,7 @@ def _shortest(modules: Iterable[list[str]], others: Sequence[str]) -> tuple[str,
     for layers in modules:
         words = LAYER.split(layers[0], maxsplit=1)[-1].strip(".").split(".")
         ends = [".".join(words[i:]) for i in reversed(range(len(words)))]
-        unique = [end for end in ends if not any(is_called(other, end) for other in others)]
+        unique = [end for end in ends if not any(is_called(module, end) for module in untuned)]
         names |= set(unique[:1] or layers)
     return tuple(sorted(names))
 

@@ -98,8 +98,8 @@ class PeftFolder:
         expected = shapes_on(fields["method"], backbone)
         leaves = fitted(self.format, leaves, expected)
         identity = {name: value for name, value in identity_of(backbone).items() if value}
-        known = {name: value for name, value in fields.items() if value}
-        about = {"name": self.name, "versions": {}, **identity, **known}
+        stated = {name: value for name, value in fields.items() if value}
+        about = {"name": self.name, "versions": {}, **identity, **stated}
         prompt = Prompt(tuned=from_paths(dict(leaves)), **about)
         check_shapes(prompt, backbone, expected)
         return prompt

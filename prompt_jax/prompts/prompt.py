@@ -286,13 +286,13 @@ def _check_family(prompt: Prompt, backbone: Backbone) -> None:
 
 
 def _check_weights(prompt: Prompt, backbone: Backbone) -> None:
-    for what, here, there in (
+    for part, here, there in (
         ("weights", backbone.fingerprint, prompt.fingerprint),
         ("tokenizer", tokenizer_hash(backbone.tokenizer), prompt.tokenizer_hash),
     ):
         if here and there and here != there:
             raise InputError(
-                f"prompt {prompt.name or prompt.digest[:12]!r} was trained on other {what} "
+                f"prompt {prompt.name or prompt.digest[:12]!r} was trained on other {part} "
                 f"({prompt.backbone or 'unnamed'}, sha256 {there[:12]}) than backbone "
                 f"{backbone.name!r} has (sha256 {here[:12]}); {REMEDY}"
             )

@@ -2,7 +2,7 @@
 
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Array, Float
@@ -14,7 +14,7 @@ from prompt_jax.prompts.card import flat
 from prompt_jax.prompts.multitask import task_names
 from prompt_jax.prompts.prompt import Prompt
 
-MEASURES = ("cosine", "l2")
+Measure = Literal["cosine", "l2"]
 CAVEAT = (
     "Neighbours are not explanations: a prompt works through attention, trained rows lie far from "
     "all words, and prompts with other neighbours can work as well."
@@ -40,7 +40,7 @@ def nearest_words(
     Raises:
       InputError: no tokenizer, an unknown measure, k below 1, or rows of another width.
     """
-    choose("measure", by, MEASURES)
+    choose("measure", by, get_args(Measure))
     at_least("k", k, 1)
     if tokenizer is None:
         raise InputError("nearest words need a tokenizer and this backbone has none")
@@ -50,13 +50,13 @@ def nearest_words(
     products = _unit(rows) @ _unit(words).T if by == "cosine" else rows @ words.T
     # Half the squared distance, up to a constant of the row: its order, but not its precision.
     far = -products if by == "cosine" else (words**2).sum(1) / 2 - products
-    found = []
+    neighbours = []
     for row, ids in zip(rows, np.argsort(far, axis=1, kind="stable")[:, :k], strict=True):
         near = words[ids]
         scores = _unit(near) @ _unit(row[None])[0] if by == "cosine" else _norm(near - row)
         names = tokenizer.convert_ids_to_tokens(ids.tolist())
-        found.append(list(zip(names, scores.tolist(), strict=True)))
-    return found
+        neighbours.append(list(zip(names, scores.tolist(), strict=True)))
+    return neighbours
 
 
 def similarity(rows: Float[Array | np.ndarray, "P D"]) -> Float[np.ndarray, "P P"]:
@@ -109,7 +109,7 @@ def _neighbours(rows: np.ndarray, backbone: Backbone, k: int) -> Any:
     from rich.text import Text
 
     measured = [
-        nearest_words(rows, backbone.table, backbone.tokenizer, k, by) for by in ("cosine", "l2")
+        nearest_words(rows, backbone.table, backbone.tokenizer, k, by) for by in get_args(Measure)
     ]
     words = Table("row", "norm", "nearest by cosine", "nearest by L2 distance")
     for i, (cosine, l2) in enumerate(zip(*measured, strict=True)):
