@@ -15,7 +15,7 @@ from prompt_jax.backbones.layers import Dense
 from prompt_jax.config import Config, InputError, from_json, method_kinds, resolved, to_json
 from prompt_jax.forward import PromptedModel
 from prompt_jax.methods import init, lora, materialize, multitask_prompt, prefix_tuning
-from prompt_jax.methods.targets import targets
+from prompt_jax.methods.kernels import targets
 from prompt_jax.prompts import prompt_for
 from prompt_jax.testing import random_batch
 

@@ -10,7 +10,7 @@ from make_prompts import edited, trained
 import prompt_jax as pj
 from prompt_jax.config import InputError
 from prompt_jax.methods import init, kernels
-from prompt_jax.methods.targets import targets
+from prompt_jax.methods.kernels import targets
 from prompt_jax.prompts import PeftFolder, export_peft, load_prompt, prompt_for
 from prompt_jax.prompts import prompt as prompt_module
 

@@ -13,8 +13,8 @@ from prompt_jax.backbones import Backbone
 from prompt_jax.config import MethodConfig, choose
 from prompt_jax.config.checks import each_at_least_one
 from prompt_jax.forward import Injection
+from prompt_jax.methods.kernels import by_place
 from prompt_jax.methods.method import register_method
-from prompt_jax.methods.targets import by_place
 from prompt_jax.trees import Tuned
 
 Style = Literal["houlsby", "pfeiffer", "parallel"]

@@ -90,10 +90,8 @@ def take_head(stored: Stored) -> tuple[Stored, dict[str, np.ndarray]]:
     """The folder without the tensors of its head, and these as leaves by path.
 
     Raises:
-      InputError: a task that has a head, and no tensors of one.
+      InputError: there are none, and its task has one.
     """
-    if stored.task_type not in WITH_HEAD:
-        return stored, {}
     rest, head = dict(stored.tensors), {}
     for name in stored.tensors:
         bare = name.removeprefix("base_model.").removeprefix("model.")

@@ -14,17 +14,19 @@ from prompt_jax.forward import Injection
 from prompt_jax.methods.kernels import (
     ROOT,
     fit,
+    is_called,
+    kernel_names,
     kernels,
     layered,
     names_of,
     stacked,
     stored_as_here,
     target_modules,
+    targets,
     unnamed_kernels,
 )
 from prompt_jax.methods.method import register_method
 from prompt_jax.methods.peft import Leaves, PeftFormat, Stored
-from prompt_jax.methods.targets import is_called, kernel_names, targets
 from prompt_jax.trees import Tuned
 
 

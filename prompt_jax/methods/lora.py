@@ -18,18 +18,20 @@ from prompt_jax.forward import Injection
 from prompt_jax.methods.full import FullConfig
 from prompt_jax.methods.kernels import (
     ROOT,
+    by_place,
     fit,
+    kernel_names,
     layered,
     names_of,
     refuse_options,
     stacked,
     stored_as_here,
     target_modules,
+    targets,
     unnamed_kernels,
 )
 from prompt_jax.methods.method import register_method
 from prompt_jax.methods.peft import Leaves, PeftFormat, Stored
-from prompt_jax.methods.targets import by_place, kernel_names, targets
 from prompt_jax.trees import Frozen, Tuned
 
 

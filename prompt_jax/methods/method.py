@@ -166,7 +166,8 @@ def materialize(
 
 def _placed(config: MethodConfig, injection: Injection, head: dict[str, Tuned]) -> Injection:
     """The injection at the method's placement, with the head beside it if there is one."""
-    injection = injection._replace(placement=Placement(config.placement))
+    if config.placement != injection.placement:
+        injection = injection._replace(placement=Placement(config.placement))
     if not head:
         return injection
     # Without virtual tokens in the input, PEFT leaves the choice to the model: the text's own.

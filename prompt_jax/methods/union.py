@@ -15,10 +15,10 @@ from prompt_jax.config.method import Place
 from prompt_jax.forward import Injection, TaskPrompts
 from prompt_jax.methods import method
 from prompt_jax.methods.adapter import STD, AdapterConfig
+from prompt_jax.methods.kernels import by_place
 from prompt_jax.methods.lora import LoraConfig
 from prompt_jax.methods.method import register_method
 from prompt_jax.methods.prefix_tuning import PrefixTuningConfig
-from prompt_jax.methods.targets import by_place
 from prompt_jax.trees import Tree, Tuned
 
 

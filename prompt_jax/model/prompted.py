@@ -308,8 +308,10 @@ class PromptTuningModel:
             if task_ids is not None:
                 raise InputError("the plain backbone has no prompt and so no task; leave it out")
             return None
-        tasks = task_numbers(self._source, task_ids, rows)
-        return for_tasks(materialize(self._method, self.tuned), tasks)
+        injection = materialize(self._method, self.tuned)
+        if isinstance(injection, Injection) and task_ids is None:
+            return injection
+        return for_tasks(injection, task_numbers(self._source, task_ids, rows))
 
     def _decoder_tokens(
         self, given: Any, shifted: Int[Array, "B U"] | None, batch: int

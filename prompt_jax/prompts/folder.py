@@ -1,7 +1,6 @@
 """Writing prompts: a folder that PEFT loads, or a .npy; whole or not at all."""
 
 import dataclasses
-import hashlib
 import io
 import json
 import os
@@ -15,6 +14,14 @@ import numpy as np
 from prompt_jax import disk
 from prompt_jax.config import InputError, check_place, to_json
 from prompt_jax.prompts.card import card
+from prompt_jax.prompts.loading import (
+    FORMAT,
+    OWN_WEIGHTS,
+    PROMPT_CONFIG,
+    TRAINING_WEIGHTS,
+    checksum,
+    is_prompt,
+)
 from prompt_jax.prompts.peft import (
     ADAPTER_CONFIG,
     ADAPTER_PICKLE,
@@ -25,11 +32,6 @@ from prompt_jax.prompts.peft import (
 )
 from prompt_jax.prompts.prompt import Prompt, by_path
 
-PROMPT_CONFIG = "prompt_jax_config.json"
-OWN_WEIGHTS = "prompt.safetensors"
-"""The weights of a prompt that PEFT cannot represent: under a name that PEFT does not look for."""
-TRAINING_WEIGHTS = "training.safetensors"
-"""What training ended with, where that is more than what is served."""
 OWN_FILES = {
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -39,7 +41,6 @@ OWN_FILES = {
     TRAINING_WEIGHTS,
     "README.md",
 }
-FORMAT = 1
 
 
 def save_prompt(
@@ -136,12 +137,6 @@ def describe(prompt: Prompt) -> dict[str, Any]:
     return fields | {"checksum": checksum(fields)}
 
 
-def checksum(fields: Mapping[str, Any]) -> str:
-    """sha256 of the fields in canonical form, since JSON hides a flipped bit in a score."""
-    fields = {name: value for name, value in fields.items() if name != "checksum"}
-    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
-
-
 def _insist(target: str, prompt: Prompt | PeftFolder) -> None:
     reason = "" if isinstance(prompt, PeftFolder) else obstacle(prompt)
     if reason:
@@ -195,11 +190,6 @@ def check_free(folder: Path, overwrite: bool) -> None:
     # Replacing deletes, so only what is plainly a prompt, or empty, is replaced.
     if not folder.is_dir() or (any(folder.iterdir()) and not is_prompt(folder)):
         raise InputError(f"{folder} exists and is no prompt; choose another folder")
-
-
-def is_prompt(folder: Path) -> bool:
-    """Whether the folder itself holds a prompt, ours or PEFT's."""
-    return any((folder / name).is_file() for name in (PROMPT_CONFIG, ADAPTER_CONFIG))
 
 
 def _swap(fresh: Path, folder: Path) -> None:

@@ -60,8 +60,8 @@ def read_tensor(file: Path) -> dict[str, Any]:
 
 
 def is_adapterhub(values: dict[str, Any]) -> bool:
-    """Whether an adapter_config.json is AdapterHub's: PEFT's has one of the same name."""
-    return "peft_type" not in values and ("config" in values or "model_class" in values)
+    """Whether an adapter_config.json without a `peft_type` is AdapterHub's."""
+    return "config" in values or "model_class" in values
 
 
 def read_adapterhub(folder: Path, values: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,9 @@
 
 import dataclasses
 import difflib
+import hashlib
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
@@ -16,14 +19,6 @@ from prompt_jax.methods.method import method_of
 from prompt_jax.methods.peft import matrix
 from prompt_jax.prompts import foreign, peft
 from prompt_jax.prompts.card import flat
-from prompt_jax.prompts.folder import (
-    FORMAT,
-    OWN_WEIGHTS,
-    PROMPT_CONFIG,
-    TRAINING_WEIGHTS,
-    checksum,
-    is_prompt,
-)
 from prompt_jax.prompts.peft import PeftFolder, fitted
 from prompt_jax.prompts.prompt import Prompt, from_paths
 from prompt_jax.tasks import Task
@@ -31,6 +26,12 @@ from prompt_jax.trees import Tuned
 from prompt_jax.weights.safetensors import open_safetensors
 from prompt_jax.weights.stored import damaged, read_json
 
+PROMPT_CONFIG = "prompt_jax_config.json"
+OWN_WEIGHTS = "prompt.safetensors"
+"""The weights of a prompt that PEFT cannot represent: under a name that PEFT does not look for."""
+TRAINING_WEIGHTS = "training.safetensors"
+"""What training ended with, where that is more than what is served."""
+FORMAT = 1
 PEFT_WEIGHTS = (peft.ADAPTER_WEIGHTS, peft.ADAPTER_PICKLE)
 NUMPY_MAGIC = b"\x93NUMPY"
 WRONG = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
@@ -89,7 +90,7 @@ def _read(path: Path) -> Prompt | PeftFolder:
         if not config.is_file():
             return _prompt(path, name=_name(path), versions={}, **foreign.read_tensors(path))
         values = read_json(config)
-        if foreign.is_adapterhub(values):
+        if "peft_type" not in values and foreign.is_adapterhub(values):
             about = foreign.read_adapterhub(path, values)
             return _prompt(path, name=_name(path), versions={}, **about)
         return _load_peft(path)
@@ -159,6 +160,11 @@ def _listed(path: Path) -> Listed:
 def _prompt_folder(path: Path) -> Path | None:
     folders = (path, path / "prompt")
     return next((f for f in folders if is_prompt(f) or foreign.has_tensors(f)), None)
+
+
+def is_prompt(folder: Path) -> bool:
+    """Whether the folder itself holds a prompt, ours or PEFT's."""
+    return any((folder / name).is_file() for name in (PROMPT_CONFIG, peft.ADAPTER_CONFIG))
 
 
 def _locate(path: Path) -> Path:
@@ -234,6 +240,12 @@ def _load_own(folder: Path) -> Prompt | PeftFolder:
     if prompt.digest != values["digest"]:
         raise damaged(weights, f"its numbers have not the digest that {PROMPT_CONFIG} says")
     return prompt
+
+
+def checksum(fields: Mapping[str, Any]) -> str:
+    """sha256 of the fields in canonical form, since JSON hides a flipped bit in a score."""
+    fields = {name: value for name, value in fields.items() if name != "checksum"}
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
 def _load_peft(folder: Path) -> Prompt | PeftFolder:

@@ -9,7 +9,7 @@ import numpy as np
 
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import InputError, choose
-from prompt_jax.config.method import TASK_TYPES
+from prompt_jax.config.method import TASK_TYPES, WITH_HEAD
 from prompt_jax.methods.classifier import (
     CLASSIFIER,
     head_obstacle,
@@ -48,7 +48,8 @@ class PeftFolder:
     def __post_init__(self):
         choose(f"peft_type in {self.stored.config}", self.peft_type, peft_formats())
         choose(f"task_type in {self.stored.config}", self.stored.task_type, TASK_TYPES)
-        take_head(self.stored)
+        if self.stored.task_type in WITH_HEAD:
+            take_head(self.stored)
 
     def __repr__(self) -> str:
         name, on = (f" {word!r}" if word else "" for word in (self.name, self.backbone))
@@ -119,7 +120,7 @@ def read_adapter(stored: Stored, model_type: str) -> dict[str, Any]:
         that the method does not have here.
     """
     format = peft_formats()[str(stored.values.get("peft_type"))]
-    values, (stored, head) = stored.values, take_head(stored)
+    stored, head = take_head(stored) if stored.task_type in WITH_HEAD else (stored, {})
     method, leaves = format.read(stored, model_type)
     beside = {}
     if head:
@@ -128,11 +129,11 @@ def read_adapter(stored: Stored, model_type: str) -> dict[str, Any]:
     fields = {
         "method": dataclasses.replace(method, task_type=stored.task_type, **beside),
         "leaves": {**leaves, **head},
-        "backbone": values.get("base_model_name_or_path") or "",
+        "backbone": stored.values.get("base_model_name_or_path") or "",
     }
     # PEFT counts other layers and heads of a prefix, and none of what is in kernels.
     sizes = ("num_layers", "num_attention_heads") if format.fit is None else ()
-    stated = {size: stored.whole(size) for size in sizes if values.get(size) is not None}
+    stated = {size: stored.whole(size) for size in sizes if stored.values.get(size) is not None}
     return fields | stated
 
 
