@@ -18,6 +18,7 @@ _HOMES = {
     "EvalConfig": "config",
     "InputError": "config",
     "Injection": "forward",
+    "PeftFolder": "prompts",
     "Prompt": "prompts",
     "AdapterConfig": "methods",
     "BiasConfig": "methods",
@@ -107,6 +108,7 @@ if TYPE_CHECKING:  # What editors and type checkers see of `_HOMES`.
     from prompt_jax.methods import materialize as materialize
     from prompt_jax.methods import register_method as register_method
     from prompt_jax.model import PromptTuningModel as PromptTuningModel
+    from prompt_jax.prompts import PeftFolder as PeftFolder
     from prompt_jax.prompts import Prompt as Prompt
     from prompt_jax.prompts import compose as compose
     from prompt_jax.prompts import load_prompt as load_prompt

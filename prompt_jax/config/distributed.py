@@ -7,7 +7,7 @@ from prompt_jax.config.checks import InputError, at_least
 
 @dataclass(frozen=True, kw_only=True)
 class DistributedConfig:
-    """As `jax.distributed.initialize` takes it; as it stands, what JAX finds out by itself.
+    """The processes of a run, as `jax.distributed.initialize` takes them; JAX finds most by itself.
 
     It does on TPU pods, GKE, Slurm and Open MPI; without any of them there is one process.
     """
@@ -15,9 +15,9 @@ class DistributedConfig:
     coordinator_address: str = ""
     """HOST:PORT of process 0, where JAX does not find it by itself."""
     num_processes: int | None = None
-    """How many there are."""
+    """The number of processes."""
     process_id: int | None = None
-    """Which of them this is, from 0."""
+    """The number of this process, from 0."""
     detect: bool = True
     """Whether JAX looks for others; without it, a process on a cluster is alone."""
 

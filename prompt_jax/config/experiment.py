@@ -159,7 +159,7 @@ class TrainConfig:
     """The cross-entropy of the target's tokens, or of the right label word among all; or that word
     ahead of the best other one by `margin`."""
     margin: float = 0.2
-    """Of `objective="perceptron"`, in nats a token."""
+    """How far `objective="perceptron"` puts the right word ahead, in nats a token."""
     pull: float = 0.0
     """Weight of the squared distance to the start, a row: L2 to the initialisation, and with
     `method.init="text"` wayward prompting (Khashabi et al. 2022)."""

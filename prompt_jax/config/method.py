@@ -16,7 +16,7 @@ TASK_TYPES = (
     "FEATURE_EXTRACTION",
 )
 WITH_HEAD = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")
-"""Those that may have a trained head."""
+"""The task types that may have a trained head."""
 Pooling = Literal["cls", "peft"]
 Place = Literal["prefix", "after_bos", "suffix"]
 PLACEMENTS: tuple[str, ...] = get_args(Place)

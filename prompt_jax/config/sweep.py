@@ -21,9 +21,9 @@ class SweepConfig:
     lengths: tuple[int, ...] = ()
     """Virtual tokens; shorter prompts are padded to the longest one."""
     placements: tuple[str, ...] = ()
-    """Where it stands; each placement is a program of its own."""
+    """Where the prompt stands; each placement is a program of its own."""
     seeds: tuple[int, ...] = ()
-    """Of the prompt, the order of rows and dropout."""
+    """Seeds of the prompt, the order of rows and dropout."""
     candidates: int = 16
     """At most so many; all combinations where there are fewer."""
     slots: int = 4
@@ -35,12 +35,12 @@ class SweepConfig:
     under which the right labels are likeliest on validation, or of the best metric where a text is
     written; the metric decides who wins."""
     eta: int = 4
-    """Of so many candidates one goes on to the next rung."""
+    """One of so many candidates goes on to the next rung."""
     rungs: int = 2
     """The last rung is the end, and each one is 1/eta of the next; of `pbt`, as far apart. An early
     rung is cheap, and knows little of who will win."""
     seed: int = 0
-    """Of the draw, and of the rates of `pbt`."""
+    """Seed of the draw, and of the rates of `pbt`."""
 
     def __post_init__(self):
         choose("sweep.how", self.how, get_args(Search))

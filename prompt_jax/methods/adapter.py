@@ -29,7 +29,8 @@ class AdapterConfig(MethodConfig):
     bottleneck_size: int = 16
     """R, the width of the bottleneck."""
     style: Style = "pfeiffer"
-    """Behind every sublayer, behind the feed-forward, or beside it (He et al. 2022)."""
+    """Where adapters stand: behind every sublayer (houlsby), behind the feed-forward (pfeiffer), or
+    beside it (parallel, He et al. 2022)."""
     scaling: float = 1.0
     """What the adapter's answer is multiplied by."""
 
@@ -43,7 +44,7 @@ STD = 0.02
 
 
 def init(config: AdapterConfig, backbone: Backbone, key: PRNGKeyArray) -> Tuned:
-    """By block and sublayer, `down` [L, D, R], `up` [L, R, D] of zeros, and their biases."""
+    """A fresh tree: by block and sublayer, `down` [L, D, R], `up` [L, R, D] of zeros, biases."""
     socket = "parallel" if config.style == "parallel" else "adapter"
     leaves, size = {}, config.bottleneck_size
     for i, (path, block) in enumerate(backbone.sockets.blocks.items()):

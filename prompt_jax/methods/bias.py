@@ -22,7 +22,7 @@ class BiasConfig(MethodConfig):
 
 
 def init(config: BiasConfig, backbone: Backbone, key: PRNGKeyArray) -> Tuned:
-    """By kernel, `bias` [L, *out] of zeros."""
+    """A fresh tree: by kernel, `bias` [L, *out] of zeros."""
     leaves = {
         path: {"bias": jnp.zeros((place.layers, *place.outputs))}
         for path, place in backbone.sockets.projections.items()
@@ -32,7 +32,7 @@ def init(config: BiasConfig, backbone: Backbone, key: PRNGKeyArray) -> Tuned:
 
 def materialize(config: BiasConfig, tuned: Tuned, key: PRNGKeyArray | None = None) -> Injection:
     """The biases as they are: the tuned tree has the sockets' shape."""
-    return Injection(sockets=tuned)
+    return Injection(sockets=dict(tuned))
 
 
 register_method(BiasConfig, init=init, materialize=materialize)

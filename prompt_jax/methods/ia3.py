@@ -55,7 +55,7 @@ def resolve(config: IA3Config, backbone: Backbone) -> IA3Config:
 
 
 def init(config: IA3Config, backbone: Backbone, key: PRNGKeyArray) -> Tuned:
-    """By kernel, `scale` [L, *out], or `input_scale` [L, *in] of a feed-forward; ones at first.
+    """A fresh tree: by kernel, `scale` [L, *out], or `input_scale` [L, *in], of ones.
 
     Raises:
       InputError: a feed-forward module that is no target, or a target that matches nothing.
@@ -78,7 +78,7 @@ def init(config: IA3Config, backbone: Backbone, key: PRNGKeyArray) -> Tuned:
 
 def materialize(config: IA3Config, tuned: Tuned, key: PRNGKeyArray | None = None) -> Injection:
     """The factors as they are: the tuned tree has the sockets' shape."""
-    return Injection(sockets=tuned)
+    return Injection(sockets=dict(tuned))
 
 
 FACTOR = "ia3_l"

@@ -82,7 +82,10 @@ def resolve(config: LoraConfig, backbone: Backbone) -> LoraConfig:
 
 
 def init(config: LoraConfig, backbone: Backbone, key: PRNGKeyArray) -> Tuned:
-    """By kernel, `a` [L, *in, R] drawn as PEFT does, `b` [L, R, *out] of zeros, `magnitude`."""
+    """A fresh tree: by kernel, `a` [L, *in, R] drawn as PEFT does, `b` [L, R, *out] of zeros.
+
+    DoRA also has `magnitude` [L, *out], the norms of the frozen kernel.
+    """
     leaves = {}
     for i, (path, place) in enumerate(targets(backbone, config.target_modules).items()):
         bound = math.prod(place.inputs) ** -0.5

@@ -22,7 +22,7 @@ class NormConfig(MethodConfig):
 
 
 def init(config: NormConfig, backbone: Backbone, key: PRNGKeyArray) -> Tuned:
-    """By norm, `scale` [L, D], or [D] at the end of a stack, of ones."""
+    """A fresh tree: by norm, `scale` [L, D], or [D] at the end of a stack, of ones."""
     leaves = {
         path: {"scale": jnp.ones((place.layers, place.width) if place.layers else place.width)}
         for path, place in backbone.sockets.norms.items()
@@ -32,7 +32,7 @@ def init(config: NormConfig, backbone: Backbone, key: PRNGKeyArray) -> Tuned:
 
 def materialize(config: NormConfig, tuned: Tuned, key: PRNGKeyArray | None = None) -> Injection:
     """The factors as they are: the tuned tree has the sockets' shape."""
-    return Injection(sockets=tuned)
+    return Injection(sockets=dict(tuned))
 
 
 register_method(NormConfig, init=init, materialize=materialize)

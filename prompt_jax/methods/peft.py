@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 from jaxtyping import Float
@@ -65,7 +65,7 @@ class Stored(NamedTuple):
             raise InputError(f"{self.config}: {name} must be a number, got {value!r}; {AGAIN}")
         return float(value)
 
-    def _value(self, name: str, default: Any) -> Any:
+    def _value(self, name: str, default: float | None) -> object:
         value = self.values.get(name)
         return default if value is None else value
 
@@ -88,7 +88,7 @@ class Stored(NamedTuple):
         return InputError(f"{self.config} and {self.weights.name} do not agree: {why}; {AGAIN}")
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -100,7 +100,7 @@ class PeftFormat(NamedTuple):
     read: Callable[[Stored, str], tuple[MethodConfig, Leaves]]
     """`read(stored, model_type)`: the method and its leaves, a kernel's matrices as PEFT has them,
     in which all heads are one axis."""
-    write: Callable[[Any, Leaves, str], tuple[dict[str, Any], Leaves]] | None = None
+    write: Callable[[Any, Leaves, str], tuple[dict[str, object], Leaves]] | None = None
     """`write(config, leaves, model_type)`: fields of adapter_config.json, and the tensors. None is
     of a method that has become a simpler one when it is saved."""
     obstacle: Callable[[Any, Leaves, str], str] | None = None

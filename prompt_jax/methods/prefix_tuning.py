@@ -94,7 +94,7 @@ def init(
     backbone: Backbone,
     key: PRNGKeyArray,
 ) -> Tuned:
-    """By attention, `key` and `value` [L, P, H, K]; or an embedding and an MLP to write them."""
+    """A fresh tree: by attention, `key` and `value` [L, P, H, K]; or an MLP that writes them."""
     places = _places(config, backbone)
     if config.start == "text":
         return _unflatten(_of_text(config, backbone, places))
@@ -179,7 +179,8 @@ def materialize(
 ) -> Injection:
     """The prefixes, in their attentions' sockets."""
     prefixes = keys_and_values(config, tuned)
-    return Injection(sockets=_unflatten({f"{path}/prefix": kv for path, kv in prefixes.items()}))
+    sockets = _unflatten({f"{path}/prefix": leaves for path, leaves in prefixes.items()})
+    return Injection(sockets=dict(sockets))
 
 
 def simplify(config: PrefixTuningConfig, tuned: Tuned) -> tuple[PrefixTuningConfig, Tuned]:

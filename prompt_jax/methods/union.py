@@ -102,7 +102,7 @@ def init(
 
 
 def _gates(sockets: Tuned, backbone: Backbone, key: PRNGKeyArray) -> Tuned:
-    """By what it scales, `gate` [L, *in] and `gate_bias` [L]."""
+    """The gates: by what they scale, `gate` [L, *in] and `gate_bias` [L]."""
     inputs = {}
     for path, leaves in by_place(sockets).items():
         if path[-1] == "prefix":

@@ -184,7 +184,7 @@ def start_rows(
     key: PRNGKeyArray,
     start: np.ndarray | None = None,
 ) -> Float[Array, "P D"]:
-    """Where a prompt in the input starts, float32."""
+    """The rows that a prompt in the input starts from, float32."""
     shape = (config.num_virtual_tokens, backbone.width)
     return initializer(config, backbone, start)(key, shape).astype(jnp.float32)
 

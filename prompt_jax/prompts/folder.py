@@ -71,7 +71,7 @@ def save_prompt(
     return _write_folder(Path(folder), files, overwrite)
 
 
-def _adapter(values: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> dict[str, bytes]:
+def _adapter(values: Mapping[str, object], tensors: Mapping[str, np.ndarray]) -> dict[str, bytes]:
     return {
         ADAPTER_WEIGHTS: safetensors_bytes(tensors),
         ADAPTER_CONFIG: _json(values, sort_keys=True),
@@ -154,7 +154,7 @@ def safetensors_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
     return safetensors.numpy.save(contiguous, {"format": "pt"})
 
 
-def _json(values: Mapping[str, Any], *, sort_keys: bool = False) -> bytes:
+def _json(values: Mapping[str, object], *, sort_keys: bool = False) -> bytes:
     return (json.dumps(values, indent=2, sort_keys=sort_keys) + "\n").encode()
 
 

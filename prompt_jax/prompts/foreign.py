@@ -3,6 +3,7 @@
 What is read becomes fields of a `Prompt`. Pickles go through the reader that runs nothing.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ def read_tensor(file: Path) -> dict[str, Any]:
     return _rows(_tensor(file))
 
 
-def is_adapterhub(values: dict[str, Any]) -> bool:
+def is_adapterhub(values: Mapping[str, object]) -> bool:
     """Whether an adapter_config.json without a `peft_type` is AdapterHub's."""
     return "config" in values or "model_class" in values
 

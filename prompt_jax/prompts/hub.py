@@ -14,7 +14,7 @@ from prompt_jax.prompts.prompt import Prompt
 
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 FILES = sorted(name for name in OWN_FILES if not name.endswith(".bin"))
-"""Of a repository no other file is asked for: nothing that could be run."""
+"""The files of a repository that are asked for: none of them could be run."""
 
 
 def push_prompt(

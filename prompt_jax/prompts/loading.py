@@ -242,7 +242,7 @@ def _load_own(folder: Path) -> Prompt | PeftFolder:
     return prompt
 
 
-def checksum(fields: Mapping[str, Any]) -> str:
+def checksum(fields: Mapping[str, object]) -> str:
     """sha256 of the fields in canonical form, since JSON hides a flipped bit in a score."""
     fields = {name: value for name, value in fields.items() if name != "checksum"}
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()

@@ -1,8 +1,9 @@
 """What a prompt looks like: its nearest words, how alike its rows are, and a page about both."""
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Array, Float
@@ -13,6 +14,7 @@ from prompt_jax.config import InputError, at_least, check_place, choose, to_json
 from prompt_jax.prompts.card import flat
 from prompt_jax.prompts.multitask import task_names
 from prompt_jax.prompts.prompt import Prompt
+from prompt_jax.trees import Tokenizer
 
 Measure = Literal["cosine", "l2"]
 CAVEAT = (
@@ -24,7 +26,7 @@ CAVEAT = (
 def nearest_words(
     rows: Float[Array | np.ndarray, "P D"],
     table: Float[Array | np.ndarray, "V _"],
-    tokenizer: Any,
+    tokenizer: Tokenizer | None,
     k: int = 5,
     by: str = "cosine",
 ) -> list[list[tuple[str, float]]]:
@@ -93,10 +95,13 @@ def inspect(prompt: Prompt, backbone: Backbone, *, k: int = 3, allow_mismatch: b
     facts = Table(box=None, show_header=False)
     for name, value in _facts(prompt).items():
         facts.add_row(name, Text(str(value)))
-    parts: list[Any] = [facts]
+    parts: list[Table | Text] = [facts]
     if prompt.method.rows_only:
         rows = np.concatenate(list(prompt.own_arrays.values()))
-        parts += [_neighbours(rows, backbone, k), Text(CAVEAT)]
+        words = Table("row", "norm", "nearest by cosine", "nearest by L2 distance")
+        for cells in _neighbours(rows, backbone, k):
+            words.add_row(*map(Text, cells))
+        parts += [words, Text(CAVEAT)]
     out = io.StringIO()
     # In a notebook's kernel rich would show the page in the cell, and write nothing.
     console = Console(file=out, width=100, color_system=None, force_jupyter=False)
@@ -104,21 +109,16 @@ def inspect(prompt: Prompt, backbone: Backbone, *, k: int = 3, allow_mismatch: b
     return out.getvalue()
 
 
-def _neighbours(rows: np.ndarray, backbone: Backbone, k: int) -> Any:
-    from rich.table import Table
-    from rich.text import Text
-
+def _neighbours(rows: np.ndarray, backbone: Backbone, k: int) -> Iterator[tuple[str, ...]]:
+    """The cells of every row: its number, its norm, and its nearest words by both measures."""
     measured = [
         nearest_words(rows, backbone.table, backbone.tokenizer, k, by) for by in get_args(Measure)
     ]
-    words = Table("row", "norm", "nearest by cosine", "nearest by L2 distance")
     for i, (cosine, l2) in enumerate(zip(*measured, strict=True)):
-        norm = f"{np.linalg.norm(rows[i]):.2f}"
-        words.add_row(str(i), norm, Text(_phrase(cosine)), Text(_phrase(l2)))
-    return words
+        yield str(i), f"{np.linalg.norm(rows[i]):.2f}", _phrase(cosine), _phrase(l2)
 
 
-def _facts(prompt: Prompt) -> dict[str, Any]:
+def _facts(prompt: Prompt) -> dict[str, object]:
     facts = {
         "name": prompt.name,
         **{f"task {i}": name for i, name in enumerate(task_names(prompt))},

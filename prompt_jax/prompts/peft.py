@@ -187,7 +187,7 @@ def obstacle(prompt: Prompt) -> str:
     return format.obstacle(method, prompt.own_arrays, kind) if format.obstacle else ""
 
 
-def adapter_files(prompt: Prompt) -> tuple[dict[str, Any], Leaves]:
+def adapter_files(prompt: Prompt) -> tuple[dict[str, object], Leaves]:
     """The adapter_config.json of a prompt, every dimension filled in, and the tensors beside it.
 
     Raises:

@@ -60,18 +60,19 @@ class Prompt:
     backbone: str = ""
     """Name of the backbone it was trained on."""
     fingerprint: str = ""
-    """That backbone's fingerprint."""
+    """Fingerprint of that backbone."""
     tokenizer_hash: str = ""
     """`tokenizer_hash` of that backbone's tokenizer."""
     model_type: str = ""
-    """That backbone's kind, by which PEFT's names of its modules are known."""
+    """Kind of that backbone, by which PEFT's names of its modules are known."""
     num_layers: int | None = None
+    """Layers of that backbone, for readers of PEFT's config that want them without the model."""
     num_attention_heads: int | None = None
-    """With `num_layers` in PEFT's config, whose readers may want them without the model."""
+    """Heads of that backbone, for the same readers."""
     task: Task | None = None
     """Templates, label words and metrics it was trained with; the first task's of several."""
     tasks: tuple[Task, ...] = ()
-    """Those that a multitask prompt has a prompt each for, in their order."""
+    """The tasks that a multitask prompt has a prompt for, in their order."""
     metrics: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Scores, the deciding one first."""
     seed: int | None = None
@@ -361,4 +362,4 @@ def tokenizer_hash(tokenizer: Tokenizer | None) -> str:
 
 
 _HASHES: weakref.WeakKeyDictionary[Tokenizer, tuple[int, str]] = weakref.WeakKeyDictionary()
-"""Of tokenizers met before, with the size of their vocabulary then: hashing takes 30 ms."""
+"""Hashes of tokenizers met before, and the size of their vocabulary then: hashing takes 30 ms."""

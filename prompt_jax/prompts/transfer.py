@@ -13,12 +13,13 @@ from prompt_jax.backbones import Backbone
 from prompt_jax.config import InputError, choose
 from prompt_jax.prompts.composition import check_alike, input_rows, parent, plain_method
 from prompt_jax.prompts.prompt import Prompt, prompt_for
+from prompt_jax.trees import Tree, Tuned
 
 Way = Literal["linear", "mlp", "combination"]
 SKIPPED, MAX_WORDS = 1000, 4000
-"""Of a large shared vocabulary: the most frequent words, left out, and how many are then used."""
+"""The most frequent words of a large shared vocabulary, left out, and how many are then used."""
 HIDDEN, LEARNING_RATE, BATCH_SIZE, EPOCHS = 4, 3e-4, 50, 25
-"""Of the MLP: its width in widths of the target, and its training (Lester et al. 2022)."""
+"""Width of the MLP in widths of the target, and its training (Lester et al. 2022)."""
 
 
 class Similar(NamedTuple):
@@ -184,14 +185,14 @@ def _by_mlp(
     }
     optimizer = optax.adam(LEARNING_RATE)
 
-    def mapped(params: Any, inputs: Float[Array, "N D"]) -> Float[Array, "N E"]:
+    def mapped(params: Tuned, inputs: Float[Array | np.ndarray, "N D"]) -> Float[Array, "N E"]:
         (kernel, bias), (last, shift) = params["in"], params["out"]
         return jax.nn.relu(inputs @ kernel + bias[None, :]) @ last + shift[None, :]
 
-    def loss(params: Any, picked: Array) -> Array:
+    def loss(params: Tuned, picked: Array) -> Array:
         return optax.l2_loss(mapped(params, source[picked]), target[picked]).mean()
 
-    def step(state: Any, picked: Array) -> tuple[Any, None]:
+    def step(state: tuple[Tree, Tree], picked: Array) -> tuple[tuple[Tree, Tree], None]:
         params, memory = state
         updates, memory = optimizer.update(jax.grad(loss)(params, picked), memory, params)
         return (optax.apply_updates(params, updates), memory), None
