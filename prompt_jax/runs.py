@@ -18,12 +18,12 @@ from typing import Any
 
 from prompt_jax import disk
 from prompt_jax.config import (
-    METHOD_KINDS,
     Config,
     InputError,
     check_place,
     differences,
     from_json,
+    method_kinds,
     to_json,
 )
 
@@ -39,7 +39,7 @@ OWN_FILES = (
     "curve.png",
 )
 OWN_FILES += ("report.md", "tensorboard", "sweep_config.json", "sweep.md", "sweep.json")
-OWN_FILES += ("sweep.png", "tasks", "compare.md", "compare.json", "compare.png", *METHOD_KINDS)
+OWN_FILES += ("sweep.png", "tasks", "compare.md", "compare.json", "compare.png")
 
 
 @contextlib.contextmanager
@@ -218,7 +218,8 @@ def _check_same(old: Config, new: Config, folder: Path) -> None:
 
 
 def _check_own(folder: Path) -> None:
-    strangers = sorted(path.name for path in folder.iterdir() if path.name not in OWN_FILES)
+    files = {*OWN_FILES, *method_kinds()}  # A comparison has a folder for each method.
+    strangers = sorted(path.name for path in folder.iterdir() if path.name not in files)
     if strangers:
         raise InputError(
             f"{folder} holds {', '.join(strangers[:5])}, which no run writes; --overwrite replaces "

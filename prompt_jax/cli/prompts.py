@@ -112,10 +112,10 @@ def _import(
       allow_mismatch: take it although it names another backbone.
       overwrite: replace the prompt in output.
     """
-    from prompt_jax.prompts import import_prompt, save_prompt
+    from prompt_jax.prompts import load_prompt, save_prompt
     from prompt_jax.weights import load_backbone
 
-    prompt = import_prompt(path, load_backbone(backbone), allow_mismatch=allow_mismatch)
+    prompt = load_prompt(path, load_backbone(backbone), allow_mismatch=allow_mismatch)
     print(f"written: {save_prompt(output, prompt, overwrite=overwrite)}")
 
 
@@ -129,15 +129,15 @@ def _similarity(query: Positional[str], folder: Positional[str] = "runs") -> Non
     from rich.console import Console
     from rich.table import Table
 
-    from prompt_jax.prompts import Similar, list_prompts, load_prompt, similarities, task_embedding
+    from prompt_jax.prompts import Similar, list_prompts, load_shaped, similarities, task_embedding
 
-    asked = load_prompt(query)
+    asked = load_shaped(query)
     task_embedding(asked)  # Says at once where the prompt to compare with has no rows.
     found: list[tuple[str, Similar]] = []
     left_out: dict[str, str] = {}
     for row in list_prompts(folder):
         try:
-            (like,) = similarities(asked, [load_prompt(Path(folder) / row.name)])
+            (like,) = similarities(asked, [load_shaped(Path(folder) / row.name)])
             found.append((row.name, like))
         except InputError as error:
             # One prompt of another kind or backbone must not hide the others.

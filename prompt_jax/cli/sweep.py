@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import tyro
 
 from prompt_jax.cli.arguments import parse, starting_config, value_of
-from prompt_jax.config import Config, InputError, PromptTuningConfig, SweepConfig, from_json
+from prompt_jax.config import Config, InputError, SweepConfig, from_json
 from prompt_jax.runtime import prepare
 
 USUAL: dict[str, Any] = {
@@ -45,6 +45,7 @@ def run(arguments: list[str]) -> None:
         """
         prepare()
         from prompt_jax import experiment
+        from prompt_jax.methods import PromptTuningConfig
 
         if not sweep.choices and type(config.method) is PromptTuningConfig:
             sweep = dataclasses.replace(sweep, **USUAL)
