@@ -13,7 +13,7 @@ from prompt_jax.config import DataConfig, EvalConfig, InputError
 from prompt_jax.data import IGNORED, span_targets, tag_targets
 from prompt_jax.forward import Injection
 from prompt_jax.generate import Progress, Reading, answer, target_likelihood
-from prompt_jax.metrics import measure
+from prompt_jax.metrics import Scores, measure
 from prompt_jax.sharding import whole_rows
 from prompt_jax.tasks import Example, Task, words_of
 
@@ -21,8 +21,8 @@ from prompt_jax.tasks import Example, Task, words_of
 class Evaluation(NamedTuple):
     """How N examples were answered."""
 
-    metrics: dict[str, float]
-    """By name, the deciding one first."""
+    metrics: Scores
+    """By name, with the deciding one."""
     predictions: list[str]
     """In the order of the examples."""
     scores: Float[np.ndarray, "N C"] | None
@@ -103,9 +103,7 @@ def _of_readings(
     return float(np.concatenate(right).mean()) if right else None
 
 
-def baselines(
-    train: Sequence[Example], test: Sequence[Example], task: Task
-) -> dict[str, dict[str, float]]:
+def baselines(train: Sequence[Example], test: Sequence[Example], task: Task) -> dict[str, Scores]:
     """Metrics of answers that need no model: what a prompt has to beat.
 
     The most frequent label or tag of `train`, or the input itself where the answer is a text.

@@ -11,7 +11,7 @@ import math
 import re
 import string
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from prompt_jax.config import InputError, choose
 
@@ -23,6 +23,24 @@ UNSPACED = re.compile(
     "\U00020000-\U0003ffff]"
 )
 """Thai, Lao, Burmese, Khmer, kana and Chinese characters: no spaces stand between their words."""
+
+
+class Scores(dict[str, float]):
+    """Metrics of some answers by name, and which of them decides.
+
+    Args:
+      values: name -> value.
+      deciding: the name of the metric that prompts are compared by.
+    """
+
+    def __init__(self, values: Mapping[str, float], deciding: str):
+        super().__init__(values)
+        self.deciding = deciding
+
+    @property
+    def score(self) -> float:
+        """The deciding metric."""
+        return self[self.deciding]
 
 
 def accuracy(predictions: Texts, references: Texts, labels: Texts = ()) -> float:
@@ -164,15 +182,16 @@ def normalize(text: str) -> str:
 
 def measure(
     names: Sequence[str], predictions: Texts, references: References, labels: Texts = ()
-) -> dict[str, float]:
-    """Metrics by name, in the order of `names`.
+) -> Scores:
+    """Metrics by name, of which the first one decides.
 
     Raises:
       InputError: an unknown name, no answers, or not as many answers as references.
     """
     for name in names:
         choose("metric", name, METRICS)
-    return {name: METRICS[name](predictions, references, labels) for name in names}
+    scores = {name: METRICS[name](predictions, references, labels) for name in names}
+    return Scores(scores, deciding=names[0])
 
 
 def _overlap(prediction: str, reference: str) -> float:

@@ -138,7 +138,7 @@ def check_mesh(mesh: Any) -> None:
         )
 
 
-def stacked_batches(members: Sequence[Batches], steps: Iterable[Sequence[int]]) -> Iterator[Batch]:
+def stacked_batches(members: Sequence[Batches], steps: Iterable[np.ndarray]) -> Iterator[Batch]:
     """The batches of N members at each one's own step, [N, B, T], padded to the longest.
 
     Args:

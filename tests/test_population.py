@@ -21,7 +21,7 @@ from prompt_jax.config import (
 )
 from prompt_jax.data import Batch
 from prompt_jax.experiment import train_tasks
-from prompt_jax.experiment.population import Population, check_one_program
+from prompt_jax.experiment.members import Population, check_one_program
 from prompt_jax.losses import loss_fn
 from prompt_jax.methods import init
 from prompt_jax.population import (

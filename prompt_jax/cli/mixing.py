@@ -65,14 +65,14 @@ def attention(
       seed: of the order of the rows.
       overwrite: replace the prompt in output.
     """
-    from prompt_jax.experiment import attend
+    from prompt_jax.experiment import train_attention
     from prompt_jax.prompts import check_free, save_prompt
 
     check_free(Path(output), overwrite)
     loaded, model, config = _together(prompts, task, task_id)
     train = TrainConfig(steps=steps, batch_size=batch_size, seed=seed)
     config = dataclasses.replace(config, train=train)
-    made = attend(config, loaded, model, name=name or Path(output).name)
+    made = train_attention(config, loaded, model, name=name or Path(output).name)
     for weight, source in zip(made.recipe["weights"], loaded, strict=True):
         print(f"{weight:.3f}  {source.name or source.digest[:12]}")
     print(f"written: {save_prompt(output, made, overwrite=overwrite)}")

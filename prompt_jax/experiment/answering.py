@@ -10,7 +10,7 @@ import numpy as np
 from prompt_jax.backbones import Backbone, is_encoder
 from prompt_jax.config import Config, InputError, MethodConfig
 from prompt_jax.data import Batches, encode_labels, pad
-from prompt_jax.experiment.data import Data
+from prompt_jax.experiment.splits import Data
 from prompt_jax.generate import check_words, one_mask
 from prompt_jax.losses import Candidates, Loss, Pull, loss_fn
 from prompt_jax.prompts import check_task

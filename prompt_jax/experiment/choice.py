@@ -7,9 +7,12 @@ import numpy as np
 
 from prompt_jax.config import Config
 from prompt_jax.evaluate import Evaluation
-from prompt_jax.experiment.data import Data
+from prompt_jax.experiment.splits import Data
+from prompt_jax.metrics import Scores
 from prompt_jax.train import is_finite
 
+Scalar = np.ndarray | np.number
+"""A number of numpy's, as checkpoints hold it: an array without axes once it is restored."""
 FEW = 50
 """Validation rows below which a run says what one of them is worth."""
 
@@ -17,28 +20,33 @@ FEW = 50
 class Judgement(NamedTuple):
     """How good a prompt is on validation."""
 
-    metrics: dict[str, float]
-    """By name, the deciding one first."""
+    metrics: Scores
+    """By name, with the deciding one."""
     log_likelihood: float | None
-    """Of the right answers, see `Evaluation`; None where it is not known."""
+    """That of the right answers, see `Evaluation`; None where it is not known."""
 
     @property
     def scores(self) -> dict[str, float]:
-        """All of it by name."""
+        """The metrics and the log-likelihood, as a file of metrics has them."""
         likely = self.log_likelihood
-        return self.metrics if likely is None else {**self.metrics, "log_likelihood": likely}
+        return {**self.metrics} if likely is None else {**self.metrics, "log_likelihood": likely}
+
+    @property
+    def score(self) -> float:
+        """The deciding metric."""
+        return self.metrics.score
 
 
 class Best(NamedTuple):
     """The prompt to keep: the best on validation so far."""
 
     tuned: Any
-    score: np.ndarray
+    score: Scalar
     """The deciding metric."""
-    likelihood: np.ndarray
+    likelihood: Scalar
     """Log-likelihood of the right answers, which decides between equal scores."""
-    step: np.ndarray
-    since: np.ndarray
+    step: Scalar
+    since: Scalar
     """Evaluations since then."""
 
     @property
@@ -51,7 +59,7 @@ class Best(NamedTuple):
 
         A prompt that is no number is never the best: it answers all the same, by chance.
         """
-        ranks = next(iter(judgement.metrics.values())), judgement.log_likelihood
+        ranks = judgement.score, judgement.log_likelihood
         # As checkpoints hold them, or a restored score would differ from an equal one.
         score, likelihood = (
             np.float32(-np.inf if value is None or np.isnan(value) else value) for value in ranks
@@ -67,12 +75,13 @@ def unjudged(tuned: Any) -> Best:
     return Best(tuned, worst, worst, np.int32(0), np.int32(0))
 
 
-def joined(scores: Mapping[str, dict[str, float]]) -> dict[str, float]:
-    """The metrics of the only task; of several, the mean of the deciding ones and each of them."""
+def joined(scores: Mapping[str, Scores]) -> Scores:
+    """The metrics of the only task; of several, the deciding ones and their mean, which decides."""
     if len(scores) == 1:
-        return next(iter(scores.values()))
-    deciding = {name: next(iter(metrics.values())) for name, metrics in scores.items()}
-    return {"mean": sum(deciding.values()) / len(deciding), **deciding}
+        (only,) = scores.values()
+        return only
+    deciding = {name: metrics.score for name, metrics in scores.items()}
+    return Scores({"mean": sum(deciding.values()) / len(deciding), **deciding}, "mean")
 
 
 def judge(evaluations: Mapping[str, Evaluation]) -> Judgement:

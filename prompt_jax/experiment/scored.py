@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from prompt_jax.config import Config, DataConfig, from_json
 from prompt_jax.data import load_examples, load_table, splits
-from prompt_jax.experiment.data import Data, check_one, digest, examples_of, load_data
-from prompt_jax.experiment.watch import Say
+from prompt_jax.experiment.loop import Say
+from prompt_jax.experiment.splits import Data, check_one, digest, examples_of, load_data
 from prompt_jax.prompts import Prompt
 from prompt_jax.tasks import parse_name, resolve, to_examples, with_tags
 

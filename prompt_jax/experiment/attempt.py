@@ -13,7 +13,7 @@ from prompt_jax.backbones import Backbone
 from prompt_jax.config import Config, TrainConfig, resolved
 from prompt_jax.data import Batch, prefetch
 from prompt_jax.experiment.answering import batches_of
-from prompt_jax.experiment.data import check_one, digest, load_data
+from prompt_jax.experiment.splits import check_one, digest, load_data
 from prompt_jax.losses import loss_fn
 from prompt_jax.prompts import Prompt, check_fits, prompt_for
 from prompt_jax.prompts.composition import check_mixable, parent, plain_method
@@ -70,7 +70,7 @@ def compose_attention(
     return prompt_for({"prompt": rows}, method, backbone, name=name, recipe=recipe)
 
 
-def attend(
+def train_attention(
     config: Config, prompts: Sequence[Prompt], backbone: Backbone, *, name: str = ""
 ) -> Prompt:
     """`compose_attention` on the training rows of `config.data.task`, as `config.train` says.
@@ -84,10 +84,10 @@ def attend(
     data, train = load_data(config), resolved(config).train
     batches = batches_of(config, prompts[0].method, backbone, data.train, data.task)
     steps = prefetch(batches, 0, train.steps)
-    made = compose_attention(prompts, backbone, steps, train, name=name)
+    mixture = compose_attention(prompts, backbone, steps, train, name=name)
     held_out = {data.task.name: digest(data.validation)} if data.held_out else {}
-    recipe = {**made.recipe, "data": dataclasses.asdict(config.data), "held_out": held_out}
-    return dataclasses.replace(made, task=data.task, recipe=recipe)
+    recipe = {**mixture.recipe, "data": dataclasses.asdict(config.data), "held_out": held_out}
+    return dataclasses.replace(mixture, task=data.task, recipe=recipe)
 
 
 def mixed(
