@@ -12,6 +12,9 @@ import re
 import string
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
 
 from prompt_jax.config import InputError, choose
 
@@ -58,8 +61,9 @@ def macro_f1(predictions: Texts, references: Texts, labels: Texts = ()) -> float
 
     seen = {*predictions, *references}
     classes = [label for label in labels or sorted(set(references)) if label in seen]
-    truth, answers = list(references), list(predictions)
-    return float(f1_score(truth, answers, labels=classes, average="macro", zero_division=0.0))
+    # The stubs of scikit-learn, and of seqeval below, know no number for zero_division.
+    options: dict[str, Any] = {"labels": classes, "average": "macro", "zero_division": 0.0}
+    return float(f1_score(list(references), list(predictions), **options))
 
 
 def matthews(predictions: Texts, references: Texts, labels: Texts = ()) -> float:
@@ -76,10 +80,10 @@ def correlation(kind: str, predictions: Texts, references: Texts, labels: Texts 
     """
     from scipy import stats
 
-    ours, theirs = [_number(text) for text in predictions], [_number(text) for text in references]
-    if len(set(ours)) < 2 or len(set(theirs)) < 2:
+    answers, truth = ([_number(text) for text in texts] for texts in (predictions, references))
+    if len(set(answers)) < 2 or len(set(truth)) < 2:
         return 0.0
-    return float({"pearson": stats.pearsonr, "spearman": stats.spearmanr}[kind](ours, theirs)[0])
+    return float({"pearson": stats.pearsonr, "spearman": stats.spearmanr}[kind](answers, truth)[0])
 
 
 def entity_f1(predictions: Texts, references: Texts, labels: Texts = ()) -> float:
@@ -100,7 +104,8 @@ def entity_f1(predictions: Texts, references: Texts, labels: Texts = ()) -> floa
                 f"entity_f1 counts what B-, I- and O mark, got the tag {tag!r}; use tag_accuracy"
             )
     answers = [[tag if _marks(tag) else "O" for tag in row] for row in answers]
-    return float(f1_score(truth, answers, zero_division=0))
+    options: dict[str, Any] = {"zero_division": 0}
+    return float(np.mean(f1_score(truth, answers, **options)))
 
 
 def _marks(tag: str) -> bool:
@@ -111,7 +116,7 @@ def tag_accuracy(predictions: Texts, references: Texts, labels: Texts = ()) -> f
     """The share of words that have the right tag."""
     truth, answers = _tagged(predictions, references)
     pairs = zip(sum(truth, []), sum(answers, []), strict=True)
-    return _mean(ours == theirs for ours, theirs in pairs)
+    return _mean(tag == answer for tag, answer in pairs)
 
 
 def exact_match(predictions: Texts, references: References, labels: Texts = ()) -> float:
@@ -240,8 +245,8 @@ def _checked(metric: Metric) -> Metric:
                 f"a metric needs as many answers as references and at least one, got "
                 f"{len(predictions)} and {len(references)}; give one answer a reference"
             )
-        given = references if several else [r if isinstance(r, str) else r[0] for r in references]
-        return metric(predictions, given, labels)
+        first = [r if isinstance(r, str) else r[0] for r in references]
+        return metric(predictions, references if several else first, labels)
 
     return checked
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from prompt_jax import disk
 from prompt_jax.metrics import Scores
@@ -12,12 +12,30 @@ class Candidate(NamedTuple):
     """A line of the table of a sweep."""
 
     number: int
-    choices: dict[str, Any]
+    choices: dict[str, float | str]
     """What sets it apart from other candidates, by field."""
     steps: int
     score: float
     """Its best on validation; -inf where it never had a prompt of finite numbers."""
     best_step: int
+
+    @property
+    def row(self) -> list[float | str | None]:
+        """The line for programs; its score is None instead of -inf, which is no JSON."""
+        score = None if self.score == float("-inf") else self.score
+        return [self.number, *self.choices.values(), self.steps, score, self.best_step]
+
+    @property
+    def cells(self) -> list[str]:
+        """The line as it is printed."""
+        chosen = map(_text, self.choices.values())
+        return [
+            str(self.number),
+            *chosen,
+            str(self.steps),
+            f"{self.score:.3f}",
+            str(self.best_step),
+        ]
 
 
 def table(results: Mapping[str, Mapping[str, Scores]]) -> list[list[str]]:
@@ -119,7 +137,12 @@ def draw_methods(
 
 
 def write_report(
-    path: Path, *, title: str, facts: dict[str, Any], rows: Sequence[Sequence[str]], words: str
+    path: Path,
+    *,
+    title: str,
+    facts: Mapping[str, object],
+    rows: Sequence[Sequence[str]],
+    words: str,
 ) -> None:
     """report.md: facts, the table of results, the curve and the nearest words."""
     lines = [f"# {title}", "", markdown(rows), "", "![curve](curve.png)", ""]

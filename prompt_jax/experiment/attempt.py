@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +17,7 @@ from prompt_jax.losses import loss_fn
 from prompt_jax.prompts import Prompt, check_fits, prompt_for
 from prompt_jax.prompts.composition import check_mixable, parent, plain_method
 from prompt_jax.train import fit, start
+from prompt_jax.trees import Frozen, Tuned
 
 
 def compose_attention(
@@ -51,7 +51,9 @@ def compose_attention(
     method = plain_method(prompts[0], sources.shape[1])
     plain = loss_fn(method, backbone)
 
-    def loss(tuned: Any, frozen: Any, batch: Batch, key: Any = None) -> Any:
+    def loss(
+        tuned: Tuned, frozen: tuple[Frozen, Array], batch: Batch, key: Array | None = None
+    ) -> tuple[Array, dict[str, Array]]:
         params, sources = frozen
         return plain({"prompt": mixed(tuned, sources)}, params, batch, key)
 
@@ -90,9 +92,7 @@ def train_attention(
     return dataclasses.replace(mixture, task=data.task, recipe=recipe)
 
 
-def mixed(
-    tuned: dict[str, Array], sources: Float[Array | np.ndarray, "N P D"]
-) -> Float[Array, "P D"]:
+def mixed(tuned: Tuned, sources: Float[Array | np.ndarray, "N P D"]) -> Float[Array, "P D"]:
     """The weighted sources and the task's own rows."""
     weights = jax.nn.softmax(tuned["logits"])
     return tuned["prompt"] + jnp.einsum("n,npd->pd", weights, sources)

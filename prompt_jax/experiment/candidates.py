@@ -1,7 +1,6 @@
 """The candidates of a sweep: their states, how far each is, and the best prompt of each."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -10,14 +9,16 @@ from prompt_jax.backbones import Backbone
 from prompt_jax.config import Config, SweepConfig
 from prompt_jax.experiment.choice import Best, Judgement
 from prompt_jax.experiment.course import RATES, Course, begin, followers, ready
-from prompt_jax.experiment.loop import Report
+from prompt_jax.experiment.loop import Members, Report
 from prompt_jax.experiment.members import Population, Trained
 from prompt_jax.experiment.splits import Data
 from prompt_jax.population import member, stack
+from prompt_jax.runs import Row
 from prompt_jax.train import is_finite
+from prompt_jax.trees import Tree
 
 
-class Candidates:
+class Candidates(Members):
     """All candidates of a sweep with their states, and the best prompt of each.
 
     Those of one placement share a program, and so a population.
@@ -49,20 +50,16 @@ class Candidates:
         return population.best[at]
 
     def title(self, index: int) -> str:
-        """The number of a candidate."""
         return f"candidate {index:>3}  "
 
-    def labels(self, index: int, step: int) -> dict[str, float]:
-        """Candidate and step: all of them write to one file, by the steps of the sweep."""
+    def labels(self, index: int, step: int) -> Row:
         return {"candidate": index, "own_step": step}
 
     def step(self, index: int) -> int:
-        """Steps that a candidate has made."""
         population, at = self.place[index]
         return population.step(at)
 
     def target(self, index: int) -> int:
-        """The step of a candidate's next rung."""
         return self.targets[self.course.rung[index]]
 
     def ready(self) -> list[int]:
@@ -82,7 +79,6 @@ class Candidates:
     def advance(
         self, chosen: Sequence[int], steps: int, report: Report, going: Callable[[], bool]
     ) -> None:
-        """Trains candidates of one program for a round, see `Members`."""
         population = self.place[chosen[0]][0]
         population.advance([self.place[i][1] for i in chosen], steps, report, going)
 
@@ -131,14 +127,12 @@ class Candidates:
         population.become(at, source, rate, decay)
         self.configs[index] = population.configs[at]
 
-    def checkpoint(self) -> dict[str, Any]:
-        """The states of all populations, the best prompt of every candidate, and the course."""
+    def checkpoint(self) -> dict[str, Tree]:
         states = [population.states for population in self.populations]
         best = stack([self.best(i) for i in range(len(self))])
         return {"states": states, "best": best, "course": self.course}
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Goes on from a checkpoint."""
+    def restore(self, state: dict[str, Tree]) -> None:
         self.course = Course(*map(np.array, state["course"]))
         for rung in range(len(self.targets)):
             for index in np.flatnonzero(~np.isnan(self.course.rates[:, rung, 0])):
@@ -162,7 +156,7 @@ class Candidates:
         score, likelihood = self.best(index).rank
         return score, likelihood, int(self.course.rung[index])
 
-    def lineage(self, index: int) -> list[dict[str, Any]]:
+    def lineage(self, index: int) -> list[dict[str, float]]:
         """Every prompt that a candidate's best one went on from, the first one first."""
         steps, ancestors = int(self.best(index).step), []
         for rung in reversed(range(len(self.targets))):

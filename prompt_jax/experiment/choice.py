@@ -1,7 +1,7 @@
 """Which prompt of a run is kept, what that choice is worth, and whether anything was learned."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from prompt_jax.evaluate import Evaluation
 from prompt_jax.experiment.splits import Data
 from prompt_jax.metrics import Scores
 from prompt_jax.train import is_finite
+from prompt_jax.trees import Tuned
 
 Scalar = np.ndarray | np.number
 """A number of numpy's, as checkpoints hold it: an array without axes once it is restored."""
@@ -40,21 +41,21 @@ class Judgement(NamedTuple):
 class Best(NamedTuple):
     """The prompt to keep: the best on validation so far."""
 
-    tuned: Any
+    tuned: Tuned
     score: Scalar
     """The deciding metric."""
     likelihood: Scalar
     """Log-likelihood of the right answers, which decides between equal scores."""
     step: Scalar
     since: Scalar
-    """Evaluations since then."""
+    """Evaluations that came after it."""
 
     @property
     def rank(self) -> tuple[float, float]:
         """What prompts are compared by: a few rows cannot tell most prompts apart by a metric."""
         return float(self.score), float(self.likelihood)
 
-    def after(self, judgement: Judgement, tuned: Any, step: int) -> "Best":
+    def after(self, judgement: Judgement, tuned: Tuned, step: int) -> "Best":
         """The best once another prompt is judged; of equals, the earlier one.
 
         A prompt that is no number is never the best: it answers all the same, by chance.
@@ -64,12 +65,12 @@ class Best(NamedTuple):
         score, likelihood = (
             np.float32(-np.inf if value is None or np.isnan(value) else value) for value in ranks
         )
-        other = Best(tuned, score, likelihood, np.int32(step), np.int32(0))
-        better = other.rank > self.rank and is_finite(tuned)
-        return other if better else self._replace(since=np.int32(self.since + 1))
+        newest = Best(tuned, score, likelihood, np.int32(step), np.int32(0))
+        better = newest.rank > self.rank and is_finite(tuned)
+        return newest if better else self._replace(since=np.int32(self.since + 1))
 
 
-def unjudged(tuned: Any) -> Best:
+def unjudged(tuned: Tuned) -> Best:
     """What is kept before the first evaluation."""
     worst = np.float32(-np.inf)
     return Best(tuned, worst, worst, np.int32(0), np.int32(0))
@@ -104,12 +105,12 @@ def warnings_of(data: Data, config: Config) -> list[str]:
         )
     count = len(data.watched(config))
     if count < FEW:
-        more = " or a larger --data.validation-fraction" if data.held_out else ""
+        larger = " or a larger --data.validation-fraction" if data.held_out else ""
         rows = f"{count} validation row{'s' * (count > 1)}"
         lines.append(
             f"warning: {task.name}: with {rows} to choose a prompt by, each moves "
             f"{task.metrics[0]} by up to {1 / count:.3f}; log-likelihood decides between equal "
-            f"scores. Give more rows with --data.validation{more}"
+            f"scores. Give more rows with --data.validation{larger}"
         )
     return lines
 

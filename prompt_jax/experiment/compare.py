@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
@@ -161,7 +161,7 @@ def _latency(config: Config, data: Data, backbone: Backbone, prompt: Prompt) -> 
     eval = dataclasses.replace(config.eval, batch_size=len(sources))
     options = {"data": config.data, "eval": eval}
 
-    def seconds(injection: Any) -> float:
+    def seconds(injection: Injection) -> float:
         begin = time.perf_counter()
         answer(backbone, injection, sources, data.task, **options)
         return time.perf_counter() - begin

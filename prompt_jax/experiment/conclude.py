@@ -1,9 +1,9 @@
 """What an experiment ends with: results beside its rivals, the saved prompt, the report."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from prompt_jax import report
 from prompt_jax.backbones import Backbone
@@ -17,8 +17,9 @@ from prompt_jax.forward import for_tasks
 from prompt_jax.methods import materialize, of_task
 from prompt_jax.metrics import Scores
 from prompt_jax.prompts import Prompt, inspect, prompt_for, save_prompt
-from prompt_jax.runs import read_metrics
+from prompt_jax.runs import Row, read_metrics
 from prompt_jax.tasks import Task
+from prompt_jax.trees import Tuned
 
 
 class Result(NamedTuple):
@@ -35,8 +36,8 @@ def conclude(
     folder: Path,
     say: Say,
     *,
-    curve: Sequence[dict[str, Any]] | None = None,
-    lineage: dict[str, Any] | None = None,
+    curve: Sequence[Row] | None = None,
+    lineage: Mapping[str, object] | None = None,
 ) -> Result:
     """Evaluates the best prompt and its rivals, saves it, and writes the report.
 
@@ -98,10 +99,10 @@ def _prompt(
     data: Data,
     backbone: Backbone,
     method: MethodConfig,
-    tuned: Any,
+    tuned: Tuned,
     scores: dict[str, Scores],
     trained_on: DataConfig,
-    lineage: dict[str, Any],
+    lineage: Mapping[str, object],
 ) -> Prompt:
     """A tuned tree with all that is known about it."""
     flat = {f"{name}/{key}": v for name, values in scores.items() for key, v in values.items()}

@@ -8,22 +8,24 @@
 train that its rungs let go on.
 """
 
+import abc
 import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 from prompt_jax import checkpoints
 from prompt_jax.config import TrainConfig
 from prompt_jax.experiment.choice import Judgement
 from prompt_jax.processes import from_first, is_first, preempted, together
-from prompt_jax.runs import Metrics
+from prompt_jax.runs import Metrics, Row
 from prompt_jax.sharding import on_host
 from prompt_jax.signals import stopping
+from prompt_jax.trees import Tree
 
 Say = Callable[[str], None]
-Rows = dict[int, dict[str, float]]
+Rows = dict[int, Row]
 """Member -> what is known of its last step; a hook may add to it before `Loop.log` writes it."""
 Action = Callable[[int, Rows], None]
 """Called with the step of the run and the rows of the members for which a hook is due."""
@@ -32,32 +34,33 @@ Report = Callable[[int, Mapping[str, Sequence[float]], bool], None]
 whether the round has ended, so that the states are on the host."""
 
 
-@runtime_checkable
-class Members(Protocol):
+class Members(abc.ABC):
     """What a loop trains; a member is known by its number."""
 
+    @abc.abstractmethod
     def __len__(self) -> int: ...
 
     def title(self, index: int) -> str:
         """What lines about a member begin with."""
-        ...
+        return ""
 
-    def labels(self, index: int, step: int) -> dict[str, float]:
+    def labels(self, index: int, step: int) -> Row:
         """What tells the row of a member's step from rows of other members in the same file."""
-        ...
+        return {}
 
+    @abc.abstractmethod
     def step(self, index: int) -> int:
         """Steps that a member has made."""
-        ...
 
+    @abc.abstractmethod
     def target(self, index: int) -> int:
         """The step at which all hooks are due for a member: its last one, or its next rung."""
-        ...
 
     def ready(self) -> list[int]:
         """The members that train in the next round; none where the run has ended."""
-        ...
+        return [i for i in range(len(self)) if self.step(i) < self.target(i)]
 
+    @abc.abstractmethod
     def advance(
         self, chosen: Sequence[int], steps: int, report: Report, going: Callable[[], bool]
     ) -> None:
@@ -69,19 +72,18 @@ class Members(Protocol):
           report: called after every step.
           going: asked before every step; False ends the round.
         """
-        ...
 
+    @abc.abstractmethod
     def judge(self, index: int) -> Judgement:
         """Scores a member on validation and keeps its prompt when it is the best so far."""
-        ...
 
-    def checkpoint(self) -> Any:
+    @abc.abstractmethod
+    def checkpoint(self) -> Tree:
         """All that a checkpoint holds."""
-        ...
 
-    def restore(self, state: Any) -> None:
+    @abc.abstractmethod
+    def restore(self, state: Tree) -> None:
         """Goes on from what `checkpoint` gave."""
-        ...
 
 
 class Hook(NamedTuple):
@@ -113,7 +115,7 @@ class Loop:
         self._in_turns = len(set(folders)) < len(members)
         self._hooks: list[Hook] = []
         self._files: dict[Path, Metrics] = {}
-        self._manager: Any = None
+        self._manager: checkpoints.Manager | None = None
         self._ahead = 0
         self._first: tuple[int, float] | None = None
         self._tick = 0.0

@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,13 +21,13 @@ from prompt_jax.experiment.answering import (
     loss_of,
 )
 from prompt_jax.experiment.choice import Best, Judgement, judge, unjudged
-from prompt_jax.experiment.loop import Report
+from prompt_jax.experiment.loop import Members, Report
 from prompt_jax.experiment.splits import Data
 from prompt_jax.forward import Injection, for_tasks, only_real
 from prompt_jax.methods import materialize
 from prompt_jax.population import (
     check_lengths,
-    check_mesh,
+    check_whole_models,
     compile_population_step,
     cut,
     fit_population,
@@ -41,6 +41,7 @@ from prompt_jax.population import (
 from prompt_jax.prompts import fresh
 from prompt_jax.sharding import on_host, whole_rows
 from prompt_jax.train import State, compile_step, fit, start
+from prompt_jax.trees import Tuned
 
 VARYING = ("out", "data.task", "train.learning_rate", "train.weight_decay", "train.seed")
 VARYING += ("method.num_virtual_tokens", "method.init", "method.init_text", "method.init_labels")
@@ -58,7 +59,7 @@ class Trained(NamedTuple):
     best: Best
 
 
-class Single:
+class Single(Members):
     """One prompt, for one task or a mixture, on any mesh and in any number of processes.
 
     Its program is `compile_step`, in which learning rate and seed are constants.
@@ -92,32 +93,20 @@ class Single:
     def __len__(self) -> int:
         return 1
 
-    def title(self, index: int) -> str:
-        """Nothing: no line is about another member."""
-        return ""
-
-    def labels(self, index: int, step: int) -> dict[str, float]:
-        """Nothing: the file of metrics has no other rows."""
-        return {}
-
     def step(self, index: int) -> int:
-        """Steps that were made."""
         return int(self.state.step)
 
     def target(self, index: int) -> int:
-        """The last step."""
         return self.config.train.steps
 
     def ready(self) -> list[int]:
-        """The only member, until its last step or the end of `train.patience`."""
         patience = self.config.train.patience
         patient = patience is None or int(self.best.since) < patience
-        return [0] if patient and self.step(0) < self.target(0) else []
+        return super().ready() if patient else []
 
     def advance(
         self, chosen: Sequence[int], steps: int, report: Report, going: Callable[[], bool]
     ) -> None:
-        """Trains for a round, see `Members`."""
         first = self.step(0)
 
         def after_step(step: int, state: State | None, metrics: dict[str, float]) -> bool:
@@ -141,19 +130,10 @@ class Single:
         )
 
     def judge(self, index: int) -> Judgement:
-        """Scores the prompt on the validation rows of every task, see `Members`."""
         injection = materialize(self.method, self.state.tuned)
         judgement = judge(
             {
-                data.task.name: evaluate(
-                    self.backbone,
-                    for_tasks(injection, i),
-                    data.watched(self.config),
-                    data.task,
-                    data=self.config.data,
-                    eval=self.config.scoring,
-                    likelihood=True,
-                )
+                data.task.name: _answers(self.config, self.backbone, for_tasks(injection, i), data)
                 for i, data in enumerate(self.tasks)
             }
         )
@@ -161,19 +141,17 @@ class Single:
         return judgement
 
     def checkpoint(self) -> tuple[State, Best]:
-        """The state and the best prompt."""
         return self.state, self.best
 
     def restore(self, state: tuple[State, Best]) -> None:
-        """Goes on from a checkpoint."""
         self.state, self.best = state
 
-    def trained(self, index: int) -> Trained:
+    def trained(self) -> Trained:
         """The experiment with its best prompt."""
         return Trained(self.config, self.tasks, self.backbone, self.method, self.best)
 
 
-class Population:
+class Population(Members):
     """Experiments of one backbone and one program, each a member.
 
     Their states are on the host between rounds, so that a round may have any of them.
@@ -196,7 +174,7 @@ class Population:
             for config, rows in zip(configs, data, strict=True)
         ]
         check_lengths(self.methods)
-        check_mesh(backbone.mesh)
+        check_whole_models(backbone.mesh)
         self._check_heads()
         self.length = max(map(length_of, self.methods))
         self.members = members_of([c.train for c in configs], self.methods, self.length)
@@ -240,41 +218,26 @@ class Population:
         return len(self.configs)
 
     def title(self, index: int) -> str:
-        """The task of a member."""
         return f"{self.data[index].task.name}: "
 
-    def labels(self, index: int, step: int) -> dict[str, float]:
-        """Nothing: every member has a file of metrics."""
-        return {}
-
     def step(self, index: int) -> int:
-        """Steps that a member has made."""
         return int(self.states.step[index])
 
     def target(self, index: int) -> int:
-        """The last step."""
         return self.configs[index].train.steps
-
-    def ready(self) -> list[int]:
-        """All members until their last step, which they reach together."""
-        return [i for i in range(len(self)) if self.step(i) < self.target(i)]
 
     def advance(
         self, chosen: Sequence[int], steps: int, report: Report, going: Callable[[], bool]
     ) -> None:
-        """Trains some members for a round, see `Members`.
-
-        A program is compiled for every number of members.
-        """
-        # Devices that would have no member repeat one.
+        # Devices that would have no member repeat one; every number of members is a program.
         at = np.resize(chosen, whole_rows(len(chosen), self.backbone.mesh))
         first = np.asarray(self.states.step)[at]
 
         def after_step(step: int, states: State | None, metrics: dict[str, np.ndarray]) -> bool:
             if states is not None:
                 parts = jax.tree.leaves(on_host(states))
-                for whole, part in zip(jax.tree.leaves(self.states), parts, strict=True):
-                    whole[at] = part
+                for leaf, part in zip(jax.tree.leaves(self.states), parts, strict=True):
+                    leaf[at] = part
             # Behind the numbers of the chosen may be those of copies.
             values = {name: rows.tolist()[: len(chosen)] for name, rows in metrics.items()}
             report(step, values, states is not None)
@@ -293,18 +256,20 @@ class Population:
         )
 
     def judge(self, index: int) -> Judgement:
-        """Scores a member on the validation rows of its task, see `Members`."""
-        judgement = judge({self.data[index].task.name: self.score(index)})
-        tuned, step = self.tree(index), self.step(index)
+        tuned, step, data = self.tree(index), self.step(index), self.data[index]
+        injection = for_tasks(materialize(self.methods[index], tuned), None)
+        if self.members.real is not None:
+            # Padded as in training, so that members of all lengths share one program.
+            injection = only_real(injection, jnp.asarray(self.members.real[index]))
+        answers = _answers(self.configs[index], self.backbone, injection, data)
+        judgement = judge({data.task.name: answers})
         self.best[index] = self.best[index].after(judgement, tuned, step)
         return judgement
 
     def checkpoint(self) -> tuple[State, Best]:
-        """The states and the best prompts, each with N in front."""
         return self.states, stack(self.best)
 
     def restore(self, state: tuple[State, Best]) -> None:
-        """Goes on from a checkpoint."""
         states, best = state
         self.states = jax.tree.map(np.array, states)  # Written in place, unlike what was read.
         self.best = [member(best, i) for i in range(len(self))]
@@ -329,28 +294,9 @@ class Population:
         if self.members.real is not None:
             self.members.real[index] = self.members.real[source]
 
-    def injection(self, index: int) -> Injection:
-        """What a member puts into the model, padded as in training; all have the same shapes."""
-        injection = for_tasks(materialize(self.methods[index], self.tree(index)), None)
-        real = self.members.real
-        return injection if real is None else only_real(injection, jnp.asarray(real[index]))
-
-    def tree(self, index: int) -> Any:
+    def tree(self, index: int) -> Tuned:
         """A member's tuned tree as it is trained, padded."""
         return jax.tree.map(lambda leaf: leaf[index].copy(), self.states.tuned)
-
-    def score(self, index: int) -> Evaluation:
-        """A member's answers on validation, as `train.eval_examples` says."""
-        config, data = self.configs[index], self.data[index]
-        return evaluate(
-            self.backbone,
-            self.injection(index),
-            data.watched(config),
-            data.task,
-            data=config.data,
-            eval=config.scoring,
-            likelihood=True,
-        )
 
 
 def check_one_program(configs: Sequence[Config]) -> None:
@@ -385,7 +331,7 @@ def check_one_program(configs: Sequence[Config]) -> None:
         )
 
 
-def check_context(method: MethodConfig, backbone: Backbone, tuned: Any, batches: Batches) -> None:
+def check_context(method: MethodConfig, backbone: Backbone, tuned: Tuned, batches: Batches) -> None:
     """Checks that the longest text fits the model behind a prompt.
 
     Raises:
@@ -395,3 +341,11 @@ def check_context(method: MethodConfig, backbone: Backbone, tuned: Any, batches:
     headed = method.num_labels is not None  # Its targets take no positions.
     written = 0 if headed else batches.target_length
     backbone.check_context(positions, batches.source_lengths[-1], written)
+
+
+def _answers(
+    config: Config, backbone: Backbone, injection: Injection | None, data: Data
+) -> Evaluation:
+    """The answers to the validation rows of a task, as `train.eval_examples` has it."""
+    options = {"data": config.data, "eval": config.scoring, "likelihood": True}
+    return evaluate(backbone, injection, data.watched(config), data.task, **options)

@@ -7,9 +7,8 @@ copy of a few thousand numbers and compiles nothing.
 import dataclasses
 import itertools
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,7 +28,7 @@ from prompt_jax.experiment.conclude import Result, conclude
 from prompt_jax.experiment.loop import Loop, Say
 from prompt_jax.experiment.splits import check_one, load_data
 from prompt_jax.experiment.training import load
-from prompt_jax.runs import begin_run, claim, read_metrics
+from prompt_jax.runs import Row, begin_run, claim, read_metrics
 from prompt_jax.tasks import remarks
 from prompt_jax.train import DivergedError
 
@@ -69,8 +68,8 @@ def candidates(config: Config, sweep: SweepConfig) -> list[Config]:
     return [_with(config, dict(zip(choices, values, strict=True))) for values in drawn]
 
 
-def _with(config: Config, values: dict[str, Any]) -> Config:
-    parts: dict[str, dict[str, Any]] = {"train": {}, "method": {}}
+def _with(config: Config, values: dict[str, float | str]) -> Config:
+    parts: dict[str, dict[str, float | str]] = {"train": {}, "method": {}}
     for name, value in values.items():
         part, field = FIELDS[name]
         parts[part][field] = value
@@ -173,15 +172,20 @@ def _introduction(configs: list[Config], sweep: SweepConfig, targets: tuple[int,
 
 def _conclude(pool: Candidates, best: int, folder: Path, say: Say) -> Result:
     """The winner as of a single experiment, beside a report of all."""
-    trained, rows = pool.trained(best), read_metrics(folder)
-    curves = [_curve(rows, i) for i in range(len(pool))]
+    trained, steps = pool.trained(best), read_metrics(folder)
+    curves = [_curve(steps, i) for i in range(len(pool))]
     lines = table(pool)
-    cells = _cells(lines)
+    head = ["candidate", *lines[0].choices, "steps", "score", "at step"]
+    cells = [head, *(line.cells for line in lines)]
     metric = trained.tasks[0].task.metrics[0]
     report.draw_sweep(folder / "sweep.png", lines, curves, metric)
     disk.write(folder / "sweep.md", report.markdown(cells) + "\n")
     lineage = {"candidate": best, "of": len(pool), "went_on_from": pool.lineage(best)}
-    summary = {"sweep": to_json(pool.sweep), "winner": lineage, "candidates": _numbers(lines)}
+    summary = {
+        "sweep": to_json(pool.sweep),
+        "winner": lineage,
+        "candidates": [head, *(c.row for c in lines)],
+    }
     disk.write(folder / "sweep.json", json.dumps(summary, indent=2) + "\n")
     say("\n" + report.markdown(cells))
     say(f"\nwritten: {folder / 'sweep.md'}, sweep.json and sweep.png")
@@ -194,50 +198,15 @@ def _conclude(pool: Candidates, best: int, folder: Path, say: Say) -> Result:
 def table(pool: Candidates) -> list[report.Candidate]:
     """All candidates, the best first: what each is, how far it went, its best score."""
     fields = [FIELDS[name] for name in pool.sweep.choices]
-
-    def choices(config: Config) -> dict[str, Any]:
-        return {field: getattr(getattr(config, part), field) for part, field in fields}
-
-    return [
-        report.Candidate(
-            number=i,
-            choices=choices(pool.configs[i]),
-            steps=pool.step(i),
-            score=float(pool.best(i).score),
-            best_step=int(pool.best(i).step),
-        )
-        for i in sorted(range(len(pool)), key=pool.reached, reverse=True)
-    ]
+    lines = []
+    for i in sorted(range(len(pool)), key=pool.reached, reverse=True):
+        config, best = pool.configs[i], pool.best(i)
+        choices = {field: getattr(getattr(config, part), field) for part, field in fields}
+        ends = (pool.step(i), float(best.score), int(best.step))
+        lines.append(report.Candidate(i, choices, *ends))
+    return lines
 
 
-def _head(lines: Sequence[report.Candidate]) -> list[str]:
-    return ["candidate", *lines[0].choices, "steps", "score", "at step"]
-
-
-def _cells(lines: Sequence[report.Candidate]) -> list[list[str]]:
-    """The table as it is printed."""
-    rows = [_head(lines)]
-    for line in lines:
-        chosen = (f"{v:g}" if isinstance(v, float) else str(v) for v in line.choices.values())
-        ends = (str(line.steps), f"{line.score:.3f}", str(line.best_step))
-        rows.append([str(line.number), *chosen, *ends])
-    return rows
-
-
-def _numbers(lines: Sequence[report.Candidate]) -> list[list[Any]]:
-    """The table as it is written for programs; no score where a candidate diverged."""
-    return [
-        _head(lines),
-        *(
-            [
-                *(line.number, *line.choices.values(), line.steps),
-                *(line.score if np.isfinite(line.score) else None, line.best_step),
-            ]
-            for line in lines
-        ),
-    ]
-
-
-def _curve(rows: list[dict[str, Any]], candidate: int) -> list[dict[str, Any]]:
+def _curve(rows: list[Row], candidate: int) -> list[Row]:
     """The rows of one candidate, by its own steps."""
     return [{**row, "step": row["own_step"]} for row in rows if row["candidate"] == candidate]

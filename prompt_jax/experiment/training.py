@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import hashlib
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -25,6 +24,7 @@ from prompt_jax.runs import begin_run, claim
 from prompt_jax.sharding import check_rows, describe
 from prompt_jax.tasks import remarks
 from prompt_jax.train import DivergedError
+from prompt_jax.trees import Frozen
 from prompt_jax.weights import load_backbone
 
 HASHED = 2**30
@@ -75,7 +75,7 @@ def _train(config: Config, folder: Path, resume: bool, say: Say) -> Result:
     if before != _sha256(backbone.params):
         raise RuntimeError("the frozen weights changed during training; please report this")
     say(f"backbone bit-identical before and after: sha256 {before[:16]}" if before else "")
-    return conclude(single.trained(0), folder, say)
+    return conclude(single.trained(), folder, say)
 
 
 def train_tasks(
@@ -184,7 +184,7 @@ def _introduce(single: Single, say: Say) -> None:
         )
 
 
-def _sha256(tree: Any) -> str:
+def _sha256(tree: Frozen) -> str:
     leaves = jax.tree.leaves(tree)
     if sum(leaf.nbytes for leaf in leaves) > HASHED:
         return ""
