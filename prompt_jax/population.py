@@ -102,7 +102,7 @@ def members_of(
 
 def compile_population_step(
     loss: Loss, config: TrainConfig, mesh: Mesh | None = None
-) -> Callable[..., tuple[State, Aux]]:
+) -> jax.stages.Wrapped:
     """`step(states, frozen, batches, members)`, jitted: N prompts, each as in `train_step`.
 
     All arguments but the frozen tree have N in front. The states are donated.

@@ -162,9 +162,7 @@ def train_step(
     return State(state.step + 1, tuned, opt_state), metrics
 
 
-def compile_step(
-    loss: Loss, config: TrainConfig, mesh: Mesh | None = None
-) -> Callable[..., tuple[State, Aux]]:
+def compile_step(loss: Loss, config: TrainConfig, mesh: Mesh | None = None) -> jax.stages.Wrapped:
     """`step(state, frozen, batch)`, jitted: the state is donated, the frozen tree never."""
     step = functools.partial(train_step, loss, config)
     if mesh is None:

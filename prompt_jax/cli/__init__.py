@@ -185,16 +185,14 @@ def _plan(arguments: list[str]) -> None:
 
         if config.frozen.remat == "auto":
             config = planning.plan_remat(config, topology, say=aside).config
-        made = planning.plan(config, topology, programs=programs)
-        others = []
-        if search or not made.fits:
-            others = planning.search(made, say=aside)
-        print(planning.text(made, others))
+        first = planning.plan(config, topology, programs=programs)
+        others = planning.search(first, say=aside) if search or not first.fits else []
+        print(planning.text(first, others))
         if plot:
-            print(f"drawn in {planning.draw(plot, [made, *others])}")
+            print(f"drawn in {planning.draw(plot, [first, *others])}")
         if json:
-            plans = [planning.as_json(each) for each in others]
-            print(as_json({**planning.as_json(made), "others": plans}))
+            plans = [planning.as_json(alternative) for alternative in others]
+            print(as_json({**planning.as_json(first), "others": plans}))
 
     parse(plan, "plan", arguments)
 

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
@@ -11,7 +11,7 @@ from prompt_jax.cli.arguments import parse, starting_config, value_of
 from prompt_jax.config import Config, InputError, PromptTuningConfig, SweepConfig, from_json
 from prompt_jax.runtime import prepare
 
-USUAL: dict[str, Any] = {
+USUAL: dict[str, tuple[float | str, ...]] = {
     "learning_rates": (0.1, 0.3, 1.0),
     "inits": ("vocab", "random"),
     "lengths": (10, 20),
