@@ -32,16 +32,12 @@ Row = dict[str, float]
 LOCK = ".lock"
 REMEDY = "give another --out"
 OWN_FILES = (
-    LOCK,
-    "prompt",
-    "checkpoints",
-    "config.json",
-    "metrics.jsonl",
-    "metrics.csv",
-    "curve.png",
+    *(LOCK, "prompt", "checkpoints", "config.json", "metrics.jsonl", "metrics.csv", "curve.png"),
+    *("report.md", "tensorboard", "profile", "tasks"),
+    *("sweep_config.json", "sweep.md", "sweep.json", "sweep.png"),
+    *("compare.md", "compare.json", "compare.png", *METHOD_KINDS),
 )
-OWN_FILES += ("report.md", "tensorboard", "sweep_config.json", "sweep.md", "sweep.json")
-OWN_FILES += ("sweep.png", "tasks", "compare.md", "compare.json", "compare.png", *METHOD_KINDS)
+"""What runs write; `--overwrite` refuses a folder that holds anything else."""
 
 
 @contextlib.contextmanager

@@ -91,6 +91,7 @@ def _train(arguments: list[str]) -> None:
         distributed: DistributedConfig = DistributedConfig(),  # noqa: B008 (frozen)
         resume: bool = False,
         overwrite: bool = False,
+        profile: int = 0,
     ) -> None:
         """Tunes a soft prompt, or one for each of --data.tasks, evaluates it and saves it.
 
@@ -102,12 +103,13 @@ def _train(arguments: list[str]) -> None:
           distributed: the processes that train together, where there are several.
           resume: continue the run in --out from its last checkpoint.
           overwrite: replace the run in --out.
+          profile: write a profile of so many steps, after the first one, into --out.
         """
         prepare(distributed)
         from prompt_jax import experiment
 
         run = experiment.train_tasks if config.data.tasks else experiment.train
-        run(config, resume=resume, overwrite=overwrite, say=_say)
+        run(config, resume=resume, overwrite=overwrite, profile=profile, say=_say)
 
     parse(train, "train", arguments)
 

@@ -12,11 +12,12 @@ import jax
 import numpy as np
 
 from prompt_jax.backbones import Backbone
-from prompt_jax.config import Config, InputError, resolved, to_json
+from prompt_jax.config import Config, InputError, at_least, resolved, to_json
 from prompt_jax.experiment.choice import warnings_of
 from prompt_jax.experiment.conclude import Result, conclude, short
 from prompt_jax.experiment.loop import Loop, Rows, Say
 from prompt_jax.experiment.members import Population, Single
+from prompt_jax.experiment.profiling import profiling
 from prompt_jax.experiment.splits import Data, digest, load_data, load_mixture
 from prompt_jax.plan import plan_remat
 from prompt_jax.processes import check_alike, code, elsewhere, is_first, together
@@ -32,7 +33,12 @@ HASHED = 2**30
 
 
 def train(
-    config: Config, *, resume: bool = False, overwrite: bool = False, say: Say = print
+    config: Config,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    profile: int = 0,
+    say: Say = print,
 ) -> Result:
     """Trains, evaluates and saves one prompt.
 
@@ -40,25 +46,27 @@ def train(
       config: the experiment.
       resume: continue the run in `config.out` from its last checkpoint, bit for bit.
       overwrite: replace the run in `config.out`.
+      profile: steps whose profile is written into profile/ of the run.
       say: receives every line for the user.
 
     Raises:
       InputError: anything about the config, the data or the backbone that cannot work.
       DivergedError: the loss is no longer a number; the last good checkpoint stays.
     """
+    at_least("profile", profile, 0)
     config = resolved(config)
     check_alike({**code(), **to_json(config)})
     with elsewhere() as scratch, contextlib.ExitStack() as stack:
         claimed = claim(config, resume=resume, overwrite=overwrite)
         folder = together(lambda: scratch or stack.enter_context(claimed))
-        return _train(config, folder, resume, say if is_first() else _silent)
+        return _train(config, folder, resume, profile, say if is_first() else _silent)
 
 
 def _silent(line: str) -> None:
     """What processes beside the first one say."""
 
 
-def _train(config: Config, folder: Path, resume: bool, say: Say) -> Result:
+def _train(config: Config, folder: Path, resume: bool, profile: int, say: Say) -> Result:
     tasks = together(lambda: load_mixture(config))
     check_alike({f"the data of {data.task.name}": _digest(data) for data in tasks})
     backbone = load(config, say)
@@ -69,7 +77,8 @@ def _train(config: Config, folder: Path, resume: bool, say: Say) -> Result:
     before = _sha256(backbone.params)
     loop = Loop(single, [folder], config.train, say)
     loop.watch()
-    loop.run(folder / "checkpoints", resume=resume)
+    with profiling(loop, folder / "profile", profile):
+        loop.run(folder / "checkpoints", resume=resume)
     if loop.stopped:
         return Result(None, {}, folder)
     if before != _sha256(backbone.params):
@@ -79,7 +88,12 @@ def _train(config: Config, folder: Path, resume: bool, say: Say) -> Result:
 
 
 def train_tasks(
-    config: Config, *, resume: bool = False, overwrite: bool = False, say: Say = print
+    config: Config,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    profile: int = 0,
+    say: Say = print,
 ) -> list[Result]:
     """Trains one prompt for each task of `config.data.tasks` over one frozen model.
 
@@ -95,12 +109,15 @@ def train_tasks(
             f"data.tasks trains in one process, and there are {jax.process_count()}; give each "
             "task a run of its own, or one process (distributed.detect False)"
         )
+    at_least("profile", profile, 0)
     config = resolved(config)
     with claim(config, resume=resume, overwrite=overwrite) as folder:
-        return _train_tasks(config, folder, resume, say)
+        return _train_tasks(config, folder, resume, profile, say)
 
 
-def _train_tasks(config: Config, folder: Path, resume: bool, say: Say) -> list[Result]:
+def _train_tasks(
+    config: Config, folder: Path, resume: bool, profile: int, say: Say
+) -> list[Result]:
     tasks = [load_data(config, name) for name in config.data.tasks]
     folders = [folder / "tasks" / short(data.task) for data in tasks]
     configs = [
@@ -125,7 +142,8 @@ def _train_tasks(config: Config, folder: Path, resume: bool, say: Say) -> list[R
     loop = Loop(population, folders, config.train, say)
     loop.every(1, _check_losses, reads=False)
     loop.watch()
-    loop.run(folder / "checkpoints", resume=resume)
+    with profiling(loop, folder / "profile", profile):
+        loop.run(folder / "checkpoints", resume=resume)
     if loop.stopped:
         return [Result(None, {}, place) for place in folders]
     return [conclude(population.trained(i), place, say) for i, place in enumerate(folders)]
