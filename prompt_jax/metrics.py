@@ -61,9 +61,9 @@ def macro_f1(predictions: Texts, references: Texts, labels: Texts = ()) -> float
 
     seen = {*predictions, *references}
     classes = [label for label in labels or sorted(set(references)) if label in seen]
-    # The stubs of scikit-learn, and of seqeval below, know no number for zero_division.
-    options: dict[str, Any] = {"labels": classes, "average": "macro", "zero_division": 0.0}
-    return float(f1_score(list(references), list(predictions), **options))
+    truth, answers = list(references), list(predictions)
+    zero: Any = 0.0  # For the stubs of scikit-learn and seqeval this is a text.
+    return float(f1_score(truth, answers, labels=classes, average="macro", zero_division=zero))
 
 
 def matthews(predictions: Texts, references: Texts, labels: Texts = ()) -> float:
@@ -104,8 +104,8 @@ def entity_f1(predictions: Texts, references: Texts, labels: Texts = ()) -> floa
                 f"entity_f1 counts what B-, I- and O mark, got the tag {tag!r}; use tag_accuracy"
             )
     answers = [[tag if _marks(tag) else "O" for tag in row] for row in answers]
-    options: dict[str, Any] = {"zero_division": 0}
-    return float(np.mean(f1_score(truth, answers, **options)))
+    zero: Any = 0
+    return float(np.mean(f1_score(truth, answers, zero_division=zero)))
 
 
 def _marks(tag: str) -> bool:

@@ -17,7 +17,7 @@ from prompt_jax.sharding import place_rows, rows_of, whole
 from prompt_jax.train import Aux, Member, State, run_steps, train_step
 from prompt_jax.trees import Mesh, Tree, Tuned
 
-AfterStep = Callable[[int, State | None, dict[str, np.ndarray]], bool]
+AfterStep = Callable[[int, State | None, dict[str, np.ndarray]], None]
 
 LENGTH_AXIS = {"prompt_tuning": -2, "prefix_tuning": -3, "p_tuning_v2": -3}
 """Of the leaves of methods whose members may differ in length: where virtual tokens are."""
@@ -170,30 +170,26 @@ def fit_population(
     members: Member,
     *,
     after_step: AfterStep | None = None,
-    due: Callable[[int], bool] | None = None,
     mesh: Mesh | None = None,
 ) -> State:
     """Runs a step of all members for every batch and hands each result to `after_step`.
 
     A member whose loss is no longer a number harms no other; what is to become of it is up to
-    `after_step`, which is given the number of steps of this call, the states and, by name, the
-    metrics [N] of all members, and ends training by returning True. It must not keep the states'
-    arrays: the next step donates them.
+    `after_step`, which is given the number of steps of this call, the states behind the last one
+    and else None, and the metrics [N] of all members by name.
 
     Args:
       step_fn: of `compile_population_step`; it compiles once for N and the lengths of a batch.
-      due: as for `fit`.
       mesh: that of the backbone; each device has its part of the members.
     """
     states, members = (place_rows(tree, mesh) for tree in (states, members))
-    if due is None:
-        due = lambda _: after_step is not None  # noqa: E731
 
     def step(states: State, batch: Batch) -> tuple[State, Aux]:
         return step_fn(states, frozen, place_rows(batch, mesh), members)
 
     def report(step: int, states: State | None, metrics: Aux) -> bool:
-        rows = jax.tree.map(np.asarray, jax.device_get(metrics))
-        return bool(after_step and after_step(step, states, rows))
+        if after_step is not None:
+            after_step(step, states, jax.tree.map(np.asarray, jax.device_get(metrics)))
+        return False
 
-    return run_steps(step, states, batches, report, due)
+    return run_steps(step, states, batches, report, due=lambda _: False)

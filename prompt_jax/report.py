@@ -2,10 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from prompt_jax import disk
 from prompt_jax.metrics import Scores
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+else:  # Matplotlib is imported where something is drawn.
+    Figure = object
 
 
 class Candidate(NamedTuple):
@@ -62,6 +67,22 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in [head, rule, *body])
 
 
+def new_figure(width: float, height: float) -> Figure:
+    """An empty picture of so many inches, that needs no screen."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure as Canvas
+
+    figure = Canvas(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save_figure(path: Path, figure: Figure) -> None:
+    """Writes a picture as a PNG."""
+    with disk.replacing(path) as fresh:
+        figure.savefig(fresh, dpi=120)
+
+
 def draw_curve(
     path: Path,
     rows: Sequence[dict[str, float]],
@@ -76,11 +97,7 @@ def draw_curve(
       metric: name of the validation metric.
       rival: a way to answer without a prompt and its score, drawn as a line to beat.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(8, 4.5)
     losses = figure.subplots()
     steps = [row["step"] for row in rows if "loss" in row]
     losses.plot(steps, [row["loss"] for row in rows if "loss" in row], color="0.75", lw=1)
@@ -93,8 +110,7 @@ def draw_curve(
         scores.axhline(rival[1], color="tab:red", ls="--", lw=1, label=rival[0])
     scores.set_ylabel(f"validation {metric}", color="tab:blue")
     scores.legend(loc="center right", frameon=False)
-    with disk.replacing(path) as fresh:
-        figure.savefig(fresh, dpi=120)
+    save_figure(path, figure)
 
 
 def draw_methods(
@@ -111,11 +127,7 @@ def draw_methods(
       metric: name of the score.
       rival: a way to answer without any and its score, drawn as a line to beat.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(8, 5)
     axes = figure.subplots()
     name, level = rival
     axes.axhline(level, color="tab:red", ls="--", lw=1)
@@ -132,8 +144,7 @@ def draw_methods(
         axes.annotate(name, (trained, score), xytext=(5, 4), textcoords="offset points")
     axes.set(xscale="log", xlabel="numbers trained", ylabel=metric)
     axes.margins(x=0.2)
-    with disk.replacing(path) as fresh:
-        figure.savefig(fresh, dpi=120)
+    save_figure(path, figure)
 
 
 def write_report(
@@ -166,8 +177,6 @@ def draw_sweep(
       metric: name of the validation metric.
     """
     from matplotlib import colormaps
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
 
     # The best is drawn last, over all others.
     order = sorted(candidates, key=lambda candidate: candidate.score)
@@ -176,8 +185,7 @@ def draw_sweep(
     heights = {c.number: (c.score - low) / span for c in order}
     colours = {i: colormaps["viridis"](max(0.0, height)) for i, height in heights.items()}
     widths = {c.number: 3 if c is order[-1] else 1.2 for c in order}
-    figure = Figure(figsize=(13, 5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(13, 5)
     left, right = figure.subplots(1, 2, width_ratios=(1.3, 1))
     names = list(order[0].choices)
     places = [_places([c.choices[name] for c in order]) for name in names]
@@ -203,8 +211,7 @@ def draw_sweep(
             right.plot(*zip(*points, strict=True), **style)
             right.annotate(str(i), points[-1], xytext=(4, 0), textcoords="offset points", size=8)
     right.set(xlabel="step", ylabel=f"validation {metric}")
-    with disk.replacing(path) as fresh:
-        figure.savefig(fresh, dpi=120)
+    save_figure(path, figure)
 
 
 def _places(values: Sequence[float | str]) -> dict[float | str, float]:

@@ -204,14 +204,15 @@ class Loop:
         self._ahead, self._tick = clock, time.monotonic()
 
         def report(step: int, metrics: Mapping[str, Sequence[float]], ended: bool) -> None:
-            self.clock = clock + step
-            speed = self._speed()
+            now = time.monotonic()
+            seconds, self._tick, self.clock = now - self._tick, now, clock + step
+            self._first = self._first or (self.clock, now)
             rows: Rows = {
                 i: {
                     "step": self.clock,
                     **self.members.labels(i, begin[i] + step),
                     **{name: values[at] for name, values in metrics.items()},
-                    "examples_per_second": speed,
+                    "examples_per_second": self.options.batch_size / seconds,
                 }
                 for at, i in enumerate(chosen)
             }
@@ -231,13 +232,6 @@ class Loop:
         self._ahead += 1
         self.stopped |= preempted(self._ahead)
         return not self.stopped
-
-    def _speed(self) -> float:
-        """Examples a second of the step that is reported; what hooks take is not counted."""
-        now = time.monotonic()
-        seconds, self._tick = now - self._tick, now
-        self._first = self._first or (self.clock, now)
-        return self.options.batch_size / seconds
 
     def evaluate(self, clock: int, rows: Rows) -> None:
         """Judges members where they stand."""

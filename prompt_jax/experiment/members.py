@@ -233,7 +233,7 @@ class Population(Members):
         at = np.resize(chosen, whole_rows(len(chosen), self.backbone.mesh))
         first = np.asarray(self.states.step)[at]
 
-        def after_step(step: int, states: State | None, metrics: dict[str, np.ndarray]) -> bool:
+        def after_step(step: int, states: State | None, metrics: dict[str, np.ndarray]) -> None:
             if states is not None:
                 parts = jax.tree.leaves(on_host(states))
                 for leaf, part in zip(jax.tree.leaves(self.states), parts, strict=True):
@@ -241,7 +241,6 @@ class Population(Members):
             # Behind the numbers of the chosen may be those of copies.
             values = {name: rows.tolist()[: len(chosen)] for name, rows in metrics.items()}
             report(step, values, states is not None)
-            return False
 
         batches = stacked_batches([self.batches[i] for i in at], (first + k for k in range(steps)))
         fit_population(
@@ -251,7 +250,6 @@ class Population(Members):
             itertools.takewhile(lambda _: going(), batches),
             jax.tree.map(lambda leaf: leaf[at], self.members),
             after_step=after_step,
-            due=lambda _: False,
             mesh=self.backbone.mesh,
         )
 

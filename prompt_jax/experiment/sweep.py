@@ -147,13 +147,22 @@ def _sweep(
     return Sweep(best, _conclude(pool, best, folder, say))
 
 
-def _check_same(folder: Path, sweep: SweepConfig) -> None:
+def read_sweep(folder: Path) -> SweepConfig:
+    """The options of the sweep in a folder.
+
+    Raises:
+      InputError: it holds none.
+    """
     path = folder / KEPT
     if not path.is_file():
         raise InputError(
             f"{folder} holds no sweep to resume: {path} is missing; leave out --resume"
         )
-    changes = differences(from_json(SweepConfig, json.loads(path.read_text())), sweep, "sweep.")
+    return from_json(SweepConfig, json.loads(path.read_text(encoding="utf-8")))
+
+
+def _check_same(folder: Path, sweep: SweepConfig) -> None:
+    changes = differences(read_sweep(folder), sweep, "sweep.")
     if changes:
         raise InputError(
             f"{folder} holds another sweep: {'; '.join(changes)}; resume it with its own options, "

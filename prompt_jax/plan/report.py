@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from prompt_jax import disk
 from prompt_jax.plan.plan import Cost, Plan
-from prompt_jax.report import markdown
+from prompt_jax.report import markdown, new_figure, save_figure
 from prompt_jax.sharding import AXES
 
 SHOWN = 6
@@ -136,12 +135,8 @@ def as_json(plan: Plan) -> dict[str, object]:
 
 def draw(path: str | Path, plans: Sequence[Plan]) -> Path:
     """A picture of the memory of plans, a bar each, with the limit of a device."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     largest = [max(plan.costs, key=lambda cost: cost.needed) for plan in plans]
-    figure = Figure(figsize=(9, 1.4 + 0.5 * len(plans)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(9, 1.4 + 0.5 * len(plans))
     axes = figure.add_subplot()
     names = [f"{choice(plan)} ({_ANSWERS[plan.fits]})" for plan in plans]
     left = [0.0] * len(plans)
@@ -163,6 +158,5 @@ def draw(path: str | Path, plans: Sequence[Plan]) -> Path:
     axes.set_xlabel("GiB on each device")
     axes.set_title(f"{plans[0].config.backbone} on {_place(plans[0])}")
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
-    with disk.replacing(Path(path)) as fresh:
-        figure.savefig(fresh, dpi=120)
+    save_figure(Path(path), figure)
     return Path(path)
