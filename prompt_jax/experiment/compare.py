@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 
 from prompt_jax import disk, report
+from prompt_jax.answers import answer
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import Config, InputError, MethodConfig, resolved
 from prompt_jax.experiment.answering import batches_of, loss_of
@@ -19,7 +20,6 @@ from prompt_jax.experiment.rivals import TUNED, rival
 from prompt_jax.experiment.splits import Data, check_one, load_data
 from prompt_jax.experiment.training import load, train
 from prompt_jax.forward import Injection
-from prompt_jax.generate import answer
 from prompt_jax.methods import METHODS
 from prompt_jax.metrics import Scores
 from prompt_jax.prompts import Prompt, fresh

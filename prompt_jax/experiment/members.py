@@ -191,7 +191,7 @@ class Population(Members):
         # A device has whole members, of which no part is to be split.
         apart = dataclasses.replace(backbone.config, mesh=None)
         alone = dataclasses.replace(backbone, config=apart)
-        loss = loss_of(configs[0], longest, alone, data[0].task, None)
+        loss = loss_of(configs[0], longest, alone, data[0].task, tuned[0])
         self._step = compile_population_step(loss, configs[0].train, backbone.mesh)
         self._frozen = backbone.unstacked()
 

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from prompt_jax.answers import ask_each, check_words, combine, fit_weights
+from prompt_jax.answers.ensemble import WAYS
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import Config, InputError, choose
 from prompt_jax.evaluate import baselines, evaluate
@@ -12,8 +14,6 @@ from prompt_jax.experiment.loop import Say
 from prompt_jax.experiment.scored import scored
 from prompt_jax.experiment.splits import Data
 from prompt_jax.forward import Injection
-from prompt_jax.generate import ask_each, check_words, combine, fit_weights
-from prompt_jax.generate.ensemble import WAYS
 from prompt_jax.metrics import Scores, measure
 from prompt_jax.prompts import Prompt, of_task
 from prompt_jax.tasks import remarks

@@ -10,7 +10,7 @@ from prompt_jax.data import load_examples, load_table, splits
 from prompt_jax.experiment.loop import Say
 from prompt_jax.experiment.splits import Data, check_one, digest, examples_of, load_data
 from prompt_jax.prompts import Prompt
-from prompt_jax.tasks import parse_name, resolve, to_examples, with_tags
+from prompt_jax.tasks import completed, parse_name, resolve, to_examples
 
 Recipe = Mapping[str, Any]
 """What a saved prompt says of its training: `prompt.recipe`."""
@@ -112,7 +112,7 @@ def _whole(config: Config, recipes: Sequence[Recipe]) -> Scored:
     rows = load_table(name, split)
     task = resolve(name, config.task, rows[0].values, rows)
     examples = to_examples(task, rows)
-    task = with_tags(task, examples)
+    task = completed(task, examples)
     sets = {name: examples}
     for part in ("validation", "test"):
         file = getattr(options, part)
