@@ -20,7 +20,7 @@ from prompt_jax.trees import Mesh, Tree, Tuned
 AfterStep = Callable[[int, State | None, dict[str, np.ndarray]], None]
 
 LENGTH_AXIS = {"prompt_tuning": -2, "prefix_tuning": -3, "p_tuning_v2": -3}
-"""Of the leaves of methods whose members may differ in length: where virtual tokens are."""
+"""Method whose members may differ in length -> the axis of virtual tokens in its leaves."""
 
 
 def stack(trees: Sequence[Tree]) -> Tree:

@@ -148,7 +148,7 @@ def code() -> dict[str, str]:
 
 @contextlib.contextmanager
 def elsewhere() -> Iterator[Path | None]:
-    """Where a process writes what only the first one has to keep; None is that one's own folder."""
+    """A folder for what only the first process keeps; None in that one, which has the run's."""
     if is_first():
         yield None
         return

@@ -44,7 +44,7 @@ class State(NamedTuple):
 
 
 class Member(NamedTuple):
-    """In what one of several prompts that train at once differs; with N in front, all of them."""
+    """What differs between prompts that train at once: of one of them, or of N with N in front."""
 
     learning_rate: Array | np.ndarray
     """The peak of its schedule."""

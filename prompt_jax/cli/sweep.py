@@ -15,7 +15,7 @@ USUAL: dict[str, tuple[float | str, ...]] = {
     "inits": ("vocab", "random"),
     "lengths": (10, 20),
 }
-"""Of prompt tuning, where nothing is chosen: what it is known to be touchy about."""
+"""Choices for prompt tuning where none are given: what it is known to be touchy about."""
 
 
 def run(arguments: list[str]) -> None:

@@ -22,9 +22,9 @@ class Judgement(NamedTuple):
     """How good a prompt is on validation."""
 
     metrics: Scores
-    """By name, with the deciding one."""
+    """The metrics on all validation rows that are watched."""
     log_likelihood: float | None
-    """That of the right answers, see `Evaluation`; None where it is not known."""
+    """How likely the right answers are, see `Evaluation`; None where it is not known."""
 
     @property
     def scores(self) -> dict[str, float]:

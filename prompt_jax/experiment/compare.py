@@ -40,9 +40,9 @@ class Row(NamedTuple):
     trained: int
     """Numbers that were trained."""
     share: float
-    """Of the numbers of the frozen model."""
+    """Trained numbers over those of the frozen model."""
     bytes: int
-    """Of the weights that are served, on disk."""
+    """Size of the weights that are served, on disk."""
     examples_per_second: float
     """While training: the median of all steps."""
     step_bytes: int

@@ -24,7 +24,7 @@ class Course(NamedTuple):
 
 
 def begin(count: int, rungs: int) -> Course:
-    """Nobody has trained yet."""
+    """A course in which nobody has trained yet."""
     return Course(
         np.zeros(count, np.int32),
         np.full((count, rungs), np.nan, np.float32),

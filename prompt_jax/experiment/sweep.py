@@ -87,7 +87,7 @@ class Sweep(NamedTuple):
     best: int
     """The winner among the candidates."""
     result: Result
-    """Of the winner, as of a single experiment; its prompt is None where a signal stopped it."""
+    """The winner's, as of a single experiment; its prompt is None where a signal stopped it."""
 
 
 def sweep(

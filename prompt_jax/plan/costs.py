@@ -13,7 +13,7 @@ class Work(NamedTuple):
 
     flops: float
     bytes: float
-    """Of their operands and results, each as often as it is read or written."""
+    """Bytes of their operands and results, each as often as it is read or written."""
 
     def __add__(self, work: "Work") -> "Work":  # type: ignore[override]
         return Work(self.flops + work.flops, self.bytes + work.bytes)
@@ -114,7 +114,7 @@ def traffic_of(hlo: str) -> list[Traffic]:
 
 
 def _computations(hlo: str) -> tuple[dict, dict, dict, str]:
-    """By computation: its collectives, what it calls on what condition, and the number in it."""
+    """Every computation's collectives, what it calls on what condition, and the number in it."""
     collectives, calls = collections.defaultdict(list), collections.defaultdict(list)
     trips: dict[str, int] = {}
     name = entry = ""

@@ -40,7 +40,7 @@ class Memory(NamedTuple):
 
     @property
     def total(self) -> float:
-        """All of it."""
+        """GiB of all four together."""
         return sum(self)
 
 
@@ -49,7 +49,7 @@ class Bounds(NamedTuple):
 
     compute: float
     memory: float
-    """For the operands and results of all products."""
+    """Seconds to move the operands and results of all products."""
     network: float
 
     @property

@@ -191,7 +191,7 @@ def programs_of(config: Config) -> tuple[str, ...]:
 
 
 def label_words(config: Config) -> list[tuple[str, ...]]:
-    """Those of every task, as far as they are known without its rows; empty where it may write."""
+    """Label words of every task, as far as its rows need not be read; none where it may write."""
     tasks = [TASKS.get(parse_name(name).key) for name in config.data.names]
     if config.task.kind not in (None, "classification"):
         return [()] * len(tasks)
