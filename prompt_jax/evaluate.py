@@ -40,7 +40,6 @@ def evaluate(
     *,
     data: DataConfig,
     eval: EvalConfig,
-    frozen: Any = None,
     progress: Progress | None = None,
     likelihood: bool = False,
 ) -> Evaluation:
@@ -48,7 +47,6 @@ def evaluate(
 
     Args:
       injection: None evaluates the plain backbone.
-      frozen: the weights; None takes `backbone.params`.
       progress: called after every batch with the answered and all examples.
       likelihood: also of a generation, where it takes one more pass over the examples.
 
@@ -60,7 +58,7 @@ def evaluate(
     rows = whole_rows(min(eval.rows, len(examples)), backbone.mesh)
     eval = dataclasses.replace(eval, batch_size=rows)
     sources = [example.source for example in examples]
-    way: dict[str, Any] = {"data": data, "eval": eval, "frozen": frozen}
+    way: dict[str, Any] = {"data": data, "eval": eval}
     answers = answer(backbone, injection, sources, task, **way, progress=progress)
     references = [example.references for example in examples]
     metrics = measure(task.metrics, answers.predictions, references, task.labels)

@@ -8,16 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from prompt_jax.backbones import Backbone, is_encoder
+from prompt_jax.backbones import Backbone
 from prompt_jax.config import OBJECTIVES, InputError, MethodConfig, choose
 from prompt_jax.data.alignment import IGNORED
-from prompt_jax.forward import Injection, for_tasks, only_real, read_in, text_states
-from prompt_jax.generate.encoding import class_logits, cloze_logits, place_logits, token_logits
+from prompt_jax.forward import PromptedModel, for_tasks, only_real
 from prompt_jax.generate.scoring import score_candidates
 from prompt_jax.methods import materialize
 
 Loss = Callable[..., tuple[Array, dict[str, Array]]]
-AT_TOKENS = {"TOKEN_CLS": token_logits, "QUESTION_ANS": place_logits}
+AT_TOKENS = {
+    "TOKEN_CLS": PromptedModel.token_logits,
+    "QUESTION_ANS": PromptedModel.span_logits,
+}
 """Heads whose targets stand at tokens of the text: [B, T, C] or [B, 2, T], as many as targets."""
 
 
@@ -45,59 +47,6 @@ def mean_loss(logits: Float[Array, "B U C"], labels: Int[np.ndarray, "B U"]) -> 
     counted = jnp.asarray(labels != IGNORED)
     nll = cross_entropy(logits, jnp.maximum(labels, 0))
     return jnp.where(counted, nll, 0.0).sum() / jnp.maximum(counted.sum(), 1)
-
-
-def seq2seq_logits(
-    module: Any,
-    frozen: Any,
-    injection: Injection | None,
-    tokens: Int[Array, "B T"],
-    mask: Bool[Array, "B T"],
-    decoder_tokens: Int[Array, "B U"],
-) -> Float[Array, "B U V"]:
-    """Logits behind every decoder token of an encoder-decoder with a prompt in its input."""
-    given, *joined = read_in(module, frozen, injection, tokens, mask)
-    return module.apply(given, *joined, decoder_tokens)
-
-
-def text_logits(
-    module: Any,
-    frozen: Any,
-    injection: Injection | None,
-    tokens: Int[Array, "B T"],
-    mask: Bool[Array, "B T"],
-    *,
-    virtual: bool = False,
-) -> Float[Array, "B S V"]:
-    """Logits behind every text token of a model of one stack, S = T.
-
-    Args:
-      virtual: those of virtual tokens too, S = P + T.
-    """
-    given, *joined = read_in(module, frozen, injection, tokens, mask)
-    logits = module.apply(given, *joined)
-    return logits if virtual else text_states(injection, logits, mask)
-
-
-def target_logits(
-    module: Any,
-    frozen: Any,
-    injection: Injection | None,
-    tokens: Int[Array, "B T"],
-    mask: Bool[Array, "B T"],
-    targets: Int[Array, "B U"],
-    *,
-    rngs: dict[str, Any] | None = None,
-) -> Float[Array, "B U V"]:
-    """Logits of every target token of any backbone, with a prompt in its input.
-
-    Of an encoder, those of the first U masks.
-    """
-    if is_encoder(module.config):
-        inputs = (module, frozen, injection, tokens, mask)
-        return cloze_logits(*inputs, targets.shape[1], rngs=rngs)
-    given, *joined = read_in(module, frozen, injection, tokens, mask)
-    return module.apply(given, *joined, targets, method="predict", rngs=rngs)
 
 
 class Candidates(NamedTuple):
@@ -199,23 +148,22 @@ def loss_fn(
         batch = jax.tree.map(jnp.asarray, batch)
         injection = for_tasks(materialize(method, tuned, key), batch.task_ids)
         injection = injection if real is None else only_real(injection, real)
-        inputs = (module, frozen, injection, batch.tokens, batch.mask)
-        options = {"rngs": None if key is None else {"dropout": key}}
+        model = PromptedModel(module, frozen, injection, dropout=key)
         if method.task_type == "SEQ_CLS" and method.num_labels and candidates is not None:
-            scores = class_logits(*inputs, **options)
+            scores = model.class_logits(batch.tokens, batch.mask)
             over = "labels" if objective == "tokens" else objective
             mean = label_loss(over, scores, _gold(batch, candidates), margin)
             count = jnp.asarray(len(batch.targets))
         elif objective != "tokens" and candidates is not None:
             words = map(jnp.asarray, (*candidates, candidates.mask.sum(1)))
-            scores = score_candidates(*inputs, *words, **options)
+            scores = score_candidates(model, batch.tokens, batch.mask, *words)
             mean = label_loss(objective, scores, _gold(batch, candidates), margin)
             count = jnp.asarray(len(batch.targets))
         else:
             if method.task_type in AT_TOKENS:
-                logits = AT_TOKENS[method.task_type](*inputs, **options)
+                logits = AT_TOKENS[method.task_type](model, batch.tokens, batch.mask)
             else:
-                logits = target_logits(*inputs, batch.targets, **options)
+                logits = model.target_logits(batch.tokens, batch.mask, batch.targets)
             smooth = {"label_smoothing": label_smoothing, "z_loss": z_loss}
             nll = cross_entropy(logits, batch.targets, **smooth)
             count = batch.target_mask.sum()

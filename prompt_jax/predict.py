@@ -48,7 +48,6 @@ def predict(
     eval: EvalConfig,
     shard: tuple[int, int] = (0, 1),
     overwrite: bool = False,
-    frozen: Any = None,
     progress: Progress | None = None,
 ) -> int:
     """Writes the answers to `output_path` and gives the number of lines that this call added.
@@ -63,7 +62,6 @@ def predict(
       output_path: a file, or `-` for standard output, where nothing is continued.
       shard: (i, n) takes every n-th input, beginning with input i.
       overwrite: starts again where there is an output.
-      frozen: the weights; None takes `backbone.params`.
       progress: called after every batch with the answered and all inputs of this call.
 
     Raises:
@@ -91,7 +89,6 @@ def predict(
                 task,
                 data=data,
                 eval=eval,
-                frozen=frozen,
                 progress=_after(start - first, len(inputs) - first, progress),
             )
             records = _records(chunk, task, answers)

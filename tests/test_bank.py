@@ -17,9 +17,7 @@ from prompt_jax.config import (
     PrefixTuningConfig,
     PromptTuningConfig,
 )
-from prompt_jax.forward import Injection
-from prompt_jax.generate.encoding import cloze_logits
-from prompt_jax.losses import target_logits
+from prompt_jax.forward import Injection, PromptedModel
 from prompt_jax.methods import init, materialize
 from prompt_jax.serve.bank import Bank, flat, layout_of, rows_of
 from prompt_jax.testing import shaken
@@ -60,9 +58,10 @@ def batch(backbone, rows):
 
 
 def logits_of(backbone, injection, tokens, mask, targets):
+    model = PromptedModel(backbone.module, backbone.params, injection)
     if backbone.target_place == "within":
-        return cloze_logits(backbone.module, backbone.params, injection, tokens, mask, 1)
-    return target_logits(backbone.module, backbone.params, injection, tokens, mask, targets)
+        return model.cloze_logits(tokens, mask, 1)
+    return model.target_logits(tokens, mask, targets)
 
 
 @pytest.mark.slow

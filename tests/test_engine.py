@@ -18,6 +18,7 @@ from prompt_jax.config import (
     PrefixTuningConfig,
     PromptTuningConfig,
 )
+from prompt_jax.forward import PromptedModel
 from prompt_jax.generate import classify, combine, generate, score
 from prompt_jax.serve import (
     DeadlineError,
@@ -198,11 +199,9 @@ def test_a_text_as_a_vector(roomy):
         plain = engine.embed(None, [5, 6, 7]).result()
     assert one.vector.shape == (roomy.width,) and np.isfinite(one.vector).all()
     assert np.abs(one.vector - other.vector).max() > 1e-3
-    from prompt_jax.generate.encoding import encode_text
-
     tokens = jnp.array([[5, 6, 7]], jnp.int32)
-    given = roomy.module, roomy.params, None, tokens, tokens > 0
-    wanted = encode_text(*given)[0].mean(0)
+    model = PromptedModel(roomy.module, roomy.params)
+    wanted = model.text_states(tokens, tokens > 0)[0].mean(0)
     np.testing.assert_allclose(plain.vector, wanted, rtol=1e-5, atol=1e-5)
 
 

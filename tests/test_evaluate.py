@@ -95,14 +95,10 @@ def test_answers_are_written_in_order(backbone, injection, beams):
     assert found.scores is None and list(found.metrics) == ["chrf", "token_f1"]
 
 
-def test_other_weights_can_be_given(backbone, injection):
+def test_the_weights_are_those_of_the_backbone(backbone, injection):
     frozen = jax.tree.map(lambda leaf: leaf * 1.3, backbone.params)
-    settings = {"data": DATA, "eval": EvalConfig(batch_size=5)}
-    found = evaluate(backbone, injection, EXAMPLES, RANKING, frozen=frozen, **settings)
-    other = dataclasses.replace(backbone, params=frozen)
-    expected = evaluate(other, injection, EXAMPLES, RANKING, **settings)
-    np.testing.assert_array_equal(found.scores, expected.scores)
-    assert np.abs(found.scores - run(backbone, injection, RANKING).scores).max() > 0.01
+    scores = run(dataclasses.replace(backbone, params=frozen), injection, RANKING).scores
+    assert np.abs(scores - run(backbone, injection, RANKING).scores).max() > 0.01
 
 
 def test_progress_and_a_second_prompt_that_compiles_nothing(backbone, injection):

@@ -13,10 +13,10 @@ import pytest
 from prompt_jax.backbones import Backbone
 from prompt_jax.backbones.t5 import T5Config, init_params, shift_right
 from prompt_jax.config import InputError
-from prompt_jax.forward import Injection
+from prompt_jax.forward import Injection, PromptedModel
 from prompt_jax.generate import generate, score, scoring
 from prompt_jax.generate.sampling import Draw, restrict, sample
-from prompt_jax.losses import cross_entropy, seq2seq_logits
+from prompt_jax.losses import cross_entropy
 
 NEW = 8
 LENGTHS = np.array([7, 3, 5, 2, 6])
@@ -57,10 +57,10 @@ def compilations():
 
 
 def teacher_forced(backbone, injection, tokens, mask, targets):
-    run = jax.jit(seq2seq_logits, static_argnums=0)
+    run = jax.jit(PromptedModel.seq2seq_logits)
     decoder_tokens = shift_right(jnp.asarray(targets), 0)
     batch = (jnp.asarray(tokens), jnp.asarray(mask), decoder_tokens)
-    return run(backbone.module, backbone.params, injection, *batch)
+    return run(PromptedModel(backbone.module, backbone.params, injection), *batch)
 
 
 def test_cached_decoding_is_uncached(lively, injection, batch):
@@ -119,10 +119,9 @@ def test_a_row_alone_is_the_row_in_a_crowd(lively, injection, batch):
 def test_one_program_serves_all_prompts_weights_and_settings(
     lively, injection, batch, beams, compilations
 ):
-    def run(prompt, frozen=None, **options):
-        return generate(
-            lively, Injection(prompt), *batch, max_new_tokens=NEW, frozen=frozen, **options
-        )
+    def run(prompt, frozen=lively.params, **options):
+        backbone = dataclasses.replace(lively, params=frozen)
+        return generate(backbone, Injection(prompt), *batch, max_new_tokens=NEW, **options)
 
     def options(penalty, seed):
         if beams > 1:
@@ -158,7 +157,8 @@ def test_decoding_stops_when_all_rows_have_ended(tiny, injection, batch):
 
     def seconds(frozen):
         start = time.perf_counter()
-        found = generate(backbone, injection, *batch, max_new_tokens=600, frozen=frozen)
+        weights = dataclasses.replace(backbone, params=frozen)
+        found = generate(weights, injection, *batch, max_new_tokens=600)
         return time.perf_counter() - start, found
 
     seconds(zeros)

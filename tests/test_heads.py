@@ -10,9 +10,8 @@ import pytest
 import prompt_jax as pj
 from prompt_jax.config import TrainConfig
 from prompt_jax.data import Batch, encode_targets
-from prompt_jax.forward import Injection, apply_head
+from prompt_jax.forward import Injection, PromptedModel, apply_head
 from prompt_jax.generate import classify, score
-from prompt_jax.generate.encoding import class_logits, encode_text, token_logits
 from prompt_jax.losses import Candidates, loss_fn
 from prompt_jax.methods import init, materialize
 from prompt_jax.train import compile_step, start
@@ -48,13 +47,12 @@ def batch_of(seed=0, rows=4, text=6):
     return Batch(tokens, mask, targets, np.ones((rows, 1), bool))
 
 
-_class_logits = jax.jit(class_logits, static_argnames="module")
+_class_logits = jax.jit(PromptedModel.class_logits)
 
 
 def logits_of(backbone, injection, batch):
     tokens, mask = jnp.asarray(batch.tokens), jnp.asarray(batch.mask)
-    arguments = (backbone.module, backbone.params, injection, tokens, mask)
-    return _class_logits(*arguments)
+    return _class_logits(PromptedModel(backbone.module, backbone.params, injection), tokens, mask)
 
 
 @pytest.mark.parametrize("name", ["head", "prompt"])
@@ -78,14 +76,14 @@ def test_a_head_reads_the_texts_own_token_wherever_the_prompt_stands(placement, 
     injection = materialize(config, init(config, tiny_bert, jax.random.key(0)))
     batch = batch_of()
     tokens, mask = jnp.asarray(batch.tokens), jnp.asarray(batch.mask)
-    given = (tiny_bert.module, tiny_bert.params, injection, tokens, mask)
-    states = encode_text(*given)
+    model = PromptedModel(tiny_bert.module, tiny_bert.params, injection)
+    states = model.text_states(tokens, mask)
     params = {"params": tiny_bert.params}
     pooled = tiny_bert.module.apply(params, states, mask, method="pool")
     expected = apply_head(injection.head, pooled, None)
     ours = logits_of(tiny_bert, injection, batch)
     np.testing.assert_allclose(ours, expected, atol=1e-6)
-    tags = token_logits(*given)
+    tags = model.token_logits(tokens, mask)
     np.testing.assert_allclose(tags, apply_head(injection.head, states, None), atol=1e-6)
 
 
@@ -211,8 +209,9 @@ def test_features_are_the_states_of_the_text(tiny_bert):
     config = pj.PromptTuningConfig(num_virtual_tokens=4, task_type="FEATURE_EXTRACTION")
     model = pj.PromptTuningModel.from_pretrained(tiny_bert, config)
     found = model(batch.tokens, batch.mask).logits
-    given = (tiny_bert.module, tiny_bert.params, materialize(config, model.tuned))
-    arrays = jnp.asarray(batch.tokens), jnp.asarray(batch.mask)
-    np.testing.assert_allclose(found, encode_text(*given, *arrays), atol=1e-5)
+    injection = materialize(config, model.tuned)
+    prompted = PromptedModel(tiny_bert.module, tiny_bert.params, injection)
+    states = prompted.text_states(jnp.asarray(batch.tokens), jnp.asarray(batch.mask))
+    np.testing.assert_allclose(found, states, atol=1e-5)
     plain = pj.PromptTuningModel.from_pretrained(tiny_bert, None)(batch.tokens, batch.mask)
     assert plain.logits.shape == (*batch.tokens.shape, 64)

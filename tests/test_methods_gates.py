@@ -9,7 +9,7 @@ import pytest
 
 import prompt_jax as pj
 from prompt_jax.config import InputError
-from prompt_jax.losses import target_logits
+from prompt_jax.forward import PromptedModel
 from prompt_jax.methods import init, materialize, unipelt
 
 TOKENS = np.array([[5, 9, 33, 2], [7, 8, 0, 0]], np.int32)
@@ -49,11 +49,12 @@ def gates_at(bias, tuned):
     return {**tuned, "gates": jax.tree.map_with_path(at, tuned["gates"])}
 
 
-_logits = jax.jit(target_logits, static_argnums=0)
+_logits = jax.jit(PromptedModel.target_logits)
 
 
 def logits(backbone, injection, tokens=TOKENS, mask=MASK, targets=TARGETS):
-    return _logits(backbone.module, backbone.params, injection, tokens, mask, targets)
+    model = PromptedModel(backbone.module, backbone.params, injection)
+    return _logits(model, tokens, mask, targets)
 
 
 def test_open_gates_are_no_gates_and_closed_ones_no_methods(backbone):

@@ -13,7 +13,7 @@ import prompt_jax as pj
 from prompt_jax import cli
 from prompt_jax.backbones.layers import Dense
 from prompt_jax.config import METHOD_KINDS, Config, InputError, from_json, resolved, to_json
-from prompt_jax.losses import seq2seq_logits
+from prompt_jax.forward import PromptedModel
 from prompt_jax.methods import init, lora, materialize, multitask_prompt, prefix_tuning
 from prompt_jax.methods.targets import first_of, targets
 from prompt_jax.prompts import check_fits, prompt_for
@@ -176,9 +176,9 @@ def test_swapping_prompts_of_many_methods_compiles_nothing_new(tiny):
     def counted(*arguments):
         nonlocal count
         count += 1
-        return seq2seq_logits(*arguments)
+        return PromptedModel.seq2seq_logits(*arguments)
 
-    run = jax.jit(counted, static_argnums=0)
+    run = jax.jit(counted)
     loaded = []
     for i in range(100):
         case = subject("t5", names[i % 5])
@@ -186,7 +186,8 @@ def test_swapping_prompts_of_many_methods_compiles_nothing_new(tiny):
         tree = jax.tree.map(lambda leaf, i=i: leaf * (1 + i / 100), tuned)
         loaded.append(materialize(config, tree))
     for injection in loaded + loaded[::-1]:
-        run(tiny.module, tiny.params, injection, batch.tokens, batch.mask, batch.targets)
+        model = PromptedModel(tiny.module, tiny.params, injection)
+        run(model, batch.tokens, batch.mask, batch.targets)
     assert count == len(names)
 
 

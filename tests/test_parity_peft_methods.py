@@ -16,7 +16,7 @@ from make_prompts import DEEPER, EVERYWHERE, OURS, TASKS, P, edited, tensors, tr
 from parity import MARKS, difference, load_in_peft, padded_to, shaken
 
 from prompt_jax.config import InputError
-from prompt_jax.losses import seq2seq_logits
+from prompt_jax.forward import PromptedModel
 from prompt_jax.methods import init
 from prompt_jax.model import PromptTuningModel
 from prompt_jax.prompts import export_peft, import_prompt, load_prompt, prompt_for, save_prompt
@@ -84,14 +84,15 @@ def backbone(backbones):
     return backbones[True]
 
 
-_logits = jax.jit(seq2seq_logits, static_argnums=0)
+_logits = jax.jit(PromptedModel.seq2seq_logits)
 
 
 def our_logits(backbone, prompt, tasks=None):
     tokens, mask, decoder_tokens = inputs()
     injection = prompt.injection(tasks)
     arrays = tokens.astype(np.int32), mask, decoder_tokens.astype(np.int32)
-    return np.asarray(_logits(backbone.module, backbone.params, injection, *arrays))
+    model = PromptedModel(backbone.module, backbone.params, injection)
+    return np.asarray(_logits(model, *arrays))
 
 
 def their_logits(model, tasks=None):

@@ -6,8 +6,7 @@ from prompt_jax.forward.injection import Placement as Placement
 from prompt_jax.forward.injection import TaskPrompts as TaskPrompts
 from prompt_jax.forward.injection import for_tasks as for_tasks
 from prompt_jax.forward.injection import only_real as only_real
-from prompt_jax.forward.injection import prepend as prepend
-from prompt_jax.forward.injection import read_in as read_in
-from prompt_jax.forward.injection import text_mask as text_mask
-from prompt_jax.forward.injection import text_states as text_states
-from prompt_jax.forward.injection import variables as variables
+from prompt_jax.forward.prompted import Prefilled as Prefilled
+from prompt_jax.forward.prompted import PromptedModel as PromptedModel
+from prompt_jax.forward.prompted import at_places as at_places
+from prompt_jax.forward.prompted import prepend as prepend

@@ -1,8 +1,4 @@
-"""The one seam between a prompt and a backbone.
-
-Whatever a method trains, it ends as an `Injection`; `prepend` joins it with the text. The mask
-grows here and only here, so no later code has to know that a prompt exists.
-"""
+"""What a prompt puts into a frozen model, whatever method trained it."""
 
 from typing import Any, NamedTuple
 
@@ -88,14 +84,6 @@ class TaskPrompts(NamedTuple):
         return self.input_tokens + self.rest.positions
 
 
-def variables(injection: Injection | None, frozen: Any) -> dict[str, Any]:
-    """What the backbone's module is applied to."""
-    if injection is None:
-        return {"params": frozen}
-    params = frozen if injection.params is None else injection.params
-    return {"params": params} | ({"tuned": injection.sockets} if injection.sockets else {})
-
-
 def for_tasks(
     injection: Injection | TaskPrompts, tasks: Int[ArrayLike, "*B"] | int | None
 ) -> Injection:
@@ -130,103 +118,3 @@ def only_real(injection: Injection, real: Bool[Array, " P"]) -> Injection:
     sockets = flax.traverse_util.unflatten_dict(leaves, sep="/")
     mask = None if injection.prompt is None else real
     return injection._replace(prompt_mask=mask, sockets=sockets)
-
-
-def prepend(
-    injection: Injection | None,
-    embeddings: Float[Array, "B T D"],
-    mask: Bool[Array, "B T"],
-) -> tuple[Float[Array, "B S D"], Bool[Array, "B S"]]:
-    """Joins the virtual tokens with every text of the batch, S = P + T.
-
-    Args:
-      injection: None is the plain backbone: the text comes back as it is.
-      mask: True where a token is real; padding stands on the right.
-
-    Raises:
-      InputError: the prompt and the embeddings differ in width.
-    """
-    if injection is None:
-        return embeddings, mask
-    batch, length, width = embeddings.shape
-    if injection.shift is not None:
-        shift = injection.shift[..., :length, :].astype(embeddings.dtype)
-        shift = jnp.broadcast_to(shift, (batch, *shift.shape[-2:]))
-        embeddings = embeddings.at[:, : shift.shape[1]].add(shift)
-    if injection.prompt is None:
-        return embeddings, mask
-    if injection.prompt.shape[-1] != width:
-        raise InputError(
-            f"the prompt is {injection.prompt.shape[-1]} wide and the backbone {width}; "
-            f"use the backbone that the prompt was trained on"
-        )
-    virtual = injection.prompt.shape[-2]
-    prompt = jnp.broadcast_to(injection.prompt.astype(embeddings.dtype), (batch, virtual, width))
-    real = True if injection.prompt_mask is None else injection.prompt_mask
-    prompt_mask = jnp.broadcast_to(real, (batch, virtual))
-    joined = jnp.concatenate([prompt, embeddings], axis=1)
-    joined_mask = jnp.concatenate([prompt_mask, mask], axis=1)
-    if injection.placement == "prefix":
-        return joined, joined_mask
-    order = _order(_tokens_before(injection, mask), virtual, length)
-    return (
-        jnp.take_along_axis(joined, order[:, :, None], axis=1),
-        jnp.take_along_axis(joined_mask, order, axis=1),
-    )
-
-
-def _tokens_before(injection: Injection, mask: Bool[Array, "B T"]) -> Int[Array, " B"]:
-    """How many tokens of every text stand before the prompt."""
-    tokens = mask.sum(1)
-    return jnp.minimum(tokens, 1) if injection.placement == "after_bos" else tokens
-
-
-def _order(before: Array, virtual: int, length: int) -> Array:
-    """[B, S] positions in [prompt, text] that put `before` text tokens ahead of the prompt."""
-    position = jnp.arange(virtual + length)[None, :]
-    before = before[:, None]
-    leading = position < before
-    in_prompt = (position >= before) & (position < before + virtual)
-    return jnp.where(leading, position + virtual, jnp.where(in_prompt, position - before, position))
-
-
-def text_states(
-    injection: Injection | None,
-    states: Float[Array, "B S D"],
-    mask: Bool[Array, "B T"],
-) -> Float[Array, "B T D"]:
-    """The states of the text tokens among those of a text that `prepend` joined with a prompt."""
-    if injection is None or not injection.input_tokens:
-        return states
-    virtual = injection.input_tokens
-    if injection.placement == "prefix":
-        return states[:, virtual:]
-    text = jnp.arange(mask.shape[1])[None, :]
-    before = _tokens_before(injection, mask)
-    places = jnp.where(text < before[:, None], text, text + virtual)
-    return jnp.take_along_axis(states, places[:, :, None], axis=1)
-
-
-def text_mask(
-    injection: Injection | None,
-    embeddings: Float[Array, "B T D"],
-    mask: Bool[Array, "B T"],
-) -> Bool[Array, "B S"]:
-    """Where the real tokens of the text stand once `prepend` has joined it with a prompt."""
-    if injection is None or not injection.input_tokens:
-        return mask
-    hidden = injection._replace(prompt_mask=jnp.zeros(injection.input_tokens, bool))
-    return prepend(hidden, embeddings, mask)[1]
-
-
-def read_in(
-    module: Any,
-    frozen: Any,
-    injection: Injection | None,
-    tokens: Int[Array, "B T"],
-    mask: Bool[Array, "B T"],
-) -> tuple[dict[str, Any], Float[Array, "B S D"], Bool[Array, "B S"]]:
-    """What a model is applied to, and the embeddings and mask that it reads."""
-    given = variables(injection, frozen)
-    embeddings = module.apply(given, tokens, method="embed")
-    return given, *prepend(injection, embeddings, mask)

@@ -79,7 +79,6 @@ def answer(
     *,
     data: DataConfig,
     eval: EvalConfig,
-    frozen: Any = None,
     progress: Progress | None = None,
 ) -> Answers:
     """The answer to every input, in the order of the inputs.
@@ -89,7 +88,6 @@ def answer(
 
     Args:
       sources: input texts, the template already filled.
-      frozen: the weights; None takes `backbone.params`.
       progress: called after every batch with the answered and all inputs.
 
     Raises:
@@ -115,7 +113,7 @@ def answer(
         rows = encode(tokenizer, sources, data.max_source_length)
     if is_encoder(backbone.config) and head is None and backbone.config.word_head:
         one_mask(backbone, rows, [place_of(text, i) for i, text in enumerate(sources)])
-    run = _asked(backbone, injection, task, data, eval, frozen)
+    run = _asked(backbone, injection, task, data, eval)
     found: list[Any] = [None] * len(rows)
     done = 0
     for indices, tokens, mask in batches_by_length(rows, eval.rows, virtual, _pad_id(backbone)):
@@ -141,16 +139,13 @@ def _asked(
     task: Task,
     data: DataConfig,
     eval: EvalConfig,
-    frozen: Any,
 ) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """What a batch of tokens and mask is asked for: a head's scores, those of words, or a text."""
-    if frozen is None:
-        injection = read_once(backbone, injection)
-    model: dict[str, Any] = {"frozen": frozen}
+    injection = read_once(backbone, injection)
     if injection is not None and injection.head is not None:
         # A head on label words is one of classes, whatever the task calls them.
         kind = {"kind": task.kind} if task.kind in READERS else {}
-        read = functools.partial(classify, backbone, injection, **kind, **model)
+        read = functools.partial(classify, backbone, injection, **kind)
         return lambda tokens, mask: on_host(read(tokens, mask))
     if task.choices:
         words = (backbone.tokenizer, task.choices, data.max_target_length)
@@ -158,11 +153,11 @@ def _asked(
         labels = pad(labels, max(map(len, labels)), _pad_id(backbone))
         norm = {"length_normalize": eval.length_normalize}
         return lambda tokens, mask: on_host(
-            score(backbone, injection, tokens, mask, *labels, **norm, **model)
+            score(backbone, injection, tokens, mask, *labels, **norm)
         )
     beams = {"num_beams": eval.num_beams, "length_penalty": eval.length_penalty}
     beams["max_new_tokens"] = eval.max_new_tokens
-    return functools.partial(generate, backbone, injection, **beams, **model)
+    return functools.partial(generate, backbone, injection, **beams)
 
 
 def _check_classes(head: dict[str, Any], task: Task) -> None:

@@ -13,8 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from prompt_jax.backbones.layers import NEVER
 from prompt_jax.backbones.stack import LayerCache
-from prompt_jax.forward import Injection
-from prompt_jax.generate.prefill import Prefilled, decode_token, prefill
+from prompt_jax.forward import Prefilled, PromptedModel
 from prompt_jax.generate.rules import Rules, obey
 
 
@@ -42,13 +41,9 @@ class _Beams(NamedTuple):
     """True when no hypothesis of any row is left to continue."""
 
 
-@functools.partial(
-    jax.jit, static_argnames=("module", "length", "beams", "stop_when_full", "ngram")
-)
+@functools.partial(jax.jit, static_argnames=("length", "beams", "stop_when_full", "ngram"))
 def search_beams(
-    module: Any,
-    frozen: Any,
-    injection: Injection | None,
+    model: PromptedModel,
     tokens: Int[Array, "B T"],
     mask: Bool[Array, "B T"],
     rules: Rules,
@@ -65,16 +60,15 @@ def search_beams(
       ngram: as `obey` has it.
       stop_when_full: a row is decided when `beams` hypotheses have ended, whatever their scores.
     """
-    config = module.config
-    first = prefill(module, frozen, injection, tokens, mask, length=length)
-    first = _spread(first, beams)
+    config = model.module.config
+    first = _spread(model.prefill(tokens, mask, length), beams)
     extend = functools.partial(_extend, rules.spread(beams), ngram, lengths, stop_when_full)
 
     def body(carry: tuple[_Beams, LayerCache]) -> tuple[_Beams, LayerCache]:
         state, cache = carry
-        last = jnp.take(state.tokens, state.step - 1, axis=2).reshape(-1)
-        logits, cache = decode_token(module, frozen, injection, last, first.mask, cache, state.step)
-        state, parents = extend(state, logits)
+        last = jnp.take(state.tokens, state.step - 1, axis=2).reshape(-1, 1)
+        logits, cache = model.decode(last, first.mask, cache, state.step)
+        state, parents = extend(state, logits[:, 0])
         return state, _reorder(cache, parents)
 
     def running(carry: tuple[_Beams, LayerCache]) -> Bool[Array, ""]:

@@ -1,7 +1,6 @@
 """The public face of decoding: arguments checked, and the program that they ask for."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +9,7 @@ from jaxtyping import Array, Bool, Int
 
 from prompt_jax.backbones import Backbone, is_encoder
 from prompt_jax.config import InputError
-from prompt_jax.forward import Injection
+from prompt_jax.forward import Injection, PromptedModel
 from prompt_jax.generate.beam import Lengths, search_beams
 from prompt_jax.generate.options import (
     Drawing,
@@ -20,7 +19,6 @@ from prompt_jax.generate.options import (
     new_tokens,
     rules_of,
 )
-from prompt_jax.generate.prefill import decoding_module
 from prompt_jax.generate.sampling import Draw, decode_tokens
 from prompt_jax.sharding import on_host, place_rows
 
@@ -34,7 +32,6 @@ def generate(
     tokens: Int[Array | np.ndarray, "B T"],
     mask: Bool[Array | np.ndarray, "B T"],
     *,
-    frozen: Any = None,
     max_new_tokens: int | None = None,
     max_length: int | None = None,
     min_new_tokens: int = 0,
@@ -60,7 +57,6 @@ def generate(
     the meaning that they have in Transformers.
 
     Args:
-      frozen: the weights; None takes `backbone.params`.
       max_new_tokens: U; None is 64, or what max_length leaves.
       max_length: as Transformers counts: of a decoder T + U, of an encoder-decoder U and its start
         token.
@@ -109,9 +105,8 @@ def generate(
         min_new_tokens=min_new_tokens, repetition_penalty=repetition_penalty,
         no_repeat_ngram_size=no_repeat_ngram_size,
     )  # fmt: skip
-    params = backbone.params if frozen is None else frozen
     placed = place_rows((tokens, mask), backbone.mesh)
-    arguments = (decoding_module(backbone), params, injection, *placed, rules)
+    arguments = (PromptedModel.of(backbone, injection), *placed, rules)
     shape = {"length": length, "ngram": no_repeat_ngram_size}
     if num_beams == 1:
         draw = drawn and _draw(drawn, seed, identity, backbone.config.vocab_size)
@@ -129,7 +124,7 @@ def generate(
 OPTIONS = [
     name
     for name, kind in generate.__annotations__.items()
-    if name not in ("backbone", "injection", "tokens", "mask", "frozen", "unknown", "return")
+    if name not in ("backbone", "injection", "tokens", "mask", "unknown", "return")
 ]
 
 

@@ -1,16 +1,15 @@
 """How likely the right answers are, where answers are written: teacher-forced, one pass a batch."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import DataConfig, EvalConfig
 from prompt_jax.data import encode, encode_targets, pad
-from prompt_jax.forward import Injection
+from prompt_jax.forward import Injection, PromptedModel
 from prompt_jax.generate.answers import batches_by_length, padded_length
-from prompt_jax.generate.prefill import decoding_module, read_once
+from prompt_jax.generate.prefill import read_once
 from prompt_jax.generate.scoring import score_candidates
 from prompt_jax.sharding import on_host, place_rows
 
@@ -23,14 +22,12 @@ def target_likelihood(
     *,
     data: DataConfig,
     eval: EvalConfig,
-    frozen: Any = None,
 ) -> float:
     """The mean log-probability of a target's token, in nats: minus the loss that training lowers.
 
     Args:
       sources: input texts, the template already filled.
       targets: the right answer to each.
-      frozen: the weights; None takes `backbone.params`.
 
     Raises:
       InputError: more tokens than the backbone has positions.
@@ -39,8 +36,8 @@ def target_likelihood(
     words = (backbone.tokenizer, targets, data.max_target_length)
     target_tokens = encode_targets(*words, place=backbone.target_place)
     length = padded_length(max(map(len, target_tokens)))
-    if frozen is None:
-        injection, frozen = read_once(backbone, injection), backbone.params
+    injection = read_once(backbone, injection)
+    model = PromptedModel.of(backbone, injection)
     virtual = 0 if injection is None else injection.input_tokens
     positions = 0 if injection is None else injection.positions
     backbone.check_context(positions, max(map(len, rows)), max(map(len, target_tokens)))
@@ -50,9 +47,7 @@ def target_likelihood(
         copies = np.pad(indices, (0, len(tokens) - len(indices)), mode="edge")
         answers, real = pad([target_tokens[i] for i in copies], length, pad_id)
         scores = score_candidates(
-            decoding_module(backbone),
-            frozen,
-            injection,
+            model,
             *place_rows((tokens, mask, answers[:, None], real[:, None]), backbone.mesh),
             np.ones((len(tokens), 1), int),
         )

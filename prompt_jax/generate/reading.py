@@ -1,7 +1,6 @@
 """Heads that read: the class of a text, the tags of its words, the span that answers it."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import numpy as np
@@ -9,20 +8,15 @@ from jaxtyping import Array, Bool, Float, Int
 
 from prompt_jax.backbones import Backbone
 from prompt_jax.data import first_tokens
-from prompt_jax.forward import Injection
-from prompt_jax.generate.encoding import class_logits, place_logits, token_logits
-from prompt_jax.generate.prefill import decoding_module
+from prompt_jax.forward import Injection, PromptedModel
 from prompt_jax.sharding import place_rows
 
 LONGEST_SPAN = 30  # In tokens, as the scripts for SQuAD have it.
 
 _logits = {
-    by: jax.jit(logits, static_argnames="module")
-    for by, logits in (
-        ("classification", class_logits),
-        ("tagging", token_logits),
-        ("span", place_logits),
-    )
+    "classification": jax.jit(PromptedModel.class_logits),
+    "tagging": jax.jit(PromptedModel.token_logits),
+    "span": jax.jit(PromptedModel.span_logits),
 }
 
 
@@ -33,7 +27,6 @@ def classify(
     mask: Bool[Array | np.ndarray, "B T"],
     *,
     kind: str = "classification",
-    frozen: Any = None,
 ) -> Float[Array, "B *T C"]:
     """Log-probabilities by the head of `injection`.
 
@@ -47,9 +40,8 @@ def classify(
     mask = np.asarray(mask, bool)
     backbone.check_context(injection.positions, backbone.longest(mask), 0)
     rows = (np.asarray(tokens, np.int32), mask)
-    arguments = (injection, *place_rows(rows, backbone.mesh))
-    params = backbone.params if frozen is None else frozen
-    logits = _logits[kind](decoding_module(backbone), params, *arguments)
+    model = PromptedModel.of(backbone, injection)
+    logits = _logits[kind](model, *place_rows(rows, backbone.mesh))
     return jax.nn.log_softmax(logits, axis=-1)
 
 

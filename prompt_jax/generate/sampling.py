@@ -1,7 +1,7 @@
 """One token after the other: the likeliest (greedy), or one drawn from the distribution."""
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +9,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from prompt_jax.backbones.layers import NEVER
 from prompt_jax.backbones.stack import LayerCache
-from prompt_jax.forward import Injection
-from prompt_jax.generate.prefill import decode_token, prefill
+from prompt_jax.forward import PromptedModel
 from prompt_jax.generate.rules import Rules, obey
 
 
@@ -35,11 +34,9 @@ class _State(NamedTuple):
     cache: LayerCache
 
 
-@functools.partial(jax.jit, static_argnames=("module", "length", "ngram"))
+@functools.partial(jax.jit, static_argnames=("length", "ngram"))
 def decode_tokens(
-    module: Any,
-    frozen: Any,
-    injection: Injection | None,
+    model: PromptedModel,
     tokens: Int[Array, "B T"],
     mask: Bool[Array, "B T"],
     rules: Rules,
@@ -54,8 +51,8 @@ def decode_tokens(
       draw: None is greedy.
       ngram: as `obey` has it.
     """
-    config = module.config
-    first = prefill(module, frozen, injection, tokens, mask, length=length)
+    config = model.module.config
+    first = model.prefill(tokens, mask, length)
     batch = tokens.shape[0]
 
     def append(state: _State, logits: Float[Array, "B V"], cache: LayerCache) -> _State:
@@ -71,10 +68,9 @@ def decode_tokens(
         )
 
     def body(state: _State) -> _State:
-        step = decode_token(
-            module, frozen, injection, state.last, first.mask, state.cache, state.step
-        )
-        return append(state, *step)
+        last = state.last[:, None]
+        logits, cache = model.decode(last, first.mask, state.cache, state.step)
+        return append(state, logits[:, 0], cache)
 
     empty = jnp.full((batch, length), config.filler, jnp.int32)
     start = _State(jnp.int32(0), empty, empty[:, 0], jnp.zeros(batch, bool), first.cache)

@@ -1,8 +1,6 @@
 """Log-likelihoods of candidate targets: how label words are ranked."""
 
-import functools
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from prompt_jax.backbones import Backbone, is_encoder
 from prompt_jax.config import InputError
-from prompt_jax.forward import Injection, variables
-from prompt_jax.generate.prefill import decoding_module, prefill
+from prompt_jax.forward import Injection, PromptedModel
 from prompt_jax.sharding import place_rows
 
 LOGITS_BYTES = 256 * 2**20  # Logits held at once while candidates are scored.
@@ -27,7 +24,6 @@ def score(
     candidate_mask: Bool[Array | np.ndarray, "C U"],
     *,
     length_normalize: bool = True,
-    frozen: Any = None,
 ) -> Float[Array, "B C"]:
     """The log-likelihood of every candidate as the answer to every row, in nats.
 
@@ -38,7 +34,6 @@ def score(
       candidates: with EOS, padded on the right.
       candidate_mask: True where a token is real; every candidate has at least one.
       length_normalize: divide by the number of tokens, EOS among them.
-      frozen: the weights; None takes `backbone.params`.
 
     Raises:
       InputError: there is no candidate, or an empty one, or more tokens than the backbone has
@@ -58,9 +53,7 @@ def score(
     virtual = 0 if injection is None else injection.positions
     backbone.check_context(virtual, backbone.longest(mask), candidates.shape[1])
     return score_candidates(
-        decoding_module(backbone),
-        backbone.params if frozen is None else frozen,
-        injection,
+        PromptedModel.of(backbone, injection),
         *place_rows((np.asarray(tokens, np.int32), mask), backbone.mesh),
         candidates,
         candidate_mask,
@@ -99,18 +92,14 @@ def one_mask(backbone: Backbone, rows: Sequence[np.ndarray], places: Sequence[st
             )
 
 
-@functools.partial(jax.jit, static_argnames="module")
+@jax.jit
 def score_candidates(
-    module: Any,
-    frozen: Any,
-    injection: Injection | None,
+    model: PromptedModel,
     tokens: Int[Array, "B T"],
     mask: Bool[Array, "B T"],
     candidates: Int[Array, "*B C U"],
     candidate_mask: Bool[Array, "*B C U"],
     divisor: Int[Array, "*B C"],
-    *,
-    rngs: dict[str, Any] | None = None,
 ) -> Float[Array, "B C"]:
     """The program behind `score`, and behind losses over label words; differentiable.
 
@@ -120,24 +109,24 @@ def score_candidates(
     cross-attention keys and values of their row.
     """
     count, length = candidates.shape[-2:]
-    options = {"length": length, "rngs": rngs}
-    first = prefill(module, frozen, injection, tokens, mask, **options)
+    first = model.prefill(tokens, mask, length)
     batch, vocab = first.logits.shape
 
-    def one(candidate: Int[Array, "#B U"], real: Bool[Array, "#B U"]) -> Float[Array, " B"]:
+    def likelihood(candidate: Int[Array, "#B U"], real: Bool[Array, "#B U"]) -> Float[Array, " B"]:
         logits = first.logits[:, None]
         if length > 1:
             read = jnp.broadcast_to(candidate[:, :-1], (batch, length - 1))
-            arguments = (read, None, first.mask, first.cache, 1)
-            given = variables(injection, frozen)
-            later, _ = module.apply(given, *arguments, method="decode", rngs=rngs)
+            later, _ = model.decode(read, first.mask, first.cache, 1)
             logits = jnp.concatenate([logits, later], axis=1)
         picked = jnp.take_along_axis(logits, candidate[:, :, None], axis=2)[..., 0]
-        likelihood = picked - jax.nn.logsumexp(logits, axis=-1)
-        return jnp.where(real, likelihood, 0.0).sum(-1)
+        log_probs = picked - jax.nn.logsumexp(logits, axis=-1)
+        return jnp.where(real, log_probs, 0.0).sum(-1)
 
-    at_once = max(1, LOGITS_BYTES // (4 * batch * length * vocab))
+    # As many candidates at a time as their logits have room for.
+    at_once = min(count, max(1, LOGITS_BYTES // (4 * batch * length * vocab)))
     rows = -1 if candidates.ndim == 3 else 1
-    each = [x.reshape(rows, count, length).swapaxes(0, 1) for x in (candidates, candidate_mask)]
-    scores = jax.lax.map(lambda c: one(*c), tuple(each), batch_size=min(at_once, count)).T
+    by_candidate = tuple(
+        x.reshape(rows, count, length).swapaxes(0, 1) for x in (candidates, candidate_mask)
+    )
+    scores = jax.lax.map(lambda pair: likelihood(*pair), by_candidate, batch_size=at_once).T
     return scores / divisor.reshape(rows, count)

@@ -13,10 +13,9 @@ from prompt_jax.backbones.sizes import numbers
 from prompt_jax.backbones.t5 import shift_right
 from prompt_jax.config import InputError, MethodConfig
 from prompt_jax.data.alignment import IGNORED
-from prompt_jax.forward import Injection, for_tasks
+from prompt_jax.forward import Injection, PromptedModel, at_places, for_tasks
 from prompt_jax.generate import generate, read_once
-from prompt_jax.generate.encoding import at_places, class_logits, encode_text, token_logits
-from prompt_jax.losses import mean_loss, seq2seq_logits, text_logits
+from prompt_jax.losses import mean_loss
 from prompt_jax.methods import materialize
 from prompt_jax.model.inputs import class_labels, texts, token_ids
 from prompt_jax.prompts import Prompt, fresh, import_prompt, prompt_for, save_prompt
@@ -24,14 +23,14 @@ from prompt_jax.prompts.fits import adopt
 from prompt_jax.prompts.multitask import TaskIds, task_numbers
 from prompt_jax.prompts.prompt import check_task
 
-_logits = jax.jit(seq2seq_logits, static_argnames="module")
-_text_logits = jax.jit(text_logits, static_argnames=("module", "virtual"))
+_logits = jax.jit(PromptedModel.seq2seq_logits)
+_text_logits = jax.jit(PromptedModel.text_logits, static_argnames="virtual")
 
 _READ = {
-    "SEQ_CLS": jax.jit(class_logits, static_argnames="module"),
-    "TOKEN_CLS": jax.jit(token_logits, static_argnames="module"),
-    "QUESTION_ANS": jax.jit(token_logits, static_argnames="module"),
-    "FEATURE_EXTRACTION": jax.jit(encode_text, static_argnames="module"),
+    "SEQ_CLS": jax.jit(PromptedModel.class_logits),
+    "TOKEN_CLS": jax.jit(PromptedModel.token_logits),
+    "QUESTION_ANS": jax.jit(PromptedModel.token_logits),
+    "FEATURE_EXTRACTION": jax.jit(PromptedModel.text_states),
     "": _text_logits,
 }
 """What a model that reads is asked for, by its task; without a head, the words at every place."""
@@ -179,14 +178,9 @@ class PromptTuningModel:
             labels = token_ids(self.backbone, "labels", labels, len(tokens), (IGNORED,))
             targets = jnp.where(labels != IGNORED, labels, self.backbone.config.filler)
             shifted = shift_right(targets, self.backbone.config.decoder_start_token_id)
-        logits = _logits(
-            self.backbone.module,
-            self.backbone.params,
-            injection,
-            tokens,
-            mask,
-            self._decoder_tokens(decoder_input_ids, shifted, len(tokens)),
-        )
+        decoder_tokens = self._decoder_tokens(decoder_input_ids, shifted, len(tokens))
+        model = PromptedModel.of(self.backbone, injection)
+        logits = _logits(model, tokens, mask, decoder_tokens)
         return Output(logits, None if labels is None else mean_loss(logits, labels))
 
     @property
@@ -205,8 +199,7 @@ class PromptTuningModel:
         task = "" if self._source is None else self._method.task_type
         headed = self._source is not None and self._method.num_labels is not None
         kind = task if headed or task == "FEATURE_EXTRACTION" else ""
-        given = self.backbone.module, self.backbone.params, injection, tokens, mask
-        logits = _READ[kind](*given)
+        logits = _READ[kind](PromptedModel.of(self.backbone, injection), tokens, mask)
         if labels is None:
             return Output(logits)
         rows = tokens.shape[:1]
@@ -234,8 +227,8 @@ class PromptTuningModel:
     ) -> Output:
         """What a call of a decoder-only model gives."""
         self.backbone.check_word_head()
-        given = self.backbone.module, self.backbone.params, injection, tokens, mask
-        logits = _text_logits(*given, virtual=virtual)
+        model = PromptedModel.of(self.backbone, injection)
+        logits = _text_logits(model, tokens, mask, virtual=virtual)
         if labels is None:
             return Output(logits)
         labels = token_ids(self.backbone, "labels", labels, len(tokens), (IGNORED,))

@@ -15,7 +15,7 @@ from prompt_jax.backbones import Backbone, boxed_shapes, shardings
 from prompt_jax.backbones.quantised import LIMITS, bytes_of
 from prompt_jax.config import Config, InputError, MethodConfig
 from prompt_jax.data import Batch
-from prompt_jax.generate.prefill import decoding_module
+from prompt_jax.forward import PromptedModel
 from prompt_jax.generate.rules import Rules
 from prompt_jax.generate.sampling import decode_tokens
 from prompt_jax.generate.scoring import score_candidates
@@ -142,11 +142,11 @@ def decode_program(config: Config, backbone: Backbone, device: Any) -> Program:
     injection, tokens, mask = _read(config, method, backbone, device)
     longest = eval.max_new_tokens
     rules = Rules(np.atleast_1d(backbone.config.eos_token_id), np.int32(0))
-    module = decoding_module(backbone)
 
     @jax.jit
     def decode(injection: Any, frozen: Any, tokens: Any, mask: Any) -> Any:
-        return decode_tokens(module, frozen, injection, tokens, mask, rules, None, length=longest)
+        model = PromptedModel.of(dataclasses.replace(backbone, params=frozen), injection)
+        return decode_tokens(model, tokens, mask, rules, None, length=longest)
 
     arguments = (injection, backbone.params, tokens, mask)
     return Program("decode", decode, arguments, rounds=eval.max_new_tokens)
@@ -164,14 +164,13 @@ def score_program(config: Config, backbone: Backbone, device: Any) -> Program:
         words = [jax.ShapeDtypeStruct((count, n), t, sharding=place) for n, t in shapes.values()]
     else:
         words = _rows(backbone, device, tokens.shape[0], **shapes)
-    module = decoding_module(backbone)
 
     @jax.jit
     def score(injection: Any, frozen: Any, tokens: Any, mask: Any, words: Any, real: Any) -> Any:
         if not count:
             words, real = words[:, None], real[:, None]
-        inputs = (module, frozen, injection, tokens, mask, words, real, real.sum(-1))
-        return score_candidates(*inputs)
+        model = PromptedModel.of(dataclasses.replace(backbone, params=frozen), injection)
+        return score_candidates(model, tokens, mask, words, real, real.sum(-1))
 
     return Program("score", score, (injection, backbone.params, tokens, mask, *words))
 

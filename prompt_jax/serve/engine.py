@@ -11,9 +11,8 @@ from typing import Any
 
 from prompt_jax.backbones import Backbone, is_encoder
 from prompt_jax.config import InputError, MethodConfig, at_least
-from prompt_jax.forward import Injection
+from prompt_jax.forward import Injection, PromptedModel
 from prompt_jax.generate.ensemble import check_weights
-from prompt_jax.generate.prefill import decoding_module
 from prompt_jax.prompts import Prompt
 from prompt_jax.serve.bank import Bank, layout_of
 from prompt_jax.serve.ensembles import Ensembled, ensembled
@@ -77,7 +76,7 @@ class Engine:
         self.backbone = backbone
         self.lengths, self.slots = tuple(lengths), slots
         self.max_new_tokens = max_new_tokens
-        module = decoding_module(backbone)
+        module = PromptedModel.of(backbone).module
         given = prompts or {}
         try:
             injections = [injection_for(backbone, prompt, False) for prompt in given.values()]

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from prompt_jax.backbones.layers import NEVER
-from prompt_jax.generate.encoding import class_logits, encode_text
+from prompt_jax.forward import PromptedModel
 from prompt_jax.generate.scoring import score_candidates
 from prompt_jax.serve.bank import Layout, rows_of
 from prompt_jax.serve.slots import Version
@@ -61,9 +61,8 @@ def score_rows(
     divisor: Int[Any, "B C"],
 ) -> Float[Array, "B C"]:
     """The log-likelihood of every candidate of every row, in nats."""
-    injection = rows_of(leaves, slots)
-    given = (module, frozen, injection, tokens, mask, candidates, real, divisor)
-    return score_candidates(*given)
+    model = PromptedModel(module, frozen, rows_of(leaves, slots))
+    return score_candidates(model, tokens, mask, candidates, real, divisor)
 
 
 @functools.partial(jax.jit, static_argnames="module")
@@ -77,8 +76,8 @@ def classify_rows(
     classes: Int[Any, " B"],
 ) -> Float[Array, "B C"]:
     """The log-probability of every class by every row's own head, of which a row has so many."""
-    injection = rows_of(leaves, slots)
-    logits = class_logits(module, frozen, injection, tokens, mask)
+    model = PromptedModel(module, frozen, rows_of(leaves, slots))
+    logits = model.class_logits(tokens, mask)
     own = jnp.arange(logits.shape[1])[None, :] < classes[:, None]
     return jax.nn.log_softmax(jnp.where(own, logits, NEVER), axis=-1)
 
@@ -93,7 +92,7 @@ def embed_rows(
     mask: Bool[Any, "B T"],
 ) -> Float[Array, "B D"]:
     """The mean of the states of every text's own tokens, float32."""
-    injection = rows_of(leaves, slots)
-    states = encode_text(module, frozen, injection, tokens, mask)
+    model = PromptedModel(module, frozen, rows_of(leaves, slots))
+    states = model.text_states(tokens, mask)
     weight = mask[:, :, None].astype(jnp.float32)
     return (states.astype(jnp.float32) * weight).sum(1) / jnp.maximum(weight.sum(1), 1.0)

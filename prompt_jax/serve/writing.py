@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from prompt_jax.backbones.stack import LayerCache
-from prompt_jax.generate.prefill import decode_token, prefill
+from prompt_jax.forward import PromptedModel
 from prompt_jax.generate.sampling import restrict
 from prompt_jax.serve.bank import injection_of, rows_of
 from prompt_jax.serve.reading import Leaves
@@ -82,7 +82,8 @@ def admit(
       places: of the rows on the board; one beyond it is of no row.
       room: U, the tokens that an answer may have.
     """
-    first = prefill(module, frozen, rows_of(leaves, slots), tokens, mask, length=room)
+    model = PromptedModel(module, frozen, rows_of(leaves, slots))
+    first = model.prefill(tokens, mask, room)
     written = jnp.zeros((len(slots), room))
     begun = Board(
         slots,
@@ -121,9 +122,9 @@ def write(
 
     def one(leaves: Leaves, mask: Array, cache: LayerCache, last: Array, step: Array) -> Any:
         cache = jax.tree.map(lambda leaf: leaf[:, None], cache)
-        given = (module, frozen, injection_of(leaves), last[None], mask[None], cache, step)
-        logits, cache = decode_token(*given)
-        return logits[0], jax.tree.map(lambda leaf: leaf[:, 0], cache)
+        model = PromptedModel(module, frozen, injection_of(leaves))
+        logits, cache = model.decode(last[None, None], mask[None], cache, step)
+        return logits[0, 0], jax.tree.map(lambda leaf: leaf[:, 0], cache)
 
     def turn(state: tuple[Array, Board]) -> tuple[Array, Board]:
         done, board = state
@@ -191,9 +192,9 @@ def empty_board(
     nothing = jnp.zeros(rows, jnp.int32)
 
     def first(leaves: Leaves, slots: Array, tokens: Array) -> Any:
-        given = (module, frozen, rows_of(leaves, slots), tokens, tokens > 0)
-        found = prefill(*given, length=room)
-        return found.mask, found.cache
+        model = PromptedModel(module, frozen, rows_of(leaves, slots))
+        filled = model.prefill(tokens, tokens > 0, room)
+        return filled.mask, filled.cache
 
     texts = jax.ShapeDtypeStruct((rows, length), jnp.int32)
     shapes = jax.eval_shape(first, dict(leaves), nothing, texts)

@@ -16,16 +16,15 @@ from jaxtyping import PyTree
 
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import PLACEMENTS, PromptTuningConfig, TrainConfig
-from prompt_jax.forward import Injection, Placement, for_tasks
-from prompt_jax.generate.prefill import decode_token, prefill
+from prompt_jax.forward import Injection, Placement, PromptedModel, for_tasks
 from prompt_jax.methods import simplify
 from prompt_jax.prompts import load_prompt, prompt_for, save_prompt
 from prompt_jax.testing.subject import TRAINING, Subject
 from prompt_jax.train import fit, start
 
 PROMPT = PromptTuningConfig(num_virtual_tokens=4)
-_prefill = jax.jit(prefill, static_argnames=("module", "length"))
-_decode = jax.jit(decode_token, static_argnames="module")
+_prefill = jax.jit(PromptedModel.prefill, static_argnames="length")
+_decode = jax.jit(PromptedModel.decode)
 
 
 def _close(ours: PyTree, reference: PyTree, atol: float = 2e-5, rtol: float = 1e-4) -> None:
@@ -164,14 +163,15 @@ def cached_decoding_equals_uncached(subject: Subject) -> None:
     injection = for_tasks(subject.injection(subject.trained()), 0)
     targets = jnp.asarray(batch.targets)
     reference = subject.logits(injection, batch)
-    model = (backbone.module, backbone.params, injection)
-    first = _prefill(*model, jnp.asarray(batch.tokens), jnp.asarray(batch.mask), length=5)
+    model = PromptedModel(backbone.module, backbone.params, injection)
+    first = _prefill(model, jnp.asarray(batch.tokens), jnp.asarray(batch.mask), length=5)
     logits, cache = first.logits, first.cache
     for position in range(5):
         _close(logits, reference[:, position], atol=1e-4)
         if position < 4:
-            token = targets[:, position]
-            logits, cache = _decode(*model, token, first.mask, cache, jnp.int32(position + 1))
+            token = targets[:, position : position + 1]
+            logits, cache = _decode(model, token, first.mask, cache, jnp.int32(position + 1))
+            logits = logits[:, 0]
 
 
 def resumed_equals_uninterrupted(subject: Subject) -> None:

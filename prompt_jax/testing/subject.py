@@ -13,9 +13,8 @@ from jaxtyping import Array, PyTree
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import MethodConfig, TrainConfig
 from prompt_jax.data import Batch
-from prompt_jax.forward import Injection, TaskPrompts, for_tasks
-from prompt_jax.generate.encoding import class_logits
-from prompt_jax.losses import Candidates, loss_fn, target_logits
+from prompt_jax.forward import Injection, PromptedModel, TaskPrompts, for_tasks
+from prompt_jax.losses import Candidates, loss_fn
 from prompt_jax.methods import init, materialize, resolve
 from prompt_jax.testing.models import random_batch
 from prompt_jax.train import compile_step
@@ -26,8 +25,8 @@ LABELS = Candidates(np.array([[40], [41], [42]]), np.ones((3, 1), bool))
 """The classes of a head, as words of one token."""
 
 # Compiled once for all subjects of a shape.
-_target_logits = jax.jit(target_logits, static_argnames="module")
-_class_logits = jax.jit(class_logits, static_argnames="module")
+_target_logits = jax.jit(PromptedModel.target_logits)
+_class_logits = jax.jit(PromptedModel.class_logits)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -106,12 +105,12 @@ class Subject:
     def logits(self, injection: Injection | TaskPrompts | None, batch: Batch) -> Array:
         """[B, U, V] of the targets, or [B, C] of a head's classes."""
         arrays = (jnp.asarray(batch.tokens), jnp.asarray(batch.mask))
-        model = (self.backbone.module, self.backbone.params)
         if injection is not None:
             injection = for_tasks(injection, batch.task_ids)
-            if injection.head is not None:
-                return _class_logits(*model, injection, *arrays)
-        return _target_logits(*model, injection, *arrays, jnp.asarray(batch.targets))
+        model = PromptedModel(self.backbone.module, self.backbone.params, injection)
+        if injection is not None and injection.head is not None:
+            return _class_logits(model, *arrays)
+        return _target_logits(model, *arrays, jnp.asarray(batch.targets))
 
 
 def _descend(leaf: np.ndarray, gradient: Array) -> np.ndarray:

@@ -1,0 +1,277 @@
+"""A frozen model with a prompt: the one value that runs a backbone.
+
+`prepend` is the one seam between a prompt and a text. The mask grows there and only there, so no
+later code has to know that a prompt exists.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from prompt_jax.backbones import Backbone, is_encoder
+from prompt_jax.backbones.layers import NEVER
+from prompt_jax.backbones.stack import LayerCache
+from prompt_jax.config import InputError
+from prompt_jax.forward.head import apply_head
+from prompt_jax.forward.injection import Injection
+
+
+def prepend(
+    injection: Injection | None,
+    embeddings: Float[Array, "B T D"],
+    mask: Bool[Array, "B T"],
+) -> tuple[Float[Array, "B S D"], Bool[Array, "B S"]]:
+    """Joins the virtual tokens with every text of the batch, S = P + T.
+
+    Args:
+      injection: None is the plain backbone: the text comes back as it is.
+      mask: True where a token is real; padding stands on the right.
+
+    Raises:
+      InputError: the prompt and the embeddings differ in width.
+    """
+    if injection is None:
+        return embeddings, mask
+    batch, length, width = embeddings.shape
+    if injection.shift is not None:
+        shift = injection.shift[..., :length, :].astype(embeddings.dtype)
+        shift = jnp.broadcast_to(shift, (batch, *shift.shape[-2:]))
+        embeddings = embeddings.at[:, : shift.shape[1]].add(shift)
+    if injection.prompt is None:
+        return embeddings, mask
+    if injection.prompt.shape[-1] != width:
+        raise InputError(
+            f"the prompt is {injection.prompt.shape[-1]} wide and the backbone {width}; "
+            f"use the backbone that the prompt was trained on"
+        )
+    virtual = injection.prompt.shape[-2]
+    prompt = jnp.broadcast_to(injection.prompt.astype(embeddings.dtype), (batch, virtual, width))
+    real = True if injection.prompt_mask is None else injection.prompt_mask
+    prompt_mask = jnp.broadcast_to(real, (batch, virtual))
+    joined = jnp.concatenate([prompt, embeddings], axis=1)
+    joined_mask = jnp.concatenate([prompt_mask, mask], axis=1)
+    if injection.placement == "prefix":
+        return joined, joined_mask
+    order = _order(_tokens_before(injection, mask), virtual, length)
+    return (
+        jnp.take_along_axis(joined, order[:, :, None], axis=1),
+        jnp.take_along_axis(joined_mask, order, axis=1),
+    )
+
+
+def _tokens_before(injection: Injection, mask: Bool[Array, "B T"]) -> Int[Array, " B"]:
+    """How many tokens of every text stand before the prompt."""
+    tokens = mask.sum(1)
+    return jnp.minimum(tokens, 1) if injection.placement == "after_bos" else tokens
+
+
+def _order(before: Array, virtual: int, length: int) -> Array:
+    """[B, S] positions in [prompt, text] that put `before` text tokens ahead of the prompt."""
+    position = jnp.arange(virtual + length)[None, :]
+    before = before[:, None]
+    leading = position < before
+    in_prompt = (position >= before) & (position < before + virtual)
+    return jnp.where(leading, position + virtual, jnp.where(in_prompt, position - before, position))
+
+
+def text_states(
+    injection: Injection | None,
+    states: Float[Array, "B S D"],
+    mask: Bool[Array, "B T"],
+) -> Float[Array, "B T D"]:
+    """The states of the text tokens among those of a text that `prepend` joined with a prompt."""
+    if injection is None or not injection.input_tokens:
+        return states
+    virtual = injection.input_tokens
+    if injection.placement == "prefix":
+        return states[:, virtual:]
+    text = jnp.arange(mask.shape[1])[None, :]
+    before = _tokens_before(injection, mask)
+    places = jnp.where(text < before[:, None], text, text + virtual)
+    return jnp.take_along_axis(states, places[:, :, None], axis=1)
+
+
+def text_mask(
+    injection: Injection | None,
+    embeddings: Float[Array, "B T D"],
+    mask: Bool[Array, "B T"],
+) -> Bool[Array, "B S"]:
+    """Where the real tokens of the text stand once `prepend` has joined it with a prompt."""
+    if injection is None or not injection.input_tokens:
+        return mask
+    hidden = injection._replace(prompt_mask=jnp.zeros(injection.input_tokens, bool))
+    return prepend(hidden, embeddings, mask)[1]
+
+
+def at_places(
+    logits: Float[Array, "B T 2"], mask: Bool[Array | np.ndarray, "B T"]
+) -> Float[Array, "B 2 T"]:
+    """Logits of the first and the last token over the places of a text, none at padding."""
+    return jnp.where(mask[..., None], logits, NEVER).swapaxes(1, 2)
+
+
+class Prefilled(NamedTuple):
+    """A model that has read its input and is about to write."""
+
+    logits: Float[Array, "B V"]
+    """Of the first target token."""
+    cache: LayerCache | None
+    """None of an encoder, which fills a mask and goes on with nothing."""
+    mask: Bool[Array, "B S"]
+    """Of the input, virtual tokens included."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PromptedModel:
+    """A frozen model with a prompt in it, or with none: an argument of every compiled program.
+
+    Example:
+      >>> model = PromptedModel.of(backbone, prompt.injection())
+      >>> logits = jax.jit(PromptedModel.target_logits)(model, tokens, mask, targets)
+
+    Texts are tokens [B, T] and a mask [B, T] that is True where a token is real; padding stands on
+    the right.
+    """
+
+    module: nn.Module = dataclasses.field(metadata={"static": True})
+    """A program is compiled for it."""
+    frozen: Any
+    """The backbone's parameters."""
+    injection: Any = None
+    """An `Injection`; None runs the plain backbone."""
+    dropout: Any = None
+    """The key of dropout; None while nothing is trained."""
+
+    @classmethod
+    def of(cls, backbone: Backbone, injection: Injection | None = None) -> "PromptedModel":
+        """The model as it answers: its layers scanned.
+
+        Layers apart train faster on CPU, but they decode no faster and compile for longer.
+        """
+        scanned = dataclasses.replace(backbone.config, scan=True)
+        module = dataclasses.replace(backbone, config=scanned).module
+        return cls(module, backbone.params, injection)
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What the module is applied to."""
+        if self.injection is None:
+            return {"params": self.frozen}
+        params = self.frozen if self.injection.params is None else self.injection.params
+        sockets = self.injection.sockets
+        return {"params": params} | ({"tuned": sockets} if sockets else {})
+
+    def apply(self, *arguments: Any, method: str) -> Any:
+        """Runs a method of the module."""
+        rngs = None if self.dropout is None else {"dropout": self.dropout}
+        return self.module.apply(self.variables, *arguments, method=method, rngs=rngs)
+
+    def read(
+        self, tokens: Int[Array, "B T"], mask: Bool[Array, "B T"]
+    ) -> tuple[Float[Array, "B S D"], Bool[Array, "B S"]]:
+        """Embeddings and mask of texts with the prompt in front, S = P + T."""
+        embeddings = self.apply(tokens, method="embed")
+        return prepend(self.injection, embeddings, mask)
+
+    def target_logits(
+        self, tokens: Int[Array, "B T"], mask: Bool[Array, "B T"], targets: Int[Array, "B U"]
+    ) -> Float[Array, "B U V"]:
+        """Logits of every target token; of an encoder, of the words at its first U masks."""
+        if is_encoder(self.module.config):
+            return self.cloze_logits(tokens, mask, targets.shape[1])
+        return self.apply(*self.read(tokens, mask), targets, method="predict")
+
+    def seq2seq_logits(
+        self, tokens: Int[Array, "B T"], mask: Bool[Array, "B T"], decoder_tokens: Int[Array, "B U"]
+    ) -> Float[Array, "B U V"]:
+        """Logits behind every decoder token of an encoder-decoder."""
+        return self.apply(*self.read(tokens, mask), decoder_tokens, method="__call__")
+
+    def text_logits(
+        self, tokens: Int[Array, "B T"], mask: Bool[Array, "B T"], *, virtual: bool = False
+    ) -> Float[Array, "B S V"]:
+        """Logits behind every text token of a model of one stack, S = T.
+
+        Args:
+          virtual: also those of virtual tokens, S = P + T.
+        """
+        logits = self.apply(*self.read(tokens, mask), method="__call__")
+        return logits if virtual else text_states(self.injection, logits, mask)
+
+    def text_states(
+        self, tokens: Int[Array, "B T"], mask: Bool[Array, "B T"]
+    ) -> Float[Array, "B T D"]:
+        """The states of the text's own tokens, wherever the prompt stands."""
+        states = self.apply(*self.read(tokens, mask), method="encode")
+        return text_states(self.injection, states, mask)
+
+    def token_logits(
+        self, tokens: Int[Array, "B T"], mask: Bool[Array, "B T"]
+    ) -> Float[Array, "B T C"]:
+        """What the head says of every token of the text."""
+        return apply_head(self.injection.head, self.text_states(tokens, mask), None)
+
+    def span_logits(
+        self, tokens: Int[Array, "B T"], mask: Bool[Array, "B T"]
+    ) -> Float[Array, "B 2 T"]:
+        """What the head says of every token as the first, and as the last one of the answer."""
+        return at_places(self.token_logits(tokens, mask), mask)
+
+    def class_logits(
+        self, tokens: Int[Array, "B T"], mask: Bool[Array, "B T"]
+    ) -> Float[Array, "B C"]:
+        """What the head says of every text.
+
+        PEFT's head reads a position, whatever stands there (`pool_prompt`); ours the text's own.
+        """
+        embeddings = self.apply(tokens, method="embed")
+        states = self.apply(*prepend(self.injection, embeddings, mask), method="encode")
+        visible = text_mask(self.injection, embeddings, mask)
+        if self.injection.pool_prompt is not None:
+            visible = visible | self.injection.pool_prompt
+        pooled = self.apply(states, visible, method="pool")
+        hidden = self.module.config.head("SEQ_CLS").hidden
+        return apply_head(self.injection.head, pooled, hidden)
+
+    def cloze_logits(
+        self, tokens: Int[Array, "B T"], mask: Bool[Array, "B T"], count: int
+    ) -> Float[Array, "B U V"]:
+        """Logits of the words in place of the first U = `count` masks of every text.
+
+        A text of fewer masks gives those of its first tokens, which nobody should read.
+        """
+        states = self.text_states(tokens, mask)
+        masks = (tokens == self.module.config.mask_token_id) & mask
+        places = jnp.argsort(~masks, axis=1, stable=True)[:, :count]
+        states = jnp.take_along_axis(states, places[:, :, None], axis=1)
+        return self.apply(states, method="words")
+
+    def prefill(
+        self, tokens: Int[Array, "B T"], mask: Bool[Array, "B T"], length: int
+    ) -> Prefilled:
+        """Reads the input once, before an answer is written.
+
+        Args:
+          length: target tokens that the cache has room for.
+        """
+        if is_encoder(self.module.config):
+            return Prefilled(self.cloze_logits(tokens, mask, 1)[:, 0], None, mask)
+        embeddings, mask = self.read(tokens, mask)
+        logits, cache = self.apply(embeddings, mask, length, method="prefill")
+        return Prefilled(logits, cache, mask)
+
+    def decode(
+        self,
+        tokens: Int[Array, "B U"],
+        mask: Bool[Array, "B S"],
+        cache: LayerCache,
+        index: Int[Array, ""] | int,
+    ) -> tuple[Float[Array, "B U V"], LayerCache]:
+        """Logits behind tokens of the answer, the first of which is its `index`-th, from 1."""
+        return self.apply(tokens, None, mask, cache, index, method="decode")
