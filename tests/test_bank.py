@@ -19,7 +19,8 @@ from prompt_jax.config import (
 )
 from prompt_jax.forward import Injection, PromptedModel
 from prompt_jax.methods import init, materialize
-from prompt_jax.serve.bank import Bank, flat, layout_of, rows_of
+from prompt_jax.serve.bank import Bank, rows_of
+from prompt_jax.serve.prompts import flat, layout_of
 from prompt_jax.testing import shaken
 
 METHODS = [

@@ -88,7 +88,7 @@ def test_any_row_of_64_prompts_is_the_row_alone(roomy):
     with Engine(roomy, prompts, slots=64, **options) as engine:
 
         def ask(names):
-            with engine._now.worker.lock:  # Nothing is taken before all wait.
+            with engine._worker.lock:  # Nothing is taken before all wait.
                 found = [engine.score(name, texts[name], words[name]) for name in names]
             return {n: f.result().log_likelihoods for n, f in zip(names, found, strict=True)}
 
@@ -178,7 +178,7 @@ def test_heads_of_other_numbers_of_classes(tiny_bert):
     prompts["words"] = prompt_of(tiny_bert, PromptTuningConfig(num_virtual_tokens=2), 9)
     with Engine(tiny_bert, prompts, **{**SMALL, "rows": (3,)}) as engine:
         text = text_for(tiny_bert, 1)
-        with engine._now.worker.lock:
+        with engine._worker.lock:
             found = {name: engine.classify(name, text) for name in ("p0", "p1", "p2")}
         for name, future in found.items():
             rows = np.array([text], np.int32), np.ones((1, len(text)), bool)
@@ -303,7 +303,7 @@ def test_one_prompt_keeps_out_no_other(tiny):
     order = []
     prompts = prompts_of(tiny)
     with Engine(tiny, prompts, **{**SMALL, "rows": (4,)}) as engine:
-        with engine._now.worker.lock:
+        with engine._worker.lock:
             many = [engine.score("p0", [4, 5], [[7], [8]]) for _ in range(20)]
             one = engine.score("p1", [4, 5], [[7], [8]])
         for name, future in [("one", one), *(("many", each) for each in many)]:

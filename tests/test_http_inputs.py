@@ -17,7 +17,7 @@ from prompt_jax.prompts import save_prompt  # noqa: E402
 from prompt_jax.serve import Engine, Store, UnknownPromptError  # noqa: E402
 from prompt_jax.serve.catalog import Catalog, ChangedError, open_catalog  # noqa: E402
 from prompt_jax.serve.http import create_app  # noqa: E402
-from prompt_jax.serve.http.keys import Key, Keys, read_keys  # noqa: E402
+from prompt_jax.serve.http.auth import Key, Keys, read_keys  # noqa: E402
 from prompt_jax.serve.http.prompts import packed, unpacked  # noqa: E402
 from prompt_jax.serve.http.run import check_open  # noqa: E402
 

@@ -61,7 +61,7 @@ def _serve(
     from prompt_jax.serve import Store
     from prompt_jax.serve.catalog import open_catalog
     from prompt_jax.serve.http import Keys, create_app
-    from prompt_jax.serve.http.keys import read_keys
+    from prompt_jax.serve.http.auth import read_keys
     from prompt_jax.serve.http.run import check_open, server_of
     from prompt_jax.weights import load_backbone
 
