@@ -97,8 +97,7 @@ class Engine:
     def put(self, name: str, prompt: Prompt, *, allow_mismatch: bool = False) -> str:
         """Takes a prompt under a name, in place of an older one; requests from now on have it.
 
-        Those before are answered by what the name stood for then. Nothing is compiled, and no request
-        waits.
+        Those before are answered by what the name stood for then; nothing is compiled.
 
         Returns:
           The digest that its answers will name.
