@@ -21,7 +21,7 @@ LADDER = (
     ("backbones", "tasks", "metrics"),
     ("sharding", "runtime"),
     ("processes", "disk", "signals"),
-    ("config", "assets"),
+    ("config", "assets", "trees"),
 )
 RUNG = {room: len(LADDER) - i for i, rooms in enumerate(LADDER) for room in rooms}
 ALLOWED = {
