@@ -68,7 +68,7 @@ class Writing(Prompted):
     max_tokens: int | None = Field(
         default=None, validation_alias=AliasChoices("max_tokens", "max_new_tokens")
     )
-    """Of an answer at most; `max_new_tokens` is another name for it."""
+    """Tokens of an answer at most; `max_new_tokens` is another name for it."""
     top_p: float = 1.0
     top_k: int = 0
     seed: int = 0

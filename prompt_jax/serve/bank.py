@@ -37,6 +37,7 @@ class Bank:
         self.layout, self.slots = dict(layout), slots
         self.prompts = slots - 1
         """Prompts that can be had at once."""
+        # Copied: a broadcast view has stride 0, and a donated array must own its memory.
         self.leaves: dict[str, Array] = {
             path: jnp.asarray(np.broadcast_to(leaf, (slots, *leaf.shape)).copy())
             for path, leaf in neutral(layout).items()

@@ -26,9 +26,9 @@ class Written(NamedTuple):
     tokens: Int[np.ndarray, " U"]
     """With EOS where it ends by itself."""
     log_probs: Float[np.ndarray, " U"]
-    """Of each token, before temperature and cuts."""
+    """Log-probability of every token, before temperature and cuts."""
     digest: str
-    """Of the prompt that wrote it; empty of the plain model."""
+    """The digest of the prompt that wrote it; empty of the plain model."""
 
 
 class ContinuousBatch:
@@ -130,6 +130,7 @@ class ContinuousBatch:
         paths = (path for request in self.requests.values() for path in request.served.leaves)
         self._write(self._bank.leaves_with(paths), awaited)
         board = self._board
+        # One transfer for all: each would wait for the device anew.
         steps, live, tokens, log_probs = jax.device_get(
             (board.step, board.live, board.tokens, board.log_probs)
         )

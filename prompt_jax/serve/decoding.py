@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt
 
 from prompt_jax.backbones.stack import LayerCache
 from prompt_jax.forward import PromptedModel
@@ -28,7 +28,7 @@ class Draws(NamedTuple):
     temperature: Float[Array | np.ndarray, " R"]
     top_k: Int[Array | np.ndarray, " R"]
     top_p: Float[Array | np.ndarray, " R"]
-    seed: Int[Array | np.ndarray, " R"]
+    seed: UInt[Array | np.ndarray, " R"]
 
 
 class Board(NamedTuple):
@@ -37,11 +37,11 @@ class Board(NamedTuple):
     slots: Int[Array, " R"]
     draws: Draws
     mask: Bool[Array, "R S"]
-    """Of the input, virtual tokens included."""
+    """True at real tokens of the input, virtual ones included."""
     cache: LayerCache
     tokens: Int[Array, "R U"]
     log_probs: Float[Array, "R U"]
-    """Of the tokens, before temperature and cuts."""
+    """Log-probabilities of the tokens, before temperature and cuts."""
     step: Int[Array, " R"]
     """Tokens written."""
     live: Bool[Array, " R"]
@@ -122,6 +122,7 @@ def write(
 
     def advance(state: tuple[Array, Board]) -> tuple[Array, Board]:
         done, board = state
+        # Empty places stand at step 0. They are decoded as if at step 1, and nothing is kept of it.
         at = jnp.maximum(board.step - 1, 0)[:, None]
         last = jnp.take_along_axis(board.tokens, at, axis=1)[:, 0]
         by_row = jax.vmap(decode, in_axes=(0, 0, 1, 0, 0), out_axes=(0, 1))
@@ -129,6 +130,7 @@ def write(
         return done + 1, _append(model, board._replace(cache=cache), logits)
 
     board = board._replace(live=board.live & awaited)
+    # Ends early once no row goes on, so that a burst costs no more than its longest answer.
     goes_on = lambda state: (state[0] < tokens) & state[1].live.any()  # noqa: E731
     return jax.lax.while_loop(goes_on, advance, (jnp.int32(0), board))[1]
 
@@ -149,6 +151,7 @@ def _append(model: PromptedModel, board: Board, logits: Float[Array, "R V"]) -> 
     likeliest = jnp.argmax(logits, axis=-1).astype(jnp.int32)
     chosen = jax.lax.cond(drawn.any(), draw, lambda: likeliest)
     token = jnp.where(drawn, chosen, likeliest)
+    # Of the model itself: a caller compares answers that were drawn at different temperatures.
     log_prob = jnp.take_along_axis(logits, token[:, None], axis=1)[:, 0]
     log_prob = log_prob - jax.nn.logsumexp(logits, axis=-1)
     rows, room = jnp.arange(len(token)), board.tokens.shape[1]
@@ -169,9 +172,10 @@ def _restricted(scores: Float[Array, "R V"], draws: Draws) -> Float[Array, "R V"
 
 
 def _draw(
-    seed: Int[Array | np.ndarray, ""], step: Array, scores: Float[Array, " V"]
+    seed: UInt[Array | np.ndarray, ""], step: Array, scores: Float[Array, " V"]
 ) -> Int[Array, ""]:
-    """As `generate(..., seed=seed)` draws its first row."""
+    """A token, drawn as `generate(..., seed=seed)` draws that of its first row."""
+    # The key depends on the row's own step and seed, so no neighbour changes what is drawn.
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 0), step)
     return jax.random.categorical(key, scores).astype(jnp.int32)
 
@@ -196,6 +200,7 @@ def empty_board(
         return prefilled.mask, prefilled.cache
 
     texts = jax.ShapeDtypeStruct((rows, length), jnp.int32)
+    # The cache has its shape from the model's own prefill, which no family has to describe twice.
     shapes = jax.eval_shape(first, dict(leaves), zeros, texts)
     mask, cache = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     blank = jnp.zeros((rows, room))

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
-from jaxtyping import Bool, Int, Int32
+from jaxtyping import Bool, Int, Int32, Integer
 
 from prompt_jax.backbones import Backbone, is_encoder
 from prompt_jax.config import InputError, at_least
@@ -17,8 +17,9 @@ from prompt_jax.data import encode_labels, pad
 from prompt_jax.data.files import whole
 from prompt_jax.serve.errors import DeadlineError, QueueFullError, TooLongError
 from prompt_jax.serve.prompts import Served
+from prompt_jax.trees import Tokenizer
 
-Text: TypeAlias = str | Sequence[int] | Int[np.ndarray, " T"]
+Text: TypeAlias = str | Sequence[int] | Integer[np.ndarray, " T"]
 """Words, or the tokens of them."""
 Tokens: TypeAlias = Int32[np.ndarray, " T"]
 LABEL_SETS = 1024
@@ -197,6 +198,7 @@ class Queue:
         new: set[str] = set()
         skipped: set[str] = set()
         while len(batch) < size and len(skipped) < len(turns):
+            # The prompt whose turn it is goes to the end at once, so the next one is another.
             digest, requests = next(iter(turns.items()))
             turns.move_to_end(digest)
             costs = bool(digest) and digest not in new and digest not in held
@@ -309,7 +311,7 @@ class Inputs:
         tokenizer, place = self._tokenizer("candidate"), self._backbone.target_place
         return encode_labels(tokenizer, whole(words), self._lengths[-1], place=place)
 
-    def _tokenizer(self, subject: str) -> Any:
+    def _tokenizer(self, subject: str) -> Tokenizer:
         if self._backbone.tokenizer is None:
             raise InputError(
                 f"backbone {self._backbone.name!r} has no tokenizer; give the tokens of a {subject}"

@@ -71,6 +71,7 @@ def embed_rows(
 ) -> Float[Array, "B D"]:
     """The mean of the states of every text's own tokens, float32."""
     prompted = dataclasses.replace(model, injection=rows_of(leaves, slots))
+    # In float32: the 8 bits of bfloat16 are too few to add up the tokens of a text.
     states = prompted.text_states(tokens, mask).astype(jnp.float32)
     weight = mask[:, :, None].astype(jnp.float32)
     return (states * weight).sum(1) / jnp.maximum(weight.sum(1), 1.0)
@@ -81,7 +82,7 @@ class Scored(NamedTuple):
 
     log_likelihoods: Float[np.ndarray, " C"]
     digest: str
-    """Of the prompt that answered; empty of the plain model. So of every answer."""
+    """The digest of the prompt that answered, here and below; empty of the plain model."""
 
 
 class Classified(NamedTuple):
@@ -189,7 +190,7 @@ def _stacked(
     """Candidates of all rows, where they are real, and what divides their scores."""
     shape = (len(rows), kind.candidates, kind.tokens)
     tokens, real = np.zeros(shape, np.int32), np.zeros(shape, bool)
-    divisor = np.ones(shape[:2], np.int32)
+    divisor = np.ones(shape[:2], np.int32)  # Of padding too: 0 / 0 is NaN and would look poisoned.
     for i, candidates in enumerate(rows):
         count = len(candidates.tokens)
         tokens[i, :count], real[i, :count] = candidates.tokens, candidates.real
@@ -204,7 +205,7 @@ class Ensembled(NamedTuple):
     best: int
     """Number of the candidate."""
     scores: Float[np.ndarray, " C"]
-    """As `generate.combine` has them."""
+    """Mean log-probabilities, as `generate.combine` returns them."""
     digests: tuple[str, ...]
 
 

@@ -32,7 +32,7 @@ class Piece(NamedTuple):
     finish: str | None = None
     """`stop` or `length`, in the last piece."""
     log_probs: list[float] = []
-    """Of all tokens, in the last piece where no stop sequence ended it."""
+    """Log-probabilities of all tokens, in the last piece where no stop sequence ended it."""
 
 
 class Choice(NamedTuple):
@@ -116,6 +116,7 @@ async def apieces(
     loop = asyncio.get_running_loop()
     new: asyncio.Queue[list[int] | None] = asyncio.Queue()
 
+    # Tokens come from the thread of the engine, which must not touch a queue of the loop.
     def send(burst: list[int] | None) -> None:
         loop.call_soon_threadsafe(new.put_nowait, burst)
 

@@ -98,6 +98,7 @@ class Worker:
         self.lock = threading.Condition()
         """While it is held nothing is taken from the queue."""
         self._closing, self._ended = False, ""
+        # A daemon: a program that forgot to close its engine still ends.
         self._thread = threading.Thread(target=self._serve, name="prompt_jax.engine", daemon=True)
         self._thread.start()
 
