@@ -51,15 +51,15 @@ class ChatPromptJax(Writing, BaseChatModel):
     def _identifying_params(self) -> Options:
         return {**self.identity_of({}), **self.sampling}
 
-    def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
+    def _get_llm_string(self, stop: list[str] | None = None, **kwargs: object) -> str:
         identity = sorted(self.identity_of(kwargs).items())
         return f"{super()._get_llm_string(stop=stop, **kwargs)}{identity}"
 
-    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: object) -> LangSmithParams:
         params = super()._get_ls_params(stop=stop, **kwargs)
         name = self.prompt_of(kwargs)
         params["ls_provider"] = "prompt_jax"
-        params["ls_model_name"] = kwargs.get("model") or self.model or name or self.source.base
+        params["ls_model_name"] = str(kwargs.get("model") or self.model or name or self.source.base)
         return params
 
     def _generate(
@@ -67,7 +67,7 @@ class ChatPromptJax(Writing, BaseChatModel):
         messages: list[BaseMessage],
         stop: list[str] | None = None,
         run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> ChatResult:
         call = self.call(text_of(messages), stop, kwargs)
         return self._result(call, kwargs, list(self.source.write(call)))
@@ -77,7 +77,7 @@ class ChatPromptJax(Writing, BaseChatModel):
         messages: list[BaseMessage],
         stop: list[str] | None = None,
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> ChatResult:
         call = self.call(text_of(messages), stop, kwargs)
         return self._result(call, kwargs, [piece async for piece in self.source.awrite(call)])
@@ -96,7 +96,7 @@ class ChatPromptJax(Writing, BaseChatModel):
         messages: list[BaseMessage],
         stop: list[str] | None = None,
         run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> Iterator[ChatGenerationChunk]:
         call = self.call(text_of(messages), stop, kwargs)
         for piece in self.source.write(call):
@@ -110,7 +110,7 @@ class ChatPromptJax(Writing, BaseChatModel):
         messages: list[BaseMessage],
         stop: list[str] | None = None,
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> AsyncIterator[ChatGenerationChunk]:
         call = self.call(text_of(messages), stop, kwargs)
         async for piece in self.source.awrite(call):
@@ -201,7 +201,7 @@ class PromptJaxLLM(Writing, LLM):
         prompt: str,
         stop: list[str] | None = None,
         run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> str:
         call = self.call(prompt, stop, kwargs)
         return "".join(piece.text for piece in self.source.write(call))
@@ -211,7 +211,7 @@ class PromptJaxLLM(Writing, LLM):
         prompt: str,
         stop: list[str] | None = None,
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> str:
         call = self.call(prompt, stop, kwargs)
         return "".join([piece.text async for piece in self.source.awrite(call)])
@@ -221,7 +221,7 @@ class PromptJaxLLM(Writing, LLM):
         prompt: str,
         stop: list[str] | None = None,
         run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> Iterator[GenerationChunk]:
         for piece in self.source.write(self.call(prompt, stop, kwargs)):
             chunk = GenerationChunk(text=piece.text)

@@ -106,7 +106,7 @@ class Local:
             raise InputError(f"backbone {self.base!r} has no tokenizer and cannot be told words")
         return tokenizer(text, verbose=False)["input_ids"]
 
-    def _sampling(self, call: Call) -> dict[str, Any]:
+    def _sampling(self, call: Call) -> dict[str, object]:
         drawn = {"top_k": call.top_k, "top_p": call.top_p} if call.temperature else {}
         return {
             "max_new_tokens": call.max_tokens or self.engine.max_new_tokens,
