@@ -84,9 +84,9 @@ class Catalog:
             except InputError as error:
                 problems.append(f"{reference}: {error}")
             else:
-                versions[reference] = dataclasses.replace(
-                    served, name=entry.name, version=entry.version, aliases=entry.aliases
-                )
+                if (served.name, served.version, served.aliases) != entry:
+                    served = dataclasses.replace(served, **entry._asdict())
+                versions[reference] = served
         for reference in set(self._versions) - set(versions):
             self.engine.remove(reference)
         self._publish(dict(sorted(versions.items(), key=lambda v: (v[1].name, v[1].version))))
