@@ -298,6 +298,21 @@ def test_swaps_under_load_compile_nothing(tiny):
     assert {got.digest for name, got in found if name == "p0"} == {others["p0"].digest}
 
 
+def test_a_record_stays_what_it_was(tiny):
+    """Whoever holds one is answered by it, whatever its name means or if it means nothing."""
+    prompts = prompts_of(tiny, 2)
+    with Engine(tiny, prompts, **SMALL) as engine:
+        record = engine.version("p0")
+        assert engine.version(record) is record and engine.version(None).digest == ""
+        before = engine.score("p0", [4, 5], [[7], [8]]).result()
+        engine.put("p0", prompts["p1"])
+        engine.remove("p1")
+        assert engine.score("p0", [4, 5], [[7], [8]]).result().digest == prompts["p1"].digest
+        after = engine.score(record, [4, 5], [[7], [8]]).result()
+        assert after.digest == before.digest == record.digest
+        np.testing.assert_array_equal(after.log_likelihoods, before.log_likelihoods)
+
+
 def test_one_prompt_keeps_out_no_other(tiny):
     """Twenty requests of one prompt, then one of another: it is in the first batch."""
     order = []
