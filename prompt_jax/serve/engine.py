@@ -9,10 +9,10 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 
-from prompt_jax.backbones import Backbone, is_encoder
+from prompt_jax.answers.ensemble import check_weights
+from prompt_jax.backbones import Backbone
 from prompt_jax.config import InputError, MethodConfig
 from prompt_jax.forward import Injection, PromptedModel
-from prompt_jax.generate.ensemble import check_weights
 from prompt_jax.prompts import Prompt
 from prompt_jax.serve.bank import PLAIN_SLOT
 from prompt_jax.serve.continuous import Written
@@ -84,7 +84,7 @@ class Engine:
         except InputError as error:
             raise PromptRefusedError(str(error)) from error
         virtual = self._layout.get("prompt", (0,))[0]
-        writes = 0 if is_encoder(backbone.config) else max_new_tokens
+        writes = 0 if backbone.config.is_encoder else max_new_tokens
         backbone.check_context(virtual, self.lengths[-1], writes)
         self._model, self._inputs = PromptedModel.of(backbone), Inputs(backbone, self.lengths)
         self._lock = threading.Lock()
@@ -189,7 +189,7 @@ class Engine:
 
         Args:
           prompts: names or records, at most as many as there are slots.
-          how, weights: as `prompt_jax.generate.combine` has them.
+          how, weights: as `prompt_jax.answers.combine` has them.
 
         Raises:
           TooManyPromptsError: more prompts than slots.

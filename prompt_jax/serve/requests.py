@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 from jaxtyping import Bool, Int, Int32, Integer
 
-from prompt_jax.backbones import Backbone, is_encoder
+from prompt_jax.backbones import Backbone
 from prompt_jax.config import InputError, at_least
 from prompt_jax.data import encode_labels, pad
 from prompt_jax.data.files import whole
@@ -240,7 +240,7 @@ class Inputs:
 
     def __init__(self, backbone: Backbone, lengths: Sequence[int]):
         self._backbone, self._lengths = backbone, tuple(lengths)
-        self._fills_masks = is_encoder(backbone.config)
+        self._fills_masks = backbone.config.is_encoder
         # A client asks for the same label words in request after request.
         self._labels = functools.lru_cache(LABEL_SETS)(self._encode)
 

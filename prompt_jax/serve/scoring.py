@@ -14,11 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from prompt_jax.backbones import is_encoder
+from prompt_jax.answers.ensemble import combine
 from prompt_jax.backbones.layers import NEVER
 from prompt_jax.data import pad
 from prompt_jax.forward import PromptedModel
-from prompt_jax.generate.ensemble import combine
 from prompt_jax.generate.scoring import score_candidates
 from prompt_jax.serve.bank import PLAIN_SLOT, Bank, DeviceLeaves, rows_of
 from prompt_jax.serve.prompts import Served
@@ -177,7 +176,7 @@ class Scorer:
     def usual_kinds(self, lengths: Sequence[int], *, heads: bool) -> list[Kind]:
         """Two candidates of two tokens, an embedding and, where prompts have heads, a class."""
         config = self._model.module.config
-        tokens = 1 if is_encoder(config) else 2
+        tokens = 1 if config.is_encoder else 2
         kinds = [Kind("embed", length) for length in lengths]
         if config.word_head:
             kinds += [Kind("score", length, 2, tokens) for length in lengths]
@@ -205,7 +204,7 @@ class Ensembled(NamedTuple):
     best: int
     """Number of the candidate."""
     scores: Float[np.ndarray, " C"]
-    """Mean log-probabilities, as `generate.combine` returns them."""
+    """Mean log-probabilities, as `answers.combine` returns them."""
     digests: tuple[str, ...]
 
 

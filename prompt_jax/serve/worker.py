@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
-from prompt_jax.backbones import is_encoder
 from prompt_jax.config import InputError, at_least
 from prompt_jax.forward import PromptedModel
 from prompt_jax.serve.bank import Bank
@@ -89,7 +88,7 @@ class Worker:
         self.scorer = Scorer(model, self.bank, programs, sizes.rows)
         self.writer: ContinuousBatch | None = None
         """None for a model that only reads."""
-        if not is_encoder(model.module.config):
+        if not model.module.config.is_encoder:
             board = {"places": sizes.places, "burst": sizes.burst}
             board |= {"length": sizes.lengths[-1], "room": sizes.max_new_tokens}
             self.writer = ContinuousBatch(model, self.bank, programs, **board)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from prompt_jax.backbones import BACKBONES, target_place
+from prompt_jax.backbones import BACKBONES
 from prompt_jax.config import InputError
 from prompt_jax.config.method import WITH_HEAD
 from prompt_jax.methods import CLASSIFIER
@@ -27,7 +27,7 @@ def _layers(task_type: str, model_type: str) -> dict[str, str]:
     """Layers of a head and what they are called in one family."""
     if task_type == "QUESTION_ANS":
         return {"out": "qa_outputs"}
-    if target_place(BACKBONES[model_type]) != "within":
+    if not BACKBONES[model_type].Config.is_encoder:
         tags = task_type == "TOKEN_CLS" and model_type == "gpt2"
         return {"out": "classifier" if tags else "score"}
     if task_type == "SEQ_CLS" and "roberta" in model_type:
