@@ -25,7 +25,7 @@ from pydantic import ConfigDict
 from prompt_jax.config import InputError
 from prompt_jax.integrations.calls import OPTIONS, Options, Prompted, Writing, options_of
 from prompt_jax.integrations.sources import Call
-from prompt_jax.serve.streaming import Piece, flat
+from prompt_jax.serve.streaming import Piece, chat_text
 
 ROLES = {"human": "user", "ai": "assistant", "system": "system"}
 
@@ -243,12 +243,12 @@ class PromptJaxEmbeddings(Prompted, Embeddings):
 
 
 def text_of(messages: Sequence[BaseMessage]) -> str:
-    """A chat as one text, as `prompt_jax.serve.streaming.flat` joins it.
+    """A chat as one text, as `prompt_jax.serve.streaming.chat_text` joins it.
 
     Raises:
       InputError: a part that is no text.
     """
-    return flat([(ROLES.get(m.type, m.type), _words(m)) for m in messages])
+    return chat_text([(ROLES.get(m.type, m.type), _words(m)) for m in messages])
 
 
 def _words(message: BaseMessage) -> str:

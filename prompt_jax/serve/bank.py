@@ -57,7 +57,7 @@ class Bank:
         """Takes a prompt into a slot, in place of what was there.
 
         Args:
-          leaves: as `flat` gives them.
+          leaves: as `leaves_of` gives them.
 
         Raises:
           InputError: they need room that the layout has not.

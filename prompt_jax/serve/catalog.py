@@ -16,7 +16,7 @@ from prompt_jax.config import InputError, MethodConfig
 from prompt_jax.prompts import Prompt, compose
 from prompt_jax.serve.engine import Engine
 from prompt_jax.serve.errors import ChangedError, UnknownPromptError
-from prompt_jax.serve.prompts import Served, flat, injection_for
+from prompt_jax.serve.prompts import Served, injection_for, leaves_of
 from prompt_jax.serve.store import Store
 
 MOMENT = 2 * 10**9
@@ -245,7 +245,7 @@ def open_catalog(
         # What does not load or fit is reported by `refresh`.
         with contextlib.suppress(InputError):
             prompt = store.load(str(entry))
-            flat(injection_for(backbone, prompt, allow_mismatch=False))
+            leaves_of(injection_for(backbone, prompt, allow_mismatch=False))
             fitting[str(entry)] = prompt
     catalog = Catalog(Engine(backbone, fitting, room=room, **sizes), store)
     return catalog, catalog.refresh()

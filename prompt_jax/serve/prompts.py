@@ -49,7 +49,7 @@ class Served:
     """sha256 of its numbers; two names of one digest share a slot. Empty of no prompt."""
     prompt: Prompt | None = None
     leaves: Leaves = dataclasses.field(default_factory=dict)
-    """What goes into a slot, see `flat`."""
+    """What goes into a slot, see `leaves_of`."""
     labels: tuple[str, ...] = ()
     """The label words of a classification, one of which is every answer; empty of others."""
     classes: int = 0
@@ -87,7 +87,7 @@ def served_as(
             f"prompt {reference!r} holds NaN or inf; it is damaged or its training diverged"
         )
     try:
-        leaves = flat(injection_for(backbone, prompt, allow_mismatch))
+        leaves = leaves_of(injection_for(backbone, prompt, allow_mismatch))
         check_room(leaves, layout)
     except InputError as error:
         raise PromptRefusedError(f"prompt {reference!r}: {error}") from error
@@ -154,7 +154,7 @@ def layout_of(injections: Iterable[Injection]) -> Layout:
     """
     layout: Layout = {}
     for injection in injections:
-        for path, leaf in flat(injection).items():
+        for path, leaf in leaves_of(injection).items():
             shape = layout.get(path, leaf.shape)
             if len(shape) != leaf.ndim:
                 raise InputError(
@@ -165,7 +165,7 @@ def layout_of(injections: Iterable[Injection]) -> Layout:
     return layout
 
 
-def flat(injection: Injection) -> dict[str, np.ndarray]:
+def leaves_of(injection: Injection) -> dict[str, np.ndarray]:
     """The leaves of an injection by path, with masks of what is virtual.
 
     Raises:

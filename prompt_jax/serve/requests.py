@@ -41,7 +41,7 @@ class Kind(NamedTuple):
 WRITE = Kind("write")
 
 
-class Candidates(NamedTuple):
+class CandidateTokens(NamedTuple):
     """The answers that a request compares, padded to its kind."""
 
     tokens: Int[np.ndarray, "C U"]
@@ -97,7 +97,7 @@ class Request:
     tokens: Tokens
     timeout: float | None = None
     """Seconds from `arrived` on; then it is late."""
-    candidates: Candidates | None = None
+    candidates: CandidateTokens | None = None
     """What a request of kind `score` compares."""
     sampling: Sampling = Sampling()
     """How a request of kind `write` is answered."""
@@ -265,7 +265,7 @@ class Inputs:
 
     def scoring(
         self, text: Text, candidates: Sequence[Text], length_normalize: bool
-    ) -> tuple[Kind, Tokens, Candidates]:
+    ) -> tuple[Kind, Tokens, CandidateTokens]:
         """The kind of a request for scores, its tokens and its candidates.
 
         Raises:
@@ -279,7 +279,7 @@ class Inputs:
         if self._fills_masks:
             self._check_cloze(tokens, real)
         kind = Kind("score", length, count, padded.shape[1])
-        return kind, tokens, Candidates(padded, real, length_normalize)
+        return kind, tokens, CandidateTokens(padded, real, length_normalize)
 
     def label_kinds(self, labels: tuple[str, ...]) -> list[Kind]:
         """The kinds of requests for the scores of label words: one for every length of a text.

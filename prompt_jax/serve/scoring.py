@@ -21,7 +21,7 @@ from prompt_jax.forward import PromptedModel
 from prompt_jax.generate.scoring import score_candidates
 from prompt_jax.serve.bank import PLAIN_SLOT, Bank, DeviceLeaves, rows_of
 from prompt_jax.serve.prompts import Served
-from prompt_jax.serve.requests import Candidates, Kind, Request
+from prompt_jax.serve.requests import CandidateTokens, Kind, Request
 
 Program: TypeAlias = tuple[Kind, frozenset[str], int | str]
 """Kind, leaves that it reads, and rows: what one compilation is for."""
@@ -163,7 +163,7 @@ class Scorer:
     def warm_up(self, kind: Kind) -> None:
         """Compiles a kind of batch, at all sizes."""
         empty = np.zeros((kind.candidates, kind.tokens), np.int32)
-        compared = Candidates(empty, empty == 0, False) if kind.operation == "score" else None
+        compared = CandidateTokens(empty, empty == 0, False) if kind.operation == "score" else None
         token = np.full(1, self._filler, np.int32)
         request = Request(Served(classes=1), kind, token, candidates=compared)
         for size in self._sizes:
@@ -184,7 +184,7 @@ class Scorer:
 
 
 def _stacked(
-    rows: Sequence[Candidates], kind: Kind
+    rows: Sequence[CandidateTokens], kind: Kind
 ) -> tuple[Int[np.ndarray, "B C U"], Bool[np.ndarray, "B C U"], Int[np.ndarray, "B C"]]:
     """Candidates of all rows, where they are real, and what divides their scores."""
     shape = (len(rows), kind.candidates, kind.tokens)

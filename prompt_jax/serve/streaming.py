@@ -133,7 +133,7 @@ async def apieces(
         future.cancel()
 
 
-def flat(messages: Sequence[tuple[str, str]]) -> str:
+def chat_text(messages: Sequence[tuple[str, str]]) -> str:
     """A chat as one text: a single message is its words, several are a line each.
 
     Args:

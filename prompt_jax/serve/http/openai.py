@@ -10,7 +10,7 @@ from prompt_jax.serve.http import schemas
 from prompt_jax.serve.http.auth import Key
 from prompt_jax.serve.http.errors import JSON, Refused
 from prompt_jax.serve.http.responses import Responses, gathered
-from prompt_jax.serve.streaming import flat
+from prompt_jax.serve.streaming import chat_text
 
 
 def add_openai(app: FastAPI) -> None:
@@ -58,7 +58,7 @@ def add_openai(app: FastAPI) -> None:
 
 
 def text_of(messages: Sequence[schemas.Message]) -> str:
-    """A chat as one text, as `streaming.flat` joins it.
+    """A chat as one text, as `streaming.chat_text` joins it.
 
     Raises:
       Refused: a part that is no text.
@@ -71,4 +71,4 @@ def text_of(messages: Sequence[schemas.Message]) -> str:
             raise Refused(400, "unsupported", "only parts of type text are supported", "messages")
         return "".join(str(part.get("text", "")) for part in message.content)
 
-    return flat([(message.role, words(message)) for message in messages])
+    return chat_text([(message.role, words(message)) for message in messages])
