@@ -42,6 +42,7 @@ class Bank:
             path: jnp.asarray(np.broadcast_to(leaf, (slots, *leaf.shape)).copy())
             for path, leaf in neutral(layout).items()
         }
+        # Two parts and not one a method: every part is another compilation of every program.
         before = frozenset(path for path in layout if path.startswith(BEFORE_THE_TEXT))
         self.parts: tuple[frozenset[str], ...] = tuple(dict.fromkeys((before, frozenset(layout))))
         """Paths that programs are compiled for, the cheapest part first: a batch whose prompts only

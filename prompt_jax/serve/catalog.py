@@ -84,6 +84,7 @@ class Catalog:
             except InputError as error:
                 problems.append(f"{reference}: {error}")
             else:
+                # The record stays the same object while nothing about it changes.
                 if (served.name, served.version, served.aliases) != entry:
                     served = dataclasses.replace(served, **entry._asdict())
                 versions[reference] = served

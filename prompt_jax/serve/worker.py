@@ -189,6 +189,7 @@ class Worker:
         with self.lock:
             while not (queue.count or self._jobs or busy or self._closing):
                 self.lock.wait()
+            # Closing ends nothing that was taken: this thread goes on until all is answered.
             if self._closing and not (queue.count or busy):
                 return False
             jobs, self._jobs = self._jobs, []
@@ -200,6 +201,7 @@ class Worker:
                 self.lock.wait(left)
         for future, job in jobs:
             _fulfil(future, job)
+        # Reading comes first: it is one program, and who writes waits for dozens of tokens anyway.
         if batch:
             self._guarded(batch, lambda: self.scorer.read(batch, self._poison))
         if writer is not None and begun:
