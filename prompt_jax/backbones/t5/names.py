@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TypeVar
 
-from prompt_jax.backbones.sockets import Attention, Layers, Norm, Projection, Sockets
+from prompt_jax.backbones.sockets import Attention, Axes, Layers, Norm, Sockets, projection
 from prompt_jax.backbones.t5.config import T5Config
 
 T = TypeVar("T")
@@ -71,23 +71,16 @@ def sockets(config: T5Config) -> Sockets:
     places = Sockets({}, {}, {}, {})
     inner, outer = (("embed", c.d_model),), (("heads", c.num_heads), ("kv", c.d_kv))
     mlp = (("mlp", c.d_ff),)
-    ends = {**dict.fromkeys(("query", "key", "value"), (inner, outer)), "out": (outer, inner)}
+    ends: dict[str, tuple[Axes, Axes]] = {
+        **dict.fromkeys(("query", "key", "value"), (inner, outer)),
+        "out": (outer, inner),
+    }
     ends |= {**dict.fromkeys(("wi", "wi_0", "wi_1"), (inner, mlp)), "wo": (mlp, inner)}
     for path, weights in hugging_face_names(config).items():
         *place, leaf = path.split("/")
         layers = len(weights) if "layers" in place else 0
         if leaf == "kernel" and layers:
-            (inputs, outputs), modules = (
-                ends[place[-1]],
-                [w.removesuffix(".weight") for w in weights],
-            )
-            places.projections["/".join(place)] = Projection(
-                layers,
-                tuple(size for _, size in inputs),
-                tuple(size for _, size in outputs),
-                tuple(modules),
-                tuple(name for name, _ in inputs + outputs),
-            )
+            places.projections["/".join(place)] = projection(*ends[place[-1]], weights)
         elif leaf == "scale":
             places.norms["/".join(place)] = Norm(layers, c.d_model)
     for stack, depth, sublayers in (
