@@ -163,7 +163,6 @@ def row_ways(mesh: Mesh | None) -> int:
 
 def whole_rows(rows: int, mesh: Mesh | None) -> int:
     """The next number of rows that divides over the devices."""
-    # Rounded up: negation turns floor division into its ceiling.
     return -(-rows // row_ways(mesh)) * row_ways(mesh)
 
 

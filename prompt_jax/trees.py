@@ -5,7 +5,7 @@ one type.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import flax.traverse_util
 from jax.sharding import Mesh as Mesh
@@ -19,6 +19,7 @@ Tuned: TypeAlias = Mapping[str, Any]
 """What training changes, `{"prompt": [P, D]}`: argument 0 of a loss."""
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """What is asked of a Hugging Face tokenizer; naming its class would import Transformers."""
 

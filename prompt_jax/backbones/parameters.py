@@ -59,7 +59,7 @@ def shardings(config: ModelConfig, kind: str | None = None) -> Frozen:
     return jax.tree.map(place, shapes, is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned))
 
 
-def unstack(params: Frozen) -> Frozen:
+def unstack(params: Tree) -> Tree:
     """Frozen parameters with a tuple of layers for every stacked leaf.
 
     A program whose layers are apart would copy each one out of a stacked leaf at every call.

@@ -87,7 +87,7 @@ def encode_examples(
     if not examples:
         raise InputError("there are no examples; give a task or a split with at least one row")
     sources = [example.source for example in examples]
-    # Any id will do, for the mask hides it.
+    # The id does not matter, for the mask hides it.
     pad_id = (tokenizer.pad_token_id or 0) if filler is None else filler
     if task_type in ("TOKEN_CLS", "QUESTION_ANS"):
         located = locate(tokenizer, sources, config.max_source_length)
@@ -203,9 +203,8 @@ class Batches:
     ):
         at_least("train.batch_size", batch_size, 1)
         at_least("train.seed", seed, 0)
-        kind: dict[str, Any] = {"place": place, "task_type": task_type, "labels": labels}
-        kind["filler"] = filler
-        self._encoded = encode_examples(examples, tokenizer, config, **kind)
+        kind = functools.partial(encode_examples, place=place, task_type=task_type, labels=labels)
+        self._encoded = kind(examples, tokenizer, config, filler=filler)
         self._lengths = np.array([len(row) for row in self._encoded.sources])
         self._batch_size, self._seed = batch_size, seed
         self._task_ids = None if task_ids is None else np.asarray(task_ids, np.int32)

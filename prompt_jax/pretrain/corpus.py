@@ -8,7 +8,7 @@ import io
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -122,6 +122,7 @@ def train_tokenizer(
     return target
 
 
+@runtime_checkable
 class Pieces(Protocol):
     """A SentencePiece processor."""
 
