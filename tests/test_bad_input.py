@@ -11,6 +11,7 @@ import shutil
 import pytest
 
 from prompt_jax import cli
+from prompt_jax.answers import answer, check_words
 from prompt_jax.config import (
     Config,
     DataConfig,
@@ -20,7 +21,6 @@ from prompt_jax.config import (
     TrainConfig,
 )
 from prompt_jax.experiment.answering import batches_of
-from prompt_jax.generate import answer, check_words
 from prompt_jax.predict import predict
 from prompt_jax.tasks import Example, Task
 from prompt_jax.weights import load_backbone, load_tokenizer

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from engines import SMALL, prompt_of, prompts_of
 
+from prompt_jax.answers import classify, combine
 from prompt_jax.backbones import init_params
 from prompt_jax.config import (
     HeadConfig,
@@ -20,7 +21,7 @@ from prompt_jax.config import (
     PromptTuningConfig,
 )
 from prompt_jax.forward import PromptedModel
-from prompt_jax.generate import classify, combine, generate, score
+from prompt_jax.generate import generate, score
 from prompt_jax.serve import (
     DeadlineError,
     Engine,
