@@ -126,9 +126,9 @@ def train_tokenizer(
 class Pieces(Protocol):
     """A SentencePiece processor."""
 
-    def encode(self, input: Any) -> Any: ...  # noqa: D102
-    def get_piece_size(self) -> int: ...  # noqa: D102
-    def id_to_piece(self, id: int) -> str: ...  # noqa: D102
+    def encode(self, input: Any) -> Any: ...
+    def get_piece_size(self) -> int: ...
+    def id_to_piece(self, id: int) -> str: ...
 
 
 def load_tokenizer(path: str | Path) -> Pieces:
