@@ -292,7 +292,7 @@ def _described(sizes: Sequence[int | str]) -> str:
 
 
 def _remedy(sizes: Sequence[int | str], count: int) -> str:
-    """For every size in turn, what it may be beside the others."""
+    """What every size may be beside the others."""
     ways = []
     fixed = {name: n for name, n in zip(AXES, sizes, strict=True) if isinstance(n, int)}
     for name, size in fixed.items():

@@ -44,7 +44,7 @@ class Held(NamedTuple):
     """How a leaf is held."""
 
     kind: str
-    """Of `LIMITS`."""
+    """`int8`, `float8` or `int4`, a key of `LIMITS`."""
     grouped: bool
     """Whether scales are of groups of inputs, not of outputs."""
 

@@ -12,7 +12,7 @@ TABLES = ("shared.weight",)
 COPIES = ("lm_head.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 """Second names of the table that some checkpoints keep; the first one is the head's."""
 UNUSED = ("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",)
-"""In old T5 1.0 checkpoints; no T5 has ever read it."""
+"""A weight of old T5 1.0 checkpoints that no T5 has ever read."""
 ATTENTION = {"query": "q", "key": "k", "value": "v", "out": "o"}
 
 
