@@ -72,7 +72,7 @@ def test_reading_is_refused(backbone, tmp_path, why):
         changes["drop"] = list(tensors(folder))
     edited(folder, **changes)
     with pytest.raises(InputError, match=match):
-        load_prompt(folder)
+        load_prompt(folder, backbone)
 
 
 REFUSED = {

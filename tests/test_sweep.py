@@ -13,7 +13,6 @@ from prompt_jax.config import (
     DataConfig,
     EvalConfig,
     InputError,
-    LoraConfig,
     SweepConfig,
     TaskConfig,
     TrainConfig,
@@ -21,6 +20,7 @@ from prompt_jax.config import (
 from prompt_jax.experiment import sweep
 from prompt_jax.experiment.course import begin, followers, ready
 from prompt_jax.experiment.sweep import candidates
+from prompt_jax.methods import LoraConfig
 from prompt_jax.prompts import load_prompt
 from prompt_jax.train import DivergedError
 
@@ -165,7 +165,7 @@ def test_other_ways_to_choose(config, tmp_path, how):
     if how == "pbt":
         rows = kept["candidates"]
         rates = {row[rows[0].index("learning_rate")] for row in rows[1:]}
-        assert rates - {"0.1", "0.3"}, "a follower has a rate of its own"
+        assert rates - {0.1, 0.3}, "a follower has a rate of its own"
 
 
 @pytest.mark.slow

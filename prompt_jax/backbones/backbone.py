@@ -64,6 +64,11 @@ class Backbone:
         """The Flax module that `params` belong to."""
         return self.family.Module(self.config)
 
+    @functools.cached_property
+    def scanned_module(self) -> nn.Module:
+        """The module with its layers scanned, whatever way training runs them."""
+        return self.family.Module(dataclasses.replace(self.config, scan=True))
+
     @property
     def mesh(self) -> Mesh | None:
         """The devices that share the model, None of one; see `prompt_jax.sharding`."""
@@ -79,7 +84,7 @@ class Backbone:
         """[V, D], the rows of all words."""
         return dequantised(self.params, "embedding")
 
-    @property
+    @functools.cached_property
     def sockets(self) -> Sockets:
         """Every place where a method may reach inside the model."""
         return self.family.sockets(self.config)

@@ -9,29 +9,37 @@ import sys
 import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from prompt_jax.config import (
-    METHOD_KINDS,
     BackboneConfig,
     Config,
     DataConfig,
     EvalConfig,
     InputError,
+    MeshConfig,
     TaskConfig,
     choose,
+    method_kinds,
 )
 from prompt_jax.runtime import quiet
 
+if TYPE_CHECKING:
+    from prompt_jax.backbones import Backbone
+    from prompt_jax.prompts import PeftFolder, Prompt
+else:  # `--help` answers at once: nothing heavy is imported before a command runs.
+    Backbone = Prompt = PeftFolder = object
+
+T = TypeVar("T")
 LISTS = tyro.constructors.ConstructorRegistry()
 """How a flag of several values is written: `a,b`, `a, b` and `a b` alike, and `a\\,b` for one."""
 
 
 @LISTS.primitive_rule
-def _list(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[tuple[Any, ...]] | None:
+def _list(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[tuple[object, ...]] | None:
     kind, *rest = typing.get_args(info.type) or (None,)
     # Positional values are paths, in which a comma is one.
     if info.type_origin is not tuple or rest != [...] or tyro.conf.Positional in info.markers:
@@ -57,7 +65,7 @@ def parse(function: Callable[..., None], prog: str, arguments: list[str]) -> Non
     """Calls a function with the arguments that its signature allows."""
 
     @functools.wraps(function)
-    def call(*values: Any, **options: Any) -> None:
+    def call(*values: object, **options: object) -> None:
         quiet()
         function(*values, **options)
 
@@ -76,12 +84,12 @@ def starting_config(arguments: list[str], out: str = Config.out) -> tuple[Config
     name = value_of(arguments, "--method")
     if name is None:
         return config, arguments
-    choose("method", name, METHOD_KINDS)
+    choose("method", name, method_kinds())
     at = next(i for i, word in enumerate(arguments) if word.partition("=")[0] == "--method")
     rest = arguments[:at] + arguments[at + (1 if "=" in arguments[at] else 2) :]
     if name == config.method.kind:
         return config, rest
-    return dataclasses.replace(config, method=METHOD_KINDS[name]()), rest
+    return dataclasses.replace(config, method=method_kinds()[name]()), rest
 
 
 def _starting_point(arguments: list[str], out: str) -> tuple[Config, list[str]]:
@@ -99,9 +107,11 @@ def trained_on(arguments: list[str]) -> tuple[DataConfig, TaskConfig, EvalConfig
     path = value_of(arguments, "--prompt")
     if path is None:
         return DataConfig(), TaskConfig(), EvalConfig()
-    from prompt_jax.prompts import load_prompt, of_task
+    from prompt_jax.prompts import PeftFolder, load_prompt, of_task
 
     prompt, task_id = load_prompt(path), value_of(arguments, "--task-id")
+    if isinstance(prompt, PeftFolder):  # PEFT says nothing of its data.
+        return DataConfig(), TaskConfig(), EvalConfig()
     prompt = of_task(prompt, task_id) if task_id else prompt
     data, task = task_of(prompt)
     if value_of(arguments, "--task.labels") is not None and task.kind == "generation":
@@ -109,7 +119,7 @@ def trained_on(arguments: list[str]) -> tuple[DataConfig, TaskConfig, EvalConfig
     return data, task, _scoring(prompt)
 
 
-def _scoring(prompt: Any) -> EvalConfig:
+def _scoring(prompt: Prompt) -> EvalConfig:
     """How the run of a prompt scored it, at its batch size; lengths and memory are known to fit."""
     from prompt_jax.config import TrainConfig, from_json
 
@@ -120,7 +130,7 @@ def _scoring(prompt: Any) -> EvalConfig:
     return eval
 
 
-def task_of(prompt: Any) -> tuple[DataConfig, TaskConfig]:
+def task_of(prompt: Prompt) -> tuple[DataConfig, TaskConfig]:
     """Data and task of a prompt as far as it tells, the first task of a mixture."""
     from prompt_jax.config import from_json
     from prompt_jax.tasks import write_labels
@@ -146,7 +156,7 @@ def value_of(arguments: list[str], flag: str) -> str | None:
     return None
 
 
-def bound(path: str, kind: type) -> Any:
+def bound(path: str, kind: type[T]) -> T:
     """The name `config` of a Python file."""
     if not Path(path).is_file():
         raise InputError(f"no config file {path}; give a .py file that binds `config`")
@@ -167,11 +177,11 @@ def load(
     prompt: str,
     backbone: str,
     allow_mismatch: bool,
-    mesh: Any = None,
+    mesh: MeshConfig | None = None,
     frozen: BackboneConfig | None = None,
     *,
     task_id: str | None = "",
-) -> tuple[Any, Any]:
+) -> tuple[Prompt, Backbone]:
     """The prompt at a path and the backbone it runs on: the named one, or else its own.
 
     Args:
@@ -192,34 +202,34 @@ def load(
 
 
 def on_backbone(
-    prompt: Any,
+    prompt: Prompt | PeftFolder,
     backbone: str,
     allow_mismatch: bool = False,
-    mesh: Any = None,
+    mesh: MeshConfig | None = None,
     frozen: BackboneConfig | None = None,
-) -> tuple[Any, Any]:
+) -> tuple[Prompt, Backbone]:
     """A prompt as it runs on the backbone of a name, and that backbone."""
-    from prompt_jax.prompts.fits import adopt
     from prompt_jax.weights import load_backbone
 
     # Nothing goes backward.
     way = {} if frozen is None else {**dataclasses.asdict(frozen), "remat": "none"}
     model = load_backbone(backbone, mesh=mesh, **way)
-    return adopt(prompt, model, allow_mismatch=allow_mismatch), model
+    return prompt.on(model, allow_mismatch=allow_mismatch), model
 
 
-def prompt_at(path: str, task_id: str) -> Any:
+def prompt_at(path: str, task_id: str) -> Prompt | PeftFolder:
     """The prompt at a path, of one task where it has those of several.
 
     Raises:
       InputError: no such prompt or task, or several tasks and none named.
     """
-    from prompt_jax.prompts import load_prompt, of_task
+    from prompt_jax.prompts import PeftFolder, load_prompt, of_task
 
-    return of_task(load_prompt(path), task_id or None)
+    prompt = load_prompt(path)
+    return prompt if isinstance(prompt, PeftFolder) else of_task(prompt, task_id or None)
 
 
-def as_json(values: dict[str, Any]) -> str:
+def as_json(values: dict[str, object]) -> str:
     """One line for programs that read the output."""
     return json.dumps(values, ensure_ascii=False)
 

@@ -112,10 +112,10 @@ def _import(
       allow_mismatch: take it although it names another backbone.
       overwrite: replace the prompt in output.
     """
-    from prompt_jax.prompts import import_prompt, save_prompt
+    from prompt_jax.prompts import load_prompt, save_prompt
     from prompt_jax.weights import load_backbone
 
-    prompt = import_prompt(path, load_backbone(backbone), allow_mismatch=allow_mismatch)
+    prompt = load_prompt(path, load_backbone(backbone), allow_mismatch=allow_mismatch)
     print(f"written: {save_prompt(output, prompt, overwrite=overwrite)}")
 
 
@@ -129,23 +129,23 @@ def _similarity(query: Positional[str], folder: Positional[str] = "runs") -> Non
     from rich.console import Console
     from rich.table import Table
 
-    from prompt_jax.prompts import Similar, list_prompts, load_prompt, similarities, task_embedding
+    from prompt_jax.prompts import Similar, list_prompts, load_shaped, similarities, task_embedding
 
-    asked = load_prompt(query)
-    task_embedding(asked)  # Says at once where the prompt to compare with has no rows.
-    found: list[tuple[str, Similar]] = []
+    reference = load_shaped(query)
+    task_embedding(reference)  # Says at once where the prompt to compare with has no rows.
+    ranked: list[tuple[str, Similar]] = []
     left_out: dict[str, str] = {}
     for row in list_prompts(folder):
         try:
-            (like,) = similarities(asked, [load_prompt(Path(folder) / row.name)])
-            found.append((row.name, like))
+            (like,) = similarities(reference, [load_shaped(Path(folder) / row.name)])
+            ranked.append((row.name, like))
         except InputError as error:
             # One prompt of another kind or backbone must not hide the others.
             left_out[row.name] = str(error)
-    if not (found or left_out):
+    if not (ranked or left_out):
         raise InputError(f"no prompts in {folder}; give the folder that holds runs or prompts")
     table = Table("name", "cosine of average tokens", "cosine token by token", "digest")
-    for name, like in sorted(found, key=lambda pair: -pair[1].average):
+    for name, like in sorted(ranked, key=lambda pair: -pair[1].average):
         cells = f"{like.average:.4f}", f"{like.per_token:.4f}", like.prompt.digest[:12]
         table.add_row(name, *cells)
     Console().print(table)
@@ -241,6 +241,6 @@ def _recycle(
 
     check_free(Path(output), overwrite)
     loaded, source = load(prompt, "", False, task_id=task_id)
-    made = recycle(loaded, source, load_backbone(backbone), how)
-    print(f"by {made.recipe['words']:,} shared words")
-    print(f"written: {save_prompt(output, made, overwrite=overwrite)}")
+    carried = recycle(loaded, source, load_backbone(backbone), how)
+    print(f"by {carried.recipe['words']:,} shared words")
+    print(f"written: {save_prompt(output, carried, overwrite=overwrite)}")

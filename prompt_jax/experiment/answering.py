@@ -11,7 +11,7 @@ from prompt_jax.answers import Candidates, check_words, head_of, heads, readout_
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import Config, InputError, MethodConfig
 from prompt_jax.data import Batches, encode_labels, pad
-from prompt_jax.experiment.data import Data
+from prompt_jax.experiment.splits import Data
 from prompt_jax.generate import one_mask
 from prompt_jax.losses import Loss, Pull, loss_fn
 from prompt_jax.prompts import check_task

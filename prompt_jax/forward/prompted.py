@@ -155,9 +155,7 @@ class PromptedModel:
 
         Layers apart train faster on CPU, but they decode no faster and compile for longer.
         """
-        scanned = dataclasses.replace(backbone.config, scan=True)
-        module = dataclasses.replace(backbone, config=scanned).module
-        return cls(module, backbone.params, injection)
+        return cls(backbone.scanned_module, backbone.params, injection)
 
     @property
     def variables(self) -> dict[str, Any]:

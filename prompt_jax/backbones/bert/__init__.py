@@ -11,7 +11,9 @@ from prompt_jax.backbones.bert.model import Bert as Module
 from prompt_jax.backbones.bert.names import COPIES as COPIES
 from prompt_jax.backbones.bert.names import TABLES as TABLES
 from prompt_jax.backbones.bert.names import canonical as canonical
+from prompt_jax.backbones.bert.names import head_names as head_names
 from prompt_jax.backbones.bert.names import hugging_face_names as hugging_face_names
+from prompt_jax.backbones.bert.names import kernel_names as kernel_names
 from prompt_jax.backbones.bert.names import sockets as sockets
 from prompt_jax.backbones.bert.names import told_by_weights as told_by_weights
 from prompt_jax.backbones.bert.names import transposed as transposed

@@ -41,6 +41,25 @@ DISTILBERT = {
 }
 
 
+def kernel_names(model_type: str) -> dict[str, str]:
+    """What Hugging Face calls the kernels that methods tune by their role."""
+    if model_type == "distilbert":
+        return {"query": "q_lin", "key": "k_lin", "value": "v_lin", "feedforward": "ffn.lin2"}
+    # The outputs of attentions end in the same name as those of feed-forwards.
+    return {"query": "query", "key": "key", "value": "value", "feedforward": "output.dense"}
+
+
+def head_names(task_type: str, model_type: str) -> dict[str, str]:
+    """What Hugging Face calls the layers of a trained head."""
+    if task_type == "QUESTION_ANS":
+        return {"out": "qa_outputs"}
+    if task_type == "SEQ_CLS" and "roberta" in model_type:
+        return {"hidden": "classifier.dense", "out": "classifier.out_proj"}
+    if task_type == "SEQ_CLS" and model_type == "distilbert":
+        return {"hidden": "pre_classifier", "out": "classifier"}
+    return {"out": "classifier"}
+
+
 def told_by_weights(names: Collection[str], *, tied: bool, untied: bool = False) -> dict[str, bool]:
     """Fields of the config that the weights tell and `config.json` does not.
 

@@ -11,7 +11,9 @@ from prompt_jax.backbones.causal.model import Causal as Module
 from prompt_jax.backbones.causal.names import COPIES as COPIES
 from prompt_jax.backbones.causal.names import TABLES as TABLES
 from prompt_jax.backbones.causal.names import canonical as canonical
+from prompt_jax.backbones.causal.names import head_names as head_names
 from prompt_jax.backbones.causal.names import hugging_face_names as hugging_face_names
+from prompt_jax.backbones.causal.names import kernel_names as kernel_names
 from prompt_jax.backbones.causal.names import sockets as sockets
 from prompt_jax.backbones.causal.names import transposed as transposed
 from prompt_jax.backbones.causal.rope import Rope as Rope

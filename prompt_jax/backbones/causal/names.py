@@ -37,6 +37,20 @@ LLAMA = {
 QK_NORMS = ("attention/query_norm", "attention/key_norm")
 
 
+def kernel_names(model_type: str) -> dict[str, str]:
+    """What Hugging Face calls the kernels that methods tune by their role."""
+    if model_type == "gpt2":
+        return dict.fromkeys(("query", "key", "value"), "c_attn") | {"feedforward": "mlp.c_proj"}
+    return {"query": "q_proj", "key": "k_proj", "value": "v_proj", "feedforward": "down_proj"}
+
+
+def head_names(task_type: str, model_type: str) -> dict[str, str]:
+    """What Hugging Face calls the layers of a trained head."""
+    if task_type == "QUESTION_ANS":
+        return {"out": "qa_outputs"}
+    return {"out": "classifier" if task_type == "TOKEN_CLS" and model_type == "gpt2" else "score"}
+
+
 def canonical(tensors: Mapping[str, T], model_type: str) -> dict[str, T]:
     """Weights under the names that we read: those of a bare GPT-2 or Llama lack their root."""
     weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(OTHERS)}

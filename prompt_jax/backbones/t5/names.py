@@ -16,6 +16,11 @@ UNUSED = ("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weigh
 ATTENTION = {"query": "q", "key": "k", "value": "v", "out": "o"}
 
 
+def kernel_names(model_type: str) -> dict[str, str]:
+    """What Hugging Face calls the kernels that methods tune by their role."""
+    return {"query": "q", "key": "k", "value": "v", "feedforward": "wo"}
+
+
 def canonical(tensors: Mapping[str, T], model_type: str) -> dict[str, T]:
     """Weights under the names that we read: some writers keep only a second name of the table."""
     weights = {name: tensor for name, tensor in tensors.items() if name not in UNUSED}
