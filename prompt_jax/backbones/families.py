@@ -63,6 +63,14 @@ class Family(Protocol):
         """Paths of the frozen tree to names of weights: one, or one a layer for stacked leaves."""
         ...
 
+    def kernel_names(self, model_type: str) -> dict[str, str]:
+        """Kernels that methods train where none are named, by role."""
+        ...
+
+    def head_names(self, task_type: str, model_type: str) -> dict[str, str]:
+        """Layers of a head, and what PEFT calls them."""
+        ...
+
     def transposed(self, config: Any, path: str) -> bool:
         """Whether a leaf is stored the other way round, [out, in]."""
         ...
@@ -73,7 +81,9 @@ class Family(Protocol):
 
 
 FAMILIES: tuple[Family, ...] = (t5, causal, bert)
-BACKBONES = {model_type: family for family in FAMILIES for model_type in family.MODEL_TYPES}
+BACKBONES: dict[str, Family] = {
+    model_type: family for family in FAMILIES for model_type in family.MODEL_TYPES
+}
 """Hugging Face's `model_type` to its family."""
 PRESETS = {name: config for family in FAMILIES for name, config in family.PRESETS.items()}
 

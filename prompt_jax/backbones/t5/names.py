@@ -21,6 +21,11 @@ def kernel_names(model_type: str) -> dict[str, str]:
     return {"query": "q", "key": "k", "value": "v", "feedforward": "wo"}
 
 
+def head_names(task_type: str, model_type: str) -> dict[str, str]:
+    """Layers of a head, and what PEFT calls them: T5 takes none."""
+    return {}
+
+
 def canonical(tensors: Mapping[str, T], model_type: str) -> dict[str, T]:
     """Weights under the names that we read: some writers keep only a second name of the table."""
     weights = {name: tensor for name, tensor in tensors.items() if name not in UNUSED}
