@@ -15,10 +15,10 @@ import tempfile
 from pathlib import Path
 
 from prompt_jax import compose
+from prompt_jax.answers import answer
 from prompt_jax.config import Config, DataConfig, TaskConfig, TrainConfig
 from prompt_jax.data import load_rows
 from prompt_jax.experiment import load_data, train
-from prompt_jax.generate import answer
 from prompt_jax.tasks import Task
 from prompt_jax.weights import load_backbone
 

@@ -47,7 +47,7 @@ _HOMES = {
     "TrainConfig": "config",
     "compose": "prompts",
     "compose_attention": "experiment",
-    "ensemble": "generate",
+    "ensemble": "answers",
     "recycle": "prompts",
     "resolved": "config",
     "fit": "train",
@@ -68,6 +68,7 @@ __version__ = "0.1.0"
 
 
 if TYPE_CHECKING:  # What editors and type checkers see of `_HOMES`.
+    from prompt_jax.answers import ensemble as ensemble
     from prompt_jax.backbones import Backbone as Backbone
     from prompt_jax.config import BackboneConfig as BackboneConfig
     from prompt_jax.config import Config as Config
@@ -85,7 +86,6 @@ if TYPE_CHECKING:  # What editors and type checkers see of `_HOMES`.
     from prompt_jax.experiment import compose_attention as compose_attention
     from prompt_jax.forward import Injection as Injection
     from prompt_jax.forward import prepend as prepend
-    from prompt_jax.generate import ensemble as ensemble
     from prompt_jax.losses import loss_fn as loss_fn
     from prompt_jax.methods import AdapterConfig as AdapterConfig
     from prompt_jax.methods import BiasConfig as BiasConfig

@@ -3,58 +3,20 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
+from prompt_jax.answers import Candidates, LossOptions, readout_for
+from prompt_jax.answers.readout import NO_CANDIDATES
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import OBJECTIVES, InputError, MethodConfig, choose
-from prompt_jax.data.alignment import IGNORED
-from prompt_jax.forward import PromptedModel, for_tasks, only_real
-from prompt_jax.generate.scoring import score_candidates
+from prompt_jax.forward import PromptedModel, TaskPrompts, for_tasks, only_real
 from prompt_jax.methods import materialize
+from prompt_jax.trees import Tuned
 
 Loss = Callable[..., tuple[Array, dict[str, Array]]]
-AT_TOKENS = {
-    "TOKEN_CLS": PromptedModel.token_logits,
-    "QUESTION_ANS": PromptedModel.span_logits,
-}
-"""Heads whose targets stand at tokens of the text: [B, T, C] or [B, 2, T], as many as targets."""
-
-
-def cross_entropy(
-    logits: Float[Array, "B U V"],
-    targets: Int[Array, "B U"],
-    *,
-    label_smoothing: float = 0.0,
-    z_loss: float = 0.0,
-) -> Float[Array, "B U"]:
-    """Negative log-likelihood of every target token, in nats.
-
-    Written with logsumexp, so no one-hot [B, U, V] array exists. Smoothing moves its mass to all V
-    words evenly; `z_loss * log(Z)**2` keeps the normaliser near one.
-    """
-    normalizer = jax.nn.logsumexp(logits, axis=-1)
-    picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-    if label_smoothing:
-        picked = (1 - label_smoothing) * picked + label_smoothing * logits.mean(-1)
-    return normalizer - picked + z_loss * jnp.square(normalizer)
-
-
-def mean_loss(logits: Float[Array, "B U C"], labels: Int[np.ndarray, "B U"]) -> Float[Array, ""]:
-    """Cross-entropy over the labels that are not `IGNORED`, in nats."""
-    counted = jnp.asarray(labels != IGNORED)
-    nll = cross_entropy(logits, jnp.maximum(labels, 0))
-    return jnp.where(counted, nll, 0.0).sum() / jnp.maximum(counted.sum(), 1)
-
-
-class Candidates(NamedTuple):
-    """Label words as tokens, for losses that look at all of them."""
-
-    tokens: Int[Any, "C U"]
-    """With EOS, padded on the right."""
-    mask: Bool[Any, "C U"]
 
 
 class Pull(NamedTuple):
@@ -63,36 +25,6 @@ class Pull(NamedTuple):
     anchor: Any
     """Of the tuned tree's structure."""
     weight: float
-
-
-def _gold(batch: Any, candidates: Candidates) -> Int[Array, " B"]:
-    """Which label word every target is; all of them are among the candidates."""
-    width = max(batch.targets.shape[1], candidates.tokens.shape[1])
-
-    def padded(tokens: Any, mask: Any) -> Array:
-        shown = jnp.where(jnp.asarray(mask), jnp.asarray(tokens), -1)
-        return jnp.pad(shown, ((0, 0), (0, width - shown.shape[1])), constant_values=-1)
-
-    targets = padded(batch.targets, batch.target_mask)[:, None]
-    words = padded(candidates.tokens, candidates.mask)[None]
-    return (targets == words).all(-1).argmax(-1)
-
-
-def label_loss(
-    objective: str, scores: Float[Array, "B C"], gold: Int[Array, " B"], margin: float
-) -> Float[Array, ""]:
-    """The mean over rows of a loss over label words.
-
-    `labels` is the cross-entropy of the right word among all. `perceptron` wants the right word
-    ahead of the best other one by `margin`; the right one itself is left out of that maximum, or
-    it would hide the margin.
-    """
-    right = jnp.take_along_axis(scores, gold[:, None], axis=1)[:, 0]
-    if objective == "labels":
-        return (jax.nn.logsumexp(scores, axis=1) - right).mean()
-    own = jax.nn.one_hot(gold, scores.shape[1], dtype=bool)
-    other = jnp.where(own, -jnp.inf, scores).max(1)
-    return jnp.maximum(0.0, margin + other - right).mean()
 
 
 def loss_fn(
@@ -105,7 +37,7 @@ def loss_fn(
     candidates: Candidates | None = None,
     margin: float = 0.2,
     pull: Pull | None = None,
-    module: Any | None = None,
+    module: nn.Module | None = None,
 ) -> Loss:
     """The loss of a method on a backbone: `loss(tuned, frozen, batch, key=None) -> (mean, aux)`.
 
@@ -128,7 +60,7 @@ def loss_fn(
         has no head over words where the method brings none.
     """
     choose("objective", objective, OBJECTIVES)
-    if method.task_type == "SEQ_CLS" and method.num_labels and candidates is None:
+    if method.task_type == "SEQ_CLS" and (method.num_labels or 0) > 1 and candidates is None:
         raise InputError(
             f"a head of {method.num_labels} classes needs the label words of the task; set "
             "task.labels"
@@ -138,36 +70,24 @@ def loss_fn(
             f'objective="{objective}" compares label words and the task has none; set '
             'task.labels, or use objective="tokens"'
         )
-    if method.task_type not in AT_TOKENS and not method.num_labels:
+    if not method.num_labels:
         backbone.check_word_head()
     module = module or backbone.module
+    readout = readout_for(method, objective)
+    candidates = NO_CANDIDATES if candidates is None else candidates
+    options = LossOptions(label_smoothing, z_loss, objective, candidates, margin)
 
     def loss(
         tuned: Any, frozen: Any, batch: Any, key: Any = None, real: Any = None
     ) -> tuple[Array, dict]:
         batch = jax.tree.map(jnp.asarray, batch)
-        injection = for_tasks(materialize(method, tuned, key), batch.task_ids)
-        injection = injection if real is None else only_real(injection, real)
+        injection = materialize(method, tuned, key)
+        if isinstance(injection, TaskPrompts):
+            injection = for_tasks(injection, batch.task_ids)
+        if real is not None:
+            injection = only_real(injection, real)
         model = PromptedModel(module, frozen, injection, dropout=key)
-        if method.task_type == "SEQ_CLS" and method.num_labels and candidates is not None:
-            scores = model.class_logits(batch.tokens, batch.mask)
-            over = "labels" if objective == "tokens" else objective
-            mean = label_loss(over, scores, _gold(batch, candidates), margin)
-            count = jnp.asarray(len(batch.targets))
-        elif objective != "tokens" and candidates is not None:
-            words = map(jnp.asarray, (*candidates, candidates.mask.sum(1)))
-            scores = score_candidates(model, batch.tokens, batch.mask, *words)
-            mean = label_loss(objective, scores, _gold(batch, candidates), margin)
-            count = jnp.asarray(len(batch.targets))
-        else:
-            if method.task_type in AT_TOKENS:
-                logits = AT_TOKENS[method.task_type](model, batch.tokens, batch.mask)
-            else:
-                logits = model.target_logits(batch.tokens, batch.mask, batch.targets)
-            smooth = {"label_smoothing": label_smoothing, "z_loss": z_loss}
-            nll = cross_entropy(logits, batch.targets, **smooth)
-            count = batch.target_mask.sum()
-            mean = jnp.where(batch.target_mask, nll, 0.0).sum() / jnp.maximum(count, 1)
+        mean, count = readout.loss(model, batch, options)
         if pull is not None:
             mean = mean + pull.weight * _distance(tuned, pull.anchor)
         return mean, {"tokens": count}
@@ -175,10 +95,10 @@ def loss_fn(
     return loss
 
 
-def _distance(tuned: Any, anchor: Any) -> Float[Array, ""]:
+def _distance(tuned: Tuned, anchor: Tuned) -> Float[Array, ""]:
     """The squared distance of two trees, a row of every leaf."""
     parts = jax.tree.map(
-        lambda ours, theirs: jnp.square(ours - jnp.asarray(theirs)).sum() / max(len(ours), 1),
+        lambda leaf, start: jnp.square(leaf - jnp.asarray(start)).sum() / max(len(leaf), 1),
         tuned,
         anchor,
     )

@@ -15,11 +15,11 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from prompt_jax import disk
+from prompt_jax.answers import Answers, Progress, answer, check_words
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import DataConfig, EvalConfig, InputError
 from prompt_jax.data.files import Row, decode_lines, read_file
 from prompt_jax.forward import Injection
-from prompt_jax.generate import Answers, Progress, answer, check_words
 from prompt_jax.sharding import whole_rows
 from prompt_jax.tasks import Task, to_source
 from prompt_jax.tasks.templates import parse, path_of
@@ -91,7 +91,7 @@ def predict(
                 eval=eval,
                 progress=_after(start - first, len(inputs) - first, progress),
             )
-            records = _records(chunk, task, answers)
+            records = _records(chunk, answers)
             known = old[start : start + size]
             _check_same(output, start, known, records)
             new = records[len(known) :]
@@ -245,16 +245,18 @@ def _other(output: Path, reason: str) -> InputError:
     )
 
 
-def _records(chunk: Sequence[Input], task: Task, answers: Answers) -> list[dict[str, Any]]:
+def _records(chunk: Sequence[Input], answers: Answers) -> list[dict[str, Any]]:
     records: list[dict[str, Any]] = [
         {"index": index, "input": text, "prediction": prediction}
         for (index, text), prediction in zip(chunk, answers.predictions, strict=True)
     ]
-    if answers.scores is not None:
+    if answers.scores is not None and answers.options is not None:
         odds = np.exp(answers.scores - answers.scores.max(1, keepdims=True))
-        for record, row in zip(records, odds / odds.sum(1, keepdims=True), strict=True):
+        shares = odds / odds.sum(1, keepdims=True)
+        for record, row, options in zip(records, shares, answers.options, strict=True):
+            # A row may have fewer candidates than another.
             record["scores"] = {
-                label: round(float(p), 6) for label, p in zip(task.choices, row, strict=True)
+                label: round(float(p), 6) for label, p in zip(options, row, strict=False)
             }
     return records
 

@@ -11,9 +11,9 @@ import shutil
 import pytest
 
 from prompt_jax import cli
+from prompt_jax.answers import answer, check_words
 from prompt_jax.config import Config, DataConfig, EvalConfig, InputError, TrainConfig
 from prompt_jax.experiment.answering import batches_of
-from prompt_jax.generate import answer, check_words
 from prompt_jax.methods import PromptTuningConfig
 from prompt_jax.predict import predict
 from prompt_jax.tasks import Example, Task

@@ -1,13 +1,15 @@
 """Where tags and spans stand among the tokens of any kind of tokenizer."""
 
+import functools
+
 import numpy as np
 import pytest
 
+from prompt_jax.answers import spans, tags
 from prompt_jax.config import DataConfig, InputError
 from prompt_jax.data import Batches, encode, first_tokens, locate
 from prompt_jax.data.alignment import IGNORED, span_targets, tag_targets
-from prompt_jax.generate.reading import span, tags
-from prompt_jax.tasks import TASKS, Example, Task, Text, to_example, to_source, with_no_answer
+from prompt_jax.tasks import TASKS, Example, Task, Text, completed, to_example, to_source
 from prompt_jax.weights.tokenizer import load_tokenizer
 
 TEXT = "good  films 12 bad"
@@ -71,8 +73,9 @@ def test_words_behind_the_cut(tokenizer):
 
 def batches(tokenizer, examples, task_type, longest=99):
     config = DataConfig(max_source_length=longest)
-    kind = {"place": "within", "task_type": task_type, "labels": ("O", "B-X")}
-    return Batches(examples, tokenizer, config, 2, 0, **kind)
+    encode = {"TOKEN_CLS": tags.encode, "QUESTION_ANS": spans.encode}[task_type]
+    encode = functools.partial(encode, labels=("O", "B-X"))
+    return Batches(examples, tokenizer, config, 2, 0, place="within", encode=encode)
 
 
 def test_batches_of_tags(tokenizer):
@@ -110,7 +113,8 @@ def test_words_are_those_of_the_list(tokenizer):
     assert first[[0, 3, 5]].tolist() == [-1] * 3
     batch = batches(tokenizer, [example], "TOKEN_CLS")[0]
     assert batch.target_mask.sum(1).tolist() == [3, 3] and batch.targets.sum(1).tolist() == [3, 3]
-    assert len(tags(np.zeros((len(places), 2)), example.source, places, ("O", "X")).split()) == 6
+    answer = tags.tags_of(np.zeros((len(places), 2)), example.source, places, ("O", "X"))
+    assert len(answer.split()) == 6
 
 
 def test_a_question_without_an_answer_is_the_first_token(bert_folder):
@@ -118,15 +122,15 @@ def test_a_question_without_an_answer_is_the_first_token(bert_folder):
     answers = [["bad"], {"text": [], "answer_start": []}, []]
     task = Task(name="t", source="{text}", target="{answers}", kind="span")
     examples = [to_example(task, {"text": "good bad", "answers": each}) for each in answers]
-    assert with_no_answer(task, examples[:1]) is task
-    task = with_no_answer(task, examples)
+    assert completed(task, examples[:1]) is task
+    task = completed(task, examples)
     assert task.labels == ("",) and [example.target for example in examples] == ["bad", "", ""]
     targets = batches(tokenizer, examples, "QUESTION_ANS")._encoded.targets
     assert [target.tolist() for target in targets] == [[2, 2], [0, 0], [0, 0]]
     (places,) = locate(tokenizer, ["good bad"], 9).places
     scores = np.log(np.array([[0.5, 0.1, 0.3, 0.1], [0.5, 0.1, 0.3, 0.1]]))
-    assert span(scores, "good bad", places, task.labels) == ""
-    assert span(scores, "good bad", places) == "bad"
+    assert spans.span_of(scores, "good bad", places, task.labels) == ""
+    assert spans.span_of(scores, "good bad", places) == "bad"
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from engines import SMALL, prompt_of, prompts_of
 
+from prompt_jax.answers import classify, combine
 from prompt_jax.config import InputError
 from prompt_jax.forward import PromptedModel
-from prompt_jax.generate import classify, combine, generate, score
+from prompt_jax.generate import generate, score
 from prompt_jax.methods import (
     HeadConfig,
     IA3Config,

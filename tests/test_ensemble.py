@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from prompt_jax.answers import answer, ensemble
 from prompt_jax.config import DataConfig, EvalConfig, InputError
 from prompt_jax.forward import Injection, Placement
-from prompt_jax.generate import answer, ensemble, scoring
+from prompt_jax.generate import scoring
 from prompt_jax.tasks import Task
 
 TASK = Task(name="x", source="{input}", target="{target}", labels=("no", "yes", "it may be"))
@@ -80,7 +81,7 @@ def test_a_mask_of_a_prompt_stays(small, three):
 
 
 def test_votes_count_and_ties_go_to_the_average():
-    from prompt_jax.generate.ensemble import _most_voted
+    from prompt_jax.answers.ensemble import _most_voted
 
     said = np.log(
         [
@@ -97,7 +98,7 @@ def test_votes_count_and_ties_go_to_the_average():
 
 
 def test_weights_are_those_under_which_the_right_labels_are_likeliest(each):
-    from prompt_jax.generate import combine, fit_weights
+    from prompt_jax.answers import combine, fit_weights
 
     said, rng = np.stack(each, 1), np.random.default_rng(0)
     labels = rng.integers(0, said.shape[2], len(said))
@@ -154,7 +155,6 @@ def test_bad_input(small, three):
         ([one._replace(head={"out": one.prompt})], {}, "has a head"),
         (behind, {}, '2, 5, 3 virtual tokens cannot.*placement="suffix"'),
         ([one, behind[0]], {}, "stand at prefix and suffix; use prompts of one placement"),
-        ([Injection(tasks=one.prompt[None])], {}, "has prompts of several tasks"),
     ]
     for injections, options, message in cases:
         with pytest.raises(InputError, match=message):

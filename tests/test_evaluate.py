@@ -6,12 +6,12 @@ import jax
 import numpy as np
 import pytest
 
+from prompt_jax.answers import Answers, Reading, spans, tags
 from prompt_jax.config import DataConfig, EvalConfig, InputError
-from prompt_jax.data import Batch, encode, pad
-from prompt_jax.evaluate import _of_readings, baselines, evaluate
+from prompt_jax.data import Batch, encode, pad, padded_length
+from prompt_jax.evaluate import baselines, evaluate
 from prompt_jax.forward import Injection
-from prompt_jax.generate import Reading, generate, score
-from prompt_jax.generate.answers import padded_length
+from prompt_jax.generate import generate, score
 from prompt_jax.metrics import measure
 from prompt_jax.tasks import Example, Task
 from prompt_jax.weights import load_backbone
@@ -134,8 +134,8 @@ def test_lengths_are_few_and_fit():
 
 
 def test_likelihood_of_targets_is_the_loss_that_training_lowers(backbone, injection):
+    from prompt_jax.answers import target_likelihood
     from prompt_jax.data import encode_examples
-    from prompt_jax.generate import target_likelihood
     from prompt_jax.losses import loss_fn
     from prompt_jax.methods import PromptTuningConfig
 
@@ -161,13 +161,17 @@ def test_likelihood_of_what_a_head_reads():
     tagged = [Reading(scores, places), Reading(scores[:1], places[:1])]
     texts = [Example("filmed good", "B O"), Example("filmed good", "B O")]
     wanted = np.log([0.9, 0.8, 0.9]).mean()
-    assert _of_readings(tagged, texts, tagging) == pytest.approx(wanted, rel=1e-6)
+    assert tags.likelihood(Answers([], readings=tagged), texts, tagging) == pytest.approx(
+        wanted, rel=1e-6
+    )
     span = dataclasses.replace(tagging, kind="span", labels=(), metrics=())
     ends = [Reading(scores.T, places), Reading(scores.T[:, :1], places[:1])]
     texts = [Example("filmed good", "good", (), 7)] * 2
     wanted = np.log([0.8, 0.2]).mean()
-    assert _of_readings(ends, texts, span) == pytest.approx(wanted, rel=1e-6)
-    assert _of_readings(ends[1:], texts[1:], span) is None
+    assert spans.likelihood(Answers([], readings=ends), texts, span) == pytest.approx(
+        wanted, rel=1e-6
+    )
+    assert spans.likelihood(Answers([], readings=ends[1:]), texts[1:], span) is None
 
 
 def test_baselines_of_classification():

@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from prompt_jax.answers import cross_entropy
 from prompt_jax.backbones import Backbone
 from prompt_jax.backbones.t5 import T5Config, init_params, shift_right
 from prompt_jax.config import InputError
 from prompt_jax.forward import Injection, PromptedModel
 from prompt_jax.generate import generate, score, scoring
 from prompt_jax.generate.sampling import Draw, restrict, sample
-from prompt_jax.losses import cross_entropy
 
 NEW = 8
 LENGTHS = np.array([7, 3, 5, 2, 6])

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 import prompt_jax as pj
+from prompt_jax.answers import Candidates, classify
 from prompt_jax.config import TrainConfig
 from prompt_jax.data import Batch, encode_targets
 from prompt_jax.forward import Injection, PromptedModel, apply_head
-from prompt_jax.generate import classify, score
-from prompt_jax.losses import Candidates, loss_fn
+from prompt_jax.generate import score
+from prompt_jax.losses import loss_fn
 from prompt_jax.methods import init, materialize
 from prompt_jax.train import compile_step, start
 

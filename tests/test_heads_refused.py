@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 import prompt_jax as pj
+from prompt_jax.answers import Candidates, classify
 from prompt_jax.config import InputError
-from prompt_jax.generate import classify, generate, score
-from prompt_jax.losses import Candidates, loss_fn
+from prompt_jax.generate import generate, score
+from prompt_jax.losses import loss_fn
 from prompt_jax.methods import init, materialize
 from prompt_jax.prompts import compose, prompt_for
 

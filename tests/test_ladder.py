@@ -15,7 +15,9 @@ LADDER = (
     ("experiment", "model", "predict", "pretrain", "doctor", "serve"),
     ("plan", "population"),
     ("train", "evaluate", "report"),
-    ("losses", "generate", "checkpoints", "runs"),
+    ("losses", "checkpoints", "runs"),
+    ("answers",),
+    ("generate",),
     ("methods", "prompts", "weights", "data"),
     ("forward",),
     ("backbones", "tasks", "metrics"),
@@ -27,7 +29,6 @@ RUNG = {room: len(LADDER) - i for i, rooms in enumerate(LADDER) for room in room
 ALLOWED = {
     ("prompts", "methods"),  # a prompt is saved as what it injects
     ("prompts", "weights"),  # and read by the same readers of safetensors and pickles
-    ("losses", "generate"),  # a loss over label words scores them as ranking does
     ("__main__", "cli"),
 }
 FORBIDDEN = {"torch", "tensorflow"}

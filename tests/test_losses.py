@@ -3,10 +3,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from prompt_jax.answers import Candidates, label_loss
 from prompt_jax.config import InputError
 from prompt_jax.data import Batch
 from prompt_jax.generate import score
-from prompt_jax.losses import Candidates, Pull, label_loss, loss_fn
+from prompt_jax.losses import Pull, loss_fn
 from prompt_jax.methods import PromptTuningConfig, init, materialize
 
 METHOD = PromptTuningConfig(num_virtual_tokens=3)

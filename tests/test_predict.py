@@ -14,9 +14,9 @@ import pytest
 
 from prompt_jax import disk
 from prompt_jax import predict as module
+from prompt_jax.answers import answer
 from prompt_jax.config import DataConfig, EvalConfig, InputError
 from prompt_jax.forward import Injection
-from prompt_jax.generate import answer
 from prompt_jax.predict import parse_shard, predict, read_inputs
 from prompt_jax.tasks import Task
 from prompt_jax.weights import load_backbone

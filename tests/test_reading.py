@@ -8,10 +8,12 @@ import pytest
 
 import prompt_jax as pj
 from prompt_jax import cli
+from prompt_jax.answers import answer
+from prompt_jax.answers.spans import LONGEST_SPAN
+from prompt_jax.answers.spans import span_of as span
+from prompt_jax.answers.tags import tags_of as tags
 from prompt_jax.config import Config, DataConfig, EvalConfig, InputError, TaskConfig, TrainConfig
 from prompt_jax.experiment import TUNED, train
-from prompt_jax.generate import answer
-from prompt_jax.generate.reading import LONGEST_SPAN, span, tags
 
 PLACES = np.array([[0, 0], [0, 3], [4, 6], [6, 7], [8, 9], [9, 9]])
 TEXT = "one two x"

@@ -3,7 +3,7 @@
 import pytest
 
 from prompt_jax.config import InputError, TaskConfig
-from prompt_jax.tasks import TASKS, Example, Task, resolve, to_example, with_tags
+from prompt_jax.tasks import TASKS, Example, Task, completed, resolve, to_example
 
 TAGS = Task(name="tags", source="{tokens}", target="{tags}", kind="tagging")
 SPAN = Task(name="span", source="q: {question} c: {context}", target="{answers}", kind="span")
@@ -19,15 +19,15 @@ def test_lists_of_words_and_plain_text_are_one():
 
 
 def test_tags_are_found_in_the_rows():
-    task = with_tags(TAGS, [Example("a b", "O B-X"), Example("c", "B-A")])
+    task = completed(TAGS, [Example("a b", "O B-X"), Example("c", "B-A")])
     assert task.labels == ("O", "B-A", "B-X") and task.metrics[0] == "entity_f1"
-    assert with_tags(TAGS, [Example("a", "NOUN")]).metrics == ("tag_accuracy",)
-    assert with_tags(task, [Example("a", "B-Z")]) is task
+    assert completed(TAGS, [Example("a", "NOUN")]).metrics == ("tag_accuracy",)
+    assert completed(task, [Example("a", "B-Z")]) is task
 
 
 def test_metrics_of_the_user_stay():
     chosen = Task(name="t", source="{a}", target="{b}", kind="tagging", metrics=("accuracy",))
-    assert with_tags(chosen, [Example("a", "NOUN")]).metrics == ("accuracy",)
+    assert completed(chosen, [Example("a", "NOUN")]).metrics == ("accuracy",)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ from prompt_jax.config.experiment import DTYPES as DTYPES
 from prompt_jax.config.experiment import METRICS as METRICS
 from prompt_jax.config.experiment import OBJECTIVES as OBJECTIVES
 from prompt_jax.config.experiment import REMATS as REMATS
-from prompt_jax.config.experiment import TASK_KINDS as TASK_KINDS
 from prompt_jax.config.experiment import BackboneConfig as BackboneConfig
 from prompt_jax.config.experiment import Config as Config
 from prompt_jax.config.experiment import DataConfig as DataConfig
@@ -21,6 +20,7 @@ from prompt_jax.config.experiment import EvalConfig as EvalConfig
 from prompt_jax.config.experiment import TaskConfig as TaskConfig
 from prompt_jax.config.experiment import TrainConfig as TrainConfig
 from prompt_jax.config.experiment import resolved as resolved
+from prompt_jax.config.kinds import KINDS as KINDS
 from prompt_jax.config.mesh import MeshConfig as MeshConfig
 from prompt_jax.config.method import PLACEMENTS as PLACEMENTS
 from prompt_jax.config.method import MethodConfig as MethodConfig

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from prompt_jax.config.checks import InputError, at_least, choose, refuse_unread
+from prompt_jax.config.kinds import KINDS
 from prompt_jax.config.mesh import MeshConfig
 from prompt_jax.config.method import MethodConfig, default_method
 
@@ -13,11 +14,9 @@ Objective = Literal["tokens", "labels", "perceptron"]
 Schedule = Literal["constant", "linear", "cosine"]
 Dtype = Literal["auto", "float32", "bfloat16", "int8", "float8", "int4"]
 Remat = Literal["none", "minimal", "full"]
-TaskKind = Literal["classification", "generation", "tagging", "span"]
 OBJECTIVES: tuple[str, ...] = get_args(Objective)
 DTYPES: tuple[str, ...] = get_args(Dtype)
 REMATS: tuple[str, ...] = get_args(Remat)
-TASK_KINDS: tuple[str, ...] = get_args(TaskKind)
 METRICS = (
     "accuracy",
     "macro_f1",
@@ -44,14 +43,16 @@ class TaskConfig:
     """Template of the input, e.g. "premise: {premise} hypothesis: {hypothesis}"."""
     target: str | None = None
     """Template of the target, e.g. "{label}"."""
-    kind: TaskKind | None = None
-    """What an answer is: a label word, a text, a tag for every word of the input, or a part of the
-    input. None is what the named task declares, else a label word where labels are given or the
-    targets are few, short and repeat."""
+    kind: str | None = None
+    """What an answer is: `classification` (a label word), `generation` (a text), `tagging` (a tag
+    for every word of the input), `span` (a part of the input), `regression` (a number) or
+    `multiple_choice` (one of the candidates of the row). None is what the named task declares, else
+    a classification where labels are given or the targets are few, short and repeat."""
     labels: tuple[str, ...] = ()
     """The label words, or the tags; targets outside them are refused. `0=negative` is a label word
     and what rows write for it; without that, numbers from 0 on are the labels in their order.
-    Empty takes them from the training rows."""
+    Empty takes them from the training rows. Of a multiple choice, the templates of the candidates:
+    "{choice1}" "{choice2}", or "{endings}" for a column of lists."""
     metrics: tuple[str, ...] = ()
     """Names of metrics; the first one decides which prompt is the best."""
 
@@ -59,7 +60,7 @@ class TaskConfig:
         for name in self.metrics:
             choose("metric", name, METRICS)
         if self.kind is not None:
-            choose("task.kind", self.kind, TASK_KINDS)
+            choose("task.kind", self.kind, KINDS)
 
 
 @dataclass(frozen=True, kw_only=True)

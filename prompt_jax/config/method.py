@@ -66,7 +66,8 @@ class MethodConfig:
         if self.task_type == "QUESTION_ANS":
             object.__setattr__(self, "num_labels", 2)  # The first and the last token of the answer.
         if self.num_labels is not None:
-            at_least("num_labels", self.num_labels, 2)
+            # One output is a regression, as in Transformers.
+            at_least("num_labels", self.num_labels, 1 if self.task_type == "SEQ_CLS" else 2)
             choose("task_type with num_labels", self.task_type, WITH_HEAD)
         elif self.task_type == "TOKEN_CLS":
             raise InputError("TOKEN_CLS has a trained head: set num_labels to the number of tags")

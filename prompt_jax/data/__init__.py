@@ -5,12 +5,19 @@ from prompt_jax.data.batches import Batch, Batches, encode_examples, length_ladd
 from prompt_jax.data.label_words import encode_labels
 from prompt_jax.data.selection import hold_out, sample
 from prompt_jax.data.sources import load_examples, load_rows, load_table, splits
-from prompt_jax.data.texts import encode, encode_targets, pad
+from prompt_jax.data.texts import (
+    batches_by_length,
+    encode,
+    encode_targets,
+    pad,
+    padded_length,
+)
 
 __all__ = [
     "IGNORED",
     "Batch",
     "Batches",
+    "batches_by_length",
     "encode",
     "encode_labels",
     "encode_targets",
@@ -23,6 +30,7 @@ __all__ = [
     "load_table",
     "locate",
     "pad",
+    "padded_length",
     "prefetch",
     "sample",
     "span_targets",

@@ -6,23 +6,17 @@ length share a batch, and lengths come from a short ladder: little padding, few 
 
 import copy
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int32
+from jaxtyping import Bool, Float32, Int32
 
 from prompt_jax.config import DataConfig, InputError, at_least
-from prompt_jax.data.alignment import (
-    IGNORED,
-    NO_SPAN,
-    Located,
-    locate,
-    span_targets,
-    tag_targets,
-)
+from prompt_jax.data.alignment import IGNORED
 from prompt_jax.data.texts import cut_targets, cut_texts, pad
-from prompt_jax.tasks import Example, place_of
+from prompt_jax.tasks import Example
+from prompt_jax.trees import Tokenizer
 
 # Batches among which rows are sorted by length: more pads less, fewer mixes better.
 WINDOW = 16
@@ -35,8 +29,9 @@ class Batch(NamedTuple):
     tokens: Int32[Any, "B T"]
     mask: Bool[Any, "B T"]
     """True where there is a token."""
-    targets: Int32[Any, "B U"]
-    """Tokens; tags of all tokens, U = T; or the first and the last token of a span, U = 2."""
+    targets: Int32[Any, "B U"] | Float32[Any, "B U"]
+    """Tokens; tags of all tokens, U = T; the first and the last token of a span, U = 2; or a
+    number, U = 1."""
     target_mask: Bool[Any, "B U"]
     task_ids: Int32[Any, " B"] | None = None
     """Which task every row belongs to, for methods that train several; None is one task."""
@@ -54,77 +49,55 @@ class Encoded(NamedTuple):
 
     sources: list[np.ndarray]
     targets: list[np.ndarray]
+    """Tokens, numbers of tags, or floats."""
     truncated: Truncated
     pad_id: int
-    tagged: bool = False
-    """Targets are tags, one a token, and `IGNORED` where there is none."""
+    by_token: bool = False
+    """Targets stand at the tokens of the source, one each, `IGNORED` where there is none."""
 
 
 def encode_examples(
     examples: Sequence[Example],
-    tokenizer: Any,
+    tokenizer: Tokenizer,
     config: DataConfig,
     *,
     place: str = "apart",
-    task_type: str = "",
-    labels: Sequence[str] = (),
     filler: int | None = None,
 ) -> Encoded:
     """Every example tokenized once, with the count of those that were cut.
 
     Args:
       place: as for `encode_targets`.
-      task_type: `TOKEN_CLS` makes a target the tags of its tokens, `QUESTION_ANS` the first and
-        the last token of the answer; any other, the tokens to write.
-      labels: the tags.
       filler: the token behind a text; None takes the tokenizer's padding, which the embedding
         table of a backbone may lack.
 
     Raises:
-      InputError: there are no examples, or a cut takes the answer of some.
+      InputError: there are no examples.
+    """
+    sources, targets = sources_of(examples), [example.target for example in examples]
+    rows, long_sources = cut_texts(tokenizer, sources, config.max_source_length)
+    targets, long_targets = cut_targets(tokenizer, targets, config.max_target_length, place)
+    truncated = Truncated(long_sources, long_targets)
+    return Encoded(rows, targets, truncated, padding_of(tokenizer, filler))
+
+
+def sources_of(examples: Sequence[Example]) -> list[str]:
+    """The inputs of examples.
+
+    Raises:
+      InputError: there are none.
     """
     if not examples:
         raise InputError("there are no examples; give a task or a split with at least one row")
-    sources = [example.source for example in examples]
-    # Any id will do, for the mask hides it.
-    pad_id = (tokenizer.pad_token_id or 0) if filler is None else filler
-    if task_type in ("TOKEN_CLS", "QUESTION_ANS"):
-        found = locate(tokenizer, sources, config.max_source_length)
-        tagged = task_type == "TOKEN_CLS"
-        targets = _tags(examples, found, labels) if tagged else _spans(examples, found, config)
-        return Encoded(found.tokens, targets, Truncated(found.cut, 0), pad_id, tagged)
-    targets = [example.target for example in examples]
-    rows, long_sources = cut_texts(tokenizer, sources, config.max_source_length)
-    targets, long_targets = cut_targets(tokenizer, targets, config.max_target_length, place)
-    return Encoded(rows, targets, Truncated(long_sources, long_targets), pad_id)
+    return [example.source for example in examples]
 
 
-def _tags(examples: Sequence[Example], found: Located, labels: Sequence[str]) -> list[np.ndarray]:
-    number = {tag: i for i, tag in enumerate(labels)}
-    return [
-        tag_targets(example.source, places, [number[tag] for tag in example.target.split()])
-        for example, places in zip(examples, found.places, strict=True)
-    ]
-
-
-def _spans(examples: Sequence[Example], found: Located, config: DataConfig) -> list[np.ndarray]:
-    targets, lost = [], []
-    for i, ((source, target, _, start), places) in enumerate(
-        zip(examples, found.places, strict=True)
-    ):
-        start = start or 0
-        span = span_targets(places, start, start + len(target)) if target else NO_SPAN
-        if span is None:
-            lost.append(place_of(source, i))
-        else:
-            targets.append(span)
-    if lost:
-        raise InputError(
-            f"{lost[0]}: the answer is behind the cut at {config.max_source_length} tokens, as in "
-            f"{len(lost)} of {len(examples)} training rows; raise data.max_source_length, or "
-            "remove them"
-        )
-    return targets
+def padding_of(tokenizer: Tokenizer, filler: int | None) -> int:
+    """The token behind a text. Any will do, because the mask hides it."""
+    if filler is not None:
+        return filler
+    pad = tokenizer.pad_token_id
+    return pad if isinstance(pad, int) else 0
 
 
 def length_ladder(
@@ -176,9 +149,8 @@ class Batches:
       seed: of the order.
       task_ids: which task every example belongs to; None is one task.
       place: as for `encode_targets`.
-      task_type: as for `encode_examples`.
-      labels: the tags.
       filler: as for `encode_examples`.
+      encode: makes token ids and targets of the examples, called as `encode_examples`.
       prompt_length: virtual tokens P before the text; lengths T are such that 8 divides P + T.
 
     Raises:
@@ -188,23 +160,20 @@ class Batches:
     def __init__(
         self,
         examples: Sequence[Example],
-        tokenizer: Any,
+        tokenizer: Tokenizer,
         config: DataConfig,
         batch_size: int,
         seed: int,
         *,
         task_ids: Sequence[int] | np.ndarray | None = None,
         place: str = "apart",
-        task_type: str = "",
-        labels: Sequence[str] = (),
         filler: int | None = None,
+        encode: Callable[..., Encoded] = encode_examples,
         prompt_length: int = 0,
     ):
         at_least("train.batch_size", batch_size, 1)
         at_least("train.seed", seed, 0)
-        kind: dict[str, Any] = {"place": place, "task_type": task_type, "labels": labels}
-        kind["filler"] = filler
-        self._encoded = encode_examples(examples, tokenizer, config, **kind)
+        self._encoded = encode(examples, tokenizer, config, place=place, filler=filler)
         self._lengths = np.array([len(row) for row in self._encoded.sources])
         self._batch_size, self._seed = batch_size, seed
         self._task_ids = None if task_ids is None else np.asarray(task_ids, np.int32)
@@ -274,7 +243,7 @@ def _rung(ladder: tuple[int, ...], lengths: np.ndarray) -> int:
 def _assemble(encoded: Encoded, rows: np.ndarray, length: int, target_length: int) -> Batch:
     inputs = pad([encoded.sources[row] for row in rows], length, encoded.pad_id)
     picked = [encoded.targets[row] for row in rows]
-    if not encoded.tagged:
+    if not encoded.by_token:
         return Batch(*inputs, *pad(picked, target_length, encoded.pad_id))
     tags = pad(picked, length, IGNORED)[0]
     there = tags != IGNORED

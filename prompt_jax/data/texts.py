@@ -1,11 +1,11 @@
 """Texts as token ids, cut and padded."""
 
 import bisect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int, Int32
+from jaxtyping import Bool, Float32, Int, Int32
 
 from prompt_jax.config import InputError
 from prompt_jax.tasks import columns_of, place_of
@@ -144,13 +144,42 @@ def trimmed(text: str, start: int, stop: int) -> tuple[int, int]:
 
 def pad(
     rows: Sequence[np.ndarray], length: int, pad_id: int
-) -> tuple[Int32[np.ndarray, "B T"], Bool[np.ndarray, "B T"]]:
+) -> tuple[Int32[np.ndarray, "B T"] | Float32[np.ndarray, "B T"], Bool[np.ndarray, "B T"]]:
     """Rows padded on the right to `length`, and the mask that is True on their own tokens.
 
     The mask is taken from the lengths, so a padding id inside a text stays visible.
     """
     lengths = np.array([len(row) for row in rows])
     mask = np.arange(length) < lengths[:, None]
-    tokens = np.full(mask.shape, pad_id, np.int32)
-    tokens[mask] = np.concatenate(rows)
+    values = np.concatenate(rows)
+    kind = np.float32 if values.dtype.kind == "f" else np.int32
+    tokens = np.full(mask.shape, pad_id, kind)
+    tokens[mask] = values
     return tokens, mask
+
+
+def padded_length(longest: int, virtual: int = 0) -> int:
+    """The length T that a batch is padded to, at least `longest`.
+
+    P + T is a multiple of 8, four sizes an octave: little padding, and the same sizes serve every
+    dataset, so that after the first one next to nothing is compiled.
+    """
+    total = longest + virtual
+    step = max(8, 2 ** ((total - 1).bit_length() - 3))
+    return -(-total // step) * step - virtual
+
+
+def batches_by_length(
+    rows: list[np.ndarray], size: int, virtual: int, pad_id: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Indices, tokens and mask of batches of rows of similar length.
+
+    The longest come first, so what does not fit in memory fails at once.
+
+    The last batch is filled up with copies of its last row, which have no index.
+    """
+    order = np.argsort([-len(row) for row in rows], kind="stable")
+    for start in range(0, len(order), size):
+        indices = order[start : start + size]
+        picked = [rows[i] for i in np.pad(indices, (0, size - len(indices)), mode="edge")]
+        yield indices, *pad(picked, padded_length(len(picked[0]), virtual), pad_id)

@@ -1,41 +1,28 @@
-"""How a method answers the tasks of an experiment: in words, with a head, or in a cloze."""
+"""What an experiment trains for the tasks that it has: the method's head, its batches, its loss."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
 
+from prompt_jax.answers import Candidates, check_words, head_of, heads, readout_for, tokenizer_of
 from prompt_jax.backbones import Backbone, is_encoder
 from prompt_jax.config import Config, InputError, MethodConfig
 from prompt_jax.data import Batches, encode_labels, pad
 from prompt_jax.experiment.data import Data
-from prompt_jax.generate import check_words, one_mask
-from prompt_jax.losses import Candidates, Loss, Pull, loss_fn
+from prompt_jax.generate import one_mask
+from prompt_jax.losses import Loss, Pull, loss_fn
 from prompt_jax.prompts import check_task
 from prompt_jax.tasks import Example, Task, place_of
+from prompt_jax.trees import Tuned
 
-
-def tokenizer_of(backbone: Backbone) -> Any:
-    """The backbone's tokenizer.
-
-    Raises:
-      InputError: it has none.
-    """
-    if backbone.tokenizer is None:
-        raise InputError(
-            f"backbone {backbone.name!r} has no tokenizer; use a folder or hub id that holds one"
-        )
-    return backbone.tokenizer
-
-
-HEADS = {"classification": "SEQ_CLS", "tagging": "TOKEN_CLS", "span": "QUESTION_ANS"}
-"""The head that answers a kind of task."""
 WRITES = ("SEQ_2_SEQ_LM", "CAUSAL_LM")
+"""The task types of models that answer in words; one of them is the default of every method."""
 
 
-def for_tasks_of(config: Config, backbone: Backbone, tasks: Sequence[Task]) -> Any:
+def for_tasks_of(config: Config, backbone: Backbone, tasks: Sequence[Task]) -> MethodConfig:
     """The experiment's method with the kind of task that the backbone does, and the label words.
 
     A model that reads answers with a head of the task's kind. A text is classified by a head,
@@ -45,16 +32,26 @@ def for_tasks_of(config: Config, backbone: Backbone, tasks: Sequence[Task]) -> A
       InputError: the backbone or `train` does not do that, a head has other classes than the task
         has labels, or would serve several tasks, or label words are the same tokens.
     """
+    tokenizer_of(backbone)
     task, *others = tasks
-    method = config.method
+    method, head = config.method, head_of(task.kind)
     if method.task_type in WRITES:
-        usual = backbone.task_types[0]
-        if is_encoder(backbone.config):
-            usual = HEADS.get(task.kind, usual)
-        method = _with_type(method, usual, task)
+        if head is not None and is_encoder(backbone.config):
+            method = head.configure(head, method, backbone, task)
+        else:
+            method = dataclasses.replace(method, task_type=backbone.task_types[0])
     check_task(method, backbone)
-    if method.task_type in HEADS.values():
-        method = _with_head(method, backbone, task)
+    names = {known.task_type: kind for kind, known in reversed(heads().items())}
+    if method.task_type in names:
+        if head is None and method.task_type == "SEQ_CLS":
+            head = heads()["classification"]  # Which says that there are no label words.
+        if head is None or head.task_type != method.task_type:
+            kind = names[method.task_type]
+            raise InputError(
+                f"{method.task_type} answers a {kind} and task {task.name!r} is a {task.kind}; set "
+                f'task.kind to "{kind}", or leave method.task_type out'
+            )
+        method = head.configure(head, method, backbone, task)
         if method.num_labels is not None and others:
             raise InputError(
                 f"a head answers one task, and data.mixture names {len(others)} more; train each "
@@ -70,37 +67,6 @@ def for_tasks_of(config: Config, backbone: Backbone, tasks: Sequence[Task]) -> A
     if getattr(method, "start", None) == "class_labels" and not getattr(method, "init_labels", ()):
         return dataclasses.replace(method, **{"init_labels": task.choices})
     return method
-
-
-def _with_type(method: MethodConfig, task_type: str, task: Task) -> MethodConfig:
-    if task_type != "TOKEN_CLS":
-        return dataclasses.replace(method, task_type=task_type)
-    return dataclasses.replace(method, task_type=task_type, num_labels=len(task.labels))
-
-
-def _with_head(method: MethodConfig, backbone: Backbone, task: Task) -> MethodConfig:
-    blank = getattr(tokenizer_of(backbone), "mask_token", None)
-    if method.task_type == "SEQ_CLS" and not task.choices:
-        raise InputError(
-            f"SEQ_CLS chooses among label words and task {task.name!r} has none; set task.labels"
-        )
-    if method.task_type != HEADS.get(task.kind):
-        wanted = next(kind for kind, head in HEADS.items() if head == method.task_type)
-        raise InputError(
-            f"{method.task_type} answers a {wanted} and task {task.name!r} is a {task.kind}; set "
-            f'task.kind to "{wanted}", or leave method.task_type out'
-        )
-    if method.task_type == "QUESTION_ANS":
-        return method
-    if method.num_labels is None and blank and blank in task.source:
-        backbone.check_word_head()
-        return method
-    if method.num_labels not in (None, len(task.labels)):
-        raise InputError(
-            f"num_labels is {method.num_labels} and task {task.name!r} has {len(task.labels)} "
-            f"{'tags' if task.kind == 'tagging' else 'label words'}; leave num_labels out"
-        )
-    return dataclasses.replace(method, num_labels=len(task.labels))
 
 
 def batches_of(
@@ -127,21 +93,20 @@ def batches_of(
         config.train.batch_size,
         config.train.seed,
         place=backbone.target_place,
-        task_type=method.task_type,
-        labels=task.labels,
         filler=backbone.config.filler,
+        encode=functools.partial(readout_for(method).encode, labels=task.labels),
         prompt_length=method.input_tokens,
         task_ids=task_ids,
     )
 
 
 def _label_rows(config: Config, backbone: Backbone, task: Task) -> list[np.ndarray]:
-    words = (tokenizer_of(backbone), task.choices, config.data.max_target_length)
+    words = (backbone.tokenizer, task.choices, config.data.max_target_length)
     return encode_labels(*words, place=backbone.target_place)
 
 
 def loss_of(
-    config: Config, method: MethodConfig, backbone: Backbone, task: Task, tuned: Any
+    config: Config, method: MethodConfig, backbone: Backbone, task: Task, tuned: Tuned
 ) -> Loss:
     """The loss that an experiment trains `tuned` with."""
     options = config.train
@@ -175,9 +140,11 @@ def check_texts(
     for data in tasks:
         examples = sum(data.tests.values(), [*data.train, *data.validation])
         sources = [example.source for example in examples]
-        written = [example.target for example in examples] if method.num_labels is None else ()
-        labels = data.task.choices if method.num_labels is None else ()
-        check_words(backbone, config.data, sources, written, labels)
+        if method.num_labels is not None:
+            check_words(backbone, config.data, sources)
+        else:
+            targets = [example.target for example in examples]
+            check_words(backbone, config.data, sources, targets, data.task.choices)
 
 
 def check_blanks(

@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from prompt_jax.answers import ask_each, check_words, combine, fit_weights
+from prompt_jax.answers.ensemble import WAYS
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import Config, InputError, choose
 from prompt_jax.evaluate import baselines, evaluate
 from prompt_jax.experiment.data import Data
 from prompt_jax.experiment.scored import scored
 from prompt_jax.experiment.watch import Say
-from prompt_jax.generate import ask_each, check_words, combine, fit_weights
-from prompt_jax.generate.ensemble import WAYS
 from prompt_jax.metrics import measure
 from prompt_jax.prompts import Prompt, of_task
 from prompt_jax.tasks import remarks

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from prompt_jax.config import Config, InputError
 from prompt_jax.data import hold_out, load_examples, load_table, sample, splits
-from prompt_jax.tasks import Example, Task, resolve, to_examples, with_no_answer, with_tags
+from prompt_jax.tasks import Example, Task, completed, resolve, to_examples
 
 
 class Data(NamedTuple):
@@ -66,7 +66,7 @@ def load_data(config: Config, name: str = "") -> Data:
     rows = load_table(name, own)
     task = resolve(name, config.task, rows[0].values, rows)
     train = to_examples(task, rows)
-    task = with_no_answer(with_tags(task, train), train)
+    task = completed(task, train)
     tests = _tests(config, task, name, found)
     held_out = False
     if options.validation:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 
 from prompt_jax import disk, report
+from prompt_jax.answers import answer
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import Config, InputError, MethodConfig, resolved
 from prompt_jax.experiment.answering import batches_of, loss_of
@@ -19,7 +20,6 @@ from prompt_jax.experiment.data import Data, check_one, load_data
 from prompt_jax.experiment.run import load, train
 from prompt_jax.experiment.watch import Say
 from prompt_jax.forward import Injection
-from prompt_jax.generate import answer
 from prompt_jax.methods import method_of
 from prompt_jax.prompts import Prompt, fresh
 from prompt_jax.runs import begin_run, claim, read_metrics

@@ -10,7 +10,7 @@ from prompt_jax.data import load_examples, load_table, splits
 from prompt_jax.experiment.data import Data, check_one, digest, examples_of, load_data
 from prompt_jax.experiment.watch import Say
 from prompt_jax.prompts import Prompt
-from prompt_jax.tasks import parse_name, resolve, to_examples, with_tags
+from prompt_jax.tasks import completed, parse_name, resolve, to_examples
 
 
 class Scored(NamedTuple):
@@ -108,7 +108,7 @@ def _whole(config: Config, recipes: Sequence[dict[str, Any]]) -> Scored:
     rows = load_table(name, split)
     task = resolve(name, config.task, rows[0].values, rows)
     examples = to_examples(task, rows)
-    task = with_tags(task, examples)
+    task = completed(task, examples)
     sets = {name: examples}
     for part in ("validation", "test"):
         other = getattr(options, part)

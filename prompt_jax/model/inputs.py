@@ -7,7 +7,6 @@ from jaxtyping import Bool, Int
 
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import InputError
-from prompt_jax.data.alignment import IGNORED
 
 
 def token_ids(
@@ -63,21 +62,3 @@ def texts(
             "cover the text only, the prompt is added here"
         )
     return tokens, mask
-
-
-def class_labels(labels: Any, shape: tuple[int, ...], classes: int) -> Int[np.ndarray, "..."]:
-    """The labels of a head.
-
-    Raises:
-      InputError: no integers of this shape, or classes that the head has not.
-    """
-    labels = np.asarray(labels)
-    if labels.shape != shape or labels.dtype.kind not in "iu":
-        raise InputError(
-            f"labels must be integers of shape {list(shape)}, got {labels.dtype} of shape "
-            f"{list(labels.shape)}; they are of the text only, the prompt has none"
-        )
-    wrong = labels[((labels < 0) | (labels >= classes)) & (labels != IGNORED)]
-    if wrong.size:
-        raise InputError(f"labels hold {wrong[0]}; allowed: 0 to {classes - 1} and {IGNORED}")
-    return labels

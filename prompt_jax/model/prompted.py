@@ -8,31 +8,23 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from prompt_jax.answers import head_for, mean_loss
 from prompt_jax.backbones import Backbone, is_encoder
 from prompt_jax.backbones.sizes import numbers
 from prompt_jax.backbones.t5 import shift_right
 from prompt_jax.config import InputError, MethodConfig
 from prompt_jax.data.alignment import IGNORED
-from prompt_jax.forward import Injection, PromptedModel, at_places, for_tasks
+from prompt_jax.forward import Injection, PromptedModel, for_tasks
 from prompt_jax.generate import generate, read_once
-from prompt_jax.losses import mean_loss
 from prompt_jax.methods import materialize
-from prompt_jax.model.inputs import class_labels, texts, token_ids
+from prompt_jax.model.inputs import texts, token_ids
 from prompt_jax.prompts import PeftFolder, Prompt, fresh, load_prompt, prompt_for, save_prompt
 from prompt_jax.prompts.multitask import TaskIds, task_numbers
 from prompt_jax.prompts.prompt import check_task
 
 _logits = jax.jit(PromptedModel.seq2seq_logits)
 _text_logits = jax.jit(PromptedModel.text_logits, static_argnames="virtual")
-
-_READ = {
-    "SEQ_CLS": jax.jit(PromptedModel.class_logits),
-    "TOKEN_CLS": jax.jit(PromptedModel.token_logits),
-    "QUESTION_ANS": jax.jit(PromptedModel.token_logits),
-    "FEATURE_EXTRACTION": jax.jit(PromptedModel.text_states),
-    "": _text_logits,
-}
-"""What a model that reads is asked for, by its task; without a head, the words at every place."""
+_text_states = jax.jit(PromptedModel.text_states)
 
 
 class Output(NamedTuple):
@@ -146,8 +138,9 @@ class PromptTuningModel:
           decoder_input_ids: [B, U], beginning with the decoder's start token; None shifts `labels`.
           labels: [B, U]; positions of -100 do not count in the loss, all others do. A model of one
             stack takes no decoder_input_ids, and labels [B, T] stand at the tokens themselves: the
-            logits before each one are to predict it. With a head: classes, [B] of SEQ_CLS, [B, T]
-            of TOKEN_CLS, and [B, 2] of QUESTION_ANS, the first and the last token of the answer.
+            logits before each one are to predict it. With a head: classes, [B] of SEQ_CLS, or
+            numbers where it has one output; [B, T] of TOKEN_CLS, and [B, 2] of QUESTION_ANS, the
+            first and the last token of the answer.
           task_ids: of a prompt for several tasks, the task of every row [B], or one for all: its
             number from 0, or its name.
           virtual_logits: of a decoder without a head: logits [B, P + T, V] as PEFT gives them,
@@ -196,26 +189,18 @@ class PromptTuningModel:
         labels: Any,
     ) -> Output:
         """What a call of a model with a head gives, or of an encoder without one."""
-        task = "" if self._source is None else self._method.task_type
-        headed = self._source is not None and self._method.num_labels is not None
-        kind = task if headed or task == "FEATURE_EXTRACTION" else ""
-        logits = _READ[kind](PromptedModel.of(self.backbone, injection), tokens, mask)
-        if labels is None:
-            return Output(logits)
-        rows = tokens.shape[:1]
-        shapes = {"SEQ_CLS": rows, "TOKEN_CLS": tokens.shape, "QUESTION_ANS": (*rows, 2)}
-        if kind not in shapes:
+        model = PromptedModel.of(self.backbone, injection)
+        if self._source is not None and self._method.num_labels is not None:
+            head = head_for(self._method)
+            logits = head.logits(model, tokens, mask)
+            return Output(logits, None if labels is None else head.label_loss(logits, labels, mask))
+        if labels is not None:
             raise InputError(
                 "labels need a head, and this model has none; set num_labels in the method, or "
                 "train with loss_fn"
             )
-        classes = tokens.shape[1] if kind == "QUESTION_ANS" else logits.shape[-1]
-        wanted = class_labels(labels, shapes[kind], classes)
-        if kind == "QUESTION_ANS":
-            # Of every text position, which one begins and which one ends the answer.
-            return Output(logits, mean_loss(at_places(logits, mask), wanted))
-        one = kind == "SEQ_CLS"
-        return Output(logits, mean_loss(*(x[:, None] if one else x for x in (logits, wanted))))
+        features = self._source is not None and self._method.task_type == "FEATURE_EXTRACTION"
+        return Output((_text_states if features else _text_logits)(model, tokens, mask))
 
     def _read(
         self,

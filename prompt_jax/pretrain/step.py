@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
+from prompt_jax.answers import cross_entropy
 from prompt_jax.backbones.t5 import T5, T5Config, shift_right
-from prompt_jax.losses import cross_entropy
 from prompt_jax.pretrain.config import PretrainConfig
 
 

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
+from prompt_jax.answers.ensemble import check_weights
 from prompt_jax.backbones import Backbone, is_encoder
 from prompt_jax.config import InputError, MethodConfig, at_least
 from prompt_jax.forward import Injection, PromptedModel
-from prompt_jax.generate.ensemble import check_weights
 from prompt_jax.prompts import Prompt
 from prompt_jax.serve.bank import Bank, layout_of
 from prompt_jax.serve.ensembles import Ensembled, ensembled

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from prompt_jax.generate.ensemble import combine
+from prompt_jax.answers.ensemble import combine
 from prompt_jax.serve.reader import Scored
 
 

@@ -4,13 +4,12 @@ A task is two templates, its label words or tags, and the metrics; everything he
 same templates serve training, prediction and a served prompt.
 """
 
-from prompt_jax.tasks.examples import Example as Example
+from prompt_jax.tasks.examples import completed as completed
 from prompt_jax.tasks.examples import resolve as resolve
 from prompt_jax.tasks.examples import to_example as to_example
 from prompt_jax.tasks.examples import to_examples as to_examples
 from prompt_jax.tasks.examples import to_source as to_source
-from prompt_jax.tasks.examples import with_no_answer as with_no_answer
-from prompt_jax.tasks.examples import with_tags as with_tags
+from prompt_jax.tasks.labels import label_word as label_word
 from prompt_jax.tasks.labels import read_labels as read_labels
 from prompt_jax.tasks.labels import remarks as remarks
 from prompt_jax.tasks.labels import write_labels as write_labels
@@ -18,6 +17,7 @@ from prompt_jax.tasks.table import EMBEDDED as EMBEDDED
 from prompt_jax.tasks.table import TASKS as TASKS
 from prompt_jax.tasks.table import TaskName as TaskName
 from prompt_jax.tasks.table import parse_name as parse_name
+from prompt_jax.tasks.task import Example as Example
 from prompt_jax.tasks.task import Task as Task
 from prompt_jax.tasks.text import Text as Text
 from prompt_jax.tasks.text import columns_of as columns_of

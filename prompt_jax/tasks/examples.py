@@ -1,34 +1,14 @@
 """Rows of a dataset as pairs of texts."""
 
-import dataclasses
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from prompt_jax.config import InputError, TaskConfig
-from prompt_jax.tasks.labels import in_order, infer, label_of, read_labels, write_labels
+from prompt_jax.tasks.labels import in_order, infer, read_labels
 from prompt_jax.tasks.table import TASKS, parse_name
-from prompt_jax.tasks.task import NO_ANSWER, Task
-from prompt_jax.tasks.templates import check_column, fill, listing, parse, reach
-from prompt_jax.tasks.text import Text, words_of
-
-
-class Example(NamedTuple):
-    """One pair of texts."""
-
-    source: str
-    target: str
-    """What a model shall answer: a text, a label word, the tags of all words of the source, or
-    nothing to a question without an answer."""
-    others: tuple[str, ...] = ()
-    """Further right answers, of which an evaluation takes the nearest."""
-    start: int | None = None
-    """Of a span: where in the source the target begins, in characters."""
-
-    @property
-    def references(self) -> tuple[str, ...]:
-        """Every right answer."""
-        return (self.target, *self.others)
+from prompt_jax.tasks.task import Example, Task, kind_of
+from prompt_jax.tasks.templates import check_column, fill, listing, parse
+from prompt_jax.tasks.text import Text
 
 
 def resolve(
@@ -72,9 +52,13 @@ def resolve(
     kind = config.kind or declared
     labels, values = read_labels(config.labels)
     labels = labels or (same.labels if same else ())
-    if kind in ("classification", "tagging") or (not kind and key not in TASKS):
-        targets = _targets(target, kind, rows)
-        if not labels and kind != "tagging":
+    # A dataset that nobody described may be a classification.
+    labels_in = kind_of(kind or "classification").labels_in
+    if labels_in and (kind or key not in TASKS):
+        targets = [
+            label for place, row in rows for label in labels_in(fill(target, row, place, "target"))
+        ]
+        if not labels and kind in ("", "classification"):
             labels = infer(targets, config)
         values = values or in_order(labels, targets)
     measured = same.metrics if same and same.labels == labels else ()
@@ -87,12 +71,6 @@ def resolve(
         values=values,
         metrics=config.metrics or measured,
     )
-
-
-def _targets(template: str, kind: str, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
-    """The targets of all rows, or their tags."""
-    targets = [str(fill(template, row, place, "target")) for place, row in rows]
-    return [tag for text in targets for tag in text.split()] if kind == "tagging" else targets
 
 
 def _check_templates(source: str, target: str, columns: list[str], name: str) -> None:
@@ -118,15 +96,7 @@ def to_example(task: Task, row: Mapping[str, Any], place: str = "the row") -> Ex
       InputError: a column is missing, a text is empty, the target is not a label word, there are
         not as many tags as words, or a span is not in the input.
     """
-    if task.kind == "span":
-        return _span(task, row, place)
-    source = to_source(task, row, place)
-    target = fill(task.target, row, place, "target")
-    if task.kind == "tagging":
-        target = _tags(task, source, target, place)
-    elif task.labels:
-        target = _label(task, target, place, "a label word")
-    return Example(source, target)
+    return kind_of(task.kind).example(task, row, place)
 
 
 def to_examples(task: Task, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> list[Example]:
@@ -140,90 +110,9 @@ def to_source(task: Task, row: Mapping[str, Any], place: str = "the row") -> Tex
     Raises:
       InputError: a column is missing or the text is empty.
     """
-    return fill(task.source, row, place, "source")
+    return kind_of(task.kind).source(task, row, place)
 
 
-def with_tags(task: Task, examples: Sequence[Example]) -> Task:
-    """A tagging task with the tags that its examples have, "O" first, unless it names them."""
-    if task.kind != "tagging" or task.labels:
-        return task
-    tags = {tag for example in examples for tag in example.target.split()}
-    # The default metrics depend on the tags; others stay what they are.
-    plain = dataclasses.replace(task, metrics=())
-    metrics = () if plain.metrics == task.metrics else task.metrics
-    labels = tuple(sorted(tags, key=lambda tag: (tag != "O", tag)))
-    return dataclasses.replace(task, labels=labels, metrics=metrics)
-
-
-def with_no_answer(task: Task, examples: Sequence[Example]) -> Task:
-    """A span task that may say nothing, if some of its examples have no answer."""
-    silent = task.kind == "span" and not all(example.target for example in examples)
-    return dataclasses.replace(task, labels=NO_ANSWER) if silent else task
-
-
-def _label(task: Task, target: str, place: str, what: str) -> str:
-    label = label_of(task, target)
-    if label is not None:
-        return label
-    near = difflib.get_close_matches(target, task.labels, n=1)
-    hint = f" Perhaps you meant {near[0]!r}?" if near else ""
-    raise InputError(
-        f"{place}: target {target!r} is not {what}; allowed: {', '.join(write_labels(task))}."
-        f"{hint} Correct the row, --task.target or --task.labels (0=WORD there says which label "
-        "word a 0 is)"
-    )
-
-
-def _tags(task: Task, source: Text, target: str, place: str) -> str:
-    words, tags = words_of(source), target.split()
-    if len(words) != len(tags):
-        raise InputError(
-            f"{place}: {len(tags)} tags for {len(words)} words; every word has one tag without "
-            "spaces. The words are those of the list, or what spaces separate in a text, of which "
-            "the template has nothing else then"
-        )
-    if not task.labels:
-        return target
-    return " ".join(_label(task, tag, place, "a tag of this task") for tag in tags)
-
-
-def _span(task: Task, row: Mapping[str, Any], place: str) -> Example:
-    source = fill(task.source, row, place, "source")
-    context, _ = source.columns[-1]
-    (_, column, _), *more = parse(task.target)
-    if more or column is None or task.target != f"{{{column}}}":
-        raise InputError(
-            f"the target template of a span is its column alone, got {task.target!r}; write "
-            '--task.target "{answers}"'
-        )
-    texts, starts = _answers(reach(row, column, place), column, place)
-    if not texts:
-        return Example(source, "")
-    start = context + starts[0] if starts else source.find(texts[0], context)
-    if start < 0 or source[start : start + len(texts[0])] != texts[0]:
-        raise InputError(
-            f"{place}: the answer {texts[0]!r} is not in the input where it should be; it is a "
-            "part of the last column of the source template, and answer_start counts its "
-            'characters: correct the row, or set task.kind to "generation"'
-        )
-    target, *others = dict.fromkeys(texts)
-    return Example(source, target, tuple(others), start)
-
-
-def _answers(value: Any, column: str, place: str) -> tuple[list[str], list[int]]:
-    """The right answers of a span and where they begin, if it is told; none if there is none."""
-    starts = []
-    if isinstance(value, Mapping) and "text" in value:
-        value, starts = value["text"], list(value.get("answer_start", ()))
-    texts = [value] if isinstance(value, str) else value
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise InputError(
-            f"{place}: column {column!r} holds no answers; allowed: a text, a list of texts, "
-            'or {"text": [...], "answer_start": [...]} as SQuAD has it'
-        )
-    if not all(text.strip() for text in texts):
-        raise InputError(
-            f"{place}: column {column!r} holds an empty answer; a question without an answer has "
-            "an empty list, as SQuAD 2.0 has it"
-        )
-    return texts, starts
+def completed(task: Task, examples: Sequence[Example]) -> Task:
+    """The task with what only its training examples tell: the tags, or that an answer may miss."""
+    return kind_of(task.kind).complete(task, examples)

@@ -4,6 +4,7 @@ A config lists `negative`, or `0=negative` where rows write 0. A `=` at the fron
 word that has one in it: `=a=b` is `a=b`.
 """
 
+import difflib
 import functools
 import re
 import unicodedata
@@ -67,6 +68,28 @@ def label_of(task: Task, target: str) -> str | None:
     """
     names, key = _names(task.labels, task.values), _key(target)
     return names.get(target) or names.get(key) or names.get(_BOOLS.get(key, ""))
+
+
+def label_word(task: Task, target: str, place: str, description: str = "a label word") -> str:
+    """The label word or tag that a row's target is.
+
+    Args:
+      place: where the row stands; begins the error.
+      description: what a target has to be.
+
+    Raises:
+      InputError: it is none.
+    """
+    label = label_of(task, target)
+    if label is not None:
+        return label
+    near = difflib.get_close_matches(target, task.labels, n=1)
+    hint = f" Perhaps you meant {near[0]!r}?" if near else ""
+    raise InputError(
+        f"{place}: target {target!r} is not {description}; allowed: "
+        f"{', '.join(write_labels(task))}.{hint} Correct the row, --task.target or --task.labels "
+        "(0=WORD there says which label word a 0 is)"
+    )
 
 
 @functools.lru_cache(maxsize=64)

@@ -14,11 +14,13 @@ class Text(str):
       columns: where the values of the columns stand. A cut takes from them, never from the words
         around them.
       words: where the words of lists stand, as they are in the list: with spaces inside, or empty.
+      candidates: the answers that its row lets choose among.
     """
 
     place: str
     columns: Places
     words: Places
+    candidates: tuple[str, ...]
 
     def __new__(cls, text: str, place: str = "", columns: Places = (), words: Places = ()):
         """`text` without the space around it; the places are those in `text` with it."""
@@ -27,7 +29,14 @@ class Text(str):
         self.place = place
         self.columns = _moved(columns, before, len(self))
         self.words = _moved(words, before, len(self))
+        self.candidates = ()
         return self
+
+    def with_candidates(self, candidates: tuple[str, ...]) -> "Text":
+        """The same text, with the candidates of its row."""
+        text = Text(self, self.place, self.columns, self.words)
+        text.candidates = candidates
+        return text
 
 
 def _moved(places: Places, before: int, length: int) -> Places:

@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from prompt_jax.answers import Candidates
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import MethodConfig, TrainConfig
 from prompt_jax.data import Batch
 from prompt_jax.forward import Injection, PromptedModel, TaskPrompts, for_tasks
-from prompt_jax.losses import Candidates, loss_fn
+from prompt_jax.losses import loss_fn
 from prompt_jax.methods import init, materialize, resolve
 from prompt_jax.testing.models import random_batch
 from prompt_jax.train import compile_step

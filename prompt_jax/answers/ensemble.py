@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from prompt_jax.answers.answering import answer
+from prompt_jax.answers.readout import Answers
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import DataConfig, EvalConfig, InputError, choose
 from prompt_jax.forward import Injection
-from prompt_jax.generate.answers import Answers, answer
 from prompt_jax.tasks import Task
 
 WAYS = ("average", "vote", "weighted")
@@ -222,7 +223,6 @@ def _check(i: int, injection: Injection, backbone: Backbone) -> None:
         "a shift of the embeddings": injection.shift is not None,
         "weights of its own": injection.params is not None,
         "a head": injection.head is not None,
-        "prompts of several tasks": injection.tasks is not None,
     }
     more = [what for what, there in others.items() if there]
     if more:

@@ -1,0 +1,162 @@
+"""A tag for every word of the input, by a trained head on the first token of each word."""
+
+import collections
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from prompt_jax.answers.classes import class_labels, head_log_probs
+from prompt_jax.answers.readout import Answers, Head, LossOptions, Places, Program, Reading
+from prompt_jax.answers.written import mean_loss, token_loss
+from prompt_jax.backbones import Backbone
+from prompt_jax.config import DataConfig, EvalConfig, InputError
+from prompt_jax.data import IGNORED, Batch, first_tokens, locate, tag_targets
+from prompt_jax.data.batches import Encoded, Truncated, padding_of, sources_of
+from prompt_jax.forward import Injection, PromptedModel
+from prompt_jax.sharding import on_host
+from prompt_jax.tasks import Example, Task, label_word, words_of
+from prompt_jax.tasks.task import Kind, Row, check_some, filled_example
+from prompt_jax.trees import Tokenizer
+
+
+def example(task: Task, row: Row, place: str) -> Example:
+    """Both templates, filled; the target is a tag for every word of the source.
+
+    Raises:
+      InputError: there are not as many tags as words, or a tag is not among the labels.
+    """
+    filled = filled_example(task, row, place)
+    words, tags = words_of(filled.source), filled.target.split()
+    if len(words) != len(tags):
+        raise InputError(
+            f"{place}: {len(tags)} tags for {len(words)} words; every word has one tag without "
+            "spaces. The words are those of the list, or what spaces separate in a text, of which "
+            "the template has nothing else then"
+        )
+    if not task.labels:
+        return filled
+    tags = [label_word(task, tag, place, "a tag of this task") for tag in tags]
+    return filled._replace(target=" ".join(tags))
+
+
+def complete(task: Task, examples: Sequence[Example]) -> Task:
+    """The task with the tags that its examples have, "O" first, unless it names them."""
+    if task.labels:
+        return task
+    tags = {tag for example in examples for tag in example.target.split()}
+    # The default metrics depend on the tags; others stay what they are.
+    plain = dataclasses.replace(task, metrics=())
+    metrics = () if plain.metrics == task.metrics else task.metrics
+    labels = tuple(sorted(tags, key=lambda tag: (tag != "O", tag)))
+    return dataclasses.replace(task, labels=labels, metrics=metrics)
+
+
+def majority(
+    task: Task, train: Sequence[Example], test: Sequence[Example]
+) -> tuple[str, list[str]]:
+    """The most frequent tag of the training examples, for every word."""
+    check_some(train, "train")
+    tags = collections.Counter(tag for example in train for tag in example.target.split())
+    tag = tags.most_common(1)[0][0]
+    return "majority", [" ".join([tag] * len(words_of(example.source))) for example in test]
+
+
+def encode(
+    examples: Sequence[Example],
+    tokenizer: Tokenizer,
+    data: DataConfig,
+    *,
+    place: str,
+    labels: Sequence[str] = (),
+    filler: int | None = None,
+) -> Encoded:
+    """Examples as token ids, and the number of the tag at the first token of every word."""
+    located = locate(tokenizer, sources_of(examples), data.max_source_length)
+    number = {tag: i for i, tag in enumerate(labels)}
+    targets = [
+        tag_targets(example.source, places, [number[tag] for tag in example.target.split()])
+        for example, places in zip(examples, located.places, strict=True)
+    ]
+    pad_id = padding_of(tokenizer, filler)
+    return Encoded(located.tokens, targets, Truncated(located.cut, 0), pad_id, by_token=True)
+
+
+def loss(
+    model: PromptedModel, batch: Batch, options: LossOptions
+) -> tuple[Float[Array, ""], Array]:
+    """The loss of all tags."""
+    return token_loss(model.token_logits(batch.tokens, batch.mask), batch, options)
+
+
+def program(
+    backbone: Backbone, injection: Injection, task: Task, data: DataConfig, eval: EvalConfig
+) -> Program:
+    """Log-probabilities [B, T, C] of all tags at all tokens."""
+    return lambda tokens, mask, texts: on_host(
+        head_log_probs(logits, backbone, injection, tokens, mask)
+    )
+
+
+def tags_of(
+    scores: Float[np.ndarray, "T C"],
+    text: str,
+    places: Int[np.ndarray, "K 2"],
+    labels: tuple[str, ...],
+) -> str:
+    """The tag of every word of a text; words that were cut off have the first one, "O"."""
+    best = scores.argmax(-1)
+    first = first_tokens(text, places)
+    return " ".join(labels[best[token] if token >= 0 else 0] for token in first)
+
+
+def answers(
+    task: Task, tokenizer: Tokenizer, results: list[Any], texts: Sequence[str], places: Places
+) -> Answers:
+    """The tags of every text."""
+    rows = zip(results, texts, places, strict=True)
+    predictions = [tags_of(*row, task.labels) for row in rows]
+    return Answers(predictions, readings=list(map(Reading, results, places)))
+
+
+def likelihood(answers: Answers, examples: Sequence[Example], task: Task) -> float | None:
+    """The mean log-probability of the right tags; what was cut off is left out."""
+    number = {tag: i for i, tag in enumerate(task.labels)}
+    right = []
+    for (scores, places), example in zip(answers.readings or (), examples, strict=True):
+        tags = [number[tag] for tag in example.target.split()]
+        targets = tag_targets(example.source, places, tags)
+        tokens = np.flatnonzero(targets != IGNORED)
+        right.append(scores[tokens, targets[tokens]])
+    return float(np.concatenate(right).mean()) if right else None
+
+
+def mean_label_loss(
+    logits: Float[Array, "B T C"], labels: Any, mask: Bool[np.ndarray, "B T"]
+) -> Float[Array, ""]:
+    """Cross-entropy of classes [B, T]."""
+    return mean_loss(logits, class_labels(labels, mask.shape, logits.shape[-1]))
+
+
+logits = jax.jit(PromptedModel.token_logits)
+KIND = Kind(
+    example=example,
+    labels_in=str.split,
+    complete=complete,
+    baseline=majority,
+)
+HEAD = Head(
+    loss=loss,
+    program=program,
+    answers=answers,
+    encode=encode,
+    likelihood=likelihood,
+    located=True,
+    task_type="TOKEN_CLS",
+    outputs="tags",
+    logits=logits,
+    label_loss=mean_label_loss,
+)

@@ -1,0 +1,135 @@
+"""A text that the model writes: the answer to any task, in words."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from prompt_jax.answers.readout import Answers, LossOptions, Places, Program, Readout
+from prompt_jax.backbones import Backbone
+from prompt_jax.config import DataConfig, EvalConfig
+from prompt_jax.data import (
+    IGNORED,
+    Batch,
+    batches_by_length,
+    encode,
+    encode_targets,
+    pad,
+    padded_length,
+)
+from prompt_jax.forward import Injection, PromptedModel
+from prompt_jax.generate import generate, read_once, score_candidates
+from prompt_jax.sharding import on_host, place_rows
+from prompt_jax.tasks import Task
+from prompt_jax.tasks.task import Kind
+from prompt_jax.trees import Tokenizer
+
+
+def cross_entropy(
+    logits: Float[Array, "B U V"],
+    targets: Int[Array, "B U"],
+    *,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+) -> Float[Array, "B U"]:
+    """Negative log-likelihood of every target token, in nats.
+
+    Written with logsumexp, so no one-hot [B, U, V] array exists. Smoothing moves its mass to all V
+    words evenly; `z_loss * log(Z)**2` keeps the normaliser near one.
+    """
+    normalizer = jax.nn.logsumexp(logits, axis=-1)
+    picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    if label_smoothing:
+        picked = (1 - label_smoothing) * picked + label_smoothing * logits.mean(-1)
+    return normalizer - picked + z_loss * jnp.square(normalizer)
+
+
+def token_loss(
+    logits: Float[Array, "B U V"], batch: Batch, options: LossOptions
+) -> tuple[Float[Array, ""], Array]:
+    """The mean cross-entropy of all target tokens, and how many they are."""
+    smooth = {"label_smoothing": options.label_smoothing, "z_loss": options.z_loss}
+    nll = cross_entropy(logits, batch.targets, **smooth)
+    count = batch.target_mask.sum()
+    return jnp.where(batch.target_mask, nll, 0.0).sum() / jnp.maximum(count, 1), count
+
+
+def mean_loss(logits: Float[Array, "B U C"], labels: Int[np.ndarray, "B U"]) -> Float[Array, ""]:
+    """The mean cross-entropy of the labels that are not `IGNORED`, in nats."""
+    counted = jnp.asarray(labels != IGNORED)
+    nll = cross_entropy(logits, jnp.maximum(labels, 0))
+    return jnp.where(counted, nll, 0.0).sum() / jnp.maximum(counted.sum(), 1)
+
+
+def loss(
+    model: PromptedModel, batch: Batch, options: LossOptions
+) -> tuple[Float[Array, ""], Array]:
+    """The loss of the target's tokens, each told those before it."""
+    logits = model.target_logits(batch.tokens, batch.mask, batch.targets)
+    return token_loss(logits, batch, options)
+
+
+def program(
+    backbone: Backbone, injection: Injection | None, task: Task, data: DataConfig, eval: EvalConfig
+) -> Program:
+    """Tokens [B, U] of answers."""
+    injection = read_once(backbone, injection)
+    options = {"num_beams": eval.num_beams, "length_penalty": eval.length_penalty}
+    options["max_new_tokens"] = eval.max_new_tokens
+    return lambda tokens, mask, texts: generate(backbone, injection, tokens, mask, **options)
+
+
+def answers(
+    task: Task, tokenizer: Tokenizer, results: list[Any], texts: Sequence[str], places: Places
+) -> Answers:
+    """The texts that were written."""
+    predictions = tokenizer.batch_decode(results, skip_special_tokens=True)
+    return Answers([text.strip() for text in predictions])
+
+
+def target_likelihood(
+    backbone: Backbone,
+    injection: Injection | None,
+    sources: Sequence[str],
+    targets: Sequence[str],
+    *,
+    data: DataConfig,
+    eval: EvalConfig,
+) -> float:
+    """The mean log-probability of a target's token, in nats: minus the loss that training lowers.
+
+    Args:
+      sources: input texts, the template already filled.
+      targets: the right answer to each.
+
+    Raises:
+      InputError: more tokens than the backbone has positions.
+    """
+    rows = encode(backbone.tokenizer, sources, data.max_source_length)
+    words = (backbone.tokenizer, targets, data.max_target_length)
+    target_tokens = encode_targets(*words, place=backbone.target_place)
+    length = padded_length(max(map(len, target_tokens)))
+    injection = read_once(backbone, injection)
+    model = PromptedModel.of(backbone, injection)
+    virtual = 0 if injection is None else injection.input_tokens
+    positions = 0 if injection is None else injection.positions
+    backbone.check_context(positions, max(map(len, rows)), max(map(len, target_tokens)))
+    pad_id, total = backbone.config.filler, 0.0
+    for indices, tokens, mask in batches_by_length(rows, eval.rows, virtual, pad_id):
+        # The last batch is filled up with copies of its last row.
+        copies = np.pad(indices, (0, len(tokens) - len(indices)), mode="edge")
+        candidates, real = pad([target_tokens[i] for i in copies], length, pad_id)
+        scores = score_candidates(
+            model,
+            *place_rows((tokens, mask, candidates[:, None], real[:, None]), backbone.mesh),
+            np.ones((len(tokens), 1), int),
+        )
+        total += float(on_host(scores)[: len(indices)].sum(dtype=np.float64))
+    return total / sum(map(len, target_tokens))
+
+
+KIND = Kind()
+READOUT = Readout(loss=loss, program=program, answers=answers)
