@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Iterable
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
-from prompt_jax.prompts.report import nearest_words
+from prompt_jax.prompts import nearest_words
 from prompt_jax.serve.catalog import Catalog, Served
 from prompt_jax.serve.errors import UnknownPromptError
 from prompt_jax.serve.http import schemas
