@@ -12,14 +12,8 @@ import time
 import jax
 import jax.numpy as jnp
 
-from prompt_jax.config import (
-    BackboneConfig,
-    Config,
-    DataConfig,
-    MeshConfig,
-    PromptTuningConfig,
-    TrainConfig,
-)
+from prompt_jax.config import BackboneConfig, Config, DataConfig, MeshConfig, TrainConfig
+from prompt_jax.methods import PromptTuningConfig
 from prompt_jax.plan.chips import GIB, devices_of
 from prompt_jax.plan.programs import shape_of_backbone, train_program
 

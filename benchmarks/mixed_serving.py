@@ -23,8 +23,7 @@ from peft import PromptTuningConfig as PeftConfig
 from peft import get_peft_model
 from transformers import T5ForConditionalGeneration
 
-from prompt_jax.config import PromptTuningConfig
-from prompt_jax.methods import init
+from prompt_jax.methods import PromptTuningConfig, init
 from prompt_jax.prompts import prompt_for
 from prompt_jax.runtime import prepare
 from prompt_jax.serve import Engine, Kind

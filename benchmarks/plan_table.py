@@ -11,14 +11,8 @@ that does not fit one chip so is tried with eight-bit weights and eight rows.
 import argparse
 import dataclasses
 
-from prompt_jax.config import (
-    BackboneConfig,
-    Config,
-    DataConfig,
-    MeshConfig,
-    PromptTuningConfig,
-    TrainConfig,
-)
+from prompt_jax.config import BackboneConfig, Config, DataConfig, MeshConfig, TrainConfig
+from prompt_jax.methods import PromptTuningConfig
 from prompt_jax.plan import plan
 from prompt_jax.report import markdown
 from prompt_jax.runtime import prepare

@@ -21,10 +21,10 @@ from peft import PromptTuningConfig as PeftConfig
 from peft import get_peft_model
 from transformers import T5ForConditionalGeneration
 
-from prompt_jax.config import PromptTuningConfig, TrainConfig
+from prompt_jax.config import TrainConfig
 from prompt_jax.data import Batch
 from prompt_jax.losses import loss_fn
-from prompt_jax.methods import init
+from prompt_jax.methods import PromptTuningConfig, init
 from prompt_jax.population import compile_population_step, joined, members_of, stack
 from prompt_jax.runtime import prepare
 from prompt_jax.train import compile_step, start

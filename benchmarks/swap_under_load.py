@@ -13,7 +13,7 @@ import time
 import jax
 import numpy as np
 
-from prompt_jax.config import PromptTuningConfig
+from prompt_jax.methods import PromptTuningConfig
 from prompt_jax.prompts import Prompt
 from prompt_jax.runtime import prepare
 from prompt_jax.serve import Engine, Kind, UnknownPromptError

@@ -3,7 +3,7 @@
 prompt-jax train configs/sst2_t5_base.py
 """
 
-from prompt_jax.config import Config, DataConfig, PromptTuningConfig, TrainConfig
+from prompt_jax import Config, DataConfig, PromptTuningConfig, TrainConfig
 
 config = Config(
     backbone="google/t5-base-lm-adapt",

@@ -18,25 +18,27 @@ _HOMES = {
     "EvalConfig": "config",
     "InputError": "config",
     "Injection": "forward",
+    "PeftFolder": "prompts",
     "Prompt": "prompts",
-    "AdapterConfig": "config",
-    "BiasConfig": "config",
-    "DecomposedPromptConfig": "config",
-    "DeepPromptConfig": "config",
-    "FullConfig": "config",
-    "HeadConfig": "config",
-    "IA3Config": "config",
-    "LoraConfig": "config",
+    "AdapterConfig": "methods",
+    "BiasConfig": "methods",
+    "DecomposedPromptConfig": "methods",
+    "DeepPromptConfig": "methods",
+    "FullConfig": "methods",
+    "HeadConfig": "methods",
+    "IA3Config": "methods",
+    "LoraConfig": "methods",
     "MeshConfig": "config",
-    "MultitaskPromptConfig": "config",
-    "NormConfig": "config",
-    "PrefixTuningConfig": "config",
-    "PromptAdapterConfig": "config",
-    "PTuningConfig": "config",
-    "PTuningV2Config": "config",
-    "ResidualPromptConfig": "config",
-    "UnionConfig": "config",
-    "PromptTuningConfig": "config",
+    "MethodConfig": "config",
+    "MultitaskPromptConfig": "methods",
+    "NormConfig": "methods",
+    "PrefixTuningConfig": "methods",
+    "PromptAdapterConfig": "methods",
+    "PTuningConfig": "methods",
+    "PTuningV2Config": "methods",
+    "ResidualPromptConfig": "methods",
+    "UnionConfig": "methods",
+    "PromptTuningConfig": "methods",
     "PromptTuningModel": "model",
     "State": "train",
     "SweepConfig": "config",
@@ -55,6 +57,7 @@ _HOMES = {
     "loss_fn": "losses",
     "materialize": "methods",
     "prepend": "forward",
+    "register_method": "methods",
     "save_prompt": "prompts",
     "start": "train",
     "train_step": "train",
@@ -67,32 +70,16 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:  # What editors and type checkers see of `_HOMES`.
     from prompt_jax.answers import ensemble as ensemble
     from prompt_jax.backbones import Backbone as Backbone
-    from prompt_jax.config import AdapterConfig as AdapterConfig
     from prompt_jax.config import BackboneConfig as BackboneConfig
-    from prompt_jax.config import BiasConfig as BiasConfig
     from prompt_jax.config import Config as Config
     from prompt_jax.config import DataConfig as DataConfig
-    from prompt_jax.config import DecomposedPromptConfig as DecomposedPromptConfig
-    from prompt_jax.config import DeepPromptConfig as DeepPromptConfig
     from prompt_jax.config import EvalConfig as EvalConfig
-    from prompt_jax.config import FullConfig as FullConfig
-    from prompt_jax.config import HeadConfig as HeadConfig
-    from prompt_jax.config import IA3Config as IA3Config
     from prompt_jax.config import InputError as InputError
-    from prompt_jax.config import LoraConfig as LoraConfig
     from prompt_jax.config import MeshConfig as MeshConfig
-    from prompt_jax.config import MultitaskPromptConfig as MultitaskPromptConfig
-    from prompt_jax.config import NormConfig as NormConfig
-    from prompt_jax.config import PrefixTuningConfig as PrefixTuningConfig
-    from prompt_jax.config import PromptAdapterConfig as PromptAdapterConfig
-    from prompt_jax.config import PromptTuningConfig as PromptTuningConfig
-    from prompt_jax.config import PTuningConfig as PTuningConfig
-    from prompt_jax.config import PTuningV2Config as PTuningV2Config
-    from prompt_jax.config import ResidualPromptConfig as ResidualPromptConfig
+    from prompt_jax.config import MethodConfig as MethodConfig
     from prompt_jax.config import SweepConfig as SweepConfig
     from prompt_jax.config import TaskConfig as TaskConfig
     from prompt_jax.config import TrainConfig as TrainConfig
-    from prompt_jax.config import UnionConfig as UnionConfig
     from prompt_jax.config import resolved as resolved
     from prompt_jax.data import Batch as Batch
     from prompt_jax.data import Batches as Batches
@@ -100,9 +87,28 @@ if TYPE_CHECKING:  # What editors and type checkers see of `_HOMES`.
     from prompt_jax.forward import Injection as Injection
     from prompt_jax.forward import prepend as prepend
     from prompt_jax.losses import loss_fn as loss_fn
+    from prompt_jax.methods import AdapterConfig as AdapterConfig
+    from prompt_jax.methods import BiasConfig as BiasConfig
+    from prompt_jax.methods import DecomposedPromptConfig as DecomposedPromptConfig
+    from prompt_jax.methods import DeepPromptConfig as DeepPromptConfig
+    from prompt_jax.methods import FullConfig as FullConfig
+    from prompt_jax.methods import HeadConfig as HeadConfig
+    from prompt_jax.methods import IA3Config as IA3Config
+    from prompt_jax.methods import LoraConfig as LoraConfig
+    from prompt_jax.methods import MultitaskPromptConfig as MultitaskPromptConfig
+    from prompt_jax.methods import NormConfig as NormConfig
+    from prompt_jax.methods import PrefixTuningConfig as PrefixTuningConfig
+    from prompt_jax.methods import PromptAdapterConfig as PromptAdapterConfig
+    from prompt_jax.methods import PromptTuningConfig as PromptTuningConfig
+    from prompt_jax.methods import PTuningConfig as PTuningConfig
+    from prompt_jax.methods import PTuningV2Config as PTuningV2Config
+    from prompt_jax.methods import ResidualPromptConfig as ResidualPromptConfig
+    from prompt_jax.methods import UnionConfig as UnionConfig
     from prompt_jax.methods import init as init
     from prompt_jax.methods import materialize as materialize
+    from prompt_jax.methods import register_method as register_method
     from prompt_jax.model import PromptTuningModel as PromptTuningModel
+    from prompt_jax.prompts import PeftFolder as PeftFolder
     from prompt_jax.prompts import Prompt as Prompt
     from prompt_jax.prompts import compose as compose
     from prompt_jax.prompts import load_prompt as load_prompt

@@ -41,10 +41,10 @@ def writing(place: Path, remedy: str = "choose another place") -> Iterator[None]
         number, reason = _reason(error)
         if reason is None:
             raise
-        what = f"cannot write {place}: {reason}"
+        message = f"cannot write {place}: {reason}"
         if number in FULL:
-            raise DiskFullError(f"{what}; free some space and run the command again") from error
-        raise InputError(f"{what}; {remedy}") from error
+            raise DiskFullError(f"{message}; free some space and run the command again") from error
+        raise InputError(f"{message}; {remedy}") from error
 
 
 def _reason(error: Exception) -> tuple[int | None, str | None]:

@@ -19,9 +19,6 @@ from prompt_jax.trees import Mesh, Tree, Tuned
 
 AfterStep = Callable[[int, State | None, dict[str, np.ndarray]], None]
 
-LENGTH_AXIS = {"prompt_tuning": -2, "prefix_tuning": -3, "p_tuning_v2": -3}
-"""Method whose members may differ in length -> the axis of virtual tokens in its leaves."""
-
 
 def stack(trees: Sequence[Tree]) -> Tree:
     """One tree with N in front of every leaf, on the host."""
@@ -47,8 +44,7 @@ def check_lengths(methods: Sequence[MethodConfig]) -> None:
     first = methods[0]
     if len({length_of(method) for method in methods}) == 1:
         return
-    plain = first.kind in LENGTH_AXIS and not getattr(first, "prefix_projection", False)
-    if not plain or first.placement != "prefix" or getattr(first, "stack", "encoder") != "encoder":
+    if first.virtual_axis is None:
         raise InputError(
             f"members of different num_virtual_tokens are padded on the left, which {first.kind} "
             "as configured does not allow; use one length, or prompt_tuning or prefix_tuning "
@@ -61,7 +57,7 @@ def padded(tuned: Tuned, method: MethodConfig, length: int) -> Tuned:
     missing = length - length_of(method)
     if not missing:
         return tuned
-    axis = LENGTH_AXIS[method.kind]
+    axis = _virtual_axis(method)
 
     def pad(leaf: Array | np.ndarray) -> np.ndarray:
         widths = [(0, 0)] * np.ndim(leaf)
@@ -76,8 +72,14 @@ def cut(tuned: Tuned, method: MethodConfig, length: int) -> Tuned:
     missing = length - length_of(method)
     if not missing:
         return tuned
-    place = (Ellipsis, slice(missing, None), *[slice(None)] * (-LENGTH_AXIS[method.kind] - 1))
+    place = (Ellipsis, slice(missing, None), *[slice(None)] * (-_virtual_axis(method) - 1))
     return jax.tree.map(lambda leaf: leaf[place], tuned)
+
+
+def _virtual_axis(method: MethodConfig) -> int:
+    if method.virtual_axis is None:
+        raise InputError(f"trees of {method.kind} as configured have one length")
+    return method.virtual_axis
 
 
 def members_of(

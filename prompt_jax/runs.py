@@ -18,12 +18,12 @@ from typing import Any
 
 from prompt_jax import disk
 from prompt_jax.config import (
-    METHOD_KINDS,
     Config,
     InputError,
     check_place,
     differences,
     from_json,
+    method_kinds,
     to_json,
 )
 
@@ -35,7 +35,7 @@ OWN_FILES = (
     *(LOCK, "prompt", "checkpoints", "config.json", "metrics.jsonl", "metrics.csv", "curve.png"),
     *("report.md", "tensorboard", "profile", "tasks"),
     *("sweep_config.json", "sweep.md", "sweep.json", "sweep.png"),
-    *("compare.md", "compare.json", "compare.png", *METHOD_KINDS),
+    *("compare.md", "compare.json", "compare.png"),
 )
 """What runs write; `--overwrite` refuses a folder that holds anything else."""
 
@@ -216,7 +216,8 @@ def _check_same(old: Config, new: Config, folder: Path) -> None:
 
 
 def _check_own(folder: Path) -> None:
-    strangers = sorted(path.name for path in folder.iterdir() if path.name not in OWN_FILES)
+    files = {*OWN_FILES, *method_kinds()}  # A comparison has a folder for each method.
+    strangers = sorted(path.name for path in folder.iterdir() if path.name not in files)
     if strangers:
         raise InputError(
             f"{folder} holds {', '.join(strangers[:5])}, which no run writes; --overwrite replaces "

@@ -18,7 +18,10 @@ _check = beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))
 
 def typechecked(checked):
     """Everything but configs: those answer wrong values themselves, which is tested."""
-    return checked if checked.__module__.startswith("prompt_jax.config") else _check(checked)
+    is_config = (
+        checked.__module__.startswith("prompt_jax.config") or "Config." in checked.__qualname__
+    )
+    return checked if is_config else _check(checked)
 
 
 jaxtyping.install_import_hook("prompt_jax", "conftest.typechecked")
@@ -207,7 +210,7 @@ def run(tmp_path_factory, finished_run):
 @pytest.fixture
 def prompt(tiny):
     """A prompt of random rows for `tiny`, with everything that may be known of one."""
-    from prompt_jax.config import PromptTuningConfig
+    from prompt_jax.methods import PromptTuningConfig
     from prompt_jax.prompts import prompt_for
     from prompt_jax.tasks import Task
 

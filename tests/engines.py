@@ -4,8 +4,7 @@ import dataclasses
 
 import jax
 
-from prompt_jax.config import LoraConfig, PrefixTuningConfig, PromptTuningConfig
-from prompt_jax.methods import init
+from prompt_jax.methods import LoraConfig, PrefixTuningConfig, PromptTuningConfig, init
 from prompt_jax.prompts import prompt_for
 from prompt_jax.testing import shaken
 

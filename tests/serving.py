@@ -10,7 +10,7 @@ import engines
 from fastapi import FastAPI
 
 from prompt_jax.backbones import Backbone
-from prompt_jax.config import LoraConfig, PromptTuningConfig
+from prompt_jax.methods import LoraConfig, PromptTuningConfig
 from prompt_jax.serve import Engine, Store
 from prompt_jax.serve.catalog import Catalog
 from prompt_jax.serve.http import Keys, create_app

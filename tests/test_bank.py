@@ -5,20 +5,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from prompt_jax.config import (
+from prompt_jax.config import InputError
+from prompt_jax.forward import Injection, PromptedModel
+from prompt_jax.methods import (
     AdapterConfig,
     BiasConfig,
     DecomposedPromptConfig,
     DeepPromptConfig,
     FullConfig,
     IA3Config,
-    InputError,
     LoraConfig,
     PrefixTuningConfig,
     PromptTuningConfig,
+    init,
+    materialize,
 )
-from prompt_jax.forward import Injection, PromptedModel
-from prompt_jax.methods import init, materialize
 from prompt_jax.serve.bank import Bank, flat, layout_of, rows_of
 from prompt_jax.testing import shaken
 

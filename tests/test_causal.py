@@ -8,20 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from prompt_jax.config import (
-    Config,
-    DataConfig,
-    EvalConfig,
-    InputError,
-    PrefixTuningConfig,
-    PromptTuningConfig,
-    TrainConfig,
-)
+from prompt_jax.config import Config, DataConfig, EvalConfig, InputError, TrainConfig
 from prompt_jax.data import encode_targets
 from prompt_jax.experiment import TUNED, train
 from prompt_jax.forward import Injection, Placement
 from prompt_jax.generate import generate, read_once, score
-from prompt_jax.methods import init, materialize
+from prompt_jax.methods import PrefixTuningConfig, PromptTuningConfig, init, materialize
 from prompt_jax.model import PromptTuningModel
 from prompt_jax.prompts import prompt_for
 from prompt_jax.weights import load_backbone, save_hugging_face
@@ -142,8 +134,7 @@ def gpt2_folder(tmp_path_factory, tiny_gpt2):
     )
     folder = tmp_path_factory.mktemp("gpt2")
     config = dataclasses.replace(tiny_gpt2.config, vocab_size=300)
-    from prompt_jax.backbones import Backbone
-    from prompt_jax.backbones.causal import init_params
+    from prompt_jax.backbones import Backbone, init_params
 
     backbone = Backbone(name="g", config=config, params=init_params(config, jax.random.key(0)))
     save_hugging_face(folder, dataclasses.replace(backbone, tokenizer=tokenizer))

@@ -11,7 +11,8 @@ from tyro.conf import Positional
 
 from prompt_jax import cli
 from prompt_jax.cli.arguments import parse, starting_config
-from prompt_jax.config import InputError, MultitaskPromptConfig, resolved
+from prompt_jax.config import InputError, resolved
+from prompt_jax.methods import MultitaskPromptConfig
 from prompt_jax.prompts import load_prompt, save_prompt
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from prompt_jax import cli, prompts
-from prompt_jax.config import InputError, LoraConfig, PromptTuningConfig, TrainConfig
+from prompt_jax.config import InputError, TrainConfig
 from prompt_jax.experiment import compose_attention
 from prompt_jax.forward import prepend
 from prompt_jax.losses import loss_fn
-from prompt_jax.methods import init
+from prompt_jax.methods import LoraConfig, PromptTuningConfig, init
 from prompt_jax.prompts import compose, load_prompt, prompt_for, save_prompt
 from prompt_jax.tasks import Task
 from prompt_jax.testing import random_batch

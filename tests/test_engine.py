@@ -11,6 +11,7 @@ import pytest
 from engines import SMALL, prompt_of, prompts_of
 
 from prompt_jax.answers import classify, combine
+from prompt_jax.backbones import init_params
 from prompt_jax.config import (
     HeadConfig,
     IA3Config,
@@ -38,7 +39,7 @@ def with_positions(backbone, count=160):
     if not hasattr(backbone.config, "max_positions"):
         return backbone
     config = dataclasses.replace(backbone.config, max_positions=count)
-    params = backbone.family.init_params(config, jax.random.key(3))
+    params = init_params(config, jax.random.key(3))
     return dataclasses.replace(backbone, config=config, params=shaken(params, 4))
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from engines import SMALL, prompt_of, prompts_of
 
-from prompt_jax.config import InputError, LoraConfig, MultitaskPromptConfig, PromptTuningConfig
+from prompt_jax.config import InputError
+from prompt_jax.methods import LoraConfig, MultitaskPromptConfig, PromptTuningConfig
 from prompt_jax.prompts import Prompt
 from prompt_jax.serve import (
     DeadlineError,

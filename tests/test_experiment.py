@@ -14,18 +14,11 @@ import pytest
 from test_disk import full_disk
 
 from prompt_jax import cli
-from prompt_jax.config import (
-    Config,
-    DataConfig,
-    EvalConfig,
-    InputError,
-    MultitaskPromptConfig,
-    TaskConfig,
-    TrainConfig,
-)
+from prompt_jax.config import Config, DataConfig, EvalConfig, InputError, TaskConfig, TrainConfig
 from prompt_jax.disk import DiskFullError
 from prompt_jax.experiment import FROZEN, TUNED, compare_methods, load_data, train
 from prompt_jax.experiment.choice import Judgement, unjudged
+from prompt_jax.methods import MultitaskPromptConfig
 from prompt_jax.metrics import Scores
 from prompt_jax.prompts import load_prompt
 from prompt_jax.runs import read_metrics

@@ -12,10 +12,10 @@ pytest.importorskip("fastapi")
 
 from serving import ADMIN, KEYS, USER, prompt_of  # noqa: E402
 
-from prompt_jax.config import PromptTuningConfig  # noqa: E402
+from prompt_jax.methods import PromptTuningConfig  # noqa: E402
 from prompt_jax.prompts import compose, save_prompt  # noqa: E402
-from prompt_jax.serve.http import create_app  # noqa: E402
-from prompt_jax.serve.http.prompts import packed  # noqa: E402
+from prompt_jax.serve.http import create_app
+from prompt_jax.serve.http.prompts import packed
 from prompt_jax.tasks import Task  # noqa: E402
 
 pytestmark = pytest.mark.timeout(180)

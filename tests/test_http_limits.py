@@ -13,11 +13,11 @@ pytest.importorskip("fastapi")
 
 from serving import ADMIN, KEYS, SIZES, USER, prompt_of, serving  # noqa: E402
 
-from prompt_jax.config import PromptTuningConfig  # noqa: E402
+from prompt_jax.methods import PromptTuningConfig  # noqa: E402
 from prompt_jax.serve import Engine, Store  # noqa: E402
 from prompt_jax.serve.catalog import Catalog  # noqa: E402
-from prompt_jax.serve.http import Keys, create_app  # noqa: E402
-from prompt_jax.serve.http import app as app_module  # noqa: E402
+from prompt_jax.serve.http import Keys, create_app
+from prompt_jax.serve.http import app as app_module
 
 pytestmark = pytest.mark.timeout(180)
 ASKED = {"model": "films", "input": "a fine film", "labels": ["good", "bad"]}

@@ -14,7 +14,7 @@ from serving import SIZES  # noqa: E402
 
 from prompt_jax.cli.serving import _serve  # noqa: E402
 from prompt_jax.serve import Engine  # noqa: E402
-from prompt_jax.serve.http.access import OPEN, ROUTES  # noqa: E402
+from prompt_jax.serve.http.access import OPEN, ROUTES
 from prompt_jax.serve.http.metrics import Metrics  # noqa: E402
 
 PLACE = Path(__file__).parent.parent / "launch" / "serving"

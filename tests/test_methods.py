@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from prompt_jax.config import PLACEMENTS, InputError, PromptTuningConfig
+from prompt_jax.config import PLACEMENTS, InputError
 from prompt_jax.forward import Injection, Placement, prepend
-from prompt_jax.methods import init, materialize
-from prompt_jax.methods.prompt_tuning import from_rows, from_vocab, uniform
+from prompt_jax.methods import PromptTuningConfig, init, materialize
+from prompt_jax.methods.virtual_tokens import from_rows, from_vocab, uniform
 from prompt_jax.prompts import prompt_for
 
 KEY = jax.random.key(0)

@@ -12,11 +12,11 @@ from method_table import subject
 import prompt_jax as pj
 from prompt_jax import cli
 from prompt_jax.backbones.layers import Dense
-from prompt_jax.config import METHOD_KINDS, Config, InputError, from_json, resolved, to_json
+from prompt_jax.config import Config, InputError, from_json, method_kinds, resolved, to_json
 from prompt_jax.forward import PromptedModel
 from prompt_jax.methods import init, lora, materialize, multitask_prompt, prefix_tuning
-from prompt_jax.methods.targets import first_of, targets
-from prompt_jax.prompts import check_fits, prompt_for
+from prompt_jax.methods.kernels import targets
+from prompt_jax.prompts import prompt_for
 from prompt_jax.testing import random_batch
 
 KEY = jax.random.key(0)
@@ -73,13 +73,13 @@ def test_bad_configs(make, message):
         make()
 
 
-@pytest.mark.parametrize("kind", sorted(set(METHOD_KINDS) - {"union"}))
+@pytest.mark.parametrize("kind", sorted(set(method_kinds()) - {"union"}))
 def test_configs_go_through_json(kind):
-    config = Config(method=METHOD_KINDS[kind]())
+    config = Config(method=method_kinds()[kind]())
     assert to_json(config)["method"]["kind"] == kind
     assert from_json(Config, to_json(config)) == config
     train = resolved(config).train
-    assert train.learning_rate == METHOD_KINDS[kind].rates[train.optimizer]
+    assert train.learning_rate == method_kinds()[kind].rates[train.optimizer]
 
 
 def test_an_unknown_method_in_json():
@@ -285,14 +285,9 @@ def test_a_prompt_of_another_shape_does_not_fit(tiny):
     config, tuned = case.config, case.trained()
     wider = dataclasses.replace(tiny, config=dataclasses.replace(tiny.config, d_ff=48))
     prompt = prompt_for(tuned, config, tiny)
-    check_fits(prompt, tiny)
+    prompt.on(tiny)
     with pytest.raises(InputError, match=r"does not fit.*wi_0/lora/?.*|.*mlp/wi_0/b is"):
-        check_fits(prompt, wider)
-
-
-def test_a_family_without_usual_kernels(tiny):
-    with pytest.raises(InputError, match="target_modules is empty and none are known for .*name"):
-        first_of(tiny, [("nothing",)])
+        prompt.on(wider)
 
 
 def test_rows_are_of_prompts_only(tiny):

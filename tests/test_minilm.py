@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from prompt_jax.config import Config, DataConfig, LoraConfig, TrainConfig
+from prompt_jax.config import Config, DataConfig, TrainConfig
 from prompt_jax.experiment import TUNED, train
+from prompt_jax.methods import LoraConfig
 from prompt_jax.weights import load_backbone
 
 OPTIMIZED = True

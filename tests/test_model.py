@@ -11,9 +11,10 @@ import pytest
 from make_golden_peft import EXPECTED, GOLDEN, inputs, numbers
 
 from prompt_jax.backbones.t5 import shift_right
-from prompt_jax.config import InputError, MultitaskPromptConfig, PromptTuningConfig
+from prompt_jax.config import InputError
 from prompt_jax.forward import Injection
 from prompt_jax.generate import generate
+from prompt_jax.methods import MultitaskPromptConfig, PromptTuningConfig
 from prompt_jax.model import PromptTuningModel
 from prompt_jax.prompts import load_prompt, of_task, save_prompt
 from prompt_jax.train import State

@@ -17,12 +17,12 @@ from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.support.ui import Select, WebDriverWait  # noqa: E402
 from serving import KEYS, SIZES, prompt_of, serving  # noqa: E402
 
-from prompt_jax.config import PromptTuningConfig  # noqa: E402
+from prompt_jax.methods import PromptTuningConfig  # noqa: E402
 from prompt_jax.prompts import save_prompt  # noqa: E402
 from prompt_jax.serve import Engine, Store  # noqa: E402
 from prompt_jax.serve.catalog import Catalog  # noqa: E402
-from prompt_jax.serve.http import create_app  # noqa: E402
-from prompt_jax.serve.http.prompts import packed  # noqa: E402
+from prompt_jax.serve.http import create_app
+from prompt_jax.serve.http.prompts import packed
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 QUIET = (

@@ -15,10 +15,9 @@ from make_golden_peft import VIRTUAL, inputs, peft_model, torch_logits, torch_mo
 from parity import MARKS, difference, load_in_peft, padded_to
 
 import prompt_jax
-from prompt_jax.config import PromptTuningConfig
 from prompt_jax.data import Batch
 from prompt_jax.losses import loss_fn
-from prompt_jax.methods import init
+from prompt_jax.methods import PromptTuningConfig, init
 from prompt_jax.model import PromptTuningModel
 from prompt_jax.prompts import export_prompt, load_prompt, prompt_for, save_prompt
 from prompt_jax.weights import load_backbone

@@ -17,7 +17,7 @@ import prompt_jax as pj
 from prompt_jax import testing
 from prompt_jax.config import InputError
 from prompt_jax.methods import init
-from prompt_jax.prompts import export_peft, import_prompt, load_prompt, prompt_for, save_prompt
+from prompt_jax.prompts import export_peft, load_prompt, prompt_for, save_prompt
 from prompt_jax.prompts.peft import obstacle
 from prompt_jax.weights import load_backbone
 
@@ -152,7 +152,7 @@ def test_peft_loads_ours(backbones, tmp_path, family, task, name):
     again = safetensors.numpy.load_file(tmp_path / "theirs" / "adapter_model.safetensors")
     for key, tensor in safetensors.numpy.load_file(folder / "adapter_model.safetensors").items():
         np.testing.assert_array_equal(again[key], tensor)
-    assert import_prompt(tmp_path / "theirs", backbone).digest == prompt.digest
+    assert load_prompt(tmp_path / "theirs", backbone).digest == prompt.digest
 
 
 @cases
@@ -169,7 +169,7 @@ def test_we_load_pefts(backbones, tmp_path, family, task, name):
     ours = pj.PromptTuningModel.from_pretrained(backbone, tmp_path / "theirs")
     theirs = their_logits(model, family, task)
     close(our_logits(ours, family, task), theirs)
-    second = export_peft(tmp_path / "ours", import_prompt(tmp_path / "theirs", backbone))
+    second = export_peft(tmp_path / "ours", load_prompt(tmp_path / "theirs", backbone))
     first = safetensors.numpy.load_file(tmp_path / "theirs" / "adapter_model.safetensors")
     again = safetensors.numpy.load_file(second / "adapter_model.safetensors")
     assert first.keys() == again.keys()

@@ -19,7 +19,7 @@ from prompt_jax.config import InputError
 from prompt_jax.forward import PromptedModel
 from prompt_jax.methods import init
 from prompt_jax.model import PromptTuningModel
-from prompt_jax.prompts import export_peft, import_prompt, load_prompt, prompt_for, save_prompt
+from prompt_jax.prompts import export_peft, load_prompt, prompt_for, save_prompt
 from prompt_jax.weights import load_backbone
 
 peft = pytest.importorskip("peft")
@@ -146,7 +146,7 @@ class TestPeftLoadsOurs:
         assert again.keys() == tensors(folder).keys()
         for key, tensor in tensors(folder).items():
             np.testing.assert_array_equal(again[key], tensor)
-        back = import_prompt(tmp_path / "theirs", backbone)
+        back = load_prompt(tmp_path / "theirs", backbone)
         assert back.digest == prompt.digest
 
     @written
@@ -189,7 +189,7 @@ class TestWeLoadPefts:
         deeper = name not in SHALLOW
         backbone = backbones[deeper]
         theirs, tasks = saved_by_peft(name, tmp_path / "theirs", deeper), tasks_of(name)
-        prompt = import_prompt(tmp_path / "theirs", backbone)
+        prompt = load_prompt(tmp_path / "theirs", backbone)
         logits = their_logits(theirs, tasks)
         apart = difference(our_logits(backbone, prompt, tasks), logits)
         with capsys.disabled():
@@ -220,7 +220,7 @@ class TestWeLoadPefts:
         loose = load_prompt(tmp_path / "theirs")
         folder = save_prompt(tmp_path / "ours", loose)
         assert load_prompt(folder).digest == loose.digest
-        ours, theirs = (import_prompt(tmp_path / n, backbone) for n in ("ours", "theirs"))
+        ours, theirs = (load_prompt(tmp_path / n, backbone) for n in ("ours", "theirs"))
         assert ours.digest == theirs.digest != loose.digest
         for key, tensor in tensors(tmp_path / "theirs").items():
             np.testing.assert_array_equal(tensors(folder)[key], tensor)
@@ -230,7 +230,7 @@ class TestWeLoadPefts:
         prompt = trained("lora", backbone)
         folder = edited(save_prompt(tmp_path / "p", prompt), task_type=None)
         (folder / "prompt_jax_config.json").unlink()
-        back = import_prompt(folder, backbone)
+        back = load_prompt(folder, backbone)
         assert back.method.task_type == "SEQ_2_SEQ_LM" and back.digest == prompt.digest
 
     def test_a_prefix_of_another_head_width(self, backbone, tmp_path):
@@ -239,12 +239,12 @@ class TestWeLoadPefts:
         (folder / "prompt_jax_config.json").unlink()
         edited(folder, num_attention_heads=5)
         with pytest.raises(InputError, match=r"key is \(6, 3, 5, 2\) and must be \(3, 3, 2, 5\)"):
-            import_prompt(folder, backbone)
+            load_prompt(folder, backbone)
 
     def test_another_width(self, backbone, tiny, tmp_path):
         saved_by_peft("lora", tmp_path / "p")
         with pytest.raises(InputError, match="does not fit backbone 'tiny'"):
-            import_prompt(tmp_path / "p", tiny)
+            load_prompt(tmp_path / "p", tiny)
 
 
 def test_zero_update_is_the_plain_model(backbone, tmp_path):

@@ -8,22 +8,18 @@ import numpy as np
 import pytest
 
 from prompt_jax import cli
-from prompt_jax.config import (
-    Config,
-    DataConfig,
-    EvalConfig,
-    InputError,
-    LoraConfig,
-    PrefixTuningConfig,
-    PromptTuningConfig,
-    PTuningConfig,
-    TrainConfig,
-)
+from prompt_jax.config import Config, DataConfig, EvalConfig, InputError, TrainConfig
 from prompt_jax.data import Batch
 from prompt_jax.experiment import train_tasks
 from prompt_jax.experiment.members import Population, check_one_program
 from prompt_jax.losses import loss_fn
-from prompt_jax.methods import init
+from prompt_jax.methods import (
+    LoraConfig,
+    PrefixTuningConfig,
+    PromptTuningConfig,
+    PTuningConfig,
+    init,
+)
 from prompt_jax.population import (
     check_lengths,
     check_whole_models,

@@ -5,8 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from prompt_jax.config import InputError, PromptTuningConfig
-from prompt_jax.prompts import check_fits, export_prompt, import_prompt, tokenizer_hash
+from prompt_jax.config import InputError
+from prompt_jax.methods import PromptTuningConfig
+from prompt_jax.prompts import export_prompt, load_prompt, tokenizer_hash
 
 
 class TestPrompt:
@@ -47,14 +48,14 @@ class TestPrompt:
 
 class TestFit:
     def test_own_backbone(self, prompt, tiny):
-        check_fits(prompt, tiny)
+        prompt.on(tiny)
 
     def test_width_is_never_overridden(self, prompt, tiny):
         narrow = dataclasses.replace(prompt, tuned={"prompt": prompt.rows[:, :8]})
         with pytest.raises(
             InputError, match="'reviews' is 8 wide and backbone 'tiny' is 16; .*tiny"
         ):
-            check_fits(narrow, tiny, allow_mismatch=True)
+            narrow.on(tiny, allow_mismatch=True)
 
     def test_other_weights(self, prompt, tiny):
         prompt = dataclasses.replace(prompt, fingerprint="a" * 64)
@@ -62,21 +63,21 @@ class TestFit:
         with pytest.raises(
             InputError, match=r"other weights \(tiny, sha256 a{12}\) than .*'other'"
         ):
-            check_fits(prompt, other)
-        check_fits(prompt, other, allow_mismatch=True)
+            prompt.on(other)
+        prompt.on(other, allow_mismatch=True)
 
     def test_other_family(self, prompt, tiny):
         other = dataclasses.replace(prompt, model_type="gpt2", fingerprint="", tokenizer_hash="")
         with pytest.raises(InputError, match=r"on a gpt2 \(tiny\) and .*tiny. is a t5; use"):
-            check_fits(other, tiny)
-        check_fits(other, tiny, allow_mismatch=True)
+            other.on(tiny)
+        other.on(tiny, allow_mismatch=True)
 
     def test_other_tokenizer(self, prompt, embedded, tiny):
         prompt = dataclasses.replace(prompt, tokenizer_hash="c" * 64)
         other = dataclasses.replace(tiny, tokenizer=embedded.tokenizer)
         with pytest.raises(InputError, match=r"trained on other tokenizer .* allow_mismatch=True"):
-            check_fits(prompt, other)
-        check_fits(prompt, other, allow_mismatch=True)
+            prompt.on(other)
+        prompt.on(other, allow_mismatch=True)
 
     def test_tokenizer_hash_of_a_copy(self, embedded, tmp_path):
         from prompt_jax.weights import load_tokenizer
@@ -90,9 +91,9 @@ class TestFit:
 
     def test_import_takes_the_identity_of_the_backbone(self, prompt, tiny, tmp_path):
         backbone = dataclasses.replace(tiny, fingerprint="d" * 64)
-        imported = import_prompt(export_prompt(prompt, tmp_path / "p.npy"), backbone)
+        imported = load_prompt(export_prompt(prompt, tmp_path / "p.npy"), backbone)
         assert (imported.backbone, imported.fingerprint) == ("tiny", "d" * 64)
         assert (imported.num_layers, imported.num_attention_heads) == (2, 3)
         np.save(tmp_path / "narrow.npy", prompt.rows[:, :3])
         with pytest.raises(InputError, match="'narrow' is 3 wide"):
-            import_prompt(tmp_path / "narrow.npy", backbone)
+            load_prompt(tmp_path / "narrow.npy", backbone)

@@ -10,7 +10,8 @@ import pytest
 import safetensors.numpy
 
 from prompt_jax import prompts
-from prompt_jax.config import InputError, PromptTuningConfig
+from prompt_jax.config import InputError
+from prompt_jax.methods import PromptTuningConfig
 from prompt_jax.prompts import (
     Prompt,
     export_peft,

@@ -12,7 +12,8 @@ import safetensors.numpy
 from test_weights_pickle import state_dict, write
 
 from prompt_jax import prompts
-from prompt_jax.config import InputError, PromptTuningConfig
+from prompt_jax.config import InputError
+from prompt_jax.methods import PromptTuningConfig
 from prompt_jax.prompts import export_prompt, list_prompts, load_prompt, save_prompt
 
 GOLDEN = Path(__file__).parent / "golden" / "peft"

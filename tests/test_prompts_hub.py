@@ -14,7 +14,8 @@ import yaml
 from huggingface_hub import constants
 
 from prompt_jax import cli
-from prompt_jax.config import InputError, PromptTuningConfig
+from prompt_jax.config import InputError
+from prompt_jax.methods import PromptTuningConfig
 from prompt_jax.prompts import Prompt, load_prompt, pull_prompt, push_prompt, save_prompt
 
 

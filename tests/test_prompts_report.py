@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from prompt_jax.config import InputError, PromptTuningConfig
+from prompt_jax.config import InputError
+from prompt_jax.methods import PromptTuningConfig
 from prompt_jax.prompts import draw_similarity, inspect, nearest_words, prompt_for, similarity
 from prompt_jax.tasks import Task
 

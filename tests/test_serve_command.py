@@ -16,7 +16,7 @@ pytest.importorskip("fastapi")
 from serving import prompt_of  # noqa: E402
 
 from prompt_jax import cli  # noqa: E402
-from prompt_jax.config import PromptTuningConfig  # noqa: E402
+from prompt_jax.methods import PromptTuningConfig  # noqa: E402
 from prompt_jax.prompts import save_prompt  # noqa: E402
 
 

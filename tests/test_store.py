@@ -12,7 +12,8 @@ import time
 import numpy as np
 import pytest
 
-from prompt_jax.config import InputError, PromptTuningConfig
+from prompt_jax.config import InputError
+from prompt_jax.methods import PromptTuningConfig
 from prompt_jax.prompts import Prompt
 from prompt_jax.serve import Store, UnknownPromptError
 from prompt_jax.serve import store as rooms
@@ -182,7 +183,7 @@ def test_two_writers_take_two_numbers(store, monkeypatch):
 WRITER = """
 import sys
 import numpy as np
-from prompt_jax.config import PromptTuningConfig
+from prompt_jax.methods import PromptTuningConfig
 from prompt_jax.prompts import Prompt
 from prompt_jax.serve import Store
 store = Store(sys.argv[1])

@@ -13,7 +13,6 @@ from prompt_jax.config import (
     DataConfig,
     EvalConfig,
     InputError,
-    LoraConfig,
     SweepConfig,
     TaskConfig,
     TrainConfig,
@@ -21,6 +20,7 @@ from prompt_jax.config import (
 from prompt_jax.experiment import sweep
 from prompt_jax.experiment.course import begin, followers, ready
 from prompt_jax.experiment.sweep import candidates
+from prompt_jax.methods import LoraConfig
 from prompt_jax.prompts import load_prompt
 from prompt_jax.train import DivergedError
 

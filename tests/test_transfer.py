@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from prompt_jax import cli
-from prompt_jax.config import InputError, LoraConfig, PromptTuningConfig
-from prompt_jax.methods import init
+from prompt_jax.config import InputError
+from prompt_jax.methods import LoraConfig, PromptTuningConfig, init
 from prompt_jax.prompts import (
     Prompt,
     prompt_for,

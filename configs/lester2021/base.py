@@ -12,7 +12,7 @@ code reports): BoolQ 71.3, CB 78.2, COPA 48.4, WiC 61.1.
 Not run here: it takes the weights and an accelerator.
 """
 
-from prompt_jax.config import (
+from prompt_jax import (
     BackboneConfig,
     Config,
     DataConfig,

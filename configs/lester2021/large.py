@@ -12,7 +12,7 @@ is above that of GPT-3 175B with few shots, 71.8.
 Not run here: it takes the weights and an accelerator.
 """
 
-from prompt_jax.config import (
+from prompt_jax import (
     BackboneConfig,
     Config,
     DataConfig,

@@ -12,7 +12,7 @@ is about that of GPT-3 XL with few shots.
 Not run here: it takes the weights and an accelerator.
 """
 
-from prompt_jax.config import (
+from prompt_jax import (
     Config,
     DataConfig,
     MeshConfig,

@@ -12,7 +12,7 @@ is between those of large and of XXL, 90.5.
 Not run here: it takes the weights and an accelerator.
 """
 
-from prompt_jax.config import (
+from prompt_jax import (
     BackboneConfig,
     Config,
     DataConfig,

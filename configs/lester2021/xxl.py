@@ -13,7 +13,7 @@ voting.
 Not run here: it takes the weights and an accelerator.
 """
 
-from prompt_jax.config import (
+from prompt_jax import (
     BackboneConfig,
     Config,
     DataConfig,

@@ -3,6 +3,6 @@
 prompt-jax train configs/methods/bias.py [--data.task TASK]
 """
 
-from prompt_jax.config import BiasConfig, Config
+from prompt_jax import BiasConfig, Config
 
 config = Config(out="runs/bias", method=BiasConfig())

@@ -3,7 +3,7 @@
 prompt-jax train configs/methods/decomposed_prompt.py [--data.task TASK]
 """
 
-from prompt_jax.config import Config, DecomposedPromptConfig
+from prompt_jax import Config, DecomposedPromptConfig
 
 config = Config(
     out="runs/decomposed_prompt",

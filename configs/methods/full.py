@@ -3,6 +3,6 @@
 prompt-jax train configs/methods/full.py [--data.task TASK]
 """
 
-from prompt_jax.config import Config, FullConfig
+from prompt_jax import Config, FullConfig
 
 config = Config(out="runs/full", method=FullConfig())

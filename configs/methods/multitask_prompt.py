@@ -3,7 +3,7 @@
 prompt-jax train configs/methods/multitask_prompt.py
 """
 
-from prompt_jax.config import Config, DataConfig, MultitaskPromptConfig
+from prompt_jax import Config, DataConfig, MultitaskPromptConfig
 
 config = Config(
     out="runs/multitask_prompt",

@@ -3,6 +3,6 @@
 prompt-jax train configs/methods/norm.py [--data.task TASK]
 """
 
-from prompt_jax.config import Config, NormConfig
+from prompt_jax import Config, NormConfig
 
 config = Config(out="runs/norm", method=NormConfig())

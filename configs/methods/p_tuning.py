@@ -3,6 +3,6 @@
 prompt-jax train configs/methods/p_tuning.py [--data.task TASK]
 """
 
-from prompt_jax.config import Config, PTuningConfig
+from prompt_jax import Config, PTuningConfig
 
 config = Config(out="runs/p_tuning", method=PTuningConfig(encoder_reparameterization_type="LSTM"))

@@ -3,6 +3,6 @@
 prompt-jax train configs/methods/p_tuning_v2.py [--data.task TASK]
 """
 
-from prompt_jax.config import Config, PTuningV2Config
+from prompt_jax import Config, PTuningV2Config
 
 config = Config(out="runs/p_tuning_v2", method=PTuningV2Config())

@@ -3,6 +3,6 @@
 prompt-jax train configs/methods/prefix_tuning.py [--data.task TASK]
 """
 
-from prompt_jax.config import Config, PrefixTuningConfig
+from prompt_jax import Config, PrefixTuningConfig
 
 config = Config(out="runs/prefix_tuning", method=PrefixTuningConfig())

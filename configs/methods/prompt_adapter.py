@@ -3,6 +3,6 @@
 prompt-jax train configs/methods/prompt_adapter.py [--data.task TASK]
 """
 
-from prompt_jax.config import Config, PromptAdapterConfig
+from prompt_jax import Config, PromptAdapterConfig
 
 config = Config(out="runs/prompt_adapter", method=PromptAdapterConfig())

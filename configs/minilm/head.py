@@ -3,7 +3,7 @@
 prompt-jax train configs/minilm/head.py --backbone FOLDER
 """
 
-from prompt_jax.config import Config, HeadConfig, TrainConfig
+from prompt_jax import Config, HeadConfig, TrainConfig
 
 config = Config(
     backbone="sentence-transformers/all-MiniLM-L6-v2",

@@ -3,7 +3,7 @@
 prompt-jax train configs/minilm/lora.py --backbone FOLDER
 """
 
-from prompt_jax.config import Config, LoraConfig
+from prompt_jax import Config, LoraConfig
 
 config = Config(
     backbone="sentence-transformers/all-MiniLM-L6-v2",

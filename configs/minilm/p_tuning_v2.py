@@ -3,7 +3,7 @@
 prompt-jax train configs/minilm/p_tuning_v2.py --backbone FOLDER
 """
 
-from prompt_jax.config import Config, PTuningV2Config, TrainConfig
+from prompt_jax import Config, PTuningV2Config, TrainConfig
 
 config = Config(
     backbone="sentence-transformers/all-MiniLM-L6-v2",

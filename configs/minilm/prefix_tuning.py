@@ -3,7 +3,7 @@
 prompt-jax train configs/minilm/prefix_tuning.py --backbone FOLDER
 """
 
-from prompt_jax.config import Config, PrefixTuningConfig, TrainConfig
+from prompt_jax import Config, PrefixTuningConfig, TrainConfig
 
 config = Config(
     backbone="sentence-transformers/all-MiniLM-L6-v2",

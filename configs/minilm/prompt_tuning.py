@@ -3,7 +3,7 @@
 prompt-jax train configs/minilm/prompt_tuning.py --backbone FOLDER
 """
 
-from prompt_jax.config import Config, PromptTuningConfig, TrainConfig
+from prompt_jax import Config, PromptTuningConfig, TrainConfig
 
 config = Config(
     backbone="sentence-transformers/all-MiniLM-L6-v2",

@@ -17,7 +17,6 @@ from tyro.conf import Positional
 from prompt_jax.cli import answering, prompts, serving, sweep
 from prompt_jax.cli.arguments import as_json, aside, bound, parse, starting_config
 from prompt_jax.config import (
-    METHOD_KINDS,
     BackboneConfig,
     Config,
     DistributedConfig,
@@ -25,6 +24,7 @@ from prompt_jax.config import (
     MeshConfig,
     check_place,
     choose,
+    method_kinds,
 )
 from prompt_jax.runtime import prepare
 
@@ -137,12 +137,12 @@ def _compare(arguments: list[str]) -> None:
           overwrite: replace their runs.
         """
         for name in methods:
-            choose("method", name, METHOD_KINDS)
+            choose("method", name, method_kinds())
         prepare()
         from prompt_jax import experiment
 
         chosen = [
-            config.method if name == config.method.kind else METHOD_KINDS[name]()
+            config.method if name == config.method.kind else method_kinds()[name]()
             for name in methods
         ]
         experiment.compare_methods(config, chosen, resume=resume, overwrite=overwrite, say=_say)

@@ -15,7 +15,6 @@ import tyro
 from tyro.constructors import PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from prompt_jax.config import (
-    METHOD_KINDS,
     BackboneConfig,
     Config,
     DataConfig,
@@ -24,14 +23,15 @@ from prompt_jax.config import (
     MeshConfig,
     TaskConfig,
     choose,
+    method_kinds,
 )
 from prompt_jax.runtime import quiet
 
 if TYPE_CHECKING:
     from prompt_jax.backbones import Backbone
-    from prompt_jax.prompts import Prompt
+    from prompt_jax.prompts import PeftFolder, Prompt
 else:  # `--help` answers at once: nothing heavy is imported before a command runs.
-    Backbone = Prompt = object
+    Backbone = PeftFolder = Prompt = object
 
 T = TypeVar("T")
 LISTS = tyro.constructors.ConstructorRegistry()
@@ -84,12 +84,12 @@ def starting_config(arguments: list[str], out: str = Config.out) -> tuple[Config
     name = value_of(arguments, "--method")
     if name is None:
         return config, arguments
-    choose("method", name, METHOD_KINDS)
+    choose("method", name, method_kinds())
     at = next(i for i, word in enumerate(arguments) if word.partition("=")[0] == "--method")
     rest = arguments[:at] + arguments[at + (1 if "=" in arguments[at] else 2) :]
     if name == config.method.kind:
         return config, rest
-    return dataclasses.replace(config, method=METHOD_KINDS[name]()), rest
+    return dataclasses.replace(config, method=method_kinds()[name]()), rest
 
 
 def _starting_point(arguments: list[str], out: str) -> tuple[Config, list[str]]:
@@ -107,9 +107,11 @@ def trained_on(arguments: list[str]) -> tuple[DataConfig, TaskConfig, EvalConfig
     path = value_of(arguments, "--prompt")
     if path is None:
         return DataConfig(), TaskConfig(), EvalConfig()
-    from prompt_jax.prompts import load_prompt, of_task
+    from prompt_jax.prompts import PeftFolder, load_prompt, of_task
 
     prompt, task_id = load_prompt(path), value_of(arguments, "--task-id")
+    if isinstance(prompt, PeftFolder):  # PEFT says nothing of its data.
+        return DataConfig(), TaskConfig(), EvalConfig()
     prompt = of_task(prompt, task_id) if task_id else prompt
     data, task = task_of(prompt)
     if value_of(arguments, "--task.labels") is not None and task.kind == "generation":
@@ -200,31 +202,31 @@ def load(
 
 
 def on_backbone(
-    prompt: Prompt,
+    prompt: Prompt | PeftFolder,
     backbone: str,
     allow_mismatch: bool = False,
     mesh: MeshConfig | None = None,
     frozen: BackboneConfig | None = None,
 ) -> tuple[Prompt, Backbone]:
     """A prompt as it runs on the backbone of a name, and that backbone."""
-    from prompt_jax.prompts.fits import adopt
     from prompt_jax.weights import load_backbone
 
     # Nothing goes backward.
     way = {} if frozen is None else {**dataclasses.asdict(frozen), "remat": "none"}
     model = load_backbone(backbone, mesh=mesh, **way)
-    return adopt(prompt, model, allow_mismatch=allow_mismatch), model
+    return prompt.on(model, allow_mismatch=allow_mismatch), model
 
 
-def prompt_at(path: str, task_id: str) -> Prompt:
+def prompt_at(path: str, task_id: str) -> Prompt | PeftFolder:
     """The prompt at a path, of one task where it has those of several.
 
     Raises:
       InputError: no such prompt or task, or several tasks and none named.
     """
-    from prompt_jax.prompts import load_prompt, of_task
+    from prompt_jax.prompts import PeftFolder, load_prompt, of_task
 
-    return of_task(load_prompt(path), task_id or None)
+    prompt = load_prompt(path)
+    return prompt if isinstance(prompt, PeftFolder) else of_task(prompt, task_id or None)
 
 
 def as_json(values: dict[str, object]) -> str:

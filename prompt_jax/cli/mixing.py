@@ -98,9 +98,9 @@ def ensemble(
 
 def _of_task(paths: tuple[str, ...], task_id: str) -> list[Prompt]:
     """The prompts at several paths, each of one task; those without tasks need no name of one."""
-    from prompt_jax.prompts import load_prompt, of_task, task_names
+    from prompt_jax.prompts import load_shaped, of_task, task_names
 
-    loaded = [load_prompt(path) for path in paths]
+    loaded = [load_shaped(path) for path in paths]
     return [of_task(prompt, task_id or None) if task_names(prompt) else prompt for prompt in loaded]
 
 
@@ -108,8 +108,6 @@ def _together(
     paths: tuple[str, ...], task: str, task_id: str
 ) -> tuple[list[Prompt], Backbone, Config]:
     """Prompts of one backbone, that backbone, and the config of the first one's task."""
-    from prompt_jax.prompts import check_fits
-
     if not paths:
         raise InputError("no prompts given; name their folders")
     first, *others = _of_task(paths, task_id)
@@ -119,8 +117,7 @@ def _together(
             "(prompt-jax prompts import)"
         )
     first, model = on_backbone(first, first.backbone)
-    for prompt in others:
-        check_fits(prompt, model)
+    others = [prompt.on(model) for prompt in others]
     data, texts = task_of(first)
     if task:
         data, texts = dataclasses.replace(data, task=task), TaskConfig()

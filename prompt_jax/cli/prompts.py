@@ -112,10 +112,10 @@ def _import(
       allow_mismatch: take it although it names another backbone.
       overwrite: replace the prompt in output.
     """
-    from prompt_jax.prompts import import_prompt, save_prompt
+    from prompt_jax.prompts import load_prompt, save_prompt
     from prompt_jax.weights import load_backbone
 
-    prompt = import_prompt(path, load_backbone(backbone), allow_mismatch=allow_mismatch)
+    prompt = load_prompt(path, load_backbone(backbone), allow_mismatch=allow_mismatch)
     print(f"written: {save_prompt(output, prompt, overwrite=overwrite)}")
 
 
@@ -129,15 +129,15 @@ def _similarity(query: Positional[str], folder: Positional[str] = "runs") -> Non
     from rich.console import Console
     from rich.table import Table
 
-    from prompt_jax.prompts import Similar, list_prompts, load_prompt, similarities, task_embedding
+    from prompt_jax.prompts import Similar, list_prompts, load_shaped, similarities, task_embedding
 
-    reference = load_prompt(query)
+    reference = load_shaped(query)
     task_embedding(reference)  # Says at once where the prompt to compare with has no rows.
     ranked: list[tuple[str, Similar]] = []
     left_out: dict[str, str] = {}
     for row in list_prompts(folder):
         try:
-            (like,) = similarities(reference, [load_prompt(Path(folder) / row.name)])
+            (like,) = similarities(reference, [load_shaped(Path(folder) / row.name)])
             ranked.append((row.name, like))
         except InputError as error:
             # One prompt of another kind or backbone must not hide the others.
@@ -170,13 +170,13 @@ def _publish(
       alias: what shall mean this version from now on, beside its number.
       task_id: the task of a multitask prompt, by its number from 0 or its name.
     """
+    from prompt_jax.prompts import load_shaped, of_task
     from prompt_jax.serve import Store
 
-    loaded = prompt_at(prompt, task_id)
-    kept = Store(store)
-    entry = kept.put(name, loaded)
+    library = Store(store)
+    entry = library.put(name, of_task(load_shaped(prompt), task_id or None))
     if alias:
-        kept.alias(name, alias, entry.version)
+        library.alias(name, alias, entry.version)
     print(f"{entry} in {store}")
 
 

@@ -4,7 +4,7 @@ import signal
 from pathlib import Path
 
 from prompt_jax.cli.arguments import parse
-from prompt_jax.config import BackboneConfig, InputError, LoraConfig, MeshConfig, PromptTuningConfig
+from prompt_jax.config import BackboneConfig, InputError, MeshConfig
 from prompt_jax.runtime import prepare
 
 FROZEN, MESH = BackboneConfig(), MeshConfig()
@@ -58,6 +58,7 @@ def _serve(
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise InputError('the server needs more: pip install "prompt-jax[serve]"') from error
+    from prompt_jax.methods import LoraConfig, PromptTuningConfig
     from prompt_jax.serve import Store
     from prompt_jax.serve.catalog import open_catalog
     from prompt_jax.serve.http import Keys, create_app

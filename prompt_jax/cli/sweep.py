@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 
 from prompt_jax.cli.arguments import parse, starting_config, value_of
-from prompt_jax.config import Config, PromptTuningConfig, SweepConfig
+from prompt_jax.config import Config, SweepConfig
 from prompt_jax.runtime import prepare
 
 USUAL: dict[str, tuple[float | str, ...]] = {
@@ -48,6 +48,7 @@ def run(arguments: list[str]) -> None:
         """
         prepare()
         from prompt_jax import experiment
+        from prompt_jax.methods import PromptTuningConfig
 
         if not sweep.choices and type(config.method) is PromptTuningConfig:
             sweep = dataclasses.replace(sweep, **USUAL)

@@ -21,28 +21,20 @@ from prompt_jax.config.experiment import TaskConfig as TaskConfig
 from prompt_jax.config.experiment import TrainConfig as TrainConfig
 from prompt_jax.config.experiment import resolved as resolved
 from prompt_jax.config.kinds import KINDS as KINDS
-from prompt_jax.config.layers import AdapterConfig as AdapterConfig
-from prompt_jax.config.layers import BiasConfig as BiasConfig
-from prompt_jax.config.layers import FullConfig as FullConfig
-from prompt_jax.config.layers import HeadConfig as HeadConfig
-from prompt_jax.config.layers import IA3Config as IA3Config
-from prompt_jax.config.layers import LoraConfig as LoraConfig
-from prompt_jax.config.layers import NormConfig as NormConfig
-from prompt_jax.config.layers import PromptAdapterConfig as PromptAdapterConfig
-from prompt_jax.config.layers import UnionConfig as UnionConfig
 from prompt_jax.config.mesh import MeshConfig as MeshConfig
-from prompt_jax.config.method import METHOD_KINDS as METHOD_KINDS
+from prompt_jax.config.method import PLACEMENTS as PLACEMENTS
 from prompt_jax.config.method import MethodConfig as MethodConfig
+from prompt_jax.config.method import method_kinds as method_kinds
 from prompt_jax.config.plain import differences as differences
 from prompt_jax.config.plain import from_json as from_json
 from prompt_jax.config.plain import to_json as to_json
-from prompt_jax.config.prompts import PLACEMENTS as PLACEMENTS
-from prompt_jax.config.prompts import DecomposedPromptConfig as DecomposedPromptConfig
-from prompt_jax.config.prompts import DeepPromptConfig as DeepPromptConfig
-from prompt_jax.config.prompts import MultitaskPromptConfig as MultitaskPromptConfig
-from prompt_jax.config.prompts import PrefixTuningConfig as PrefixTuningConfig
-from prompt_jax.config.prompts import PromptTuningConfig as PromptTuningConfig
-from prompt_jax.config.prompts import PTuningConfig as PTuningConfig
-from prompt_jax.config.prompts import PTuningV2Config as PTuningV2Config
-from prompt_jax.config.prompts import ResidualPromptConfig as ResidualPromptConfig
 from prompt_jax.config.sweep import SweepConfig as SweepConfig
+
+
+def __getattr__(name: str) -> type[MethodConfig]:
+    """The config of a method, which lives beside its method; recipes may name it here."""
+    if name.endswith("Config"):
+        for config in method_kinds().values():
+            if config.__name__ == name:
+                return config
+    raise AttributeError(f"module 'prompt_jax.config' has no attribute {name!r}")

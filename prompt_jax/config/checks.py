@@ -12,7 +12,7 @@ class InputError(ValueError):
     """Bad input: says what was got, what is allowed and what to do; the command line exits 2."""
 
 
-def choose(kind: str, value: Any, allowed: Iterable[str]) -> None:
+def choose(kind: str, value: object, allowed: Iterable[str]) -> None:
     """Checks that `value` is one of `allowed`, and names the nearest one when it is not.
 
     Raises:
@@ -37,6 +37,16 @@ def at_least(name: str, value: float, low: float, remedy: str = "") -> None:
         raise InputError(f"{name} must be at least {low}, got {value}{hint}")
 
 
+def each_at_least_one(config: object, *names: str) -> None:
+    """Checks fields that count something.
+
+    Raises:
+      InputError: one of them is below 1.
+    """
+    for name in names:
+        at_least(name, getattr(config, name), 1)
+
+
 def check_place(path: str | PathLike[str]) -> None:
     """Checks that a file or folder to write has a name.
 
@@ -49,7 +59,7 @@ def check_place(path: str | PathLike[str]) -> None:
         )
 
 
-def implied(config: Any, choices: Mapping[str, str], otherwise: str) -> str:
+def implied(config: object, choices: Mapping[str, str], otherwise: str) -> str:
     """The choice that an option is given for, where the choice itself is left open.
 
     Args:
@@ -58,14 +68,14 @@ def implied(config: Any, choices: Mapping[str, str], otherwise: str) -> str:
     Raises:
       InputError: options of several choices are given.
     """
-    chosen = [name for name in choices if _is_given(config, name)]
+    chosen = [name for name in choices if _is_set(config, name)]
     if len(chosen) > 1:
         words = " or ".join(f'"{choices[name]}"' for name in chosen)
         raise InputError(f"{' and '.join(chosen)} are given; say which one counts: init={words}")
     return choices[chosen[0]] if chosen else otherwise
 
 
-def refuse_unread(config: Any, prefix: str, only_with: Mapping[str, tuple[str, Any]]) -> None:
+def refuse_unread(config: object, prefix: str, only_with: Mapping[str, tuple[str, object]]) -> None:
     """Checks that no option is given that another one switches off.
 
     Args:
@@ -75,14 +85,14 @@ def refuse_unread(config: Any, prefix: str, only_with: Mapping[str, tuple[str, A
     Raises:
       InputError: one is.
     """
-    for name, (other, value) in only_with.items():
-        if _is_given(config, name) and getattr(config, other) != value:
+    for name, (switch, value) in only_with.items():
+        if _is_set(config, name) and getattr(config, switch) != value:
             raise InputError(
-                f"{prefix}{name} is {getattr(config, name)!r} and only {prefix}{other}={value!r} "
+                f"{prefix}{name} is {getattr(config, name)!r} and only {prefix}{switch}={value!r} "
                 f"reads it; set that, or leave {prefix}{name} out"
             )
 
 
-def _is_given(config: Any, name: str) -> bool:
+def _is_set(config: Any, name: str) -> bool:
     defaults = {field.name: field.default for field in dataclasses.fields(config)}
     return getattr(config, name) != defaults[name]

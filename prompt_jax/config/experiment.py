@@ -2,19 +2,21 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from prompt_jax.config.checks import InputError, at_least, choose, refuse_unread
 from prompt_jax.config.kinds import KINDS
 from prompt_jax.config.mesh import MeshConfig
-from prompt_jax.config.method import MethodConfig
-from prompt_jax.config.prompts import PromptTuningConfig
+from prompt_jax.config.method import MethodConfig, default_method
 
-OPTIMIZERS = ("adafactor", "adafactor_t5x", "adamw")
-OBJECTIVES = ("tokens", "labels", "perceptron")
-SCHEDULES = ("constant", "linear", "cosine")
-DTYPES = ("auto", "float32", "bfloat16", "int8", "float8", "int4")
-REMATS = ("none", "minimal", "full")
+Optimizer = Literal["adafactor", "adafactor_t5x", "adamw"]
+Objective = Literal["tokens", "labels", "perceptron"]
+Schedule = Literal["constant", "linear", "cosine"]
+Dtype = Literal["auto", "float32", "bfloat16", "int8", "float8", "int4"]
+Remat = Literal["none", "minimal", "full"]
+OBJECTIVES: tuple[str, ...] = get_args(Objective)
+DTYPES: tuple[str, ...] = get_args(Dtype)
+REMATS: tuple[str, ...] = get_args(Remat)
 METRICS = (
     "accuracy",
     "macro_f1",
@@ -102,8 +104,7 @@ class DataConfig:
     def __post_init__(self):
         if len(set(self.tasks)) < len(self.tasks):
             raise InputError(f"data.tasks names each task once, got {', '.join(self.tasks)}")
-        own = (self.mixture, self.validation, self.test)
-        if self.tasks and any(own):
+        if self.tasks and (self.mixture or self.validation or self.test):
             raise InputError(
                 "data.tasks trains a prompt for each task with splits of its own; leave out "
                 "data.mixture, data.validation and data.test"
@@ -138,14 +139,14 @@ class TrainConfig:
     """Rows of one optimizer step, over all processes."""
     accumulate: int = 1
     """Micro-batches of one step; batch_size is split into so many parts."""
-    optimizer: Literal["adafactor", "adafactor_t5x", "adamw"] | None = None
+    optimizer: Optimizer | None = None
     """`adafactor` (Lester et al.), `adafactor_t5x` (as resumed by T5X at step 1.1M), `adamw`; None
     is the one that the method is best trained with (see `resolved`), and Adafactor without one."""
     learning_rate: float | None = None
     """Peak learning rate; None is the method's own, and 0.3 without a method."""
     head_learning_rate: float = 1e-3
     """Peak rate of AdamW, which trains a head whatever trains the method beside it."""
-    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    schedule: Schedule = "linear"
     """What follows the warm-up: constant (Lester et al.), or decay to zero at the last step."""
     warmup_steps: int = 0
     """Steps of linear warm-up."""
@@ -155,11 +156,11 @@ class TrainConfig:
     """Mass moved from the target to all other words."""
     z_loss: float = 0.0
     """Weight of log(Z)^2, which keeps logits from drifting."""
-    objective: Literal["tokens", "labels", "perceptron"] = "tokens"
+    objective: Objective = "tokens"
     """The cross-entropy of the target's tokens, or of the right label word among all; or that word
     ahead of the best other one by `margin`."""
     margin: float = 0.2
-    """Of `objective="perceptron"`, in nats a token."""
+    """How far `objective="perceptron"` puts the right word ahead, in nats a token."""
     pull: float = 0.0
     """Weight of the squared distance to the start, a row: L2 to the initialisation, and with
     `method.init="text"` wayward prompting (Khashabi et al. 2022)."""
@@ -181,8 +182,8 @@ class TrainConfig:
 
     def __post_init__(self):
         if self.optimizer is not None:
-            choose("optimizer", self.optimizer, OPTIMIZERS)
-        choose("schedule", self.schedule, SCHEDULES)
+            choose("optimizer", self.optimizer, get_args(Optimizer))
+        choose("schedule", self.schedule, get_args(Schedule))
         choose("objective", self.objective, OBJECTIVES)
         refuse_unread(self, "train.", {"margin": ("objective", "perceptron")})
         for name in ("pull", "margin"):
@@ -243,11 +244,11 @@ class BackboneConfig:
 
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
-    dtype: Literal["auto", "float32", "bfloat16", "int8", "float8", "int4"] = "auto"
+    dtype: Dtype = "auto"
     """Type of the frozen weights and activations; auto is bfloat16 on TPU and GPU, else float32.
     int8, float8 and int4 are of the weights alone, with a scale an output, or in int4 one for every
     64 inputs of it; activations are then auto."""
-    remat: Literal["none", "minimal", "full", "auto"] = "none"
+    remat: Remat | Literal["auto"] = "none"
     """What the backward pass recomputes instead of keeping: less memory, more time. auto compiles a
     step with each in turn and takes the first that fits, at the cost of these compilations."""
     attention_chunk: int | None = None
@@ -271,7 +272,7 @@ class Config:
     """The run folder; a folder that holds a run is refused unless --resume or --overwrite."""
     frozen: BackboneConfig = BackboneConfig()
     mesh: MeshConfig = MeshConfig()
-    method: MethodConfig = PromptTuningConfig()
+    method: MethodConfig = dataclasses.field(default_factory=default_method)
     data: DataConfig = DataConfig()
     task: TaskConfig = TaskConfig()
     train: TrainConfig = TrainConfig()
@@ -304,8 +305,8 @@ class Config:
 
     def _check_tasks(self) -> None:
         count = 1 + len(self.data.mixture)
-        parts = getattr(self.method, "num_tasks", count)
-        if parts != count:
+        parts = self.method.num_tasks
+        if parts not in (None, count):
             raise InputError(
                 f"method.num_tasks is {parts} and data.task with data.mixture are {count} task(s); "
                 f"set method.num_tasks to {count}, or name other tasks in data.mixture"

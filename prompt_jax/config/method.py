@@ -1,7 +1,9 @@
 """What the configs of all methods have; field names are PEFT's wherever PEFT has the idea."""
 
+import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar, Literal, get_args
 
 from prompt_jax.config.checks import InputError, at_least, choose
 
@@ -14,10 +16,10 @@ TASK_TYPES = (
     "FEATURE_EXTRACTION",
 )
 WITH_HEAD = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")
-"""Those that may have a trained head."""
-POOLINGS = ("cls", "peft")
-METHOD_KINDS: dict[str, type["MethodConfig"]] = {}
-"""The name of a method, as files and the command line have it, and its config."""
+"""The task types that may have a trained head."""
+Pooling = Literal["cls", "peft"]
+Place = Literal["prefix", "after_bos", "suffix"]
+PLACEMENTS: tuple[str, ...] = get_args(Place)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,27 +29,27 @@ class MethodConfig:
     kind: ClassVar[str]
     rates: ClassVar[dict[str, float]] = {"adamw": 1e-3, "adafactor": 1e-3}
     """Peak learning rates that serve the method, by optimizer; the first is the default."""
-    only_with: ClassVar[dict[str, tuple[str, Any]]] = {}
+    only_with: ClassVar[dict[str, tuple[str, object]]] = {}
     """Options that count only under one value of another; see `refuse_unread`. A saved prompt may
     have some, so that who starts a new one checks it."""
-    placement: ClassVar[str] = "prefix"
+    rows_only: ClassVar[bool] = False
+    """Whether a tuned tree is virtual tokens [P, D] and nothing else, so that trained ones can be
+    stacked, averaged and read as words."""
+    placement: ClassVar[Place] = "prefix"
     """Where virtual tokens stand, for methods that have some in the input."""
+    num_tasks: ClassVar[int | None] = None
+    """N, where one tuned tree holds a prompt for each of several tasks."""
 
     task_type: str = "SEQ_2_SEQ_LM"
     """What the frozen model is asked to do; PEFT's names, in any case."""
     num_labels: int | None = None
     """C, the classes of a head that is trained beside the method; None has no head, and SEQ_CLS is
     then a cloze, whose label words fill the mask of the template. QUESTION_ANS always has two."""
-    pooling: str = "cls"
+    pooling: Pooling = "cls"
     """What a head of SEQ_CLS reads: `cls`, the text's own first token (its last one in a decoder);
     `peft`, the first position (the last one) even where that is a virtual token, as PEFT does."""
     tokenizer_name_or_path: str | None = None
     """Accepted for PEFT's sake and written into the saved prompt; the backbone's is always used."""
-
-    def __init_subclass__(cls, **kwargs):
-        super().__init_subclass__(**kwargs)
-        if "kind" in cls.__dict__:
-            METHOD_KINDS[cls.kind] = cls
 
     def __post_init__(self):
         if not self.task_type:
@@ -57,7 +59,7 @@ class MethodConfig:
             )
         object.__setattr__(self, "task_type", self.task_type.upper())
         choose("task_type", self.task_type, TASK_TYPES)
-        choose("pooling", self.pooling, POOLINGS)
+        choose("pooling", self.pooling, get_args(Pooling))
         self._check_head()
 
     def _check_head(self) -> None:
@@ -75,12 +77,49 @@ class MethodConfig:
         """P, how many positions the method adds to the input."""
         return 0
 
+    @property
+    def virtual_axis(self) -> int | None:
+        """The axis of every leaf along which virtual tokens stand, counted from the end.
 
-def each_at_least_one(config: MethodConfig, *names: str) -> None:
-    """Checks fields that count something.
+        Trees that differ in this axis alone can be padded to one length; None where they cannot.
+        """
+        return None
+
+    @property
+    def start_file(self) -> str | None:
+        """The saved prompt whose rows a tuned tree starts from; None where it starts otherwise."""
+        return None
+
+
+_KINDS: dict[str, type[MethodConfig]] = {}
+
+
+def method_kinds() -> Mapping[str, type[MethodConfig]]:
+    """The configs of all methods, by the names that files and the command line have for them.
+
+    Methods stand above configs and register themselves, as Python's codecs do: the package's own
+    are imported by name when one is first looked up.
+    """
+    importlib.import_module("prompt_jax.methods")
+    return _KINDS
+
+
+def add_kind(config: type[MethodConfig]) -> None:
+    """Makes a method known by the `kind` of its config.
 
     Raises:
-      InputError: one of them is below 1.
+      InputError: it binds no `kind`, or another method has this one.
     """
-    for name in names:
-        at_least(name, getattr(config, name), 1)
+    kind = config.__dict__.get("kind")
+    if not kind:
+        raise InputError(f'{config.__name__} binds no kind; name the method, e.g. kind = "lora"')
+    # A notebook's cell that runs again defines the same class anew.
+    holder = _KINDS.get(kind, config)
+    if (holder.__module__, holder.__qualname__) != (config.__module__, config.__qualname__):
+        raise InputError(f"{holder.__name__} has kind {kind!r} already; choose another")
+    _KINDS[kind] = config
+
+
+def default_method() -> MethodConfig:
+    """What an experiment trains that names no method."""
+    return method_kinds()["prompt_tuning"]()

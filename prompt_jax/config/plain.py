@@ -1,13 +1,16 @@
 """Configs as plain JSON types and back, and what differs between two."""
 
 import dataclasses
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 from prompt_jax.config.checks import choose
-from prompt_jax.config.method import METHOD_KINDS, MethodConfig
+from prompt_jax.config.method import MethodConfig, method_kinds
+
+T = TypeVar("T")
 
 
-def to_json(config: Any) -> Any:
+def to_json(config: object) -> Any:
     """The config as plain JSON types; tuples become lists, and a method names its kind."""
     if isinstance(config, tuple | list):
         return [to_json(value) for value in config]
@@ -18,24 +21,30 @@ def to_json(config: Any) -> Any:
     return kind | {name: to_json(getattr(config, name)) for name in names}
 
 
-def from_json(kind: type, values: dict[str, Any]) -> Any:
+def from_json(kind: type[T], values: Mapping[str, object]) -> T:
     """The reverse of `to_json`.
 
     Raises:
       InputError: a field that `kind` does not have, or no such method.
     """
+    config: Any = kind
     if issubclass(kind, MethodConfig):
         values = {"kind": getattr(kind, "kind", None), **values}
         name = values.pop("kind")
-        choose("method", name, METHOD_KINDS)
-        kind = METHOD_KINDS[name]
-    fields = {f.name: f for f in dataclasses.fields(kind)}
+        choose("method", name, method_kinds())
+        config = method_kinds()[str(name)]
+    fields = {f.name: f for f in dataclasses.fields(config)}
     for name in values:
-        choose(f"field of {kind.__name__}", name, fields)
-    return kind(**{n: _value(fields[n].default, value) for n, value in values.items()})
+        choose(f"field of {config.__name__}", name, fields)
+    return config(**{n: _value(_default(fields[n]), value) for n, value in values.items()})
 
 
-def _value(default: Any, value: Any) -> Any:
+def _default(field: dataclasses.Field) -> object:
+    factory = field.default_factory
+    return field.default if factory is dataclasses.MISSING else factory()
+
+
+def _value(default: object, value: Any) -> object:
     """A field's value: a config where the default is one, a tuple for a list."""
     if dataclasses.is_dataclass(default) and not isinstance(default, type):
         kind = MethodConfig if isinstance(default, MethodConfig) else type(default)

@@ -2,11 +2,11 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from prompt_jax.config.checks import InputError, at_least, choose
 
-SEARCHES = ("halving", "asha", "pbt", "full")
+Search = Literal["halving", "asha", "pbt", "full"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,29 +21,29 @@ class SweepConfig:
     lengths: tuple[int, ...] = ()
     """Virtual tokens; shorter prompts are padded to the longest one."""
     placements: tuple[str, ...] = ()
-    """Where it stands; each placement is a program of its own."""
+    """Where the prompt stands; each placement is a program of its own."""
     seeds: tuple[int, ...] = ()
-    """Of the prompt, the order of rows and dropout."""
+    """Seeds of the prompt, the order of rows and dropout."""
     candidates: int = 16
     """At most so many; all combinations where there are fewer."""
     slots: int = 4
     """Candidates that train at once."""
-    how: Literal["halving", "asha", "pbt", "full"] = "halving"
+    how: Search = "halving"
     """`halving`: one of `eta` goes on when all have reached a rung; `asha`: as soon as so many have
     (Li et al. 2020); `pbt`: the worst quarter goes on from the best quarter's prompts, at
     other rates (Jaderberg et al. 2017); `full`: all go to the end. At a rung the best are those
     under which the right labels are likeliest on validation, or of the best metric where a text is
     written; the metric decides who wins."""
     eta: int = 4
-    """Of so many candidates one goes on to the next rung."""
+    """One of so many candidates goes on to the next rung."""
     rungs: int = 2
     """The last rung is the end, and each one is 1/eta of the next; of `pbt`, as far apart. An early
     rung is cheap, and knows little of who will win."""
     seed: int = 0
-    """Of the draw, and of the rates of `pbt`."""
+    """Seed of the draw, and of the rates of `pbt`."""
 
     def __post_init__(self):
-        choose("sweep.how", self.how, SEARCHES)
+        choose("sweep.how", self.how, get_args(Search))
         for name, low in (("candidates", 2), ("slots", 1), ("eta", 2), ("rungs", 1), ("seed", 0)):
             at_least(f"sweep.{name}", getattr(self, name), low)
         if self.how == "pbt" and len(self.placements) > 1:
@@ -72,10 +72,10 @@ class SweepConfig:
         shares = [(i + 1) / self.rungs for i in range(self.rungs)]
         if self.how != "pbt":
             shares = [self.eta ** -(self.rungs - 1 - i) for i in range(self.rungs)]
-        found = tuple(round(steps * share) for share in shares)
-        if len({0, *found}) <= self.rungs:
+        rungs = tuple(round(steps * share) for share in shares)
+        if len({0, *rungs}) <= self.rungs:
             raise InputError(
                 f"{steps} steps are too few for {self.rungs} rungs at eta {self.eta}; raise "
                 "train.steps, or lower sweep.rungs or sweep.eta"
             )
-        return found
+        return rungs

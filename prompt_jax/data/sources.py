@@ -133,9 +133,9 @@ def _data_dir() -> str | None:
 def _near(path: str) -> str:
     from tensorflow_datasets.core import registered
 
-    known = [name.removeprefix("tfds:") for name in TASKS if name.startswith("tfds:")]
-    known += registered.list_imported_builders()
-    near = difflib.get_close_matches(path, set(known) - {path}, n=1)
+    names = [name.removeprefix("tfds:") for name in TASKS if name.startswith("tfds:")]
+    names += registered.list_imported_builders()
+    near = difflib.get_close_matches(path, set(names) - {path}, n=1)
     return f". Perhaps you meant 'tfds:{near[0]}'?" if near else ""
 
 

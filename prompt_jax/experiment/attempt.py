@@ -14,7 +14,7 @@ from prompt_jax.data import Batch, prefetch
 from prompt_jax.experiment.answering import batches_of
 from prompt_jax.experiment.splits import check_one, digest, load_data
 from prompt_jax.losses import loss_fn
-from prompt_jax.prompts import Prompt, check_fits, prompt_for
+from prompt_jax.prompts import Prompt, prompt_for
 from prompt_jax.prompts.composition import check_mixable, parent, plain_method
 from prompt_jax.train import fit, start
 from prompt_jax.trees import Frozen, Tuned
@@ -46,7 +46,7 @@ def compose_attention(
     """
     check_mixable(prompts, "attention")
     for prompt in prompts:
-        check_fits(prompt, backbone)
+        prompt.on(backbone)
     sources = np.stack([prompt.rows for prompt in prompts])
     method = plain_method(prompts[0], sources.shape[1])
     plain = loss_fn(method, backbone)

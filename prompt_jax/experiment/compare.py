@@ -20,7 +20,7 @@ from prompt_jax.experiment.rivals import TUNED, rival
 from prompt_jax.experiment.splits import Data, check_one, load_data
 from prompt_jax.experiment.training import load, train
 from prompt_jax.forward import Injection
-from prompt_jax.methods import METHODS
+from prompt_jax.methods import method_of
 from prompt_jax.metrics import Scores
 from prompt_jax.prompts import Prompt, fresh
 from prompt_jax.runs import begin_run, claim, read_metrics
@@ -132,8 +132,8 @@ def _measured(config: Config, prompt: Prompt, scores: dict[str, float]) -> Row:
         examples_per_second=statistics.median(rates),
         step_bytes=_step_bytes(config, data, backbone, prompt),
         latency=_latency(config, data, backbone, prompt),
-        composes=prompt.method.kind == "prompt_tuning",
-        merges=hasattr(METHODS[type(config.method)], "merge"),
+        composes=prompt.method.rows_only,
+        merges=method_of(config.method).merge is not None,
     )
 
 

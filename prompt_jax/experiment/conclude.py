@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from prompt_jax import report
 from prompt_jax.backbones import Backbone
-from prompt_jax.config import Config, DataConfig, MethodConfig, MultitaskPromptConfig, to_json
+from prompt_jax.config import Config, DataConfig, MethodConfig, to_json
 from prompt_jax.experiment.choice import joined, lesson
 from prompt_jax.experiment.loop import Say
 from prompt_jax.experiment.members import Trained
@@ -56,7 +56,7 @@ def conclude(
         # A model without a head of its own has no answers before one is trained.
         plain = {} if method.num_labels else {FROZEN: None}
         ways = score_ways(config, data, backbone, {**plain, TUNED: for_tasks(injection, i)})
-        if isinstance(method, MultitaskPromptConfig) and len(tasks) > 1:
+        if method.num_tasks is not None and len(tasks) > 1:
             alone = of_task(method, best.tuned, i)
             data_config = dataclasses.replace(config.data, task=data.task.name, mixture=())
             part = _prompt(config, data, backbone, *alone, ways[TUNED], data_config, lineage)
@@ -67,7 +67,7 @@ def conclude(
             results.setdefault(way, {}).update({prefix + name: s for name, s in sets.items()})
     scores = results[TUNED]
     prompt = _prompt(config, tasks[0], backbone, method, best.tuned, scores, config.data, lineage)
-    if isinstance(method, MultitaskPromptConfig):
+    if method.num_tasks is not None:
         prompt = dataclasses.replace(prompt, tasks=tuple(data.task for data in tasks))
     saved = save_prompt(folder / "prompt", prompt, overwrite=True)
     words = inspect(prompt, backbone)

@@ -1,145 +1,34 @@
-"""One file a method. A method is a config and two pure functions, `init` and `materialize`.
+"""One file a method: its config, what it trains and puts into a model, and how PEFT saves it.
 
-Where the trained form is more than what is served, a third one, `simplify`, gives the same prompt
-as a simpler method.
+Each file ends in `register_method`, which makes it known, in the order of the imports here; a
+method of your own ends in the same call.
 """
 
-import zlib
-from typing import Any
-
-import jax
-import jax.numpy as jnp
-import numpy as np
-from jaxtyping import PRNGKeyArray
-
-from prompt_jax import config as configs
-from prompt_jax.backbones import Backbone
-from prompt_jax.config import MethodConfig
-from prompt_jax.forward import Injection, Placement, TaskPrompts
-from prompt_jax.methods import (
-    adapter,
-    bias,
-    decomposed_prompt,
-    deep_prompt,
-    full,
-    head,
-    ia3,
-    lora,
-    multitask_prompt,
-    norm,
-    p_tuning,
-    prefix_tuning,
-    prompt_adapter,
-    prompt_tuning,
-    residual_prompt,
-    union,
-)
-from prompt_jax.methods.head import CLASSIFIER as CLASSIFIER
+# ruff: noqa: I001
+from prompt_jax.methods.method import init as init
+from prompt_jax.methods.method import materialize as materialize
+from prompt_jax.methods.method import method_of as method_of
+from prompt_jax.methods.method import of_task as of_task
+from prompt_jax.methods.method import register_method as register_method
+from prompt_jax.methods.method import resolve as resolve
+from prompt_jax.methods.method import simplify as simplify
+from prompt_jax.methods.classifier import CLASSIFIER as CLASSIFIER
+from prompt_jax.methods.prompt_tuning import PromptTuningConfig as PromptTuningConfig
+from prompt_jax.methods.p_tuning import PTuningConfig as PTuningConfig
+from prompt_jax.methods.prefix_tuning import PrefixTuningConfig as PrefixTuningConfig
+from prompt_jax.methods.prefix_tuning import PTuningV2Config as PTuningV2Config
+from prompt_jax.methods.deep_prompt import DeepPromptConfig as DeepPromptConfig
+from prompt_jax.methods.residual_prompt import ResidualPromptConfig as ResidualPromptConfig
+from prompt_jax.methods.decomposed_prompt import DecomposedPromptConfig as DecomposedPromptConfig
+from prompt_jax.methods.multitask_prompt import MultitaskPromptConfig as MultitaskPromptConfig
+from prompt_jax.methods.lora import LoraConfig as LoraConfig
+from prompt_jax.methods.ia3 import IA3Config as IA3Config
+from prompt_jax.methods.adapter import AdapterConfig as AdapterConfig
+from prompt_jax.methods.prompt_adapter import PromptAdapterConfig as PromptAdapterConfig
+from prompt_jax.methods.head import HeadConfig as HeadConfig
+from prompt_jax.methods.bias import BiasConfig as BiasConfig
+from prompt_jax.methods.norm import NormConfig as NormConfig
+from prompt_jax.methods.full import FullConfig as FullConfig
+from prompt_jax.methods.union import UnionConfig as UnionConfig
 from prompt_jax.methods.union import mam as mam
 from prompt_jax.methods.union import unipelt as unipelt
-
-METHODS: dict[type[MethodConfig], Any] = {
-    configs.PromptTuningConfig: prompt_tuning,
-    configs.PTuningConfig: p_tuning,
-    configs.PrefixTuningConfig: prefix_tuning,
-    configs.PTuningV2Config: prefix_tuning,
-    configs.DeepPromptConfig: deep_prompt,
-    configs.ResidualPromptConfig: residual_prompt,
-    configs.DecomposedPromptConfig: decomposed_prompt,
-    configs.MultitaskPromptConfig: multitask_prompt,
-    configs.LoraConfig: lora,
-    configs.IA3Config: ia3,
-    configs.AdapterConfig: adapter,
-    configs.PromptAdapterConfig: prompt_adapter,
-    configs.HeadConfig: head,
-    configs.BiasConfig: bias,
-    configs.NormConfig: norm,
-    configs.FullConfig: full,
-    configs.UnionConfig: union,
-}
-
-
-def init(
-    config: MethodConfig,
-    backbone: Backbone,
-    key: PRNGKeyArray,
-    start: np.ndarray | None = None,
-) -> Any:
-    """A fresh tuned tree: the only thing that is ever trained, all of it float32.
-
-    Args:
-      start: [P, D], only for `init="file"`: the rows that `init_file` holds.
-
-    Raises:
-      InputError: the method cannot start from what the config names on this backbone.
-    """
-    tuned = METHODS[type(config)].init(resolve(config, backbone), backbone, key, start)
-    if config.num_labels is None:
-        return tuned
-    own = jax.random.fold_in(key, zlib.crc32(CLASSIFIER.encode()))
-    return {**tuned, CLASSIFIER: head.init_head(config, backbone, own)}
-
-
-def resolve(config: MethodConfig, backbone: Backbone) -> MethodConfig:
-    """The config with what its empty fields mean on a backbone: names of kernels."""
-    change = getattr(METHODS[type(config)], "resolve", None)
-    return config if change is None else change(config, backbone)
-
-
-def materialize(config: MethodConfig, tuned: Any, key: Any = None) -> Injection | TaskPrompts:
-    """What the tuned tree puts into the frozen model; differentiable.
-
-    The prompts of several tasks become an `Injection` by `for_tasks`.
-
-    Args:
-      key: for the method's own dropout; None while nothing is trained.
-    """
-    own, beside = _apart(config, tuned)
-    injection = METHODS[type(config)].materialize(config, own, key)
-    if isinstance(injection, TaskPrompts):
-        return injection._replace(rest=_placed(config, injection.rest, beside))
-    return _placed(config, injection, beside)
-
-
-def _placed(config: MethodConfig, injection: Injection, beside: dict[str, Any]) -> Injection:
-    """The injection at the method's placement, with the head beside it if there is one."""
-    injection = injection._replace(placement=Placement(config.placement))
-    if not beside:
-        return injection
-    # Without virtual tokens in the input, PEFT leaves the choice to the model: the text's own.
-    pool = jnp.asarray(config.pooling == "peft" and config.input_tokens > 0)
-    return injection._replace(head=beside[CLASSIFIER], pool_prompt=pool)
-
-
-def _apart(config: MethodConfig, tuned: Any) -> tuple[Any, dict[str, Any]]:
-    """The method's own tree, and the head beside it if there is one."""
-    # jnp.asarray would compile a copy for every shape.
-    tuned = jax.tree.map(lambda x: x if isinstance(x, jax.Array) else jax.device_put(x), tuned)
-    if config.num_labels is None:
-        return tuned, {}
-    own = {name: tree for name, tree in tuned.items() if name != CLASSIFIER}
-    return own, {CLASSIFIER: tuned[CLASSIFIER]}
-
-
-def simplify(config: MethodConfig, tuned: Any) -> tuple[MethodConfig, Any]:
-    """The same prompt as a simpler method: what is served, and what other programs read.
-
-    A prompt that an LSTM wrote is a plain prompt once the LSTM has written it.
-    """
-    change = getattr(METHODS[type(config)], "simplify", None)
-    if change is None:
-        return config, tuned
-    own, beside = _apart(config, tuned)
-    simple, tree = change(config, own)
-    return simple, {**tree, **beside} if beside else tree
-
-
-def of_task(config: configs.MultitaskPromptConfig, tuned: Any, task: int) -> tuple[Any, Any]:
-    """The plain prompt of one task among several, and its tree, with a head if there is one.
-
-    Raises:
-      InputError: there is no such task.
-    """
-    own, beside = _apart(config, tuned)
-    plain, tree = multitask_prompt.of_task(config, own, task)
-    return plain, {**tree, **beside}

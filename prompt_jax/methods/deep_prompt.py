@@ -1,6 +1,7 @@
 """Per-layer prompts: the states of the virtual tokens are replaced, or added to, in every layer."""
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 import flax.traverse_util
 import jax
@@ -9,9 +10,32 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from prompt_jax.backbones import Backbone
-from prompt_jax.config import DeepPromptConfig
+from prompt_jax.config import InputError, choose
 from prompt_jax.forward import Injection
-from prompt_jax.methods.prompt_tuning import start_rows
+from prompt_jax.methods.method import register_method
+from prompt_jax.methods.virtual_tokens import InputPrompt, start_rows
+from prompt_jax.trees import Tuned
+
+How = Literal["replace", "add"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeepPromptConfig(InputPrompt):
+    """Virtual tokens of its own for every encoder layer (per-layer prompts of Google's library)."""
+
+    kind = "deep_prompt"
+
+    how: How = "replace"
+    """Whether a layer's rows replace the states of the virtual tokens or are added to them."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        choose("how", self.how, get_args(How))
+        if self.placement != "prefix":
+            raise InputError(
+                f'per-layer prompts are the first states, and placement is "{self.placement}"; '
+                'use placement="prefix"'
+            )
 
 
 def init(
@@ -19,7 +43,7 @@ def init(
     backbone: Backbone,
     key: PRNGKeyArray,
     start: np.ndarray | None = None,
-) -> dict[str, Any]:
+) -> Tuned:
     """`prompt` [P, D] for the input; by the path of its blocks, rows for every layer.
 
     These are [L, P, D] to add, or [L-1, P, D] to replace: the first layer has no rows of its own,
@@ -38,14 +62,19 @@ def init(
     return {"prompt": rows, **flax.traverse_util.unflatten_dict({path: layers}, sep="/")}
 
 
-def materialize(config: DeepPromptConfig, tuned: dict[str, Any], key: Any = None) -> Injection:
+def materialize(
+    config: DeepPromptConfig, tuned: Tuned, key: PRNGKeyArray | None = None
+) -> Injection:
     """The input's prompt, and every layer's own."""
     prompt = tuned["prompt"]
     stacks = {name: tree for name, tree in tuned.items() if name != "prompt"}
 
-    def socket(layers: Array) -> dict[str, Any]:
+    def socket(layers: Array) -> Tuned:
         if config.how == "replace":
             layers = jnp.concatenate([prompt[None], layers])
         return {"prompt": {config.how: layers}}
 
     return Injection(prompt, sockets=jax.tree.map(socket, stacks))
+
+
+register_method(DeepPromptConfig, init=init, materialize=materialize)

@@ -4,7 +4,8 @@ The layers are PEFT's: embedding, then three linear maps with ReLU, or a biLSTM 
 trained, what was written is an ordinary prompt, and that is what is served.
 """
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -12,14 +13,50 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from prompt_jax.backbones import Backbone
-from prompt_jax.config import PromptTuningConfig, PTuningConfig
+from prompt_jax.config import InputError, choose
+from prompt_jax.config.checks import each_at_least_one
 from prompt_jax.forward import Injection
-from prompt_jax.methods.prompt_tuning import start_rows
+from prompt_jax.methods.method import register_method
+from prompt_jax.methods.peft import PeftFormat
+from prompt_jax.methods.prompt_tuning import PromptTuningConfig, plain_prompt, read
+from prompt_jax.methods.virtual_tokens import InputPrompt, start_rows
+from prompt_jax.trees import Tuned
+
+Writer = Literal["MLP", "LSTM"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PTuningConfig(InputPrompt):
+    """A soft prompt that an MLP or a biLSTM writes (Liu et al. 2021, GPT understands, too)."""
+
+    kind = "p_tuning"
+    rates = {"adamw": 5e-3}
+    only_with = {
+        "encoder_num_layers": ("encoder_reparameterization_type", "LSTM"),
+        "encoder_dropout": ("encoder_reparameterization_type", "LSTM"),
+    }
+
+    encoder_reparameterization_type: Writer = "MLP"
+    """What writes the prompt."""
+    encoder_hidden_size: int = 256
+    """Width inside it."""
+    encoder_num_layers: int = 2
+    """Layers of the LSTM; an MLP always has three."""
+    encoder_dropout: float = 0.0
+    """Dropout between the layers of the LSTM."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        writer = self.encoder_reparameterization_type
+        choose("encoder_reparameterization_type", writer, get_args(Writer))
+        each_at_least_one(self, "encoder_hidden_size", "encoder_num_layers")
+        if not 0.0 <= self.encoder_dropout < 1.0:
+            raise InputError(f"encoder_dropout must be in [0, 1), got {self.encoder_dropout}")
 
 
 def init(
     config: PTuningConfig, backbone: Backbone, key: PRNGKeyArray, start: np.ndarray | None = None
-) -> dict[str, Any]:
+) -> Tuned:
     """`embedding` [P, D] and the maps that write the prompt from it.
 
     The last map starts at zero beside a residual `base`, which is where `config.start` says: so
@@ -27,7 +64,7 @@ def init(
     """
     width, hidden = backbone.width, config.encoder_hidden_size
     keys = iter(jax.random.split(key, 8 + 2 * config.encoder_num_layers))
-    tuned: dict[str, Any] = {"base": start_rows(config, backbone, next(keys), start)}
+    tuned: Tuned = {"base": start_rows(config, backbone, next(keys), start)}
     tuned["embedding"] = jax.random.normal(next(keys), (config.num_virtual_tokens, width))
     if config.encoder_reparameterization_type == "LSTM":
         sizes = [width, *[2 * hidden] * (config.encoder_num_layers - 1)]
@@ -40,7 +77,7 @@ def init(
     return tuned
 
 
-def linear(key: PRNGKeyArray, inputs: int, outputs: int) -> dict[str, Array]:
+def linear(key: PRNGKeyArray, inputs: int, outputs: int) -> Tuned:
     """A linear map as torch starts one: uniform within 1 / sqrt(inputs)."""
     bound, keys = inputs**-0.5, jax.random.split(key)
     kernel = jax.random.uniform(keys[0], (inputs, outputs), minval=-bound, maxval=bound)
@@ -56,7 +93,7 @@ def apply_linear(layer: dict[str, Array], x: Float[Array, "P I"]) -> Float[Array
     return y + jnp.broadcast_to(layer["bias"], y.shape)
 
 
-def _cell(key: PRNGKeyArray, inputs: int, hidden: int) -> dict[str, Array]:
+def _cell(key: PRNGKeyArray, inputs: int, hidden: int) -> Tuned:
     bound, keys = hidden**-0.5, jax.random.split(key, 3)
     shapes = {"input": (inputs, 4 * hidden), "hidden": (hidden, 4 * hidden), "bias": (4 * hidden,)}
     return {
@@ -67,8 +104,8 @@ def _cell(key: PRNGKeyArray, inputs: int, hidden: int) -> dict[str, Array]:
 
 def _lstm(cell: dict[str, Array], x: Float[Array, "P I"]) -> Float[Array, "P H"]:
     """One direction of an LSTM layer; gates in torch's order."""
-    given = x @ cell["input"]
-    given = given + jnp.broadcast_to(cell["bias"], given.shape)
+    gates = x @ cell["input"]
+    gates = gates + jnp.broadcast_to(cell["bias"], gates.shape)
 
     def step(carry: tuple[Array, Array], row: Array) -> tuple[tuple[Array, Array], Array]:
         h, c = carry
@@ -78,10 +115,12 @@ def _lstm(cell: dict[str, Array], x: Float[Array, "P I"]) -> Float[Array, "P H"]
         return (h, c), h
 
     zero = jnp.zeros(cell["hidden"].shape[0])
-    return jax.lax.scan(step, (zero, zero), given)[1]
+    return jax.lax.scan(step, (zero, zero), gates)[1]
 
 
-def written(config: PTuningConfig, tuned: dict[str, Any], key: Any = None) -> Float[Array, "P D"]:
+def written(
+    config: PTuningConfig, tuned: Tuned, key: PRNGKeyArray | None = None
+) -> Float[Array, "P D"]:
     """The prompt that the encoder writes."""
     x = tuned["embedding"]
     for i, (forward, backward) in enumerate(tuned.get("lstm", ())):
@@ -96,25 +135,20 @@ def written(config: PTuningConfig, tuned: dict[str, Any], key: Any = None) -> Fl
     return tuned["base"] + apply_linear(last, x)
 
 
-def materialize(config: PTuningConfig, tuned: dict[str, Any], key: Any = None) -> Injection:
+def materialize(config: PTuningConfig, tuned: Tuned, key: PRNGKeyArray | None = None) -> Injection:
     """What the encoder writes, as a prompt."""
     return Injection(written(config, tuned, key))
 
 
-def simplify(config: PTuningConfig, tuned: Any) -> tuple[PromptTuningConfig, Any]:
+def simplify(config: PTuningConfig, tuned: Tuned) -> tuple[PromptTuningConfig, Tuned]:
     """The plain prompt that this one has become."""
     return plain_prompt(config, written(config, tuned))
 
 
-def plain_prompt(config: Any, rows: Float[Array, "P D"]) -> tuple[PromptTuningConfig, Any]:
-    """Rows, however they came about, as a prompt of prompt tuning."""
-    plain = PromptTuningConfig(
-        task_type=config.task_type,
-        tokenizer_name_or_path=config.tokenizer_name_or_path,
-        num_virtual_tokens=len(rows),
-        init="random",
-        placement=config.placement,
-        num_labels=config.num_labels,
-        pooling=config.pooling,
-    )
-    return plain, {"prompt": rows}
+register_method(
+    PTuningConfig,
+    init=init,
+    materialize=materialize,
+    simplify=simplify,
+    peft=PeftFormat("P_TUNING", read),
+)

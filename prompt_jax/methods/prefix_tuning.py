@@ -4,19 +4,87 @@ P-tuning v2 is the same with another choice of attentions. A prefix that starts 
 the keys and values which the frozen model makes of it, PEFT's best start for a prompt method.
 """
 
-from typing import Any
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from prompt_jax.backbones import Backbone
 from prompt_jax.backbones.sockets import Attention
-from prompt_jax.config import InputError, PrefixTuningConfig
+from prompt_jax.config import InputError, at_least, choose
+from prompt_jax.config.checks import implied
 from prompt_jax.forward import Injection
+from prompt_jax.methods.kernels import by_place
+from prompt_jax.methods.method import register_method
 from prompt_jax.methods.p_tuning import apply_linear, linear
+from prompt_jax.methods.peft import KEY, Leaves, PeftFormat, Shapes, Stored, matrix
+from prompt_jax.methods.virtual_tokens import VirtualTokens
+from prompt_jax.trees import Tuned
+
+Start = Literal["random", "zero", "text"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrefixTuningConfig(VirtualTokens):
+    """Trained keys and values before those of every layer (Li and Liang 2021)."""
+
+    kind = "prefix_tuning"
+    rates = {"adamw": 0.1}
+    only_with = {"encoder_hidden_size": ("prefix_projection", True)}
+
+    encoder: bool = True
+    """Whether the encoder's self-attention has a prefix."""
+    decoder: bool = True
+    """Whether the decoder's self-attention has one; PEFT trains this one only."""
+    cross: bool = True
+    """Whether the decoder's attention to the encoder has one."""
+    prefix_projection: bool = False
+    """Whether an MLP writes the keys and values from one embedding a virtual token."""
+    encoder_hidden_size: int = 256
+    """Width inside that MLP."""
+    init: Start | None = None
+    """Where the prefix starts: small noise, zeros, or what the frozen model makes of a text. None
+    is a text where init_text is given, and else noise."""
+    init_text: str | None = None
+    """The text of `init="text"`; repeated or cut to num_virtual_tokens."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        choose("init", self.start, get_args(Start))
+        at_least("encoder_hidden_size", self.encoder_hidden_size, 1, "as wide as the prefix's MLP")
+        if not (self.encoder or self.decoder or self.cross):
+            raise InputError("no attention has a prefix; set encoder, decoder or cross")
+        if self.start == "text" and not self.init_text:
+            raise InputError('init="text" needs init_text, e.g. "Classify the sentiment:"')
+        if self.start == "text" and self.prefix_projection:
+            raise InputError(
+                'init="text" sets keys and values, and prefix_projection computes them; use one'
+            )
+
+    @property
+    def start(self) -> str:
+        """Where the prefix starts: `init`, or what stands for None."""
+        return self.init or implied(self, {"init_text": "text"}, "random")
+
+    @property
+    def virtual_axis(self) -> int | None:
+        return None if self.prefix_projection else -3
+
+
+@dataclass(frozen=True, kw_only=True)
+class PTuningV2Config(PrefixTuningConfig):
+    """Deep prompts in every layer (Liu et al. 2022): a prefix without one for cross-attention."""
+
+    kind = "p_tuning_v2"
+    rates = {"adamw": 0.3}
+
+    cross: bool = False
+
 
 NOISE = 0.02
 
@@ -25,9 +93,8 @@ def init(
     config: PrefixTuningConfig,
     backbone: Backbone,
     key: PRNGKeyArray,
-    start: np.ndarray | None = None,
-) -> dict[str, Any]:
-    """By attention, `key` and `value` [L, P, H, K]; or an embedding and an MLP to write them."""
+) -> Tuned:
+    """A fresh tree: by attention, `key` and `value` [L, P, H, K]; or an MLP that writes them."""
     places = _places(config, backbone)
     if config.start == "text":
         return _unflatten(_of_text(config, backbone, places))
@@ -59,23 +126,21 @@ def init(
 
 def _places(config: PrefixTuningConfig, backbone: Backbone) -> dict[str, Attention]:
     attentions = backbone.sockets.attentions
-    found = {path: place for path, place in attentions.items() if getattr(config, place.role)}
-    if not found:
+    places = {path: place for path, place in attentions.items() if getattr(config, place.role)}
+    if not places:
         roles = sorted({place.role for place in attentions.values()})
         raise InputError(
             f"backbone {backbone.name!r} has none of the attentions asked for; it has: "
             f"{', '.join(roles)}; set these fields"
         )
-    return found
+    return places
 
 
-def _noise(key: PRNGKeyArray, shape: tuple[int, ...], scale: float) -> dict[str, Array]:
+def _noise(key: PRNGKeyArray, shape: tuple[int, ...], scale: float) -> Tuned:
     return dict(zip(("key", "value"), scale * NOISE * jax.random.normal(key, shape), strict=True))
 
 
-def _of_text(
-    config: PrefixTuningConfig, backbone: Backbone, places: dict[str, Attention]
-) -> dict[str, Any]:
+def _of_text(config: PrefixTuningConfig, backbone: Backbone, places: dict[str, Attention]) -> Tuned:
     if backbone.tokenizer is None:
         raise InputError(
             f'init="text" needs a tokenizer and backbone {backbone.name!r} has none; '
@@ -84,50 +149,139 @@ def _of_text(
     ids = backbone.tokenizer(config.init_text)["input_ids"]
     backbone.check_tokens(ids, "method.init_text")
     tokens = np.resize(np.asarray(ids), config.num_virtual_tokens)
-    found = backbone.keys_and_values(tokens)
-    return {path: jax.tree.map(lambda v: v.astype(jnp.float32), found[path]) for path in places}
+    states = backbone.keys_and_values(tokens)
+    return {path: jax.tree.map(lambda v: v.astype(jnp.float32), states[path]) for path in places}
 
 
-def _unflatten(leaves: dict[str, Any]) -> dict[str, Any]:
-    return flax.traverse_util.unflatten_dict(leaves, sep="/")
+def _unflatten(leaves: Tuned) -> Tuned:
+    return flax.traverse_util.unflatten_dict(dict(leaves), sep="/")
 
 
-def _attentions(tree: dict[str, Any], leaf: str, path: str = "") -> dict[str, Any]:
-    """The subtrees that hold `leaf`, by path."""
-    if leaf in tree:
-        return {path: tree}
-    below = [_attentions(v, leaf, f"{path}/{k}".lstrip("/")) for k, v in tree.items()]
-    return {path: found for part in below for path, found in part.items()}
-
-
-def keys_and_values(config: PrefixTuningConfig, tuned: dict[str, Any]) -> dict[str, Any]:
+def keys_and_values(config: PrefixTuningConfig, tuned: Tuned) -> Tuned:
     """The prefix of every attention by path, whether it is trained itself or written."""
     if not config.prefix_projection:
-        return _attentions(tuned, "key")
+        return {"/".join(path): leaves for path, leaves in by_place(tuned).items()}
     hidden = jnp.tanh(apply_linear(tuned["inner"], tuned["embedding"]))
     return {
-        path: dict(
+        "/".join(path): dict(
             zip(
                 ("key", "value"),
                 jnp.einsum("pi,ijlhk->jlphk", hidden, layer["kernel"]),
                 strict=True,
             )
         )
-        for path, layer in _attentions(tuned["outer"], "kernel").items()
+        for path, layer in by_place(tuned["outer"]).items()
     }
 
 
-def materialize(config: PrefixTuningConfig, tuned: dict[str, Any], key: Any = None) -> Injection:
+def materialize(
+    config: PrefixTuningConfig, tuned: Tuned, key: PRNGKeyArray | None = None
+) -> Injection:
     """The prefixes, in their attentions' sockets."""
     prefixes = keys_and_values(config, tuned)
-    return Injection(sockets=_unflatten({f"{path}/prefix": kv for path, kv in prefixes.items()}))
+    sockets = _unflatten({f"{path}/prefix": leaves for path, leaves in prefixes.items()})
+    return Injection(sockets=dict(sockets))
 
 
-def simplify(config: PrefixTuningConfig, tuned: Any) -> tuple[PrefixTuningConfig, Any]:
+def simplify(config: PrefixTuningConfig, tuned: Tuned) -> tuple[PrefixTuningConfig, Tuned]:
     """The same prefix without the MLP that wrote it."""
     if not config.prefix_projection:
         return config, tuned
-    import dataclasses
-
     plain = dataclasses.replace(config, prefix_projection=False)
     return plain, _unflatten(keys_and_values(config, tuned))
+
+
+def obstacle(config: PrefixTuningConfig, leaves: Leaves, model_type: str) -> str:
+    """Why PEFT would run this prefix differently, and what to do."""
+    if config.prefix_projection:
+        return "its keys and values are not computed yet; make the prompt with prompt_for"
+    if config.task_type != "SEQ_2_SEQ_LM":
+        return ""  # One attention, and PEFT puts it there.
+    elsewhere = [role for role in ("encoder", "cross") if getattr(config, role)]
+    if elsewhere:
+        return (
+            "PEFT puts a prefix into the decoder's self-attention alone and this one has "
+            f"{' and '.join(f'{role}=True' for role in elsewhere)}; train with encoder=False and "
+            "cross=False"
+        )
+    return ""
+
+
+def write(
+    config: PrefixTuningConfig, leaves: Leaves, model_type: str
+) -> tuple[dict[str, object], Leaves]:
+    """PEFT's fields, and the tensor [P, 2 * L * H * K], twice as wide for T5.
+
+    In a model of one stack, a row is a key and a value a layer. On T5 they are the decoder's, and
+    PEFT cuts a row into `2 * num_layers` parts, repeats them for the second stack, and deals them
+    out by four: a key and a value for self-attention, and two for cross-attention that it then
+    drops. So the second half of the layers gets what the first half has. Saying twice as many
+    layers as there are, with zeros in the dropped places, gives every layer its own.
+    """
+    key, value = (leaf for _, leaf in sorted(leaves.items()))
+    layers, virtual, heads, width = key.shape
+    stacks = 1 + (config.task_type == "SEQ_2_SEQ_LM")
+    parts = np.zeros((virtual, 2 * stacks * layers, heads, width), np.float32)
+    parts[:, 0 :: 2 * stacks] = np.moveaxis(key, 0, 1)
+    parts[:, 1 :: 2 * stacks] = np.moveaxis(value, 0, 1)
+    fields = {
+        "encoder_hidden_size": heads * width,
+        "num_attention_heads": heads,
+        "num_layers": stacks * layers,
+        "num_transformer_submodules": stacks,
+        "num_virtual_tokens": virtual,
+        "prefix_projection": False,
+        "token_dim": heads * width,
+    }
+    return fields, {KEY: parts.reshape(virtual, -1)}
+
+
+def read(stored: Stored, model_type: str) -> tuple[PrefixTuningConfig, Leaves]:
+    """The method, and `key` and `value` for as many layers as PEFT would have some for.
+
+    Raises:
+      InputError: a prefix that PEFT does not run on T5, or the sizes do not make the tensor.
+    """
+    stored.expect([KEY])
+    both = stored.task_type == "SEQ_2_SEQ_LM"
+    if both and stored.submodules != 2:
+        raise InputError(
+            f"{stored.config} has num_transformer_submodules {stored.submodules}, with which PEFT "
+            "runs no prefix on T5; allowed: 2; train with that"
+        )
+    rows = matrix(stored.weights, stored.tensors[KEY])
+    virtual = stored.whole("num_virtual_tokens", len(rows))
+    layers, heads = stored.whole("num_layers"), stored.whole("num_attention_heads")
+    inner = stored.whole("token_dim")
+    if rows.shape != (virtual, 2 * layers * inner) or inner % heads:
+        raise stored.mismatch(
+            f"{virtual} virtual tokens, {layers} layers, token_dim {inner} and {heads} heads make "
+            f"a tensor {[virtual, 2 * layers * inner]}, and {KEY} is {list(rows.shape)}"
+        )
+    parts = rows.reshape(virtual, 2 * layers, heads, inner // heads).swapaxes(0, 1)
+    if not both:
+        plain = PrefixTuningConfig(num_virtual_tokens=virtual)
+        return plain, {"key": parts[0::2], "value": parts[1::2]}
+    parts = np.concatenate([parts, parts])
+    method = PrefixTuningConfig(num_virtual_tokens=virtual, encoder=False, cross=False)
+    return method, {"key": parts[0::4], "value": parts[1::4]}
+
+
+def fit(leaves: Leaves, shapes: Shapes) -> Leaves:
+    """The keys and values in the only attention that has a prefix.
+
+    Which one that is, and how many layers it has, the backbone says. A decoder with fewer layers
+    takes the first ones, as in PEFT, which leaves out the rest.
+    """
+    fitted = {}
+    for path, shape in shapes.items():
+        leaf = leaves.get(path.rpartition("/")[2])
+        if leaf is not None:
+            layers, *rest = shape
+            fitted[path] = leaf[:layers] if list(leaf.shape[1:]) == rest else leaf
+    return fitted
+
+
+PEFT = PeftFormat("PREFIX_TUNING", read, write, obstacle, fit)
+for kind in (PrefixTuningConfig, PTuningV2Config):
+    register_method(kind, init=init, materialize=materialize, simplify=simplify, peft=PEFT)

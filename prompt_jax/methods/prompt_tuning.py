@@ -1,119 +1,58 @@
 """Prompt tuning: P trained rows before the frozen token embeddings (Lester et al. 2021).
 
-An initialiser is a closure `(key, shape) -> prompt`, so that they compose: class labels fill the
-first rows and sampled vocabulary the rest.
+PEFT's PROMPT_TUNING, and P_TUNING, whose files hold what its encoder wrote, are one tensor of rows.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Literal, get_args
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from prompt_jax.backbones import Backbone
-from prompt_jax.config import InputError, PromptTuningConfig
-from prompt_jax.config.prompts import InputPrompt
+from prompt_jax.config import InputError, choose
 from prompt_jax.forward import Injection
+from prompt_jax.methods.method import register_method
+from prompt_jax.methods.peft import AGAIN, KEY, Leaves, PeftFormat, Stored, matrix
+from prompt_jax.methods.virtual_tokens import (
+    InputPrompt,
+    peft_fields,
+    peft_start,
+    start_rows,
+    unplaced,
+)
+from prompt_jax.trees import Tuned
 
-Initializer = Callable[[Any, tuple[int, int]], Array]
-
-
-def uniform(scale: float = 0.5) -> Initializer:
-    """Noise in [-scale, scale); small beside T5's embeddings, and the slowest to train."""
-    return lambda key, shape: jax.random.uniform(key, shape, minval=-scale, maxval=scale)
-
-
-def from_vocab(table: Float[Array, "V D"], population: int) -> Initializer:
-    """Rows drawn from the first `population` words; without replacement while there are enough."""
-    population = min(population, table.shape[0])
-
-    def init(key: Any, shape: tuple[int, int]) -> Array:
-        rows = jax.random.choice(key, population, (shape[0],), replace=shape[0] > population)
-        return jnp.asarray(table)[rows].astype(jnp.float32)
-
-    return init
+Stack = Literal["encoder", "decoder", "both"]
 
 
-def from_rows(rows: Float[Array, "N D"], rest: Initializer) -> Initializer:
-    """The given rows first, as many as fit; `rest` fills what is left."""
+@dataclass(frozen=True, kw_only=True)
+class PromptTuningConfig(InputPrompt):
+    """A soft prompt before the frozen token embeddings (Lester et al. 2021)."""
 
-    def init(key: Any, shape: tuple[int, int]) -> Array:
-        given = jnp.asarray(rows, jnp.float32)[: shape[0]]
-        return jnp.concatenate([given, rest(key, (shape[0] - len(given), shape[1]))])
+    kind = "prompt_tuning"
 
-    return init
+    rows_only = True
 
+    stack: Stack = "encoder"
+    """Whose input the prompt stands in."""
 
-def from_text(embed: Callable[[Any], Array], tokens: Sequence[int]) -> Initializer:
-    """The embedded text, repeated or cut to the length of the prompt, as PEFT does."""
+    def __post_init__(self):
+        super().__post_init__()
+        choose("stack", self.stack, get_args(Stack))
+        if self.stack != "encoder" and self.placement != "prefix":
+            raise InputError(
+                f'placement="{self.placement}" is for the encoder\'s input, and stack is '
+                f'"{self.stack}"; a decoder reads its prompt first: use placement="prefix"'
+            )
 
-    def init(key: Any, shape: tuple[int, int]) -> Array:
-        return embed(np.resize(np.asarray(tokens), shape[0])).astype(jnp.float32)
+    @property
+    def input_tokens(self) -> int:
+        return 0 if self.stack == "decoder" else self.num_virtual_tokens
 
-    return init
-
-
-def initializer(
-    config: InputPrompt, backbone: Backbone, start: np.ndarray | None = None
-) -> Initializer:
-    """The initialiser that `config.start` names.
-
-    Args:
-      start: [P, D], what `config.init_file` holds; read by the caller, since methods open no file.
-
-    Raises:
-      InputError: the backbone has no tokenizer to read a text with or no row for one of its
-        tokens, there are no label words, or the start has another width or length.
-    """
-    vocab = from_vocab(backbone.table, config.init_population)
-    if config.start == "vocab":
-        return vocab
-    if config.start == "random":
-        return uniform(config.init_scale)
-    if config.start == "file":
-        return lambda key, shape: _checked(start, shape)
-    if backbone.tokenizer is None:
-        raise InputError(
-            f'init="{config.start}" needs a tokenizer and backbone {backbone.name!r} has none; '
-            'use init="vocab"'
-        )
-    if config.start == "text":
-        tokens = backbone.tokenizer(config.init_text)["input_ids"]
-        backbone.check_tokens(tokens, "method.init_text")
-        return from_text(backbone.embed, tokens)
-    if not config.init_labels:
-        raise InputError(
-            'init="class_labels" needs label words: set task.labels or method.init_labels'
-        )
-    pieces = backbone.tokenizer(list(config.init_labels), add_special_tokens=False)["input_ids"]
-    for piece, label in zip(pieces, config.init_labels, strict=True):
-        backbone.check_tokens(piece, f"label word {label!r}")
-    return from_rows(jnp.stack([backbone.embed(np.asarray(p)).mean(0) for p in pieces]), vocab)
-
-
-def _checked(start: np.ndarray | None, shape: tuple[int, int]) -> Array:
-    if start is None:
-        raise InputError('init="file" needs the array of init_file; pass start=load_rows(path)')
-    if start.shape != shape:
-        raise InputError(
-            f"the prompt in init_file is {list(start.shape)} and this one is {list(shape)} "
-            "(virtual tokens, width); set num_virtual_tokens to match, or use the backbone "
-            "that it was trained on"
-        )
-    return jnp.asarray(start, jnp.float32)
-
-
-def start_rows(
-    config: InputPrompt,
-    backbone: Backbone,
-    key: PRNGKeyArray,
-    start: np.ndarray | None = None,
-) -> Float[Array, "P D"]:
-    """Where a prompt in the input starts, float32."""
-    shape = (config.num_virtual_tokens, backbone.width)
-    return initializer(config, backbone, start)(key, shape).astype(jnp.float32)
+    @property
+    def virtual_axis(self) -> int | None:
+        return -2 if self.placement == "prefix" and self.stack == "encoder" else None
 
 
 def init(
@@ -137,8 +76,66 @@ def init(
     return {name: start_rows(config, backbone, key, start) for name in names[config.stack]}
 
 
-def materialize(config: PromptTuningConfig, tuned: dict[str, Array], key: Any = None) -> Injection:
+def materialize(
+    config: PromptTuningConfig, tuned: Tuned, key: PRNGKeyArray | None = None
+) -> Injection:
     """The prompt as it is; nothing is reparameterised here."""
     rows = tuned.get("decoder_prompt")
     sockets = {} if rows is None else {"decoder": {"prompt": rows}}
     return Injection(tuned.get("prompt"), sockets=sockets)
+
+
+def plain_prompt(
+    config: InputPrompt, rows: Float[Array, "P D"]
+) -> tuple[PromptTuningConfig, Tuned]:
+    """Rows, however they came about, as a prompt of prompt tuning."""
+    plain = PromptTuningConfig(
+        task_type=config.task_type,
+        tokenizer_name_or_path=config.tokenizer_name_or_path,
+        num_virtual_tokens=len(rows),
+        init="random",
+        placement=config.placement,
+        num_labels=config.num_labels,
+        pooling=config.pooling,
+    )
+    return plain, {"prompt": rows}
+
+
+def obstacle(config: PromptTuningConfig, leaves: Leaves, model_type: str) -> str:
+    """Why PEFT would run this prompt differently, and what to do."""
+    if config.stack != "encoder":
+        return (
+            f'PEFT reads the encoder\'s prompt only and this one is of "{config.stack}"; train '
+            'with stack="encoder"'
+        )
+    return unplaced(config)
+
+
+def write(
+    config: PromptTuningConfig, leaves: Leaves, model_type: str
+) -> tuple[dict[str, object], Leaves]:
+    """PEFT's fields, and its only tensor."""
+    rows = leaves["prompt"]
+    return peft_fields(config, rows), {KEY: rows}
+
+
+def read(stored: Stored, model_type: str) -> tuple[PromptTuningConfig, Leaves]:
+    """The method and its rows.
+
+    PEFT keeps 2n rows for T5, of which it uses the first n.
+    """
+    stored.expect([KEY])
+    rows = matrix(stored.weights, stored.tensors[KEY])
+    virtual = stored.whole("num_virtual_tokens", max(len(rows) // stored.submodules, 1))
+    width = stored.whole("token_dim", rows.shape[1])
+    if len(rows) not in (virtual, 2 * virtual) or width != rows.shape[1]:
+        raise InputError(
+            f"{stored.config} says {virtual} virtual tokens of width {width} and the tensor beside "
+            f"it is {list(rows.shape)}; allowed are {virtual} or twice as many rows; {AGAIN}"
+        )
+    method = PromptTuningConfig(num_virtual_tokens=virtual, **peft_start(stored))
+    return method, {"prompt": rows[:virtual]}
+
+
+PEFT = PeftFormat("PROMPT_TUNING", read, write, obstacle)
+register_method(PromptTuningConfig, init=init, materialize=materialize, peft=PEFT)

@@ -1,7 +1,7 @@
 """Several methods in one tuned tree, such as MAM's prefix and parallel adapter."""
 
 import dataclasses
-from typing import Any
+from dataclasses import dataclass
 
 import flax.traverse_util
 import jax
@@ -10,9 +10,58 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from prompt_jax.backbones import Backbone
-from prompt_jax.config import AdapterConfig, InputError, LoraConfig, PrefixTuningConfig, UnionConfig
+from prompt_jax.config import InputError, MethodConfig
+from prompt_jax.config.method import Place
 from prompt_jax.forward import Injection, TaskPrompts
-from prompt_jax.methods.adapter import STD
+from prompt_jax.methods import method
+from prompt_jax.methods.adapter import STD, AdapterConfig
+from prompt_jax.methods.kernels import by_place
+from prompt_jax.methods.lora import LoraConfig
+from prompt_jax.methods.method import register_method
+from prompt_jax.methods.prefix_tuning import PrefixTuningConfig
+from prompt_jax.trees import Tree, Tuned
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnionConfig(MethodConfig):
+    """Several methods in one tuned tree."""
+
+    kind = "union"
+
+    methods: tuple[MethodConfig, ...] = ()
+    """At least two, which put nothing into the same place."""
+    gated: bool = False
+    """LoRA, prefixes and adapters have a trained gate in every layer (Mao et al. 2022)."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if len(self.methods) < 2:
+            raise InputError(
+                f"a union has at least two methods, got {len(self.methods)}; use the method itself"
+            )
+        if any(m.num_labels is not None for m in self.methods):
+            raise InputError(
+                "a union has one head beside all its methods; set num_labels of the union, and of "
+                "none of its methods"
+            )
+        prompts = [m for m in self.methods if m.input_tokens]
+        if any(part.placement != prompts[0].placement for part in prompts[1:]):
+            raise InputError("the prompts of a union need one placement")
+        if self.gated and any(isinstance(m, LoraConfig) and m.use_dora for m in self.methods):
+            raise InputError(
+                "a gate scales an update for every token, and DoRA's magnitude knows one update "
+                "only; set gated=False or use_dora=False"
+            )
+
+    @property
+    def placement(self) -> Place:
+        first = next((part for part in self.methods if part.input_tokens), self.methods[0])
+        return first.placement
+
+    @property
+    def input_tokens(self) -> int:
+        return sum(part.input_tokens for part in self.methods)
+
 
 GATES = "gates"
 
@@ -33,33 +82,33 @@ def unipelt(num_virtual_tokens: int = 10, r: int = 8, bottleneck_size: int = 16)
 
 def init(
     config: UnionConfig, backbone: Backbone, key: PRNGKeyArray, start: np.ndarray | None = None
-) -> dict[str, Any]:
+) -> Tuned:
     """The tuned tree of every method, by its number and kind, and `gates`, all half open.
 
     Raises:
       InputError: two methods put something into the same place, or there is nothing to gate.
     """
-    from prompt_jax import methods
-
     tuned = {
-        name: methods.init(method, backbone, jax.random.fold_in(key, i), start)
-        for i, (name, method) in enumerate(_named(config).items())
+        name: method.init(
+            part, backbone, jax.random.fold_in(key, i), start if part.start_file else None
+        )
+        for i, (name, part) in enumerate(_named(config).items())
     }
     sockets = jax.eval_shape(lambda tree: _together(config, tree)[1], tuned).sockets
     if not config.gated:
         return tuned
-    own = jax.random.fold_in(key, len(config.methods))
-    return {**tuned, GATES: _gates(sockets, backbone, own)}
+    gate_key = jax.random.fold_in(key, len(config.methods))
+    return {**tuned, GATES: _gates(sockets, backbone, gate_key)}
 
 
-def _gates(sockets: dict[str, Any], backbone: Backbone, key: PRNGKeyArray) -> dict[str, Any]:
-    """By what it scales, `gate` [L, *in] and `gate_bias` [L]."""
+def _gates(sockets: Tuned, backbone: Backbone, key: PRNGKeyArray) -> Tuned:
+    """The gates: by what they scale, `gate` [L, *in] and `gate_bias` [L]."""
     inputs = {}
-    for path, leaf in flax.traverse_util.flatten_dict(sockets).items():
-        if path[-2:] == ("prefix", "key"):
-            inputs[path[:-1]] = leaf.shape[0], backbone.width
-        elif path[-2:] == ("lora", "a") or path[-1] == "down":
-            inputs[path[:-1]] = leaf.shape[:-1]
+    for path, leaves in by_place(sockets).items():
+        if path[-1] == "prefix":
+            inputs[path] = leaves["key"].shape[0], backbone.width
+        elif path[-1] == "lora" or "down" in leaves:
+            inputs[path] = leaves["a" if path[-1] == "lora" else "down"].shape[:-1]
     if not inputs:
         raise InputError(
             "gates scale LoRA, prefixes and adapters, and this union has none of them; set "
@@ -67,26 +116,23 @@ def _gates(sockets: dict[str, Any], backbone: Backbone, key: PRNGKeyArray) -> di
         )
     gates = {}
     for i, (path, shape) in enumerate(sorted(inputs.items())):
-        own = jax.random.fold_in(key, i)
-        gates[*path, "gate"] = STD * jax.random.normal(own, shape)
+        gates[*path, "gate"] = STD * jax.random.normal(jax.random.fold_in(key, i), shape)
         gates[*path, "gate_bias"] = jnp.zeros(shape[0])
     return flax.traverse_util.unflatten_dict(gates)
 
 
 def resolve(config: UnionConfig, backbone: Backbone) -> UnionConfig:
     """The config with names of kernels in every method."""
-    from prompt_jax import methods
-
-    named = tuple(methods.resolve(method, backbone) for method in config.methods)
+    named = tuple(method.resolve(part, backbone) for part in config.methods)
     return dataclasses.replace(config, methods=named)
 
 
-def _named(config: UnionConfig) -> dict[str, Any]:
-    return {f"{i}_{method.kind}": method for i, method in enumerate(config.methods)}
+def _named(config: UnionConfig) -> dict[str, MethodConfig]:
+    return {f"{i}_{part.kind}": part for i, part in enumerate(config.methods)}
 
 
 def materialize(
-    config: UnionConfig, tuned: dict[str, Any], key: Any = None
+    config: UnionConfig, tuned: Tuned, key: PRNGKeyArray | None = None
 ) -> Injection | TaskPrompts:
     """All parts together; prompts stand behind each other in the order of the methods."""
     prompts, joined = _together(config, tuned, key)
@@ -96,14 +142,12 @@ def materialize(
 
 
 def _together(
-    config: UnionConfig, tuned: dict[str, Any], key: Any = None
+    config: UnionConfig, tuned: Tuned, key: PRNGKeyArray | None = None
 ) -> tuple[Array | None, Injection]:
     """The prompts of several tasks, if a method has them, and all the rest."""
-    from prompt_jax import methods
-
     prompts, joined = None, Injection()
-    for name, method in _named(config).items():
-        part = methods.materialize(method, tuned[name], key)
+    for name, part_config in _named(config).items():
+        part = method.materialize(part_config, tuned[name], key)
         if isinstance(part, TaskPrompts):
             if prompts is not None:
                 raise InputError("two methods of the union both have tasks; keep one of them")
@@ -121,7 +165,7 @@ def _join(first: Injection, second: Injection) -> Injection:
     sockets = _merged(first.sockets, second.sockets, "")
     prompts = [part.prompt for part in (first, second) if part.prompt is not None]
     prompt = jnp.concatenate(prompts, axis=-2) if prompts else None
-    rest: dict[str, Any] = {}
+    rest: dict[str, Tree] = {}
     for name in ("shift", "params"):
         values = [v for v in (getattr(first, name), getattr(second, name)) if v is not None]
         if len(values) > 1:
@@ -130,9 +174,9 @@ def _join(first: Injection, second: Injection) -> Injection:
     return Injection(prompt, sockets=sockets, **rest)
 
 
-def _merged(one: dict[str, Any], other: dict[str, Any], path: str) -> dict[str, Any]:
-    merged = dict(one)
-    for name, value in other.items():
+def _merged(first: Tuned, second: Tuned, path: str) -> dict[str, Tree]:
+    merged = dict(first)
+    for name, value in second.items():
         place = f"{path}/{name}".lstrip("/")
         if name not in merged:
             merged[name] = value
@@ -144,3 +188,6 @@ def _merged(one: dict[str, Any], other: dict[str, Any], path: str) -> dict[str, 
                 "give them different target_modules"
             )
     return merged
+
+
+register_method(UnionConfig, init=init, materialize=materialize, resolve=resolve)

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from prompt_jax.answers import head_for, mean_loss
-from prompt_jax.backbones import Backbone, is_encoder
+from prompt_jax.backbones import Backbone
 from prompt_jax.backbones.sizes import numbers
 from prompt_jax.backbones.t5 import shift_right
 from prompt_jax.config import InputError, MethodConfig
@@ -18,8 +18,7 @@ from prompt_jax.forward import Injection, PromptedModel, for_tasks
 from prompt_jax.generate import generate, read_once
 from prompt_jax.methods import materialize
 from prompt_jax.model.inputs import texts, token_ids
-from prompt_jax.prompts import Prompt, fresh, import_prompt, prompt_for, save_prompt
-from prompt_jax.prompts.fits import adopt
+from prompt_jax.prompts import PeftFolder, Prompt, fresh, load_prompt, prompt_for, save_prompt
 from prompt_jax.prompts.multitask import TaskIds, task_numbers
 from prompt_jax.prompts.prompt import check_task
 
@@ -71,7 +70,7 @@ class PromptTuningModel:
     def from_pretrained(
         cls,
         backbone: Backbone,
-        source: MethodConfig | Prompt | str | Path | None,
+        source: MethodConfig | Prompt | PeftFolder | str | Path | None,
         *,
         seed: int = 0,
         allow_mismatch: bool = False,
@@ -98,8 +97,9 @@ class PromptTuningModel:
             check_task(source, backbone)
             tuned = fresh(source, backbone, seed)
             return cls(backbone, prompt_for(tuned, source, backbone, seed=seed), tuned, task_id)
-        put_on = adopt if isinstance(source, Prompt) else import_prompt
-        prompt = put_on(source, backbone, allow_mismatch=allow_mismatch)
+        if isinstance(source, str | Path):
+            source = load_prompt(source)
+        prompt = source.on(backbone, allow_mismatch=allow_mismatch)
         check_task(prompt.method, backbone)
         tree = prompt.tuned if prompt.training is None else prompt.training
         return cls(backbone, prompt, jax.tree.map(jnp.asarray, tree), task_id)
@@ -179,7 +179,7 @@ class PromptTuningModel:
     @property
     def _reads_only(self) -> bool:
         writes = self._source is None or self._method.num_labels is None
-        return is_encoder(self.backbone.config) or not writes
+        return self.backbone.config.is_encoder or not writes
 
     def _encode(
         self,
@@ -293,8 +293,10 @@ class PromptTuningModel:
             if task_ids is not None:
                 raise InputError("the plain backbone has no prompt and so no task; leave it out")
             return None
-        tasks = task_numbers(self._source, task_ids, rows)
-        return for_tasks(materialize(self._method, self.tuned), tasks)
+        injection = materialize(self._method, self.tuned)
+        if isinstance(injection, Injection) and task_ids is None:
+            return injection
+        return for_tasks(injection, task_numbers(self._source, task_ids, rows))
 
     def _decoder_tokens(
         self, given: Any, shifted: Int[Array, "B U"] | None, batch: int

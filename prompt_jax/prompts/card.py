@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from prompt_jax.config import to_json
 from prompt_jax.prompts.peft import obstacle
@@ -44,7 +43,7 @@ model = PromptTuningModel.from_pretrained(backbone, "PATH OF THIS FOLDER")
 {_peft(prompt)}"""
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
     """Nested mappings as dotted names, in order, without what is empty."""
     for name, value in values.items():
         if isinstance(value, Mapping):
@@ -87,6 +86,6 @@ model = PeftModel.from_pretrained(Auto.from_pretrained({prompt.backbone!r}), "PA
 """
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     text = f"{value:.4f}" if isinstance(value, float) else str(value)
     return text.replace("|", "\\|").replace("\n", " ")

@@ -1,16 +1,17 @@
 """New prompts out of trained ones: their rows one behind the other, averaged, or added up."""
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Float
 
-from prompt_jax.config import InputError, PromptTuningConfig, choose
+from prompt_jax.config import InputError, choose
+from prompt_jax.methods import PromptTuningConfig
 from prompt_jax.prompts.prompt import Prompt
 
-WAYS = ("concat", "average", "weighted", "task_arithmetic")
+Way = Literal["concat", "average", "weighted", "task_arithmetic"]
 IDENTITY = ("backbone", "fingerprint", "tokenizer_hash", "model_type", "num_layers")
 IDENTITY += ("num_attention_heads",)
 
@@ -45,33 +46,33 @@ def compose(
             'how="attention" learns its weights from examples; use compose_attention with a '
             "backbone and batches (prompt-jax prompts attention)"
         )
-    choose("way to compose prompts", how, WAYS)
+    choose("way to compose prompts", how, get_args(Way))
     check_mixable(prompts, how)
     rows = [prompt.rows for prompt in prompts]
     weights = _weights(how, weights, len(prompts))
     # In float64, so that the average of equal prompts is that prompt to the last bit.
     wide = [array.astype(np.float64) for array in rows]
     if how == "concat":
-        made = np.concatenate(rows)
+        mixed = np.concatenate(rows)
     elif how == "task_arithmetic":
         changes = [weight * (array - wide[0]) for weight, array in _pairs(weights, wide[1:])]
-        made = wide[0] + np.sum(changes, axis=0)
+        mixed = wide[0] + np.sum(changes, axis=0)
     else:
-        made = np.sum([weight * array for weight, array in _pairs(weights, wide)], axis=0)
+        mixed = np.sum([weight * array for weight, array in _pairs(weights, wide)], axis=0)
     recipe = {"composed": how, "weights": weights, "parents": [parent(p) for p in prompts]}
     data = [p.recipe.get("data") for p in prompts]
-    if data[0] and all(other == data[0] for other in data):
+    if data[0] and data.count(data[0]) == len(data):
         recipe["data"] = data[0]
     # An identity is taken whole, from a prompt that knows its weights if there is one.
-    known = next((p for p in prompts if p.fingerprint), prompts[0])
+    identified = next((p for p in prompts if p.fingerprint), prompts[0])
     first = prompts[0]
     return Prompt(
-        tuned={"prompt": made},
-        method=plain_method(first, len(made)),
+        tuned={"prompt": mixed},
+        method=plain_method(first, len(mixed)),
         name=name,
         task=first.task if all(p.task == first.task for p in prompts) else None,
         recipe=recipe,
-        **{field: getattr(known, field) for field in IDENTITY},
+        **{field: getattr(identified, field) for field in IDENTITY},
     )
 
 
@@ -114,24 +115,25 @@ def check_alike(prompts: Sequence[Prompt]) -> None:
       InputError: they differ in width, placement, or in backbone as far as their files tell.
     """
     first = prompts[0]
-    for other in prompts[1:]:
-        names = f"{called(first)} and {called(other)}"
-        widths = first.rows.shape[1], other.rows.shape[1]
+    for prompt in prompts[1:]:
+        names = f"{called(first)} and {called(prompt)}"
+        widths = first.rows.shape[1], prompt.rows.shape[1]
         if widths[0] != widths[1]:
             raise InputError(
                 f"{names} are {widths[0]} and {widths[1]} wide; use prompts of one backbone"
             )
-        places = first.method.placement, other.method.placement
+        places = first.method.placement, prompt.method.placement
         if places[0] != places[1]:
             raise InputError(
                 f'{names} stand at "{places[0]}" and "{places[1]}"; use prompts of one placement'
             )
-    known = [prompt for prompt in prompts if prompt.fingerprint]
-    for other in known[1:]:
-        if other.fingerprint != known[0].fingerprint:
+    identified = [prompt for prompt in prompts if prompt.fingerprint]
+    for prompt in identified[1:]:
+        if prompt.fingerprint != identified[0].fingerprint:
             raise InputError(
-                f"{called(known[0])} was trained on {_backbone(known[0])} and {called(other)} on "
-                f"{_backbone(other)}; use prompts of one backbone, or `recycle` one for the other's"
+                f"{called(identified[0])} was trained on {_backbone(identified[0])} and "
+                f"{called(prompt)} on {_backbone(prompt)}; use prompts of one backbone, or "
+                "`recycle` one for the other's"
             )
 
 
@@ -188,20 +190,20 @@ def _weights(how: str, weights: Sequence[float] | None, count: int) -> list[floa
                 'how="weighted"'
             )
         return [] if how == "concat" else [1 / count] * count
-    wanted = count - 1 if how == "task_arithmetic" else count
+    weighted = count - 1 if how == "task_arithmetic" else count
     if weights is None and how == "task_arithmetic":
-        return [1.0] * wanted
-    each = "a prompt after the first" if how == "task_arithmetic" else "a prompt"
+        return [1.0] * weighted
+    owner = "a prompt after the first" if how == "task_arithmetic" else "a prompt"
     got = 0 if weights is None else len(weights)
-    if got != wanted:
+    if got != weighted:
         raise InputError(
-            f'how="{how}" needs {wanted} weights, one {each}, got {got}; give {wanted}'
+            f'how="{how}" needs {weighted} weights, one {owner}, got {got}; give {weighted}'
         )
-    found = [float(weight) for weight in weights or ()]
-    if not all(map(math.isfinite, found)):
-        raise InputError(f"weights must be finite numbers, got {found}; mend the one that is not")
-    return found
+    numbers = [float(weight) for weight in weights or ()]
+    if not all(map(math.isfinite, numbers)):
+        raise InputError(f"weights must be finite numbers, got {numbers}; mend the one that is not")
+    return numbers
 
 
-def _pairs(weights: list[float], rows: list[np.ndarray]) -> Any:
+def _pairs(weights: list[float], rows: list[np.ndarray]) -> Iterable[tuple[float, np.ndarray]]:
     return zip(weights, rows, strict=True)

@@ -1,7 +1,6 @@
 """Writing prompts: a folder that PEFT loads, or a .npy; whole or not at all."""
 
 import dataclasses
-import hashlib
 import io
 import json
 import os
@@ -13,23 +12,26 @@ from typing import Any
 import numpy as np
 
 from prompt_jax import disk
-from prompt_jax.config import InputError, PromptTuningConfig, check_place, to_json
+from prompt_jax.config import InputError, check_place, to_json
 from prompt_jax.prompts.card import card
+from prompt_jax.prompts.loading import (
+    FORMAT,
+    OWN_WEIGHTS,
+    PROMPT_CONFIG,
+    TRAINING_WEIGHTS,
+    checksum,
+    is_prompt,
+)
 from prompt_jax.prompts.peft import (
     ADAPTER_CONFIG,
     ADAPTER_PICKLE,
     ADAPTER_WEIGHTS,
-    adapter_config,
+    PeftFolder,
+    adapter_files,
     obstacle,
-    weights,
 )
 from prompt_jax.prompts.prompt import Prompt, by_path
 
-PROMPT_CONFIG = "prompt_jax_config.json"
-OWN_WEIGHTS = "prompt.safetensors"
-"""The weights of a prompt that PEFT cannot represent: under a name that PEFT does not look for."""
-TRAINING_WEIGHTS = "training.safetensors"
-"""What training ended with, where that is more than what is served."""
 OWN_FILES = {
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -39,38 +41,46 @@ OWN_FILES = {
     TRAINING_WEIGHTS,
     "README.md",
 }
-FORMAT = 1
 
 
-def save_prompt(folder: str | Path, prompt: Prompt, *, overwrite: bool = False) -> Path:
+def save_prompt(
+    folder: str | Path, prompt: Prompt | PeftFolder, *, overwrite: bool = False
+) -> Path:
     """Writes a prompt as a folder that `load_prompt` reads, and PEFT too where it can.
 
     What PEFT would run differently gets other file names, so that PEFT refuses it.
 
     Args:
       folder: appears whole or not at all.
-      prompt: what to write.
+      prompt: what to write; a `PeftFolder` stays one, of safetensors.
       overwrite: whether an earlier prompt there is replaced.
 
     Raises:
       InputError: the folder exists, is no prompt, or cannot be written.
     """
-    peft = not obstacle(prompt)
-    files = {
-        ADAPTER_WEIGHTS if peft else OWN_WEIGHTS: safetensors(
-            weights(prompt) if peft else prompt.arrays
-        ),
-        PROMPT_CONFIG: _json(describe(prompt)),
-        "README.md": card(prompt).encode(),
-    }
+    if isinstance(prompt, PeftFolder):
+        files = _adapter(prompt.stored.values, prompt.stored.tensors)
+        return _write_folder(Path(folder), files, overwrite)
+    if obstacle(prompt):
+        files = {OWN_WEIGHTS: safetensors_bytes(prompt.arrays)}
+    else:
+        files = _adapter(*adapter_files(prompt))
+    files |= {PROMPT_CONFIG: _json(describe(prompt)), "README.md": card(prompt).encode()}
     if prompt.training is not None:
-        files[TRAINING_WEIGHTS] = safetensors(by_path(prompt.training))
-    if peft:
-        files[ADAPTER_CONFIG] = _json(adapter_config(prompt), sort_keys=True)
+        files[TRAINING_WEIGHTS] = safetensors_bytes(by_path(prompt.training))
     return _write_folder(Path(folder), files, overwrite)
 
 
-def export_peft(folder: str | Path, prompt: Prompt, *, overwrite: bool = False) -> Path:
+def _adapter(values: Mapping[str, object], tensors: Mapping[str, np.ndarray]) -> dict[str, bytes]:
+    return {
+        ADAPTER_WEIGHTS: safetensors_bytes(tensors),
+        ADAPTER_CONFIG: _json(values, sort_keys=True),
+    }
+
+
+def export_peft(
+    folder: str | Path, prompt: Prompt | PeftFolder, *, overwrite: bool = False
+) -> Path:
     """`save_prompt` that insists on PEFT.
 
     Raises:
@@ -80,7 +90,9 @@ def export_peft(folder: str | Path, prompt: Prompt, *, overwrite: bool = False) 
     return save_prompt(folder, prompt, overwrite=overwrite)
 
 
-def export_prompt(prompt: Prompt, path: str | Path, *, overwrite: bool = False) -> Path:
+def export_prompt(
+    prompt: Prompt | PeftFolder, path: str | Path, *, overwrite: bool = False
+) -> Path:
     """Writes a prompt for other tools: `.npy` as Lester et al. released theirs, else PEFT's folder.
 
     Args:
@@ -95,6 +107,8 @@ def export_prompt(prompt: Prompt, path: str | Path, *, overwrite: bool = False) 
     if path.suffix != ".npy":
         return export_peft(path, prompt, overwrite=overwrite)
     _insist("a .npy file", prompt)
+    if isinstance(prompt, PeftFolder):
+        raise InputError(f"PEFT's {prompt.peft_type} has no rows, which a .npy file holds")
     rows = prompt.rows
     if path.is_dir() or (path.exists() and not overwrite):
         raise InputError(f"{path} exists; choose another path or pass overwrite (--overwrite)")
@@ -115,7 +129,7 @@ def describe(prompt: Prompt) -> dict[str, Any]:
     fields["trained_as"] = prompt.trained_as and to_json(prompt.trained_as)
     fields["task"] = prompt.task and to_json(prompt.task)
     fields["tasks"] = [to_json(task) for task in prompt.tasks]
-    if not isinstance(prompt.method, PromptTuningConfig) and not obstacle(prompt):
+    if not prompt.method.rows_only and not obstacle(prompt):
         # PEFT's files do not say how a kernel's outputs are those of heads.
         fields["shapes"] = {path: leaf.shape for path, leaf in prompt.arrays.items()}
     # Through JSON and back, so that the checksum is of what will be read.
@@ -123,14 +137,8 @@ def describe(prompt: Prompt) -> dict[str, Any]:
     return fields | {"checksum": checksum(fields)}
 
 
-def checksum(fields: Mapping[str, Any]) -> str:
-    """sha256 of the fields in canonical form, since JSON hides a flipped bit in a score."""
-    fields = {name: value for name, value in fields.items() if name != "checksum"}
-    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
-
-
-def _insist(target: str, prompt: Prompt) -> None:
-    reason = obstacle(prompt)
+def _insist(target: str, prompt: Prompt | PeftFolder) -> None:
+    reason = "" if isinstance(prompt, PeftFolder) else obstacle(prompt)
     if reason:
         raise InputError(
             f"this prompt cannot be exported to {target}: {reason}; or keep the folder of "
@@ -138,7 +146,7 @@ def _insist(target: str, prompt: Prompt) -> None:
         )
 
 
-def safetensors(arrays: Mapping[str, np.ndarray]) -> bytes:
+def safetensors_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
     """The bytes of a safetensors file, marked as PEFT marks its own."""
     import safetensors.numpy
 
@@ -146,7 +154,7 @@ def safetensors(arrays: Mapping[str, np.ndarray]) -> bytes:
     return safetensors.numpy.save(contiguous, {"format": "pt"})
 
 
-def _json(values: Any, *, sort_keys: bool = False) -> bytes:
+def _json(values: Mapping[str, object], *, sort_keys: bool = False) -> bytes:
     return (json.dumps(values, indent=2, sort_keys=sort_keys) + "\n").encode()
 
 
@@ -182,11 +190,6 @@ def check_free(folder: Path, overwrite: bool) -> None:
     # Replacing deletes, so only what is plainly a prompt, or empty, is replaced.
     if not folder.is_dir() or (any(folder.iterdir()) and not is_prompt(folder)):
         raise InputError(f"{folder} exists and is no prompt; choose another folder")
-
-
-def is_prompt(folder: Path) -> bool:
-    """Whether the folder itself holds a prompt, ours or PEFT's."""
-    return any((folder / name).is_file() for name in (PROMPT_CONFIG, ADAPTER_CONFIG))
 
 
 def _swap(fresh: Path, folder: Path) -> None:

@@ -3,13 +3,16 @@
 What is read becomes fields of a `Prompt`. Pickles go through the reader that runs nothing.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from prompt_jax.config import InputError, PromptTuningConfig
-from prompt_jax.prompts.peft import ADAPTER_CONFIG, matrix, read_weights
+from prompt_jax.config import InputError
+from prompt_jax.methods import PromptTuningConfig
+from prompt_jax.methods.peft import matrix
+from prompt_jax.prompts.peft import ADAPTER_CONFIG, read_weights
 from prompt_jax.weights.pickle import open_tensor
 
 TENSORS = ("encoder.pt", "decoder.pt")
@@ -57,9 +60,9 @@ def read_tensor(file: Path) -> dict[str, Any]:
     return _rows(_tensor(file))
 
 
-def is_adapterhub(values: dict[str, Any]) -> bool:
-    """Whether an adapter_config.json is AdapterHub's: PEFT's has one of the same name."""
-    return "peft_type" not in values and ("config" in values or "model_class" in values)
+def is_adapterhub(values: Mapping[str, object]) -> bool:
+    """Whether an adapter_config.json without a `peft_type` is AdapterHub's."""
+    return "config" in values or "model_class" in values
 
 
 def read_adapterhub(folder: Path, values: dict[str, Any]) -> dict[str, Any]:

@@ -8,16 +8,17 @@ from pathlib import Path
 
 from prompt_jax.config import InputError
 from prompt_jax.prompts.folder import OWN_FILES, save_prompt
+from prompt_jax.prompts.loading import load_prompt
+from prompt_jax.prompts.peft import PeftFolder
 from prompt_jax.prompts.prompt import Prompt
-from prompt_jax.prompts.reading import load_prompt
 
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 FILES = sorted(name for name in OWN_FILES if not name.endswith(".bin"))
-"""Of a repository no other file is asked for: nothing that could be run."""
+"""The files of a repository that are asked for: none of them could be run."""
 
 
 def push_prompt(
-    prompt: Prompt, repository: str, *, private: bool = True, token: str | None = None
+    prompt: Prompt | PeftFolder, repository: str, *, private: bool = True, token: str | None = None
 ) -> str:
     """Writes a prompt to a repository of the hub, made if it is not there, in one commit.
 
@@ -35,7 +36,7 @@ def push_prompt(
     import huggingface_hub
 
     _check(repository)
-    with tempfile.TemporaryDirectory() as place, _told(f"{repository} cannot be written"):
+    with tempfile.TemporaryDirectory() as place, _answered(f"{repository} cannot be written"):
         folder = save_prompt(Path(place, "prompt"), prompt)
         api = huggingface_hub.HfApi(token=token)
         api.create_repo(repository, private=private, exist_ok=True)
@@ -49,7 +50,7 @@ def push_prompt(
     return done.oid
 
 
-def pull_prompt(repository: str, revision: str, *, token: str | None = None) -> Prompt:
+def pull_prompt(repository: str, revision: str, *, token: str | None = None) -> Prompt | PeftFolder:
     """The prompt of a repository, ours or PEFT's; only safetensors, JSON and card are asked for.
 
     Args:
@@ -66,7 +67,7 @@ def pull_prompt(repository: str, revision: str, *, token: str | None = None) -> 
         raise InputError(
             "pulling wants a revision: the commit that shall be read, or a tag or branch (main)"
         )
-    with _told(f"{repository} at {revision!r} is not to be had"):
+    with _answered(f"{repository} at {revision!r} is not to be had"):
         folder = huggingface_hub.snapshot_download(
             repository, revision=revision, token=token, allow_patterns=FILES
         )
@@ -79,12 +80,12 @@ def _check(repository: str) -> None:
 
 
 @contextlib.contextmanager
-def _told(what: str) -> Iterator[None]:
-    """Errors of the hub's client as ours."""
+def _answered(failure: str) -> Iterator[None]:
+    """Turns errors of the hub's client into an `InputError`."""
     try:
         yield
     except InputError:
         raise
     except Exception as error:  # What its client raises changes with its HTTP library.
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"{what}: {reason}") from error
+        raise InputError(f"{failure}: {reason}") from error

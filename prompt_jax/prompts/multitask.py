@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int
 
 from prompt_jax import methods
-from prompt_jax.config import InputError, MultitaskPromptConfig
+from prompt_jax.config import InputError
 from prompt_jax.prompts.prompt import Prompt
 
 TaskIds = int | str | Sequence[int] | np.ndarray | jax.Array
@@ -20,11 +20,11 @@ def task_names(prompt: Prompt) -> tuple[str, ...]:
 
     One that does not know them, such as PEFT's, has their numbers.
     """
-    method = prompt.trained_as or prompt.method
-    if not isinstance(method, MultitaskPromptConfig):
+    count = (prompt.trained_as or prompt.method).num_tasks
+    if count is None:
         return ()
     names = _trained_on(prompt)
-    return names if len(names) == method.num_tasks else tuple(map(str, range(method.num_tasks)))
+    return names if len(names) == count else tuple(map(str, range(count)))
 
 
 def _trained_on(prompt: Prompt) -> tuple[str, ...]:
@@ -45,26 +45,26 @@ def of_task(prompt: Prompt, task: int | str | None = None) -> Prompt:
       InputError: there are several tasks and none is named, or there is no such task.
     """
     number = task_numbers(prompt, task)
-    method = prompt.method
-    if number is None or not isinstance(method, MultitaskPromptConfig):
+    method, count = prompt.method, prompt.method.num_tasks
+    if number is None or count is None:
         return prompt
     index = int(number)
     plain, tuned = methods.of_task(method, prompt.tuned, index)
     recipe = dict(prompt.recipe)
-    if len(_trained_on(prompt)) == method.num_tasks:
+    if len(_trained_on(prompt)) == count:
         recipe["data"] = {
             **recipe.get("data", {}),
             "task": _trained_on(prompt)[index],
             "mixture": (),
         }
-    tasks = prompt.tasks or (prompt.task,) + (None,) * (method.num_tasks - 1)
+    tasks = prompt.tasks or (prompt.task,) + (None,) * (count - 1)
     return dataclasses.replace(
         prompt,
         tuned=tuned,
         method=plain,
         training=None,
         trained_as=None,
-        name=f"{prompt.name}-{index}" if prompt.name and method.num_tasks > 1 else prompt.name,
+        name=f"{prompt.name}-{index}" if prompt.name and count > 1 else prompt.name,
         task=tasks[index],
         tasks=(),
         metrics={},  # They are of all tasks.

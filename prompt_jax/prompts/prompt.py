@@ -13,25 +13,28 @@ import jax
 import numpy as np
 from jaxtyping import ArrayLike, Int
 
-from prompt_jax.backbones import Backbone
+from prompt_jax.backbones import BACKBONES, Backbone
 from prompt_jax.backbones.sizes import numbers
-from prompt_jax.config import InputError, MethodConfig, PromptTuningConfig
+from prompt_jax.config import InputError, MethodConfig
 from prompt_jax.forward import Injection, for_tasks
-from prompt_jax.methods import CLASSIFIER, materialize, resolve, simplify
+from prompt_jax.methods.classifier import CLASSIFIER
+from prompt_jax.methods.method import materialize, resolve, shapes, simplify
+from prompt_jax.methods.peft import Shapes
 from prompt_jax.tasks import Task
+from prompt_jax.trees import Tokenizer, Tree, Tuned
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for package in ("prompt_jax", "jax", "flax", "numpy"):
         # A checkout that was never installed has no version to tell.
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
-    return found
+            versions[package] = importlib.metadata.version(package)
+    return versions
 
 
-def _plain(value: Any) -> Any:
-    return value.tolist() if hasattr(value, "tolist") else str(value)
+def _plain(value: object) -> object:
+    return value.tolist() if isinstance(value, np.generic | np.ndarray | jax.Array) else str(value)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -45,11 +48,11 @@ class Prompt:
         the method says.
     """
 
-    tuned: Any
+    tuned: Tuned
     """The tuned tree of `method`: float32 and read-only, so that the digest stays true."""
     method: MethodConfig
     """How the tree was made and what it does."""
-    training: Any = None
+    training: Tuned | None = None
     """The tree that training ended with, where that was another one: what resumes it."""
     trained_as: MethodConfig | None = None
     """The method of `training`."""
@@ -57,20 +60,19 @@ class Prompt:
     backbone: str = ""
     """Name of the backbone it was trained on."""
     fingerprint: str = ""
-    """That backbone's fingerprint."""
+    """Fingerprint of that backbone."""
     tokenizer_hash: str = ""
     """`tokenizer_hash` of that backbone's tokenizer."""
     model_type: str = ""
-    """That backbone's kind, by which PEFT's names of its modules are known."""
+    """Kind of that backbone, by which PEFT's names of its modules are known."""
     num_layers: int | None = None
+    """Layers of that backbone, for readers of PEFT's config that want them without the model."""
     num_attention_heads: int | None = None
-    """With `num_layers` in PEFT's config, whose readers may want them without the model.
-
-    None beside LoRA, IA3 or a prefix means that the tree has PEFT's shapes until it is adopted."""
+    """Heads of that backbone, for the same readers."""
     task: Task | None = None
     """Templates, label words and metrics it was trained with; the first task's of several."""
     tasks: tuple[Task, ...] = ()
-    """Those that a multitask prompt has a prompt each for, in their order."""
+    """The tasks that a multitask prompt has a prompt for, in their order."""
     metrics: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Scores, the deciding one first."""
     seed: int | None = None
@@ -81,9 +83,9 @@ class Prompt:
     def __post_init__(self):
         object.__setattr__(self, "tuned", jax.tree.map(_frozen, self.tuned))
         _check_leaves(self.arrays)
-        if isinstance(self.method, PromptTuningConfig):
+        if self.method.rows_only:
             for rows in self.own_arrays.values():
-                _check_rows(rows, self.method.num_virtual_tokens)
+                _check_rows(rows, self.method)
         if self.training is not None:
             object.__setattr__(self, "training", jax.tree.map(_frozen, self.training))
         # As they will be read from a file: no NumPy scalars, no tuples.
@@ -104,8 +106,13 @@ class Prompt:
     @property
     def own_arrays(self) -> dict[str, np.ndarray]:
         """The leaves of the method itself: `arrays` without those of a head."""
-        head = f"{CLASSIFIER}/"
-        return {path: leaf for path, leaf in self.arrays.items() if not path.startswith(head)}
+        arrays, head = self.arrays, self.head
+        return {path: leaf for path, leaf in arrays.items() if path not in head}
+
+    @property
+    def head(self) -> dict[str, np.ndarray]:
+        """The leaves of a trained head by path; empty where there is none."""
+        return {p: leaf for p, leaf in self.arrays.items() if p.startswith(f"{CLASSIFIER}/")}
 
     @property
     def rows(self) -> np.ndarray:
@@ -114,14 +121,14 @@ class Prompt:
         Raises:
           InputError: the method has no such rows.
         """
-        found = self.arrays.get("prompt")
-        if not isinstance(self.method, PromptTuningConfig) or found is None:
+        rows = self.arrays.get("prompt")
+        if not self.method.rows_only or rows is None:
             raise InputError(
                 f"{self.name or self.digest[:12]} is {self.method.kind} and has no rows before the "
                 "input; this is for prompt tuning and what becomes it: P-tuning, residual prompts, "
                 "one task of a multitask prompt"
             )
-        return found
+        return rows
 
     @property
     def size(self) -> int:
@@ -148,8 +155,31 @@ class Prompt:
         """
         return for_tasks(materialize(self.method, self.tuned), task)
 
+    def on(self, backbone: Backbone, *, allow_mismatch: bool = False) -> "Prompt":
+        """The prompt, checked, with the backbone's identity where its own is unknown.
 
-def by_path(tree: Any) -> dict[str, Any]:
+        A prompt on other weights of the same width runs and means nothing, so it is refused.
+
+        Args:
+          backbone: what it shall run on. What is not known about the prompt (an empty fingerprint)
+            is not checked.
+          allow_mismatch: lets another family, fingerprint or tokenizer pass; another width never
+            does.
+
+        Raises:
+          InputError: width, family, fingerprint or tokenizer differ.
+        """
+        if not allow_mismatch:
+            _check_family(self, backbone)
+        check_shapes(self, backbone)
+        if not allow_mismatch:
+            _check_weights(self, backbone)
+        identity = identity_of(backbone).items()
+        unknown = {name: value for name, value in identity if value and not getattr(self, name)}
+        return dataclasses.replace(self, **unknown) if unknown else self
+
+
+def by_path(tree: Tree) -> dict[str, Any]:
     """The leaves of a tree of dicts and lists by their paths, `a/0/b`."""
     return {
         "/".join(str(getattr(k, "key", getattr(k, "idx", k))) for k in path): leaf
@@ -157,7 +187,7 @@ def by_path(tree: Any) -> dict[str, Any]:
     }
 
 
-def from_paths(leaves: dict[str, Any]) -> Any:
+def from_paths(leaves: dict[str, Any]) -> Tuned:
     """The reverse of `by_path`; numbers are places in a list."""
     tree: dict[str, Any] = {}
     for path, leaf in leaves.items():
@@ -166,10 +196,10 @@ def from_paths(leaves: dict[str, Any]) -> Any:
         for name in parents:
             node = node.setdefault(name, {})
         node[last] = leaf
-    return _listed(tree)
+    return {name: _listed(value) for name, value in tree.items()}
 
 
-def _listed(tree: Any) -> Any:
+def _listed(tree: Tree) -> Tree:
     if not isinstance(tree, dict):
         return tree
     if tree and all(name.isdecimal() for name in tree):
@@ -177,10 +207,10 @@ def _listed(tree: Any) -> Any:
     return {name: _listed(value) for name, value in tree.items()}
 
 
-def _frozen(leaf: Any) -> np.ndarray:
-    leaf = np.array(leaf, np.float32, order="C")
-    leaf.setflags(write=False)
-    return leaf
+def _frozen(leaf: ArrayLike) -> np.ndarray:
+    array = np.array(leaf, np.float32, order="C")
+    array.setflags(write=False)
+    return array
 
 
 def _check_leaves(arrays: dict[str, np.ndarray]) -> None:
@@ -196,7 +226,8 @@ def _check_leaves(arrays: dict[str, np.ndarray]) -> None:
             )
 
 
-def _check_rows(rows: np.ndarray, virtual: int) -> None:
+def _check_rows(rows: np.ndarray, method: MethodConfig) -> None:
+    virtual = getattr(method, "num_virtual_tokens", len(rows))
     if rows.ndim != 2:
         raise InputError(
             f"a prompt is an array [virtual tokens, width], got shape {list(rows.shape)}"
@@ -208,7 +239,67 @@ def _check_rows(rows: np.ndarray, virtual: int) -> None:
         )
 
 
-def prompt_for(tuned: Any, method: MethodConfig, backbone: Backbone, **about: Any) -> Prompt:
+def check_shapes(prompt: Prompt, backbone: Backbone, expected: Shapes | None = None) -> None:
+    """Checks that a prompt's tree is one of its method on a backbone.
+
+    Args:
+      expected: the shapes of such a tree by path, where they are at hand.
+
+    Raises:
+      InputError: it is not.
+    """
+    names = f"prompt {prompt.name or prompt.digest[:12]!r}", f"backbone {backbone.name!r}"
+    trained_on = f" ({prompt.backbone})" if prompt.backbone else ""
+    remedy = f"use the backbone that it was trained on{trained_on}"
+    if prompt.method.rows_only:
+        width = next(iter(prompt.own_arrays.values())).shape[1]
+        if width != backbone.width:
+            raise InputError(
+                f"{names[0]} is {width} wide and {names[1]} is {backbone.width}; {remedy}"
+            )
+        if prompt.method.num_labels is None:
+            return
+    expected = expected or shapes_on(prompt.method, backbone)
+    actual = {path: leaf.shape for path, leaf in prompt.arrays.items()}
+    for path in {**expected, **actual}:
+        if expected.get(path) != actual.get(path):
+            raise InputError(
+                f"{names[0]} does not fit {names[1]}: {path} is {actual.get(path, 'missing')} and "
+                f"must be {expected.get(path, 'absent')}; {remedy}"
+            )
+
+
+def shapes_on(method: MethodConfig, backbone: Backbone) -> dict[str, tuple[int, ...]]:
+    """The shapes of a method's tree on a backbone, by path."""
+    return {path: leaf.shape for path, leaf in by_path(shapes(method, backbone)).items()}
+
+
+REMEDY = "use that backbone, or pass allow_mismatch=True (--allow-mismatch) to run it all the same"
+
+
+def _check_family(prompt: Prompt, backbone: Backbone) -> None:
+    if prompt.model_type and BACKBONES.get(prompt.model_type) is not backbone.family:
+        raise InputError(
+            f"prompt {prompt.name or prompt.digest[:12]!r} was trained on a {prompt.model_type} "
+            f"({prompt.backbone or 'unnamed'}) and backbone {backbone.name!r} is a "
+            f"{backbone.model_type}; {REMEDY}"
+        )
+
+
+def _check_weights(prompt: Prompt, backbone: Backbone) -> None:
+    for part, here, there in (
+        ("weights", backbone.fingerprint, prompt.fingerprint),
+        ("tokenizer", tokenizer_hash(backbone.tokenizer), prompt.tokenizer_hash),
+    ):
+        if here and there and here != there:
+            raise InputError(
+                f"prompt {prompt.name or prompt.digest[:12]!r} was trained on other {part} "
+                f"({prompt.backbone or 'unnamed'}, sha256 {there[:12]}) than backbone "
+                f"{backbone.name!r} has (sha256 {here[:12]}); {REMEDY}"
+            )
+
+
+def prompt_for(tuned: Tuned, method: MethodConfig, backbone: Backbone, **about: Any) -> Prompt:
     """The prompt of a tuned tree, in the form that is served, with the backbone's identity.
 
     Args:
@@ -255,20 +346,20 @@ def identity_of(backbone: Backbone) -> dict[str, Any]:
     }
 
 
-def tokenizer_hash(tokenizer: Any) -> str:
+def tokenizer_hash(tokenizer: Tokenizer | None) -> str:
     """sha256 over the sorted vocabulary; empty without a tokenizer.
 
     Neither paths nor file formats go in, so copies of one tokenizer agree.
     """
     if tokenizer is None:
         return ""
-    size, known = _HASHES.get(tokenizer, (-1, ""))
+    size, digest = _HASHES.get(tokenizer, (-1, ""))
     if size != len(tokenizer):  # A vocabulary only ever grows.
         words = json.dumps(sorted(tokenizer.get_vocab().items()))
-        known = hashlib.sha256(words.encode()).hexdigest()
-        _HASHES[tokenizer] = len(tokenizer), known
-    return known
+        digest = hashlib.sha256(words.encode()).hexdigest()
+        _HASHES[tokenizer] = len(tokenizer), digest
+    return digest
 
 
-_HASHES: weakref.WeakKeyDictionary[Any, tuple[int, str]] = weakref.WeakKeyDictionary()
-"""Of tokenizers met before, with the size of their vocabulary then: hashing takes 30 ms."""
+_HASHES: weakref.WeakKeyDictionary[Tokenizer, tuple[int, str]] = weakref.WeakKeyDictionary()
+"""Hashes of tokenizers met before, and the size of their vocabulary then: hashing takes 30 ms."""

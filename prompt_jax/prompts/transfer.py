@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -12,14 +12,14 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import InputError, choose
 from prompt_jax.prompts.composition import check_alike, input_rows, parent, plain_method
-from prompt_jax.prompts.fits import check_fits
 from prompt_jax.prompts.prompt import Prompt, prompt_for
+from prompt_jax.trees import Tree, Tuned
 
-WAYS = ("linear", "mlp", "combination")
+Way = Literal["linear", "mlp", "combination"]
 SKIPPED, MAX_WORDS = 1000, 4000
-"""Of a large shared vocabulary: the most frequent words, left out, and how many are then used."""
+"""The most frequent words of a large shared vocabulary, left out, and how many are then used."""
 HIDDEN, LEARNING_RATE, BATCH_SIZE, EPOCHS = 4, 3e-4, 50, 25
-"""Of the MLP: its width in widths of the target, and its training (Lester et al. 2022)."""
+"""Width of the MLP in widths of the target, and its training (Lester et al. 2022)."""
 
 
 class Similar(NamedTuple):
@@ -55,13 +55,13 @@ def similarities(query: Prompt, library: Sequence[Prompt]) -> list[Similar]:
         raise InputError("there are no prompts to compare with; give at least one saved prompt")
     check_alike([query, *library])
     unit = _unit(input_rows(query))
-    found = []
+    ranked = []
     for prompt in library:
         ends = np.stack([task_embedding(query), task_embedding(prompt)])
         average = _unit(ends)[0] @ _unit(ends)[1]
         per_token = (unit @ _unit(input_rows(prompt)).T).mean()
-        found.append(Similar(prompt, float(average), float(per_token)))
-    return sorted(found, key=lambda similar: -similar.average)
+        ranked.append(Similar(prompt, float(average), float(per_token)))
+    return sorted(ranked, key=lambda similar: -similar.average)
 
 
 def _unit(rows: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N D"]:
@@ -97,16 +97,16 @@ def recycle(
       InputError: another `how`, a prompt without rows or of another backbone, no tokenizer, or no
         shared words.
     """
-    choose("way to recycle a prompt", how, WAYS)
+    choose("way to recycle a prompt", how, get_args(Way))
     rows = input_rows(prompt)
-    check_fits(prompt, source_backbone)
+    prompt.on(source_backbone)
     source, target = _shared(source_backbone, target_backbone, words)
     if how == "linear":
-        made = rows @ _least_squares(source, target)
+        carried = rows @ _least_squares(source, target)
     elif how == "combination":
-        made = _least_squares(source.T, rows.T).T @ target
+        carried = _least_squares(source.T, rows.T).T @ target
     else:
-        made = np.asarray(_by_mlp(jax.random.key(seed), source, target, rows))
+        carried = np.asarray(_by_mlp(jax.random.key(seed), source, target, rows))
     recipe = {
         "recycled": how,
         "words": len(source),
@@ -114,9 +114,9 @@ def recycle(
     }
     if how == "mlp":
         recipe["seed"] = seed
-    method = plain_method(prompt, len(made))
+    method = plain_method(prompt, len(carried))
     about: dict[str, Any] = {"name": prompt.name, "task": prompt.task, "recipe": recipe}
-    return prompt_for({"prompt": made}, method, target_backbone, **about)
+    return prompt_for({"prompt": carried}, method, target_backbone, **about)
 
 
 def _shared(
@@ -126,19 +126,21 @@ def _shared(
     vocabularies = _vocabulary(source), _vocabulary(target)
     # Ids count down in frequency, so their order is that of the words.
     named = sorted(vocabularies[0], key=vocabularies[0].__getitem__) if words is None else words
-    shared = [w for w in dict.fromkeys(named) if all(w in known for known in vocabularies)]
+    shared = [
+        w for w in dict.fromkeys(named) if all(w in vocabulary for vocabulary in vocabularies)
+    ]
     if not shared:
-        what = "word" if words is None else "given word"
+        kind = "word" if words is None else "given word"
         raise InputError(
-            f"no {what} is a token of both {source.name!r} and {target.name!r}; recycle between "
+            f"no {kind} is a token of both {source.name!r} and {target.name!r}; recycle between "
             "backbones whose vocabularies overlap, and spell words as the tokenizers do (▁film)"
         )
     if words is None:
         large = len(shared) >= SKIPPED + MAX_WORDS
         shared = shared[SKIPPED if large else 0 :][:MAX_WORDS]
     picked = [
-        np.asarray(backbone.table, np.float32)[[known[w] for w in shared]]
-        for backbone, known in zip((source, target), vocabularies, strict=True)
+        np.asarray(backbone.table, np.float32)[[vocabulary[w] for w in shared]]
+        for backbone, vocabulary in zip((source, target), vocabularies, strict=True)
     ]
     return picked[0], picked[1]
 
@@ -183,14 +185,14 @@ def _by_mlp(
     }
     optimizer = optax.adam(LEARNING_RATE)
 
-    def mapped(params: Any, inputs: Float[Array, "N D"]) -> Float[Array, "N E"]:
+    def mapped(params: Tuned, inputs: Float[Array | np.ndarray, "N D"]) -> Float[Array, "N E"]:
         (kernel, bias), (last, shift) = params["in"], params["out"]
         return jax.nn.relu(inputs @ kernel + bias[None, :]) @ last + shift[None, :]
 
-    def loss(params: Any, picked: Array) -> Array:
+    def loss(params: Tuned, picked: Array) -> Array:
         return optax.l2_loss(mapped(params, source[picked]), target[picked]).mean()
 
-    def step(state: Any, picked: Array) -> tuple[Any, None]:
+    def step(state: tuple[Tree, Tree], picked: Array) -> tuple[tuple[Tree, Tree], None]:
         params, memory = state
         updates, memory = optimizer.update(jax.grad(loss)(params, picked), memory, params)
         return (optax.apply_updates(params, updates), memory), None

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from prompt_jax.answers.ensemble import check_weights
-from prompt_jax.backbones import Backbone, is_encoder
+from prompt_jax.backbones import Backbone
 from prompt_jax.config import InputError, MethodConfig, at_least
 from prompt_jax.forward import Injection, PromptedModel
 from prompt_jax.prompts import Prompt
@@ -85,7 +85,7 @@ class Engine:
         except InputError as error:
             raise PromptRefusedError(str(error)) from error
         virtual = self._layout.get("prompt", (0,))[0]
-        writes = 0 if is_encoder(backbone.config) else max_new_tokens
+        writes = 0 if backbone.config.is_encoder else max_new_tokens
         backbone.check_context(virtual, self.lengths[-1], writes)
         self._texts = Texts(backbone, lengths)
         self._registry = Registry(backbone, self._layout)

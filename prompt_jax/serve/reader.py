@@ -8,7 +8,6 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from prompt_jax.backbones import is_encoder
 from prompt_jax.data import pad
 from prompt_jax.serve.queue import Kind, Queue, Row
 from prompt_jax.serve.reading import (
@@ -141,7 +140,7 @@ class Reader:
 
     def usual(self, lengths: Sequence[int], *, heads: bool) -> list[Kind]:
         """Two candidates of two tokens, an embedding and, where prompts have heads, a class."""
-        words = 1 if is_encoder(self._module.config) else 2
+        words = 1 if self._module.config.is_encoder else 2
         found = [Kind("embed", length) for length in lengths]
         if self._module.config.word_head:
             found += [Kind("score", length, 2, words) for length in lengths]

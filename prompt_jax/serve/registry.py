@@ -11,7 +11,6 @@ from prompt_jax.backbones import Backbone
 from prompt_jax.config import InputError, MethodConfig
 from prompt_jax.forward import Injection, for_tasks
 from prompt_jax.methods import init, materialize
-from prompt_jax.prompts.fits import adopt
 from prompt_jax.prompts.multitask import of_task
 from prompt_jax.prompts.prompt import Prompt
 from prompt_jax.serve.bank import Layout, check_room, flat
@@ -102,7 +101,7 @@ def injection_for(backbone: Backbone, prompt: Prompt, allow_mismatch: bool) -> I
       InputError: it is of another backbone, holds those of several tasks, or stands elsewhere
         than before the text.
     """
-    prompt = of_task(adopt(prompt, backbone, allow_mismatch=allow_mismatch))
+    prompt = of_task(prompt.on(backbone, allow_mismatch=allow_mismatch))
     if prompt.method.placement != "prefix":
         raise InputError(
             f"it stands at {prompt.method.placement!r}, and rows of one batch share the "

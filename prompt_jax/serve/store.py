@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from prompt_jax import disk
 from prompt_jax.config import InputError
-from prompt_jax.prompts import Prompt, load_prompt, save_prompt
+from prompt_jax.prompts import Prompt, load_shaped, save_prompt
 from prompt_jax.prompts.folder import OWN_FILES
 from prompt_jax.serve.errors import UnknownPromptError
 
@@ -92,7 +92,7 @@ class Store:
         entry = self.resolve(reference)
         folder = self._folder(entry.name) / str(entry.version)
         check_folder(folder)
-        return load_prompt(folder)
+        return load_shaped(folder)
 
     def resolve(self, reference: str) -> Entry:
         """The version that is meant: without one that of the alias `default`, or the newest.

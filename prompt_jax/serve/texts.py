@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from prompt_jax.backbones import Backbone, is_encoder
+from prompt_jax.backbones import Backbone
 from prompt_jax.config import InputError
 from prompt_jax.data import encode_labels, pad
 from prompt_jax.data.files import whole
@@ -62,7 +62,7 @@ class Texts:
         """
         self._backbone.check_word_head()
         tokens, words = self.tokens(text), self._candidates(candidates)
-        if is_encoder(self._backbone.config):
+        if self._backbone.config.is_encoder:
             self._check_cloze(tokens, words)
         kind = _score(self.length(tokens), words)
         padded = pad(words, kind.words, self._backbone.config.filler)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from prompt_jax.backbones.stack import LayerCache
+from prompt_jax.backbones.cache import LayerCache
 from prompt_jax.forward import PromptedModel
 from prompt_jax.generate.sampling import restrict
 from prompt_jax.serve.bank import injection_of, rows_of

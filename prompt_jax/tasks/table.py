@@ -1,6 +1,7 @@
 """The tasks that need no description, and how tasks are named."""
 
 import re
+from dataclasses import replace
 from typing import NamedTuple
 
 from prompt_jax.config import choose
@@ -53,7 +54,12 @@ _MNLI = ("entailment", "neutral", "contradiction")
 _BOOL = ("False", "True")
 _IOB = ("O", *(f"{part}-{kind}" for kind in ("PER", "ORG", "LOC", "MISC") for part in "BI"))
 _STSB = ("pearson", "spearman")
-_SQUAD = {"source": "question: {question} context: {context}", "target": "{answers}"}
+_SQUAD = Task(
+    name="tfds:squad",
+    source="question: {question} context: {context}",
+    target="{answers}",
+    kind="span",
+)
 
 # Columns in T5's order: sorted by name, but for multirc and wic. Left out are record and wsc,
 # whose rows need more than a template.
@@ -102,8 +108,9 @@ TASKS: dict[str, Task] = {
             kind="tagging",
             labels=_IOB,
         ),
-        *(Task(name=f"tfds:squad{v}", kind="span", **_SQUAD) for v in ("", "/v1.1")),
-        Task(name="tfds:squad/v2.0", kind="span", labels=NO_ANSWER, **_SQUAD),
+        _SQUAD,
+        replace(_SQUAD, name="tfds:squad/v1.1"),
+        replace(_SQUAD, name="tfds:squad/v2.0", labels=NO_ANSWER),
     )
 }
 EMBEDDED = tuple(name for name in TASKS if name.startswith("embedded:"))

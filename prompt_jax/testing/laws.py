@@ -15,9 +15,9 @@ import numpy as np
 from jaxtyping import PyTree
 
 from prompt_jax.backbones import Backbone
-from prompt_jax.config import PLACEMENTS, PromptTuningConfig, TrainConfig
+from prompt_jax.config import PLACEMENTS, TrainConfig
 from prompt_jax.forward import Injection, Placement, PromptedModel, for_tasks
-from prompt_jax.methods import simplify
+from prompt_jax.methods import PromptTuningConfig, simplify
 from prompt_jax.prompts import load_prompt, prompt_for, save_prompt
 from prompt_jax.testing.subject import TRAINING, Subject
 from prompt_jax.train import fit, start
@@ -136,7 +136,7 @@ def saved_equals_loaded(subject: Subject) -> None:
     tuned, batch = subject.trained(), subject.batch()
     with tempfile.TemporaryDirectory() as folder:
         saved = prompt_for(tuned, subject.config, subject.backbone)
-        prompt = load_prompt(save_prompt(Path(folder) / "prompt", saved))
+        prompt = load_prompt(save_prompt(Path(folder) / "prompt", saved), subject.backbone)
     _close(
         subject.logits(prompt.injection(), batch), subject.logits(subject.injection(tuned), batch)
     )

@@ -40,12 +40,12 @@ MLP = ("wi", "wi_0", "wi_1", "wo")
 PATIENCE = {"max_retries": 4, "max_delay": "4s"}
 
 
-def read_t5x(location: str, **ours: Any) -> tuple[t5.T5Config, dict[str, StoredTensor]]:
+def read_t5x(location: str, **fields: Any) -> tuple[t5.T5Config, dict[str, StoredTensor]]:
     """The config, read off the shapes, and the weights, under Hugging Face's names.
 
     Args:
       location: a `checkpoint_<step>` folder on disk or in a bucket (`gs://...`).
-      ours: fields of the config that are not the checkpoint's, such as dtype.
+      fields: of the config that are not the checkpoint's, such as dtype.
 
     Raises:
       InputError: no legacy T5X checkpoint is there, or it is damaged or of another model.
@@ -61,7 +61,7 @@ def read_t5x(location: str, **ours: Any) -> tuple[t5.T5Config, dict[str, StoredT
     for path in leaves.keys() - specs.keys():
         tensors[path] = _inlined(location, path, leaves[path], data)
     _refuse_scanned(location, tensors)
-    return _config(location, tensors, ours), _renamed(tensors)
+    return _config(location, tensors, fields), _renamed(tensors)
 
 
 def _store(location: str) -> dict[str, Any]:
@@ -151,14 +151,14 @@ def _cause(error: Exception) -> str:
 
 def _refuse_scanned(location: str, tensors: Mapping[str, StoredTensor]) -> None:
     if "encoder/layers_0/attention/query/kernel" not in tensors:
-        found = ", ".join(sorted(tensors)[:3])
+        names = ", ".join(sorted(tensors)[:3])
         raise InputError(
-            f"{location}: no weight encoder/layers_0/attention/query/kernel, but {found}; only T5X "
+            f"{location}: no weight encoder/layers_0/attention/query/kernel, but {names}; only T5X "
             f"models with unscanned layers are read: convert it to Hugging Face's format"
         )
 
 
-def _config(location: str, tensors: Mapping[str, StoredTensor], ours: dict) -> t5.T5Config:
+def _config(location: str, tensors: Mapping[str, StoredTensor], fields: dict) -> t5.T5Config:
     """A T5X folder has no config file, but its shapes say all of it that matters."""
     with parsing(f"{location}/checkpoint", "a T5"):
         vocab, width = tensors["token_embedder/embedding"].shape
@@ -179,14 +179,14 @@ def _config(location: str, tensors: Mapping[str, StoredTensor], ours: dict) -> t
                 "tie_embeddings": tied,
                 "scale_logits": tied,
                 "relative_attention_num_buckets": buckets,
-                **ours,
+                **fields,
             }
         )
 
 
 def _depth(tensors: Mapping[str, StoredTensor], stack: str) -> int:
-    found = (re.match(rf"{stack}/layers_(\d+)/", path) for path in tensors)
-    return 1 + max(int(match[1]) for match in found if match)
+    matches = (re.match(rf"{stack}/layers_(\d+)/", path) for path in tensors)
+    return 1 + max(int(match[1]) for match in matches if match)
 
 
 def _renamed(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
@@ -197,12 +197,12 @@ def _renamed(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
         names[f"{stack}/relpos_bias/rel_embedding"] = bias
         names[f"{stack}/{stack}_norm/scale"] = f"{stack}.final_layer_norm.weight"
         for layer in range(_depth(tensors, stack)):
-            for i, (norm, ours, theirs) in enumerate(blocks):
+            for i, (norm, part, module) in enumerate(blocks):
                 old, new = f"{stack}/layers_{layer}", f"{stack}.block.{layer}.layer.{i}"
                 names[f"{old}/{norm}/scale"] = f"{new}.layer_norm.weight"
-                kernels = dict(zip(MLP, MLP, strict=True)) if ours == "mlp" else ATTENTION
+                kernels = dict(zip(MLP, MLP, strict=True)) if part == "mlp" else ATTENTION
                 for kernel, letter in kernels.items():
-                    names[f"{old}/{ours}/{kernel}/kernel"] = f"{new}.{theirs}.{letter}.weight"
+                    names[f"{old}/{part}/{kernel}/kernel"] = f"{new}.{module}.{letter}.weight"
     reverse = ("kernel", "rel_embedding")
     return {
         names.get(path, path): transposed(tensor) if path.endswith(reverse) else tensor

@@ -8,12 +8,12 @@ from prompt_jax.backbones.bert.config import from_hugging_face as from_hugging_f
 from prompt_jax.backbones.bert.config import one_layer as one_layer
 from prompt_jax.backbones.bert.config import to_hugging_face as to_hugging_face
 from prompt_jax.backbones.bert.model import Bert as Module
-from prompt_jax.backbones.bert.model import init_params as init_params
-from prompt_jax.backbones.bert.model import keys_and_values as keys_and_values
 from prompt_jax.backbones.bert.names import COPIES as COPIES
 from prompt_jax.backbones.bert.names import TABLES as TABLES
 from prompt_jax.backbones.bert.names import canonical as canonical
+from prompt_jax.backbones.bert.names import head_names as head_names
 from prompt_jax.backbones.bert.names import hugging_face_names as hugging_face_names
+from prompt_jax.backbones.bert.names import kernel_names as kernel_names
 from prompt_jax.backbones.bert.names import sockets as sockets
 from prompt_jax.backbones.bert.names import told_by_weights as told_by_weights
 from prompt_jax.backbones.bert.names import transposed as transposed

@@ -1,11 +1,12 @@
 """Hugging Face's names of a decoder-only model's weights, and where a method may reach inside."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TypeVar
 
 from prompt_jax.backbones.causal.config import CausalConfig
 from prompt_jax.backbones.sockets import Attention, Layers, Norm, Projection, Sockets
 
+T = TypeVar("T")
 TABLES = ("transformer.wte.weight", "model.embed_tokens.weight")
 """What the embedding table is called, in GPT-2 and in the others."""
 COPIES = ("lm_head.weight",)
@@ -36,11 +37,25 @@ LLAMA = {
 QK_NORMS = ("attention/query_norm", "attention/key_norm")
 
 
-def canonical(tensors: Mapping[str, Any], model_type: str) -> dict[str, Any]:
+def kernel_names(model_type: str) -> dict[str, str]:
+    """What Hugging Face calls the kernels that methods tune by their role."""
+    if model_type == "gpt2":
+        return dict.fromkeys(("query", "key", "value"), "c_attn") | {"feedforward": "mlp.c_proj"}
+    return {"query": "q_proj", "key": "k_proj", "value": "v_proj", "feedforward": "down_proj"}
+
+
+def head_names(task_type: str, model_type: str) -> dict[str, str]:
+    """What Hugging Face calls the layers of a trained head."""
+    if task_type == "QUESTION_ANS":
+        return {"out": "qa_outputs"}
+    return {"out": "classifier" if task_type == "TOKEN_CLS" and model_type == "gpt2" else "score"}
+
+
+def canonical(tensors: Mapping[str, T], model_type: str) -> dict[str, T]:
     """Weights under the names that we read: those of a bare GPT-2 or Llama lack their root."""
-    found = {name: tensor for name, tensor in tensors.items() if not name.startswith(OTHERS)}
-    root = "" if TABLES[0] in found or TABLES[1] in found else _root(model_type) + "."
-    return {name if name in COPIES else root + name: tensor for name, tensor in found.items()}
+    weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(OTHERS)}
+    root = "" if TABLES[0] in weights or TABLES[1] in weights else _root(model_type) + "."
+    return {name if name in COPIES else root + name: tensor for name, tensor in weights.items()}
 
 
 def _root(model_type: str) -> str:
@@ -104,26 +119,26 @@ def sockets(config: CausalConfig) -> Sockets:
         "mlp/wo": ((mlp,), (inner,)),
         **dict.fromkeys(("mlp/wi", "mlp/wi_0", "mlp/wi_1"), ((inner,), (mlp,))),
     }
-    found = Sockets({}, {}, {}, {})
+    places = Sockets({}, {}, {}, {})
     names = hugging_face_names(c)
     for path in _modules(c):
         place = f"decoder/layers/{path}"
         if path.endswith("norm"):
             width = c.d_kv if path in QK_NORMS else c.d_model
-            found.norms[place] = Norm(c.num_layers, width)
+            places.norms[place] = Norm(c.num_layers, width)
             continue
         inputs, outputs = ends[path]
-        found.projections[place] = Projection(
+        places.projections[place] = Projection(
             c.num_layers,
             tuple(size for _, size in inputs),
             tuple(size for _, size in outputs),
             tuple(name.removesuffix(".weight") for name in names[f"{place}/kernel"]),
             tuple(name for name, _ in inputs + outputs),
         )
-    found.norms["decoder/final_norm"] = Norm(0, c.d_model)
+    places.norms["decoder/final_norm"] = Norm(0, c.d_model)
     attention = Attention(c.num_layers, c.num_kv_heads, c.d_kv, "decoder")
-    found.attentions["decoder/layers/attention"] = attention
-    found.blocks["decoder/layers"] = Layers(
+    places.attentions["decoder/layers/attention"] = attention
+    places.blocks["decoder/layers"] = Layers(
         c.num_layers, c.d_model, ("attention", "mlp"), "decoder"
     )
-    return found
+    return places

@@ -1,11 +1,12 @@
 """Hugging Face's names of a T5's weights, and the places where a method may reach inside one."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TypeVar
 
 from prompt_jax.backbones.sockets import Attention, Layers, Norm, Projection, Sockets
 from prompt_jax.backbones.t5.config import T5Config
 
+T = TypeVar("T")
 TABLES = ("shared.weight",)
 """What the embedding table is called."""
 COPIES = ("lm_head.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
@@ -15,11 +16,16 @@ UNUSED = ("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weigh
 ATTENTION = {"query": "q", "key": "k", "value": "v", "out": "o"}
 
 
-def canonical(tensors: Mapping[str, Any], model_type: str) -> dict[str, Any]:
+def kernel_names(model_type: str) -> dict[str, str]:
+    """What Hugging Face calls the kernels that methods tune by their role."""
+    return {"query": "q", "key": "k", "value": "v", "feedforward": "wo"}
+
+
+def canonical(tensors: Mapping[str, T], model_type: str) -> dict[str, T]:
     """Weights under the names that we read: some writers keep only a second name of the table."""
-    found = {name: tensor for name, tensor in tensors.items() if name not in UNUSED}
-    others = [found[name] for name in COPIES[1:] if name in found]
-    return {TABLES[0]: others[0], **found} if others else found
+    weights = {name: tensor for name, tensor in tensors.items() if name not in UNUSED}
+    copies = [weights[name] for name in COPIES[1:] if name in weights]
+    return {TABLES[0]: copies[0], **weights} if copies else weights
 
 
 def hugging_face_names(config: T5Config) -> dict[str, list[str]]:
@@ -29,9 +35,9 @@ def hugging_face_names(config: T5Config) -> dict[str, list[str]]:
         names["head/kernel"] = ["lm_head.weight"]
     for stack, depth in (("encoder", config.num_layers), ("decoder", config.num_decoder_layers)):
         names[f"{stack}/final_norm/scale"] = [f"{stack}.final_layer_norm.weight"]
-        for ours, theirs in _block(config, stack).items():
-            layers = [f"{stack}.block.{i}.layer.{theirs}.weight" for i in range(depth)]
-            names[f"{stack}/layers/{ours}"] = layers
+        for leaf, module in _block(config, stack).items():
+            layers = [f"{stack}.block.{i}.layer.{module}.weight" for i in range(depth)]
+            names[f"{stack}/layers/{leaf}"] = layers
         bias = "layer.0.SelfAttention.relative_attention_bias.weight"
         if config.bias_per_layer:
             layers = [f"{stack}.block.{i}.{bias}" for i in range(depth)]
@@ -57,17 +63,17 @@ def _block(config: T5Config, stack: str) -> dict[str, str]:
     if stack == "encoder":
         del sublayers[1]
     names = {}
-    for i, (ours, theirs, kernels) in enumerate(sublayers):
-        names[f"{ours}_norm/scale"] = f"{i}.layer_norm"
+    for i, (sublayer, module, kernels) in enumerate(sublayers):
+        names[f"{sublayer}_norm/scale"] = f"{i}.layer_norm"
         for kernel, letter in kernels.items():
-            names[f"{ours}/{kernel}/kernel"] = f"{i}.{theirs}.{letter}"
+            names[f"{sublayer}/{kernel}/kernel"] = f"{i}.{module}.{letter}"
     return names
 
 
 def sockets(config: T5Config) -> Sockets:
     """Every place of a T5 where a method may put something."""
     c = config
-    found = Sockets({}, {}, {}, {})
+    places = Sockets({}, {}, {}, {})
     inner, outer = (("embed", c.d_model),), (("heads", c.num_heads), ("kv", c.d_kv))
     mlp = (("mlp", c.d_ff),)
     ends = {**dict.fromkeys(("query", "key", "value"), (inner, outer)), "out": (outer, inner)}
@@ -80,7 +86,7 @@ def sockets(config: T5Config) -> Sockets:
                 ends[place[-1]],
                 [w.removesuffix(".weight") for w in weights],
             )
-            found.projections["/".join(place)] = Projection(
+            places.projections["/".join(place)] = Projection(
                 layers,
                 tuple(size for _, size in inputs),
                 tuple(size for _, size in outputs),
@@ -88,14 +94,14 @@ def sockets(config: T5Config) -> Sockets:
                 tuple(name for name, _ in inputs + outputs),
             )
         elif leaf == "scale":
-            found.norms["/".join(place)] = Norm(layers, c.d_model)
+            places.norms["/".join(place)] = Norm(layers, c.d_model)
     for stack, depth, sublayers in (
         ("encoder", c.num_layers, ("attention", "mlp")),
         ("decoder", c.num_decoder_layers, ("attention", "cross_attention", "mlp")),
     ):
-        found.blocks[f"{stack}/layers"] = Layers(depth, c.d_model, sublayers, stack)
+        places.blocks[f"{stack}/layers"] = Layers(depth, c.d_model, sublayers, stack)
         for sublayer in sublayers[:-1]:
             role = "cross" if sublayer == "cross_attention" else stack
             attention = Attention(depth, c.num_heads, c.d_kv, role)
-            found.attentions[f"{stack}/layers/{sublayer}"] = attention
-    return found
+            places.attentions[f"{stack}/layers/{sublayer}"] = attention
+    return places

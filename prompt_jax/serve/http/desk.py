@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Iterable
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
-from prompt_jax.config import PromptTuningConfig
 from prompt_jax.prompts.report import nearest_words
 from prompt_jax.serve.catalog import Catalog, Served
 from prompt_jax.serve.errors import UnknownPromptError
@@ -67,7 +66,7 @@ class Desk:
     def nearest_words(self, served: Served) -> list[str]:
         """The word nearest to each of a prompt's virtual tokens; none where it has none."""
         prompt = served.prompt
-        if not isinstance(prompt.method, PromptTuningConfig) or "prompt" not in prompt.arrays:
+        if not prompt.method.rows_only or "prompt" not in prompt.arrays:
             return []
         found = self._nearest.get(served.digest)
         if found is None:

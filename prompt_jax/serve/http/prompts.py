@@ -13,7 +13,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import PlainTextResponse
 
 from prompt_jax.config import InputError
-from prompt_jax.prompts import Prompt, load_prompt
+from prompt_jax.prompts import Prompt, load_shaped
 from prompt_jax.serve.http import schemas
 from prompt_jax.serve.http.answers import Refused
 from prompt_jax.serve.http.desk import Desk, card
@@ -132,7 +132,7 @@ def unpacked(body: bytes) -> Prompt:
                 raise InputError(f"{name[:80]!r} cannot be unpacked: {error}") from error
             (folder / name).write_bytes(data)
         check_folder(folder)
-        return load_prompt(folder)
+        return load_shaped(folder)
 
 
 def packed(folder: Path) -> bytes:

@@ -1,28 +1,22 @@
 """What a prompt looks like: its nearest words, how alike its rows are, and a page about both."""
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Array, Float
 
 from prompt_jax import disk
 from prompt_jax.backbones import Backbone
-from prompt_jax.config import (
-    InputError,
-    PromptTuningConfig,
-    at_least,
-    check_place,
-    choose,
-    to_json,
-)
+from prompt_jax.config import InputError, at_least, check_place, choose, to_json
 from prompt_jax.prompts.card import flat
-from prompt_jax.prompts.fits import check_fits
 from prompt_jax.prompts.multitask import task_names
 from prompt_jax.prompts.prompt import Prompt
+from prompt_jax.trees import Tokenizer
 
-MEASURES = ("cosine", "l2")
+Measure = Literal["cosine", "l2"]
 CAVEAT = (
     "Neighbours are not explanations: a prompt works through attention, trained rows lie far from "
     "all words, and prompts with other neighbours can work as well."
@@ -32,7 +26,7 @@ CAVEAT = (
 def nearest_words(
     rows: Float[Array | np.ndarray, "P D"],
     table: Float[Array | np.ndarray, "V _"],
-    tokenizer: Any,
+    tokenizer: Tokenizer | None,
     k: int = 5,
     by: str = "cosine",
 ) -> list[list[tuple[str, float]]]:
@@ -48,7 +42,7 @@ def nearest_words(
     Raises:
       InputError: no tokenizer, an unknown measure, k below 1, or rows of another width.
     """
-    choose("measure", by, MEASURES)
+    choose("measure", by, get_args(Measure))
     at_least("k", k, 1)
     if tokenizer is None:
         raise InputError("nearest words need a tokenizer and this backbone has none")
@@ -58,13 +52,13 @@ def nearest_words(
     products = _unit(rows) @ _unit(words).T if by == "cosine" else rows @ words.T
     # Half the squared distance, up to a constant of the row: its order, but not its precision.
     far = -products if by == "cosine" else (words**2).sum(1) / 2 - products
-    found = []
+    neighbours = []
     for row, ids in zip(rows, np.argsort(far, axis=1, kind="stable")[:, :k], strict=True):
         near = words[ids]
         scores = _unit(near) @ _unit(row[None])[0] if by == "cosine" else _norm(near - row)
         names = tokenizer.convert_ids_to_tokens(ids.tolist())
-        found.append(list(zip(names, scores.tolist(), strict=True)))
-    return found
+        neighbours.append(list(zip(names, scores.tolist(), strict=True)))
+    return neighbours
 
 
 def similarity(rows: Float[Array | np.ndarray, "P D"]) -> Float[np.ndarray, "P P"]:
@@ -88,7 +82,7 @@ def inspect(prompt: Prompt, backbone: Backbone, *, k: int = 3, allow_mismatch: b
       prompt: the prompt.
       backbone: where its words come from.
       k: neighbours of a row.
-      allow_mismatch: as for `check_fits`.
+      allow_mismatch: as for `Prompt.on`.
 
     Raises:
       InputError: the prompt does not fit, or as `nearest_words`.
@@ -97,14 +91,17 @@ def inspect(prompt: Prompt, backbone: Backbone, *, k: int = 3, allow_mismatch: b
     from rich.table import Table
     from rich.text import Text
 
-    check_fits(prompt, backbone, allow_mismatch=allow_mismatch)
+    prompt = prompt.on(backbone, allow_mismatch=allow_mismatch)
     facts = Table(box=None, show_header=False)
     for name, value in _facts(prompt).items():
         facts.add_row(name, Text(str(value)))
-    parts: list[Any] = [facts]
-    if isinstance(prompt.method, PromptTuningConfig):
+    parts: list[Table | Text] = [facts]
+    if prompt.method.rows_only:
         rows = np.concatenate(list(prompt.own_arrays.values()))
-        parts += [_neighbours(rows, backbone, k), Text(CAVEAT)]
+        words = Table("row", "norm", "nearest by cosine", "nearest by L2 distance")
+        for cells in _neighbours(rows, backbone, k):
+            words.add_row(*map(Text, cells))
+        parts += [words, Text(CAVEAT)]
     out = io.StringIO()
     # In a notebook's kernel rich would show the page in the cell, and write nothing.
     console = Console(file=out, width=100, color_system=None, force_jupyter=False)
@@ -112,21 +109,16 @@ def inspect(prompt: Prompt, backbone: Backbone, *, k: int = 3, allow_mismatch: b
     return out.getvalue()
 
 
-def _neighbours(rows: np.ndarray, backbone: Backbone, k: int) -> Any:
-    from rich.table import Table
-    from rich.text import Text
-
+def _neighbours(rows: np.ndarray, backbone: Backbone, k: int) -> Iterator[tuple[str, ...]]:
+    """The cells of every row: its number, its norm, and its nearest words by both measures."""
     measured = [
-        nearest_words(rows, backbone.table, backbone.tokenizer, k, by) for by in ("cosine", "l2")
+        nearest_words(rows, backbone.table, backbone.tokenizer, k, by) for by in get_args(Measure)
     ]
-    words = Table("row", "norm", "nearest by cosine", "nearest by L2 distance")
     for i, (cosine, l2) in enumerate(zip(*measured, strict=True)):
-        norm = f"{np.linalg.norm(rows[i]):.2f}"
-        words.add_row(str(i), norm, Text(_phrase(cosine)), Text(_phrase(l2)))
-    return words
+        yield str(i), f"{np.linalg.norm(rows[i]):.2f}", _phrase(cosine), _phrase(l2)
 
 
-def _facts(prompt: Prompt) -> dict[str, Any]:
+def _facts(prompt: Prompt) -> dict[str, object]:
     facts = {
         "name": prompt.name,
         **{f"task {i}": name for i, name in enumerate(task_names(prompt))},

@@ -2,67 +2,84 @@
 
 import dataclasses
 import difflib
+import hashlib
+import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import jax
 import numpy as np
 
 from prompt_jax.backbones import Backbone
-from prompt_jax.config import InputError, MethodConfig, PromptTuningConfig, from_json
+from prompt_jax.config import InputError, MethodConfig, from_json
 from prompt_jax.config.checks import refuse_unread
-from prompt_jax.methods import init
+from prompt_jax.methods import PromptTuningConfig, init
+from prompt_jax.methods.method import method_of
+from prompt_jax.methods.peft import matrix
 from prompt_jax.prompts import foreign, peft
 from prompt_jax.prompts.card import flat
-from prompt_jax.prompts.fits import adopt
-from prompt_jax.prompts.folder import (
-    FORMAT,
-    OWN_WEIGHTS,
-    PROMPT_CONFIG,
-    TRAINING_WEIGHTS,
-    checksum,
-    is_prompt,
-)
-from prompt_jax.prompts.peft_shapes import fitted
+from prompt_jax.prompts.peft import PeftFolder, fitted
 from prompt_jax.prompts.prompt import Prompt, from_paths
 from prompt_jax.tasks import Task
+from prompt_jax.trees import Tuned
 from prompt_jax.weights.safetensors import open_safetensors
 from prompt_jax.weights.stored import damaged, read_json
 
+PROMPT_CONFIG = "prompt_jax_config.json"
+OWN_WEIGHTS = "prompt.safetensors"
+"""The weights of a prompt that PEFT cannot represent: under a name that PEFT does not look for."""
+TRAINING_WEIGHTS = "training.safetensors"
+"""What training ended with, where that is more than what is served."""
+FORMAT = 1
 PEFT_WEIGHTS = (peft.ADAPTER_WEIGHTS, peft.ADAPTER_PICKLE)
 NUMPY_MAGIC = b"\x93NUMPY"
 WRONG = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 
-def load_prompt(path: str | Path) -> Prompt:
+@overload
+def load_prompt(path: str | Path) -> Prompt | PeftFolder: ...
+@overload
+def load_prompt(
+    path: str | Path, backbone: Backbone, *, allow_mismatch: bool = False
+) -> Prompt: ...
+def load_prompt(
+    path: str | Path, backbone: Backbone | None = None, *, allow_mismatch: bool = False
+) -> Prompt | PeftFolder:
     """The prompt at a path, checked against the digest it was saved with.
 
     Args:
       path: a folder of `save_prompt`, a PEFT folder (prompt, P-, prefix or multitask prompt
         tuning, LoRA, IA3), a folder of AdapterHub's prompt tuning, one of TGIS or caikit with
         `decoder.pt` or `encoder.pt`, a run folder that holds `prompt/`, a NumPy file of [P, D],
-        with or without the ending `.npy`, or such a tensor in a `.pt`. What PEFT saved of LoRA, IA3
-        and prefix tuning still lacks the shapes of its backbone: `import_prompt` takes them from
-        there.
+        with or without the ending `.npy`, or such a tensor in a `.pt`.
+      backbone: what it shall run on, from which is taken what the file does not know. Without it,
+        what PEFT saved of LoRA, IA3 and prefix tuning is a `PeftFolder`: it has no shapes yet.
+      allow_mismatch: as for `Prompt.on`.
 
     Raises:
-      InputError: nothing there, or it is damaged, or no prompt.
+      InputError: nothing there, or it is damaged, or no prompt, or does not fit the backbone.
     """
-    return _read(Path(path), "")
+    prompt = _read(Path(path))
+    return prompt if backbone is None else prompt.on(backbone, allow_mismatch=allow_mismatch)
 
 
-def import_prompt(path: str | Path, backbone: Backbone, *, allow_mismatch: bool = False) -> Prompt:
-    """`load_prompt` for a backbone: what the file does not know is taken from there.
+def load_shaped(path: str | Path) -> Prompt:
+    """`load_prompt` where no backbone is at hand, and a `PeftFolder` is of no use.
 
     Raises:
-      InputError: as `load_prompt` and `check_fits`.
+      InputError: as `load_prompt`, or it is a `PeftFolder`.
     """
-    prompt = _read(Path(path), backbone.model_type)
-    return adopt(prompt, backbone, allow_mismatch=allow_mismatch)
+    prompt = load_prompt(path)
+    if isinstance(prompt, PeftFolder):
+        raise InputError(
+            f"{path} is PEFT's {prompt.peft_type}, which has neither rows before the input nor "
+            "shapes without its backbone; import it first (prompt-jax prompts import)"
+        )
+    return prompt
 
 
-def _read(path: Path, model_type: str) -> Prompt:
-    """What is at a path; the model's type, if known, tells whose names PEFT's tensors have."""
+def _read(path: Path) -> Prompt | PeftFolder:
     path = _locate(path)
     if path.is_file():
         return _load_file(path)
@@ -73,25 +90,24 @@ def _read(path: Path, model_type: str) -> Prompt:
         if not config.is_file():
             return _prompt(path, name=_name(path), versions={}, **foreign.read_tensors(path))
         values = read_json(config)
-        if foreign.is_adapterhub(values):
+        if "peft_type" not in values and foreign.is_adapterhub(values):
             about = foreign.read_adapterhub(path, values)
             return _prompt(path, name=_name(path), versions={}, **about)
-        return _load_peft(path, model_type)
+        return _load_peft(path)
     except InputError:
         raise
     except WRONG as error:  # A value of a kind that nobody writes there, deep in some reader.
         raise damaged(config, f"it says what no prompt does ({error!r})") from error
 
 
-def fresh(method: MethodConfig, backbone: Backbone, seed: int) -> Any:
+def fresh(method: MethodConfig, backbone: Backbone, seed: int) -> Tuned:
     """`methods.init`, with the rows of `init_file` read where the method starts from a file.
 
     Raises:
       InputError: as `methods.init` and `load_prompt`, or an option that another one switches off.
     """
     refuse_unread(method, "", method.only_with)
-    file = method.init_file if getattr(method, "start", None) == "file" else None
-    rows = load_prompt(file).rows if file else None
+    rows = load_shaped(method.start_file).rows if method.start_file else None
     return init(method, backbone, jax.random.key(seed), rows)
 
 
@@ -130,6 +146,9 @@ def _listed(path: Path) -> Listed:
         prompt = load_prompt(path)
     except InputError as error:
         return Listed(path.name, "", None, "", "", "", str(error))
+    if isinstance(prompt, PeftFolder):
+        kind, digest = prompt.peft_type.lower(), prompt.digest[:12]
+        return Listed(path.name, kind, prompt.size, prompt.backbone, "", digest)
     best = next(flat(prompt.metrics), None)
     value = best and (f"{best[1]:.4f}" if isinstance(best[1], float) else best[1])
     metric = f"{best[0]} {value}" if best else ""
@@ -141,6 +160,11 @@ def _listed(path: Path) -> Listed:
 def _prompt_folder(path: Path) -> Path | None:
     folders = (path, path / "prompt")
     return next((f for f in folders if is_prompt(f) or foreign.has_tensors(f)), None)
+
+
+def is_prompt(folder: Path) -> bool:
+    """Whether the folder itself holds a prompt, ours or PEFT's."""
+    return any((folder / name).is_file() for name in (PROMPT_CONFIG, peft.ADAPTER_CONFIG))
 
 
 def _locate(path: Path) -> Path:
@@ -179,12 +203,12 @@ def _load_file(path: Path) -> Prompt:
         raise InputError(
             f"{path} cannot be read ({error}); copy it again, or save it as a plain array"
         ) from error
-    rows = peft.matrix(path, array)
+    rows = matrix(path, array)
     method = PromptTuningConfig(num_virtual_tokens=len(rows), init="random")
     return _prompt(path, tuned={"prompt": rows}, method=method, name=path.stem, versions={})
 
 
-def _load_own(folder: Path) -> Prompt:
+def _load_own(folder: Path) -> Prompt | PeftFolder:
     path = folder / PROMPT_CONFIG
     values = read_json(path)
     if values.get("checksum") != checksum(values):
@@ -206,30 +230,35 @@ def _load_own(folder: Path) -> Prompt:
     if weights.name == OWN_WEIGHTS:
         tuned = _tree(weights)
     else:
-        adapter = _adapter(folder, weights, values.get("model_type", ""))
-        tuned = from_paths(fitted(adapter.arrays, values.get("shapes", {})))
+        stored, format = peft.open_adapter(folder, weights), method_of(fields["method"]).peft
+        if format and format.fit and values["num_attention_heads"] is None:
+            # Versions before `PeftFolder` saved one so, in shapes that are no backbone's.
+            return PeftFolder(stored, fields["name"])
+        leaves = peft.read_adapter(stored, values.get("model_type", ""))["leaves"]
+        tuned = from_paths(dict(fitted(format, leaves, values.get("shapes", {}))))
     prompt = _prompt(weights, tuned=tuned, **fields)
     if prompt.digest != values["digest"]:
         raise damaged(weights, f"its numbers have not the digest that {PROMPT_CONFIG} says")
     return prompt
 
 
-def _load_peft(folder: Path, model_type: str) -> Prompt:
+def checksum(fields: Mapping[str, object]) -> str:
+    """sha256 of the fields in canonical form, since JSON hides a flipped bit in a score."""
+    fields = {name: value for name, value in fields.items() if name != "checksum"}
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+
+def _load_peft(folder: Path) -> Prompt | PeftFolder:
     weights = _weights_of(folder, *PEFT_WEIGHTS)
-    about = _adapter(folder, weights, model_type)._asdict()
-    tuned = from_paths(about.pop("arrays"))
-    return _prompt(weights, tuned=tuned, name=_name(folder), versions={}, **about)
+    loose = PeftFolder(peft.open_adapter(folder, weights), _name(folder))
+    if loose.format.fit is not None:
+        return loose
+    fields = peft.read_adapter(loose.stored, "")
+    tuned = from_paths(fields.pop("leaves"))
+    return _prompt(weights, tuned=tuned, name=loose.name, versions={}, **fields)
 
 
-def _adapter(folder: Path, weights: Path, model_type: str) -> peft.Adapter:
-    path = folder / peft.ADAPTER_CONFIG
-    if not path.is_file():
-        raise InputError(f"{folder} holds no {peft.ADAPTER_CONFIG}; copy it again")
-    stored = peft.Stored(path, weights, read_json(path), peft.read_weights(weights), model_type)
-    return peft.read_adapter(stored)
-
-
-def _tree(path: Path) -> Any:
+def _tree(path: Path) -> Tuned:
     return from_paths({name: tensor.read() for name, tensor in open_safetensors(path).items()})
 
 

@@ -1,24 +1,22 @@
-"""The two files of an adapter folder, and the checks that all formats share."""
+"""What a folder of PEFT says, and what a method needs to be read from one and written as one."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 from jaxtyping import Float
 
-from prompt_jax.config import InputError
-from prompt_jax.weights.pickle import open_pickle
-from prompt_jax.weights.safetensors import open_safetensors
-from prompt_jax.weights.stored import unwrapped
+from prompt_jax.config import InputError, MethodConfig
 
-ADAPTER_CONFIG = "adapter_config.json"
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
-ADAPTER_PICKLE = "adapter_model.bin"
 KEY = "prompt_embeddings"
-
+"""The tensor of virtual tokens, whatever the method."""
 AGAIN = "save the folder again with PEFT"
+
+Leaves = Mapping[str, np.ndarray]
+"""The leaves of a tuned tree by path, or tensors by PEFT's names."""
+Shapes = Mapping[str, tuple[int, ...]]
 
 
 class Stored(NamedTuple):
@@ -30,8 +28,6 @@ class Stored(NamedTuple):
     """The content of `config`; its keys are not checked, and unknown ones are passed over."""
     tensors: dict[str, np.ndarray]
     """The content of `weights`, float32."""
-    model_type: str = ""
-    """Of the backbone that the adapter is read for; "" where none is at hand."""
 
     @property
     def task_type(self) -> str:
@@ -69,7 +65,7 @@ class Stored(NamedTuple):
             raise InputError(f"{self.config}: {name} must be a number, got {value!r}; {AGAIN}")
         return float(value)
 
-    def _value(self, name: str, default: Any) -> Any:
+    def _value(self, name: str, default: float | None) -> object:
         value = self.values.get(name)
         return default if value is None else value
 
@@ -92,19 +88,28 @@ class Stored(NamedTuple):
         return InputError(f"{self.config} and {self.weights.name} do not agree: {why}; {AGAIN}")
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def read_weights(path: Path) -> dict[str, np.ndarray]:
-    """The tensors in a .safetensors or .bin file, float32.
+class PeftFormat(NamedTuple):
+    """How PEFT saves a method. Leaves are by path, without those of a head."""
 
-    Raises:
-      InputError: the file is cut or damaged.
-    """
-    stored = unwrapped(open_pickle(path) if path.suffix == ".bin" else open_safetensors(path))
-    # In float32 at once: NumPy itself does not count bfloat16 among the real numbers.
-    return {name: tensor.read().astype(np.float32) for name, tensor in stored.items()}
+    peft_type: str
+    """What PEFT calls it."""
+    read: Callable[[Stored, str], tuple[MethodConfig, Leaves]]
+    """`read(stored, model_type)`: the method and its leaves, a kernel's matrices as PEFT has them,
+    in which all heads are one axis."""
+    write: Callable[[Any, Leaves, str], tuple[dict[str, object], Leaves]] | None = None
+    """`write(config, leaves, model_type)`: fields of adapter_config.json, and the tensors. None is
+    of a method that has become a simpler one when it is saved."""
+    obstacle: Callable[[Any, Leaves, str], str] | None = None
+    """`obstacle(config, leaves, model_type)`: why PEFT would run this differently; "" if not."""
+    fit: Callable[[Leaves, Shapes], Leaves] | None = None
+    """`fit(leaves, shapes)`: the leaves in a backbone's shapes, as far as they can be brought into
+    them. None where PEFT's files say all about shapes, so that no backbone is needed."""
+    root: str = "base_model."
+    """What begins the names of a head's tensors."""
 
 
 def matrix(path: Path, array: np.ndarray) -> Float[np.ndarray, "N D"]:

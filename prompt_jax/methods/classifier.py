@@ -1,16 +1,22 @@
-"""The trained head that PEFT keeps beside an adapter: a linear layer, or two."""
+"""A trained head beside any method: the last layer on the frozen model, and PEFT's names of it.
 
-from collections.abc import Mapping
+Every method may have one (`num_labels`); its leaves stand in the tuned tree under `classifier`.
+"""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, PRNGKeyArray
 
-from prompt_jax.backbones import BACKBONES, target_place
-from prompt_jax.config import InputError
+from prompt_jax.backbones import BACKBONES, Backbone
+from prompt_jax.config import InputError, MethodConfig
 from prompt_jax.config.method import WITH_HEAD
-from prompt_jax.methods import CLASSIFIER
-from prompt_jax.prompts.peft.files import AGAIN, Stored
-from prompt_jax.prompts.prompt import Prompt
+from prompt_jax.methods.peft import AGAIN, Leaves, Stored
+from prompt_jax.trees import Tuned
 
+CLASSIFIER = "classifier"
+"""Where a tuned tree holds its head, whatever the method."""
+STD = 0.02  # As BERT starts it.
 LAYERS = {
     "classifier": "out",
     "score": "out",
@@ -23,27 +29,29 @@ LAYERS = {
 LEAVES = {"weight": "kernel", "bias": "bias"}
 
 
-def _layers(task_type: str, model_type: str) -> dict[str, str]:
-    """Layers of a head and what they are called in one family."""
-    if task_type == "QUESTION_ANS":
-        return {"out": "qa_outputs"}
-    if target_place(BACKBONES[model_type]) != "within":
-        tags = task_type == "TOKEN_CLS" and model_type == "gpt2"
-        return {"out": "classifier" if tags else "score"}
-    if task_type == "SEQ_CLS" and "roberta" in model_type:
-        return {"hidden": "classifier.dense", "out": "classifier.out_proj"}
-    if task_type == "SEQ_CLS" and model_type == "distilbert":
-        return {"hidden": "pre_classifier", "out": "classifier"}
-    return {"out": "classifier"}
+def init_head(config: MethodConfig, backbone: Backbone, key: PRNGKeyArray) -> Tuned:
+    """`out` [D, C], and before it `hidden` [D, D] where the family's heads have it.
+
+    Raises:
+      InputError: such a backbone takes no head.
+    """
+    if config.task_type not in backbone.task_types:
+        raise InputError(
+            f"backbone {backbone.name!r} takes no head for {config.task_type}; it does "
+            f"{', '.join(backbone.task_types)}: leave num_labels out, and it answers in words"
+        )
+    shape, width = backbone.config.head(config.task_type), backbone.width
+    keys = jax.random.split(key)
+
+    def linear(key: PRNGKeyArray, outputs: int, bias: bool) -> dict[str, Array]:
+        kernel = {"kernel": STD * jax.random.normal(key, (width, outputs))}
+        return kernel | ({"bias": jnp.zeros(outputs)} if bias else {})
+
+    hidden = {"hidden": linear(keys[0], width, True)} if shape.hidden else {}
+    return hidden | {"out": linear(keys[1], config.num_labels or 0, shape.bias)}
 
 
-def leaves_of(prompt: Prompt) -> dict[str, np.ndarray]:
-    """The leaves of a prompt's head, by path; none without one."""
-    own = prompt.own_arrays
-    return {path: leaf for path, leaf in prompt.arrays.items() if path not in own}
-
-
-def obstacle(task_type: str, model_type: str, head: Mapping[str, np.ndarray]) -> str:
+def head_obstacle(task_type: str, model_type: str, head: Leaves) -> str:
     """Why PEFT has no place for such a head, or wants one."""
     if task_type not in WITH_HEAD:
         return ""
@@ -51,17 +59,15 @@ def obstacle(task_type: str, model_type: str, head: Mapping[str, np.ndarray]) ->
         return f"PEFT wants a trained head beside a {task_type} prompt, and this one is a cloze"
     if not model_type:
         return "its head is that of an unknown backbone; make the prompt with prompt_for"
-    known = _layers(task_type, model_type)
-    if any(path.split("/")[1] not in known for path in head):
+    names = BACKBONES[model_type].head_names(task_type, model_type)
+    if any(path.split("/")[1] not in names for path in head):
         return "PEFT does not train the layer that its head has in place of a pooler"
     return ""
 
 
-def write(
-    task_type: str, model_type: str, head: Mapping[str, np.ndarray], root: str
-) -> dict[str, np.ndarray]:
+def write_head(task_type: str, model_type: str, head: Leaves, root: str) -> Leaves:
     """The tensors of a head: matrices are [out, in] in torch."""
-    names = _layers(task_type, model_type)
+    names = BACKBONES[model_type].head_names(task_type, model_type)
     words = {leaf: word for word, leaf in LEAVES.items()}
     tensors = {}
     for path, leaf in head.items():
@@ -70,7 +76,7 @@ def write(
     return tensors
 
 
-def modules_to_save(task_type: str, head: Mapping[str, np.ndarray]) -> list[str] | None:
+def modules_to_save(task_type: str, head: Leaves) -> list[str] | None:
     """What PEFT shall load whole beside the adapter."""
     if not head:
         return None
@@ -80,14 +86,12 @@ def modules_to_save(task_type: str, head: Mapping[str, np.ndarray]) -> list[str]
     return ["classifier", "score", *["pre_classifier"] * hidden]
 
 
-def take(stored: Stored) -> tuple[Stored, dict[str, np.ndarray]]:
+def take_head(stored: Stored) -> tuple[Stored, dict[str, np.ndarray]]:
     """The folder without the tensors of its head, and these as leaves by path.
 
     Raises:
-      InputError: a task that has a head, and no tensors of one.
+      InputError: there are none, and its task has one.
     """
-    if stored.task_type not in WITH_HEAD:
-        return stored, {}
     rest, head = dict(stored.tensors), {}
     for name in stored.tensors:
         bare = name.removeprefix("base_model.").removeprefix("model.")

@@ -1,0 +1,212 @@
+"""What a method is, how it becomes known, and the functions that all methods share."""
+
+import dataclasses
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Protocol, TypeVar, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PRNGKeyArray
+
+from prompt_jax.backbones import Backbone
+from prompt_jax.config import InputError, MethodConfig
+from prompt_jax.config.method import add_kind
+from prompt_jax.forward import Injection, Placement, TaskPrompts
+from prompt_jax.methods.classifier import CLASSIFIER, init_head
+from prompt_jax.methods.peft import PeftFormat
+from prompt_jax.trees import Frozen, Tuned
+
+C = TypeVar("C", bound=MethodConfig)
+Options = TypeVar("Options", bound=MethodConfig, contravariant=True)
+
+
+@runtime_checkable
+class Init(Protocol[Options]):
+    """`init(config, backbone, key) -> tuned`: a fresh tuned tree, float32.
+
+    The tree is all that is trained. A method whose config has an `init_file` takes a fourth
+    argument, `start` [P, D]: the rows in that file, or None.
+    """
+
+    def __call__(self, config: Options, backbone: Backbone, key: PRNGKeyArray, /) -> Tuned: ...
+
+
+@runtime_checkable
+class Materialize(Protocol[Options]):
+    """`materialize(config, tuned, key=None)`: what the tree puts into the frozen model.
+
+    Differentiable. The key is for the method's own dropout, and None while nothing is trained.
+    """
+
+    def __call__(
+        self, config: Options, tuned: Tuned, key: PRNGKeyArray | None = None, /
+    ) -> Injection | TaskPrompts: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """The functions of a method, see `register_method`."""
+
+    init: Callable[..., Tuned]
+    materialize: Callable[..., Injection | TaskPrompts]
+    resolve: Callable[..., MethodConfig] | None = None
+    simplify: Callable[..., tuple[MethodConfig, Tuned]] | None = None
+    of_task: Callable[..., tuple[MethodConfig, Tuned]] | None = None
+    merge: Callable[..., tuple[MethodConfig, Frozen]] | None = None
+    peft: PeftFormat | None = None
+
+
+_METHODS: dict[type[MethodConfig], Method] = {}
+
+
+def register_method(
+    config: type[C],
+    *,
+    init: Init[C],
+    materialize: Materialize[C],
+    resolve: Callable[[C, Backbone], C] | None = None,
+    simplify: Callable[[C, Tuned], tuple[MethodConfig, Tuned]] | None = None,
+    of_task: Callable[[C, Tuned, int], tuple[MethodConfig, Tuned]] | None = None,
+    merge: Callable[[C, Tuned, Frozen], tuple[MethodConfig, Frozen]] | None = None,
+    peft: PeftFormat | None = None,
+) -> None:
+    """Makes a method known: to the command line, saved prompts and recipes, by `config.kind`.
+
+    Only the first two functions are needed.
+
+    Args:
+      config: a frozen dataclass under `MethodConfig` that binds `kind`.
+      init: a fresh tuned tree, see `Init`.
+      materialize: what a tree puts into the frozen model, see `Materialize`.
+      resolve: fills fields that are empty until a backbone is known, such as names of kernels.
+      simplify: the same prompt as a simpler method, where training needs more than serving.
+      of_task: one task's prompt out of a tree that holds those of several.
+      merge: adds what was trained to the frozen tree, which is then a tree of full fine-tuning.
+      peft: how PEFT saves it; without one, only this package reads what is saved.
+
+    Raises:
+      InputError: the config has no `kind`, or that of another method.
+    """
+    add_kind(config)
+    _METHODS[config] = Method(init, materialize, resolve, simplify, of_task, merge, peft)
+
+
+def method_of(config: MethodConfig) -> Method:
+    """The functions that go with a config.
+
+    Raises:
+      InputError: it is of no registered method.
+    """
+    if type(config) not in _METHODS:
+        raise InputError(f"{type(config).__name__} is of no known method; call register_method")
+    return _METHODS[type(config)]
+
+
+def peft_formats() -> Mapping[str, PeftFormat]:
+    """The formats that PEFT's folders may have, by what PEFT calls them."""
+    formats = (method.peft for method in _METHODS.values())
+    return {format.peft_type: format for format in formats if format is not None}
+
+
+def init(
+    config: MethodConfig,
+    backbone: Backbone,
+    key: PRNGKeyArray,
+    start: np.ndarray | None = None,
+) -> Tuned:
+    """A fresh tuned tree: the only thing that is ever trained, all of it float32.
+
+    Args:
+      start: [P, D], only for `init="file"`: the rows that `init_file` holds.
+
+    Raises:
+      InputError: the method cannot start from what the config names on this backbone.
+    """
+    rows = () if start is None else (start,)
+    tuned = method_of(config).init(resolve(config, backbone), backbone, key, *rows)
+    if config.num_labels is None:
+        return tuned
+    head_key = jax.random.fold_in(key, zlib.crc32(CLASSIFIER.encode()))
+    return {**tuned, CLASSIFIER: init_head(config, backbone, head_key)}
+
+
+def shapes(config: MethodConfig, backbone: Backbone) -> Tuned:
+    """The shapes and types of a fresh tuned tree; nothing is computed."""
+    # Where a start would come from does not matter to its shape.
+    anyhow = {"init": "random"} if hasattr(config, "init") else {}
+    config = dataclasses.replace(config, **anyhow)
+    return jax.eval_shape(lambda key: init(config, backbone, key), jax.random.key(0))
+
+
+def resolve(config: MethodConfig, backbone: Backbone) -> MethodConfig:
+    """The config with what its empty fields mean on a backbone: names of kernels."""
+    fill = method_of(config).resolve
+    return config if fill is None else fill(config, backbone)
+
+
+def materialize(
+    config: MethodConfig, tuned: Tuned, key: PRNGKeyArray | None = None
+) -> Injection | TaskPrompts:
+    """What the tuned tree puts into the frozen model; differentiable.
+
+    The prompts of several tasks become an `Injection` by `for_tasks`.
+
+    Args:
+      key: for the method's own dropout; None while nothing is trained.
+    """
+    tree, head = _apart(config, tuned)
+    with jax.named_scope(config.kind):
+        injection = method_of(config).materialize(config, tree, key)
+    if isinstance(injection, TaskPrompts):
+        return injection._replace(rest=_placed(config, injection.rest, head))
+    return _placed(config, injection, head)
+
+
+def _placed(config: MethodConfig, injection: Injection, head: dict[str, Tuned]) -> Injection:
+    """The injection at the method's placement, with the head beside it if there is one."""
+    if config.placement != injection.placement:
+        injection = injection._replace(placement=Placement(config.placement))
+    if not head:
+        return injection
+    # Without virtual tokens in the input, PEFT leaves the choice to the model: the text's own.
+    pool = jnp.asarray(config.pooling == "peft" and config.input_tokens > 0)
+    return injection._replace(head=head[CLASSIFIER], pool_prompt=pool)
+
+
+def _apart(config: MethodConfig, tuned: Tuned) -> tuple[Tuned, dict[str, Tuned]]:
+    """The method's tree, and the head beside it if there is one."""
+    # jnp.asarray would compile a copy for every shape.
+    tuned = jax.tree.map(lambda x: x if isinstance(x, Array) else jax.device_put(x), tuned)
+    if config.num_labels is None:
+        return tuned, {}
+    tree = {name: branch for name, branch in tuned.items() if name != CLASSIFIER}
+    return tree, {CLASSIFIER: tuned[CLASSIFIER]}
+
+
+def simplify(config: MethodConfig, tuned: Tuned) -> tuple[MethodConfig, Tuned]:
+    """The same prompt as a simpler method: what is served, and what other programs read.
+
+    A prompt that an LSTM wrote is a plain prompt once the LSTM has written it.
+    """
+    change = method_of(config).simplify
+    if change is None:
+        return config, tuned
+    tree, head = _apart(config, tuned)
+    simple, tree = change(config, tree)
+    return simple, {**tree, **head} if head else tree
+
+
+def of_task(config: MethodConfig, tuned: Tuned, task: int) -> tuple[MethodConfig, Tuned]:
+    """The prompt of one task among several as a method of its own, with a head if there is one.
+
+    Raises:
+      InputError: there is no such task, or the method has one prompt for all.
+    """
+    pick = method_of(config).of_task
+    if pick is None:
+        raise InputError(f"{config.kind} has one prompt for all tasks; use it as it is")
+    tree, head = _apart(config, tuned)
+    plain, tree = pick(config, tree, task)
+    return plain, {**tree, **head}

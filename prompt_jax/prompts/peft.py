@@ -1,0 +1,215 @@
+"""PEFT's adapter folder and back: what all formats share; each method has its own beside it."""
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prompt_jax.backbones import Backbone
+from prompt_jax.config import InputError, choose
+from prompt_jax.config.method import TASK_TYPES, WITH_HEAD
+from prompt_jax.methods.classifier import (
+    CLASSIFIER,
+    head_obstacle,
+    modules_to_save,
+    take_head,
+    write_head,
+)
+from prompt_jax.methods.kernels import ROOT
+from prompt_jax.methods.method import method_of, peft_formats
+from prompt_jax.methods.peft import Leaves, PeftFormat, Shapes, Stored
+from prompt_jax.prompts.prompt import Prompt, check_shapes, from_paths, identity_of, shapes_on
+from prompt_jax.weights.pickle import open_pickle
+from prompt_jax.weights.safetensors import open_safetensors
+from prompt_jax.weights.stored import read_json, unwrapped
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER_PICKLE = "adapter_model.bin"
+# The version whose loader these folders were checked against; written so that readers can tell.
+PEFT_VERSION = "0.21.2"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PeftFolder:
+    """An adapter that PEFT saved, which is a prompt once it is on a backbone.
+
+    Its files tell neither what the family calls the kernels nor how many heads their outputs
+    belong to, so there is no tuned tree before that. Where they tell all, as of prompt tuning,
+    reading gives a `Prompt` at once.
+    """
+
+    stored: Stored
+    """The two files; of a task that has a head, with the tensors of that."""
+    name: str = ""
+
+    def __post_init__(self):
+        choose(f"peft_type in {self.stored.config}", self.peft_type, peft_formats())
+        choose(f"task_type in {self.stored.config}", self.stored.task_type, TASK_TYPES)
+        if self.stored.task_type in WITH_HEAD:
+            take_head(self.stored)
+
+    def __repr__(self) -> str:
+        name, on = (f" {word!r}" if word else "" for word in (self.name, self.backbone))
+        numbers = f"{self.peft_type}, {self.size:,} numbers"
+        return f"<PeftFolder{name}: {numbers}{', for' if on else ''}{on}>"
+
+    @property
+    def peft_type(self) -> str:
+        """What PEFT calls the method."""
+        return str(self.stored.values.get("peft_type"))
+
+    @property
+    def format(self) -> PeftFormat:
+        """How its method is read."""
+        return peft_formats()[self.peft_type]
+
+    @property
+    def backbone(self) -> str:
+        """Name of the backbone that it was trained on, as far as PEFT knew."""
+        return self.stored.values.get("base_model_name_or_path") or ""
+
+    @property
+    def size(self) -> int:
+        """How many numbers it is."""
+        return sum(tensor.size for tensor in self.stored.tensors.values())
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the tensors; not that of the prompt which they become."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.stored.tensors.items()):
+            digest.update(f"{name}{tensor.shape}".encode() + tensor.tobytes())
+        return digest.hexdigest()
+
+    def on(self, backbone: Backbone, *, allow_mismatch: bool = False) -> Prompt:
+        """The prompt, in the shapes of a backbone and with its identity.
+
+        Args:
+          allow_mismatch: of no use here, where the files know no fingerprint; see `Prompt.on`.
+
+        Raises:
+          InputError: tensors that are missing or too many, numbers that do not fit them or the
+            backbone, or an option that the method does not have here.
+        """
+        fields = read_adapter(self.stored, backbone.model_type)
+        leaves = fields.pop("leaves")
+        expected = shapes_on(fields["method"], backbone)
+        leaves = fitted(self.format, leaves, expected)
+        identity = {name: value for name, value in identity_of(backbone).items() if value}
+        stated = {name: value for name, value in fields.items() if value}
+        about = {"name": self.name, "versions": {}, **identity, **stated}
+        prompt = Prompt(tuned=from_paths(dict(leaves)), **about)
+        check_shapes(prompt, backbone, expected)
+        return prompt
+
+
+def read_adapter(stored: Stored, model_type: str) -> dict[str, Any]:
+    """The meaning of an adapter folder, as fields of a `Prompt`; `leaves` become its tree.
+
+    Unknown keys of its config are passed over, as PEFT does.
+
+    Args:
+      model_type: of the backbone, by which PEFT's names of its kernels are known; formats without
+        kernels do not read it.
+
+    Raises:
+      InputError: tensors that are missing or too many, numbers that do not fit them, or an option
+        that the method does not have here.
+    """
+    format = peft_formats()[str(stored.values.get("peft_type"))]
+    stored, head = take_head(stored) if stored.task_type in WITH_HEAD else (stored, {})
+    method, leaves = format.read(stored, model_type)
+    beside = {}
+    if head:
+        classes = head[f"{CLASSIFIER}/out/kernel"].shape[1]
+        beside = {"num_labels": classes, "pooling": "peft"}
+    fields = {
+        "method": dataclasses.replace(method, task_type=stored.task_type, **beside),
+        "leaves": {**leaves, **head},
+        "backbone": stored.values.get("base_model_name_or_path") or "",
+    }
+    # PEFT counts other layers and heads of a prefix, and none of what is in kernels.
+    sizes = ("num_layers", "num_attention_heads") if format.fit is None else ()
+    stated = {size: stored.whole(size) for size in sizes if stored.values.get(size) is not None}
+    return fields | stated
+
+
+def fitted(format: PeftFormat | None, leaves: Leaves, shapes: Shapes) -> Leaves:
+    """The leaves in the shapes of a backbone; those of a head have them already."""
+    if format is None or format.fit is None:
+        return leaves
+    head = {path: leaf for path, leaf in leaves.items() if path.startswith(f"{CLASSIFIER}/")}
+    rest = {path: leaf for path, leaf in leaves.items() if path not in head}
+    return {**format.fit(rest, shapes), **head}
+
+
+def open_adapter(folder: Path, weights: Path) -> Stored:
+    """The two files of an adapter folder.
+
+    Raises:
+      InputError: the config is missing, or a file is cut or damaged.
+    """
+    path = folder / ADAPTER_CONFIG
+    if not path.is_file():
+        raise InputError(f"{folder} holds no {ADAPTER_CONFIG}; copy it again")
+    return Stored(path, weights, read_json(path), read_weights(weights))
+
+
+def read_weights(path: Path) -> dict[str, np.ndarray]:
+    """The tensors in a .safetensors or .bin file, float32.
+
+    Raises:
+      InputError: the file is cut or damaged.
+    """
+    stored = unwrapped(open_pickle(path) if path.suffix == ".bin" else open_safetensors(path))
+    # In float32 at once: NumPy itself does not count bfloat16 among the real numbers.
+    return {name: tensor.read().astype(np.float32) for name, tensor in stored.items()}
+
+
+def obstacle(prompt: Prompt) -> str:
+    """Why PEFT would run this prompt differently, and what to do; empty when it would not."""
+    method, kind, format = prompt.method, prompt.model_type, method_of(prompt.method).peft
+    if format is None or format.write is None:
+        return f"PEFT has no format for {method.kind}"
+    if method.task_type == "FEATURE_EXTRACTION" and format.root == ROOT:
+        return "PEFT has other names for the modules of a model without a head"
+    reason = head_obstacle(method.task_type, kind, prompt.head)
+    if reason:
+        return reason
+    if method.task_type == "SEQ_CLS" and method.input_tokens and method.pooling != "peft":
+        return (
+            "PEFT's head reads the first position, a virtual token, and this one the text's own; "
+            'train with pooling="peft"'
+        )
+    return format.obstacle(method, prompt.own_arrays, kind) if format.obstacle else ""
+
+
+def adapter_files(prompt: Prompt) -> tuple[dict[str, object], Leaves]:
+    """The adapter_config.json of a prompt, every dimension filled in, and the tensors beside it.
+
+    Raises:
+      InputError: PEFT would run this prompt differently.
+    """
+    method, kind, format = prompt.method, prompt.model_type, method_of(prompt.method).peft
+    if format is None or format.write is None:
+        raise InputError(obstacle(prompt))
+    fields, tensors = format.write(method, prompt.own_arrays, kind)
+    if prompt.head:
+        tensors = {**tensors, **write_head(method.task_type, kind, prompt.head, format.root)}
+    common = {
+        "auto_mapping": None,
+        "base_model_name_or_path": prompt.backbone or None,
+        "inference_mode": True,
+        "modules_to_save": modules_to_save(method.task_type, prompt.head),
+        "peft_type": format.peft_type,
+        "peft_version": PEFT_VERSION,
+        "revision": None,
+        "task_type": method.task_type,
+    }
+    if "num_virtual_tokens" in fields:
+        common["num_attention_heads"] = prompt.num_attention_heads
+        common["num_layers"] = prompt.num_layers
+    return common | fields, tensors
