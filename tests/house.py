@@ -51,10 +51,42 @@ def lines():
     return sum(path.read_text().count("\n") for path in files())
 
 
+def arrows():
+    """(room, room that it imports), without those that other arrows already say."""
+    rooms = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in files()}
+    imports = {room: set() for room in rooms if not room.startswith("__")}
+    for path in files():
+        room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        for node in ast.walk(ast.parse(path.read_text())):
+            if room in imports and isinstance(node, ast.ImportFrom) and node.module:
+                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+                parts = [name.split(".") for name in names if name.startswith("prompt_jax.")]
+                imports[room] |= {part[1] for part in parts} & imports.keys() - {room}
+
+    def below(room):
+        return imports[room].union(*map(below, imports[room]))
+
+    return sorted(
+        (room, target)
+        for room, targets in imports.items()
+        for target in targets
+        if not any(target in below(between) for between in targets - {target})
+    )
+
+
+def picture():
+    """The rooms as a mermaid diagram."""
+    lines = [f"    {room} --> {target}" for room, target in arrows()]
+    return "\n".join(["```mermaid", "flowchart TD", *lines, "```"])
+
+
 if __name__ == "__main__":
     import sys
     from collections import Counter
 
+    if sys.argv[1:] == ["picture"]:
+        print(picture())
+        sys.exit()
     for title, places in (("grammar names", grammar_names()), ("Any", anys())):
         print(f"{title}: {len(places)}, {1000 * len(places) / lines():.1f} per 1,000 lines")
         rooms = Counter(place.split("/")[1].split(":")[0] for place in places)

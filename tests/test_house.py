@@ -1,0 +1,38 @@
+"""The package is written as it says it is: names of things, real types, a map that is true."""
+
+import runpy
+from pathlib import Path
+
+import house
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_names_are_of_things():
+    names = house.grammar_names()
+    assert len(names) <= house.lines() / 1000, "\n".join(names)
+
+
+def test_types_are_real():
+    assert len(house.anys()) <= 10 * house.lines() / 1000
+
+
+def test_the_map_is_drawn_from_the_imports():
+    """`python tests/house.py picture` prints the block to paste."""
+    assert house.picture() in (ROOT / "docs" / "architecture.md").read_text()
+
+
+def test_files_that_the_maps_name_are_there():
+    for page in (ROOT / "docs" / "architecture.md", ROOT / "prompt_jax" / "README.md"):
+        for word in page.read_text().split("`")[1::2]:
+            if "/" in word and " " not in word and word.endswith((".py", "/")):
+                places = (ROOT / word, ROOT / "prompt_jax" / word)
+                assert any(place.exists() for place in places), f"{page.name}: {word}"
+
+
+def test_the_whole_idea_fits_on_a_page(capsys):
+    path = ROOT / "examples" / "whole_idea.py"
+    assert path.read_text().count("\n") < 80
+    before, after = runpy.run_path(str(path))["main"](steps=60)
+    assert "step    0  loss" in capsys.readouterr().out
+    assert after > before + 0.02
