@@ -5,19 +5,16 @@ import math
 import platform
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from prompt_jax.backbones import boxed_shapes, shardings
-from prompt_jax.sharding import ASSUMED_MEMORY, AXES, ROOM, describe, device_memory
+from prompt_jax.backbones import ModelConfig, boxed_shapes, shardings
+from prompt_jax.sharding import ASSUMED_MEMORY, AXES, ROOM, Device, describe, device_memory
 from prompt_jax.trees import Mesh
 
-Device: TypeAlias = Any
-"""A `jax.Device`, which a static checker takes for a variable."""
 PACKAGES = ("prompt-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers")
 ACCELERATORS = {
     "/dev/nvidia0": 'an NVIDIA GPU: pip install "prompt-jax[cuda]"',
@@ -27,7 +24,7 @@ ACCELERATORS = {
 """Where a device shows itself to the system; JAX may lack the plugin for it."""
 
 
-def examine(config: Any) -> str:
+def examine(config: ModelConfig) -> str:
     """The report of `prompt-jax doctor`.
 
     Args:
@@ -43,7 +40,7 @@ def examine(config: Any) -> str:
     return "\n\n".join(f"{name}\n" + "\n".join(f"  {x}" for x in p) for name, p in parts.items())
 
 
-def draw(config: Any) -> None:
+def draw(config: ModelConfig) -> None:
     """Prints which device holds which part of the embedding table."""
     leaf, sharding = _leaves(config)["embedding"]
     if sharding is not None:
@@ -51,7 +48,7 @@ def draw(config: Any) -> None:
         jax.debug.visualize_sharding(leaf.shape, sharding)
 
 
-def mistakes(config: Any) -> list[str]:
+def mistakes(config: ModelConfig) -> list[str]:
     """What would run, and not as it was meant."""
     mesh, kind = config.mesh, jax.default_backend()
     used = 1 if mesh is None else mesh.size
@@ -79,7 +76,7 @@ def mistakes(config: Any) -> list[str]:
     return lines + _misfits(config)
 
 
-def _misfits(config: Any) -> list[str]:
+def _misfits(config: ModelConfig) -> list[str]:
     """Axes that the mesh does not divide, and what is done instead."""
     if config.mesh is None:
         return []
@@ -137,7 +134,7 @@ def _mesh_rows(mesh: Mesh | None) -> list[str]:
     ]
 
 
-def _weights(config: Any) -> list[str]:
+def _weights(config: ModelConfig) -> list[str]:
     """A line a leaf, and what they are together on one device."""
     rows = [("leaf", "shape", "split over", "MB", "MB a device")]
     width = jnp.dtype(config.dtype).itemsize / 1e6
@@ -163,7 +160,7 @@ def _spec(spec: PartitionSpec) -> str:
     return " ".join(parts) if set(parts) - {"-"} else "whole on each"
 
 
-def _leaves(config: Any) -> dict[str, tuple[jax.ShapeDtypeStruct, NamedSharding | None]]:
+def _leaves(config: ModelConfig) -> dict[str, tuple[jax.ShapeDtypeStruct, NamedSharding | None]]:
     """Shape and sharding of every leaf, by path; no sharding where one device has all."""
     shapes = jax.tree.leaves_with_path(nn.unbox(boxed_shapes(config)))
     places = [None] * len(shapes) if config.mesh is None else jax.tree.leaves(shardings(config))
@@ -173,7 +170,7 @@ def _leaves(config: Any) -> dict[str, tuple[jax.ShapeDtypeStruct, NamedSharding 
     }
 
 
-def _bytes_per_device(config: Any) -> int:
+def _bytes_per_device(config: ModelConfig) -> int:
     sizes = (
         math.prod(sharding.shard_shape(leaf.shape) if sharding else leaf.shape)
         for leaf, sharding in _leaves(config).values()

@@ -170,13 +170,13 @@ def _publish(
       alias: what shall mean this version from now on, beside its number.
       task_id: the task of a multitask prompt, by its number from 0 or its name.
     """
+    from prompt_jax.prompts import load_shaped, of_task
     from prompt_jax.serve import Store
 
-    loaded = prompt_at(prompt, task_id)
-    kept = Store(store)
-    entry = kept.put(name, loaded)
+    library = Store(store)
+    entry = library.put(name, of_task(load_shaped(prompt), task_id or None))
     if alias:
-        kept.alias(name, alias, entry.version)
+        library.alias(name, alias, entry.version)
     print(f"{entry} in {store}")
 
 

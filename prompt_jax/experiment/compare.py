@@ -4,7 +4,7 @@ import dataclasses
 import json
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -173,30 +173,25 @@ def _latency(config: Config, data: Data, backbone: Backbone, prompt: Prompt) -> 
     return statistics.median(seconds(injection) / seconds(plain) for _ in range(TIMED))
 
 
+COLUMNS: dict[str, Callable[[Row], str]] = {
+    "trained numbers": lambda row: f"{row.trained:,}",
+    "share": lambda row: f"{row.share:.3%}",
+    "on disk": lambda row: f"{row.bytes / 1e3:,.0f} kB",
+    "train ex/s": lambda row: f"{row.examples_per_second:.0f}",
+    "step memory": lambda row: f"{row.step_bytes / 1e6:,.0f} MB",
+    "latency": lambda row: f"{row.latency:.2f} x",
+    "composes": lambda row: "yes" if row.composes else "",
+    "merges": lambda row: "yes" if row.merges else "",
+}
+
+
 def table(rows: Sequence[Row], way: str, plain: dict[str, float]) -> list[list[str]]:
     """The comparison as cells, the way to answer that all have to beat in its first row."""
-    sets = list(plain)
-    head = ["method", *sets, "trained numbers", "share", "on disk", "train ex/s", "step memory"]
-    head += ["latency", "composes", "merges"]
-    cells = [
-        head,
-        [way, *(f"{plain[s]:.3f}" for s in sets), *[""] * (len(head) - 1 - len(sets))],
-    ]
+    cells = [["method", *plain, *COLUMNS]]
+    cells.append([way, *(f"{score:.3f}" for score in plain.values()), *[""] * len(COLUMNS)])
     for row in rows:
-        cells.append(
-            [
-                row.method,
-                *(f"{row.scores[s]:.3f}" for s in sets),
-                f"{row.trained:,}",
-                f"{row.share:.3%}",
-                f"{row.bytes / 1e3:,.0f} kB",
-                f"{row.examples_per_second:.0f}",
-                f"{row.step_bytes / 1e6:,.0f} MB",
-                f"{row.latency:.2f} x",
-                "yes" if row.composes else "",
-                "yes" if row.merges else "",
-            ]
-        )
+        scores = (f"{row.scores[name]:.3f}" for name in plain)
+        cells.append([row.method, *scores, *(column(row) for column in COLUMNS.values())])
     return cells
 
 

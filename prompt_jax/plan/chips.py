@@ -1,15 +1,14 @@
 """Devices to compile for: those of a TPU topology, by libtpu and with no TPU, or those at hand."""
 
 import os
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import jax
 
 from prompt_jax.config import InputError, choose
+from prompt_jax.sharding import Device
 
 GIB = 2**30
-Device: TypeAlias = Any
-"""A `jax.Device`, which a static checker takes for a variable."""
 
 
 class Chip(NamedTuple):

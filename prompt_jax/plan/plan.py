@@ -10,7 +10,7 @@ import jax
 
 from prompt_jax.backbones.quantised import LIMITS, bytes_of
 from prompt_jax.config import REMATS, Config, InputError, MeshConfig, resolved
-from prompt_jax.plan.chips import GIB, Chip, Device, chip_of, devices_of
+from prompt_jax.plan.chips import GIB, Chip, chip_of, devices_of
 from prompt_jax.plan.costs import Traffic, traffic_of, work_of
 from prompt_jax.plan.programs import (
     Program,
@@ -20,7 +20,7 @@ from prompt_jax.plan.programs import (
     shape_of_backbone,
     train_program,
 )
-from prompt_jax.sharding import AXES, check_rows, device_memory
+from prompt_jax.sharding import AXES, Device, check_rows, device_memory
 from prompt_jax.trees import Tree
 
 PROGRAMS = {"train": train_program, "decode": decode_program, "score": score_program}

@@ -22,8 +22,8 @@ from prompt_jax.generate.sampling import decode_tokens
 from prompt_jax.generate.scoring import score_candidates
 from prompt_jax.losses import loss_fn
 from prompt_jax.methods import init, materialize
-from prompt_jax.plan.chips import GIB, Device, chip_of
-from prompt_jax.sharding import activation_spec, build_mesh, whole, whole_rows
+from prompt_jax.plan.chips import GIB, chip_of
+from prompt_jax.sharding import Device, activation_spec, build_mesh, whole, whole_rows
 from prompt_jax.tasks import TASKS, parse_name
 from prompt_jax.train import compile_step, start
 from prompt_jax.trees import Frozen, Tree, Tuned
