@@ -8,60 +8,31 @@ Names are imported when they are first used, so that `import prompt_jax` costs n
 import importlib
 from typing import TYPE_CHECKING
 
-_HOMES = {
-    "Backbone": "backbones",
-    "Batch": "data",
-    "Batches": "data",
-    "BackboneConfig": "config",
-    "Config": "config",
-    "DataConfig": "config",
-    "EvalConfig": "config",
-    "InputError": "config",
-    "Injection": "forward",
-    "PeftFolder": "prompts",
-    "Prompt": "prompts",
-    "AdapterConfig": "methods",
-    "BiasConfig": "methods",
-    "DecomposedPromptConfig": "methods",
-    "DeepPromptConfig": "methods",
-    "FullConfig": "methods",
-    "HeadConfig": "methods",
-    "IA3Config": "methods",
-    "LoraConfig": "methods",
-    "MeshConfig": "config",
-    "MethodConfig": "config",
-    "MultitaskPromptConfig": "methods",
-    "NormConfig": "methods",
-    "PrefixTuningConfig": "methods",
-    "PromptAdapterConfig": "methods",
-    "PTuningConfig": "methods",
-    "PTuningV2Config": "methods",
-    "ResidualPromptConfig": "methods",
-    "UnionConfig": "methods",
-    "PromptTuningConfig": "methods",
-    "PromptTuningModel": "model",
-    "State": "train",
-    "SweepConfig": "config",
-    "Task": "tasks",
-    "TaskConfig": "config",
-    "TrainConfig": "config",
-    "compose": "prompts",
-    "compose_attention": "experiment",
-    "ensemble": "answers",
-    "recycle": "prompts",
-    "resolved": "config",
-    "fit": "train",
-    "init": "methods",
-    "load_backbone": "weights",
-    "load_prompt": "prompts",
-    "loss_fn": "losses",
-    "materialize": "methods",
-    "prepend": "forward",
-    "register_method": "methods",
-    "save_prompt": "prompts",
-    "start": "train",
-    "train_step": "train",
+_NAMES = {
+    "answers": "ensemble",
+    "backbones": "Backbone",
+    "config": (
+        "BackboneConfig Config DataConfig EvalConfig InputError MeshConfig MethodConfig "
+        "SweepConfig TaskConfig TrainConfig resolved"
+    ),
+    "data": "Batch Batches",
+    "experiment": "compose_attention",
+    "forward": "Injection prepend",
+    "losses": "loss_fn",
+    "methods": (
+        "AdapterConfig BiasConfig DecomposedPromptConfig DeepPromptConfig FullConfig HeadConfig "
+        "IA3Config LoraConfig MultitaskPromptConfig NormConfig PTuningConfig PTuningV2Config "
+        "PrefixTuningConfig PromptAdapterConfig PromptTuningConfig ResidualPromptConfig "
+        "UnionConfig init materialize register_method"
+    ),
+    "model": "PromptTuningModel",
+    "prompts": "PeftFolder Prompt compose load_prompt recycle save_prompt",
+    "tasks": "Task",
+    "train": "State fit start train_step",
+    "weights": "load_backbone",
 }
+"""Rooms, and what each gives to the package."""
+_HOMES = {name: room for room, names in _NAMES.items() for name in names.split()}
 
 __all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
 __version__ = "0.1.0"

@@ -61,9 +61,9 @@ def mistakes(config: ModelConfig) -> list[str]:
         lines.append(f"{jax.device_count() - used} of {jax.device_count()} devices are idle")
     if kind == "cpu" and jax.device_count() > 1:
         lines.append("these CPU devices are fake: good for tests, slower than one for work")
-    if jax.config.read("jax_enable_x64"):
+    if jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
         lines.append("jax_enable_x64 is on: some of the arithmetic is in float64, and slow")
-    if jax.config.read("jax_disable_jit"):
+    if jax.config.jax_disable_jit:  # pyright: ignore[reportAttributeAccessIssue]
         lines.append("jax_disable_jit is on: nothing is compiled")
     if mesh is not None and mesh.shape["data"] == 1 and mesh.shape["fsdp"] == 1:
         lines.append("rows are not shared out: larger batches need mesh.data or mesh.fsdp")

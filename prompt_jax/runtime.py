@@ -27,7 +27,9 @@ def prepare(distributed: DistributedConfig | None = None) -> None:
     import jax
 
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "prompt_jax" / "xla"
-    if jax.default_backend() != "cpu" and not jax.config.read("jax_compilation_cache_dir"):
+    # JAX gives its config these attributes when it is imported, where no type checker sees them.
+    folder = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
+    if jax.default_backend() != "cpu" and not folder:
         jax.config.update("jax_compilation_cache_dir", str(cache))
 
 
@@ -44,7 +46,8 @@ def quiet() -> None:
 
     # Every accelerator but the TPU comes as a plugin: then which one there is, JAX must find out.
     plugins = importlib.metadata.entry_points(group="jax_plugins")
-    if not (jax.config.read("jax_platforms") or plugins or importlib.util.find_spec("jax_plugins")):
+    platforms = jax.config.jax_platforms  # pyright: ignore[reportAttributeAccessIssue]
+    if not (platforms or plugins or importlib.util.find_spec("jax_plugins")):
         jax.config.update("jax_platforms", "cpu")
 
 

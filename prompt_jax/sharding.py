@@ -35,6 +35,8 @@ RULES = {
 }
 """Name of an axis -> axes of the mesh. What stands first chooses first; an axis of the mesh is
 given away once in an array, and only where it divides."""
+Grid: TypeAlias = Mesh | AbstractMesh
+"""The sizes of its axes are all that rules look at."""
 Device: TypeAlias = Any
 """A `jax.Device`, which has no public type."""
 ASSUMED_MEMORY = 16 * 2**30
@@ -43,9 +45,7 @@ ROOM = 0.4
 """What weights may take of a device; activations, caches and gathered layers have the rest."""
 
 
-def activation_spec(
-    names: Sequence[str | None], shape: Sequence[int], mesh: Mesh | AbstractMesh
-) -> PartitionSpec:
+def activation_spec(names: Sequence[str | None], shape: Sequence[int], mesh: Grid) -> PartitionSpec:
     """How an activation is split.
 
     The vocabulary may be split unevenly: XLA pads the last device's share, where an argument of a
@@ -54,9 +54,7 @@ def activation_spec(
     return PartitionSpec(*_split(names, shape, mesh, uneven="vocab"))
 
 
-def parameter_spec(
-    names: Sequence[str | None], shape: Sequence[int], mesh: Mesh | AbstractMesh
-) -> PartitionSpec:
+def parameter_spec(names: Sequence[str | None], shape: Sequence[int], mesh: Grid) -> PartitionSpec:
     """How a frozen leaf is split.
 
     What fits no rule, such as two heads of keys on four devices or an odd vocabulary, is split
@@ -77,7 +75,7 @@ def parameter_spec(
 
 
 def _split(
-    names: Sequence[str | None], shape: Sequence[int], mesh: Mesh | AbstractMesh, uneven: str = ""
+    names: Sequence[str | None], shape: Sequence[int], mesh: Grid, uneven: str = ""
 ) -> list[tuple[str, ...]]:
     parts: list[tuple[str, ...]] = [() for _ in names]
     taken = set()
@@ -92,7 +90,7 @@ def _split(
     return parts
 
 
-def _ways(part: Sequence[str], mesh: Mesh | AbstractMesh) -> int:
+def _ways(part: Sequence[str], mesh: Grid) -> int:
     return math.prod(mesh.shape[axis] for axis in part)
 
 
@@ -156,17 +154,17 @@ def describe(mesh: Mesh | None) -> str:
     return f"{mesh.size} {mesh.devices.flat[0].platform} devices: {sizes}"
 
 
-def row_ways(mesh: Mesh | None) -> int:
+def row_ways(mesh: Grid | None) -> int:
     """Parts that the rows of a batch are split into."""
     return 1 if mesh is None else _ways(RULES["batch"], mesh)
 
 
-def whole_rows(rows: int, mesh: Mesh | None) -> int:
+def whole_rows(rows: int, mesh: Grid | None) -> int:
     """The next number of rows that divides over the devices."""
     return -(-rows // row_ways(mesh)) * row_ways(mesh)
 
 
-def check_rows(rows: int, mesh: Mesh | None) -> None:
+def check_rows(rows: int, mesh: Grid | None) -> None:
     """Checks that a step's rows divide over the devices.
 
     Raises:

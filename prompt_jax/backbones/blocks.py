@@ -118,7 +118,7 @@ def attend(
     return jnp.concatenate([before, last], axis=2).swapaxes(1, 2)
 
 
-def _bias_of(bias: Bias, cut: Callable[[Array, int], Array]) -> Bias:
+def _bias_of(bias: Array | ByBucket, cut: Callable[[Array, int], Array]) -> Array | ByBucket:
     """A bias of the queries that `cut` takes along an axis."""
     if isinstance(bias, ByBucket):
         return ByBucket(bias.table, cut(bias.buckets, -2))
