@@ -15,7 +15,7 @@ from prompt_jax.backbones.quantised import LIMITS, bytes_of
 from prompt_jax.cli.arguments import task_of
 from prompt_jax.config import Config
 from prompt_jax.evaluate import evaluate
-from prompt_jax.experiment.data import load_mixture
+from prompt_jax.experiment.splits import load_mixture
 from prompt_jax.prompts import load_prompt
 from prompt_jax.weights import load_backbone
 

@@ -14,8 +14,8 @@ import time
 import jax
 import numpy as np
 
-from prompt_jax.backbones import Backbone
-from prompt_jax.backbones.causal import CausalConfig, init_params
+from prompt_jax.backbones import Backbone, init_params
+from prompt_jax.backbones.causal import CausalConfig
 from prompt_jax.forward import Injection
 from prompt_jax.generate import generate, read_once
 from prompt_jax.runtime import prepare

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from prompt_jax.config import Config, SweepConfig, TrainConfig
 from prompt_jax.experiment import load_data, sweep
-from prompt_jax.experiment.population import Population
+from prompt_jax.experiment.members import Population
 from prompt_jax.experiment.sweep import candidates
 from prompt_jax.runtime import prepare
 from prompt_jax.weights import load_backbone
@@ -43,10 +43,10 @@ def swept(config):
 def alone(config, backbone, data):
     """Seconds of a run of its own, and its best score."""
     begin, best = time.perf_counter(), 0.0
-    made = Population([config], backbone, [data])
+    member = Population([config], backbone, [data])
     for _ in range(0, config.train.steps, config.train.eval_every):
-        made.advance([0], config.train.eval_every)
-        best = max(best, next(iter(made.score(0).metrics.values())))
+        member.advance([0], config.train.eval_every, lambda *_: None, lambda: True)
+        best = max(best, member.judge(0).score)
     return time.perf_counter() - begin, best
 
 

@@ -20,12 +20,12 @@ from peft import PromptTuningConfig as PeftConfig
 from peft import get_peft_model
 from transformers import T5Config, T5ForConditionalGeneration
 
-from prompt_jax.backbones import Backbone
-from prompt_jax.backbones.t5 import PRESETS, init_params
-from prompt_jax.config import TrainConfig
+from prompt_jax.backbones import Backbone, init_params
+from prompt_jax.backbones.t5 import PRESETS
+from prompt_jax.config import PromptTuningConfig, TrainConfig
 from prompt_jax.data import Batch
 from prompt_jax.losses import loss_fn
-from prompt_jax.methods import PromptTuningConfig, init
+from prompt_jax.methods import init
 from prompt_jax.runtime import prepare
 from prompt_jax.train import compile_step, start
 

@@ -9,7 +9,7 @@ import hashlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import jax
 import numpy as np
@@ -17,10 +17,16 @@ import numpy as np
 from prompt_jax import disk
 from prompt_jax.config import InputError
 from prompt_jax.sharding import on_host
+from prompt_jax.trees import Tree
+
+if TYPE_CHECKING:
+    from orbax.checkpoint import CheckpointManager as Manager
+else:  # Orbax takes a second to import, and most commands write no checkpoint.
+    Manager: TypeAlias = object
 
 
 @contextlib.contextmanager
-def writing(folder: Path, *, keep: int = 2) -> Iterator[Any]:
+def writing(folder: Path, *, keep: int = 2) -> Iterator[Manager]:
     """`open_checkpoints`, which are all written when this ends.
 
     Raises:
@@ -34,7 +40,7 @@ def writing(folder: Path, *, keep: int = 2) -> Iterator[Any]:
             manager.close()
 
 
-def open_checkpoints(folder: Path, *, keep: int = 2) -> Any:
+def open_checkpoints(folder: Path, *, keep: int = 2) -> Manager:
     """An Orbax manager that writes asynchronously and keeps the latest `keep` steps.
 
     Of several processes one has it, and waits for no other.
@@ -57,7 +63,7 @@ def open_checkpoints(folder: Path, *, keep: int = 2) -> Any:
     return ocp.CheckpointManager(folder.absolute(), options=options)
 
 
-def save(manager: Any, step: int, state: Any) -> None:
+def save(manager: Manager, step: int, state: Tree) -> None:
     """Writes `state` in the background; a checkpoint appears whole or not at all.
 
     Raises:
@@ -65,7 +71,7 @@ def save(manager: Any, step: int, state: Any) -> None:
     """
     import orbax.checkpoint as ocp
 
-    # A copy: the next step donates these buffers while the write is still under way.
+    # A copy: the next step donates these buffers, and frees them while the write is under way.
     state = on_host(state)
     with disk.writing(Path(manager.directory)):
         manager.save(
@@ -77,7 +83,7 @@ def save(manager: Any, step: int, state: Any) -> None:
         )
 
 
-def restore(manager: Any, like: Any) -> tuple[int, Any] | None:
+def restore(manager: Manager, like: Tree) -> tuple[int, Tree] | None:
     """The newest step and its state, with the structure of `like`; None when nothing was saved.
 
     Raises:
@@ -104,10 +110,10 @@ def restore(manager: Any, like: Any) -> tuple[int, Any] | None:
             f"{remedy}"
         ) from error
     for name, target in targets.items():
-        found = np.shape(loaded["state"][name])
-        if found != target.shape:
+        shape = np.shape(loaded["state"][name])
+        if shape != target.shape:
             raise InputError(
-                f"checkpoint {folder} holds {name} of shape {list(found)}, and this run needs "
+                f"checkpoint {folder} holds {name} of shape {list(shape)}, and this run needs "
                 f"{list(target.shape)}; {remedy}"
             )
     # In the order of the tree: mapping over a dict sorted the targets.
@@ -122,12 +128,12 @@ def _is_no_error_of_orbax(record: logging.LogRecord) -> bool:
     return record.levelno < logging.ERROR or "orbax" not in record.pathname
 
 
-def _by_path(tree: Any) -> dict[str, Any]:
+def _by_path(tree: Tree) -> dict[str, Tree]:
     """A flat dict: it outlives changes in the classes of optimizer states."""
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
 
 
-def _digest(tree: Any) -> str:
+def _digest(tree: Tree) -> str:
     digest = hashlib.sha256()
     for name, leaf in sorted(_by_path(tree).items()):
         leaf = np.asarray(leaf)

@@ -16,7 +16,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NUMBER = re.compile(r"os(?: error |_error_code=')(\d+)")
 """How safetensors and TensorStore tell it, whose errors are none of the system's."""
 LOCKLESS = (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK, errno.EINVAL)
-"""And where a file system, such as a mounted bucket, has no locks."""
+"""What the system says where a file system, such as a mounted bucket, has no locks."""
 
 
 class DiskFullError(InputError):
@@ -41,10 +41,10 @@ def writing(place: Path, remedy: str = "choose another place") -> Iterator[None]
         number, reason = _reason(error)
         if reason is None:
             raise
-        what = f"cannot write {place}: {reason}"
+        message = f"cannot write {place}: {reason}"
         if number in FULL:
-            raise DiskFullError(f"{what}; free some space and run the command again") from error
-        raise InputError(f"{what}; {remedy}") from error
+            raise DiskFullError(f"{message}; free some space and run the command again") from error
+        raise InputError(f"{message}; {remedy}") from error
 
 
 def _reason(error: Exception) -> tuple[int | None, str | None]:

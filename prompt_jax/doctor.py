@@ -5,16 +5,15 @@ import math
 import platform
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
-from prompt_jax.backbones import boxed_shapes, shardings
-from prompt_jax.sharding import ASSUMED_MEMORY, AXES, ROOM, describe, device_memory
+from prompt_jax.backbones import ModelConfig, boxed_shapes, shardings
+from prompt_jax.sharding import ASSUMED_MEMORY, AXES, ROOM, Device, describe, device_memory
+from prompt_jax.trees import Mesh
 
 PACKAGES = ("prompt-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers")
 ACCELERATORS = {
@@ -22,14 +21,14 @@ ACCELERATORS = {
     "/dev/accel0": 'a TPU: pip install "prompt-jax[tpu]"',
     "/dev/vfio/0": 'a TPU: pip install "prompt-jax[tpu]"',
 }
-"""Where a device shows that JAX may have no plugin for."""
+"""Where a device shows itself to the system; JAX may lack the plugin for it."""
 
 
-def examine(config: Any) -> str:
+def examine(config: ModelConfig) -> str:
     """The report of `prompt-jax doctor`.
 
     Args:
-      config: of a backbone, on the mesh that it would have.
+      config: that of a backbone, on the mesh that it would have.
     """
     parts = {
         "versions": _versions(),
@@ -41,60 +40,60 @@ def examine(config: Any) -> str:
     return "\n\n".join(f"{name}\n" + "\n".join(f"  {x}" for x in p) for name, p in parts.items())
 
 
-def draw(config: Any) -> None:
+def draw(config: ModelConfig) -> None:
     """Prints which device holds which part of the embedding table."""
-    if config.mesh is not None:
-        leaf, own = _leaves(config)["embedding"]
+    leaf, sharding = _leaves(config)["embedding"]
+    if sharding is not None:
         print("\nembedding [V, D]")
-        jax.debug.visualize_sharding(leaf.shape, own)
+        jax.debug.visualize_sharding(leaf.shape, sharding)
 
 
-def mistakes(config: Any) -> list[str]:
+def mistakes(config: ModelConfig) -> list[str]:
     """What would run, and not as it was meant."""
     mesh, kind = config.mesh, jax.default_backend()
     used = 1 if mesh is None else mesh.size
-    found = []
+    lines = []
     if kind == "cpu":
-        found += [
-            f"JAX sees no {what}" for path, what in ACCELERATORS.items() if Path(path).exists()
+        lines += [
+            f"JAX sees no {name}" for path, name in ACCELERATORS.items() if Path(path).exists()
         ]
     if used < jax.device_count():
-        found.append(f"{jax.device_count() - used} of {jax.device_count()} devices are idle")
+        lines.append(f"{jax.device_count() - used} of {jax.device_count()} devices are idle")
     if kind == "cpu" and jax.device_count() > 1:
-        found.append("these CPU devices are fake: good for tests, slower than one for work")
-    if jax.config.jax_enable_x64:
-        found.append("jax_enable_x64 is on: some of the arithmetic is in float64, and slow")
-    if jax.config.jax_disable_jit:
-        found.append("jax_disable_jit is on: nothing is compiled")
+        lines.append("these CPU devices are fake: good for tests, slower than one for work")
+    if jax.config.read("jax_enable_x64"):
+        lines.append("jax_enable_x64 is on: some of the arithmetic is in float64, and slow")
+    if jax.config.read("jax_disable_jit"):
+        lines.append("jax_disable_jit is on: nothing is compiled")
     if mesh is not None and mesh.shape["data"] == 1 and mesh.shape["fsdp"] == 1:
-        found.append("rows are not shared out: larger batches need mesh.data or mesh.fsdp")
+        lines.append("rows are not shared out: larger batches need mesh.data or mesh.fsdp")
     size, room = _bytes_per_device(config), device_memory(jax.local_devices())
     if size > ROOM * room:
-        found.append(
+        lines.append(
             f"weights take {size / 1e9:.1f} of {room / 1e9:.1f} GB of a device: take more devices "
             "(mesh.fsdp auto, mesh.tensor auto) or frozen.dtype bfloat16"
         )
-    return found + _misfits(config)
+    return lines + _misfits(config)
 
 
-def _misfits(config: Any) -> list[str]:
+def _misfits(config: ModelConfig) -> list[str]:
     """Axes that the mesh does not divide, and what is done instead."""
     if config.mesh is None:
         return []
     tensor, fsdp = config.mesh.shape["tensor"], config.mesh.shape["fsdp"]
-    found = []
+    lines = []
     heads = getattr(config, "num_kv_heads", config.num_heads)
     if heads % tensor:
-        found.append(
+        lines.append(
             f"{heads} heads of keys on {tensor} devices of mesh.tensor: each computes them all; "
             f"a divisor of {heads} would share them"
         )
     if config.vocab_size % (tensor * fsdp):
-        found.append(
+        lines.append(
             f"a vocabulary of {config.vocab_size} on {tensor * fsdp} devices: the table is split "
             "along its width, and moved to split the logits"
         )
-    return found
+    return lines
 
 
 def _versions() -> list[str]:
@@ -108,7 +107,7 @@ def _versions() -> list[str]:
 
 
 def _devices() -> list[str]:
-    kinds: dict[str, list[Any]] = {}
+    kinds: dict[str, list[Device]] = {}
     for device in jax.devices():
         kinds.setdefault(f"{device.platform} {device.device_kind}", []).append(device)
     return [
@@ -117,16 +116,16 @@ def _devices() -> list[str]:
     ]
 
 
-def _gigabytes(devices: Sequence[Any]) -> str:
+def _gigabytes(devices: Sequence[Device]) -> str:
     size = device_memory(devices)
     return f"{size / 1e9:.1f} GB each{' (assumed)' if size == ASSUMED_MEMORY else ''}"
 
 
-def _hosts(devices: Sequence[Any]) -> int:
+def _hosts(devices: Sequence[Device]) -> int:
     return len({device.process_index for device in devices})
 
 
-def _mesh_rows(mesh: Any) -> list[str]:
+def _mesh_rows(mesh: Mesh | None) -> list[str]:
     if mesh is None:
         return []
     roles = ("rows", "rows, and weights", "heads, feed-forward, vocabulary")
@@ -135,19 +134,15 @@ def _mesh_rows(mesh: Any) -> list[str]:
     ]
 
 
-def _weights(config: Any) -> list[str]:
+def _weights(config: ModelConfig) -> list[str]:
     """A line a leaf, and what they are together on one device."""
     rows = [("leaf", "shape", "split over", "MB", "MB a device")]
-    for path, (leaf, own) in _leaves(config).items():
-        whole = leaf.size * jnp.dtype(config.dtype).itemsize
-        here = (
-            math.prod(own.shard_shape(leaf.shape)) * jnp.dtype(config.dtype).itemsize
-            if own
-            else whole
-        )
-        spec = _spec(own.spec if own else PartitionSpec())
-        shape = str(list(leaf.shape))
-        rows.append((path, shape, spec, f"{whole / 1e6:,.2f}", f"{here / 1e6:,.2f}"))
+    width = jnp.dtype(config.dtype).itemsize / 1e6
+    for path, (leaf, sharding) in _leaves(config).items():
+        part = sharding.shard_shape(leaf.shape) if sharding else leaf.shape
+        spec = _spec(sharding.spec if sharding else PartitionSpec())
+        sizes = (f"{leaf.size * width:,.2f}", f"{math.prod(part) * width:,.2f}")
+        rows.append((path, str(list(leaf.shape)), spec, *sizes))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(
@@ -160,24 +155,24 @@ def _weights(config: Any) -> list[str]:
     return [*lines, f"{total:.2f} GB in {config.dtype} on each device; prompts are whole on each"]
 
 
-def _spec(spec: Any) -> str:
+def _spec(spec: PartitionSpec) -> str:
     parts = ["+".join(p) if isinstance(p, tuple) else p or "-" for p in spec]
     return " ".join(parts) if set(parts) - {"-"} else "whole on each"
 
 
-def _leaves(config: Any) -> dict[str, tuple[Any, Any]]:
-    """Shape and sharding of every leaf, by path."""
+def _leaves(config: ModelConfig) -> dict[str, tuple[jax.ShapeDtypeStruct, NamedSharding | None]]:
+    """Shape and sharding of every leaf, by path; no sharding where one device has all."""
     shapes = jax.tree.leaves_with_path(nn.unbox(boxed_shapes(config)))
     places = [None] * len(shapes) if config.mesh is None else jax.tree.leaves(shardings(config))
     return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): (leaf, own)
-        for (path, leaf), own in zip(shapes, places, strict=True)
+        jax.tree_util.keystr(path, simple=True, separator="/"): (leaf, sharding)
+        for (path, leaf), sharding in zip(shapes, places, strict=True)
     }
 
 
-def _bytes_per_device(config: Any) -> int:
+def _bytes_per_device(config: ModelConfig) -> int:
     sizes = (
-        np.prod(own.shard_shape(leaf.shape) if own else leaf.shape)
-        for leaf, own in _leaves(config).values()
+        math.prod(sharding.shard_shape(leaf.shape) if sharding else leaf.shape)
+        for leaf, sharding in _leaves(config).values()
     )
     return int(sum(sizes)) * jnp.dtype(config.dtype).itemsize

@@ -11,7 +11,7 @@ from prompt_jax.answers import Progress, answer, head_of, readout_of, target_lik
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import DataConfig, EvalConfig
 from prompt_jax.forward import Injection
-from prompt_jax.metrics import measure
+from prompt_jax.metrics import Scores, measure
 from prompt_jax.sharding import whole_rows
 from prompt_jax.tasks import Example, Task
 from prompt_jax.tasks.task import check_some, kind_of
@@ -20,8 +20,8 @@ from prompt_jax.tasks.task import check_some, kind_of
 class Evaluation(NamedTuple):
     """How N examples were answered."""
 
-    metrics: dict[str, float]
-    """By name, the deciding one first."""
+    metrics: Scores
+    """By name, with the deciding one."""
     predictions: list[str]
     """In the order of the examples."""
     scores: Float[np.ndarray, "N C"] | None
@@ -71,9 +71,7 @@ def evaluate(
     return Evaluation(metrics, answers.predictions, answers.scores, log_likelihood)
 
 
-def baselines(
-    train: Sequence[Example], test: Sequence[Example], task: Task
-) -> dict[str, dict[str, float]]:
+def baselines(train: Sequence[Example], test: Sequence[Example], task: Task) -> dict[str, Scores]:
     """Metrics of answers that need no model: what a prompt has to beat.
 
     The most frequent label or tag of `train`, its mean number, or the input itself where the answer

@@ -11,7 +11,10 @@ import math
 import re
 import string
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
 
 from prompt_jax.config import InputError, choose
 
@@ -23,6 +26,24 @@ UNSPACED = re.compile(
     "\U00020000-\U0003ffff]"
 )
 """Thai, Lao, Burmese, Khmer, kana and Chinese characters: no spaces stand between their words."""
+
+
+class Scores(dict[str, float]):
+    """Metrics of some answers by name, and which of them decides.
+
+    Args:
+      values: name -> value.
+      deciding: the name of the metric that prompts are compared by.
+    """
+
+    def __init__(self, values: Mapping[str, float], deciding: str):
+        super().__init__(values)
+        self.deciding = deciding
+
+    @property
+    def score(self) -> float:
+        """The deciding metric."""
+        return self[self.deciding]
 
 
 def accuracy(predictions: Texts, references: Texts, labels: Texts = ()) -> float:
@@ -41,7 +62,8 @@ def macro_f1(predictions: Texts, references: Texts, labels: Texts = ()) -> float
     seen = {*predictions, *references}
     classes = [label for label in labels or sorted(set(references)) if label in seen]
     truth, answers = list(references), list(predictions)
-    return float(f1_score(truth, answers, labels=classes, average="macro", zero_division=0.0))
+    zero: Any = 0.0  # For the stubs of scikit-learn and seqeval this is a text.
+    return float(f1_score(truth, answers, labels=classes, average="macro", zero_division=zero))
 
 
 def matthews(predictions: Texts, references: Texts, labels: Texts = ()) -> float:
@@ -58,10 +80,10 @@ def correlation(kind: str, predictions: Texts, references: Texts, labels: Texts 
     """
     from scipy import stats
 
-    ours, theirs = [_number(text) for text in predictions], [_number(text) for text in references]
-    if len(set(ours)) < 2 or len(set(theirs)) < 2:
+    answers, truth = ([_number(text) for text in texts] for texts in (predictions, references))
+    if len(set(answers)) < 2 or len(set(truth)) < 2:
         return 0.0
-    return float({"pearson": stats.pearsonr, "spearman": stats.spearmanr}[kind](ours, theirs)[0])
+    return float({"pearson": stats.pearsonr, "spearman": stats.spearmanr}[kind](answers, truth)[0])
 
 
 def entity_f1(predictions: Texts, references: Texts, labels: Texts = ()) -> float:
@@ -82,7 +104,8 @@ def entity_f1(predictions: Texts, references: Texts, labels: Texts = ()) -> floa
                 f"entity_f1 counts what B-, I- and O mark, got the tag {tag!r}; use tag_accuracy"
             )
     answers = [[tag if _marks(tag) else "O" for tag in row] for row in answers]
-    return float(f1_score(truth, answers, zero_division=0))
+    zero: Any = 0
+    return float(np.mean(f1_score(truth, answers, zero_division=zero)))
 
 
 def _marks(tag: str) -> bool:
@@ -93,7 +116,7 @@ def tag_accuracy(predictions: Texts, references: Texts, labels: Texts = ()) -> f
     """The share of words that have the right tag."""
     truth, answers = _tagged(predictions, references)
     pairs = zip(sum(truth, []), sum(answers, []), strict=True)
-    return _mean(ours == theirs for ours, theirs in pairs)
+    return _mean(tag == answer for tag, answer in pairs)
 
 
 def exact_match(predictions: Texts, references: References, labels: Texts = ()) -> float:
@@ -164,15 +187,16 @@ def normalize(text: str) -> str:
 
 def measure(
     names: Sequence[str], predictions: Texts, references: References, labels: Texts = ()
-) -> dict[str, float]:
-    """Metrics by name, in the order of `names`.
+) -> Scores:
+    """Metrics by name, of which the first one decides.
 
     Raises:
       InputError: an unknown name, no answers, or not as many answers as references.
     """
     for name in names:
         choose("metric", name, METRICS)
-    return {name: METRICS[name](predictions, references, labels) for name in names}
+    scores = {name: METRICS[name](predictions, references, labels) for name in names}
+    return Scores(scores, deciding=names[0])
 
 
 def _overlap(prediction: str, reference: str) -> float:
@@ -221,8 +245,8 @@ def _checked(metric: Metric) -> Metric:
                 f"a metric needs as many answers as references and at least one, got "
                 f"{len(predictions)} and {len(references)}; give one answer a reference"
             )
-        given = references if several else [r if isinstance(r, str) else r[0] for r in references]
-        return metric(predictions, given, labels)
+        first = [r if isinstance(r, str) else r[0] for r in references]
+        return metric(predictions, references if several else first, labels)
 
     return checked
 

@@ -5,7 +5,6 @@ model multiplies the rows of all of them at once. A member's numbers are those i
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -15,18 +14,19 @@ from prompt_jax.config import InputError, MethodConfig, TrainConfig
 from prompt_jax.data import Batch, Batches
 from prompt_jax.losses import Loss
 from prompt_jax.sharding import place_rows, rows_of, whole
-from prompt_jax.train import Member, State, run_steps, train_step
+from prompt_jax.train import Aux, Member, State, run_steps, train_step
+from prompt_jax.trees import Mesh, Tree, Tuned
 
-AfterStep = Callable[[int, Any, dict[str, np.ndarray]], bool]
+AfterStep = Callable[[int, State | None, dict[str, np.ndarray]], None]
 
 
-def stack(trees: Sequence[Any]) -> Any:
+def stack(trees: Sequence[Tree]) -> Tree:
     """One tree with N in front of every leaf, on the host."""
     return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *trees)
 
 
-def member(trees: Any, index: int) -> Any:
-    """One of N."""
+def member(trees: Tree, index: int) -> Tree:
+    """The tree of one member among those of N."""
     return jax.tree.map(lambda leaf: leaf[index], trees)
 
 
@@ -52,27 +52,27 @@ def check_lengths(methods: Sequence[MethodConfig]) -> None:
         )
 
 
-def padded(tuned: Any, method: MethodConfig, length: int) -> Any:
+def padded(tuned: Tuned, method: MethodConfig, length: int) -> Tuned:
     """A tuned tree with virtual tokens of zeros on the left, as many as `length` in all."""
-    more = length - length_of(method)
-    if not more:
+    missing = length - length_of(method)
+    if not missing:
         return tuned
     axis = _virtual_axis(method)
 
-    def pad(leaf: Any) -> np.ndarray:
+    def pad(leaf: Array | np.ndarray) -> np.ndarray:
         widths = [(0, 0)] * np.ndim(leaf)
-        widths[axis] = (more, 0)
+        widths[axis] = (missing, 0)
         return np.pad(np.asarray(leaf), widths)
 
     return jax.tree.map(pad, tuned)
 
 
-def cut(tuned: Any, method: MethodConfig, length: int) -> Any:
-    """The reverse of `padded`."""
-    more = length - length_of(method)
-    if not more:
+def cut(tuned: Tuned, method: MethodConfig, length: int) -> Tuned:
+    """A tuned tree without the virtual tokens that `padded` added."""
+    missing = length - length_of(method)
+    if not missing:
         return tuned
-    place = (Ellipsis, slice(more, None), *[slice(None)] * (-_virtual_axis(method) - 1))
+    place = (Ellipsis, slice(missing, None), *[slice(None)] * (-_virtual_axis(method) - 1))
     return jax.tree.map(lambda leaf: leaf[place], tuned)
 
 
@@ -103,30 +103,31 @@ def members_of(
 
 
 def compile_population_step(
-    loss: Loss, config: TrainConfig, mesh: Any = None
-) -> Callable[..., Any]:
+    loss: Loss, config: TrainConfig, mesh: Mesh | None = None
+) -> jax.stages.Wrapped:
     """`step(states, frozen, batches, members)`, jitted: N prompts, each as in `train_step`.
 
     All arguments but the frozen tree have N in front. The states are donated.
     """
 
-    def own(frozen: Any, state: State, batch: Any, member: Member) -> Any:
+    def alone(frozen: Tree, state: State, batch: Batch, member: Member) -> tuple[State, Aux]:
         return train_step(loss, config, state, frozen, batch, member)
 
-    def step(states: State, frozen: Any, batches: Any, members: Member) -> Any:
-        each = (states, batches, members)
+    def step(states: State, frozen: Tree, batches: Batch, members: Member) -> tuple[State, Aux]:
+        mapped = (states, batches, members)
         if len(states.step) > 1:
-            return jax.vmap(own, in_axes=(None, 0, 0, 0))(frozen, *each)
+            return jax.vmap(alone, in_axes=(None, 0, 0, 0))(frozen, *mapped)
         # An axis of one costs small batches a third of their speed on CPU.
-        only = own(frozen, *jax.tree.map(lambda leaf: leaf[0], each))
+        only = alone(frozen, *jax.tree.map(lambda leaf: leaf[0], mapped))
         return jax.tree.map(lambda leaf: leaf[None], only)
 
     if mesh is None:
         return jax.jit(step, donate_argnums=0)
+    # States stay where their members are; the compiler, left to itself, might gather them.
     return jax.jit(step, donate_argnums=0, out_shardings=(rows_of(mesh), whole(mesh)))
 
 
-def check_mesh(mesh: Any) -> None:
+def check_whole_models(mesh: Mesh | jax.sharding.AbstractMesh | None) -> None:
     """Checks that members can be shared out over a mesh, each device having a whole model.
 
     Raises:
@@ -140,14 +141,14 @@ def check_mesh(mesh: Any) -> None:
         )
 
 
-def stacked_batches(members: Sequence[Batches], steps: Iterable[Sequence[int]]) -> Iterator[Batch]:
+def stacked_batches(members: Sequence[Batches], steps: Iterable[np.ndarray]) -> Iterator[Batch]:
     """The batches of N members at each one's own step, [N, B, T], padded to the longest.
 
     Args:
       steps: for every step of the population, those of its members.
     """
-    for own in steps:
-        yield joined([batches[int(step)] for batches, step in zip(members, own, strict=True)])
+    for numbers in steps:
+        yield joined([batches[int(step)] for batches, step in zip(members, numbers, strict=True)])
 
 
 def joined(batches: Sequence[Batch]) -> Batch:
@@ -155,46 +156,42 @@ def joined(batches: Sequence[Batch]) -> Batch:
 
     def join(*leaves: np.ndarray) -> np.ndarray:
         shape = (len(leaves), *np.max([leaf.shape for leaf in leaves], axis=0))
-        whole = np.zeros(shape, leaves[0].dtype)
-        for own, leaf in zip(whole, leaves, strict=True):
-            own[tuple(map(slice, leaf.shape))] = leaf
-        return whole
+        padded = np.zeros(shape, leaves[0].dtype)
+        for rows, leaf in zip(padded, leaves, strict=True):
+            rows[tuple(map(slice, leaf.shape))] = leaf
+        return padded
 
     return jax.tree.map(join, *batches)
 
 
 def fit_population(
-    step_fn: Callable[..., Any],
+    step_fn: Callable[..., tuple[State, Aux]],
     states: State,
-    frozen: Any,
+    frozen: Tree,
     batches: Iterable[Batch],
     members: Member,
     *,
     after_step: AfterStep | None = None,
-    due: Callable[[int], bool] | None = None,
-    mesh: Any = None,
+    mesh: Mesh | None = None,
 ) -> State:
     """Runs a step of all members for every batch and hands each result to `after_step`.
 
     A member whose loss is no longer a number harms no other; what is to become of it is up to
-    `after_step`, which is given the number of steps of this call, the states and, by name, the
-    metrics [N] of all members, and ends training by returning True. It must not keep the states'
-    arrays: the next step donates them.
+    `after_step`, which is given the number of steps of this call, the states behind the last one
+    and else None, and the metrics [N] of all members by name.
 
     Args:
       step_fn: of `compile_population_step`; it compiles once for N and the lengths of a batch.
-      due: as for `fit`.
       mesh: that of the backbone; each device has its part of the members.
     """
     states, members = (place_rows(tree, mesh) for tree in (states, members))
-    if due is None:
-        due = lambda _: after_step is not None  # noqa: E731
 
-    def one(states: State, batch: Batch) -> tuple[State, dict[str, Array]]:
+    def step(states: State, batch: Batch) -> tuple[State, Aux]:
         return step_fn(states, frozen, place_rows(batch, mesh), members)
 
-    def report(step: int, states: State | None, metrics: dict[str, Array]) -> bool:
-        rows = jax.tree.map(np.asarray, jax.device_get(metrics))
-        return bool(after_step and after_step(step, states, rows))
+    def report(step: int, states: State | None, metrics: Aux) -> bool:
+        if after_step is not None:
+            after_step(step, states, jax.tree.map(np.asarray, jax.device_get(metrics)))
+        return False
 
-    return run_steps(one, states, batches, report, due)
+    return run_steps(step, states, batches, report, due=lambda _: False)

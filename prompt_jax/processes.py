@@ -14,12 +14,13 @@ import platform
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import numpy as np
 
 from prompt_jax.config import DistributedConfig, InputError
+from prompt_jax.trees import Tree
 
 T = TypeVar("T")
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy")
@@ -32,12 +33,14 @@ def join(config: DistributedConfig) -> None:
       InputError: the others cannot be reached.
     """
     address = config.coordinator_address
-    given = {"cluster_detection_method": "deactivate"} if address else {}
     if not (address or config.detect):
         return
     try:
         jax.distributed.initialize(
-            address or None, config.num_processes, config.process_id, **given
+            address or None,
+            config.num_processes,
+            config.process_id,
+            cluster_detection_method="deactivate" if address else None,
         )
     except ValueError:  # So JAX says that it found nobody.
         if address:
@@ -57,8 +60,8 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def from_first(tree: Any) -> Any:
-    """What the first process has, in all; numpy arrays of the same shapes everywhere."""
+def from_first(tree: Tree) -> Tree:
+    """The first process's tree in all of them: numpy arrays, of the same shapes everywhere."""
     if jax.process_count() == 1:
         return tree
     from jax.experimental import multihost_utils
@@ -67,16 +70,17 @@ def from_first(tree: Any) -> Any:
 
 
 def from_all(text: str) -> list[str]:
-    """What every process has to say."""
+    """The text of every process, in all of them."""
     if jax.process_count() == 1:
         return [text]
     from jax.experimental import multihost_utils
 
-    own = np.frombuffer(text.encode(), np.uint8)
-    lengths = np.ravel(multihost_utils.process_allgather(np.int32(len(own))))
-    padded = np.pad(own, (0, int(lengths.max()) - len(own)))
-    found = np.asarray(multihost_utils.process_allgather(padded)).reshape(len(lengths), -1)
-    return [row[:n].tobytes().decode() for row, n in zip(found, lengths, strict=True)]
+    # Only arrays of one shape everywhere are gathered, so all are as long as the longest.
+    letters = np.frombuffer(text.encode(), np.uint8)
+    lengths = np.ravel(multihost_utils.process_allgather(np.int32(len(letters))))
+    padded = np.pad(letters, (0, int(lengths.max()) - len(letters)))
+    rows = np.asarray(multihost_utils.process_allgather(padded)).reshape(len(lengths), -1)
+    return [row[:n].tobytes().decode() for row, n in zip(rows, lengths, strict=True)]
 
 
 def together(work: Callable[[], T]) -> T:
@@ -87,19 +91,19 @@ def together(work: Callable[[], T]) -> T:
     """
     if jax.process_count() == 1:
         return work()
-    result: Any = None
-    mistake = ""
+    results, mistake = [], ""
     try:
-        result = work()
+        results.append(work())
     except InputError as error:
         mistake = str(error)
     for index, text in enumerate(from_all(mistake)):
         if text:
             raise InputError(f"process {index}: {text}")
+    (result,) = results
     return result
 
 
-def check_alike(facts: Mapping[str, Any]) -> None:
+def check_alike(facts: Mapping[str, object]) -> None:
     """Checks that all processes have the same.
 
     Args:
@@ -109,21 +113,23 @@ def check_alike(facts: Mapping[str, Any]) -> None:
       InputError: one has something else than the first.
     """
     first, *others = (json.loads(text) for text in from_all(json.dumps(_flat(facts))))
-    for index, other in enumerate(others, start=1):
-        for name in {**first, **other}:
-            ours, theirs = (each.get(name, "nothing") for each in (first, other))
-            if ours != theirs:
+    for index, process in enumerate(others, start=1):
+        for name in {**first, **process}:
+            value, expected = process.get(name, "nothing"), first.get(name, "nothing")
+            if value != expected:
                 raise InputError(
-                    f"{name} is {theirs} in process {index} and {ours} in process 0; start all "
+                    f"{name} is {value} in process {index} and {expected} in process 0; start all "
                     "processes with the same command, code, libraries and data"
                 )
 
 
-def _flat(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
+def _flat(facts: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
     for name, value in facts.items():
-        own = {prefix + name: value}
-        flat.update(_flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else own)
+        if isinstance(value, Mapping):
+            flat.update(_flat(value, f"{prefix}{name}."))
+        else:
+            flat[prefix + name] = value
     return flat
 
 
@@ -142,7 +148,7 @@ def code() -> dict[str, str]:
 
 @contextlib.contextmanager
 def elsewhere() -> Iterator[Path | None]:
-    """Where a process writes what only the first one has to keep; None is that one's own folder."""
+    """A folder for what only the first process keeps; None in that one, which has the run's."""
     if is_first():
         yield None
         return
@@ -151,9 +157,9 @@ def elsewhere() -> Iterator[Path | None]:
 
 
 def preempted(step: int) -> bool:
-    """Whether all processes end after this step, since one of them got SIGTERM.
+    """Whether all processes end before this step, since one of them got SIGTERM.
 
-    To be asked at every step by all: JAX agrees on one that none of them has passed yet.
+    All have to ask once before every step: JAX agrees on one that none of them has passed yet.
     """
     if jax.process_count() == 1:
         return False

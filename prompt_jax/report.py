@@ -1,19 +1,55 @@
 """What a run tells at its end: a table, a curve, the nearest words, and report.md."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, NamedTuple
 
 from prompt_jax import disk
+from prompt_jax.metrics import Scores
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+else:  # Matplotlib is imported where something is drawn.
+    Figure = object
 
 
-def table(results: dict[str, dict[str, dict[str, float]]]) -> list[list[str]]:
+class Candidate(NamedTuple):
+    """A line of the table of a sweep."""
+
+    number: int
+    choices: dict[str, float | str]
+    """What sets it apart from other candidates, by field."""
+    steps: int
+    score: float
+    """Its best on validation; -inf where it never had a prompt of finite numbers."""
+    best_step: int
+
+    @property
+    def row(self) -> list[float | str | None]:
+        """The line for programs; its score is None instead of -inf, which is no JSON."""
+        score = None if self.score == float("-inf") else self.score
+        return [self.number, *self.choices.values(), self.steps, score, self.best_step]
+
+    @property
+    def cells(self) -> list[str]:
+        """The line as it is printed."""
+        chosen = map(_text, self.choices.values())
+        return [
+            str(self.number),
+            *chosen,
+            str(self.steps),
+            f"{self.score:.3f}",
+            str(self.best_step),
+        ]
+
+
+def table(results: Mapping[str, Mapping[str, Scores]]) -> list[list[str]]:
     """Rows of cells: a column a test set, a row a way to answer, the deciding metric in each.
 
     Args:
-      results: way to answer -> test set -> metric name -> value, the deciding metric first.
+      results: way to answer -> test set -> metrics.
     """
-    deciding = {name: next(iter(m)) for sets in results.values() for name, m in sets.items()}
+    deciding = {name: scores.deciding for sets in results.values() for name, scores in sets.items()}
     alike = len(set(deciding.values())) == 1
     names = list(deciding)
     head = names if alike else [f"{name} ({metric})" for name, metric in deciding.items()]
@@ -31,6 +67,22 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in [head, rule, *body])
 
 
+def new_figure(width: float, height: float) -> Figure:
+    """An empty picture of so many inches, that needs no screen."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure as Canvas
+
+    figure = Canvas(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save_figure(path: Path, figure: Figure) -> None:
+    """Writes a picture as a PNG."""
+    with disk.replacing(path) as fresh:
+        figure.savefig(fresh, dpi=120)
+
+
 def draw_curve(
     path: Path,
     rows: Sequence[dict[str, float]],
@@ -45,11 +97,7 @@ def draw_curve(
       metric: name of the validation metric.
       rival: a way to answer without a prompt and its score, drawn as a line to beat.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(8, 4.5)
     losses = figure.subplots()
     steps = [row["step"] for row in rows if "loss" in row]
     losses.plot(steps, [row["loss"] for row in rows if "loss" in row], color="0.75", lw=1)
@@ -62,8 +110,7 @@ def draw_curve(
         scores.axhline(rival[1], color="tab:red", ls="--", lw=1, label=rival[0])
     scores.set_ylabel(f"validation {metric}", color="tab:blue")
     scores.legend(loc="center right", frameon=False)
-    with disk.replacing(path) as fresh:
-        figure.savefig(fresh, dpi=120)
+    save_figure(path, figure)
 
 
 def draw_methods(
@@ -80,11 +127,7 @@ def draw_methods(
       metric: name of the score.
       rival: a way to answer without any and its score, drawn as a line to beat.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(8, 5)
     axes = figure.subplots()
     name, level = rival
     axes.axhline(level, color="tab:red", ls="--", lw=1)
@@ -101,12 +144,16 @@ def draw_methods(
         axes.annotate(name, (trained, score), xytext=(5, 4), textcoords="offset points")
     axes.set(xscale="log", xlabel="numbers trained", ylabel=metric)
     axes.margins(x=0.2)
-    with disk.replacing(path) as fresh:
-        figure.savefig(fresh, dpi=120)
+    save_figure(path, figure)
 
 
 def write_report(
-    path: Path, *, title: str, facts: dict[str, Any], rows: Sequence[Sequence[str]], words: str
+    path: Path,
+    *,
+    title: str,
+    facts: Mapping[str, object],
+    rows: Sequence[Sequence[str]],
+    words: str,
 ) -> None:
     """report.md: facts, the table of results, the curve and the nearest words."""
     lines = [f"# {title}", "", markdown(rows), "", "![curve](curve.png)", ""]
@@ -117,7 +164,7 @@ def write_report(
 
 def draw_sweep(
     path: Path,
-    cells: Sequence[Sequence[str]],
+    candidates: Sequence[Candidate],
     curves: Sequence[Sequence[dict[str, float]]],
     metric: str,
 ) -> None:
@@ -125,63 +172,53 @@ def draw_sweep(
 
     Args:
       path: the file.
-      cells: the table of a sweep: `candidate`, what was chosen, and from `steps` on what came out.
+      candidates: all of them, the best first.
       curves: rows of metrics of every candidate, by its own steps.
       metric: name of the validation metric.
     """
     from matplotlib import colormaps
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
 
-    head, *rows = cells
-    names, score = [*head[1 : head.index("steps")], "score"], head.index("score")
-    found = {int(row[0]): float(row[score]) for row in rows}
-    real = [value for value in found.values() if value > float("-inf")] or [0.0]
-    low, span = min(real), max(max(real) - min(real), 1e-9)
-    colours = {i: colormaps["viridis"](max(0.0, (v - low) / span)) for i, v in found.items()}
-    figure = Figure(figsize=(13, 5), layout="constrained")
-    FigureCanvasAgg(figure)
+    # The best is drawn last, over all others.
+    order = sorted(candidates, key=lambda candidate: candidate.score)
+    scores = [c.score for c in order if c.score > float("-inf")] or [0.0]
+    low, span = scores[0], max(scores[-1] - scores[0], 1e-9)
+    heights = {c.number: (c.score - low) / span for c in order}
+    colours = {i: colormaps["viridis"](max(0.0, height)) for i, height in heights.items()}
+    widths = {c.number: 3 if c is order[-1] else 1.2 for c in order}
+    figure = new_figure(13, 5)
     left, right = figure.subplots(1, 2, width_ratios=(1.3, 1))
-    places = [_places([row[head.index(name)] for row in rows]) for name in names]
-    places[-1] = {row[score]: (float(row[score]) - low) / span for row in rows}
-    order = sorted(rows, key=lambda row: found[int(row[0])])
-    for row in order:
-        heights = [at[row[head.index(name)]] for name, at in zip(names, places, strict=True)]
-        best = row is order[-1]
-        left.plot(heights, color=colours[int(row[0])], lw=3 if best else 1.2, alpha=0.9)
-    for x, at in enumerate(places):
+    names = list(order[0].choices)
+    places = [_places([c.choices[name] for c in order]) for name in names]
+    for c in order:
+        line = [place[c.choices[name]] for name, place in zip(names, places, strict=True)]
+        line.append(heights[c.number])
+        left.plot(line, color=colours[c.number], lw=widths[c.number], alpha=0.9)
+    ends = {f"{c.score:.3f}": heights[c.number] for c in (order[0], order[-1])}
+    marks = [{_text(value): at for value, at in place.items()} for place in places]
+    for x, heights_of in enumerate([*marks, ends]):
         left.axvline(x, color="0.8", lw=1, zorder=0)
-        ends = [order[0][score], order[-1][score]]
-        for value in dict.fromkeys(at if x < len(names) - 1 else ends):
-            left.annotate(value, (x, at[value]), xytext=(4, 2), textcoords="offset points", size=8)
-    left.set(xticks=range(len(names)), xticklabels=[n.replace("_", " ") for n in names], yticks=[])
-    left.set_xlim(-0.1, len(names) - 0.6)
+        for text, at in heights_of.items():
+            left.annotate(text, (x, at), xytext=(4, 2), textcoords="offset points", size=8)
+    titles = [name.replace("_", " ") for name in (*names, "score")]
+    left.set(xticks=range(len(titles)), xticklabels=titles, yticks=[])
+    left.set_xlim(-0.1, len(titles) - 0.6)
     left.spines[["top", "right", "left", "bottom"]].set_visible(False)
-    for row in order:
-        points = [
-            (each["step"], each[f"validation/{metric}"])
-            for each in curves[int(row[0])]
-            if f"validation/{metric}" in each
-        ]
+    name = f"validation/{metric}"
+    for i in (c.number for c in order):
+        points = [(row["step"], row[name]) for row in curves[i] if name in row]
         if points:
-            wide = 3 if row is order[-1] else 1.2
-            right.plot(
-                *zip(*points, strict=True), color=colours[int(row[0])], lw=wide, marker="o", ms=3
-            )
-            right.annotate(row[0], points[-1], xytext=(4, 0), textcoords="offset points", size=8)
+            style = {"color": colours[i], "lw": widths[i], "marker": "o", "ms": 3}
+            right.plot(*zip(*points, strict=True), **style)
+            right.annotate(str(i), points[-1], xytext=(4, 0), textcoords="offset points", size=8)
     right.set(xlabel="step", ylabel=f"validation {metric}")
-    with disk.replacing(path) as fresh:
-        figure.savefig(fresh, dpi=120)
+    save_figure(path, figure)
 
 
-def _places(values: Sequence[str]) -> dict[str, float]:
+def _places(values: Sequence[float | str]) -> dict[float | str, float]:
     """Evenly spaced heights of different values, numbers in their order."""
-
-    def key(value: str) -> tuple[bool, float, str]:
-        try:
-            return False, float(value), value
-        except ValueError:
-            return True, 0.0, value
-
-    different = sorted(set(values), key=key)
+    different = sorted(set(values), key=lambda v: (isinstance(v, str), v))
     return {value: i / max(len(different) - 1, 1) for i, value in enumerate(different)}
+
+
+def _text(value: float | str) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

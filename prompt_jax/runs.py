@@ -27,19 +27,17 @@ from prompt_jax.config import (
     to_json,
 )
 
+Row = dict[str, float]
+"""What is known of a step, by name."""
 LOCK = ".lock"
 REMEDY = "give another --out"
 OWN_FILES = (
-    LOCK,
-    "prompt",
-    "checkpoints",
-    "config.json",
-    "metrics.jsonl",
-    "metrics.csv",
-    "curve.png",
+    *(LOCK, "prompt", "checkpoints", "config.json", "metrics.jsonl", "metrics.csv", "curve.png"),
+    *("report.md", "tensorboard", "profile", "tasks"),
+    *("sweep_config.json", "sweep.md", "sweep.json", "sweep.png"),
+    *("compare.md", "compare.json", "compare.png"),
 )
-OWN_FILES += ("report.md", "tensorboard", "sweep_config.json", "sweep.md", "sweep.json")
-OWN_FILES += ("sweep.png", "tasks", "compare.md", "compare.json", "compare.png")
+"""What runs write; `--overwrite` refuses a folder that holds anything else."""
 
 
 @contextlib.contextmanager
@@ -136,7 +134,7 @@ def read_config(folder: Path) -> Config:
     return from_json(Config, values)
 
 
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
+def read_metrics(folder: Path) -> list[Row]:
     """The rows of a run's metrics; a last line that a kill cut short is left out."""
     path, rows = folder / "metrics.jsonl", []
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
@@ -161,7 +159,7 @@ class Metrics(contextlib.AbstractContextManager):
         self._file = self._path.open("a", encoding="utf-8")
         self._board = _board(folder / "tensorboard") if tensorboard else None
 
-    def add(self, row: dict[str, float]) -> None:
+    def add(self, row: Row) -> None:
         """Appends the row of a step."""
         self.rows.append(row)
         with disk.writing(self._path):

@@ -7,13 +7,15 @@ so every prompt and every optimizer state, is replicated. Without a mesh nothing
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import ArrayLike
 
 from prompt_jax.config import InputError, MeshConfig
+from prompt_jax.trees import Tree
 
 AXES = ("data", "fsdp", "tensor")
 RULES = {
@@ -33,13 +35,17 @@ RULES = {
 }
 """Name of an axis -> axes of the mesh. What stands first chooses first; an axis of the mesh is
 given away once in an array, and only where it divides."""
+Device: TypeAlias = Any
+"""A `jax.Device`, which has no public type."""
 ASSUMED_MEMORY = 16 * 2**30
 """Bytes of a device that does not tell, as on CPU; a TPU v5e has as many."""
 ROOM = 0.4
 """What weights may take of a device; activations, caches and gathered layers have the rest."""
 
 
-def activation_spec(names: Sequence[str | None], shape: Sequence[int], mesh: Any) -> PartitionSpec:
+def activation_spec(
+    names: Sequence[str | None], shape: Sequence[int], mesh: Mesh | AbstractMesh
+) -> PartitionSpec:
     """How an activation is split.
 
     The vocabulary may be split unevenly: XLA pads the last device's share, where an argument of a
@@ -48,12 +54,15 @@ def activation_spec(names: Sequence[str | None], shape: Sequence[int], mesh: Any
     return PartitionSpec(*_split(names, shape, mesh, uneven="vocab"))
 
 
-def parameter_spec(names: Sequence[str | None], shape: Sequence[int], mesh: Any) -> PartitionSpec:
+def parameter_spec(
+    names: Sequence[str | None], shape: Sequence[int], mesh: Mesh | AbstractMesh
+) -> PartitionSpec:
     """How a frozen leaf is split.
 
     What fits no rule, such as two heads of keys on four devices or an odd vocabulary, is split
     along `embed` instead. A vector of that width is replicated: gathering it would cost more.
     """
+    # Norms and biases, with layers in front or not.
     if [name for name in names if name != "layers"] == ["embed"]:
         return PartitionSpec()
     parts = _split(names, shape, mesh)
@@ -68,10 +77,11 @@ def parameter_spec(names: Sequence[str | None], shape: Sequence[int], mesh: Any)
 
 
 def _split(
-    names: Sequence[str | None], shape: Sequence[int], mesh: Any, uneven: str = ""
+    names: Sequence[str | None], shape: Sequence[int], mesh: Mesh | AbstractMesh, uneven: str = ""
 ) -> list[tuple[str, ...]]:
     parts: list[tuple[str, ...]] = [() for _ in names]
     taken = set()
+    # In the order of the rules and not of the axes: a table's words choose before its width.
     ranked = [i for rule in RULES for i, name in enumerate(names) if name == rule]
     for i in ranked:
         for axis in RULES[names[i] or ""]:
@@ -82,24 +92,11 @@ def _split(
     return parts
 
 
-def _ways(part: Sequence[str], mesh: Any) -> int:
+def _ways(part: Sequence[str], mesh: Mesh | AbstractMesh) -> int:
     return math.prod(mesh.shape[axis] for axis in part)
 
 
-def constrain(x: Any, mesh: Any, *names: str | None) -> Any:
-    """An activation split by the names of its first axes; `x` itself without a mesh.
-
-    XLA finds most of a program's layout by itself, from that of the weights. It is told where a
-    wrong guess would gather: the residual stream, tokens and states that meet the vocabulary,
-    logits, caches.
-    """
-    if mesh is None:
-        return x
-    spec = activation_spec(names, x.shape, mesh)
-    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
-
-
-def place_rows(tree: Any, mesh: Any) -> Any:
+def place_rows(tree: Tree, mesh: Mesh | None) -> Tree:
     """Arrays whose rows are shared out over devices; those whose rows do not divide, on all.
 
     Every process has all rows, and puts on its devices those that they hold.
@@ -107,14 +104,14 @@ def place_rows(tree: Any, mesh: Any) -> Any:
     if mesh is None:
         return tree
 
-    def place(leaf: Any) -> Any:
+    def place(leaf: ArrayLike) -> jax.Array:
         spec = activation_spec(("batch",), np.shape(leaf), mesh)
         return _put(leaf, NamedSharding(mesh, spec))
 
     return jax.tree.map(place, tree)
 
 
-def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:
+def _put(leaf: ArrayLike, sharding: NamedSharding) -> jax.Array:
     """An array on its devices; on those of this process where there are others."""
     if sharding.is_fully_addressable:
         return jax.device_put(leaf, sharding)
@@ -122,35 +119,36 @@ def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:
     return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
 
 
-def whole(mesh: Any) -> NamedSharding:
+def whole(mesh: Mesh) -> NamedSharding:
     """Whole on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
-def rows_of(mesh: Any) -> NamedSharding:
+def rows_of(mesh: Mesh) -> NamedSharding:
     """The first axis shared out as the rows of a batch are."""
     return NamedSharding(mesh, PartitionSpec(RULES["batch"]))
 
 
-def replicate(tree: Any, mesh: Any) -> Any:
+def replicate(tree: Tree, mesh: Mesh | None) -> Tree:
     """A prompt, or a training state, whole on every device."""
     return tree if mesh is None else jax.tree.map(lambda leaf: _put(leaf, whole(mesh)), tree)
 
 
-def on_host(tree: Any) -> Any:
+def on_host(tree: Tree) -> Tree:
     """Numpy copies of whole arrays, in every process; all have to ask."""
 
-    def fetch(leaf: Any) -> np.ndarray:
+    def fetch(leaf: ArrayLike) -> np.ndarray:
         if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated:
             return np.array(leaf)
         from jax.experimental import multihost_utils
 
+        # Tiled joins the parts; without it each process would be an axis of its own.
         return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
 
     return jax.tree.map(fetch, tree)
 
 
-def describe(mesh: Any) -> str:
+def describe(mesh: Mesh | None) -> str:
     """The devices in words."""
     if mesh is None:
         return f"1 {jax.default_backend()} device"
@@ -158,17 +156,17 @@ def describe(mesh: Any) -> str:
     return f"{mesh.size} {mesh.devices.flat[0].platform} devices: {sizes}"
 
 
-def row_ways(mesh: Any) -> int:
+def row_ways(mesh: Mesh | None) -> int:
     """Parts that the rows of a batch are split into."""
     return 1 if mesh is None else _ways(RULES["batch"], mesh)
 
 
-def whole_rows(rows: int, mesh: Any) -> int:
+def whole_rows(rows: int, mesh: Mesh | None) -> int:
     """The next number of rows that divides over the devices."""
     return -(-rows // row_ways(mesh)) * row_ways(mesh)
 
 
-def check_rows(rows: int, mesh: Any) -> None:
+def check_rows(rows: int, mesh: Mesh | None) -> None:
     """Checks that a step's rows divide over the devices.
 
     Raises:
@@ -190,7 +188,7 @@ def build_mesh(
     *,
     heads: int,
     size: int,
-    devices: Sequence[Any] | None = None,
+    devices: Sequence[Device] | None = None,
     memory: float | None = None,
 ) -> Mesh | None:
     """The mesh that a config asks for; None of one device, which needs none.
@@ -221,7 +219,7 @@ def build_mesh(
 
 def mesh_shape(
     config: MeshConfig,
-    devices: Sequence[Any],
+    devices: Sequence[Device],
     *,
     heads: int,
     size: int,
@@ -236,20 +234,20 @@ def mesh_shape(
       InputError: the sizes do not divide the devices.
     """
     count = len(devices)
-    given = [getattr(config, name) for name in AXES]
-    fixed = math.prod(n for n in given if n != "auto")
+    sizes = [getattr(config, name) for name in AXES]
+    fixed = math.prod(n for n in sizes if n != "auto")
     if count % fixed:
         raise InputError(
-            f"{_described(given)} does not divide {count} devices; {_remedy(given, count)}"
+            f"{_described(sizes)} does not divide {count} devices; {_remedy(sizes, count)}"
         )
     left = count // fixed
-    data, fsdp, tensor = given
+    data, fsdp, tensor = sizes
     parts = -(-size // int(ROOM * (memory or device_memory(devices))))
     if tensor == "auto":
         local = sum(device.process_index == devices[0].process_index for device in devices)
-        wanted = -(-parts // (1 if fsdp == "auto" else fsdp))
+        needed = -(-parts // (1 if fsdp == "auto" else fsdp))
         fit = [n for n in _divisors(left) if heads % n == 0 and n <= local]
-        tensor = next((n for n in fit if n >= wanted), fit[-1])
+        tensor = next((n for n in fit if n >= needed), fit[-1])
         left //= tensor
     if fsdp == "auto":
         fit = _divisors(left)
@@ -288,18 +286,19 @@ def check_heads(tensor: int, heads: int, count: int) -> None:
         )
 
 
-def _described(given: Sequence[Any]) -> str:
-    sizes = zip(AXES, given, strict=True)
-    return "a mesh of " + " x ".join(f"{name} {n}" for name, n in sizes if n != "auto")
+def _described(sizes: Sequence[int | str]) -> str:
+    named = zip(AXES, sizes, strict=True)
+    return "a mesh of " + " x ".join(f"{name} {n}" for name, n in named if n != "auto")
 
 
-def _remedy(given: Sequence[Any], count: int) -> str:
-    """For every size in turn, what it may be beside the others."""
+def _remedy(sizes: Sequence[int | str], count: int) -> str:
+    """What every size may be beside the others."""
     ways = []
-    for i, name in enumerate(AXES):
-        others = math.prod(n for j, n in enumerate(given) if j != i and n != "auto")
-        if given[i] not in ("auto", 1) and count % others == 0:
-            ways.append(f"mesh.{name} {_nearest(given[i], _divisors(count // others))}")
+    fixed = {name: n for name, n in zip(AXES, sizes, strict=True) if isinstance(n, int)}
+    for name, size in fixed.items():
+        others = math.prod(n for axis, n in fixed.items() if axis != name)
+        if size != 1 and count % others == 0:
+            ways.append(f"mesh.{name} {_nearest(size, _divisors(count // others))}")
     return "nearest that do: " + ("; ".join(ways) or "set two of the sizes to 1")
 
 
@@ -313,14 +312,14 @@ def _divisors(n: int) -> list[int]:
     return [i for i in range(1, n + 1) if n % i == 0]
 
 
-def device_memory(devices: Sequence[Any]) -> int:
+def device_memory(devices: Sequence[Device]) -> int:
     """Bytes of one of the devices, all alike; `ASSUMED_MEMORY` where they do not tell."""
     # A device of another process tells nothing, not even that.
-    own = next(d for d in devices if d.process_index == jax.process_index())
-    return (own.memory_stats() or {}).get("bytes_limit", ASSUMED_MEMORY)
+    local = next(d for d in devices if d.process_index == jax.process_index())
+    return (local.memory_stats() or {}).get("bytes_limit", ASSUMED_MEMORY)
 
 
-def _grid(shape: tuple[int, int, int], devices: list[Any]) -> np.ndarray:
+def _grid(shape: tuple[int, int, int], devices: list[Device]) -> np.ndarray:
     """The devices in the order that neighbours on a mesh are neighbours in their network.
 
     Several slices, or hosts without such a network, meet along `data`, which moves next to nothing
@@ -339,5 +338,5 @@ def _grid(shape: tuple[int, int, int], devices: list[Any]) -> np.ndarray:
             f"mesh.data {shape[0]} does not divide over {slices} slices, and only data may cross "
             f"them; take a multiple of {slices}"
         )
-    own = (shape[0] // slices, *shape[1:])
-    return mesh_utils.create_hybrid_device_mesh(own, (slices, 1, 1), devices)
+    per_slice = (shape[0] // slices, *shape[1:])
+    return mesh_utils.create_hybrid_device_mesh(per_slice, (slices, 1, 1), devices)

@@ -6,8 +6,8 @@ is an argument of the compiled step and is never donated.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Hashable, Iterable
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,13 @@ from prompt_jax.config import TrainConfig
 from prompt_jax.losses import Loss
 from prompt_jax.methods import CLASSIFIER
 from prompt_jax.sharding import place_rows, replicate, whole
+from prompt_jax.trees import Mesh, Tree, Tuned
 
+Aux = dict[str, Array]
+"""What a loss tells beside its mean, or a step of itself, by name."""
+S = TypeVar("S")
+B = TypeVar("B")
+M = TypeVar("M")
 T5X_RESUME_STEP = 1_100_000
 DEFAULT_RATE = 0.3  # Lester et al.'s, where no method says another.
 
@@ -29,8 +35,8 @@ class State(NamedTuple):
     """All that training changes; float32, and a few thousand numbers."""
 
     step: Array
-    tuned: Any
-    opt_state: Any
+    tuned: Tuned
+    opt_state: Tree
 
     def __repr__(self) -> str:
         trees = f"tuned {numbers(self.tuned)}; optimizer {numbers(self.opt_state)}"
@@ -38,14 +44,14 @@ class State(NamedTuple):
 
 
 class Member(NamedTuple):
-    """What one of several prompts that train at once has of its own; with N in front, of all."""
+    """What differs between prompts that train at once: of one of them, or of N with N in front."""
 
-    learning_rate: Any
-    """Its peak."""
-    weight_decay: Any
-    seed: Any
-    """Of dropout."""
-    real: Any = None
+    learning_rate: Array | np.ndarray
+    """The peak of its schedule."""
+    weight_decay: Array | np.ndarray
+    seed: Array | np.ndarray
+    """The seed of its dropout."""
+    real: Array | np.ndarray | None = None
     """[P], False at padding where it is shorter than the longest; None where all are as long."""
 
 
@@ -69,16 +75,16 @@ def learning_rate(config: TrainConfig) -> optax.Schedule:
     return optax.join_schedules([ramp, after], [config.warmup_steps])
 
 
-def rate_of(config: TrainConfig, own: Member | None = None) -> optax.Schedule:
+def rate_of(config: TrainConfig, member: Member | None = None) -> optax.Schedule:
     """`learning_rate`, with a member's own peak: every schedule is in proportion to its peak."""
-    if own is None:
+    if member is None:
         return learning_rate(config)
     unit = learning_rate(dataclasses.replace(config, learning_rate=1.0))
-    return lambda step: own.learning_rate * unit(step)
+    return lambda step: member.learning_rate * unit(step)
 
 
 def optimizer(
-    config: TrainConfig, tuned: Any, own: Member | None = None
+    config: TrainConfig, tuned: Tuned, member: Member | None = None
 ) -> optax.GradientTransformation:
     """The optimizer that `config.optimizer` names, and AdamW for a head beside the method.
 
@@ -87,23 +93,25 @@ def optimizer(
     checkpoint: its second moments hardly decay, so every step has RMS `learning_rate`.
 
     Args:
-      own: what a member of a population has instead of the config's.
+      member: what a member of a population has instead of the config's.
     """
     if CLASSIFIER in tuned:
         rate = config.head_learning_rate
         small = dataclasses.replace(config, optimizer="adamw", learning_rate=rate)
-        parts: dict[Any, Any] = {"method": _optimizer(config, own), CLASSIFIER: _optimizer(small)}
+        parts: dict[Hashable, optax.GradientTransformation]
+        parts = {"method": _optimizer(config, member), CLASSIFIER: _optimizer(small)}
         kinds = {name: name if name == CLASSIFIER else "method" for name in tuned}
         return optax.partition(parts, kinds)
-    return _optimizer(config, own)
+    return _optimizer(config, member)
 
 
-def _optimizer(config: TrainConfig, own: Member | None = None) -> optax.GradientTransformation:
-    rate, decay, clip = rate_of(config, own), config.weight_decay, 1.0
-    if own is not None:
-        decay = own.weight_decay
-        # The mean square of an update counts padding, whose update is zero.
-        clip = 1.0 if own.real is None else jnp.sqrt(own.real.mean())
+def _optimizer(config: TrainConfig, member: Member | None = None) -> optax.GradientTransformation:
+    rate, decay, clip = rate_of(config, member), config.weight_decay, 1.0
+    if member is not None:
+        decay = jnp.asarray(member.weight_decay)
+        # Adafactor clips the root mean square of an update, which here also counts padding, whose
+        # update is zero: of the numbers that are real it would let pass more than for one prompt.
+        clip = 1.0 if member.real is None else jnp.sqrt(member.real.mean())
     if config.optimizer == "adamw":
         return optax.adamw(rate, weight_decay=decay)
     return optax.adafactor(
@@ -118,7 +126,7 @@ def _optimizer(config: TrainConfig, own: Member | None = None) -> optax.Gradient
     )
 
 
-def start(tuned: Any, config: TrainConfig) -> State:
+def start(tuned: Tree, config: TrainConfig) -> State:
     """The state before the first step.
 
     The tuned tree is copied, because the step donates its state and the caller's stays alive.
@@ -131,46 +139,48 @@ def train_step(
     loss: Loss,
     config: TrainConfig,
     state: State,
-    frozen: Any,
-    batch: Any,
-    own: Member | None = None,
-) -> tuple[State, dict[str, Array]]:
+    frozen: Tree,
+    batch: Tree,
+    member: Member | None = None,
+) -> tuple[State, Aux]:
     """One optimizer step on the tuned tree."""
-    # A model and a method without dropout do not look at it.
-    seed = config.seed if own is None else own.seed
+    # Drawn from the step, not carried along, so that a resumed run has the same. A model and a
+    # method without dropout do not look at it.
+    seed = config.seed if member is None else member.seed
     key = jax.random.fold_in(jax.random.key(seed), state.step)
-    if own is not None and own.real is not None:
-        loss = functools.partial(loss, real=own.real)
+    if member is not None and member.real is not None:
+        loss = functools.partial(loss, real=member.real)
     (mean, _), grads = _gradient(loss, config.accumulate, state.tuned, frozen, batch, key)
-    change = optimizer(config, state.tuned, own).update
+    change = optimizer(config, state.tuned, member).update
     updates, opt_state = change(grads, state.opt_state, state.tuned)
-    tuned = optax.apply_updates(state.tuned, updates)
+    tuned: Tree = optax.apply_updates(state.tuned, updates)
     metrics = {
         "loss": mean,
         "grad_norm": optax.tree.norm(grads),
-        "learning_rate": rate_of(config, own)(state.step),
+        "learning_rate": rate_of(config, member)(state.step),
     }
     return State(state.step + 1, tuned, opt_state), metrics
 
 
-def compile_step(loss: Loss, config: TrainConfig, mesh: Any = None) -> Callable[..., Any]:
-    """`step(state, frozen, batch)`, jitted: the state is donated, the frozen tree never.
-
-    On a mesh the state leaves a step as it came, whole on every device.
-    """
+def compile_step(loss: Loss, config: TrainConfig, mesh: Mesh | None = None) -> jax.stages.Wrapped:
+    """`step(state, frozen, batch)`, jitted: the state is donated, the frozen tree never."""
     step = functools.partial(train_step, loss, config)
     if mesh is None:
         return jax.jit(step, donate_argnums=0)
+    # The state leaves a step as it came, whole on every device. Left to itself the compiler may
+    # split it, and the next step, which is then given other shardings, would be compiled anew.
     return jax.jit(step, donate_argnums=0, out_shardings=whole(mesh))
 
 
-def _gradient(loss: Loss, parts: int, tuned: Any, frozen: Any, batch: Any, key: Any) -> Any:
+def _gradient(
+    loss: Loss, parts: int, tuned: Tuned, frozen: Tree, batch: Tree, key: Array
+) -> tuple[tuple[Array, Aux], Tuned]:
     """Loss and gradient over a batch, or over its micro-batches one after the other."""
     value_and_grad = jax.value_and_grad(loss, has_aux=True)
     if parts == 1:
         return value_and_grad(tuned, frozen, batch, key)
 
-    def add(total: Any, part: Any) -> tuple[Any, None]:
+    def add(total: Tree, part: tuple[Tree, Array]) -> tuple[Tree, None]:
         batch, index = part
         part_key = jax.random.fold_in(key, index)
         (mean, aux), grads = value_and_grad(tuned, frozen, batch, part_key)
@@ -187,13 +197,13 @@ def _gradient(loss: Loss, parts: int, tuned: Any, frozen: Any, batch: Any, key: 
 
 
 def run_steps(
-    step_fn: Callable[[Any, Any], tuple[Any, Any]],
-    state: Any,
-    batches: Iterable[Any],
-    report: Callable[[int, Any, Any], bool],
+    step_fn: Callable[[S, B], tuple[S, M]],
+    state: S,
+    batches: Iterable[B],
+    report: Callable[[int, S | None, M], bool],
     due: Callable[[int], bool],
     step: int = 0,
-) -> Any:
+) -> S:
     """Runs a step for every batch and reports on each while the device is at the next one.
 
     So the device never waits for the host to read numbers, but at steps that are due.
@@ -210,6 +220,7 @@ def run_steps(
     for batch in batches:
         state, metrics = step_fn(state, batch)
         step += 1
+        # Reading numbers waits for the step that makes them; the device has the next one by now.
         if late is not None:
             report(*late)
         late = None
@@ -225,14 +236,14 @@ def run_steps(
 def fit(
     loss: Loss,
     state: State,
-    frozen: Any,
-    batches: Iterable[Any],
+    frozen: Tree,
+    batches: Iterable[Tree],
     config: TrainConfig,
     *,
     after_step: Callable[[int, State | None, dict[str, float]], bool] | None = None,
     due: Callable[[int], bool] | None = None,
-    step_fn: Callable[..., Any] | None = None,
-    mesh: Any = None,
+    step_fn: Callable[..., tuple[State, Aux]] | None = None,
+    mesh: Mesh | None = None,
 ) -> State:
     """Runs a step for every batch and hands each result to `after_step`.
 
@@ -256,33 +267,33 @@ def fit(
     if due is None:
         due = lambda _: after_step is not None  # noqa: E731
 
-    def one(state: State, batch: Any) -> tuple[State, dict[str, Array]]:
+    def step(state: State, batch: Tree) -> tuple[State, Aux]:
         return compiled(state, frozen, place_rows(batch, mesh))
 
-    def report(step: int, state: State | None, metrics: dict[str, Array]) -> bool:
+    def report(step: int, state: State | None, metrics: Aux) -> bool:
         row = {name: float(value) for name, value in jax.device_get(metrics).items()}
         _check_finite(step, state, row, frozen)
         return bool(after_step and after_step(step, state, row))
 
-    return run_steps(one, replicate(state, mesh), batches, report, due, int(state.step))
+    return run_steps(step, replicate(state, mesh), batches, report, due, int(state.step))
 
 
 @jax.jit
-def is_finite(tree: Any) -> Array:
+def is_finite(tree: Tree) -> Array:
     """Whether all numbers of a tree are."""
     return jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
-def _check_finite(step: int, state: State | None, metrics: dict[str, float], frozen: Any) -> None:
+def _check_finite(step: int, state: State | None, metrics: dict[str, float], frozen: Tree) -> None:
     numbers = np.isfinite(metrics["loss"]) and np.isfinite(metrics["grad_norm"])
     if numbers and (state is None or is_finite(state.tuned)):
         return
-    what = f"loss {metrics['loss']} and gradient norm {metrics['grad_norm']}"
+    cause = f"loss {metrics['loss']} and gradient norm {metrics['grad_norm']}"
     if numbers:
-        what = "trained numbers that are not finite"
+        cause = "trained numbers that are not finite"
     dtype = jax.tree.leaves(frozen)[0].dtype
     raise DivergedError(
-        f"{what} at step {step} "
+        f"{cause} at step {step} "
         f"(learning rate {metrics['learning_rate']:g}, frozen weights in {dtype}); the last good "
         "checkpoint is kept. Try a lower train.learning_rate than that of this run, "
         "train.warmup_steps, or frozen.dtype float32"

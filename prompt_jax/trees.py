@@ -4,9 +4,10 @@ A tree holds arrays, tracers, or what stands for them (shapes, shardings), so it
 one type.
 """
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
+import flax.traverse_util
 from jax.sharding import Mesh as Mesh
 from jaxtyping import PyTree
 
@@ -17,7 +18,31 @@ Frozen: TypeAlias = Mapping[str, Any]
 Tuned: TypeAlias = Mapping[str, Any]
 """What training changes, `{"prompt": [P, D]}`: argument 0 of a loss."""
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase as Tokenizer
-else:  # Importing Transformers takes seconds.
-    Tokenizer: TypeAlias = Any
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """What is asked of a Hugging Face tokenizer; naming its class would import Transformers."""
+
+    is_fast: bool
+    """Whether it tells where in a text a token stands."""
+    pad_token_id: int | None
+    eos_token_id: int | None
+    all_special_ids: Sequence[int]
+
+    def __call__(self, text: object, **options: object) -> Any: ...
+    def __len__(self) -> int: ...
+    def decode(self, ids: object, **options: object) -> str: ...
+    def batch_decode(self, rows: object, **options: object) -> list[str]: ...
+    def convert_ids_to_tokens(self, ids: object) -> list[str]: ...
+    def get_vocab(self) -> dict[str, int]: ...
+    def save_pretrained(self, folder: object) -> Any: ...
+
+
+def by_path(tree: Tree) -> dict[str, Any]:
+    """The leaves of nested dicts: `{"a": {"b": 1}}` to `{"a/b": 1}`."""
+    return flax.traverse_util.flatten_dict(tree, sep="/")
+
+
+def from_paths(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested dicts again: the reverse of `by_path`."""
+    return flax.traverse_util.unflatten_dict(dict(leaves), sep="/")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from prompt_jax.backbones import Backbone, bert, boxed_shapes, causal, family_of, shardings, t5
+from prompt_jax.backbones import Backbone, bert, boxed_shapes, causal, init_params, shardings, t5
 from prompt_jax.backbones.quantised import quantise_tree
 from prompt_jax.config import MeshConfig, TrainConfig
 from prompt_jax.data import Batch
@@ -71,7 +71,7 @@ def noisy(tree, key=0):
 @functools.cache
 def one_device(name):
     config = MODELS[name]
-    params = noisy(family_of(config).init_params(config, jax.random.key(0)))
+    params = noisy(init_params(config, jax.random.key(0)))
     return Backbone(name=name, config=config, params=params)
 
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import prompt_jax as pj
-from prompt_jax.backbones.layers import ByBucket, attend
-from prompt_jax.backbones.t5 import Module, T5Config, init_params
+from prompt_jax.backbones import init_params
+from prompt_jax.backbones.blocks import ByBucket, attend
+from prompt_jax.backbones.t5 import Module, T5Config
 from prompt_jax.config import BackboneConfig, InputError
 from prompt_jax.losses import loss_fn
 from prompt_jax.methods import init

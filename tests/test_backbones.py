@@ -3,8 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from prompt_jax.backbones.layers import attend, relative_buckets
-from prompt_jax.backbones.t5 import PRESETS, T5Config, from_hugging_face, init_params
+from prompt_jax.backbones import init_params
+from prompt_jax.backbones.blocks import attend, relative_buckets
+from prompt_jax.backbones.t5 import PRESETS, T5Config, from_hugging_face
 from prompt_jax.config import InputError
 
 # Raffel et al. 2020 and the published T5 1.1 checkpoints.

@@ -12,9 +12,15 @@ import pytest
 
 from prompt_jax import cli
 from prompt_jax.answers import answer, check_words
-from prompt_jax.config import Config, DataConfig, EvalConfig, InputError, TrainConfig
+from prompt_jax.config import (
+    Config,
+    DataConfig,
+    EvalConfig,
+    InputError,
+    PromptTuningConfig,
+    TrainConfig,
+)
 from prompt_jax.experiment.answering import batches_of
-from prompt_jax.methods import PromptTuningConfig
 from prompt_jax.predict import predict
 from prompt_jax.tasks import Example, Task
 from prompt_jax.weights import load_backbone, load_tokenizer

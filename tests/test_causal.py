@@ -134,8 +134,7 @@ def gpt2_folder(tmp_path_factory, tiny_gpt2):
     )
     folder = tmp_path_factory.mktemp("gpt2")
     config = dataclasses.replace(tiny_gpt2.config, vocab_size=300)
-    from prompt_jax.backbones import Backbone
-    from prompt_jax.backbones.causal import init_params
+    from prompt_jax.backbones import Backbone, init_params
 
     backbone = Backbone(name="g", config=config, params=init_params(config, jax.random.key(0)))
     save_hugging_face(folder, dataclasses.replace(backbone, tokenizer=tokenizer))

@@ -9,16 +9,21 @@ from prompt_jax.config import Config, DataConfig, TrainConfig
 from prompt_jax.evaluate import Evaluation
 from prompt_jax.experiment import Data
 from prompt_jax.experiment.choice import Judgement, judge, lesson, unjudged, warnings_of
+from prompt_jax.metrics import Scores
 from prompt_jax.tasks import Example, Task
 
 TASK = Task(name="file:x", source="{input}", target="{target}", labels=("no", "yes"))
+
+
+def accuracy(score):
+    return Scores({"accuracy": score}, "accuracy")
 
 
 def chosen(*judged):
     """The step that is kept of prompts that are judged one after the other, and the best."""
     best = unjudged({"prompt": np.zeros(2)})
     for step, (score, likely) in enumerate(judged):
-        best = best.after(Judgement({"accuracy": score}, likely), {"prompt": step}, step)
+        best = best.after(Judgement(accuracy(score), likely), {"prompt": step}, step)
     return best
 
 
@@ -42,8 +47,10 @@ def test_likelihood_decides_between_equal_scores(judged, step, since):
 
 
 def test_several_tasks_are_judged_by_their_means():
-    one, other = (Evaluation({"accuracy": s}, [], None, log) for s, log in ((0.5, -1.0), (1.0, -2)))
-    assert judge({"a": one, "b": other}) == Judgement({"mean": 0.75, "a": 0.5, "b": 1.0}, -1.5)
+    one, other = (Evaluation(accuracy(s), [], None, log) for s, log in ((0.5, -1.0), (1.0, -2)))
+    judgement = judge({"a": one, "b": other})
+    assert judgement == Judgement(Scores({"mean": 0.75, "a": 0.5, "b": 1.0}, "mean"), -1.5)
+    assert judgement.score == 0.75
     unknown = other._replace(log_likelihood=None)
     assert judge({"a": one, "b": unknown}).log_likelihood is None
     assert judge({"a": one}).scores == {"accuracy": 0.5, "log_likelihood": -1.0}

@@ -135,9 +135,9 @@ def test_lengths_are_few_and_fit():
 
 def test_likelihood_of_targets_is_the_loss_that_training_lowers(backbone, injection):
     from prompt_jax.answers import target_likelihood
+    from prompt_jax.config import PromptTuningConfig
     from prompt_jax.data import encode_examples
     from prompt_jax.losses import loss_fn
-    from prompt_jax.methods import PromptTuningConfig
 
     encoded = encode_examples(EXAMPLES, backbone.tokenizer, DATA)
     batch = Batch(*pad(encoded.sources, 16, 0), *pad(encoded.targets, 16, 0))

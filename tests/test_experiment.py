@@ -18,11 +18,10 @@ from prompt_jax.config import Config, DataConfig, EvalConfig, InputError, TaskCo
 from prompt_jax.disk import DiskFullError
 from prompt_jax.experiment import FROZEN, TUNED, compare_methods, load_data, train
 from prompt_jax.experiment.choice import Judgement, unjudged
-from prompt_jax.experiment.watch import Watch
 from prompt_jax.methods import MultitaskPromptConfig
+from prompt_jax.metrics import Scores
 from prompt_jax.prompts import load_prompt
-from prompt_jax.runs import Metrics, read_metrics
-from prompt_jax.train import State
+from prompt_jax.runs import read_metrics
 
 # Also compared with programs of another process.
 OPTIMIZED = True
@@ -96,6 +95,19 @@ def test_a_mixture_gives_every_task_its_part(config, tmp_path, task_file, capsys
     assert cli.main(named) == 0
 
 
+def test_a_profile_of_some_steps_is_written(config, tmp_path):
+    lines = []
+    with pytest.raises(InputError, match="profile must be at least 0, got -1"):
+        train(config, profile=-1, say=lines.append)
+    train(config, profile=2, say=lines.append)
+    (trace,) = (tmp_path / "run/profile").rglob("*.trace.json.gz")
+    assert trace.stat().st_size > 100
+    assert f"profile in {tmp_path}/run/profile: tensorboard --logdir" in "\n".join(lines)
+    # A run of fewer steps ends its profile.
+    train(config, profile=50, overwrite=True, say=lines.append)
+    assert len(list((tmp_path / "run/profile").rglob("*.trace.json.gz"))) == 1
+
+
 def test_one_prompt_may_serve_a_mixture(config, tmp_path, task_file):
     other = tmp_path / "other.tsv"
     other.write_text(task_file.read_text())
@@ -160,16 +172,13 @@ def test_a_backbone_without_tokenizer_is_refused(config):
         train(dataclasses.replace(config, backbone="t5_1_1_tiny"))
 
 
-def test_a_prompt_that_is_not_finite_is_never_the_best(config, tmp_path):
+def test_a_prompt_that_is_not_finite_is_never_the_best():
     best = unjudged({"prompt": np.zeros(2)})._replace(score=np.float32(0.1))
-    right = Judgement({"accuracy": 1.0}, 0.0)
-    with Metrics(tmp_path) as metrics:
-        watch = Watch(config, None, metrics, lambda _: right, best, lambda _: None)
-        broken = State(np.int32(3), {"prompt": np.array([0.0, np.nan])}, ())
-        watch.evaluate(3, broken, {"step": 3})
-        assert (watch.best.step, watch.best.since) == (0, 1)
-        watch.evaluate(6, broken._replace(tuned={"prompt": np.ones(2)}), {"step": 6})
-        assert (watch.best.step, watch.best.since) == (6, 0)
+    right = Judgement(Scores({"accuracy": 1.0}, "accuracy"), 0.0)
+    best = best.after(right, {"prompt": np.array([0.0, np.nan])}, 3)
+    assert (best.step, best.since) == (0, 1)
+    best = best.after(right, {"prompt": np.ones(2)}, 6)
+    assert (best.step, best.since) == (6, 0)
 
 
 def test_a_run_outlives_ctrl_c_other_processes_and_a_full_disk(config, tmp_path):

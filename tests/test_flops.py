@@ -3,10 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-from prompt_jax.backbones import Backbone, t5
-from prompt_jax.config import TrainConfig
+from prompt_jax.backbones import Backbone, init_params, t5
+from prompt_jax.config import PromptTuningConfig, TrainConfig
 from prompt_jax.losses import loss_fn
-from prompt_jax.methods import PromptTuningConfig
 from prompt_jax.testing import random_batch
 from prompt_jax.train import compile_step, start
 
@@ -23,7 +22,7 @@ def test_a_step_costs_forward_and_activation_backward_and_no_more():
         vocab_size=512, d_model=64, d_kv=16, d_ff=128, num_heads=4, num_layers=2,
         num_decoder_layers=2, scan=False,
     )  # fmt: skip
-    shapes = jax.eval_shape(lambda key: t5.init_params(config, key), jax.random.key(0))
+    shapes = jax.eval_shape(lambda key: init_params(config, key), jax.random.key(0))
     backbone = Backbone(name="shapes", config=config, params=shapes)
     batch, text, virtual, target = 8, 60, 4, 8
     texts = random_batch(backbone, rows=batch, text=text, target=target)

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from prompt_jax.answers import cross_entropy
-from prompt_jax.backbones import Backbone
-from prompt_jax.backbones.t5 import T5Config, init_params, shift_right
+from prompt_jax.backbones import Backbone, init_params
+from prompt_jax.backbones.t5 import T5Config, shift_right
 from prompt_jax.config import InputError
 from prompt_jax.forward import Injection, PromptedModel
 from prompt_jax.generate import generate, score, scoring

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from prompt_jax.answers import Candidates, label_loss
-from prompt_jax.config import InputError
+from prompt_jax.config import InputError, PromptTuningConfig
 from prompt_jax.data import Batch
 from prompt_jax.generate import score
 from prompt_jax.losses import Pull, loss_fn
-from prompt_jax.methods import PromptTuningConfig, init, materialize
+from prompt_jax.methods import init, materialize
 
 METHOD = PromptTuningConfig(num_virtual_tokens=3)
 WORDS = Candidates(

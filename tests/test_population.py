@@ -11,7 +11,7 @@ from prompt_jax import cli
 from prompt_jax.config import Config, DataConfig, EvalConfig, InputError, TrainConfig
 from prompt_jax.data import Batch
 from prompt_jax.experiment import train_tasks
-from prompt_jax.experiment.population import Population, check_one_program
+from prompt_jax.experiment.members import Population, check_one_program
 from prompt_jax.losses import loss_fn
 from prompt_jax.methods import (
     LoraConfig,
@@ -22,7 +22,7 @@ from prompt_jax.methods import (
 )
 from prompt_jax.population import (
     check_lengths,
-    check_mesh,
+    check_whole_models,
     compile_population_step,
     cut,
     fit_population,
@@ -166,7 +166,7 @@ def test_lengths_that_cannot_share_a_program(methods, message):
 def test_members_are_whole_on_a_device():
     mesh = jax.sharding.AbstractMesh((1, 1, 2), AXES)
     with pytest.raises(InputError, match="mesh.fsdp is 1 and mesh.tensor 2; set both to 1"):
-        check_mesh(mesh)
+        check_whole_models(mesh)
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import pytest
 from make_prompts import ADAPTER, DEEPER, OURS, WEIGHTS, P, edited, tensors, trained
 
 import prompt_jax as pj
-from prompt_jax.backbones import Backbone
-from prompt_jax.backbones.t5 import from_hugging_face, init_params
+from prompt_jax.backbones import Backbone, init_params
+from prompt_jax.backbones.t5 import from_hugging_face
 from prompt_jax.config import InputError
 from prompt_jax.methods import init
 from prompt_jax.prompts import export_peft, load_prompt, prompt_for, save_prompt

@@ -1,8 +1,12 @@
+from prompt_jax.metrics import Scores
 from prompt_jax.report import draw_curve, markdown, table, write_report
 
 RESULTS = {
-    "majority": {"test": {"accuracy": 0.5}},
-    "tuned": {"test": {"accuracy": 0.75}, "ood": {"accuracy": 0.625}},
+    "majority": {"test": Scores({"accuracy": 0.5}, "accuracy")},
+    "tuned": {
+        "test": Scores({"accuracy": 0.75}, "accuracy"),
+        "ood": Scores({"accuracy": 0.625}, "accuracy"),
+    },
 }
 
 
@@ -16,7 +20,8 @@ def test_the_table_is_a_picture():
 
 
 def test_sets_that_are_judged_otherwise_say_so():
-    rows = table({"tuned": {"a": {"accuracy": 0.5, "macro_f1": 0.4}, "b": {"chrf": 12.0}}})
+    first = Scores({"macro_f1": 0.4, "accuracy": 0.5}, "accuracy")
+    rows = table({"tuned": {"a": first, "b": Scores({"chrf": 12.0}, "chrf")}})
     assert rows == [["score", "a (accuracy)", "b (chrf)"], ["tuned", "0.500", "12.000"]]
 
 

@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 from prompt_jax.config import Config, DataConfig, InputError, TaskConfig
-from prompt_jax.experiment.data import digest, load_data
 from prompt_jax.experiment.scored import scored
+from prompt_jax.experiment.splits import digest, load_data
 
 
 @pytest.fixture

@@ -7,16 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, Mesh, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, PartitionSpec
 
 from prompt_jax import sharding
+from prompt_jax.backbones.layers import constrain
 from prompt_jax.config import Config, InputError, MeshConfig, from_json, to_json
 from prompt_jax.sharding import (
     activation_spec,
     build_mesh,
     check_mesh,
     check_rows,
-    constrain,
     mesh_shape,
     parameter_spec,
     place_rows,
@@ -30,7 +30,7 @@ from prompt_jax.weights.stored import StoredTensor
 
 def grid(data, fsdp, tensor):
     """Sizes are all that the rules look at."""
-    return SimpleNamespace(shape={"data": data, "fsdp": fsdp, "tensor": tensor})
+    return AbstractMesh((data, fsdp, tensor), sharding.AXES)
 
 
 @pytest.mark.parametrize(
@@ -184,10 +184,10 @@ def test_a_process_reads_the_rows_that_its_devices_need():
 
     tensor = StoredTensor(stored.shape, stored.dtype, lambda: stored, read_rows)
     piece = Piece(stored, stored[None], np.arange(3, 6), slice(0, 4))
-    ((first, block),) = read_blocks(tensor, [piece], whole=False)
+    ((first, block),) = read_blocks(tensor, [piece], every_row=False)
     assert first == 3 and read == [(3, 6)]
     np.testing.assert_array_equal(block, stored[3:6])
-    assert [len(b) for _, b in read_blocks(tensor, [piece], whole=True)] == [10]
+    assert [len(b) for _, b in read_blocks(tensor, [piece], every_row=True)] == [10]
 
 
 def test_reading_tells_how_far_it_is(monkeypatch):

@@ -165,7 +165,7 @@ def test_other_ways_to_choose(config, tmp_path, how):
     if how == "pbt":
         rows = kept["candidates"]
         rates = {row[rows[0].index("learning_rate")] for row in rows[1:]}
-        assert rates - {"0.1", "0.3"}, "a follower has a rate of its own"
+        assert rates - {0.1, 0.3}, "a follower has a rate of its own"
 
 
 @pytest.mark.slow

@@ -7,9 +7,9 @@ import optax
 import pytest
 
 from prompt_jax.answers import cross_entropy
-from prompt_jax.config import TrainConfig
+from prompt_jax.config import PromptTuningConfig, TrainConfig
 from prompt_jax.losses import loss_fn
-from prompt_jax.methods import PromptTuningConfig, init
+from prompt_jax.methods import init
 from prompt_jax.testing import random_batch
 from prompt_jax.train import (
     DivergedError,

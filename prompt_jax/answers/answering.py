@@ -5,7 +5,7 @@ from typing import Any
 
 from prompt_jax.answers.heads import head_of, heads, readout_of
 from prompt_jax.answers.readout import Answers, Head
-from prompt_jax.backbones import Backbone, is_encoder
+from prompt_jax.backbones import Backbone
 from prompt_jax.config import DataConfig, EvalConfig, InputError
 from prompt_jax.data import batches_by_length, encode, encode_targets, locate
 from prompt_jax.forward import Injection
@@ -94,7 +94,7 @@ def answer(
         rows, places, _ = locate(tokenizer, sources, data.max_source_length)
     else:
         rows = encode(tokenizer, sources, data.max_source_length)
-    if is_encoder(backbone.config) and leaves is None and backbone.config.word_head:
+    if backbone.config.is_encoder and leaves is None and backbone.config.word_head:
         one_mask(backbone, rows, [place_of(text, i) for i, text in enumerate(sources)])
     program = readout.program(backbone, injection, task, data, eval)
     virtual = 0 if injection is None else injection.input_tokens

@@ -18,12 +18,13 @@ from prompt_jax.forward import Injection, PromptedModel
 from prompt_jax.generate import read_once, score_candidates
 from prompt_jax.sharding import on_host, place_rows
 from prompt_jax.tasks import Example, Task, Text
-from prompt_jax.tasks.task import Kind, Row, filled_source
+from prompt_jax.tasks.task import Kind, filled_source
 from prompt_jax.tasks.templates import fill, parse, reach
+from prompt_jax.tasks.text import Record
 from prompt_jax.trees import Tokenizer
 
 
-def source(task: Task, row: Row, place: str) -> Text:
+def source(task: Task, row: Record, place: str) -> Text:
     """The source, with the candidates of its row.
 
     Raises:
@@ -43,7 +44,7 @@ def source(task: Task, row: Row, place: str) -> Text:
     return filled_source(task, row, place).with_candidates(tuple(candidates))
 
 
-def example(task: Task, row: Row, place: str) -> Example:
+def example(task: Task, row: Record, place: str) -> Example:
     """The source with its candidates, and the right one.
 
     Raises:

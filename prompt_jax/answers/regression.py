@@ -20,11 +20,12 @@ from prompt_jax.data.texts import cut_texts
 from prompt_jax.forward import Injection, PromptedModel
 from prompt_jax.sharding import on_host, place_rows
 from prompt_jax.tasks import Example, Task
-from prompt_jax.tasks.task import Kind, Row, check_some, filled_example
+from prompt_jax.tasks.task import Kind, check_some, filled_example
+from prompt_jax.tasks.text import Record
 from prompt_jax.trees import Tokenizer
 
 
-def example(task: Task, row: Row, place: str) -> Example:
+def example(task: Task, row: Record, place: str) -> Example:
     """Both templates, filled; the target is a number.
 
     Raises:

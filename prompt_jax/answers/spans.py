@@ -21,14 +21,15 @@ from prompt_jax.data.batches import Encoded, Truncated, padding_of, sources_of
 from prompt_jax.forward import Injection, PromptedModel, at_places
 from prompt_jax.sharding import on_host
 from prompt_jax.tasks import Example, Task, place_of
-from prompt_jax.tasks.task import NO_ANSWER, Kind, Row, copied_input, filled_source
+from prompt_jax.tasks.task import NO_ANSWER, Kind, copied_input, filled_source
 from prompt_jax.tasks.templates import parse, reach
+from prompt_jax.tasks.text import Record
 from prompt_jax.trees import Tokenizer
 
 LONGEST_SPAN = 30  # In tokens, as the scripts for SQuAD have it.
 
 
-def example(task: Task, row: Row, place: str) -> Example:
+def example(task: Task, row: Record, place: str) -> Example:
     """The source, and where in its last column the first of the right answers begins.
 
     Raises:

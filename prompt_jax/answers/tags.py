@@ -19,11 +19,12 @@ from prompt_jax.data.batches import Encoded, Truncated, padding_of, sources_of
 from prompt_jax.forward import Injection, PromptedModel
 from prompt_jax.sharding import on_host
 from prompt_jax.tasks import Example, Task, label_word, words_of
-from prompt_jax.tasks.task import Kind, Row, check_some, filled_example
+from prompt_jax.tasks.task import Kind, check_some, filled_example
+from prompt_jax.tasks.text import Record
 from prompt_jax.trees import Tokenizer
 
 
-def example(task: Task, row: Row, place: str) -> Example:
+def example(task: Task, row: Record, place: str) -> Example:
     """Both templates, filled; the target is a tag for every word of the source.
 
     Raises:

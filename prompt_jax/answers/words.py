@@ -17,11 +17,12 @@ from prompt_jax.forward import Injection, PromptedModel
 from prompt_jax.generate import read_once, score, score_candidates
 from prompt_jax.sharding import on_host
 from prompt_jax.tasks import Example, Task, label_word
-from prompt_jax.tasks.task import Kind, Row, check_some, filled_example
+from prompt_jax.tasks.task import Kind, check_some, filled_example
+from prompt_jax.tasks.text import Record
 from prompt_jax.trees import Tokenizer
 
 
-def example(task: Task, row: Row, place: str) -> Example:
+def example(task: Task, row: Record, place: str) -> Example:
     """Both templates, filled; the target as the label word that it is.
 
     Raises:

@@ -8,15 +8,14 @@ bits, and in the word table, whose columns differ in size as what they are compa
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import flax.linen as nn
-import flax.traverse_util
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from prompt_jax.config import InputError
+from prompt_jax.trees import Frozen, by_path, from_paths
 
 LIMITS = {"int8": 127.0, "float8": 448.0, "int4": 7.0}
 """The largest number of each kind; the largest weight under a scale becomes it."""
@@ -45,7 +44,7 @@ class Held(NamedTuple):
     """How a leaf is held."""
 
     kind: str
-    """Of `LIMITS`."""
+    """`int8`, `float8` or `int4`, a key of `LIMITS`."""
     grouped: bool
     """Whether scales are of groups of inputs, not of outputs."""
 
@@ -81,8 +80,11 @@ def quantise(
     ]
     largest = jnp.abs(wide).reshape(grouped).max(tuple(range(1, 2 * leaf.ndim, 2)))
     limit = LIMITS[how.kind]
+    # Zeros have any scale, but not zero, which they are divided by.
     scale = jnp.where(largest > 0, largest / limit, 1.0)
     small = wide / spread(scale, leaf.shape)
+    # A cast to float8 rounds by itself, and one to integers cuts. The lowest integer stays unused,
+    # so that numbers of both signs round alike and no scale needs a zero point.
     small = small if how.kind == "float8" else jnp.clip(jnp.round(small), -limit, limit)
     return small.astype(_STORED[how.kind]), scale.reshape([axes[axis] for axis in sorted(axes)])
 
@@ -99,22 +101,22 @@ def is_grouped(leaf: Array, scale: Array | None) -> bool:
     return scale is not None and scale.ndim == leaf.ndim
 
 
-def quantise_tree(params: Any, kind: str) -> Any:
+def quantise_tree(params: Frozen, kind: str) -> Frozen:
     """A frozen tree whose kernels and word table are in few bits, each with its scales."""
-    leaves: dict[str, Any] = {}
-    for path, leaf in flax.traverse_util.flatten_dict(params, sep="/").items():
+    leaves = {}
+    for path, leaf in by_path(params).items():
         outputs = output_axes(path, leaf.ndim)
         if outputs is None:
             leaves[path] = leaf
         else:
             leaves[path], leaves[path + SCALE] = quantise(leaf, outputs, held(path, kind))
-    return flax.traverse_util.unflatten_dict(leaves, sep="/")
+    return from_paths(leaves)
 
 
-def quantised_shapes(shapes: Any, kind: str) -> Any:
+def quantised_shapes(shapes: Frozen, kind: str) -> Frozen:
     """What `quantise_tree` makes of the boxed shapes of a tree, with the names of all axes."""
-    leaves: dict[str, Any] = {}
-    for path, box in flax.traverse_util.flatten_dict(shapes, sep="/").items():
+    leaves = {}
+    for path, box in by_path(shapes).items():
         outputs = output_axes(path, len(box.names))
         leaves[path] = box
         if outputs is not None:
@@ -125,12 +127,12 @@ def quantised_shapes(shapes: Any, kind: str) -> Any:
             scale = jax.ShapeDtypeStruct(tuple(count for _, count in axes), jnp.float32)
             names = tuple(box.names[axis] for axis, _ in axes)
             leaves[path + SCALE] = box.replace(value=scale, names=names)
-    return flax.traverse_util.unflatten_dict(leaves, sep="/")
+    return from_paths(leaves)
 
 
-def dequantised(params: Any, path: str) -> Any:
+def dequantised(params: Frozen, path: str) -> Array:
     """A leaf in numbers of its own size, whether it is held in few bits or not."""
-    leaves: dict[str, Any] = flax.traverse_util.flatten_dict(params, sep="/")
+    leaves = by_path(params)
     leaf, scale = leaves[path], leaves.get(path + SCALE)
     if scale is None:
         return leaf
@@ -144,7 +146,7 @@ def widened(leaf: Array, scale: Array, outputs: Sequence[int]) -> Float[Array, "
     return leaf.astype(jnp.float32) * spread(scale, leaf.shape)
 
 
-def bytes_of(leaf: Any) -> int:
+def bytes_of(leaf: Array | jax.ShapeDtypeStruct) -> int:
     """Bytes of an array or of a shape; two numbers of four bits share one, whatever `nbytes` says.
 
     XLA packs them so on CPU and TPU.
@@ -152,23 +154,17 @@ def bytes_of(leaf: Any) -> int:
     return -(-leaf.size * jax.dtypes.itemsize_bits(leaf.dtype) // 8)
 
 
-def scale_of(module: nn.Module, name: str) -> Array | None:
-    """The scales of a parameter that is held in few bits; None of any other."""
-    name += SCALE
-    return module.get_variable("params", name) if module.has_variable("params", name) else None
-
-
-def check_whole(params: Any, what: str) -> None:
+def check_whole(params: Frozen, user: str) -> None:
     """Checks that no weight is held in few bits.
 
     Args:
-      what: needs them whole; begins the error.
+      user: needs them whole; begins the error.
 
     Raises:
       InputError: some are.
     """
     if any(leaf.dtype.itemsize == 1 for leaf in jax.tree.leaves(params)):
         raise InputError(
-            f"{what} changes or copies the weights themselves, and these are held in few bits; "
+            f"{user} changes or copies the weights themselves, and these are held in few bits; "
             "load the backbone with dtype float32 or bfloat16"
         )

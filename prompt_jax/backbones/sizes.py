@@ -1,11 +1,11 @@
 """How much a tree holds, in a few words: what public objects show of their trees."""
 
-from typing import Any
-
 import jax
 
+from prompt_jax.trees import Tree
 
-def numbers(tree: Any) -> str:
+
+def numbers(tree: Tree) -> str:
     """How many numbers, and of which types: `5,120 numbers, float32`.
 
     Trees of something else than arrays, such as shapes or shardings, count what has a size.

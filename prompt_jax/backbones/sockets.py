@@ -19,12 +19,15 @@ Beside the leaves of a `lora`, a `prefix` or an adapter, `gate` [in] and `gate_b
 they do to every token, see `openness`.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
+
+Axes = tuple[tuple[str, int], ...]
+"""Names and sizes."""
 
 
 class Projection(NamedTuple):
@@ -37,6 +40,17 @@ class Projection(NamedTuple):
     """What Hugging Face calls it, a name a layer: what `target_modules` are matched with."""
     axes: tuple[str, ...]
     """Names of the axes of `inputs` and `outputs`, as the kernel has them."""
+
+
+def projection(inputs: Axes, outputs: Axes, weights: Sequence[str]) -> Projection:
+    """A Dense with these axes, by Hugging Face's names of its weights, one a layer."""
+    return Projection(
+        len(weights),
+        tuple(size for _, size in inputs),
+        tuple(size for _, size in outputs),
+        tuple(name.removesuffix(".weight") for name in weights),
+        tuple(name for name, _ in (*inputs, *outputs)),
+    )
 
 
 class Attention(NamedTuple):
@@ -86,17 +100,13 @@ class Sockets(NamedTuple):
     norms: dict[str, Norm]
 
 
-def socket(module: nn.Module, name: str) -> Any:
-    """What a method put at this place of the model; None where there is nothing."""
-    return module.get_variable("tuned", name) if module.has_variable("tuned", name) else None
-
-
 def per_row(leaf: Array, x: Float[Array, "B T *out"]) -> Array:
     """A leaf of [*out], or of [B, *out] with a value a row, ready to meet `x`."""
-    own = leaf.ndim == x.ndim - 1
-    return jnp.broadcast_to(leaf[:, None] if own else leaf, x.shape).astype(x.dtype)
+    by_row = leaf.ndim == x.ndim - 1
+    return jnp.broadcast_to(leaf[:, None] if by_row else leaf, x.shape).astype(x.dtype)
 
 
+@jax.named_scope("lora")
 def low_rank(
     x: Float[Array, "B T *in"], lora: dict[str, Array], inputs: int
 ) -> Float[Array, "B T *out"]:
@@ -108,6 +118,7 @@ def low_rank(
     return jnp.einsum(f"btr,{row}r{o}->bt{o}", hidden, b)
 
 
+@jax.named_scope("lora")
 def magnitude_ratio(
     kernel: Float[Array, "*in_out"], lora: dict[str, Array], inputs: int
 ) -> Float[Array, "*out"]:
@@ -120,16 +131,14 @@ def magnitude_ratio(
     return lora["magnitude"] / jax.lax.stop_gradient(jnp.sqrt(square))
 
 
-def openness(
-    x: Float[Array, "B T *in"], leaves: dict[str, Array] | None
-) -> Float[Array, "B T"] | None:
+def openness(x: Float[Array, "B T *in"], leaves: dict[str, Array]) -> Float[Array, "B T"] | None:
     """How far a gate opens for every token, from 0 to 1; None where there is none.
 
     UniPELT's gate is the sigmoid of a linear map of what goes in (Mao et al. 2022).
     Its released code takes the mean over the text; here each token has its own, or padding, and
     targets that are yet to come, would change a logit.
     """
-    if leaves is None or "gate" not in leaves:
+    if "gate" not in leaves:
         return None
     gate, bias = (leaves[name].astype(x.dtype) for name in ("gate", "gate_bias"))
     inputs = "ijk"[: x.ndim - 2]
@@ -149,12 +158,9 @@ def gated(
     return y * jnp.broadcast_to(opened[(..., *[None] * (y.ndim - 2))], y.shape)
 
 
-def bottleneck(
-    x: Float[Array, "B T D"], adapter: dict[str, Array] | None
-) -> Float[Array, "B T D"] | None:
-    """An adapter's answer to `x`: down, ReLU, up (Houlsby et al. 2019); None without one."""
-    if adapter is None:
-        return None
+@jax.named_scope("adapter")
+def bottleneck(x: Float[Array, "B T D"], adapter: dict[str, Array]) -> Float[Array, "B T D"]:
+    """An adapter's answer to `x`: down, ReLU, up (Houlsby et al. 2019)."""
     down, up = adapter["down"].astype(x.dtype), adapter["up"].astype(x.dtype)
     row = "b" if down.ndim == 3 else ""
     hidden = jnp.einsum(f"btd,{row}dr->btr", x, down)
@@ -165,9 +171,10 @@ def bottleneck(
     return gated(x, adapter, y)
 
 
-def with_rows(x: Float[Array, "B S D"], prompt: dict[str, Array] | None) -> Float[Array, "B S D"]:
+@jax.named_scope("prompt")
+def with_rows(x: Float[Array, "B S D"], prompt: dict[str, Array]) -> Float[Array, "B S D"]:
     """States whose first P are replaced by, or summed with, a layer's own virtual tokens."""
-    for how, rows in (prompt or {}).items():
+    for how, rows in prompt.items():
         virtual = rows.shape[-2]
         rows = jnp.broadcast_to(rows.astype(x.dtype), (len(x), virtual, x.shape[-1]))
         first = rows if how == "replace" else x[:, :virtual] + rows
@@ -175,28 +182,14 @@ def with_rows(x: Float[Array, "B S D"], prompt: dict[str, Array] | None) -> Floa
     return x
 
 
-def prefix_length(tuned: Any, attention: str) -> int:
-    """How many keys a prefix puts before those of an attention; 0 without one."""
-    prefix = tuned.get("layers", {}).get(attention, {}).get("prefix")
-    return 0 if prefix is None else prefix["key"].shape[-3]
-
-
-def prefix_is_padded(tuned: Any, attention: str) -> bool:
-    """Whether a prefix, and so a prompt beside it, may be shorter in some rows than in others."""
-    prefix = tuned.get("layers", {}).get(attention, {}).get("prefix")
-    return prefix is not None and "mask" in prefix
-
-
-def prefix_seen(tuned: Any, attention: str, rows: int) -> Bool[Array, "B P"]:
-    """Which keys of an attention's prefix are real, for every row; P is 0 without one."""
-    prefix = tuned.get("layers", {}).get(attention, {}).get("prefix")
-    if prefix is None:
-        return jnp.zeros((rows, 0), bool)
+def prefix_seen(prefix: dict[str, Array], rows: int) -> Bool[Array, "B P"]:
+    """Which keys of a prefix, L in front, are real, for every row."""
     # A prefix is padded alike in all layers.
     real = prefix["mask"][0] if "mask" in prefix else True
     return jnp.broadcast_to(real, (rows, prefix["key"].shape[-3]))
 
 
+@jax.named_scope("prefix")
 def prefix_scores(
     query: Float[Array, "B H T K"], prefix: dict[str, Array], never: float
 ) -> Float[Array, "B H T P"]:
@@ -216,6 +209,7 @@ def prefix_scores(
     return scores + jnp.broadcast_to(bias, scores.shape)
 
 
+@jax.named_scope("prefix")
 def prefix_values(
     weights: Float[Array, "B H T P"], prefix: dict[str, Array]
 ) -> Float[Array, "B H T K"]:

@@ -91,6 +91,7 @@ def _train(arguments: list[str]) -> None:
         distributed: DistributedConfig = DistributedConfig(),  # noqa: B008 (frozen)
         resume: bool = False,
         overwrite: bool = False,
+        profile: int = 0,
     ) -> None:
         """Tunes a soft prompt, or one for each of --data.tasks, evaluates it and saves it.
 
@@ -102,12 +103,13 @@ def _train(arguments: list[str]) -> None:
           distributed: the processes that train together, where there are several.
           resume: continue the run in --out from its last checkpoint.
           overwrite: replace the run in --out.
+          profile: write a profile of so many steps, after the first one, into --out.
         """
         prepare(distributed)
         from prompt_jax import experiment
 
         run = experiment.train_tasks if config.data.tasks else experiment.train
-        run(config, resume=resume, overwrite=overwrite, say=_say)
+        run(config, resume=resume, overwrite=overwrite, profile=profile, say=_say)
 
     parse(train, "train", arguments)
 
@@ -185,16 +187,14 @@ def _plan(arguments: list[str]) -> None:
 
         if config.frozen.remat == "auto":
             config = planning.plan_remat(config, topology, say=aside).config
-        made = planning.plan(config, topology, programs=programs)
-        others = []
-        if search or not made.fits:
-            others = planning.search(made, say=aside)
-        print(planning.text(made, others))
+        first = planning.plan(config, topology, programs=programs)
+        others = planning.search(first, say=aside) if search or not first.fits else []
+        print(planning.text(first, others))
         if plot:
-            print(f"drawn in {planning.draw(plot, [made, *others])}")
+            print(f"drawn in {planning.draw(plot, [first, *others])}")
         if json:
-            plans = [planning.as_json(each) for each in others]
-            print(as_json({**planning.as_json(made), "others": plans}))
+            plans = [planning.as_json(alternative) for alternative in others]
+            print(as_json({**planning.as_json(first), "others": plans}))
 
     parse(plan, "plan", arguments)
 

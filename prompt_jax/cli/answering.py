@@ -111,7 +111,7 @@ def predict(arguments: list[str]) -> None:
         from prompt_jax.tasks import Task, read_labels
 
         loaded, model = load(prompt, backbone, allow_mismatch, mesh, frozen, task_id=task_id)
-        asked = Task(
+        named = Task(
             name=data.task,
             source=task.source or "{input}",
             target=task.target or "{target}",
@@ -121,7 +121,7 @@ def predict(arguments: list[str]) -> None:
         count = prediction.predict(
             model,
             loaded.injection(),
-            asked,
+            named,
             input,
             output,
             data=data,

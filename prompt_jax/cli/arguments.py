@@ -9,7 +9,7 @@ import sys
 import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec, PrimitiveTypeInfo
@@ -20,18 +20,26 @@ from prompt_jax.config import (
     DataConfig,
     EvalConfig,
     InputError,
+    MeshConfig,
     TaskConfig,
     choose,
     method_kinds,
 )
 from prompt_jax.runtime import quiet
 
+if TYPE_CHECKING:
+    from prompt_jax.backbones import Backbone
+    from prompt_jax.prompts import PeftFolder, Prompt
+else:  # `--help` answers at once: nothing heavy is imported before a command runs.
+    Backbone = PeftFolder = Prompt = object
+
+T = TypeVar("T")
 LISTS = tyro.constructors.ConstructorRegistry()
 """How a flag of several values is written: `a,b`, `a, b` and `a b` alike, and `a\\,b` for one."""
 
 
 @LISTS.primitive_rule
-def _list(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[tuple[Any, ...]] | None:
+def _list(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[tuple[object, ...]] | None:
     kind, *rest = typing.get_args(info.type) or (None,)
     # Positional values are paths, in which a comma is one.
     if info.type_origin is not tuple or rest != [...] or tyro.conf.Positional in info.markers:
@@ -57,7 +65,7 @@ def parse(function: Callable[..., None], prog: str, arguments: list[str]) -> Non
     """Calls a function with the arguments that its signature allows."""
 
     @functools.wraps(function)
-    def call(*values: Any, **options: Any) -> None:
+    def call(*values: object, **options: object) -> None:
         quiet()
         function(*values, **options)
 
@@ -111,7 +119,7 @@ def trained_on(arguments: list[str]) -> tuple[DataConfig, TaskConfig, EvalConfig
     return data, task, _scoring(prompt)
 
 
-def _scoring(prompt: Any) -> EvalConfig:
+def _scoring(prompt: Prompt) -> EvalConfig:
     """How the run of a prompt scored it, at its batch size; lengths and memory are known to fit."""
     from prompt_jax.config import TrainConfig, from_json
 
@@ -122,7 +130,7 @@ def _scoring(prompt: Any) -> EvalConfig:
     return eval
 
 
-def task_of(prompt: Any) -> tuple[DataConfig, TaskConfig]:
+def task_of(prompt: Prompt) -> tuple[DataConfig, TaskConfig]:
     """Data and task of a prompt as far as it tells, the first task of a mixture."""
     from prompt_jax.config import from_json
     from prompt_jax.tasks import write_labels
@@ -148,7 +156,7 @@ def value_of(arguments: list[str], flag: str) -> str | None:
     return None
 
 
-def bound(path: str, kind: type) -> Any:
+def bound(path: str, kind: type[T]) -> T:
     """The name `config` of a Python file."""
     if not Path(path).is_file():
         raise InputError(f"no config file {path}; give a .py file that binds `config`")
@@ -169,11 +177,11 @@ def load(
     prompt: str,
     backbone: str,
     allow_mismatch: bool,
-    mesh: Any = None,
+    mesh: MeshConfig | None = None,
     frozen: BackboneConfig | None = None,
     *,
     task_id: str | None = "",
-) -> tuple[Any, Any]:
+) -> tuple[Prompt, Backbone]:
     """The prompt at a path and the backbone it runs on: the named one, or else its own.
 
     Args:
@@ -194,12 +202,12 @@ def load(
 
 
 def on_backbone(
-    prompt: Any,
+    prompt: Prompt | PeftFolder,
     backbone: str,
     allow_mismatch: bool = False,
-    mesh: Any = None,
+    mesh: MeshConfig | None = None,
     frozen: BackboneConfig | None = None,
-) -> tuple[Any, Any]:
+) -> tuple[Prompt, Backbone]:
     """A prompt as it runs on the backbone of a name, and that backbone."""
     from prompt_jax.weights import load_backbone
 
@@ -209,7 +217,7 @@ def on_backbone(
     return prompt.on(model, allow_mismatch=allow_mismatch), model
 
 
-def prompt_at(path: str, task_id: str) -> Any:
+def prompt_at(path: str, task_id: str) -> Prompt | PeftFolder:
     """The prompt at a path, of one task where it has those of several.
 
     Raises:
@@ -221,7 +229,7 @@ def prompt_at(path: str, task_id: str) -> Any:
     return prompt if isinstance(prompt, PeftFolder) else of_task(prompt, task_id or None)
 
 
-def as_json(values: dict[str, Any]) -> str:
+def as_json(values: dict[str, object]) -> str:
     """One line for programs that read the output."""
     return json.dumps(values, ensure_ascii=False)
 

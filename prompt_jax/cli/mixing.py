@@ -2,11 +2,10 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 from tyro.conf import Positional
 
-from prompt_jax.cli.arguments import aside, on_backbone, task_of
+from prompt_jax.cli.arguments import Backbone, Prompt, aside, on_backbone, task_of
 from prompt_jax.config import Config, InputError, TaskConfig, TrainConfig
 
 
@@ -35,9 +34,9 @@ def compose(
     from prompt_jax import prompts as saved
 
     loaded = _of_task(prompts, task_id)
-    made = saved.compose(loaded, how, weights or None, name or Path(output).name)
-    print(f"{len(made.rows)} virtual tokens, digest {made.digest[:12]}")
-    print(f"written: {saved.save_prompt(output, made, overwrite=overwrite)}")
+    composed = saved.compose(loaded, how, weights or None, name or Path(output).name)
+    print(f"{len(composed.rows)} virtual tokens, digest {composed.digest[:12]}")
+    print(f"written: {saved.save_prompt(output, composed, overwrite=overwrite)}")
 
 
 def attention(
@@ -65,17 +64,17 @@ def attention(
       seed: of the order of the rows.
       overwrite: replace the prompt in output.
     """
-    from prompt_jax.experiment import attend
+    from prompt_jax.experiment import train_attention
     from prompt_jax.prompts import check_free, save_prompt
 
     check_free(Path(output), overwrite)
     loaded, model, config = _together(prompts, task, task_id)
     train = TrainConfig(steps=steps, batch_size=batch_size, seed=seed)
     config = dataclasses.replace(config, train=train)
-    made = attend(config, loaded, model, name=name or Path(output).name)
-    for weight, source in zip(made.recipe["weights"], loaded, strict=True):
+    mixture = train_attention(config, loaded, model, name=name or Path(output).name)
+    for weight, source in zip(mixture.recipe["weights"], loaded, strict=True):
         print(f"{weight:.3f}  {source.name or source.digest[:12]}")
-    print(f"written: {save_prompt(output, made, overwrite=overwrite)}")
+    print(f"written: {save_prompt(output, mixture, overwrite=overwrite)}")
 
 
 def ensemble(
@@ -97,7 +96,7 @@ def ensemble(
     print(report.markdown(report.table(results)))
 
 
-def _of_task(paths: tuple[str, ...], task_id: str) -> list[Any]:
+def _of_task(paths: tuple[str, ...], task_id: str) -> list[Prompt]:
     """The prompts at several paths, each of one task; those without tasks need no name of one."""
     from prompt_jax.prompts import load_shaped, of_task, task_names
 
@@ -105,7 +104,9 @@ def _of_task(paths: tuple[str, ...], task_id: str) -> list[Any]:
     return [of_task(prompt, task_id or None) if task_names(prompt) else prompt for prompt in loaded]
 
 
-def _together(paths: tuple[str, ...], task: str, task_id: str) -> tuple[list[Any], Any, Config]:
+def _together(
+    paths: tuple[str, ...], task: str, task_id: str
+) -> tuple[list[Prompt], Backbone, Config]:
     """Prompts of one backbone, that backbone, and the config of the first one's task."""
     if not paths:
         raise InputError("no prompts given; name their folders")

@@ -131,21 +131,21 @@ def _similarity(query: Positional[str], folder: Positional[str] = "runs") -> Non
 
     from prompt_jax.prompts import Similar, list_prompts, load_shaped, similarities, task_embedding
 
-    asked = load_shaped(query)
-    task_embedding(asked)  # Says at once where the prompt to compare with has no rows.
-    found: list[tuple[str, Similar]] = []
+    reference = load_shaped(query)
+    task_embedding(reference)  # Says at once where the prompt to compare with has no rows.
+    ranked: list[tuple[str, Similar]] = []
     left_out: dict[str, str] = {}
     for row in list_prompts(folder):
         try:
-            (like,) = similarities(asked, [load_shaped(Path(folder) / row.name)])
-            found.append((row.name, like))
+            (like,) = similarities(reference, [load_shaped(Path(folder) / row.name)])
+            ranked.append((row.name, like))
         except InputError as error:
             # One prompt of another kind or backbone must not hide the others.
             left_out[row.name] = str(error)
-    if not (found or left_out):
+    if not (ranked or left_out):
         raise InputError(f"no prompts in {folder}; give the folder that holds runs or prompts")
     table = Table("name", "cosine of average tokens", "cosine token by token", "digest")
-    for name, like in sorted(found, key=lambda pair: -pair[1].average):
+    for name, like in sorted(ranked, key=lambda pair: -pair[1].average):
         cells = f"{like.average:.4f}", f"{like.per_token:.4f}", like.prompt.digest[:12]
         table.add_row(name, *cells)
     Console().print(table)
@@ -170,13 +170,13 @@ def _publish(
       alias: what shall mean this version from now on, beside its number.
       task_id: the task of a multitask prompt, by its number from 0 or its name.
     """
+    from prompt_jax.prompts import load_shaped, of_task
     from prompt_jax.serve import Store
 
-    loaded = prompt_at(prompt, task_id)
-    kept = Store(store)
-    entry = kept.put(name, loaded)
+    library = Store(store)
+    entry = library.put(name, of_task(load_shaped(prompt), task_id or None))
     if alias:
-        kept.alias(name, alias, entry.version)
+        library.alias(name, alias, entry.version)
     print(f"{entry} in {store}")
 
 
@@ -241,6 +241,6 @@ def _recycle(
 
     check_free(Path(output), overwrite)
     loaded, source = load(prompt, "", False, task_id=task_id)
-    made = recycle(loaded, source, load_backbone(backbone), how)
-    print(f"by {made.recipe['words']:,} shared words")
-    print(f"written: {save_prompt(output, made, overwrite=overwrite)}")
+    carried = recycle(loaded, source, load_backbone(backbone), how)
+    print(f"by {carried.recipe['words']:,} shared words")
+    print(f"written: {save_prompt(output, carried, overwrite=overwrite)}")

@@ -1,29 +1,32 @@
 """`prompt-jax sweep`."""
 
 import dataclasses
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
 from prompt_jax.cli.arguments import parse, starting_config, value_of
-from prompt_jax.config import Config, InputError, SweepConfig, from_json
+from prompt_jax.config import Config, SweepConfig
 from prompt_jax.runtime import prepare
 
-USUAL: dict[str, Any] = {
+USUAL: dict[str, tuple[float | str, ...]] = {
     "learning_rates": (0.1, 0.3, 1.0),
     "inits": ("vocab", "random"),
     "lengths": (10, 20),
 }
-"""Of prompt tuning, where nothing is chosen: what it is known to be touchy about."""
+"""Choices for prompt tuning where none are given: what it is known to be touchy about."""
 
 
 def run(arguments: list[str]) -> None:
     """Trains candidates together and keeps the best."""
     resuming = "--resume" in arguments
     default, arguments = starting_config(arguments, out="runs/sweep")
-    chosen = _kept(value_of(arguments, "--out") or default.out) if resuming else SweepConfig()
+    chosen = SweepConfig()
+    if resuming:
+        from prompt_jax.experiment.sweep import read_sweep
+
+        chosen = read_sweep(Path(value_of(arguments, "--out") or default.out))
 
     def sweep(
         config: tyro.conf.AvoidSubcommands[Annotated[Config, tyro.conf.arg(name="")]] = default,
@@ -54,13 +57,3 @@ def run(arguments: list[str]) -> None:
         )
 
     parse(sweep, "sweep", arguments)
-
-
-def _kept(out: str) -> SweepConfig:
-    """The options of the sweep to resume."""
-    from prompt_jax.experiment.sweep import KEPT
-
-    path = Path(out) / KEPT
-    if not path.is_file():
-        raise InputError(f"{out} holds no sweep to resume: {path} is missing; leave out --resume")
-    return from_json(SweepConfig, json.loads(path.read_text(encoding="utf-8")))

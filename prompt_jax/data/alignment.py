@@ -4,7 +4,7 @@ Everything goes by the characters that a token stands for, so the text is tokeni
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int
@@ -12,11 +12,12 @@ from jaxtyping import Int
 from prompt_jax.config import InputError
 from prompt_jax.data.texts import kept, trimmed
 from prompt_jax.tasks import words_of
+from prompt_jax.trees import Tokenizer
 
 IGNORED = -100
 """At a token that has no target."""
 NO_SPAN = np.zeros(2, np.int32)
-"""Of a question without an answer: the first token, which is special, as BERT has it."""
+"""The span of a question without an answer: the first token, which is special, as in BERT."""
 
 
 class Located(NamedTuple):
@@ -29,7 +30,7 @@ class Located(NamedTuple):
     """How many texts were cut."""
 
 
-def locate(tokenizer: Any, texts: Sequence[str], max_length: int) -> Located:
+def locate(tokenizer: Tokenizer, texts: Sequence[str], max_length: int) -> Located:
     """The tokens of each text, cut as `encode` cuts them, with their places.
 
     Raises:
@@ -40,16 +41,16 @@ def locate(tokenizer: Any, texts: Sequence[str], max_length: int) -> Located:
             f"tags and spans need to know where a token stands, and {type(tokenizer).__name__} "
             "does not tell; use a fast tokenizer (a folder with a tokenizer.json)"
         )
-    found = tokenizer(
+    encoded = tokenizer(
         list(texts), return_offsets_mapping=True, return_attention_mask=False, verbose=False
     )
-    pairs = found["offset_mapping"]
-    left = [kept(*each, max_length) for each in zip(texts, pairs, strict=True)]
+    pairs = encoded["offset_mapping"]
+    left = [kept(*pair, max_length) for pair in zip(texts, pairs, strict=True)]
     places = [
-        np.array([trimmed(text, *each) for each in row], np.int32).reshape(-1, 2)[keep]
+        np.array([trimmed(text, *pair) for pair in row], np.int32).reshape(-1, 2)[keep]
         for text, row, keep in zip(texts, pairs, left, strict=True)
     ]
-    rows = [np.asarray(row, np.int32) for row in found["input_ids"]]
+    rows = [np.asarray(row, np.int32) for row in encoded["input_ids"]]
     tokens = [row[keep] for row, keep in zip(rows, left, strict=True)]
     return Located(tokens, places, sum(len(row) > max_length for row in rows))
 

@@ -111,8 +111,8 @@ def length_ladder(
     Each rung is a length T for which `prompt_length` + T is a multiple of `multiple`, as hardware
     tiles want; the last one holds the longest row.
     """
-    whole = -(-(np.asarray(lengths) + prompt_length) // multiple) * multiple
-    sizes, counts = np.unique(whole - prompt_length, return_counts=True)
+    tiled = -(-(np.asarray(lengths) + prompt_length) // multiple) * multiple
+    sizes, counts = np.unique(tiled - prompt_length, return_counts=True)
     sizes, rows = sizes.tolist(), np.cumsum(counts).tolist()
     # best[i]: tokens and rungs of the cheapest ladder that ends at sizes[i].
     best = [(n * size, (size,)) for n, size in zip(rows, sizes, strict=True)]
@@ -184,9 +184,9 @@ class Batches:
     def reseeded(self, seed: int) -> "Batches":
         """The same rows in another order."""
         at_least("train.seed", seed, 0)
-        other = copy.copy(self)
-        other._seed = seed
-        return other
+        batches = copy.copy(self)
+        batches._seed = seed
+        return batches
 
     @property
     def sources(self) -> list[np.ndarray]:

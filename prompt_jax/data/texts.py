@@ -2,16 +2,16 @@
 
 import bisect
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int, Int32
 
 from prompt_jax.config import InputError
 from prompt_jax.tasks import columns_of, place_of
+from prompt_jax.trees import Tokenizer
 
 
-def encode(tokenizer: Any, texts: Sequence[str], max_length: int) -> list[np.ndarray]:
+def encode(tokenizer: Tokenizer, texts: Sequence[str], max_length: int) -> list[np.ndarray]:
     """Token ids of each text, cut to `max_length`.
 
     A cut takes the end of the longest column, then of all that are as long; the words that a
@@ -25,7 +25,7 @@ def encode(tokenizer: Any, texts: Sequence[str], max_length: int) -> list[np.nda
 
 
 def encode_targets(
-    tokenizer: Any, texts: Sequence[str], max_length: int, *, place: str = "apart"
+    tokenizer: Tokenizer, texts: Sequence[str], max_length: int, *, place: str = "apart"
 ) -> list[np.ndarray]:
     """Token ids of what a model shall write: an end of sequence behind, nothing before.
 
@@ -38,14 +38,14 @@ def encode_targets(
 
 
 def cut_targets(
-    tokenizer: Any, texts: Sequence[str], max_length: int, place: str
+    tokenizer: Tokenizer, texts: Sequence[str], max_length: int, place: str
 ) -> tuple[list[np.ndarray], int]:
     """The rows of `encode_targets` and how many of them were cut."""
     if not texts:
         return [], 0
     plain = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
-    one, other = tokenizer(["a", "b"], **plain)["input_ids"]
-    space = " " if place != "apart" and tokenizer.decode(one + other) == "ab" else ""
+    a, b = tokenizer(["a", "b"], **plain)["input_ids"]
+    space = " " if place != "apart" and tokenizer.decode(a + b) == "ab" else ""
     endless = place == "within" or tokenizer.eos_token_id is None
     end = [] if endless else [tokenizer.eos_token_id]
     ids = tokenizer([space + text for text in texts], **plain)["input_ids"]
@@ -54,7 +54,7 @@ def cut_targets(
 
 
 def cut_texts(
-    tokenizer: Any, texts: Sequence[str], max_length: int
+    tokenizer: Tokenizer, texts: Sequence[str], max_length: int
 ) -> tuple[list[np.ndarray], int]:
     """The rows of `encode` and how many of them were cut."""
     if not texts:
@@ -105,7 +105,7 @@ def _levelled(lengths: Int[np.ndarray, " C"], room: int) -> Int[np.ndarray, " C"
     return lowered
 
 
-def _shortened(tokenizer: Any, text: str, max_length: int) -> Int32[np.ndarray, " T"]:
+def _shortened(tokenizer: Tokenizer, text: str, max_length: int) -> Int32[np.ndarray, " T"]:
     """What `kept` leaves, where a tokenizer does not tell where tokens stand: by characters."""
     columns = columns_of(text)
 

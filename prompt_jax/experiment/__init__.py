@@ -1,33 +1,32 @@
 """One experiment, from config to saved prompt."""
 
-from prompt_jax.experiment.attention import attend, compose_attention
-from prompt_jax.experiment.compare import (
+from prompt_jax.experiment.attempt import compose_attention, train_attention
+from prompt_jax.experiment.compare import compare_methods
+from prompt_jax.experiment.conclude import Result
+from prompt_jax.experiment.rivals import (
     FROZEN,
     TUNED,
-    compare,
     evaluate_ensemble,
     evaluate_prompt,
+    score_ways,
 )
-from prompt_jax.experiment.conclude import Result
-from prompt_jax.experiment.data import Data, load_data
-from prompt_jax.experiment.methods import compare_methods
-from prompt_jax.experiment.run import train
+from prompt_jax.experiment.splits import Data, load_data
 from prompt_jax.experiment.sweep import sweep
-from prompt_jax.experiment.tasks import train_tasks
+from prompt_jax.experiment.training import train, train_tasks
 
 __all__ = [
     "FROZEN",
     "TUNED",
     "Data",
     "Result",
-    "attend",
-    "compare",
     "compare_methods",
     "compose_attention",
     "evaluate_ensemble",
     "evaluate_prompt",
     "load_data",
+    "score_ways",
     "sweep",
     "train",
+    "train_attention",
     "train_tasks",
 ]

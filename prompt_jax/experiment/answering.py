@@ -8,10 +8,10 @@ import jax
 import numpy as np
 
 from prompt_jax.answers import Candidates, check_words, head_of, heads, readout_for, tokenizer_of
-from prompt_jax.backbones import Backbone, is_encoder
+from prompt_jax.backbones import Backbone
 from prompt_jax.config import Config, InputError, MethodConfig
 from prompt_jax.data import Batches, encode_labels, pad
-from prompt_jax.experiment.data import Data
+from prompt_jax.experiment.splits import Data
 from prompt_jax.generate import one_mask
 from prompt_jax.losses import Loss, Pull, loss_fn
 from prompt_jax.prompts import check_task
@@ -36,7 +36,7 @@ def for_tasks_of(config: Config, backbone: Backbone, tasks: Sequence[Task]) -> M
     task, *others = tasks
     method, head = config.method, head_of(task.kind)
     if method.task_type in WRITES:
-        if head is not None and is_encoder(backbone.config):
+        if head is not None and backbone.config.is_encoder:
             method = head.configure(head, method, backbone, task)
         else:
             method = dataclasses.replace(method, task_type=backbone.task_types[0])
@@ -155,6 +155,6 @@ def check_blanks(
     Raises:
       InputError: one has none, or several.
     """
-    if is_encoder(backbone.config) and method.num_labels is None:
+    if backbone.config.is_encoder and method.num_labels is None:
         places = [place_of(example.source, i) for i, example in enumerate(examples)]
         one_mask(backbone, batches.sources, places)

@@ -1,21 +1,24 @@
 """The candidates of a sweep: their states, how far each is, and the best prompt of each."""
 
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
 
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import Config, SweepConfig
-from prompt_jax.experiment.choice import Judgement, judge, unjudged
+from prompt_jax.experiment.choice import Best, Judgement
 from prompt_jax.experiment.course import RATES, Course, begin, followers, ready
-from prompt_jax.experiment.data import Data
-from prompt_jax.experiment.population import Population
+from prompt_jax.experiment.loop import Members, Report
+from prompt_jax.experiment.members import Population, Trained
+from prompt_jax.experiment.splits import Data
 from prompt_jax.population import member, stack
+from prompt_jax.runs import Row
 from prompt_jax.train import is_finite
+from prompt_jax.trees import Tree
 
 
-class Candidates:
+class Candidates(Members):
     """All candidates of a sweep with their states, and the best prompt of each.
 
     Those of one placement share a program, and so a population.
@@ -29,27 +32,37 @@ class Candidates:
         for i, config in enumerate(configs):
             by_program.setdefault(config.method.placement, []).append(i)
         self.populations = [
-            Population([configs[i] for i in own], backbone, [data] * len(own))
-            for own in by_program.values()
+            Population([configs[i] for i in numbers], backbone, [data] * len(numbers))
+            for numbers in by_program.values()
         ]
         self.place = {
             i: (population, at)
-            for population, own in zip(self.populations, by_program.values(), strict=True)
-            for at, i in enumerate(own)
+            for population, numbers in zip(self.populations, by_program.values(), strict=True)
+            for at, i in enumerate(numbers)
         }
-        self.best = [unjudged(self.tree(i)) for i in range(len(configs))]
 
-    def tree(self, index: int) -> Any:
-        """The tuned tree that a candidate has now."""
+    def __len__(self) -> int:
+        return len(self.configs)
+
+    def best(self, index: int) -> Best:
+        """The best prompt that a candidate had so far."""
         population, at = self.place[index]
-        return population.tree(at)
+        return population.best[at]
+
+    def title(self, index: int) -> str:
+        return f"candidate {index:>3}  "
+
+    def labels(self, index: int, step: int) -> Row:
+        return {"candidate": index, "own_step": step}
 
     def step(self, index: int) -> int:
-        """Steps that a candidate has made."""
         population, at = self.place[index]
-        return int(population.steps[at])
+        return population.step(at)
 
-    def chosen(self) -> list[int]:
+    def target(self, index: int) -> int:
+        return self.targets[self.course.rung[index]]
+
+    def ready(self) -> list[int]:
         """The candidates that train next, at most as many as slots and all of one program.
 
         Their number is a power of two or that of the slots, so that few programs are compiled.
@@ -63,35 +76,31 @@ class Candidates:
             waiting = waiting[: 2 ** (len(waiting).bit_length() - 1)]
         return waiting
 
-    def until(self, chosen: list[int]) -> int:
-        """Steps until the first of them is to be evaluated."""
-        every = self.configs[0].train.eval_every
-        stops = []
-        for i in chosen:
-            step = self.step(i)
-            stops.append(min(self.targets[self.course.rung[i]], step - step % every + every) - step)
-        return min(stops)
+    def advance(
+        self, chosen: Sequence[int], steps: int, report: Report, going: Callable[[], bool]
+    ) -> None:
+        population = self.place[chosen[0]][0]
+        population.advance([self.place[i][1] for i in chosen], steps, report, going)
 
     def judge(self, index: int) -> Judgement:
-        """Scores a candidate, keeps its best prompt, and says so where it has reached a rung.
+        """Scores a candidate, keeps its best prompt, and notes its score at a rung.
 
         Early on most answers are one label, or no text is right, whatever the candidate. So how
         likely the right answers are decides who goes on, and the metric who wins.
         """
         population, at = self.place[index]
-        found = judge({population.data[at].task.name: population.score(at)})
-        step, score = self.step(index), next(iter(found.metrics.values()))
-        judged = score if found.log_likelihood is None else found.log_likelihood
+        judgement = population.judge(at)
+        likely = judgement.log_likelihood
+        score = judgement.score if likely is None else likely
         if not is_finite(population.tree(at)):
-            judged = -np.inf  # It diverged, and no other with it.
-        self.best[index] = self.best[index].after(found, population.tree(at), step)
+            score = float("-inf")  # It diverged, and no other with it.
         rung = int(self.course.rung[index])
-        if step == self.targets[rung]:
-            self.course.scores[index, rung] = judged
+        if population.step(at) == self.targets[rung]:
+            self.course.scores[index, rung] = score
             self.course.rung[index] = rung + 1
             if self.sweep.how == "pbt" and (self.course.rung > rung).all():
                 self._follow(rung)
-        return found
+        return judgement
 
     def _follow(self, rung: int) -> None:
         """The worst of a generation go on with prompts of the best, at other rates."""
@@ -99,15 +108,15 @@ class Candidates:
             return
         generator = np.random.default_rng((self.sweep.seed, rung))
         for index, parent in followers(self.course, rung, generator).items():
-            own = self.configs[parent].train
+            options = self.configs[parent].train
             factors = generator.choice(RATES, 2)
-            rates = np.float32([own.learning_rate, own.weight_decay]) * factors
+            rates = np.array([options.learning_rate, options.weight_decay], np.float32) * factors
             self.course.parent[index, rung], self.course.rates[index, rung] = parent, rates
             self._become(index, rung)
             (population, at), (_, source) = self.place[index], self.place[parent]
             for leaf in jax.tree.leaves(population.states):
                 leaf[at] = leaf[source]
-            self.best[index] = self.best[parent]
+            population.best[at] = population.best[source]
 
     def _become(self, index: int, rung: int) -> None:
         """A candidate has the length of its parent, and rates of its own."""
@@ -118,20 +127,25 @@ class Candidates:
         population.become(at, source, rate, decay)
         self.configs[index] = population.configs[at]
 
-    def state(self) -> dict[str, Any]:
-        """All that a checkpoint holds."""
+    def checkpoint(self) -> dict[str, Tree]:
         states = [population.states for population in self.populations]
-        return {"states": states, "best": stack(self.best), "course": self.course}
+        best = stack([self.best(i) for i in range(len(self))])
+        return {"states": states, "best": best, "course": self.course}
 
-    def take(self, state: dict[str, Any]) -> None:
-        """Goes on from a checkpoint."""
+    def restore(self, state: dict[str, Tree]) -> None:
         self.course = Course(*map(np.array, state["course"]))
         for rung in range(len(self.targets)):
             for index in np.flatnonzero(~np.isnan(self.course.rates[:, rung, 0])):
                 self._become(int(index), rung)
         for population, states in zip(self.populations, state["states"], strict=True):
             population.states = jax.tree.map(np.array, states)
-        self.best = [member(state["best"], i) for i in range(len(self.configs))]
+        for i, (population, at) in self.place.items():
+            population.best[at] = member(state["best"], i)
+
+    def trained(self, index: int) -> Trained:
+        """A candidate's experiment with its best prompt."""
+        population, at = self.place[index]
+        return population.trained(at)
 
     def winner(self) -> int:
         """The candidate with the best prompt; of equals, the one that went furthest."""
@@ -139,18 +153,18 @@ class Candidates:
 
     def reached(self, index: int) -> tuple[float, float, int]:
         """What candidates are compared by once all have ended."""
-        score, likelihood = self.best[index].rank
+        score, likelihood = self.best(index).rank
         return score, likelihood, int(self.course.rung[index])
 
-    def lineage(self, index: int) -> list[dict[str, Any]]:
+    def lineage(self, index: int) -> list[dict[str, float]]:
         """Every prompt that a candidate's best one went on from, the first one first."""
-        steps, found = int(self.best[index].step), []
+        steps, ancestors = int(self.best(index).step), []
         for rung in reversed(range(len(self.targets))):
             rates = self.course.rates[index, rung]
             if self.targets[rung] >= steps or np.isnan(rates[0]):
                 continue
             parent = int(self.course.parent[index, rung])
-            found.append(
+            ancestors.append(
                 {
                     "after_step": self.targets[rung],
                     "candidate": index,
@@ -160,4 +174,4 @@ class Candidates:
                 }
             )
             index = parent
-        return found[::-1]
+        return ancestors[::-1]

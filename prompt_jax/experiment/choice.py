@@ -1,15 +1,19 @@
 """Which prompt of a run is kept, what that choice is worth, and whether anything was learned."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from prompt_jax.config import Config
 from prompt_jax.evaluate import Evaluation
-from prompt_jax.experiment.data import Data
+from prompt_jax.experiment.splits import Data
+from prompt_jax.metrics import Scores
 from prompt_jax.train import is_finite
+from prompt_jax.trees import Tuned
 
+Scalar = np.ndarray | np.number
+"""A number of numpy's, as checkpoints hold it: an array without axes once it is restored."""
 FEW = 50
 """Validation rows below which a run says what one of them is worth."""
 
@@ -17,62 +21,68 @@ FEW = 50
 class Judgement(NamedTuple):
     """How good a prompt is on validation."""
 
-    metrics: dict[str, float]
-    """By name, the deciding one first."""
+    metrics: Scores
+    """The metrics on all validation rows that are watched."""
     log_likelihood: float | None
-    """Of the right answers, see `Evaluation`; None where it is not known."""
+    """How likely the right answers are, see `Evaluation`; None where it is not known."""
 
     @property
     def scores(self) -> dict[str, float]:
-        """All of it by name."""
+        """The metrics and the log-likelihood, as a file of metrics has them."""
         likely = self.log_likelihood
-        return self.metrics if likely is None else {**self.metrics, "log_likelihood": likely}
+        return {**self.metrics} if likely is None else {**self.metrics, "log_likelihood": likely}
+
+    @property
+    def score(self) -> float:
+        """The deciding metric."""
+        return self.metrics.score
 
 
 class Best(NamedTuple):
     """The prompt to keep: the best on validation so far."""
 
-    tuned: Any
-    score: np.ndarray
+    tuned: Tuned
+    score: Scalar
     """The deciding metric."""
-    likelihood: np.ndarray
+    likelihood: Scalar
     """Log-likelihood of the right answers, which decides between equal scores."""
-    step: np.ndarray
-    since: np.ndarray
-    """Evaluations since then."""
+    step: Scalar
+    since: Scalar
+    """Evaluations that came after it."""
 
     @property
     def rank(self) -> tuple[float, float]:
         """What prompts are compared by: a few rows cannot tell most prompts apart by a metric."""
         return float(self.score), float(self.likelihood)
 
-    def after(self, judgement: Judgement, tuned: Any, step: int) -> "Best":
+    def after(self, judgement: Judgement, tuned: Tuned, step: int) -> "Best":
         """The best once another prompt is judged; of equals, the earlier one.
 
         A prompt that is no number is never the best: it answers all the same, by chance.
         """
-        ranks = next(iter(judgement.metrics.values())), judgement.log_likelihood
+        ranks = judgement.score, judgement.log_likelihood
         # As checkpoints hold them, or a restored score would differ from an equal one.
         score, likelihood = (
             np.float32(-np.inf if value is None or np.isnan(value) else value) for value in ranks
         )
-        other = Best(tuned, score, likelihood, np.int32(step), np.int32(0))
-        better = other.rank > self.rank and is_finite(tuned)
-        return other if better else self._replace(since=np.int32(self.since + 1))
+        newest = Best(tuned, score, likelihood, np.int32(step), np.int32(0))
+        better = newest.rank > self.rank and is_finite(tuned)
+        return newest if better else self._replace(since=np.int32(self.since + 1))
 
 
-def unjudged(tuned: Any) -> Best:
+def unjudged(tuned: Tuned) -> Best:
     """What is kept before the first evaluation."""
     worst = np.float32(-np.inf)
     return Best(tuned, worst, worst, np.int32(0), np.int32(0))
 
 
-def joined(scores: Mapping[str, dict[str, float]]) -> dict[str, float]:
-    """The metrics of the only task; of several, the mean of the deciding ones and each of them."""
+def joined(scores: Mapping[str, Scores]) -> Scores:
+    """The metrics of the only task; of several, the deciding ones and their mean, which decides."""
     if len(scores) == 1:
-        return next(iter(scores.values()))
-    deciding = {name: next(iter(metrics.values())) for name, metrics in scores.items()}
-    return {"mean": sum(deciding.values()) / len(deciding), **deciding}
+        (only,) = scores.values()
+        return only
+    deciding = {name: metrics.score for name, metrics in scores.items()}
+    return Scores({"mean": sum(deciding.values()) / len(deciding), **deciding}, "mean")
 
 
 def judge(evaluations: Mapping[str, Evaluation]) -> Judgement:
@@ -95,12 +105,12 @@ def warnings_of(data: Data, config: Config) -> list[str]:
         )
     count = len(data.watched(config))
     if count < FEW:
-        more = " or a larger --data.validation-fraction" if data.held_out else ""
+        larger = " or a larger --data.validation-fraction" if data.held_out else ""
         rows = f"{count} validation row{'s' * (count > 1)}"
         lines.append(
             f"warning: {task.name}: with {rows} to choose a prompt by, each moves "
             f"{task.metrics[0]} by up to {1 / count:.3f}; log-likelihood decides between equal "
-            f"scores. Give more rows with --data.validation{more}"
+            f"scores. Give more rows with --data.validation{larger}"
         )
     return lines
 

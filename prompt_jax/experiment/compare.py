@@ -1,126 +1,210 @@
-"""A tuned prompt beside its rivals: the plain frozen model, and knowing nothing."""
+"""Several methods on the same data and budget, and what each costs: `prompt-jax compare`."""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
+import jax
 
-from prompt_jax.answers import ask_each, check_words, combine, fit_weights
-from prompt_jax.answers.ensemble import WAYS
+from prompt_jax import disk, report
+from prompt_jax.answers import answer
 from prompt_jax.backbones import Backbone
-from prompt_jax.config import Config, InputError, choose
-from prompt_jax.evaluate import baselines, evaluate
-from prompt_jax.experiment.data import Data
-from prompt_jax.experiment.scored import scored
-from prompt_jax.experiment.watch import Say
-from prompt_jax.metrics import measure
-from prompt_jax.prompts import Prompt, of_task
-from prompt_jax.tasks import remarks
+from prompt_jax.config import Config, InputError, MethodConfig, resolved
+from prompt_jax.experiment.answering import batches_of, loss_of
+from prompt_jax.experiment.loop import Say
+from prompt_jax.experiment.rivals import TUNED, rival
+from prompt_jax.experiment.splits import Data, check_one, load_data
+from prompt_jax.experiment.training import load, train
+from prompt_jax.forward import Injection
+from prompt_jax.methods import method_of
+from prompt_jax.metrics import Scores
+from prompt_jax.prompts import Prompt, fresh
+from prompt_jax.runs import begin_run, claim, read_metrics
+from prompt_jax.sharding import place_rows, replicate
+from prompt_jax.train import compile_step, start
 
-FROZEN, TUNED = "frozen model, no prompt", "tuned prompt"
-Results = dict[str, dict[str, dict[str, float]]]
-"""Way to answer -> test set -> metrics."""
-
-
-def rival(results: Results) -> str:
-    """What a prompt has to beat: the frozen model, or knowing nothing where it cannot answer."""
-    return FROZEN if FROZEN in results else next(way for way in results if way != TUNED)
-
-
-def compare(config: Config, data: Data, backbone: Backbone, ways: dict[str, Any]) -> Results:
-    """Metrics of each way to answer on validation and every test set, beside the baselines.
-
-    Args:
-      config: its data and eval parts say how.
-      data: what to answer; an empty validation is left out.
-      backbone: the frozen model.
-      ways: name -> injection, None for the plain model.
-    """
-    results: Results = {}
-    sets = {"validation": data.validation, **data.tests}
-    sources = [example.source for examples in sets.values() for example in examples]
-    check_words(backbone, config.data, sources)
-    for name, examples in sets.items():
-        if not examples:
-            continue
-        for way, scores in baselines(data.train, examples, data.task).items():
-            results.setdefault(way, {})[name] = scores
-        for way, injection in ways.items():
-            results.setdefault(way, {})[name] = evaluate(
-                backbone,
-                injection,
-                examples,
-                data.task,
-                data=config.data,
-                eval=config.scoring,
-            ).metrics
-    return results
+TIMED = 5
+"""Times that a batch is answered to measure how long it takes."""
 
 
-def evaluate_prompt(
-    config: Config, prompt: Prompt, backbone: Backbone, *, say: Say = print
-) -> Results:
-    """What `compare` gives for a saved prompt on `config.data.task`, see `scored`.
+class Row(NamedTuple):
+    """What a method reached and cost."""
 
-    Raises:
-      InputError: the prompt holds those of several tasks; take one with `prompts.of_task`.
-    """
-    prompt = of_task(prompt)
-    injection = prompt.injection()
-    config = dataclasses.replace(config, method=prompt.method)
-    plain = {} if injection.head else {FROZEN: None}
-    selection = scored(config, [prompt], say)
-    for line in remarks(selection.data.task, config.task):
-        say(line)
-    return selection.named(compare(config, selection.data, backbone, {**plain, TUNED: injection}))
+    method: str
+    scores: dict[str, float]
+    """The deciding metric on every test set, or on validation where there is none."""
+    trained: int
+    """Numbers that were trained."""
+    share: float
+    """Trained numbers over those of the frozen model."""
+    bytes: int
+    """Size of the weights that are served, on disk."""
+    examples_per_second: float
+    """While training: the median of all steps."""
+    step_bytes: int
+    """Memory that a compiled training step holds beside the frozen model."""
+    latency: float
+    """Time to answer a batch, over that of the plain frozen model."""
+    composes: bool
+    """Whether prompts of this method are joined by `compose`."""
+    merges: bool
+    """Whether it can be added into the frozen weights."""
 
 
-def evaluate_ensemble(
+def compare_methods(
     config: Config,
-    prompts: Sequence[Prompt],
-    backbone: Backbone,
-    how: str = "average",
+    methods: Sequence[MethodConfig],
     *,
+    resume: bool = False,
+    overwrite: bool = False,
     say: Say = print,
-) -> Results:
-    """What `evaluate_prompt` gives for each of several prompts, and for all of them together.
+) -> list[Row]:
+    """Trains each method in a folder of its own within `config.out` and measures it.
+
+    Every method has the same rows in the same order, the same number of steps and its own best
+    optimizer and rate, unless the config names them. The results are written there as compare.md,
+    compare.json and compare.png; where a signal stops a run, there are none.
 
     Args:
-      how: as `ensemble` has it; `weighted` fits the weights on validation, where its score then is
-        that of the rows that it was fitted to.
+      config: the experiment.
+      methods: each of another kind.
+      resume: continue the run that was stopped, and go on with the methods that have none.
+      overwrite: replace what is in `config.out`.
+      say: receives every line for the user.
 
     Raises:
-      InputError: as `ensemble`, or no rows of validation to fit weights on.
+      InputError: no method, one named twice, a mixture of tasks, or as `train`.
     """
-    choose("way to ensemble prompts", how, WAYS)
-    config = dataclasses.replace(config, method=prompts[0].method)
-    selection = scored(config, prompts, say)
-    data = selection.data
-    alone = {
-        f"{i}: {prompt.name or prompt.digest[:12]}": of_task(prompt).injection()
-        for i, prompt in enumerate(prompts, 1)
-    }
-    given = {"data": config.data, "eval": config.scoring}
-    labels, weights = data.task.labels, None
-    together: dict[str, dict[str, float]] = {}
-    for name, examples in {"validation": data.validation, **data.tests}.items():
-        references = [example.target for example in examples]
-        if how == "weighted" and weights is None and not examples:
-            raise InputError(
-                "weights are fitted on validation, and there are no such rows; give some "
-                '(data.validation), or take how="average"'
-            )
-        if not examples:
-            continue
-        sources = [example.source for example in examples]
-        said = ask_each(backbone, list(alone.values()), sources, data.task, **given)
-        if how == "weighted" and weights is None:
-            right = np.array([labels.index(reference) for reference in references])
-            weights = fit_weights(said, right).tolist()
-        best, _ = combine(said, how, weights)
-        answers = [labels[label] for label in best]
-        together[name] = measure(data.task.metrics, answers, references, labels)
-    told = "" if weights is None else ": " + ", ".join(f"{weight:.2f}" for weight in weights)
-    results = {**compare(config, data, backbone, alone), f"together ({how}{told})": together}
-    return selection.named(results)
+    check_one(config, "compare")
+    kinds = [method.kind for method in methods]
+    if not kinds or len(set(kinds)) < len(kinds):
+        raise InputError(
+            f"compare wants different methods, got {', '.join(kinds) or 'none'}; name each once"
+        )
+    with claim(config, resume=resume, overwrite=overwrite) as folder:
+        begin_run(folder, config, resume=resume)
+        return _compare(config, methods, folder, say)
+
+
+def _compare(config: Config, methods: Sequence[MethodConfig], folder: Path, say: Say) -> list[Row]:
+    rows, plain, metric, way = [], {}, "", ""
+    for method in methods:
+        out = folder / method.kind
+        alone = resolved(dataclasses.replace(config, method=method, out=str(out)))
+        say(f"\n== {method.kind}")
+        result = train(alone, resume=(out / "config.json").is_file(), say=say)
+        if result.prompt is None:
+            return rows
+        metric = result.results[TUNED]["validation"].deciding
+        way = rival(result.results)
+        plain = _scores(result.results[way])
+        rows.append(_measured(alone, result.prompt, _scores(result.results[TUNED])))
+    _write(folder, rows, (way, plain), metric, say)
+    return rows
+
+
+def _scores(sets: dict[str, Scores]) -> dict[str, float]:
+    """The deciding metric on every test set, or on validation where there is none."""
+    scores = {name: metrics.score for name, metrics in sets.items()}
+    return {name: score for name, score in scores.items() if name != "validation"} or scores
+
+
+def _measured(config: Config, prompt: Prompt, scores: dict[str, float]) -> Row:
+    data, backbone = load_data(config), load(config)
+    rates = [
+        row["examples_per_second"]
+        for row in read_metrics(Path(config.out))
+        if "examples_per_second" in row
+    ]
+    tuned = prompt.tuned if prompt.training is None else prompt.training
+    trained = sum(leaf.size for leaf in jax.tree.leaves(tuned))
+    frozen = sum(leaf.size for leaf in jax.tree.leaves(backbone.params))
+    return Row(
+        method=config.method.kind,
+        scores=scores,
+        trained=trained,
+        share=trained / frozen,
+        bytes=4 * prompt.size,
+        examples_per_second=statistics.median(rates),
+        step_bytes=_step_bytes(config, data, backbone, prompt),
+        latency=_latency(config, data, backbone, prompt),
+        composes=prompt.method.rows_only,
+        merges=method_of(config.method).merge is not None,
+    )
+
+
+def _step_bytes(config: Config, data: Data, backbone: Backbone, prompt: Prompt) -> int:
+    """What the compiler says of a step: its temporary memory, and the state."""
+    method = prompt.trained_as or prompt.method
+    batches = batches_of(config, method, backbone, data.train, data.task)
+    tuned = fresh(method, backbone, config.train.seed)
+    loss = loss_of(config, method, backbone, data.task, tuned)
+    mesh = backbone.mesh
+    state, step = (
+        replicate(start(tuned, config.train), mesh),
+        compile_step(loss, config.train, mesh),
+    )
+    batch = place_rows(batches[0], mesh)
+    sizes = step.lower(state, backbone.unstacked(), batch).compile().memory_analysis()
+    held = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    return held + (sizes.temp_size_in_bytes if sizes else 0)
+
+
+def _latency(config: Config, data: Data, backbone: Backbone, prompt: Prompt) -> float:
+    """The median ratio of rounds in which both models answer the same rows."""
+    examples = (next(iter(data.tests.values()), None) or data.validation)[: config.scoring.rows]
+    sources = [example.source for example in examples]
+    eval = dataclasses.replace(config.eval, batch_size=len(sources))
+    options = {"data": config.data, "eval": eval}
+
+    def seconds(injection: Injection) -> float:
+        begin = time.perf_counter()
+        answer(backbone, injection, sources, data.task, **options)
+        return time.perf_counter() - begin
+
+    injection = prompt.injection()
+    plain = Injection(head=injection.head, pool_prompt=injection.pool_prompt)
+    for way in (plain, injection):
+        seconds(way)
+    return statistics.median(seconds(injection) / seconds(plain) for _ in range(TIMED))
+
+
+COLUMNS: dict[str, Callable[[Row], str]] = {
+    "trained numbers": lambda row: f"{row.trained:,}",
+    "share": lambda row: f"{row.share:.3%}",
+    "on disk": lambda row: f"{row.bytes / 1e3:,.0f} kB",
+    "train ex/s": lambda row: f"{row.examples_per_second:.0f}",
+    "step memory": lambda row: f"{row.step_bytes / 1e6:,.0f} MB",
+    "latency": lambda row: f"{row.latency:.2f} x",
+    "composes": lambda row: "yes" if row.composes else "",
+    "merges": lambda row: "yes" if row.merges else "",
+}
+
+
+def table(rows: Sequence[Row], way: str, plain: dict[str, float]) -> list[list[str]]:
+    """The comparison as cells, the way to answer that all have to beat in its first row."""
+    cells = [["method", *plain, *COLUMNS]]
+    cells.append([way, *(f"{score:.3f}" for score in plain.values()), *[""] * len(COLUMNS)])
+    for row in rows:
+        scores = (f"{row.scores[name]:.3f}" for name in plain)
+        cells.append([row.method, *scores, *(column(row) for column in COLUMNS.values())])
+    return cells
+
+
+def _write(
+    folder: Path, rows: Sequence[Row], rival: tuple[str, dict[str, float]], metric: str, say: Say
+) -> None:
+    way, plain = rival
+    cells = table(rows, way, plain)
+    disk.write(folder / "compare.md", report.markdown(cells) + "\n")
+    summary = {way: plain, "methods": [row._asdict() for row in rows]}
+    disk.write(folder / "compare.json", json.dumps(summary, indent=2) + "\n")
+    first, *_ = plain
+    points = [(row.method, row.trained, row.scores[first]) for row in rows]
+    report.draw_methods(folder / "compare.png", points, f"{metric} ({first})", (way, plain[first]))
+    say("\n" + report.markdown(cells))
+    say(f"\nwritten: {folder / 'compare.md'}, compare.json and compare.png")

@@ -1,22 +1,25 @@
 """What an experiment ends with: results beside its rivals, the saved prompt, the report."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from prompt_jax import report
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import Config, DataConfig, MethodConfig, to_json
-from prompt_jax.experiment.choice import Best, joined, lesson
-from prompt_jax.experiment.compare import FROZEN, TUNED, Results, compare, rival
-from prompt_jax.experiment.data import Data, digest
-from prompt_jax.experiment.watch import Say
+from prompt_jax.experiment.choice import joined, lesson
+from prompt_jax.experiment.loop import Say
+from prompt_jax.experiment.members import Trained
+from prompt_jax.experiment.rivals import FROZEN, TUNED, Results, rival, score_ways
+from prompt_jax.experiment.splits import Data, digest
 from prompt_jax.forward import for_tasks
 from prompt_jax.methods import materialize, of_task
+from prompt_jax.metrics import Scores
 from prompt_jax.prompts import Prompt, inspect, prompt_for, save_prompt
-from prompt_jax.runs import read_metrics
+from prompt_jax.runs import Row, read_metrics
 from prompt_jax.tasks import Task
+from prompt_jax.trees import Tuned
 
 
 class Result(NamedTuple):
@@ -29,16 +32,12 @@ class Result(NamedTuple):
 
 
 def conclude(
-    config: Config,
-    tasks: Sequence[Data],
-    backbone: Backbone,
-    method: MethodConfig,
-    best: Best,
+    trained: Trained,
     folder: Path,
     say: Say,
     *,
-    curve: Sequence[dict[str, Any]] | None = None,
-    lineage: dict[str, Any] | None = None,
+    curve: Sequence[Row] | None = None,
+    lineage: Mapping[str, object] | None = None,
 ) -> Result:
     """Evaluates the best prompt and its rivals, saves it, and writes the report.
 
@@ -46,25 +45,26 @@ def conclude(
       curve: rows of metrics to draw; None takes those of the run.
       lineage: where the prompt comes from, for its recipe.
     """
-    whole = materialize(method, best.tuned)
+    config, tasks, backbone, method, best = trained
+    injection = materialize(method, best.tuned)
     results: Results = {}
-    untuned = {}
+    untuned: dict[str, Scores] = {}
     # By these the rows are known again when the prompt is evaluated later.
     held_out = {data.task.name: digest(data.validation) for data in tasks if data.held_out}
     lineage = {"held_out": held_out, **(lineage or {})}
     for i, data in enumerate(tasks):
         # A model without a head of its own has no answers before one is trained.
         plain = {} if method.num_labels else {FROZEN: None}
-        found = compare(config, data, backbone, {**plain, TUNED: for_tasks(whole, i)})
+        ways = score_ways(config, data, backbone, {**plain, TUNED: for_tasks(injection, i)})
         if method.num_tasks is not None and len(tasks) > 1:
-            own = of_task(method, best.tuned, i)
+            alone = of_task(method, best.tuned, i)
             data_config = dataclasses.replace(config.data, task=data.task.name, mixture=())
-            part = _prompt(config, data, backbone, *own, found[TUNED], data_config, lineage)
+            part = _prompt(config, data, backbone, *alone, ways[TUNED], data_config, lineage)
             save_prompt(folder / "tasks" / part.name, part, overwrite=True)
-        untuned[data.task.name] = found[rival(found)]["validation"]
+        untuned[data.task.name] = ways[rival(ways)]["validation"]
         prefix = f"{short(data.task)} " if len(tasks) > 1 else ""
-        for way, sets in found.items():
-            results.setdefault(way, {}).update({prefix + name: m for name, m in sets.items()})
+        for way, sets in ways.items():
+            results.setdefault(way, {}).update({prefix + name: s for name, s in sets.items()})
     scores = results[TUNED]
     prompt = _prompt(config, tasks[0], backbone, method, best.tuned, scores, config.data, lineage)
     if method.num_tasks is not None:
@@ -74,8 +74,9 @@ def conclude(
     rows = report.table(results)
     if curve is None:
         curve = read_metrics(folder)
-    metric, level = next(iter(joined(untuned).items()))
-    report.draw_curve(folder / "curve.png", curve, metric, (rival(results), level))
+    level = joined(untuned)
+    metric = level.deciding
+    report.draw_curve(folder / "curve.png", curve, metric, (rival(results), level.score))
     facts = {
         "backbone": f"{backbone.name}, fingerprint {backbone.fingerprint[:16]}",
         "prompt": f"{method.kind}, {prompt.size:,} numbers, digest {prompt.digest[:16]}",
@@ -98,10 +99,10 @@ def _prompt(
     data: Data,
     backbone: Backbone,
     method: MethodConfig,
-    tuned: Any,
-    scores: dict[str, dict[str, float]],
+    tuned: Tuned,
+    scores: dict[str, Scores],
     trained_on: DataConfig,
-    lineage: dict[str, Any],
+    lineage: Mapping[str, object],
 ) -> Prompt:
     """A tuned tree with all that is known about it."""
     flat = {f"{name}/{key}": v for name, values in scores.items() for key, v in values.items()}

@@ -24,7 +24,7 @@ class Course(NamedTuple):
 
 
 def begin(count: int, rungs: int) -> Course:
-    """Nobody has trained yet."""
+    """A course in which nobody has trained yet."""
     return Course(
         np.zeros(count, np.int32),
         np.full((count, rungs), np.nan, np.float32),
@@ -41,7 +41,7 @@ def ready(course: Course, sweep: SweepConfig) -> list[int]:
     generation of `pbt` all have to be there.
     """
     count, rungs = course.scores.shape
-    found: list[int] = []
+    waiting: list[int] = []
     entered = count
     for rung in range(rungs):
         there = np.flatnonzero(course.rung >= rung)
@@ -54,8 +54,8 @@ def ready(course: Course, sweep: SweepConfig) -> list[int]:
             places = entered if full else len(there) // sweep.eta if sweep.how == "asha" else 0
         order = np.argsort(-course.scores[there, rung - 1], kind="stable") if rung else ...
         allowed = there[order][:places].tolist()
-        found = [i for i in allowed if course.rung[i] == rung] + found
-    return found
+        waiting = [i for i in allowed if course.rung[i] == rung] + waiting
+    return waiting
 
 
 def followers(course: Course, rung: int, generator: np.random.Generator) -> dict[int, int]:

@@ -1,16 +1,20 @@
 """What a saved prompt is scored on: rows that it was not trained on, under the names of files."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from prompt_jax.config import Config, DataConfig, from_json
 from prompt_jax.data import load_examples, load_table, splits
-from prompt_jax.experiment.data import Data, check_one, digest, examples_of, load_data
-from prompt_jax.experiment.watch import Say
+from prompt_jax.experiment.loop import Say
+from prompt_jax.experiment.splits import Data, check_one, digest, examples_of, load_data
 from prompt_jax.prompts import Prompt
 from prompt_jax.tasks import completed, parse_name, resolve, to_examples
+
+Recipe = Mapping[str, Any]
+"""What a saved prompt says of its training: `prompt.recipe`."""
+T = TypeVar("T")
 
 
 class Scored(NamedTuple):
@@ -20,7 +24,7 @@ class Scored(NamedTuple):
     titles: dict[str, str]
     """Set -> the head of its column, where that is another name."""
 
-    def named(self, results: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    def named(self, results: Mapping[str, Mapping[str, T]]) -> dict[str, dict[str, T]]:
         """Results by way and set, the sets under their titles."""
         return {
             way: {self.titles.get(name, name): scores for name, scores in sets.items()}
@@ -69,20 +73,20 @@ def scored(config: Config, prompts: Sequence[Prompt], say: Say) -> Scored:
     return selection
 
 
-def _names(recipe: dict[str, Any]) -> list[str]:
+def _names(recipe: Recipe) -> list[str]:
     """The tasks that a prompt was trained on."""
     data = recipe.get("data", {})
     return [data["task"], *data.get("mixture", ())] if "task" in data else []
 
 
-def _held_out(recipe: dict[str, Any], name: str) -> str | None:
+def _held_out(recipe: Recipe, name: str) -> str | None:
     """The digest of the rows of a task that a run held out; None where it does not say."""
     digests = recipe.get("held_out", {}).items()
     return next((value for key, value in digests if _same(key, parse_name(name).key)), None)
 
 
-def _same(one: str, other: str) -> bool:
-    first, second = parse_name(one), parse_name(other)
+def _same(name: str, task: str) -> bool:
+    first, second = parse_name(name), parse_name(task)
     if (first.prefix, second.prefix) != ("file", "file"):
         return first == second
     return _path(first.path) == _path(second.path)
@@ -92,7 +96,7 @@ def _path(path: str) -> Path:
     return Path(path).expanduser().resolve()
 
 
-def _as_split(config: Config, trained: Sequence[dict[str, Any]]) -> Config:
+def _as_split(config: Config, trained: Sequence[Recipe]) -> Config:
     """The config with what decided in training which rows were held out."""
     if not trained:
         return config
@@ -101,7 +105,7 @@ def _as_split(config: Config, trained: Sequence[dict[str, Any]]) -> Config:
     return dataclasses.replace(config, data=dataclasses.replace(config.data, **split))
 
 
-def _whole(config: Config, recipes: Sequence[dict[str, Any]]) -> Scored:
+def _whole(config: Config, recipes: Sequence[Recipe]) -> Scored:
     """A split or a file, and files beside it that are not those of training."""
     name, options = config.data.task, config.data
     (split,) = splits(name)
@@ -111,9 +115,9 @@ def _whole(config: Config, recipes: Sequence[dict[str, Any]]) -> Scored:
     task = completed(task, examples)
     sets = {name: examples}
     for part in ("validation", "test"):
-        other = getattr(options, part)
-        if other and other not in [recipe.get("data", {}).get(part) for recipe in recipes]:
-            sets[other] = examples_of(task, other, part)
+        file = getattr(options, part)
+        if file and file not in [recipe.get("data", {}).get(part) for recipe in recipes]:
+            sets[file] = examples_of(task, file, part)
     titles = _apart({n: _title(n) for n in sets}, options)
     return Scored(Data(task, sets[name], [], sets), titles)
 

@@ -7,13 +7,12 @@ copy of a few thousand numbers and compiles nothing.
 import dataclasses
 import itertools
 import json
-import threading
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from prompt_jax import checkpoints, disk, report
+from prompt_jax import disk, report
 from prompt_jax.config import (
     Config,
     InputError,
@@ -26,11 +25,10 @@ from prompt_jax.config import (
 from prompt_jax.experiment.candidates import Candidates
 from prompt_jax.experiment.choice import warnings_of
 from prompt_jax.experiment.conclude import Result, conclude
-from prompt_jax.experiment.data import check_one, load_data
-from prompt_jax.experiment.run import load
-from prompt_jax.experiment.watch import Say
-from prompt_jax.runs import Metrics, begin_run, claim
-from prompt_jax.signals import stopping
+from prompt_jax.experiment.loop import Loop, Say
+from prompt_jax.experiment.splits import check_one, load_data
+from prompt_jax.experiment.training import load
+from prompt_jax.runs import Row, begin_run, claim, read_metrics
 from prompt_jax.tasks import remarks
 from prompt_jax.train import DivergedError
 
@@ -70,13 +68,17 @@ def candidates(config: Config, sweep: SweepConfig) -> list[Config]:
     return [_with(config, dict(zip(choices, values, strict=True))) for values in drawn]
 
 
-def _with(config: Config, values: dict[str, Any]) -> Config:
-    parts: dict[str, dict[str, Any]] = {"train": {}, "method": {}}
+def _with(config: Config, values: dict[str, float | str]) -> Config:
+    parts: dict[str, dict[str, float | str]] = {"train": {}, "method": {}}
     for name, value in values.items():
         part, field = FIELDS[name]
         parts[part][field] = value
-    own = {part: dataclasses.replace(getattr(config, part), **v) for part, v in parts.items() if v}
-    return dataclasses.replace(config, **own)
+    changed = {
+        part: dataclasses.replace(getattr(config, part), **fields)
+        for part, fields in parts.items()
+        if fields
+    }
+    return dataclasses.replace(config, **changed)
 
 
 class Sweep(NamedTuple):
@@ -85,7 +87,7 @@ class Sweep(NamedTuple):
     best: int
     """The winner among the candidates."""
     result: Result
-    """Of the winner, as of a single experiment; its prompt is None where a signal stopped it."""
+    """The winner's, as of a single experiment; its prompt is None where a signal stopped it."""
 
 
 def sweep(
@@ -124,78 +126,43 @@ def _sweep(
     config: Config, configs: list[Config], sweep: SweepConfig, folder: Path, resume: bool, say: Say
 ) -> Sweep:
     data, backbone = load_data(config), load(config, say)
-    made = Candidates(configs, sweep, backbone, data)
+    pool = Candidates(configs, sweep, backbone, data)
     begin_run(folder, config, resume=resume)
     disk.write(folder / KEPT, json.dumps(to_json(sweep), indent=2) + "\n")
-    clock, stop = 0, threading.Event()
-    with checkpoints.writing(folder / "checkpoints") as manager:
-        restored = checkpoints.restore(manager, made.state()) if resume else None
-        if restored is not None:
-            clock = restored[0]
-            made.take(restored[1])
-            say(f"resuming after {clock} steps of all slots")
-        say(_introduction(configs, sweep, made.targets))
-        for line in (*remarks(data.task, config.task), *warnings_of(data, config)):
-            say(line)
-        with Metrics(folder, step=clock) as metrics, stopping(stop.set):
-            while not stop.is_set() and (chosen := made.chosen()):
-                clock = _advance(made, chosen, clock, metrics, stop, say)
-                metrics.sync()
-                checkpoints.save(manager, clock, made.state())
-    best = made.winner()
-    if stop.is_set():
-        say(f"stopped after {clock} steps of all slots; continue with --resume")
+    say(_introduction(configs, sweep, pool.targets))
+    for line in (*remarks(data.task, config.task), *warnings_of(data, config)):
+        say(line)
+    loop = Loop(pool, [folder] * len(pool), config.train, say)
+    loop.every(config.train.eval_every, loop.evaluate)
+    loop.every(1, loop.log, reads=False)
+    loop.every(config.train.eval_every, loop.save)
+    loop.run(folder / "checkpoints", resume=resume)
+    best = pool.winner()
+    if loop.stopped:
         return Sweep(best, Result(None, {}, folder))
-    if made.best[best].score == -np.inf:
+    if pool.best(best).score == -np.inf:
         raise DivergedError(
             "no candidate has a prompt whose numbers are finite; give lower sweep.learning_rates"
         )
-    return Sweep(best, _conclude(made, best, folder, metrics.rows, say))
+    return Sweep(best, _conclude(pool, best, folder, say))
 
 
-def _advance(
-    made: Candidates,
-    chosen: list[int],
-    clock: int,
-    metrics: Metrics,
-    stop: threading.Event,
-    say: Say,
-) -> int:
-    """Trains the chosen until one of them is to be evaluated; the clock then."""
-    population, steps = made.place[chosen[0]][0], made.until(chosen)
-    first, clock_before = [made.step(i) for i in chosen], clock
+def read_sweep(folder: Path) -> SweepConfig:
+    """The options of the sweep in a folder.
 
-    def after_step(step: int, _: Any, found: dict[str, np.ndarray]) -> bool:
-        nonlocal clock
-        clock = clock_before + step
-        # Behind the losses of the chosen may be those of copies, see `Population.advance`.
-        for i, own, loss in zip(chosen, first, found["loss"].tolist(), strict=False):
-            own += step
-            metrics.add({"step": clock, "candidate": i, "own_step": own, "loss": loss})
-        return stop.is_set()
-
-    members = [made.place[i][1] for i in chosen]
-    population.advance(members, steps, after_step, lambda _: stop.is_set())
-    for i in chosen:
-        own, rung = made.step(i), int(made.course.rung[i])
-        if own % made.configs[i].train.eval_every and own != made.targets[rung]:
-            continue
-        found = made.judge(i)
-        scores = found.scores
-        named = {f"validation/{name}": value for name, value in scores.items()}
-        metrics.add({"step": clock, "candidate": i, "own_step": own, **named})
-        shown = ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
-        say(f"candidate {i:>3}  step {own:>6}  validation {shown}")
-    return clock
-
-
-def _check_same(folder: Path, sweep: SweepConfig) -> None:
+    Raises:
+      InputError: it holds none.
+    """
     path = folder / KEPT
     if not path.is_file():
         raise InputError(
             f"{folder} holds no sweep to resume: {path} is missing; leave out --resume"
         )
-    changes = differences(from_json(SweepConfig, json.loads(path.read_text())), sweep, "sweep.")
+    return from_json(SweepConfig, json.loads(path.read_text(encoding="utf-8")))
+
+
+def _check_same(folder: Path, sweep: SweepConfig) -> None:
+    changes = differences(read_sweep(folder), sweep, "sweep.")
     if changes:
         raise InputError(
             f"{folder} holds another sweep: {'; '.join(changes)}; resume it with its own options, "
@@ -212,54 +179,43 @@ def _introduction(configs: list[Config], sweep: SweepConfig, targets: tuple[int,
     )
 
 
-def _conclude(
-    made: Candidates, best: int, folder: Path, rows: list[dict[str, Any]], say: Say
-) -> Result:
+def _conclude(pool: Candidates, best: int, folder: Path, say: Say) -> Result:
     """The winner as of a single experiment, beside a report of all."""
-    population, at = made.place[best]
-    kept, config = made.best[best], made.configs[best]
-    metric = next(
-        name for row in rows for name in row if name.startswith("validation/")
-    ).removeprefix("validation/")
-    cells = table(made)
-    curves = [_curve(rows, i) for i in range(len(made.configs))]
-    report.draw_sweep(folder / "sweep.png", cells, curves, metric)
+    trained, steps = pool.trained(best), read_metrics(folder)
+    curves = [_curve(steps, i) for i in range(len(pool))]
+    lines = table(pool)
+    head = ["candidate", *lines[0].choices, "steps", "score", "at step"]
+    cells = [head, *(line.cells for line in lines)]
+    metric = trained.tasks[0].task.metrics[0]
+    report.draw_sweep(folder / "sweep.png", lines, curves, metric)
     disk.write(folder / "sweep.md", report.markdown(cells) + "\n")
-    lineage = {"candidate": best, "of": len(made.configs), "went_on_from": made.lineage(best)}
-    found = {"sweep": to_json(made.sweep), "winner": lineage, "candidates": cells}
-    disk.write(folder / "sweep.json", json.dumps(found, indent=2) + "\n")
+    lineage = {"candidate": best, "of": len(pool), "went_on_from": pool.lineage(best)}
+    summary = {
+        "sweep": to_json(pool.sweep),
+        "winner": lineage,
+        "candidates": [head, *(c.row for c in lines)],
+    }
+    disk.write(folder / "sweep.json", json.dumps(summary, indent=2) + "\n")
     say("\n" + report.markdown(cells))
     say(f"\nwritten: {folder / 'sweep.md'}, sweep.json and sweep.png")
-    return conclude(
-        dataclasses.replace(config, out=str(folder)),
-        [population.data[at]],
-        population.backbone,
-        population.methods[at],
-        kept._replace(tuned=population.own(at, kept.tuned)),
-        folder,
-        say,
-        curve=curves[best],
-        lineage={"sweep": {**to_json(made.sweep), **lineage}},
-    )
+    config = dataclasses.replace(trained.config, out=str(folder))
+    lineage = {"sweep": {**to_json(pool.sweep), **lineage}}
+    trained = trained._replace(config=config)
+    return conclude(trained, folder, say, curve=curves[best], lineage=lineage)
 
 
-def table(made: Candidates) -> list[list[str]]:
-    """All candidates as cells, the best first: what each is, how far it went, its best score."""
-    names = list(made.sweep.choices)
-    order = sorted(range(len(made.configs)), key=made.reached, reverse=True)
-    rows = [["candidate", *(FIELDS[name][1] for name in names), "steps", "score", "at step"]]
-    for i in order:
-        values = (
-            getattr(getattr(made.configs[i], part), field)
-            for part, field in (FIELDS[name] for name in names)
-        )
-        shown = (f"{value:g}" if isinstance(value, float) else str(value) for value in values)
-        kept = made.best[i]
-        rows.append([str(i), *shown, str(made.step(i)), f"{kept.score:.3f}", str(kept.step)])
-    return rows
+def table(pool: Candidates) -> list[report.Candidate]:
+    """All candidates, the best first: what each is, how far it went, its best score."""
+    fields = [FIELDS[name] for name in pool.sweep.choices]
+    lines = []
+    for i in sorted(range(len(pool)), key=pool.reached, reverse=True):
+        config, best = pool.configs[i], pool.best(i)
+        choices = {field: getattr(getattr(config, part), field) for part, field in fields}
+        ends = (pool.step(i), float(best.score), int(best.step))
+        lines.append(report.Candidate(i, choices, *ends))
+    return lines
 
 
-def _curve(rows: list[dict[str, Any]], candidate: int) -> list[dict[str, Any]]:
+def _curve(rows: list[Row], candidate: int) -> list[Row]:
     """The rows of one candidate, by its own steps."""
-    own = [row for row in rows if row["candidate"] == candidate]
-    return [{**row, "step": row["own_step"]} for row in own]
+    return [{**row, "step": row["own_step"]} for row in rows if row["candidate"] == candidate]

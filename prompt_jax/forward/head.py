@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from prompt_jax.backbones.stack import ACTIVATIONS
+from prompt_jax.backbones.layers import ACTIVATIONS
 
 
 def apply_head(

@@ -13,14 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from prompt_jax.backbones import Backbone, is_encoder
+from prompt_jax.backbones import Backbone
+from prompt_jax.backbones.cache import LayerCache
 from prompt_jax.backbones.layers import NEVER
-from prompt_jax.backbones.stack import LayerCache
 from prompt_jax.config import InputError
 from prompt_jax.forward.head import apply_head
 from prompt_jax.forward.injection import Injection
 
 
+@jax.named_scope("prompt")
 def prepend(
     injection: Injection | None,
     embeddings: Float[Array, "B T D"],
@@ -181,7 +182,7 @@ class PromptedModel:
         self, tokens: Int[Array, "B T"], mask: Bool[Array, "B T"], targets: Int[Array, "B U"]
     ) -> Float[Array, "B U V"]:
         """Logits of every target token; of an encoder, of the words at its first U masks."""
-        if is_encoder(self.module.config):
+        if self.module.config.is_encoder:
             return self.cloze_logits(tokens, mask, targets.shape[1])
         return self.apply(*self.read(tokens, mask), targets, method="predict")
 
@@ -258,7 +259,7 @@ class PromptedModel:
         Args:
           length: target tokens that the cache has room for.
         """
-        if is_encoder(self.module.config):
+        if self.module.config.is_encoder:
             return Prefilled(self.cloze_logits(tokens, mask, 1)[:, 0], None, mask)
         embeddings, mask = self.read(tokens, mask)
         logits, cache = self.apply(embeddings, mask, length, method="prefill")

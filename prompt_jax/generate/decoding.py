@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from prompt_jax.backbones import Backbone, is_encoder
+from prompt_jax.backbones import Backbone
 from prompt_jax.config import InputError
 from prompt_jax.forward import Injection, PromptedModel
 from prompt_jax.generate.beam import Lengths, search_beams
@@ -83,7 +83,7 @@ def generate(
         sampling together with beams, or more tokens than the backbone has positions.
     """
     check_names(unknown, OPTIONS)
-    if is_encoder(backbone.config):
+    if backbone.config.is_encoder:
         raise InputError(
             f"backbone {backbone.name!r} only reads and writes no answers; classify with it "
             "(SEQ_CLS), or use a T5 or a decoder"

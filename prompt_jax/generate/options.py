@@ -137,7 +137,7 @@ def rules_of(
     if not 0.0 < repetition_penalty < np.inf:
         raise InputError(f"repetition_penalty must be above 0, got {repetition_penalty}; 1 is none")
     config = backbone.config
-    ends = np.atleast_1d(config.eos_token_id if eos_token_id is None else eos_token_id)
+    ends = np.array(config.eos_token_id if eos_token_id is None else eos_token_id, ndmin=1)
     if ends.dtype.kind not in "iu" or ends.min() < 0 or ends.max() >= config.vocab_size:
         raise InputError(
             f"eos_token_id is a token or a list of them, 0 to {config.vocab_size - 1}, got "

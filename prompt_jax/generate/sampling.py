@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from prompt_jax.backbones.cache import LayerCache
 from prompt_jax.backbones.layers import NEVER
-from prompt_jax.backbones.stack import LayerCache
 from prompt_jax.forward import PromptedModel
 from prompt_jax.generate.rules import Rules, obey
 

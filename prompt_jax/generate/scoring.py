@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from prompt_jax.backbones import Backbone, is_encoder
+from prompt_jax.backbones import Backbone
 from prompt_jax.config import InputError
 from prompt_jax.forward import Injection, PromptedModel
 from prompt_jax.sharding import place_rows
@@ -48,7 +48,7 @@ def score(
         )
     backbone.check_word_head()
     mask = np.asarray(mask, bool)
-    if is_encoder(backbone.config):
+    if backbone.config.is_encoder:
         _check_cloze(backbone, np.asarray(tokens), mask, candidate_mask)
     virtual = 0 if injection is None else injection.positions
     backbone.check_context(virtual, backbone.longest(mask), candidates.shape[1])

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from prompt_jax.answers import head_for, mean_loss
-from prompt_jax.backbones import Backbone, is_encoder
+from prompt_jax.backbones import Backbone
 from prompt_jax.backbones.sizes import numbers
 from prompt_jax.backbones.t5 import shift_right
 from prompt_jax.config import InputError, MethodConfig
@@ -179,7 +179,7 @@ class PromptTuningModel:
     @property
     def _reads_only(self) -> bool:
         writes = self._source is None or self._method.num_labels is None
-        return is_encoder(self.backbone.config) or not writes
+        return self.backbone.config.is_encoder or not writes
 
     def _encode(
         self,

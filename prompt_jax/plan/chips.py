@@ -1,11 +1,12 @@
 """Devices to compile for: those of a TPU topology, by libtpu and with no TPU, or those at hand."""
 
 import os
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
 from prompt_jax.config import InputError, choose
+from prompt_jax.sharding import Device
 
 GIB = 2**30
 
@@ -65,7 +66,7 @@ TOPOLOGIES: dict[str, tuple[str, tuple[int, ...] | None]] = {
 """Names of slices as Google Cloud sells them, and what libtpu calls them."""
 
 
-def devices_of(topology: str | None) -> list[Any]:
+def devices_of(topology: str | None) -> list[Device]:
     """The devices of a topology such as `v5e:2x2` or `v5e-4`; None takes those at hand.
 
     Raises:
@@ -73,11 +74,11 @@ def devices_of(topology: str | None) -> list[Any]:
     """
     if topology is None:
         return jax.devices()
-    names = {theirs: host for theirs, host in TOPOLOGIES.values()}
+    hosts = dict(TOPOLOGIES.values())
     if ":" not in topology:
         choose("topology", topology, TOPOLOGIES)
-    name, host = TOPOLOGIES.get(topology, (topology, names.get(topology)))
-    options: dict[str, Any] = {} if host is None else {"chips_per_host_bounds": host}
+    name, host = TOPOLOGIES.get(topology, (topology, hosts.get(topology)))
+    options: dict[str, object] = {} if host is None else {"chips_per_host_bounds": host}
     if name.startswith("v4:"):
         options["chip_config_name"] = "megacore"  # Both cores of a chip are one device, as in JAX.
     if jax.default_backend() != "tpu":
@@ -87,10 +88,10 @@ def devices_of(topology: str | None) -> list[Any]:
     from jax.experimental import topologies
 
     try:
-        found = topologies.get_topology_desc(platform="tpu", topology_name=name, **options)
+        description = topologies.get_topology_desc(platform="tpu", topology_name=name, **options)
     except RuntimeError as error:
         raise InputError(_why_not(topology, str(error))) from error
-    return list(found.devices)
+    return list(description.devices)
 
 
 def _why_not(topology: str, error: str) -> str:
@@ -102,6 +103,6 @@ def _why_not(topology: str, error: str) -> str:
     )
 
 
-def chip_of(device: Any) -> Chip | None:
+def chip_of(device: Device) -> Chip | None:
     """What a device can do; None of a kind that is not in the table, such as a CPU."""
     return CHIPS.get(device.device_kind)

@@ -3,7 +3,7 @@
 import collections
 import math
 import re
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from jax.extend import core
 
@@ -13,20 +13,20 @@ class Work(NamedTuple):
 
     flops: float
     bytes: float
-    """Of their operands and results, each as often as it is read or written."""
+    """Bytes of their operands and results, each as often as it is read or written."""
 
-    def __add__(self, other: "Work") -> "Work":  # type: ignore[override]
-        return Work(self.flops + other.flops, self.bytes + other.bytes)
+    def __add__(self, work: "Work") -> "Work":  # type: ignore[override]
+        return Work(self.flops + work.flops, self.bytes + work.bytes)
 
     def times(self, count: float) -> "Work":
-        """So often."""
+        """The products of so many repetitions."""
         return Work(self.flops * count, self.bytes * count)
 
 
 NOTHING = Work(0.0, 0.0)
 
 
-def work_of(jaxpr: Any, rounds: int = 1) -> Work:
+def work_of(jaxpr: core.Jaxpr, rounds: int = 1) -> Work:
     """The products of a jaxpr; loops count as often as they run.
 
     XLA's own count takes the body of a loop once, however often it runs.
@@ -53,21 +53,22 @@ def work_of(jaxpr: Any, rounds: int = 1) -> Work:
     return total
 
 
-def _inside(equation: Any) -> list[Any]:
-    found = []
+def _inside(equation: core.JaxprEqn) -> list[core.Jaxpr]:
+    """The programs that an equation runs: the body of a loop, the branches of a condition."""
+    jaxprs = []
     for value in equation.params.values():
         for item in value if isinstance(value, tuple | list) else (value,):
             if isinstance(item, core.ClosedJaxpr):
-                found.append(item.jaxpr)
+                jaxprs.append(item.jaxpr)
             elif isinstance(item, core.Jaxpr):
-                found.append(item)
-    return found
+                jaxprs.append(item)
+    return jaxprs
 
 
-def _product(equation: Any) -> Work:
+def _product(equation: core.JaxprEqn) -> Work:
     (contracted, _), _ = equation.params["dimension_numbers"]
-    left, right = (variable.aval for variable in equation.invars)
-    out = equation.outvars[0].aval
+    # Arrays, which their type does not say.
+    left, right, out = (cast(Any, v.aval) for v in (*equation.invars, equation.outvars[0]))
     depth = math.prod(left.shape[axis] for axis in contracted)
     size = sum(a.size * a.dtype.itemsize for a in (left, right, out))
     return Work(2.0 * out.size * depth, float(size))
@@ -87,7 +88,7 @@ class Traffic(NamedTuple):
 
     kind: str
     bytes: int
-    """That arrive at a device each time."""
+    """Bytes that arrive at a device each time."""
     times: int
 
 
@@ -98,23 +99,23 @@ def traffic_of(hlo: str) -> list[Traffic]:
       hlo: its text. A loop runs as often as the number says that its condition compares with; one
         that ends when it likes counts once.
     """
-    own, calls, trips, entry = _computations(hlo)
+    collectives, calls, trips, entry = _computations(hlo)
     times: collections.Counter = collections.Counter()
 
     def walk(name: str, count: int) -> None:
-        for found in own.get(name, ()):
-            times[found] += count
+        for kind, size in collectives.get(name, ()):
+            times[kind, size] += count
         for callee, condition in calls.get(name, ()):
             walk(callee, count * trips.get(condition, 1))
 
     walk(entry, 1)
-    found = [Traffic(kind, size, count) for (kind, size), count in times.items()]
-    return sorted(found, key=lambda t: -t.bytes * t.times)
+    traffic = [Traffic(kind, size, count) for (kind, size), count in times.items()]
+    return sorted(traffic, key=lambda t: -t.bytes * t.times)
 
 
 def _computations(hlo: str) -> tuple[dict, dict, dict, str]:
-    """By computation: its collectives, what it calls on what condition, and the number in it."""
-    own, calls = collections.defaultdict(list), collections.defaultdict(list)
+    """Every computation's collectives, what it calls on what condition, and the number in it."""
+    collectives, calls = collections.defaultdict(list), collections.defaultdict(list)
     trips: dict[str, int] = {}
     name = entry = ""
     for line in hlo.splitlines():
@@ -125,7 +126,7 @@ def _computations(hlo: str) -> tuple[dict, dict, dict, str]:
             continue
         operation = _OPERATION.search(line)
         if operation:
-            own[name].append((operation.group(2), _size(operation.group(1))))
+            collectives[name].append((operation.group(2), _size(operation.group(1))))
         loop = _LOOP.search(line)
         if loop:
             calls[name].append((loop.group(2), loop.group(1)))
@@ -134,7 +135,7 @@ def _computations(hlo: str) -> tuple[dict, dict, dict, str]:
         number = _TRIPS.search(line)
         if number:
             trips[name] = int(number.group(1))
-    return own, calls, trips, entry
+    return collectives, calls, trips, entry
 
 
 def _size(shapes: str) -> int:

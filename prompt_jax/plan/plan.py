@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
@@ -20,7 +20,8 @@ from prompt_jax.plan.programs import (
     shape_of_backbone,
     train_program,
 )
-from prompt_jax.sharding import AXES, check_rows, device_memory
+from prompt_jax.sharding import AXES, Device, check_rows, device_memory
+from prompt_jax.trees import Tree
 
 PROGRAMS = {"train": train_program, "decode": decode_program, "score": score_program}
 TRIES = 8
@@ -39,7 +40,7 @@ class Memory(NamedTuple):
 
     @property
     def total(self) -> float:
-        """All of it."""
+        """GiB of all four together."""
         return sum(self)
 
 
@@ -48,7 +49,7 @@ class Bounds(NamedTuple):
 
     compute: float
     memory: float
-    """For the operands and results of all products."""
+    """Seconds to move the operands and results of all products."""
     network: float
 
     @property
@@ -159,16 +160,16 @@ def plan_remat(
     over = ""
     for remat in REMATS:
         frozen = dataclasses.replace(config.frozen, remat=remat)
-        made = plan(dataclasses.replace(config, frozen=frozen), topology, programs=("train",))
-        (cost,) = made.costs
+        step = plan(dataclasses.replace(config, frozen=frozen), topology, programs=("train",))
+        (cost,) = step.costs
         limit = cost.limit if memory is None else memory
-        if limit is None or (cost.memory is not None and made.needed <= limit):
-            told = "" if limit is None else f" of the {limit:.2f}"
-            say(f"remat {remat}: a step takes {made.needed:.2f}{told} GiB of each device{over}")
-            return made
-        over += f", and {made.needed:.2f} with {remat}"
+        if limit is None or (cost.memory is not None and step.needed <= limit):
+            room = "" if limit is None else f" of the {limit:.2f}"
+            say(f"remat {remat}: a step takes {step.needed:.2f}{room} GiB of each device{over}")
+            return step
+        over += f", and {step.needed:.2f} with {remat}"
     raise InputError(
-        f"{config.backbone} takes {made.needed:.2f} GiB of each device with remat full, and "
+        f"{config.backbone} takes {step.needed:.2f} GiB of each device with remat full, and "
         f"{limit:.2f} are there; take more devices (mesh.tensor, mesh.fsdp), a smaller "
         "train.batch_size, or frozen.dtype int8"
     )
@@ -191,9 +192,9 @@ def _cost(program: Program, bare: Program, ways: int, chip: Chip | None) -> Cost
         flops = work.flops / ways
         return Cost(program.name, None, needed, limit, flops, [], None, None)
     sizes = compiled.memory_analysis()
-    memory = Memory(
-        frozen, others, sizes.temp_size_in_bytes / GIB, sizes.generated_code_size_in_bytes / GIB
-    )
+    temporaries = sizes.temp_size_in_bytes / GIB if sizes else 0.0
+    code = sizes.generated_code_size_in_bytes / GIB if sizes else 0.0
+    memory = Memory(frozen, others, temporaries, code)
     traffic = traffic_of(_text(lowered, compiled))
     bounds = utilization = None
     if chip:
@@ -210,17 +211,17 @@ def _cost(program: Program, bare: Program, ways: int, chip: Chip | None) -> Cost
     )
 
 
-def _text(lowered: Any, compiled: Any) -> str:
+def _text(lowered: jax.stages.Lowered, compiled: jax.stages.Compiled) -> str:
     try:
-        return compiled.as_text()
+        return compiled.as_text() or ""
     except jax.errors.JaxRuntimeError:
         # A v5p looks words up on its SparseCores, which jax cannot put into text; what travels
         # between devices is the same without them.
-        without = {"xla_tpu_offload_gather_to_sparsecore": False}
-        return lowered.compile(compiler_options=without).as_text()
+        without: dict[str, str | bool] = {"xla_tpu_offload_gather_to_sparsecore": False}
+        return lowered.compile(compiler_options=without).as_text() or ""
 
 
-def _held(tree: Any) -> int:
+def _held(tree: Tree) -> int:
     """Bytes of a tree on one device."""
     total = 0
     for leaf in jax.tree.leaves(tree):
@@ -234,15 +235,15 @@ _OUT = re.compile(r"\(([\d.]+)([KMGT]?)\) exceeds available HBM|Used ([\d.]+)([K
 
 def _needed(error: str) -> float | None:
     """GiB that a compiler asked for in vain; None of any other error."""
-    found = _OUT.search(error)
-    if found is None:
+    match = _OUT.search(error)
+    if match is None:
         return None
-    amount, unit = (found[1], found[2]) if found[1] else (found[3], found[4])
+    amount, unit = (match[1], match[2]) if match[1] else (match[3], match[4])
     return float(amount) * {"": 1 / GIB, "K": 2**-20, "M": 2**-10, "G": 1, "T": 2**10}[unit]
 
 
 def search(
-    made: Plan,
+    first: Plan,
     *,
     enough: int = 3,
     say: Callable[[str], None] = lambda line: None,
@@ -259,37 +260,37 @@ def search(
     Raises:
       InputError: as `plan`.
     """
-    found: list[Plan] = []
+    fitting: list[Plan] = []
     tried = 0
-    programs = [cost.program for cost in made.costs]
-    for what, changed in alternatives(made):
-        if tried >= TRIES or len(found) >= enough:
+    programs = [cost.program for cost in first.costs]
+    for words, changed in alternatives(first):
+        if tried >= TRIES or len(fitting) >= enough:
             break
         try:
-            other = plan(changed, made.topology, programs=programs)
+            candidate = plan(changed, first.topology, programs=programs)
         except InputError:
             continue  # A mesh that does not divide the rows of a step.
         tried += 1
-        verdict = "fits" if other.fits else "does not fit"
-        say(f"{what}: {other.needed:.2f} GiB, {verdict}")
-        if other.fits:
-            found.append(other)
-    return sorted(found, key=_rank)
+        verdict = "fits" if candidate.fits else "does not fit"
+        say(f"{words}: {candidate.needed:.2f} GiB, {verdict}")
+        if candidate.fits:
+            fitting.append(candidate)
+    return sorted(fitting, key=_rank)
 
 
-def _rank(made: Plan) -> float:
+def _rank(plan: Plan) -> float:
     """Seconds of a step, which is run far more often than any other program."""
-    steps = [cost for cost in made.costs if cost.program == "train"] or made.costs
+    steps = [cost for cost in plan.costs if cost.program == "train"] or plan.costs
     return sum(cost.bounds.seconds for cost in steps if cost.bounds)
 
 
-def alternatives(made: Plan) -> Iterator[tuple[str, Config]]:
+def alternatives(first: Plan) -> Iterator[tuple[str, Config]]:
     """Changes to a plan, each with its words, those that cost the least first."""
-    fits = {cost.program: cost.fits for cost in made.costs}
-    if fits.get("train") and not made.fits:
-        yield from _fewer_rows(made.config)
+    fits = {cost.program: cost.fits for cost in first.costs}
+    if fits.get("train") and not first.fits:
+        yield from _fewer_rows(first.config)
         return
-    config, devices = made.config, devices_of(made.topology)
+    config, devices = first.config, devices_of(first.topology)
     limit = getattr(chip_of(devices[0]), "memory", None)
     remats = [r for r in ("none", "minimal", "full") if r != config.frozen.remat]
     kinds = [config.frozen.dtype, *(["int8"] if config.frozen.dtype not in LIMITS else [])]
@@ -298,7 +299,7 @@ def alternatives(made: Plan) -> Iterator[tuple[str, Config]]:
         for sizes in _meshes(len(devices), heads):
             frozen = dataclasses.replace(config.frozen, dtype=kind, remat=remat)
             changed = dataclasses.replace(config, frozen=frozen, mesh=MeshConfig(**sizes))
-            same = frozen == config.frozen and sizes == made.mesh
+            same = frozen == config.frozen and sizes == first.mesh
             if same or not _holds(changed, devices, limit):
                 continue
             mesh = ", ".join(f"{name}={size}" for name, size in sizes.items() if size > 1)
@@ -325,7 +326,7 @@ def _meshes(count: int, heads: int) -> list[dict[str, int]]:
     return sorted(grids, key=lambda g: (g["fsdp"] * g["tensor"], g["fsdp"]))
 
 
-def _holds(config: Config, devices: Sequence[Any], limit: float | None) -> bool:
+def _holds(config: Config, devices: Sequence[Device], limit: float | None) -> bool:
     """Whether the weights alone leave room, which no compiler is needed for."""
     weights = _held(shape_of_backbone(config, devices).params) / GIB
     return limit is None or weights < 0.9 * limit

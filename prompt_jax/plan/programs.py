@@ -1,30 +1,32 @@
 """The programs of a run, lowered from shapes alone."""
 
 import dataclasses
-import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding
+from jax.sharding import NamedSharding, Sharding
+from jax.typing import DTypeLike
+from jaxtyping import Array
 
 from prompt_jax.backbones import Backbone, boxed_shapes, shardings
 from prompt_jax.backbones.quantised import LIMITS, bytes_of
 from prompt_jax.config import Config, InputError, MethodConfig
 from prompt_jax.data import Batch
-from prompt_jax.forward import PromptedModel
+from prompt_jax.forward import Injection, PromptedModel
 from prompt_jax.generate.rules import Rules
 from prompt_jax.generate.sampling import decode_tokens
 from prompt_jax.generate.scoring import score_candidates
 from prompt_jax.losses import loss_fn
 from prompt_jax.methods import init, materialize
 from prompt_jax.plan.chips import GIB, chip_of
-from prompt_jax.sharding import activation_spec, build_mesh, whole, whole_rows
+from prompt_jax.sharding import Device, activation_spec, build_mesh, whole, whole_rows
 from prompt_jax.tasks import TASKS, parse_name
-from prompt_jax.train import start, train_step
+from prompt_jax.train import compile_step, start
+from prompt_jax.trees import Frozen, Tree, Tuned
 from prompt_jax.weights import open_backbone
 
 
@@ -32,15 +34,15 @@ class Program(NamedTuple):
     """A function and the shapes that it is compiled for."""
 
     name: str
-    function: Any
-    """Jitted."""
-    arguments: tuple
+    function: jax.stages.Wrapped
+    """What `jax.jit` gives."""
+    arguments: tuple[Tree, ...]
     """Shapes with their shardings; the second one is the frozen tree."""
     rounds: int = 1
     """How often a loop without a known end runs."""
 
 
-def shape_of_backbone(config: Config, devices: Sequence[Any]) -> Backbone:
+def shape_of_backbone(config: Config, devices: Sequence[Device]) -> Backbone:
     """The backbone of an experiment with shapes for weights, on a mesh of devices not at hand.
 
     Raises:
@@ -52,8 +54,8 @@ def shape_of_backbone(config: Config, devices: Sequence[Any]) -> Backbone:
     named = config.frozen.dtype in ("float32", "bfloat16")
     dtype = jnp.dtype(config.frozen.dtype if named else auto)
     chunk = config.frozen.attention_chunk
-    ours = {"remat": config.frozen.remat, "dtype": dtype, "attention_chunk": chunk}
-    shape, _, _ = open_backbone(config.backbone, config.frozen.revision, None, **ours)
+    run = {"remat": config.frozen.remat, "dtype": dtype, "attention_chunk": chunk}
+    shape, _, _ = open_backbone(config.backbone, config.frozen.revision, None, **run)
     shape = dataclasses.replace(shape, scan=True)
     boxes = boxed_shapes(shape, kind)
     size = sum(map(bytes_of, jax.tree.leaves(boxes)))
@@ -73,18 +75,23 @@ def shape_of_backbone(config: Config, devices: Sequence[Any]) -> Backbone:
     return Backbone(name=config.backbone, config=shape, params=params)
 
 
-def _everywhere(backbone: Backbone, device: Any) -> Any:
-    one = jax.sharding.SingleDeviceSharding(device)
-    return one if backbone.mesh is None else whole(backbone.mesh)
+def _everywhere(backbone: Backbone, device: Device) -> Sharding:
+    """Whole on every device of the backbone, as a prompt is."""
+    if backbone.mesh is None:
+        return jax.sharding.SingleDeviceSharding(device)
+    return whole(backbone.mesh)
 
 
-def _placed(tree: Any, sharding: Any) -> Any:
+def _placed(tree: Tree, sharding: Sharding) -> Tree:
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
     )
 
 
-def _rows(backbone: Backbone, device: Any, rows: int, **shapes: tuple[int, Any]) -> list[Any]:
+def _rows(
+    backbone: Backbone, device: Device, rows: int, **shapes: tuple[int, DTypeLike]
+) -> list[jax.ShapeDtypeStruct]:
+    """Arrays of rows, shared out as those of a batch are; shapes are lengths and types."""
     sharding = _everywhere(backbone, device)
     if backbone.mesh is not None:
         spec = activation_spec(("batch",), (rows,), backbone.mesh)
@@ -112,39 +119,37 @@ def method_for(config: Config, backbone: Backbone) -> MethodConfig:
     return method
 
 
-def _tuned(method: MethodConfig, backbone: Backbone) -> Any:
-    def fresh(params: Any) -> Any:
+def _tuned(method: MethodConfig, backbone: Backbone) -> Tuned:
+    def fresh(params: Frozen) -> Tuned:
         return init(method, dataclasses.replace(backbone, params=params), jax.random.key(0))
 
     return jax.eval_shape(fresh, backbone.params)
 
 
-def train_program(config: Config, backbone: Backbone, device: Any) -> Program:
+def train_program(config: Config, backbone: Backbone, device: Device) -> Program:
     """The step of `prompt-jax train` at its longest input and target."""
     method, options, data = method_for(config, backbone), config.train, config.data
     state = jax.eval_shape(lambda tuned: start(tuned, options), _tuned(method, backbone))
     lengths = (data.max_source_length, data.max_target_length)
-    given = _rows(
+    batch = _rows(
         *(backbone, device, options.batch_size),
         tokens=(lengths[0], jnp.int32), mask=(lengths[0], jnp.bool_),
         targets=(lengths[1], jnp.int32), target_mask=(lengths[1], jnp.bool_),
     )  # fmt: skip
-    step = functools.partial(train_step, loss_fn(method, backbone), options)
-    out = {} if backbone.mesh is None else {"out_shardings": whole(backbone.mesh)}
-    function = jax.jit(step, donate_argnums=0, **out)
+    function = compile_step(loss_fn(method, backbone), options, backbone.mesh)
     state = _placed(state, _everywhere(backbone, device))
-    return Program("train", function, (state, backbone.params, Batch(*given)))
+    return Program("train", function, (state, backbone.params, Batch(*batch)))
 
 
-def decode_program(config: Config, backbone: Backbone, device: Any) -> Program:
+def decode_program(config: Config, backbone: Backbone, device: Device) -> Program:
     """Greedy answers to a batch of evaluation, as long as they may get."""
     method, eval = method_for(config, backbone), config.eval
     injection, tokens, mask = _read(config, method, backbone, device)
     longest = eval.max_new_tokens
-    rules = Rules(np.atleast_1d(backbone.config.eos_token_id), np.int32(0))
+    rules = Rules(np.array(backbone.config.eos_token_id, ndmin=1), np.int32(0))
 
     @jax.jit
-    def decode(injection: Any, frozen: Any, tokens: Any, mask: Any) -> Any:
+    def decode(injection: Injection, frozen: Frozen, tokens: Array, mask: Array) -> Tree:
         model = PromptedModel.of(dataclasses.replace(backbone, params=frozen), injection)
         return decode_tokens(model, tokens, mask, rules, None, length=longest)
 
@@ -152,7 +157,7 @@ def decode_program(config: Config, backbone: Backbone, device: Any) -> Program:
     return Program("decode", decode, arguments, rounds=eval.max_new_tokens)
 
 
-def score_program(config: Config, backbone: Backbone, device: Any) -> Program:
+def score_program(config: Config, backbone: Backbone, device: Device) -> Program:
     """How likely every label word is to a batch of evaluation, or the target of every row."""
     method, length = method_for(config, backbone), config.data.max_target_length
     injection, tokens, mask = _read(config, method, backbone, device)
@@ -166,7 +171,9 @@ def score_program(config: Config, backbone: Backbone, device: Any) -> Program:
         words = _rows(backbone, device, tokens.shape[0], **shapes)
 
     @jax.jit
-    def score(injection: Any, frozen: Any, tokens: Any, mask: Any, words: Any, real: Any) -> Any:
+    def score(
+        injection: Injection, frozen: Frozen, tokens: Array, mask: Array, words: Array, real: Array
+    ) -> Array:
         if not count:
             words, real = words[:, None], real[:, None]
         model = PromptedModel.of(dataclasses.replace(backbone, params=frozen), injection)
@@ -184,18 +191,21 @@ def programs_of(config: Config) -> tuple[str, ...]:
 
 
 def label_words(config: Config) -> list[tuple[str, ...]]:
-    """Those of every task, as far as they are known without its rows; empty where it may write."""
+    """Label words of every task, as far as its rows need not be read; none where it may write."""
     tasks = [TASKS.get(parse_name(name).key) for name in config.data.names]
     if config.task.kind not in (None, "classification"):
         return [()] * len(tasks)
     return [config.task.labels or (task.choices if task else ()) for task in tasks]
 
 
-def _read(config: Config, method: MethodConfig, backbone: Backbone, device: Any) -> list[Any]:
+def _read(
+    config: Config, method: MethodConfig, backbone: Backbone, device: Device
+) -> tuple[Injection, jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
     """A prompt, and the tokens and mask of a batch of evaluation."""
     injection = jax.eval_shape(lambda t: materialize(method, t), _tuned(method, backbone))
     rows = whole_rows(config.scoring.rows, backbone.mesh)
     length = config.data.max_source_length
     shapes = {"tokens": (length, jnp.int32), "mask": (length, jnp.bool_)}
     placed = _placed(injection, _everywhere(backbone, device))
-    return [placed, *_rows(backbone, device, rows, **shapes)]
+    tokens, mask = _rows(backbone, device, rows, **shapes)
+    return placed, tokens, mask

@@ -2,11 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from prompt_jax import disk
 from prompt_jax.plan.plan import Cost, Plan
-from prompt_jax.report import markdown
+from prompt_jax.report import markdown, new_figure, save_figure
 from prompt_jax.sharding import AXES
 
 SHOWN = 6
@@ -14,13 +12,13 @@ SHOWN = 6
 _ANSWERS = {True: "yes", False: "no"}
 
 
-def answer(made: Plan) -> str:
+def answer(plan: Plan) -> str:
     """Whether it fits, in a line."""
-    cost = max(made.costs, key=lambda cost: cost.needed)
-    where = f"{made.config.backbone} on {_place(made)}"
+    cost = max(plan.costs, key=lambda cost: cost.needed)
+    where = f"{plan.config.backbone} on {_place(plan)}"
     if cost.limit is None:
         return f"{where}: {cost.needed:.2f} GiB on each"
-    if made.fits:
+    if plan.fits:
         return f"{where}: yes, it fits: {cost.needed:.2f} of {cost.limit:.2f} GiB on each"
     return (
         f"{where}: no, {cost.program} takes {cost.needed:.2f} GiB, {cost.needed - cost.limit:.2f} "
@@ -28,38 +26,38 @@ def answer(made: Plan) -> str:
     )
 
 
-def _place(made: Plan) -> str:
-    devices = f"{made.devices} x {made.kind}"
-    return f"{made.topology} ({devices})" if made.topology else devices
+def _place(plan: Plan) -> str:
+    devices = f"{plan.devices} x {plan.kind}"
+    return f"{plan.topology} ({devices})" if plan.topology else devices
 
 
-def choice(made: Plan) -> str:
+def choice(plan: Plan) -> str:
     """The mesh, what is kept, and in what the weights are held."""
-    mesh = ", ".join(f"{name}={made.mesh[name]}" for name in AXES if made.mesh[name] > 1)
-    frozen = made.config.frozen
-    rows = made.config.eval.batch_size
+    mesh = ", ".join(f"{name}={plan.mesh[name]}" for name in AXES if plan.mesh[name] > 1)
+    frozen = plan.config.frozen
+    rows = plan.config.eval.batch_size
     chosen = f", eval.batch_size {rows}" if rows else ""
     return f"{mesh or 'one device'}, remat {frozen.remat}, weights {frozen.dtype}{chosen}"
 
 
-def text(made: Plan, others: Sequence[Plan] = ()) -> str:
+def text(plan: Plan, others: Sequence[Plan] = ()) -> str:
     """A plan as a page, and other plans that fit in a table below."""
-    c = made.config
+    c = plan.config
     lengths = f"{c.method.input_tokens} + {c.data.max_source_length} tokens"
     parts = [
-        answer(made),
-        f"{choice(made)}; {c.train.batch_size} rows of {lengths}, "
+        answer(plan),
+        f"{choice(plan)}; {c.train.batch_size} rows of {lengths}, "
         f"{c.data.max_target_length} of target; {c.scoring.rows} rows to evaluate",
         "",
-        *_table(_memory_rows(made.costs)),
+        *_table(_memory_rows(plan.costs)),
     ]
-    if any(cost.bounds for cost in made.costs):
-        parts += ["", *_table(_time_rows(made.costs))]
-    for cost in made.costs:
+    if any(cost.bounds for cost in plan.costs):
+        parts += ["", *_table(_time_rows(plan.costs))]
+    for cost in plan.costs:
         if cost.traffic:
             parts += ["", f"between devices, {cost.program}, each:", *_table(_traffic_rows(cost))]
     if others:
-        title = "the cheapest that fit:" if not made.fits else "others that fit, the fastest first:"
+        title = "the cheapest that fit:" if not plan.fits else "others that fit, the fastest first:"
         parts += ["", title, *_table(_search_rows(others))]
     return "\n".join(parts)
 
@@ -71,8 +69,8 @@ def _table(rows: list[list[str]]) -> list[str]:
 def _memory_rows(costs: Sequence[Cost]) -> list[list[str]]:
     rows = [["GiB on each", "weights", "prompt, optimizer, batch", "temporaries", "code", "all"]]
     for cost in costs:
-        own = ["", "", "", ""] if cost.memory is None else [f"{n:.2f}" for n in cost.memory]
-        rows.append([cost.program, *own, f"{cost.needed:.2f}"])
+        sizes = ["", "", "", ""] if cost.memory is None else [f"{n:.2f}" for n in cost.memory]
+        rows.append([cost.program, *sizes, f"{cost.needed:.2f}"])
     return rows
 
 
@@ -89,9 +87,9 @@ def _time_rows(costs: Sequence[Cost]) -> list[list[str]]:
 
 def _traffic_rows(cost: Cost) -> list[list[str]]:
     rows = [["collective", "MiB", "times", "MiB in all"]]
-    for found in cost.traffic[:SHOWN]:
-        size = found.bytes / 2**20
-        rows.append([found.kind, f"{size:.2f}", str(found.times), f"{size * found.times:.0f}"])
+    for traffic in cost.traffic[:SHOWN]:
+        size, times = traffic.bytes / 2**20, traffic.times
+        rows.append([traffic.kind, f"{size:.2f}", str(times), f"{size * times:.0f}"])
     rest = cost.traffic[SHOWN:]
     if rest:
         size = sum(t.bytes * t.times for t in rest) / 2**20
@@ -101,23 +99,23 @@ def _traffic_rows(cost: Cost) -> list[list[str]]:
 
 def _search_rows(plans: Sequence[Plan]) -> list[list[str]]:
     rows = [["change", "GiB on each", "seconds at least"]]
-    for made in plans:
-        known = [cost.bounds.seconds for cost in made.costs if cost.bounds]
-        rows.append([choice(made), f"{made.needed:.2f}", f"{sum(known):.3f}" if known else ""])
+    for plan in plans:
+        seconds = [cost.bounds.seconds for cost in plan.costs if cost.bounds]
+        rows.append([choice(plan), f"{plan.needed:.2f}", f"{sum(seconds):.3f}" if seconds else ""])
     return rows
 
 
-def as_json(made: Plan) -> dict[str, Any]:
+def as_json(plan: Plan) -> dict[str, object]:
     """A plan as plain data, sizes in GiB and seconds."""
     return {
-        "backbone": made.config.backbone,
-        "topology": made.topology,
-        "devices": made.devices,
-        "kind": made.kind,
-        "mesh": made.mesh,
-        "remat": made.config.frozen.remat,
-        "weights": made.config.frozen.dtype,
-        "fits": made.fits,
+        "backbone": plan.config.backbone,
+        "topology": plan.topology,
+        "devices": plan.devices,
+        "kind": plan.kind,
+        "mesh": plan.mesh,
+        "remat": plan.config.frozen.remat,
+        "weights": plan.config.frozen.dtype,
+        "fits": plan.fits,
         "programs": [
             {
                 "name": cost.program,
@@ -128,23 +126,19 @@ def as_json(made: Plan) -> dict[str, Any]:
                 "flops": cost.flops,
                 "bounds": cost.bounds and cost.bounds._asdict(),
                 "utilization": cost.utilization,
-                "traffic": [found._asdict() for found in cost.traffic],
+                "traffic": [traffic._asdict() for traffic in cost.traffic],
             }
-            for cost in made.costs
+            for cost in plan.costs
         ],
     }
 
 
 def draw(path: str | Path, plans: Sequence[Plan]) -> Path:
     """A picture of the memory of plans, a bar each, with the limit of a device."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    largest = [max(made.costs, key=lambda cost: cost.needed) for made in plans]
-    figure = Figure(figsize=(9, 1.4 + 0.5 * len(plans)), layout="constrained")
-    FigureCanvasAgg(figure)
+    largest = [max(plan.costs, key=lambda cost: cost.needed) for plan in plans]
+    figure = new_figure(9, 1.4 + 0.5 * len(plans))
     axes = figure.add_subplot()
-    names = [f"{choice(made)} ({_ANSWERS[made.fits]})" for made in plans]
+    names = [f"{choice(plan)} ({_ANSWERS[plan.fits]})" for plan in plans]
     left = [0.0] * len(plans)
     parts = ("weights", "state", "temporaries", "code")
     for part in (*parts, "does not fit"):
@@ -164,6 +158,5 @@ def draw(path: str | Path, plans: Sequence[Plan]) -> Path:
     axes.set_xlabel("GiB on each device")
     axes.set_title(f"{plans[0].config.backbone} on {_place(plans[0])}")
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
-    with disk.replacing(Path(path)) as fresh:
-        figure.savefig(fresh, dpi=120)
+    save_figure(Path(path), figure)
     return Path(path)

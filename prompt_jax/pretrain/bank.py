@@ -7,7 +7,7 @@ the tasks, and not to be told them. A task is a function of (seed, slot, generat
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -39,7 +39,7 @@ class Material(NamedTuple):
     pieces: int
     """Vocabulary size without sentinels."""
     ratings: Float[np.ndarray, " N"] | None = None
-    """Of every text, the sum of its words' ratings over the root of its length."""
+    """For every text, the sum of its words' ratings over the root of its length."""
 
 
 class Classifier(NamedTuple):
@@ -47,6 +47,11 @@ class Classifier(NamedTuple):
 
     sides: list[Int[np.ndarray, " _"]]
     words: list[list[int]]
+
+
+Rewriter: TypeAlias = Callable[[int, np.random.Generator], objectives.Pair]
+"""A text-to-text task: the source and the target that it makes of a text."""
+Task: TypeAlias = Classifier | Rewriter
 
 
 class Batch(NamedTuple):
@@ -79,13 +84,13 @@ def usable(material: Material, config: PretrainConfig) -> Int[np.ndarray, " N"]:
       InputError: there are fewer than 50.
     """
     lengths = np.array([len(row) for row in material.texts])
-    found = np.flatnonzero((lengths > 3) & (lengths <= config.text_tokens))
-    if len(found) < 50:
+    texts = np.flatnonzero((lengths > 3) & (lengths <= config.text_tokens))
+    if len(texts) < 50:
         raise InputError(
-            f"only {len(found)} texts have 4 to {config.text_tokens} tokens, at least 50 are "
+            f"only {len(texts)} texts have 4 to {config.text_tokens} tokens, at least 50 are "
             "needed; give more text or a larger text_tokens"
         )
-    return found
+    return texts
 
 
 def classifier(
@@ -128,27 +133,27 @@ def _neighbourhoods(
     return [drawn[m] for m in clear]
 
 
-def rewriter(material: Material, rng: np.random.Generator) -> Callable[..., objectives.Pair]:
+def rewriter(material: Material, rng: np.random.Generator) -> Rewriter:
     """A text-to-text task, drawn once and then applied to texts: `rewrite(index, rng)`."""
-    kinds: Sequence[Callable[..., Callable[..., objectives.Pair]]]
+    kinds: Sequence[Callable[..., Rewriter]]
     kinds = (_copying, _substituting, _modernising, _restoring, _tokenwise)
     return kinds[rng.choice(len(kinds), p=[0.1, 0.3, 0.2, 0.1, 0.3])](material, rng)
 
 
-def _copying(material: Material, rng: np.random.Generator) -> Callable[..., objectives.Pair]:
+def _copying(material: Material, rng: np.random.Generator) -> Rewriter:
     return lambda index, rng: (material.texts[index][:-1], material.texts[index][:-1])
 
 
-def _substituting(material: Material, rng: np.random.Generator) -> Callable[..., objectives.Pair]:
+def _substituting(material: Material, rng: np.random.Generator) -> Rewriter:
     # Rules for words that texts really have: those of a few drawn texts, so frequent ones mostly.
-    some = [t for i in rng.integers(len(material.texts), size=12) for t in material.texts[i][:-1]]
-    targets = [word[0] for word in material.words[:4000] if len(word) == 1] or some
-    names = rng.permutation(sorted(set(some)))[: int(rng.integers(2, 25))]
+    words = [t for i in rng.integers(len(material.texts), size=12) for t in material.texts[i][:-1]]
+    targets = [word[0] for word in material.words[:4000] if len(word) == 1] or words
+    names = rng.permutation(sorted(set(words)))[: int(rng.integers(2, 25))]
     rules = [(int(name), int(rng.choice(targets))) for name in names]
     return lambda index, rng: objectives.substitute(material.texts[index][:-1], rules)
 
 
-def _modernising(material: Material, rng: np.random.Generator) -> Callable[..., objectives.Pair]:
+def _modernising(material: Material, rng: np.random.Generator) -> Rewriter:
     backwards = rng.random() < 0.3
 
     def rewrite(index: int, rng: np.random.Generator) -> objectives.Pair:
@@ -160,7 +165,7 @@ def _modernising(material: Material, rng: np.random.Generator) -> Callable[..., 
     return rewrite
 
 
-def _restoring(material: Material, rng: np.random.Generator) -> Callable[..., objectives.Pair]:
+def _restoring(material: Material, rng: np.random.Generator) -> Rewriter:
     def rewrite(index: int, rng: np.random.Generator) -> objectives.Pair:
         text = material.strings[index]
         return material.encode(objectives.without_case(text)), material.encode(text)
@@ -168,7 +173,7 @@ def _restoring(material: Material, rng: np.random.Generator) -> Callable[..., ob
     return rewrite
 
 
-def _tokenwise(material: Material, rng: np.random.Generator) -> Callable[..., objectives.Pair]:
+def _tokenwise(material: Material, rng: np.random.Generator) -> Rewriter:
     sentinels = [material.pieces + NUM_SENTINELS - 1 - i for i in range(20)]
     marks = material.punctuation
     kind = rng.integers(4)
@@ -194,13 +199,13 @@ class Bank:
         self._pool = usable(material, config)
         lengths = np.array([len(row) for row in material.texts])
         self._pairs = np.flatnonzero((lengths > 3) & (lengths < config.pair_tokens))
-        self._tasks: dict[tuple[int, int], tuple[int, object]] = {}
+        self._tasks: dict[tuple[int, int], tuple[int, Task]] = {}
 
-    def task(self, kind: int, slot: int, step: int) -> object:
+    def task(self, kind: int, slot: int, step: int) -> Task:
         """The task of a slot: a `Classifier`, or what `rewriter` gives."""
         born = generation(self._config, slot, step)
-        known, task = self._tasks.get((kind, slot), (-1, None))
-        if known != born:
+        age, task = self._tasks.get((kind, slot), (-1, None))
+        if task is None or age != born:
             rng = np.random.default_rng((self._config.seed, 2, kind, slot, born))
             if kind == CLASSIFY:
                 task = classifier(self._material, self._pool, self._config.most_classes, rng)
@@ -215,9 +220,8 @@ class Bank:
         rng = np.random.default_rng((config.seed, 3, step))
         slots = rng.choice(config.slots, config.slots_per_step, replace=False)
         rows = [(int(slot), row) for slot in slots for row in range(config.rows_per_slot)]
-        draw = self._classified if kind == CLASSIFY else self._rewritten
         tasks = {int(slot): self.task(kind, int(slot), step) for slot in slots}
-        drawn = [draw(tasks[slot], row, rng) for slot, row in rows]
+        drawn = [self._drawn(tasks[slot], row, rng) for slot, row in rows]
         texts, targets, places = zip(*drawn, strict=True)
         widths = (config.text_tokens, ANSWER_TOKENS)
         if kind == REWRITE:
@@ -230,18 +234,24 @@ class Bank:
             [_answers(task) for task in tasks.values()],
         )
 
+    def _drawn(self, task: Task, row: int, rng: np.random.Generator) -> tuple:
+        """A text, its target and its place."""
+        if isinstance(task, Classifier):
+            return self._classified(task, row, rng)
+        return self._rewritten(task, rng)
+
     def _classified(self, task: Classifier, row: int, rng: np.random.Generator) -> tuple:
         side = (row + int(rng.integers(len(task.sides)))) % len(task.sides)
         index = int(rng.choice(task.sides[side]))
         target = [*task.words[side][: ANSWER_TOKENS - 1], EOS]
         return self._material.texts[index], target, self._material.space.texts[index]
 
-    def _rewritten(self, task: Callable[..., objectives.Pair], row: int, rng: object) -> tuple:
+    def _rewritten(self, task: Rewriter, rng: np.random.Generator) -> tuple:
         longest = self._config.pair_tokens - 1
         source, target = task(int(rng.choice(self._pairs)), rng)
         nowhere = np.zeros(self._material.space.texts.shape[1], np.float32)
         return [*source[:longest], EOS], [*target[:longest], EOS], nowhere
 
 
-def _answers(task: object) -> list[int]:
+def _answers(task: Task) -> list[int]:
     return [word[0] for word in task.words] if isinstance(task, Classifier) else []

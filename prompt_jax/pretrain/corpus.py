@@ -8,7 +8,7 @@ import io
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -27,14 +27,14 @@ def sentences(paragraph: str, *, least: int = 4, most: int = 36) -> list[str]:
     A longer sentence is cut after a comma or colon, because a cut elsewhere teaches the model that
     texts stop anywhere. Lines that are mostly figures or code are left out.
     """
-    found = []
+    parts = []
     for sentence in _SENTENCE_END.split(paragraph.strip()):
         if len(sentence.split()) > most:
             sentence = _shorten(sentence, most)
         letters = sum(c.isalpha() or c == " " for c in sentence)
         if least <= len(sentence.split()) <= most and letters >= 0.82 * len(sentence):
-            found.append(sentence)
-    return found
+            parts.append(sentence)
+    return parts
 
 
 def _shorten(sentence: str, most: int) -> str:
@@ -70,9 +70,9 @@ def read_sentences(
                 "or take the name out of `files`"
             )
         with path.open(encoding="utf-8", errors="replace") as lines:
-            found = [s for line in lines for s in sentences(line) if rng.random() < share]
-        order = rng.permutation(len(found))[:most_per_file]
-        taken += [found[i] for i in order]
+            drawn = [s for line in lines for s in sentences(line) if rng.random() < share]
+        order = rng.permutation(len(drawn))[:most_per_file]
+        taken += [drawn[i] for i in order]
     if not taken:
         raise InputError(
             f"no sentence of 4 to 36 words in {len(weights)} files of {str(folder)!r}; "
@@ -122,7 +122,16 @@ def train_tokenizer(
     return target
 
 
-def load_tokenizer(path: str | Path) -> Any:
+@runtime_checkable
+class Pieces(Protocol):
+    """A SentencePiece processor."""
+
+    def encode(self, input: Any) -> Any: ...
+    def get_piece_size(self) -> int: ...
+    def id_to_piece(self, id: int) -> str: ...
+
+
+def load_tokenizer(path: str | Path) -> Pieces:
     """The SentencePiece processor of a `spiece.model`.
 
     Raises:

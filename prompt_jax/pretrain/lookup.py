@@ -7,11 +7,12 @@ that it resembles. They are ordinary weights, and pretraining changes all of the
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float, Int
+
+from prompt_jax.trees import Frozen
 
 SCALE = 3.0
 """Root mean square of the token table, against branches that add about one."""
@@ -52,7 +53,7 @@ def pooled(
     return np.stack([normed[list(row)[:-1]].mean(0) for row in texts])
 
 
-def with_lookup(params: Any, texts: Float[np.ndarray, "N D"], heads: int, seed: int) -> Any:
+def with_lookup(params: Frozen, texts: Float[np.ndarray, "N D"], heads: int, seed: int) -> Frozen:
     """The parameters of a T5 of at least two decoder layers, with the two attentions set.
 
     Args:
@@ -68,10 +69,10 @@ def with_lookup(params: Any, texts: Float[np.ndarray, "N D"], heads: int, seed: 
     key = compare * np.sqrt(width) / np.linalg.norm(compare)
     word = np.zeros((width // heads, width))
     word[-1, 0] = 1.0
-    told = np.tile(word, (heads, 1))
-    free = 1.0 - told.sum(1, keepdims=True)
-    prompt = np.sqrt(LOOK_AT_PROMPT) * told
-    pool = np.sqrt(POOL_TEXT) * told
+    is_word = np.tile(word, (heads, 1))
+    free = 1.0 - is_word.sum(1, keepdims=True)
+    prompt = np.sqrt(LOOK_AT_PROMPT) * is_word
+    pool = np.sqrt(POOL_TEXT) * is_word
     same = np.eye(width)
     layers = params["decoder"]["layers"]
     cross = dict(layers["cross_attention"])
@@ -80,7 +81,7 @@ def with_lookup(params: Any, texts: Float[np.ndarray, "N D"], heads: int, seed: 
         "key": (pool, key * free - prompt),
         "value": (same, same),
     }.items():
-        kernel = jnp.stack([_kernel(each, heads) for each in maps])
+        kernel = jnp.stack([_kernel(matrix, heads) for matrix in maps])
         cross[name] = {"kernel": cross[name]["kernel"].at[:2].set(kernel)}
     out = jnp.asarray(np.stack([same, READING * same]), jnp.float32)
     shape = (2, heads, width // heads, width)
@@ -97,7 +98,7 @@ def _comparison(texts: np.ndarray, rng: np.random.Generator) -> Float[np.ndarray
     return turn @ (axes * values**-FLATTENING) @ axes.T
 
 
-def _kernel(matrix: np.ndarray, heads: int) -> Any:
+def _kernel(matrix: np.ndarray, heads: int) -> Float[Array, "D H K"]:
     """[D, H, K] from rows of heads, [H*K, D]."""
     return jnp.asarray(matrix.T.reshape(len(matrix), heads, -1), jnp.float32)
 

@@ -11,10 +11,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from prompt_jax import checkpoints, disk
-from prompt_jax.backbones import Backbone
-from prompt_jax.backbones.t5 import T5, init_params
+from prompt_jax.backbones import Backbone, init_params
+from prompt_jax.backbones.t5 import T5
 from prompt_jax.config import InputError
 from prompt_jax.pretrain import lookup
 from prompt_jax.pretrain.bank import Bank, Batch, Material, generation
@@ -22,6 +23,7 @@ from prompt_jax.pretrain.config import PretrainConfig
 from prompt_jax.pretrain.corpus import (
     EOS,
     NUM_SENTINELS,
+    Pieces,
     load_tokenizer,
     read_sentences,
     train_tokenizer,
@@ -32,6 +34,7 @@ from prompt_jax.pretrain.word_vectors import read_lexicon, read_teacher, token_t
 from prompt_jax.runs import LOCK, Metrics, hold
 from prompt_jax.signals import stopping
 from prompt_jax.train import is_finite, run_steps
+from prompt_jax.trees import Frozen, Tokenizer
 from prompt_jax.weights import load_backbone, save_hugging_face
 from prompt_jax.weights import load_tokenizer as load_hugging_face_tokenizer
 
@@ -72,7 +75,7 @@ def _run(config: PretrainConfig, output: Path) -> Path | None:
     return save_hugging_face(output, model, dtype="bfloat16")
 
 
-def prepare(config: PretrainConfig, pieces: Any) -> tuple[Material, Any, int]:
+def prepare(config: PretrainConfig, pieces: Pieces) -> tuple[Material, Frozen, int]:
     """Texts and their space, the parameters to start from, and the vocabulary size."""
     strings = read_sentences(
         config.text_folder,
@@ -103,7 +106,7 @@ def prepare(config: PretrainConfig, pieces: Any) -> tuple[Material, Any, int]:
     return material, params, vocabulary
 
 
-def _ratings(config: PretrainConfig, strings: list[str]) -> Any:
+def _ratings(config: PretrainConfig, strings: list[str]) -> Float[np.ndarray, " N"] | None:
     if not config.lexicon:
         return None
     rated = read_lexicon(config.lexicon)
@@ -120,8 +123,8 @@ def rows_of(config: PretrainConfig, batch: Batch, step: int, population: int) ->
     for slot, born, words in zip(slots, births, batch.answers, strict=True):
         rng = np.random.default_rng((config.seed, 4, int(slot), born))
         sampled = rng.integers(3, population, config.virtual_tokens)
-        told = words and rng.random() < config.label_starts
-        starts.append(np.resize(words, config.virtual_tokens) if told else sampled)
+        labelled = words and rng.random() < config.label_starts
+        starts.append(np.resize(words, config.virtual_tokens) if labelled else sampled)
     return Rows(
         jnp.asarray(batch.tokens),
         jnp.asarray(batch.targets),
@@ -140,7 +143,7 @@ def _train(
     population = min(5000, module.config.vocab_size - NUM_SENTINELS)
     first, stop = int(state.step), threading.Event()
 
-    def one(state: State, step: int) -> tuple[State, dict[str, Any]]:
+    def one(state: State, step: int) -> tuple[State, dict[str, Array]]:
         batch = bank[step]
         classifies = bool(batch.slots[0] < config.slots)
         weight = config.head_weight if classifies else 0.0
@@ -149,7 +152,7 @@ def _train(
         kind = "classify" if classifies else "rewrite"
         return state, {f"{kind}_{name}": value for name, value in numbers.items()}
 
-    def report(step: int, state: State | None, numbers: dict[str, Any]) -> bool:
+    def report(step: int, state: State | None, numbers: dict[str, Array]) -> bool:
         row = {name: float(value) for name, value in jax.device_get(numbers).items()}
         metrics.add({"step": step, **row})
         finite = all(np.isfinite(value) for name, value in row.items() if name.endswith("_loss"))
@@ -194,14 +197,14 @@ def _claim(config: PretrainConfig) -> Path:
     return output
 
 
-def _tokenizer(config: PretrainConfig, output: Path) -> Any:
+def _tokenizer(config: PretrainConfig, output: Path) -> Pieces:
     """The SentencePiece of the stage, copied or trained into its folder once."""
     target = output / "spiece.model"
     if not target.is_file():
-        given = config.tokenizer or (config.start and str(Path(config.start) / "spiece.model"))
-        if given:
-            load_tokenizer(given)
-            disk.write(target, Path(given).read_bytes())
+        source = config.tokenizer or (config.start and str(Path(config.start) / "spiece.model"))
+        if source:
+            load_tokenizer(source)
+            disk.write(target, Path(source).read_bytes())
         else:
             strings = read_sentences(
                 config.text_folder,
@@ -221,14 +224,16 @@ def _teacher_words(config: PretrainConfig) -> list[str]:
     return [word for word in ranked if re.fullmatch("[a-z]{3,}", word)]
 
 
-def _initial(config: PretrainConfig, pieces: Any, texts: list[list[int]], vocabulary: int) -> Any:
+def _initial(
+    config: PretrainConfig, pieces: Pieces, texts: list[list[int]], vocabulary: int
+) -> Frozen:
     """The parameters of an earlier stage, or quiet ones that look prompts up."""
     shape = model_config(config, vocabulary)
     like = jax.eval_shape(lambda key: init_params(shape, key), jax.random.key(0))
     if config.start:
         params = load_backbone(config.start, dtype="float32").params
-        theirs, ours = (jax.tree.map(lambda leaf: leaf.shape, tree) for tree in (params, like))
-        if theirs != ours:
+        sizes, expected = (jax.tree.map(lambda leaf: leaf.shape, tree) for tree in (params, like))
+        if sizes != expected:
             raise InputError(
                 f"the model in {config.start!r} has another architecture than this stage; "
                 "give both stages the same sizes"
@@ -251,7 +256,7 @@ def _initial(config: PretrainConfig, pieces: Any, texts: list[list[int]], vocabu
     return lookup.with_lookup(params, states, config.num_heads, config.seed)
 
 
-def _head(params: Any, material: Material) -> Any:
+def _head(params: Frozen, material: Material) -> Float[Array, "D Z"]:
     """Reads places from the mean states of an encoder that is still quiet."""
     table, count = np.asarray(params["embedding"]), lookup.SAMPLE
     states = lookup.pooled(table, material.texts[:count])
@@ -259,11 +264,11 @@ def _head(params: Any, material: Material) -> Any:
 
 
 def _restored(manager: Any, state: State) -> State:
-    found = checkpoints.restore(manager, jax.device_get(state))
-    return state if found is None else jax.tree.map(jnp.asarray, found[1])
+    saved = checkpoints.restore(manager, jax.device_get(state))
+    return state if saved is None else jax.tree.map(jnp.asarray, saved[1])
 
 
-def _hugging_face_tokenizer(folder: Path) -> Any:
+def _hugging_face_tokenizer(folder: Path) -> Tokenizer:
     """The tokenizer of a folder with a spiece.model, in Hugging Face's form."""
     settings = {"tokenizer_class": "T5Tokenizer", "extra_ids": NUM_SENTINELS}
     if not (folder / "tokenizer_config.json").is_file():

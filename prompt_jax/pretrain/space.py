@@ -80,15 +80,15 @@ def direction(space: Space, rng: np.random.Generator) -> Float[np.ndarray, " Z"]
     kind, size = rng.random(), space.texts.shape[1]
     if kind < 0.45:
         pool = space.short if kind < 0.25 else np.arange(len(space.texts))
-        some = int(rng.choice([1, 2, 4, 8]))
-        ends = [space.texts[rng.choice(pool, some)].mean(0) for _ in range(2)]
-        found = ends[0] - ends[1]
+        count = int(rng.choice([1, 2, 4, 8]))
+        ends = [space.texts[rng.choice(pool, count)].mean(0) for _ in range(2)]
+        axis = ends[0] - ends[1]
     elif kind < 0.85:
-        found = rng.normal(size=size) * space.spread ** rng.choice([0.0, 0.5, 1.0, 2.0])
+        axis = rng.normal(size=size) * space.spread ** rng.choice([0.0, 0.5, 1.0, 2.0])
     else:
         centres = space.centres[rng.integers(len(space.centres))]
         first, second = rng.choice(len(centres), 2, replace=False)
-        found = centres[first] - centres[second]
+        axis = centres[first] - centres[second]
     if rng.random() < 0.4:
-        found = found * (space.spread.mean() / space.spread) ** 2  # as Fisher's discriminant does
-    return found.astype(np.float32)
+        axis = axis * (space.spread.mean() / space.spread) ** 2  # as Fisher's discriminant does
+    return axis.astype(np.float32)

@@ -1,25 +1,27 @@
 """One step of pretraining: the model by Adam, the prompts of its slots as prompt tuning does it."""
 
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from prompt_jax.answers import cross_entropy
 from prompt_jax.backbones.t5 import T5, T5Config, shift_right
 from prompt_jax.pretrain.config import PretrainConfig
+from prompt_jax.trees import Frozen, Tree, Tuned
 
 
 class State(NamedTuple):
     """All that pretraining changes."""
 
     step: Int[Array, ""]
-    weights: Any
+    weights: Tuned
     """`model`, the T5's parameters, and `head`, which reads places and is dropped at the end."""
-    opt_state: Any
+    opt_state: Tree
     prompts: Float[Array, "N P D"]
     moments: Float[Array, "N P D"]
     ages: Int[Array, " N"]
@@ -55,7 +57,7 @@ def model_config(config: PretrainConfig, vocab_size: int) -> T5Config:
     )
 
 
-def quieted(params: Any, gain: float) -> Any:
+def quieted(params: Frozen, gain: float) -> Frozen:
     """The same tree with every branch's last kernel times `gain`.
 
     Full-size branches drown what the token table knows of a text before a step is taken, and Adam
@@ -64,7 +66,7 @@ def quieted(params: Any, gain: float) -> Any:
     return _scale_branches(params, gain)
 
 
-def rescaled(params: Any, scale: float) -> Any:
+def rescaled(params: Frozen, scale: float) -> Frozen:
     """The same function with a token table of root mean square `scale`.
 
     The residual stream of a pre-norm model may be scaled as a whole: the table and every branch's
@@ -78,8 +80,8 @@ def rescaled(params: Any, scale: float) -> Any:
     return params
 
 
-def _scale_branches(params: Any, factor: Any) -> Any:
-    def scaled(path: Any, leaf: Array) -> Array:
+def _scale_branches(params: Frozen, factor: Float[ArrayLike, ""]) -> Frozen:
+    def scaled(path: Sequence[Any], leaf: Array) -> Array:
         return leaf * factor if path[-2].key in ("out", "wo") else leaf
 
     return {
@@ -98,7 +100,7 @@ def optimizer(config: PretrainConfig) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate, b2=0.98))
 
 
-def start(config: PretrainConfig, params: Any, head: Float[Array, "D Z"]) -> State:
+def start(config: PretrainConfig, params: Frozen, head: Float[Array, "D Z"]) -> State:
     """The state before the first step; `head` reads places from mean encoder states."""
     weights = {"model": params, "head": jnp.asarray(head)}
     # Slots of classifiers first, slots of rewriting after them.
@@ -116,19 +118,23 @@ def start(config: PretrainConfig, params: Any, head: Float[Array, "D Z"]) -> Sta
 
 
 def loss(
-    weights: Any, prompts: Float[Array, "G P D"], module: T5, rows: Rows, head_weight: Any
+    weights: Tuned,
+    prompts: Float[Array, "G P D"],
+    module: T5,
+    rows: Rows,
+    head_weight: Float[ArrayLike, ""],
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
     """Cross-entropy of the targets, plus how far the encoder is from knowing the text's place."""
     variables = {"params": weights["model"]}
-    words: Any = module.apply(variables, rows.tokens, method="embed")
+    words: Tree = module.apply(variables, rows.tokens, method="embed")
     before = jnp.repeat(prompts, len(rows.tokens) // len(prompts), axis=0).astype(words.dtype)
     seen = rows.tokens > 0
     mask = jnp.concatenate([jnp.ones(before.shape[:2], bool), seen], axis=1)
-    encoded: Any = module.apply(
+    encoded: Tree = module.apply(
         variables, jnp.concatenate([before, words], axis=1), mask, method="encode"
     )
     inputs = shift_right(rows.targets, module.config.decoder_start_token_id)
-    logits: Any
+    logits: Tree
     logits, _ = module.apply(variables, inputs, encoded, mask, method="decode")
     real = rows.targets > 0
     nll = jnp.where(real, cross_entropy(logits, rows.targets), 0.0).sum() / real.sum()
@@ -166,13 +172,14 @@ def adafactor(
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
 def train_step(
-    config: PretrainConfig, module: T5, state: State, rows: Rows, head_weight: Any
+    config: PretrainConfig, module: T5, state: State, rows: Rows, head_weight: Float[ArrayLike, ""]
 ) -> tuple[State, dict[str, Array]]:
     """A step on the model and on the prompts that the batch used."""
     prompts, moments, ages = prompts_of(state, rows)
     gradient = jax.grad(loss, argnums=(0, 1), has_aux=True)
     (grads, prompt_grads), metrics = gradient(state.weights, prompts, module, rows, head_weight)
-    updates: Any
+    updates: Tree
+    weights: Tree
     updates, opt_state = optimizer(config).update(grads, state.opt_state, state.weights)
     # Rare words are seen a few times only and should keep the meaning that they came with.
     model = {**updates["model"], "embedding": updates["model"]["embedding"] / 3}

@@ -7,10 +7,9 @@ give; the rows of a BERT's embedding layer already hold most of it. Read with nu
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from prompt_jax.config import InputError
 
@@ -80,17 +79,17 @@ def read_teacher(folder: str | Path) -> tuple[Float[np.ndarray, "W E"], dict[str
 
 def word_pieces(word: str, vocabulary: dict[str, int], *, inside: bool = False) -> list[int]:
     """WordPiece's longest-match-first rows of a lower-case word; empty when it cannot be spelt."""
-    found, start = [], 0
+    rows, start = [], 0
     while start < len(word):
         for end in range(len(word), start, -1):
             piece = ("##" if start or inside else "") + word[start:end]
             if piece in vocabulary:
-                found.append(vocabulary[piece])
+                rows.append(vocabulary[piece])
                 start = end
                 break
         else:
             return []
-    return found
+    return rows
 
 
 def token_table(
@@ -120,17 +119,17 @@ def token_table(
             f"{vectors.shape[1] + FORM_DIMENSIONS}"
         )
     rng = np.random.default_rng(seed)
-    meanings, known, forms = _meanings(pieces, vectors, vocabulary)
-    centred = np.where(known[:, None], meanings - meanings[known].mean(0), 0.0)
-    _, sizes, axes = np.linalg.svd(centred[known], full_matrices=False)
-    deviation = np.maximum(sizes[:kept], 1e-6 * sizes[0]) / np.sqrt(known.sum())
+    meanings, spelt, forms = _meanings(pieces, vectors, vocabulary)
+    centred = np.where(spelt[:, None], meanings - meanings[spelt].mean(0), 0.0)
+    _, sizes, axes = np.linalg.svd(centred[spelt], full_matrices=False)
+    deviation = np.maximum(sizes[:kept], 1e-6 * sizes[0]) / np.sqrt(spelt.sum())
     coordinates = centred @ axes[:kept].T / np.sqrt(deviation)
-    coordinates /= coordinates[known].std()
+    coordinates /= coordinates[spelt].std()
     table = rng.normal(size=(rows, width)).astype(np.float32)
     noise = 0.15 * rng.normal(size=(len(pieces), width))
     count = len(pieces)
     table[:count, : coordinates.shape[1]] = np.where(
-        known[:, None], coordinates, table[:count, : coordinates.shape[1]]
+        spelt[:, None], coordinates, table[:count, : coordinates.shape[1]]
     )
     table[:count, kept : kept + 3] = 1.5 * forms - 0.5
     if ratings:
@@ -141,16 +140,19 @@ def token_table(
     return table[:, rng.permutation(width)]
 
 
-def _meanings(pieces: list[str], vectors: np.ndarray, vocabulary: Any) -> tuple[Any, Any, Any]:
+def _meanings(
+    pieces: list[str], vectors: Float[np.ndarray, "W E"], vocabulary: dict[str, int]
+) -> tuple[Float[np.ndarray, "N E"], Bool[np.ndarray, " N"], Float[np.ndarray, "N 3"]]:
+    """What the teacher says of every piece, whether it says any, and how the piece is written."""
     meanings = np.zeros((len(pieces), vectors.shape[1]), np.float32)
-    known, forms = np.zeros(len(pieces), bool), np.zeros((len(pieces), 3), np.float32)
+    spelt, forms = np.zeros(len(pieces), bool), np.zeros((len(pieces), 3), np.float32)
     for i, piece in enumerate(pieces):
         body = piece.lstrip("▁")
         inside = not piece.startswith("▁")
         forms[i] = body[:1].isupper(), inside, not any(c.isalpha() for c in body)
         lowered = body.lower()
-        spelt = word_pieces(lowered, vocabulary, inside=inside and lowered.isalnum())
-        spelt = spelt or word_pieces(lowered, vocabulary)
-        if spelt:
-            meanings[i], known[i] = vectors[spelt].mean(0), True
-    return meanings, known, forms
+        rows = word_pieces(lowered, vocabulary, inside=inside and lowered.isalnum())
+        rows = rows or word_pieces(lowered, vocabulary)
+        if rows:
+            meanings[i], spelt[i] = vectors[rows].mean(0), True
+    return meanings, spelt, forms

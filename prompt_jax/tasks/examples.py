@@ -1,21 +1,20 @@
 """Rows of a dataset as pairs of texts."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from prompt_jax.config import InputError, TaskConfig
 from prompt_jax.tasks.labels import in_order, infer, read_labels
 from prompt_jax.tasks.table import TASKS, parse_name
 from prompt_jax.tasks.task import Example, Task, kind_of
 from prompt_jax.tasks.templates import check_column, fill, listing, parse
-from prompt_jax.tasks.text import Text
+from prompt_jax.tasks.text import Record, Text
 
 
 def resolve(
     name: str,
     config: TaskConfig,
     columns: Iterable[str],
-    rows: Sequence[tuple[str, Mapping[str, Any]]] = (),
+    rows: Sequence[tuple[str, Record]] = (),
 ) -> Task:
     """The task of a name, with the user's fields over the known ones.
 
@@ -34,11 +33,11 @@ def resolve(
     """
     columns = list(columns)
     key = parse_name(name).key
-    known = TASKS.get(key)
-    if not known and {"input", "target"} <= set(columns):
-        known = Task(name=key, source="{input}", target="{target}")
-    source = config.source or (known and known.source)
-    target = config.target or (known and known.target)
+    described = TASKS.get(key)
+    if not described and {"input", "target"} <= set(columns):
+        described = Task(name=key, source="{input}", target="{target}")
+    source = config.source or (described and described.source)
+    target = config.target or (described and described.target)
     if not source or not target:
         raise InputError(
             f"{name} has the columns {', '.join(columns)} and no known templates; give "
@@ -46,9 +45,9 @@ def resolve(
         )
     _check_templates(source, target, columns, name)
     # Its labels and metrics are of its own kind, and its metrics of its own labels.
-    same = known if known and config.kind in (None, known.kind) else None
+    same = described if described and config.kind in (None, described.kind) else None
     # A text, until there are label words.
-    declared = known.kind if known and known.kind != "generation" else ""
+    declared = described.kind if described and described.kind != "generation" else ""
     kind = config.kind or declared
     labels, values = read_labels(config.labels)
     labels = labels or (same.labels if same else ())
@@ -82,7 +81,7 @@ def _check_templates(source: str, target: str, columns: list[str], name: str) ->
             check_column(column, columns, name)
 
 
-def to_example(task: Task, row: Mapping[str, Any], place: str = "the row") -> Example:
+def to_example(task: Task, row: Record, place: str = "the row") -> Example:
     """The texts of a row.
 
     Args:
@@ -99,12 +98,12 @@ def to_example(task: Task, row: Mapping[str, Any], place: str = "the row") -> Ex
     return kind_of(task.kind).example(task, row, place)
 
 
-def to_examples(task: Task, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> list[Example]:
+def to_examples(task: Task, rows: Iterable[tuple[str, Record]]) -> list[Example]:
     """The texts of rows, of each where it stands and its values; errors as for `to_example`."""
     return [to_example(task, row, place) for place, row in rows]
 
 
-def to_source(task: Task, row: Mapping[str, Any], place: str = "the row") -> Text:
+def to_source(task: Task, row: Record, place: str = "the row") -> Text:
     """The input text of a row that may have no target.
 
     Raises:

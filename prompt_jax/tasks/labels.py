@@ -55,7 +55,7 @@ def write_labels(task: Task) -> tuple[str, ...]:
     """The `task.labels` of a task: the reverse of `read_labels`."""
     written = []
     for word in task.labels:
-        values = [value for value, other in task.values if other == word]
+        values = [value for value, label in task.values if label == word]
         plain = f"={word}" if "=" in word else word
         written += [f"{value}={word}" for value in values] or [plain]
     return tuple(written)

@@ -1,6 +1,7 @@
 """The tasks that need no description, and how tasks are named."""
 
 import re
+from dataclasses import replace
 from typing import NamedTuple
 
 from prompt_jax.config import choose
@@ -36,6 +37,7 @@ def _tfds(
     *labels: str,
     target: str = "{label}",
     metrics: tuple[str, ...] = (),
+    kind: str = "",
 ) -> Task:
     # A template of bare columns is written `column: {column}`, the taskless format of T5.
     columns = source.split()
@@ -45,6 +47,7 @@ def _tfds(
         target=target,
         labels=labels,
         metrics=metrics,
+        kind=kind,
     )
 
 
@@ -52,8 +55,12 @@ _NLI = ("entailment", "not_entailment")
 _MNLI = ("entailment", "neutral", "contradiction")
 _BOOL = ("False", "True")
 _IOB = ("O", *(f"{part}-{kind}" for kind in ("PER", "ORG", "LOC", "MISC") for part in "BI"))
-_STSB = ("pearson", "spearman")
-_SQUAD = {"source": "question: {question} context: {context}", "target": "{answers}"}
+_SQUAD = Task(
+    name="tfds:squad",
+    source="question: {question} context: {context}",
+    target="{answers}",
+    kind="span",
+)
 
 # Columns in T5's order: sorted by name, but for multirc and wic. Left out are record and wsc,
 # whose rows need more than a template.
@@ -79,7 +86,7 @@ TASKS: dict[str, Task] = {
         _tfds("glue/sst2", "sentence", "negative", "positive"),
         _tfds("glue/mrpc", "sentence1 sentence2", "not_equivalent", "equivalent"),
         _tfds("glue/qqp", "question1 question2", "not_duplicate", "duplicate"),
-        _tfds("glue/stsb", "sentence1 sentence2", target="{label:fifths}", metrics=_STSB),
+        _tfds("glue/stsb", "sentence1 sentence2", target="{label:fifths}", kind="regression"),
         _tfds("glue/mnli", "hypothesis premise", *_MNLI),
         _tfds("glue/mnli_matched", "hypothesis premise", *_MNLI),
         _tfds("glue/mnli_mismatched", "hypothesis premise", *_MNLI),
@@ -102,8 +109,22 @@ TASKS: dict[str, Task] = {
             kind="tagging",
             labels=_IOB,
         ),
-        *(Task(name=f"tfds:squad{v}", kind="span", **_SQUAD) for v in ("", "/v1.1")),
-        Task(name="tfds:squad/v2.0", kind="span", labels=NO_ANSWER, **_SQUAD),
+        *(
+            Task(
+                name=f"tfds:{name}",
+                source=source,
+                target="{label}",
+                kind="multiple_choice",
+                labels=candidates,
+            )
+            for name, source, candidates in (
+                ("piqa", "{goal}", ("{sol1}", "{sol2}")),
+                ("hellaswag", "{context}", ("{endings}",)),
+            )
+        ),
+        _SQUAD,
+        replace(_SQUAD, name="tfds:squad/v1.1"),
+        replace(_SQUAD, name="tfds:squad/v2.0", labels=NO_ANSWER),
     )
 }
 EMBEDDED = tuple(name for name in TASKS if name.startswith("embedded:"))

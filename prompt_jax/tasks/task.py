@@ -1,20 +1,17 @@
 """What a task is: two templates, the kind of its answers, and how answers are judged."""
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from prompt_jax.config import KINDS, InputError, choose
 from prompt_jax.tasks.templates import fill
-from prompt_jax.tasks.text import Text
+from prompt_jax.tasks.text import Record, Text
 
 NO_ANSWER = ("",)
 """The labels of a span task whose answer may be that there is none."""
-
-Row = Mapping[str, Any]
-"""Column -> text, list, number, mapping, or None for a value that is not there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +67,7 @@ class Example(NamedTuple):
     others: tuple[str, ...] = ()
     """Further right answers, of which an evaluation takes the nearest."""
     start: int | None = None
-    """Of a span: where in the source the target begins, in characters."""
+    """Where in the source the target of a span begins, in characters."""
 
     @property
     def references(self) -> tuple[str, ...]:
@@ -78,12 +75,12 @@ class Example(NamedTuple):
         return (self.target, *self.others)
 
 
-def filled_source(task: Task, row: Row, place: str) -> Text:
+def filled_source(task: Task, row: Record, place: str) -> Text:
     """The source template, filled."""
     return fill(task.source, row, place, "source")
 
 
-def filled_example(task: Task, row: Row, place: str) -> Example:
+def filled_example(task: Task, row: Record, place: str) -> Example:
     """Both templates, filled."""
     return Example(filled_source(task, row, place), fill(task.target, row, place, "target"))
 
@@ -107,9 +104,9 @@ class Kind:
     The last argument of `example` and `source` says where a row stands, and begins every error.
     """
 
-    example: Callable[[Task, Row, str], Example] = filled_example
+    example: Callable[[Task, Record, str], Example] = filled_example
     """The texts of a row."""
-    source: Callable[[Task, Row, str], Text] = filled_source
+    source: Callable[[Task, Record, str], Text] = filled_source
     """The input of a row that may have no target."""
     labels_in: Callable[[str], list[str]] | None = None
     """The labels in a target; None where targets have none."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from prompt_jax.config import InputError
-from prompt_jax.tasks.text import Text
+from prompt_jax.tasks.text import Record, Text
 
 
 def _plain(text: str) -> str:
@@ -39,7 +39,7 @@ def parse(template: str) -> list[tuple[str, str | None, str]]:
     return [(literal, column, spec or "") for literal, column, spec, _ in pieces]
 
 
-def fill(template: str, row: Mapping[str, Any], place: str, kind: str) -> Text:
+def fill(template: str, row: Record, place: str, kind: str) -> Text:
     """The text of a row.
 
     Args:
@@ -114,7 +114,7 @@ def check_column(column: str, columns: Iterable[str], place: str) -> None:
     _named(path_of(column, columns)[0], columns, place)
 
 
-def reach(row: Mapping[str, Any], column: str, place: str) -> Any:
+def reach(row: Record, column: str, place: str) -> Any:
     """The value of a column, or a value inside it: `translation.en`, `answers[text][0]`.
 
     Raises:
@@ -130,9 +130,9 @@ def reach(row: Mapping[str, Any], column: str, place: str) -> Any:
         elif value is None:
             break
         else:
-            what = f"list of {len(value)}" if isinstance(value, list) else type(value).__name__
+            kind = f"list of {len(value)}" if isinstance(value, list) else type(value).__name__
             raise InputError(
-                f"{place}: {{{column}}} reaches for {step!r} in a {what}; correct the template"
+                f"{place}: {{{column}}} reaches for {step!r} in a {kind}; correct the template"
             )
     return value
 
@@ -144,7 +144,7 @@ def path_of(column: str, columns: Iterable[str]) -> list[str]:
     return [step for step in re.split(r"[.\[\]]", column) if step] or [column]
 
 
-def _named(name: str, names: Iterable[str], place: str, what: str = "column") -> str:
+def _named(name: str, names: Iterable[str], place: str, kind: str = "column") -> str:
     """The name as the data write it, who may write an accent as a letter of its own.
 
     Raises:
@@ -153,12 +153,12 @@ def _named(name: str, names: Iterable[str], place: str, what: str = "column") ->
     names = list(names)
     if name in names:
         return name
-    for other in names:
-        if unicodedata.normalize("NFC", other) == unicodedata.normalize("NFC", name):
-            return other
+    for candidate in names:
+        if unicodedata.normalize("NFC", candidate) == unicodedata.normalize("NFC", name):
+            return candidate
     near = difflib.get_close_matches(name, names, n=1)
     hint = f" Perhaps you meant {near[0]!r}?" if near else ""
-    raise InputError(f"{place}: no {what} {name!r}; there are: {listing(names)}.{hint}")
+    raise InputError(f"{place}: no {kind} {name!r}; there are: {listing(names)}.{hint}")
 
 
 def listing(names: Iterable[str]) -> str:

@@ -1,7 +1,11 @@
 """The text of a row, which still knows its columns."""
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
+Record = Mapping[str, Any]
+"""A row of a dataset: columns to texts, numbers, lists, or None where nothing is there."""
 Places = tuple[tuple[int, int], ...]
 """Parts of a text in characters: the first one, and the one behind the last."""
 

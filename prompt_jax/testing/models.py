@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from prompt_jax.backbones import Backbone, is_encoder
+from prompt_jax.backbones import Backbone, init_params
 from prompt_jax.backbones.bert import BertConfig
 from prompt_jax.backbones.causal import CausalConfig, Rope
 from prompt_jax.backbones.t5 import T5Config
@@ -71,8 +71,6 @@ def random_backbone(config: Any, *, name: str, seed: int = 0, tokenizer: Any = N
     Weights of decoders and encoders are shaken: those that start at zero, such as biases, would
     test nothing, and small ones make all logits alike.
     """
-    backbone = Backbone(name=name, config=config, params={}, tokenizer=tokenizer)
-    init_params = backbone.family.init_params
     params = jax.jit(init_params, static_argnums=0)(config, jax.random.key(seed))
     if not isinstance(config, T5Config):
         params = shaken(params, seed + 1, 0.2)
@@ -108,7 +106,7 @@ def random_batch(
       tasks: task ids are drawn from 0 to `tasks` - 1.
     """
     rng = np.random.default_rng(seed)
-    encoder = is_encoder(backbone.config)
+    encoder = backbone.config.is_encoder
     shortest = target if encoder else 1
     mask = np.arange(text) < rng.integers(shortest, text + 1, rows)[:, None]
     tokens = np.where(mask, rng.integers(2, 30, (rows, text)), 0).astype(np.int32)

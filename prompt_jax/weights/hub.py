@@ -5,7 +5,7 @@ import importlib.resources
 import re
 from pathlib import Path
 
-from prompt_jax.backbones.t5 import PRESETS
+from prompt_jax.backbones import PRESETS
 from prompt_jax.config import InputError
 
 SMALL_FILES = ("*.json", "*.model", "*.txt")
@@ -40,9 +40,9 @@ def _download(name: str, revision: str | None, token: str | None) -> str:
     folder = ""
     try:
         for weights in WEIGHTS:
-            wanted = [*SMALL_FILES, weights]
+            patterns = [*SMALL_FILES, weights]
             folder = huggingface_hub.snapshot_download(
-                name, revision=revision, token=token, allow_patterns=wanted
+                name, revision=revision, token=token, allow_patterns=patterns
             )
             if next(Path(folder).glob(weights), None):
                 break

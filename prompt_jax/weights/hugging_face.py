@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from prompt_jax.backbones import BACKBONES
+from prompt_jax.backbones import BACKBONES, ModelConfig
 from prompt_jax.config import InputError, choose
 from prompt_jax.weights.mapping import is_tied
 from prompt_jax.weights.msgpack import open_msgpack, torch_name
@@ -17,15 +17,15 @@ FORMATS: dict[str, Callable[[Path], dict[str, StoredTensor]]] = {
     "pytorch_model.bin": open_pickle,
     "flax_model.msgpack": open_msgpack,
 }
-"""In order of preference; each may be one file or shards behind `<name>.index.json`."""
+"""Files of weights, the preferred ones first; each may be shards behind `<name>.index.json`."""
 
 
-def read_hugging_face(location: str, **ours: Any) -> tuple[Any, dict[str, StoredTensor]]:
+def read_hugging_face(location: str, **fields: Any) -> tuple[ModelConfig, dict[str, StoredTensor]]:
     """The config and the weights of a folder.
 
     Args:
       location: the folder.
-      ours: fields of the config that are not the checkpoint's, such as dtype.
+      fields: of the config that are not the checkpoint's, such as dtype.
 
     Raises:
       InputError: no config.json or no weights, or a file that is damaged or of another model.
@@ -42,7 +42,7 @@ def read_hugging_face(location: str, **ours: Any) -> tuple[Any, dict[str, Stored
         tensors = family.canonical(open_weights(folder), model_type)
         untied = values.get("tie_word_embeddings") is False
         shape = family.told_by_weights(tensors, tied=is_tied(tensors, family), untied=untied)
-        config = family.from_hugging_face(values, **shape, **ours)
+        config = family.from_hugging_face(values, **shape, **fields)
     return config, tensors
 
 

@@ -4,42 +4,40 @@ import dataclasses
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
-import flax.traverse_util
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from prompt_jax.backbones import family_of, shardings
+from prompt_jax.backbones import Family, ModelConfig, family_of, init_params, shardings
 from prompt_jax.backbones.quantised import SCALE, held, output_axes, quantise
 from prompt_jax.config import InputError
 from prompt_jax.processes import from_first, is_first
+from prompt_jax.trees import Frozen, by_path, from_paths
 from prompt_jax.weights.pieces import Layout, Piece, make_leaf, read_blocks
 from prompt_jax.weights.stored import StoredTensor
 
 
-def is_tied(tensors: Mapping[str, StoredTensor], family: Any) -> bool:
+def is_tied(tensors: Mapping[str, StoredTensor], family: Family) -> bool:
     """Whether the head is the embedding table: no head is stored, or one that equals the table."""
     head = family.COPIES[0]
     return head not in tensors or _is_copy(tensors, head, family)
 
 
-def _is_copy(tensors: Mapping[str, StoredTensor], name: str, family: Any) -> bool:
+def _is_copy(tensors: Mapping[str, StoredTensor], name: str, family: Family) -> bool:
     table = next((tensors[table] for table in family.TABLES if table in tensors), None)
     if table is None or tensors[name].shape != table.shape:
         return False
     return np.array_equal(tensors[name].read(), table.read())
 
 
-def shapes(config: Any) -> dict[str, tuple[int, ...]]:
+def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """The shape of every leaf of our tree, by path; the stacked ones begin with L."""
     rolled = dataclasses.replace(config, scan=True, remat="none")
-    tree = jax.eval_shape(lambda: family_of(config).init_params(rolled, jax.random.key(0)))
-    return jax.tree.map(jnp.shape, flax.traverse_util.flatten_dict(tree, sep="/"))
+    tree = jax.eval_shape(lambda: init_params(rolled, jax.random.key(0)))
+    return {path: leaf.shape for path, leaf in by_path(tree).items()}
 
 
-def _stored_shape(path: str, shape: tuple[int, ...], config: Any) -> tuple[int, ...]:
+def _stored_shape(path: str, shape: tuple[int, ...], config: ModelConfig) -> tuple[int, ...]:
     """The shape of one layer's leaf in a checkpoint: matrices [out, in], or [in, out] in GPT-2."""
     if path.endswith("bias"):
         return (math.prod(shape),)
@@ -50,17 +48,17 @@ def _stored_shape(path: str, shape: tuple[int, ...], config: Any) -> tuple[int, 
     return ends[::-1] if family_of(config).transposed(config, path) else ends
 
 
-def hugging_face_shapes(config: Any) -> dict[str, tuple[int, ...]]:
+def hugging_face_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """The shape of every weight of a checkpoint, by Hugging Face's name."""
-    ours = shapes(config)
+    leaves = shapes(config)
     return {
-        name: _stored_shape(path, ours[path][1:] if "/layers/" in path else ours[path], config)
+        name: _stored_shape(path, leaves[path][1:] if "/layers/" in path else leaves[path], config)
         for path, names in family_of(config).hugging_face_names(config).items()
         for name in names
     }
 
 
-def _layout(path: str, shape: tuple[int, ...], config: Any) -> Layout:
+def _layout(path: str, shape: tuple[int, ...], config: ModelConfig) -> Layout:
     stacked = "/layers/" in path
     inner = len(shape) - stacked
     if path.endswith("bias"):
@@ -72,10 +70,10 @@ def _layout(path: str, shape: tuple[int, ...], config: Any) -> Layout:
 def assemble(
     source: str,
     tensors: Mapping[str, StoredTensor],
-    config: Any,
+    config: ModelConfig,
     progress: Callable[[int], None] | None = None,
     kind: str | None = None,
-) -> tuple[dict[str, Any], str]:
+) -> tuple[Frozen, str]:
     """Our tree in `config.dtype` on its devices, and the fingerprint of the weights.
 
     One leaf at a time is on the host, see `pieces`. The fingerprint is the sha256 over names,
@@ -96,13 +94,13 @@ def assemble(
     _check(source, tensors, config)
     names = family_of(config).hugging_face_names(config)
     digest, leaves, hashing = hashlib.sha256(), {}, is_first()
-    placed = flax.traverse_util.flatten_dict(shardings(config) if config.mesh else {}, sep="/")
+    placed = by_path(shardings(config) if config.mesh else {})
     for path, shape in sorted(shapes(config).items()):
 
         def fill(pieces: Sequence[Piece], weights: Sequence[str] = names[path]) -> None:
             for layer, name in enumerate(weights):
                 digest.update(f"{name}{list(tensors[name].shape)}".encode())
-                for first, block in read_blocks(tensors[name], pieces, whole=hashing):
+                for first, block in read_blocks(tensors[name], pieces, every_row=hashing):
                     digest.update(_finite(source, name, block).data)
                     for piece in pieces:
                         piece.put(layer, first, block)
@@ -117,7 +115,7 @@ def assemble(
         else:
             leaves[path], leaves[path + SCALE] = _quantise(leaf, outputs, held(path, kind))
     fingerprint = from_first(np.frombuffer(digest.digest(), np.uint8)).tobytes().hex()
-    return flax.traverse_util.unflatten_dict(leaves, sep="/"), fingerprint
+    return from_paths(leaves), fingerprint
 
 
 _quantise = jax.jit(quantise, static_argnums=(1, 2))
@@ -137,28 +135,28 @@ def _finite(source: str, name: str, values: np.ndarray) -> np.ndarray:
     return values
 
 
-def _check(source: str, tensors: Mapping[str, StoredTensor], config: Any) -> None:
+def _check(source: str, tensors: Mapping[str, StoredTensor], config: ModelConfig) -> None:
     """Compares names and shapes before a number is read."""
-    wanted = hugging_face_shapes(config)
+    expected = hugging_face_shapes(config)
     family = family_of(config)
-    copies = [name for name in family.COPIES if name in tensors and name not in wanted]
-    known = {*wanted, *copies}
+    copies = [name for name in family.COPIES if name in tensors and name not in expected]
+    names = {*expected, *copies}
     problems = {
-        "missing": [name for name in wanted if name not in tensors],
-        "not part of this model": [name for name in tensors if name not in known],
+        "missing": [name for name in expected if name not in tensors],
+        "not part of this model": [name for name in tensors if name not in names],
         "different from the embedding table": [
             name for name in copies if not _is_copy(tensors, name, family)
         ],
         "of another shape": [
             f"{name} {list(tensors[name].shape)} instead of {list(shape)}"
-            for name, shape in wanted.items()
+            for name, shape in expected.items()
             if name in tensors and tensors[name].shape != shape
         ],
     }
-    found = [f"{_first(names)} {what}" for what, names in problems.items() if names]
-    if found:
+    faults = [f"{_first(weights)} {fault}" for fault, weights in problems.items() if weights]
+    if faults:
         raise InputError(
-            f"{source}: the weights do not fit the config: {'; '.join(found)}. "
+            f"{source}: the weights do not fit the config: {'; '.join(faults)}. "
             f"Use the config.json that belongs to these weights, and a whole model with its decoder"
         )
 
@@ -168,15 +166,15 @@ def _first(names: list[str], limit: int = 3) -> str:
     return ", ".join(names[:limit]) + rest
 
 
-def disassemble(params: Mapping[str, Any], config: Any) -> dict[str, np.ndarray]:
+def disassemble(params: Frozen, config: ModelConfig) -> dict[str, np.ndarray]:
     """The reverse of `assemble`: arrays under Hugging Face's names, in torch's orientation."""
-    leaves = flax.traverse_util.flatten_dict(dict(params), sep="/")
+    leaves = by_path(params)
     tensors = {}
     for path, names in family_of(config).hugging_face_names(config).items():
         leaf = np.asarray(leaves[path])
         for layer, name in zip(_layers(path, leaf), names, strict=True):
-            wanted = _stored_shape(path, layer.shape, config)
+            shape = _stored_shape(path, layer.shape, config)
             turned = family_of(config).transposed(config, path)
-            oriented = layer.reshape(wanted[::-1]).T if turned else layer.reshape(wanted)
+            oriented = layer.reshape(shape[::-1]).T if turned else layer.reshape(shape)
             tensors[name] = np.ascontiguousarray(oriented)
     return tensors

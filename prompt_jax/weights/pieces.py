@@ -5,10 +5,12 @@ A process has no more of a model on its host than its pieces of one leaf and one
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Sharding
+from jax.typing import DTypeLike
 
 from prompt_jax.weights.stored import StoredTensor
 
@@ -47,8 +49,8 @@ class Piece(NamedTuple):
 
 def make_leaf(
     shape: tuple[int, ...],
-    dtype: Any,
-    sharding: Any,
+    dtype: DTypeLike,
+    sharding: Sharding | None,
     layout: Layout,
     fill: Callable[[Sequence[Piece]], None],
 ) -> jax.Array:
@@ -62,19 +64,19 @@ def make_leaf(
         fill([piece])
         return jax.device_put(piece.values).block_until_ready()
     indices = sharding.addressable_devices_indices_map(shape).values()
-    pieces = {_key(index): _piece(index, shape, dtype, layout) for index in indices}
+    pieces = {_key(i): _piece(i, shape, dtype, layout) for i in indices if i is not None}
     fill(list(pieces.values()))
-    made = jax.make_array_from_callback(shape, sharding, lambda i: pieces[_key(i)].values)
-    return made.block_until_ready()
+    leaf = jax.make_array_from_callback(shape, sharding, lambda i: pieces[_key(i or ())].values)
+    return leaf.block_until_ready()
 
 
 def read_blocks(
-    tensor: StoredTensor, pieces: Sequence[Piece], *, whole: bool
+    tensor: StoredTensor, pieces: Sequence[Piece], *, every_row: bool
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Numbers of the first row, and rows as contiguous float32 matrices.
 
     Args:
-      whole: also reads rows that no piece needs.
+      every_row: also reads rows that no piece needs.
     """
     if tensor.read_rows is None:
         yield 0, _matrix(tensor.read())
@@ -83,7 +85,7 @@ def read_blocks(
     step = max(1, BLOCK // (4 * max(width, 1)))
     for first in range(0, tensor.shape[0], step):
         last = min(first + step, tensor.shape[0])
-        if not whole:
+        if not every_row:
             needed = np.concatenate([piece.rows for piece in pieces])
             needed = needed[(needed >= first) & (needed < last)]
             if not needed.size:
@@ -96,22 +98,24 @@ def _matrix(values: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(values, np.float32).reshape(len(values), -1)
 
 
-def _piece(index: tuple[slice, ...], shape: tuple[int, ...], dtype: Any, layout: Layout) -> Piece:
-    own = [range(*part.indices(size)) for part, size in zip(index, shape, strict=True)]
-    values = np.empty([len(part) for part in own], dtype)
+def _piece(
+    index: tuple[slice, ...], shape: tuple[int, ...], dtype: DTypeLike, layout: Layout
+) -> Piece:
+    ranges = [range(*part.indices(size)) for part, size in zip(index, shape, strict=True)]
+    values = np.empty([len(part) for part in ranges], dtype)
     front = int(layout.stacked)
     cut = front + layout.first
-    sides = [_flat(own[front:cut], shape[front:cut]), _flat(own[cut:], shape[cut:])]
+    sides = [_flat(ranges[front:cut], shape[front:cut]), _flat(ranges[cut:], shape[cut:])]
     matrices = values.reshape(-1 if layout.stacked else 1, len(sides[0]), len(sides[1]))
     if layout.turned:
         sides, matrices = sides[::-1], matrices.swapaxes(1, 2)
     return Piece(values, matrices, sides[0], _slice(sides[1]))
 
 
-def _flat(own: Sequence[range], shape: Sequence[int]) -> np.ndarray:
+def _flat(ranges: Sequence[range], shape: Sequence[int]) -> np.ndarray:
     """Which numbers of a row-major side these ranges of its axes are."""
     places = np.arange(math.prod(shape)).reshape(shape)
-    return places[tuple(slice(part.start, part.stop) for part in own)].ravel()
+    return places[tuple(slice(part.start, part.stop) for part in ranges)].ravel()
 
 
 def _slice(places: np.ndarray) -> np.ndarray | slice:

@@ -9,16 +9,16 @@ SECONDS = 5.0
 
 def reading(total: int, say: Callable[[str], None]) -> Callable[[int], None]:
     """A function to call with the bytes of every block that was read, of `total`."""
-    begun = said = time.monotonic()
+    begun = last_line = time.monotonic()
     done = 0
 
     def progress(size: int) -> None:
-        nonlocal done, said
+        nonlocal done, last_line
         done += size
         now = time.monotonic()
-        last = done >= total and said > begun
-        if now - said >= SECONDS or last:
-            said = now
+        finished = done >= total and last_line > begun
+        if now - last_line >= SECONDS or finished:
+            last_line = now
             rate = done / max(now - begun, 1e-9)
             say(f"read {done / 1e9:.1f} of {total / 1e9:.1f} GB, {rate / 1e9:.2f} GB/s")
 

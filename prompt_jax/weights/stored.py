@@ -84,8 +84,8 @@ def at_extent(
     def read_rows(first: int, last: int) -> np.ndarray:
         row = math.prod(shape[1:]) * dtype.itemsize
         start, count = offset + first * row, (last - first) * row
-        found = np.fromfile(file, np.uint8, count, offset=start).view(dtype)
-        return found.reshape(last - first, *shape[1:])
+        rows = np.fromfile(file, np.uint8, count, offset=start).view(dtype)
+        return rows.reshape(last - first, *shape[1:])
 
     def read() -> np.ndarray:
         return np.fromfile(file, np.uint8, size, offset=offset).view(dtype).reshape(shape)
@@ -93,13 +93,13 @@ def at_extent(
     return StoredTensor(shape, dtype, read, read_rows if shape else None)
 
 
-def damaged(file: Any, why: str) -> InputError:
+def damaged(file: Path | str, why: str) -> InputError:
     """The error for a file that is not what it should be."""
     return InputError(f"{file} is truncated or damaged: {why}; download or copy it again")
 
 
 @contextlib.contextmanager
-def parsing(file: Any, kind: str) -> Iterator[None]:
+def parsing(file: Path | str, kind: str) -> Iterator[None]:
     """Gives one answer for the many errors of a parser that meets a damaged file.
 
     Raises:
@@ -126,7 +126,7 @@ def is_buffer(name: str) -> bool:
     return name.endswith(BUFFERS)
 
 
-def float_dtype(file: Any, name: str, dtype: str) -> np.dtype:
+def float_dtype(file: Path | str, name: str, dtype: str) -> np.dtype:
     """The numpy type called `dtype`.
 
     Raises:

@@ -8,7 +8,7 @@ import io
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -37,15 +37,17 @@ BLOCKS = {
     ),
 }
 MLP = ("wi", "wi_0", "wi_1", "wo")
+Spec: TypeAlias = Mapping[str, Any]
+"""What TensorStore opens; a checkpoint nests them in its tree."""
 PATIENCE = {"max_retries": 4, "max_delay": "4s"}
 
 
-def read_t5x(location: str, **ours: Any) -> tuple[t5.T5Config, dict[str, StoredTensor]]:
+def read_t5x(location: str, **fields: Any) -> tuple[t5.T5Config, dict[str, StoredTensor]]:
     """The config, read off the shapes, and the weights, under Hugging Face's names.
 
     Args:
       location: a `checkpoint_<step>` folder on disk or in a bucket (`gs://...`).
-      ours: fields of the config that are not the checkpoint's, such as dtype.
+      fields: of the config that are not the checkpoint's, such as dtype.
 
     Raises:
       InputError: no legacy T5X checkpoint is there, or it is damaged or of another model.
@@ -61,10 +63,10 @@ def read_t5x(location: str, **ours: Any) -> tuple[t5.T5Config, dict[str, StoredT
     for path in leaves.keys() - specs.keys():
         tensors[path] = _inlined(location, path, leaves[path], data)
     _refuse_scanned(location, tensors)
-    return _config(location, tensors, ours), _renamed(tensors)
+    return _config(location, tensors, fields), _renamed(tensors)
 
 
-def _store(location: str) -> dict[str, Any]:
+def _store(location: str) -> Spec:
     """The TensorStore key-value store of a folder."""
     if location.startswith("gs://"):
         bucket, _, path = location.removeprefix("gs://").partition("/")
@@ -73,7 +75,7 @@ def _store(location: str) -> dict[str, Any]:
     return {"driver": "file", "path": f"{Path(location).absolute()}/"}
 
 
-def _read_file(store: dict[str, Any], location: str, name: str) -> bytes:
+def _read_file(store: Spec, location: str, name: str) -> bytes:
     import tensorstore as ts
 
     try:
@@ -88,7 +90,7 @@ def _read_file(store: dict[str, Any], location: str, name: str) -> bytes:
     return result.value
 
 
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _leaves(tree: Spec, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Paths with the arrays and the TensorStore specs they lead to."""
     for key, value in tree.items():
         if isinstance(value, Array) or "kvstore" in value:
@@ -105,7 +107,7 @@ def _inlined(location: str, path: str, array: Array, data: bytes) -> StoredTenso
     return StoredTensor(array.shape, dtype, lambda: values)
 
 
-def _open_zarrs(store: dict[str, Any], location: str, specs: dict) -> dict[str, StoredTensor]:
+def _open_zarrs(store: Spec, location: str, specs: dict) -> dict[str, StoredTensor]:
     """All zarrs of a checkpoint; opened at once, because a bucket answers each in its own time."""
     import tensorstore as ts
 
@@ -151,14 +153,14 @@ def _cause(error: Exception) -> str:
 
 def _refuse_scanned(location: str, tensors: Mapping[str, StoredTensor]) -> None:
     if "encoder/layers_0/attention/query/kernel" not in tensors:
-        found = ", ".join(sorted(tensors)[:3])
+        names = ", ".join(sorted(tensors)[:3])
         raise InputError(
-            f"{location}: no weight encoder/layers_0/attention/query/kernel, but {found}; only T5X "
+            f"{location}: no weight encoder/layers_0/attention/query/kernel, but {names}; only T5X "
             f"models with unscanned layers are read: convert it to Hugging Face's format"
         )
 
 
-def _config(location: str, tensors: Mapping[str, StoredTensor], ours: dict) -> t5.T5Config:
+def _config(location: str, tensors: Mapping[str, StoredTensor], fields: dict) -> t5.T5Config:
     """A T5X folder has no config file, but its shapes say all of it that matters."""
     with parsing(f"{location}/checkpoint", "a T5"):
         vocab, width = tensors["token_embedder/embedding"].shape
@@ -179,14 +181,14 @@ def _config(location: str, tensors: Mapping[str, StoredTensor], ours: dict) -> t
                 "tie_embeddings": tied,
                 "scale_logits": tied,
                 "relative_attention_num_buckets": buckets,
-                **ours,
+                **fields,
             }
         )
 
 
 def _depth(tensors: Mapping[str, StoredTensor], stack: str) -> int:
-    found = (re.match(rf"{stack}/layers_(\d+)/", path) for path in tensors)
-    return 1 + max(int(match[1]) for match in found if match)
+    matches = (re.match(rf"{stack}/layers_(\d+)/", path) for path in tensors)
+    return 1 + max(int(match[1]) for match in matches if match)
 
 
 def _renamed(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
@@ -197,12 +199,12 @@ def _renamed(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
         names[f"{stack}/relpos_bias/rel_embedding"] = bias
         names[f"{stack}/{stack}_norm/scale"] = f"{stack}.final_layer_norm.weight"
         for layer in range(_depth(tensors, stack)):
-            for i, (norm, ours, theirs) in enumerate(blocks):
+            for i, (norm, part, module) in enumerate(blocks):
                 old, new = f"{stack}/layers_{layer}", f"{stack}.block.{layer}.layer.{i}"
                 names[f"{old}/{norm}/scale"] = f"{new}.layer_norm.weight"
-                kernels = dict(zip(MLP, MLP, strict=True)) if ours == "mlp" else ATTENTION
+                kernels = dict(zip(MLP, MLP, strict=True)) if part == "mlp" else ATTENTION
                 for kernel, letter in kernels.items():
-                    names[f"{old}/{ours}/{kernel}/kernel"] = f"{new}.{theirs}.{letter}.weight"
+                    names[f"{old}/{part}/{kernel}/kernel"] = f"{new}.{module}.{letter}.weight"
     reverse = ("kernel", "rel_embedding")
     return {
         names.get(path, path): transposed(tensor) if path.endswith(reverse) else tensor

@@ -1,9 +1,9 @@
 """The tokenizer of a backbone, through transformers."""
 
 from pathlib import Path
-from typing import Any
 
 from prompt_jax.config import InputError
+from prompt_jax.trees import Tokenizer
 
 FILES = ("tokenizer.json", "spiece.model", "tokenizer_config.json")
 
@@ -13,7 +13,9 @@ def has_tokenizer(folder: Path) -> bool:
     return any((folder / name).exists() for name in FILES)
 
 
-def load_tokenizer(name: str, *, revision: str | None = None, token: str | None = None) -> Any:
+def load_tokenizer(
+    name: str, *, revision: str | None = None, token: str | None = None
+) -> Tokenizer:
     """The tokenizer in a folder or of a hub id; never runs code that comes with it.
 
     Raises:

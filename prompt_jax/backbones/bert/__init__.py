@@ -8,8 +8,6 @@ from prompt_jax.backbones.bert.config import from_hugging_face as from_hugging_f
 from prompt_jax.backbones.bert.config import one_layer as one_layer
 from prompt_jax.backbones.bert.config import to_hugging_face as to_hugging_face
 from prompt_jax.backbones.bert.model import Bert as Module
-from prompt_jax.backbones.bert.model import init_params as init_params
-from prompt_jax.backbones.bert.model import keys_and_values as keys_and_values
 from prompt_jax.backbones.bert.names import COPIES as COPIES
 from prompt_jax.backbones.bert.names import TABLES as TABLES
 from prompt_jax.backbones.bert.names import canonical as canonical

@@ -1,28 +1,26 @@
 """The shape of an encoder-only model, and how Hugging Face's configs of each family say it."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
+from prompt_jax.backbones.config import ConfigJson, ModelConfig, check_fields
 from prompt_jax.backbones.sockets import Head
-from prompt_jax.backbones.stack import ACTIVATIONS, Running
-from prompt_jax.config import InputError, at_least, choose
+from prompt_jax.config import InputError, choose
+from prompt_jax.trees import Tokenizer
 
 MODEL_TYPES = ("bert", "distilbert", "roberta", "xlm-roberta")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BertConfig(Running):
+class BertConfig(ModelConfig):
     """The shape of an encoder-only model; what is named as in T5Config means the same."""
+
+    target_place = "within"
+    is_encoder = True
 
     model_type: str = "bert"
     """What Hugging Face calls the family, and so its weights."""
     vocab_size: int = 30522
-    d_model: int = 768
-    d_kv: int = 64
-    d_ff: int = 3072
-    num_heads: int = 12
-    num_layers: int = 12
     max_positions: int = 512
     """Most virtual and text tokens together."""
     first_position: int = 0
@@ -33,21 +31,16 @@ class BertConfig(Running):
     separator. DistilBERT has none, RoBERTa a single one."""
     layer_norm_epsilon: float = 1e-12
     activation: str = "gelu"
-    gated: bool = False
     pooler: bool = True
     """The weights have a pooler: a frozen layer on the first token."""
     pad_token_id: int = 0
     mask_token_id: int = 103
-    """Of the tokenizer; where a cloze is filled in."""
+    """The token of the mask, where a cloze is filled in; the tokenizer tells it."""
     sep_token_id: int | None = None
-    """Of the tokenizer; between the two texts of a pair. None has no pairs."""
+    """The token between the two texts of a pair; the tokenizer tells it. None has no pairs."""
 
     def __post_init__(self):
         super().__post_init__()
-        choose("activation", self.activation, ACTIVATIONS)
-        for size in ("vocab_size", "d_model", "d_kv", "d_ff", "num_heads", "num_layers"):
-            at_least(size, getattr(self, size), 1)
-        at_least("max_positions", self.max_positions, 1)
         if self.num_heads * self.d_kv != self.d_model:
             raise InputError(
                 f"the heads of an encoder share its width, got {self.num_heads} heads of "
@@ -55,9 +48,14 @@ class BertConfig(Running):
                 "num_attention_heads"
             )
 
+    def told_by_tokenizer(self, tokenizer: Tokenizer | None) -> "BertConfig":
+        """The config with the tokenizer's mask and separator, which no `config.json` tells."""
+        ids = {name: getattr(tokenizer, name, None) for name in ("mask_token_id", "sep_token_id")}
+        return dataclasses.replace(self, **{name: i for name, i in ids.items() if i is not None})
+
     @property
     def word_activation(self) -> str:
-        """Of the head that fills masks: RoBERTa's is fixed."""
+        """The activation of the head that fills masks, which RoBERTa fixes."""
         return "gelu" if "roberta" in self.model_type else self.activation
 
     def head(self, task_type: str) -> Head:
@@ -91,58 +89,46 @@ def one_layer(model_type: str) -> tuple[BertConfig, ...]:
     return (BertConfig(model_type=model_type, num_layers=1),)
 
 
-def from_hugging_face(values: Mapping[str, Any], **ours: Any) -> BertConfig:
+def from_hugging_face(values: ConfigJson, **fields: Any) -> BertConfig:
     """The config of a Hugging Face `config.json`.
 
     Args:
       values: of the file.
-      ours: fields that it does not tell: those of `told_by_weights`, and those of the user.
+      fields: what it does not tell: those of `told_by_weights`, and those of the user.
 
     Raises:
       InputError: a model type, an activation or an option that is not supported.
     """
     kind = values.get("model_type", "")
     choose("model type", kind, MODEL_TYPES)
-    for name, wanted in (
-        ("position_embedding_type", "absolute"),
-        ("is_decoder", False),
-        ("add_cross_attention", False),
-        ("sinusoidal_pos_embds", False),
-    ):
-        if values.get(name, wanted) not in (wanted, None):
-            raise _unsupported(name, values[name], wanted)
+    supported = {"position_embedding_type": "absolute", "sinusoidal_pos_embds": False}
+    supported |= {"is_decoder": False, "add_cross_attention": False}
+    check_fields({k: v for k, v in values.items() if v is not None}, supported)
     small = kind == "distilbert"
-    own = {ours: values[theirs if small else ours] for ours, theirs in _DISTILBERT.items()}
+    sizes = {name: values[short if small else name] for name, short in _DISTILBERT.items()}
     pad = values.get("pad_token_id")
     pad = 0 if pad is None else pad
     first = pad + 1 if "roberta" in kind else 0
-    width, heads = own["hidden_size"], own["num_attention_heads"]
+    width, heads = sizes["hidden_size"], sizes["num_attention_heads"]
     return BertConfig(
         model_type=kind,
         vocab_size=values["vocab_size"],
         d_model=width,
         d_kv=width // heads,
-        d_ff=own["intermediate_size"],
+        d_ff=sizes["intermediate_size"],
         num_heads=heads,
-        num_layers=own["num_hidden_layers"],
+        num_layers=sizes["num_hidden_layers"],
         max_positions=values["max_position_embeddings"] - first,
         first_position=first,
         num_token_types=0 if small else values.get("type_vocab_size", 2),
         layer_norm_epsilon=1e-12 if small else values.get("layer_norm_eps", 1e-12),
-        activation=own["hidden_act"],
+        activation=sizes["hidden_act"],
         pad_token_id=pad,
-        **ours,
+        **fields,
     )
 
 
-def _unsupported(name: str, got: Any, allowed: Any) -> InputError:
-    return InputError(
-        f"config.json has {name} {got!r}, which is not supported; allowed: {allowed}; use another "
-        "checkpoint of the family"
-    )
-
-
-def to_hugging_face(config: BertConfig, dtype: str) -> dict[str, Any]:
+def to_hugging_face(config: BertConfig, dtype: str) -> ConfigJson:
     """What config.json says of a model; the reverse of `from_hugging_face`."""
     c = config
     small = c.model_type == "distilbert"

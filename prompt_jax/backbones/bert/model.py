@@ -5,29 +5,33 @@ norm belong to a prompt's rows as well. Positions are counted over what the mask
 may stand anywhere; a prefix in every attention counts as positions. Devlin et al. 2019.
 """
 
-import dataclasses
-import functools
-from typing import Any
-
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from prompt_jax.backbones.bert.config import BertConfig
-from prompt_jax.backbones.bert.names import sockets
-from prompt_jax.backbones.layers import (
-    Dense,
-    LayerNorm,
+from prompt_jax.backbones.blocks import (
+    MLP,
+    add,
     attend,
     by_heads,
+    dropout,
+    prefix_of,
+    stack,
+    virtual_rows,
+)
+from prompt_jax.backbones.layers import (
+    ACTIVATIONS,
+    Dense,
+    LayerNorm,
+    constrain,
     look_up,
     mask_bias,
+    parameter,
+    socket,
     word_logits,
 )
-from prompt_jax.backbones.sockets import openness, prefix_seen, socket, with_rows
-from prompt_jax.backbones.stack import ACTIVATIONS, MLP, add, dropout, kept, stack
-from prompt_jax.sharding import constrain
+from prompt_jax.backbones.sockets import openness, prefix_seen
 
 
 class Attention(nn.Module):
@@ -49,7 +53,9 @@ class Attention(nn.Module):
         self.sow("intermediates", "keys", key)
         self.sow("intermediates", "values", value)
         prefix = socket(self, "prefix")
-        query, opened = query * c.d_kv**-0.5, openness(x, prefix)
+        opened = None if prefix is None else openness(x, prefix)
+        # Before the product: fewer numbers than scores.
+        query = query * c.d_kv**-0.5
         out = attend(query, key, value, [bias], prefix, opened, c.attention_chunk)
         back = {"contracted": 2, "use_bias": True, "dtype": c.dtype, "name": "out"}
         out = by_heads(c.mesh, out)[0]
@@ -64,7 +70,7 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B S D"], bias: Array) -> tuple[Float[Array, "B S D"], None]:
         c = self.config
-        x = with_rows(x, socket(self, "prompt"))
+        x = virtual_rows(self, x)
         out = Attention(c, name="attention")(x, bias)
         x = _norm(c, "attention_norm")(add(self, "attention", x, x, out))
         out = MLP(c, use_bias=True, name="mlp")(x)
@@ -93,9 +99,9 @@ class Bert(nn.Module):
     def setup(self):
         c = self.config
 
-        def table(name: str, rows: int, axis: str) -> Any:
-            init = nn.with_logical_partitioning(nn.initializers.normal(0.02), (axis, "embed"))
-            return self.param(name, init, (rows, c.d_model))
+        def table(name: str, rows: int, axis: str) -> Array:
+            init, shape = nn.initializers.normal(0.02), (rows, c.d_model)
+            return parameter(self, name, init, (axis, "embed"), shape)
 
         self.embedding = table("embedding", c.vocab_size, "vocab")
         self.positions = table("positions", c.max_positions + c.first_position, "pos")
@@ -109,8 +115,8 @@ class Bert(nn.Module):
         if c.word_head:
             self.word_dense = Dense(*square, use_bias=True, dtype=c.dtype)
             self.word_norm = _norm(c)
-            zeros = nn.with_logical_partitioning(nn.initializers.zeros_init(), ("vocab",))
-            self.word_bias = self.param("word_bias", zeros, (c.vocab_size,))
+            zeros, shape = nn.initializers.zeros_init(), (c.vocab_size,)
+            self.word_bias = parameter(self, "word_bias", zeros, ("vocab",), shape)
 
     def embed(self, tokens: Int[Array, "*B T"]) -> Float[Array, "*B T D"]:
         """Rows of the word table, without positions or norm.
@@ -132,8 +138,11 @@ class Bert(nn.Module):
     ) -> Float[Array, "B S D"]:
         """The states of the last layer; a prompt, if any, is already in `embeddings` and `mask`."""
         c = self.config
-        tuned = self.variables.get("tuned", {}).get("encoder", {})
-        seen = jnp.concatenate([prefix_seen(tuned, "attention", len(mask)), mask], axis=1)
+        prefix = prefix_of(self.variables.get("tuned", {}).get("encoder", {}), "attention")
+        seen = mask
+        if prefix is not None:
+            seen = jnp.concatenate([prefix_seen(prefix, len(mask)), mask], axis=1)
+        # Counted over what is real, so that padding may stand anywhere; -1 would be the last row.
         places = jnp.maximum(jnp.cumsum(seen, axis=1) - 1, 0)[:, -mask.shape[1] :]
         places = places + c.first_position
         x = embeddings.astype(c.dtype) + look_up(self, "positions", places)
@@ -158,35 +167,7 @@ class Bert(nn.Module):
     ) -> Float[Array, "B S VD"]:
         """Logits of the words that may stand at every position; states without that head."""
         states = self.encode(embeddings, mask)
+        # Or its parameters would not be made, as no logit reads it.
         if self.config.pooler and self.is_initializing():
             self.pooler(states)
         return self.words(states) if self.config.word_head else states
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def keys_and_values(
-    config: BertConfig, params: Any, tokens: Int[Array, " T"] | Float[Array, "T D"]
-) -> dict[str, Any]:
-    """What every attention makes of T tokens, or of their embeddings, at the first positions.
-
-    Returns:
-      By path, `key` and `value` [L, T, H, K].
-    """
-    module, given = Bert(dataclasses.replace(config, scan=True)), {"params": params}
-    embeddings: Any = tokens if tokens.ndim == 2 else module.apply(given, tokens, method="embed")
-    mask = jnp.ones((1, len(tokens)), bool)
-    sown = {"mutable": ["intermediates"]}
-    _, found = module.apply(given, embeddings[None], mask, method="encode", **sown)
-    return kept(found["intermediates"], sockets(config).attentions)
-
-
-@functools.partial(jax.jit, static_argnums=0, static_argnames="boxed")
-def init_params(config: BertConfig, key: jax.Array, *, boxed: bool = False) -> Any:
-    """Random parameters; under `jax.eval_shape` their shapes, for models of any size.
-
-    Args:
-      boxed: keeps the names of every leaf's axes beside it.
-    """
-    embeddings, mask = jnp.zeros((1, 1, config.d_model), config.dtype), jnp.ones((1, 1), bool)
-    params: Any = Bert(config).init(key, embeddings, mask)["params"]
-    return params if boxed else nn.unbox(params)

@@ -1,11 +1,12 @@
 """Hugging Face's names of an encoder-only model's weights, and where a method may reach inside."""
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import TypeVar
 
 from prompt_jax.backbones.bert.config import BertConfig
-from prompt_jax.backbones.sockets import Attention, Layers, Norm, Projection, Sockets
+from prompt_jax.backbones.sockets import Attention, Axes, Layers, Norm, Sockets, projection
 
+T = TypeVar("T")
 ROOTS = ("bert", "distilbert", "roberta")
 TABLES = tuple(f"{root}.embeddings.word_embeddings.weight" for root in ROOTS)
 """What the embedding table is called, in each family."""
@@ -59,7 +60,7 @@ def head_names(task_type: str, model_type: str) -> dict[str, str]:
     return {"out": "classifier"}
 
 
-def told_by_weights(names: Collection[str], *, tied: bool, untied: bool = False) -> dict[str, Any]:
+def told_by_weights(names: Collection[str], *, tied: bool, untied: bool = False) -> dict[str, bool]:
     """Fields of the config that the weights tell and `config.json` does not.
 
     Args:
@@ -74,17 +75,17 @@ def told_by_weights(names: Collection[str], *, tied: bool, untied: bool = False)
     }
 
 
-def canonical(tensors: Mapping[str, Any], model_type: str) -> dict[str, Any]:
+def canonical(tensors: Mapping[str, T], model_type: str) -> dict[str, T]:
     """Weights under the names that we read: those of a bare model lack their root."""
-    found = {}
+    weights = {}
     for name, tensor in tensors.items():
         for old, new in OLD.items():
             name = name.removesuffix(old) + new if name.endswith(old) else name
         if not name.startswith(OTHERS):
-            found[name] = tensor
-    if "embeddings.word_embeddings.weight" not in found:
-        return found
-    return {f"{_root(model_type)}.{name}": tensor for name, tensor in found.items()}
+            weights[name] = tensor
+    if "embeddings.word_embeddings.weight" not in weights:
+        return weights
+    return {f"{_root(model_type)}.{name}": tensor for name, tensor in weights.items()}
 
 
 def _root(model_type: str) -> str:
@@ -141,29 +142,22 @@ def sockets(config: BertConfig) -> Sockets:
     c = config
     inner, mlp = (("embed", c.d_model),), (("mlp", c.d_ff),)
     outer = (("heads", c.num_heads), ("kv", c.d_kv))
-    ends = {
+    ends: dict[str, tuple[Axes, Axes]] = {
         **dict.fromkeys(("query", "key", "value"), (inner, outer)),
         **{"out": (outer, inner), "wi": (inner, mlp), "wo": (mlp, inner)},
     }
-    found = Sockets({}, {}, {}, {"embedding_norm": Norm(0, c.d_model)})
+    places = Sockets({}, {}, {}, {"embedding_norm": Norm(0, c.d_model)})
     for path, weights in hugging_face_names(c).items():
         place, _, leaf = path.rpartition("/")
         if not place.startswith("encoder/layers/"):
             continue
         if leaf == "scale":
-            found.norms[place] = Norm(c.num_layers, c.d_model)
+            places.norms[place] = Norm(c.num_layers, c.d_model)
         elif leaf == "kernel":
-            inputs, outputs = ends[place.rpartition("/")[2]]
-            found.projections[place] = Projection(
-                c.num_layers,
-                tuple(size for _, size in inputs),
-                tuple(size for _, size in outputs),
-                tuple(name.removesuffix(".weight") for name in weights),
-                tuple(name for name, _ in inputs + outputs),
-            )
-    found.attentions["encoder/layers/attention"] = Attention(
+            places.projections[place] = projection(*ends[place.rpartition("/")[2]], weights)
+    places.attentions["encoder/layers/attention"] = Attention(
         c.num_layers, c.num_heads, c.d_kv, "encoder"
     )
     sublayers = ("attention", "mlp")
-    found.blocks["encoder/layers"] = Layers(c.num_layers, c.d_model, sublayers, "encoder")
-    return found
+    places.blocks["encoder/layers"] = Layers(c.num_layers, c.d_model, sublayers, "encoder")
+    return places

@@ -8,8 +8,6 @@ from prompt_jax.backbones.causal.config import from_hugging_face as from_hugging
 from prompt_jax.backbones.causal.config import one_layer as one_layer
 from prompt_jax.backbones.causal.config import to_hugging_face as to_hugging_face
 from prompt_jax.backbones.causal.model import Causal as Module
-from prompt_jax.backbones.causal.model import init_params as init_params
-from prompt_jax.backbones.causal.model import keys_and_values as keys_and_values
 from prompt_jax.backbones.causal.names import COPIES as COPIES
 from prompt_jax.backbones.causal.names import TABLES as TABLES
 from prompt_jax.backbones.causal.names import canonical as canonical
@@ -19,7 +17,7 @@ from prompt_jax.backbones.causal.names import kernel_names as kernel_names
 from prompt_jax.backbones.causal.names import sockets as sockets
 from prompt_jax.backbones.causal.names import transposed as transposed
 from prompt_jax.backbones.causal.rope import Rope as Rope
-from prompt_jax.backbones.names import told_by_weights as told_by_weights
+from prompt_jax.backbones.config import told_by_weights as told_by_weights
 
 TASK_TYPES = ("CAUSAL_LM", "SEQ_CLS", "TOKEN_CLS")
 

@@ -1,12 +1,11 @@
 """The shape of a decoder-only model, and how Hugging Face's configs of each family say it."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 from prompt_jax.backbones.causal.rope import Rope, read_rope, write_rope
+from prompt_jax.backbones.config import ConfigJson, ModelConfig, check_fields, unsupported
 from prompt_jax.backbones.sockets import Head
-from prompt_jax.backbones.stack import ACTIVATIONS, Running
 from prompt_jax.config import InputError, at_least, choose
 
 MODEL_TYPES = ("gpt2", "llama", "mistral", "qwen2", "qwen3")
@@ -14,19 +13,16 @@ FULL, SLIDING = "full_attention", "sliding_attention"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CausalConfig(Running):
+class CausalConfig(ModelConfig):
     """The shape of a decoder-only model; what is named as in T5Config means the same."""
+
+    target_place = "behind"
 
     model_type: str = "gpt2"
     """What Hugging Face calls the family, and so its weights."""
     vocab_size: int = 50257
-    d_model: int = 768
-    d_kv: int = 64
-    d_ff: int = 3072
-    num_heads: int = 12
     num_kv_heads: int = 12
     """Heads of keys and values; each serves num_heads / num_kv_heads heads of queries."""
-    num_layers: int = 12
     max_positions: int = 1024
     """Most virtual and text tokens together; GPT-2 has no embedding for later ones."""
     norm: str = "layer"
@@ -45,23 +41,17 @@ class CausalConfig(Running):
     """A position sees only so many before it, itself included."""
     full_layers: tuple[int, ...] = ()
     """Layers that a sliding window leaves alone, the first being 0."""
-    activation: str = "gelu_new"
-    gated: bool = False
     tie_embeddings: bool = True
     bidirectional_input: bool = False
     """Prompt and input see each other whole, as in a prefix language model; targets stay causal."""
     count_padding: bool = False
     """Padding takes positions too, so that a text padded on the left is read as another one: what
     PEFT does with virtual tokens in the input, and Transformers where no position_ids are given."""
-    pad_token_id: int | None = 0
     eos_token_id: int = 50256
 
     def __post_init__(self):
         super().__post_init__()
-        choose("activation", self.activation, ACTIVATIONS)
-        for size in ("vocab_size", "d_model", "d_kv", "d_ff", "num_heads", "num_kv_heads"):
-            at_least(size, getattr(self, size), 1)
-        at_least("num_layers", self.num_layers, 1)
+        at_least("num_kv_heads", self.num_kv_heads, 1)
         if self.model_type == "gpt2" and self.num_heads * self.d_kv != self.d_model:
             raise InputError(
                 f"the heads of a GPT-2 share its width, got {self.num_heads} heads of {self.d_kv} "
@@ -93,33 +83,31 @@ def one_layer(model_type: str) -> tuple[CausalConfig, ...]:
     """Small models that between them have every kernel of a family."""
     if model_type == "gpt2":
         return (CausalConfig(num_layers=1),)
-    other = {"model_type": model_type, "rope": Rope(), "fused": False, "gated": True}
-    return (CausalConfig(num_layers=1, norm="rms", **other),)
+    return (
+        CausalConfig(
+            model_type=model_type, num_layers=1, norm="rms", rope=Rope(), fused=False, gated=True
+        ),
+    )
 
 
-def from_hugging_face(values: Mapping[str, Any], **ours: Any) -> CausalConfig:
+def from_hugging_face(values: ConfigJson, **fields: Any) -> CausalConfig:
     """The config of a Hugging Face `config.json`.
 
     Args:
       values: of the file.
-      ours: fields that it does not tell: those of `told_by_weights`, and those of the user.
+      fields: what it does not tell: those of `told_by_weights`, and those of the user.
 
     Raises:
       InputError: a model type, an activation or an option that is not supported.
     """
     kind = values.get("model_type", "")
     choose("model type", kind, MODEL_TYPES)
-    return (_gpt2 if kind == "gpt2" else _llama)(values, **ours)
+    return (_gpt2 if kind == "gpt2" else _llama)(values, **fields)
 
 
-def _gpt2(values: Mapping[str, Any], **ours: Any) -> CausalConfig:
-    for name, wanted in (
-        ("scale_attn_weights", True),
-        ("scale_attn_by_inverse_layer_idx", False),
-        ("add_cross_attention", False),
-    ):
-        if values.get(name, wanted) != wanted:
-            raise _unsupported(name, values[name], wanted)
+def _gpt2(values: ConfigJson, **fields: Any) -> CausalConfig:
+    supported = {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False}
+    check_fields(values, {**supported, "add_cross_attention": False})
     width, heads = values.get("n_embd", 768), values.get("n_head", 12)
     return CausalConfig(
         model_type="gpt2",
@@ -134,11 +122,11 @@ def _gpt2(values: Mapping[str, Any], **ours: Any) -> CausalConfig:
         layer_norm_epsilon=values.get("layer_norm_epsilon", 1e-5),
         activation=values.get("activation_function", "gelu_new"),
         **_special(values),
-        **ours,
+        **fields,
     )
 
 
-def _llama(values: Mapping[str, Any], **ours: Any) -> CausalConfig:
+def _llama(values: ConfigJson, **fields: Any) -> CausalConfig:
     kind, heads = values["model_type"], values["num_attention_heads"]
     limit = values.get("max_position_embeddings", 2048)
     rope = read_rope(values, limit)
@@ -165,11 +153,11 @@ def _llama(values: Mapping[str, Any], **ours: Any) -> CausalConfig:
         gated=True,
         **_windows(values),
         **_special(values),
-        **ours,
+        **fields,
     )
 
 
-def _windows(values: Mapping[str, Any]) -> dict[str, Any]:
+def _windows(values: ConfigJson) -> ConfigJson:
     """How far layers see: as `layer_types` says, or Qwen's `max_window_layers`, the first full."""
     kind, layers = values["model_type"], values["num_hidden_layers"]
     qwen, window = kind.startswith("qwen"), values.get("sliding_window")
@@ -181,26 +169,19 @@ def _windows(values: Mapping[str, Any]) -> dict[str, Any]:
     allowed = (FULL,) if window is None else (FULL, SLIDING)
     if len(types) != layers or set(types) - set(allowed):
         names = " or ".join(map(repr, allowed))
-        raise _unsupported("layer_types", types, f"{names} for each of {layers} layers")
+        raise unsupported("layer_types", types, f"{names} for each of {layers} layers")
     full = tuple(i for i, name in enumerate(types) if name == FULL)
     return {} if len(full) == layers else {"sliding_window": window, "full_layers": full}
 
 
-def _special(values: Mapping[str, Any]) -> dict[str, int | None]:
+def _special(values: ConfigJson) -> dict[str, int | None]:
     """Ids of special tokens."""
     eos = values.get("eos_token_id")
     eos = eos[0] if isinstance(eos, list) else eos
     return {"eos_token_id": 0 if eos is None else eos, "pad_token_id": values.get("pad_token_id")}
 
 
-def _unsupported(name: str, got: Any, allowed: Any) -> InputError:
-    return InputError(
-        f"config.json has {name} {got!r}, which is not supported; allowed: {allowed}; use another "
-        "checkpoint of the family"
-    )
-
-
-def to_hugging_face(config: CausalConfig, dtype: str) -> dict[str, Any]:
+def to_hugging_face(config: CausalConfig, dtype: str) -> ConfigJson:
     """What config.json says of a model; the reverse of `from_hugging_face`."""
     c = config
     shared = {

@@ -5,41 +5,35 @@ padding may stand anywhere and changes nothing (but see `count_padding`). A pref
 attention counts as positions, as the same virtual tokens in the input would.
 """
 
-import dataclasses
-import functools
-from typing import Any
-
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from prompt_jax.backbones.blocks import (
+    MLP,
+    add,
+    attend,
+    by_heads,
+    dropout,
+    prefix_of,
+    stack,
+    virtual_rows,
+)
+from prompt_jax.backbones.cache import LayerCache, empty_cache, swap, written
 from prompt_jax.backbones.causal.config import CausalConfig
-from prompt_jax.backbones.causal.names import sockets
 from prompt_jax.backbones.causal.rope import rotate, rotations
 from prompt_jax.backbones.layers import (
     Dense,
     LayerNorm,
     RMSNorm,
-    attend,
-    by_heads,
+    constrain,
     look_up,
     mask_bias,
+    parameter,
+    socket,
     word_logits,
 )
-from prompt_jax.backbones.sockets import openness, prefix_seen, socket, with_rows
-from prompt_jax.backbones.stack import (
-    MLP,
-    LayerCache,
-    add,
-    dropout,
-    empty_cache,
-    kept,
-    stack,
-    swap,
-    written,
-)
-from prompt_jax.sharding import constrain
+from prompt_jax.backbones.sockets import openness, prefix_seen
 
 
 class Attention(nn.Module):
@@ -85,7 +79,7 @@ class Attention(nn.Module):
             query, key, value = self.query(x), self.key(x), self.value(x)
         (query,) = by_heads(c.mesh, query)
         key, value = by_heads(c.mesh, key, value, axis="kv_heads")
-        if c.qk_norm:
+        if c.qk_norm:  # Before they are turned, which keeps their norms.
             query, key = self.query_norm(query), self.key_norm(key)
         if turn is not None:
             query, key = rotate(query, turn), rotate(key, turn)
@@ -98,14 +92,15 @@ class Attention(nn.Module):
         self, x: Float[Array, "B T D"], query: Array, key: Array, value: Array, bias: Array
     ) -> Float[Array, "B T D"]:
         c = self.config
-        each = c.num_heads // c.num_kv_heads
+        group = c.num_heads // c.num_kv_heads
         prefix = socket(self, "prefix")
-        opened = openness(x, prefix)
-        if each > 1:
-            key, value = (jnp.repeat(x, each, axis=-2) for x in (key, value))
+        opened = None if prefix is None else openness(x, prefix)
+        if group > 1:  # Heads of queries that share a head of keys.
+            key, value = (jnp.repeat(x, group, axis=-2) for x in (key, value))
             if prefix is not None:
-                heads = {n: jnp.repeat(prefix[n], each, axis=-2) for n in ("key", "value")}
+                heads = {n: jnp.repeat(prefix[n], group, axis=-2) for n in ("key", "value")}
                 prefix = {**prefix, **heads}
+        # Before the product: fewer numbers than scores, and none of them overflows.
         query = query * c.d_kv**-0.5
         out = attend(query, key, value, [bias], prefix, opened, c.attention_chunk)
         return self.out(*by_heads(c.mesh, out))
@@ -134,7 +129,7 @@ class Block(nn.Module):
         c = self.config
         bias = biases[0 if window is None else window]
         if not self.continued:
-            x = with_rows(x, socket(self, "prompt"))
+            x = virtual_rows(self, x)
         attention = Attention(c, name="attention")
         normed = norm(c, "attention_norm")(x)
         query, key, value = attention.project(normed, turn)
@@ -172,9 +167,9 @@ class Decoder(nn.Module):
         turn = None if c.rope is None else rotations(c.rope, positions, c.d_kv)
         x = dropout(self, x.astype(c.dtype))
         windows = [int(i not in c.full_layers) for i in range(c.num_layers)]
-        each = (cache, jnp.array(windows) if c.full_layers else None)
+        sliced = (cache, jnp.array(windows) if c.full_layers else None)
         shared, fields = (biases, turn, index), {"continued": continued}
-        x, added = stack(self, Block, c.num_layers, x, *shared, each=each, fields=fields)
+        x, added = stack(self, Block, c.num_layers, x, *shared, sliced=sliced, fields=fields)
         cache = None if cache is None else written(cache, added, index)
         return norm(c, "final_norm")(x), cache
 
@@ -186,11 +181,11 @@ class Causal(nn.Module):
 
     def setup(self):
         c = self.config
-        table = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("vocab", "embed"))
-        self.embedding = self.param("embedding", table, (c.vocab_size, c.d_model))
+        init, words = nn.initializers.normal(0.02), (c.vocab_size, c.d_model)
+        self.embedding = parameter(self, "embedding", init, ("vocab", "embed"), words)
         if c.rope is None:
-            rows = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("pos", "embed"))
-            self.positions = self.param("positions", rows, (c.max_positions, c.d_model))
+            places = (c.max_positions, c.d_model)
+            self.positions = parameter(self, "positions", init, ("pos", "embed"), places)
         self.decoder = Decoder(c)
         if not c.tie_embeddings:
             head = ((c.d_model, c.vocab_size), ("embed", "vocab"), c.d_model**-0.5)
@@ -216,29 +211,33 @@ class Causal(nn.Module):
           inputs: how many places from the front are input, not target.
         """
         c = self.config
-        tuned = self.variables.get("tuned", {}).get("decoder", {})
-        prefix = prefix_seen(tuned, "attention", len(mask))
+        prefix = prefix_of(self.variables.get("tuned", {}).get("decoder", {}), "attention")
+        virtual = prefix_seen(prefix, len(mask)) if prefix else jnp.zeros((len(mask), 0), bool)
         places = jnp.arange(mask.shape[1])
-        own = jnp.asarray(first) + jnp.arange(x.shape[1])
+        queries = jnp.asarray(first) + jnp.arange(x.shape[1])
+        # Counted over what is real, so that a row padded on the left is the row without padding.
         counted = jnp.ones_like(mask) if c.count_padding else mask
-        positions = jnp.cumsum(jnp.concatenate([prefix, counted], axis=1), axis=1)
+        positions = jnp.cumsum(jnp.concatenate([virtual, counted], axis=1), axis=1)
+        # Padding before the first token counts to -1, which would be the last row of a table.
         positions = jnp.maximum(positions - 1, 0)
-        seen = places[None, :] <= own[:, None]
+        seen = places[None, :] <= queries[:, None]
         if c.bidirectional_input:
-            seen = seen | ((places < inputs)[None, :] & (own < inputs)[:, None])
+            seen = seen | ((places < inputs)[None, :] & (queries < inputs)[:, None])
         visible = seen[None] & mask[:, None, :]
-        ours = positions[:, prefix.shape[1] + own]
-        before = jnp.broadcast_to(prefix[:, None], (*visible.shape[:2], prefix.shape[1]))
+        query_positions = positions[:, virtual.shape[1] + queries]
+        # A prefix stands before all of a text, and so every query sees it.
+        before = jnp.broadcast_to(virtual[:, None], (*visible.shape[:2], virtual.shape[1]))
         visible = jnp.concatenate([before, visible], axis=2)
         views = [visible]
         if c.sliding_window is not None:
-            behind = ours[:, :, None] - positions[:, None, :]
+            behind = query_positions[:, :, None] - positions[:, None, :]
             near = visible & (behind < c.sliding_window)
             views = [visible, near] if c.full_layers else [near]
         if c.rope is None:
-            x = x + look_up(self, "positions", ours)
+            x = x + look_up(self, "positions", query_positions)
+        # Once for all layers; each picks its view by number, as a scan cannot branch by layer.
         biases = mask_bias(jnp.stack(views))[:, :, None]
-        return self.decoder(x, ours, biases, jnp.asarray(first), cache, continued)
+        return self.decoder(x, query_positions, biases, jnp.asarray(first), cache, continued)
 
     def _logits(self, states: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         c = self.config
@@ -273,8 +272,8 @@ class Causal(nn.Module):
         """
         inputs, read = mask.shape[1], targets[:, :-1]
         x = jnp.concatenate([embeddings, self.embed(read).astype(embeddings.dtype)], axis=1)
-        whole = jnp.concatenate([mask, jnp.ones(read.shape, bool)], axis=1)
-        states, _ = self._states(x, whole, inputs, 0)
+        visible = jnp.concatenate([mask, jnp.ones(read.shape, bool)], axis=1)
+        states, _ = self._states(x, visible, inputs, 0)
         last = _last(states[:, :inputs], mask)
         return self._logits(jnp.concatenate([last, states[:, inputs:]], axis=1))
 
@@ -309,41 +308,13 @@ class Causal(nn.Module):
         first = inputs + jnp.asarray(index) - 1
         room = cache.key.shape[3] - inputs
         filled = jnp.arange(room) < jnp.asarray(index) - 1 + tokens.shape[1]
-        whole = jnp.concatenate([mask, jnp.broadcast_to(filled, (len(mask), room))], axis=1)
-        states, added = self._states(self.embed(tokens), whole, inputs, first, cache, True)
+        visible = jnp.concatenate([mask, jnp.broadcast_to(filled, (len(mask), room))], axis=1)
+        states, added = self._states(self.embed(tokens), visible, inputs, first, cache, True)
         return self._logits(states), added
 
 
 def _last(states: Float[Array, "B S D"], mask: Bool[Array, "B S"]) -> Float[Array, "B 1 D"]:
     """The state of every row's last real token, wherever padding stands."""
+    # The largest place and not the count of tokens, as padding may stand before them.
     places = jnp.where(mask, jnp.arange(mask.shape[1])[None, :], 0)
     return jnp.take_along_axis(states, places.max(1)[:, None, None], axis=1)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def keys_and_values(
-    config: CausalConfig, params: Any, tokens: Int[Array, " T"] | Float[Array, "T D"]
-) -> dict[str, Any]:
-    """What every attention makes of T tokens, or of their embeddings, at the first positions.
-
-    Returns:
-      By path, `key` and `value` [L, T, H, K], H heads of keys.
-    """
-    module = Causal(dataclasses.replace(config, scan=True))
-    given = {"params": params}
-    embeddings: Any = tokens if tokens.ndim == 2 else module.apply(given, tokens, method="embed")
-    mask = jnp.ones((1, len(tokens)), bool)
-    _, sown = module.apply(given, embeddings[None], mask, mutable=["intermediates"])
-    return kept(sown["intermediates"], sockets(config).attentions)
-
-
-@functools.partial(jax.jit, static_argnums=0, static_argnames="boxed")
-def init_params(config: CausalConfig, key: jax.Array, *, boxed: bool = False) -> Any:
-    """Random parameters; under `jax.eval_shape` their shapes, for models of any size.
-
-    Args:
-      boxed: keeps the names of every leaf's axes beside it.
-    """
-    embeddings, mask = jnp.zeros((1, 1, config.d_model), config.dtype), jnp.ones((1, 1), bool)
-    params: Any = Causal(config).init(key, embeddings, mask)["params"]
-    return params if boxed else nn.unbox(params)

@@ -1,11 +1,12 @@
 """Hugging Face's names of a decoder-only model's weights, and where a method may reach inside."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TypeVar
 
 from prompt_jax.backbones.causal.config import CausalConfig
-from prompt_jax.backbones.sockets import Attention, Layers, Norm, Projection, Sockets
+from prompt_jax.backbones.sockets import Attention, Axes, Layers, Norm, Sockets, projection
 
+T = TypeVar("T")
 TABLES = ("transformer.wte.weight", "model.embed_tokens.weight")
 """What the embedding table is called, in GPT-2 and in the others."""
 COPIES = ("lm_head.weight",)
@@ -50,11 +51,11 @@ def head_names(task_type: str, model_type: str) -> dict[str, str]:
     return {"out": "classifier" if task_type == "TOKEN_CLS" and model_type == "gpt2" else "score"}
 
 
-def canonical(tensors: Mapping[str, Any], model_type: str) -> dict[str, Any]:
+def canonical(tensors: Mapping[str, T], model_type: str) -> dict[str, T]:
     """Weights under the names that we read: those of a bare GPT-2 or Llama lack their root."""
-    found = {name: tensor for name, tensor in tensors.items() if not name.startswith(OTHERS)}
-    root = "" if TABLES[0] in found or TABLES[1] in found else _root(model_type) + "."
-    return {name if name in COPIES else root + name: tensor for name, tensor in found.items()}
+    weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(OTHERS)}
+    root = "" if TABLES[0] in weights or TABLES[1] in weights else _root(model_type) + "."
+    return {name if name in COPIES else root + name: tensor for name, tensor in weights.items()}
 
 
 def _root(model_type: str) -> str:
@@ -109,7 +110,7 @@ def sockets(config: CausalConfig) -> Sockets:
     c = config
     inner, mlp, outer = ("embed", c.d_model), ("mlp", c.d_ff), ("heads", c.num_heads)
     few, kv = ("kv_heads", c.num_kv_heads), ("kv", c.d_kv)
-    ends = {
+    ends: dict[str, tuple[Axes, Axes]] = {
         "attention/qkv": ((inner,), (("qkv", 3), outer, kv)),
         "attention/query": ((inner,), (outer, kv)),
         "attention/key": ((inner,), (few, kv)),
@@ -118,26 +119,19 @@ def sockets(config: CausalConfig) -> Sockets:
         "mlp/wo": ((mlp,), (inner,)),
         **dict.fromkeys(("mlp/wi", "mlp/wi_0", "mlp/wi_1"), ((inner,), (mlp,))),
     }
-    found = Sockets({}, {}, {}, {})
+    places = Sockets({}, {}, {}, {})
     names = hugging_face_names(c)
     for path in _modules(c):
         place = f"decoder/layers/{path}"
         if path.endswith("norm"):
             width = c.d_kv if path in QK_NORMS else c.d_model
-            found.norms[place] = Norm(c.num_layers, width)
+            places.norms[place] = Norm(c.num_layers, width)
             continue
-        inputs, outputs = ends[path]
-        found.projections[place] = Projection(
-            c.num_layers,
-            tuple(size for _, size in inputs),
-            tuple(size for _, size in outputs),
-            tuple(name.removesuffix(".weight") for name in names[f"{place}/kernel"]),
-            tuple(name for name, _ in inputs + outputs),
-        )
-    found.norms["decoder/final_norm"] = Norm(0, c.d_model)
+        places.projections[place] = projection(*ends[path], names[f"{place}/kernel"])
+    places.norms["decoder/final_norm"] = Norm(0, c.d_model)
     attention = Attention(c.num_layers, c.num_kv_heads, c.d_kv, "decoder")
-    found.attentions["decoder/layers/attention"] = attention
-    found.blocks["decoder/layers"] = Layers(
+    places.attentions["decoder/layers/attention"] = attention
+    places.blocks["decoder/layers"] = Layers(
         c.num_layers, c.d_model, ("attention", "mlp"), "decoder"
     )
-    return found
+    return places

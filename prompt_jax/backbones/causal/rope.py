@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from prompt_jax.backbones.config import ConfigJson
 from prompt_jax.config import InputError, choose
 
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
@@ -21,12 +22,12 @@ class Rope(NamedTuple):
     low: float = 1.0
     high: float = 4.0
     original: int = 8192
-    """Of `llama3` and `yarn`: what turns `high` times or more within so many positions stays, what
+    """For `llama3` and `yarn`: what turns `high` times or more within so many positions stays, what
     turns `low` times or less is stretched by `factor`, and what lies between partly."""
     attention: float = 1.0
-    """Of `yarn`: multiplies queries and keys, as stretched scores are flatter."""
+    """What `yarn` multiplies queries and keys with, as stretched scores are flatter."""
     truncate: bool = True
-    """Of `yarn`: what lies between begins and ends at whole pairs of a head."""
+    """Whether, for `yarn`, what lies between begins and ends at whole pairs of a head."""
 
     @property
     def reach(self) -> int:
@@ -34,64 +35,64 @@ class Rope(NamedTuple):
         return int(self.factor * self.original) if self.kind == "yarn" else 0
 
 
-def read_rope(values: Mapping[str, Any], limit: int) -> Rope:
+def read_rope(values: ConfigJson, limit: int) -> Rope:
     """What a config.json says: in `rope_parameters`, or in two fields before Transformers 5.
 
     Args:
       limit: positions of the model, what was not stretched where nothing else is said.
     """
-    found = values.get("rope_parameters") or values.get("rope_scaling") or {}
-    part = found.get("partial_rotary_factor", values.get("partial_rotary_factor"))
-    if part not in (None, 1) or any(isinstance(value, Mapping) for value in found.values()):
+    fields = values.get("rope_parameters") or values.get("rope_scaling") or {}
+    part = fields.get("partial_rotary_factor", values.get("partial_rotary_factor"))
+    if part not in (None, 1) or any(isinstance(value, Mapping) for value in fields.values()):
         raise InputError(
-            f"config.json has rope_parameters {dict(found)} and partial_rotary_factor {part}, "
+            f"config.json has rope_parameters {dict(fields)} and partial_rotary_factor {part}, "
             "which is not supported; allowed: the same for all layers, for whole heads; use "
             "another checkpoint of the family"
         )
-    kind = found.get("rope_type", found.get("type", "default"))
+    kind = fields.get("rope_type", fields.get("type", "default"))
     choose("rope_type", kind, ROPE_TYPES)
-    rope = Rope(found.get("rope_theta", values.get("rope_theta", 10000.0)), kind)
+    rope = Rope(fields.get("rope_theta", values.get("rope_theta", 10000.0)), kind)
     if kind == "default":
         return rope
-    original = found.get("original_max_position_embeddings") or limit
-    factor = found.get("factor") or limit / original
+    original = fields.get("original_max_position_embeddings") or limit
+    factor = fields.get("factor") or limit / original
     if kind == "linear":
         return rope._replace(factor=factor)
     rope = rope._replace(factor=factor, original=original)
     if kind == "llama3":
-        low, high = found.get("low_freq_factor", 1.0), found.get("high_freq_factor", 4.0)
+        low, high = fields.get("low_freq_factor", 1.0), fields.get("high_freq_factor", 4.0)
         return rope._replace(low=low, high=high)
     return rope._replace(
-        low=found.get("beta_slow") or 1.0,
-        high=found.get("beta_fast") or 32.0,
-        attention=_attention(factor, found),
-        truncate=found.get("truncate", True),
+        low=fields.get("beta_slow") or 1.0,
+        high=fields.get("beta_fast") or 32.0,
+        attention=_attention(factor, fields),
+        truncate=fields.get("truncate", True),
     )
 
 
-def _attention(factor: float, found: Mapping[str, Any]) -> float:
+def _attention(factor: float, fields: ConfigJson) -> float:
     """What yarn multiplies queries and keys with (Peng et al. 2023, section 3.4)."""
-    given, scale, all_dim = map(found.get, ("attention_factor", "mscale", "mscale_all_dim"))
-    if given is not None:
-        return given
+    if fields.get("attention_factor") is not None:
+        return fields["attention_factor"]
+    scale, all_dim = fields.get("mscale"), fields.get("mscale_all_dim")
     longer = 0.1 * math.log(max(factor, 1.0))
     return (longer * scale + 1) / (longer * all_dim + 1) if scale and all_dim else longer + 1
 
 
-def write_rope(rope: Rope) -> dict[str, Any]:
+def write_rope(rope: Rope) -> ConfigJson:
     """`rope_parameters` of a config.json; the reverse of `read_rope`."""
-    found = {"rope_theta": rope.theta, "rope_type": rope.kind}
+    fields = {"rope_theta": rope.theta, "rope_type": rope.kind}
     if rope.kind == "default":
-        return found
-    found["factor"] = rope.factor
+        return fields
+    fields["factor"] = rope.factor
     if rope.kind == "linear":
-        return found
-    found["original_max_position_embeddings"] = rope.original
+        return fields
+    fields["original_max_position_embeddings"] = rope.original
     if rope.kind == "llama3":
-        return found | {"low_freq_factor": rope.low, "high_freq_factor": rope.high}
+        return fields | {"low_freq_factor": rope.low, "high_freq_factor": rope.high}
     names = {"beta_slow": "low", "beta_fast": "high", "attention_factor": "attention"}
-    found |= {name: getattr(rope, ours) for name, ours in names.items()}
-    return found | {"truncate": rope.truncate}
+    fields |= {name: getattr(rope, field) for name, field in names.items()}
+    return fields | {"truncate": rope.truncate}
 
 
 def rotations(rope: Rope, positions: Int[Array, "B T"], width: int) -> Float[Array, "2 B T K"]:

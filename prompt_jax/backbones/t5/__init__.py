@@ -1,14 +1,6 @@
-"""The T5 family: its config, its module, its weights' names, its sockets.
+"""The T5 family: its config, its module, its weights' names, its sockets; see `Family`."""
 
-What every family binds: `Config` with `from_hugging_face`, `to_hugging_face` and `one_layer`,
-`MODEL_TYPES`, `PRESETS`; `Module` with `embed`, and `predict`, `prefill` and `decode` where it
-writes, `encode` and `pool` where it takes a head; `init_params`, `keys_and_values`;
-`hugging_face_names`, `canonical`, `told_by_weights`, `transposed`, `TABLES` and `COPIES`;
-`sockets`; `kernel_names`, and `head_names` where it takes a head, by which PEFT knows its parts;
-`TASK_TYPES`, what it does by PEFT's names, the usual one first.
-"""
-
-from prompt_jax.backbones.names import told_by_weights as told_by_weights
+from prompt_jax.backbones.config import told_by_weights as told_by_weights
 from prompt_jax.backbones.t5.config import MODEL_TYPES as MODEL_TYPES
 from prompt_jax.backbones.t5.config import PRESETS as PRESETS
 from prompt_jax.backbones.t5.config import T5Config as Config
@@ -18,12 +10,11 @@ from prompt_jax.backbones.t5.config import one_layer as one_layer
 from prompt_jax.backbones.t5.config import to_hugging_face as to_hugging_face
 from prompt_jax.backbones.t5.model import T5 as Module
 from prompt_jax.backbones.t5.model import T5 as T5
-from prompt_jax.backbones.t5.model import init_params as init_params
-from prompt_jax.backbones.t5.model import keys_and_values as keys_and_values
 from prompt_jax.backbones.t5.model import shift_right as shift_right
 from prompt_jax.backbones.t5.names import COPIES as COPIES
 from prompt_jax.backbones.t5.names import TABLES as TABLES
 from prompt_jax.backbones.t5.names import canonical as canonical
+from prompt_jax.backbones.t5.names import head_names as head_names
 from prompt_jax.backbones.t5.names import hugging_face_names as hugging_face_names
 from prompt_jax.backbones.t5.names import kernel_names as kernel_names
 from prompt_jax.backbones.t5.names import sockets as sockets

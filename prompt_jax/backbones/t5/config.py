@@ -1,27 +1,28 @@
 """The shape of a T5, its presets, and what Hugging Face calls its parts."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
-from prompt_jax.backbones.stack import ACTIVATIONS, Running
-from prompt_jax.config import at_least, choose
+from prompt_jax.backbones.config import ConfigJson, ModelConfig
+from prompt_jax.config import choose
 
 MODEL_TYPES = ("t5", "mt5", "umt5")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class T5Config(Running):
+class T5Config(ModelConfig):
     """The shape of a T5; the field names are Hugging Face's."""
+
+    target_place = "apart"
+    label = "T5 "
+    model_type = "t5"
 
     vocab_size: int = 32128
     d_model: int = 512
-    d_kv: int = 64
     d_ff: int = 1024
     num_heads: int = 6
     num_layers: int = 8
     num_decoder_layers: int = 8
-    activation: str = "gelu_new"
     gated: bool = True
     tie_embeddings: bool = False
     """The head is the embedding table."""
@@ -31,16 +32,8 @@ class T5Config(Running):
     """Every layer has its own relative position bias: umT5."""
     relative_attention_num_buckets: int = 32
     relative_attention_max_distance: int = 128
-    layer_norm_epsilon: float = 1e-6
-    pad_token_id: int = 0
     eos_token_id: int = 1
     decoder_start_token_id: int = 0
-
-    def __post_init__(self):
-        super().__post_init__()
-        choose("T5 activation", self.activation, ACTIVATIONS)
-        for size in ("vocab_size", "d_model", "d_kv", "d_ff", "num_heads", "num_layers"):
-            at_least(f"T5 {size}", getattr(self, size), 1)
 
 
 PRESETS = {
@@ -59,16 +52,16 @@ PRESETS = {
 
 def one_layer(model_type: str) -> tuple[T5Config, ...]:
     """Small models that between them have every kernel of the family."""
-    shape = {"num_layers": 1, "num_decoder_layers": 1}
-    return T5Config(**shape), T5Config(**shape, gated=False, activation="relu")
+    gated = T5Config(num_layers=1, num_decoder_layers=1)
+    return gated, dataclasses.replace(gated, gated=False, activation="relu")
 
 
-def from_hugging_face(values: Mapping[str, Any], **ours: Any) -> T5Config:
+def from_hugging_face(values: ConfigJson, **fields: Any) -> T5Config:
     """The config of a Hugging Face `config.json`.
 
     Args:
       values: of the file.
-      ours: fields that it does not tell: those of `told_by_weights`, and those of the user.
+      fields: what it does not tell: those of `told_by_weights`, and those of the user.
 
     Raises:
       InputError: a model type or an activation that is not T5's.
@@ -90,12 +83,12 @@ def from_hugging_face(values: Mapping[str, Any], **ours: Any) -> T5Config:
             # mT5 never scales; umT5 and T5 scale when they were trained tied.
             "scale_logits": bool(scaled) and values.get("model_type") != "mt5",
             "bias_per_layer": values.get("model_type") == "umt5",
-            **ours,
+            **fields,
         }
     )
 
 
-def to_hugging_face(config: T5Config, dtype: str) -> dict[str, Any]:
+def to_hugging_face(config: T5Config, dtype: str) -> ConfigJson:
     """What config.json says of a T5; the reverse of `from_hugging_face`.
 
     Whether logits are scaled is written twice: Transformers 4 reads it from `tie_word_embeddings`,

@@ -5,27 +5,168 @@ The encoder reads embeddings, not tokens, because a prompt stands between the tw
 as fast as a 2-layer one. Raffel et al. 2020 (arXiv 1910.10683); 1.1 follows Shazeer 2020.
 """
 
-import dataclasses
-import functools
-from typing import Any
+from collections.abc import Sequence
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from prompt_jax.backbones.blocks import (
+    MLP,
+    Bias,
+    ByBucket,
+    add,
+    attend,
+    by_heads,
+    dropout,
+    prefix_length,
+    prefix_of,
+    relative_buckets,
+    stack,
+    virtual_rows,
+)
+from prompt_jax.backbones.cache import LayerCache, empty_cache, swap, written
 from prompt_jax.backbones.layers import (
     Dense,
+    RMSNorm,
+    constrain,
     look_up,
     mask_bias,
-    relative_buckets,
+    parameter,
+    socket,
     word_logits,
 )
-from prompt_jax.backbones.sockets import prefix_is_padded, prefix_length, socket
-from prompt_jax.backbones.stack import LayerCache, dropout, empty_cache, kept, stack, written
-from prompt_jax.backbones.t5.blocks import DecoderBlock, EncoderBlock, RelativeBias, norm
+from prompt_jax.backbones.sockets import openness
 from prompt_jax.backbones.t5.config import T5Config
-from prompt_jax.backbones.t5.names import sockets
+
+
+class Attention(nn.Module):
+    """Multi-head attention; projections are apart so that a cache can stand between them."""
+
+    config: T5Config
+
+    def setup(self):
+        c = self.config
+        heads, axes = (c.d_model, c.num_heads, c.d_kv), ("embed", "heads", "kv")
+        # T5 scales no scores: the query initialiser absorbs 1/sqrt(K).
+        self.query = Dense(heads, axes, (c.d_model * c.d_kv) ** -0.5, dtype=c.dtype)
+        self.key = Dense(heads, axes, c.d_model**-0.5, dtype=c.dtype)
+        self.value = Dense(heads, axes, c.d_model**-0.5, dtype=c.dtype)
+        self.out = Dense(
+            (c.num_heads, c.d_kv, c.d_model),
+            ("heads", "kv", "embed"),
+            (c.num_heads * c.d_kv) ** -0.5,
+            contracted=2,
+            dtype=c.dtype,
+        )
+
+    def project(self, x: Float[Array, "B S D"]) -> tuple[Array, Array]:
+        """Keys and values of `x`, both [B, S, H, K]."""
+        # Gathered over positions, by which the residual stream is split: a query sees all keys.
+        x = constrain(x, self.config.mesh, "batch")
+        key, value = by_heads(self.config.mesh, self.key(x), self.value(x))
+        # Kept only for a caller that asks for them, see `keys_and_values`.
+        self.sow("intermediates", "keys", key)
+        self.sow("intermediates", "values", value)
+        return key, value
+
+    def __call__(
+        self, x: Float[Array, "B T D"], key: Array, value: Array, biases: Sequence[Bias]
+    ) -> Float[Array, "B T D"]:
+        x = constrain(x, self.config.mesh, "batch")
+        prefix = socket(self, "prefix")
+        opened = None if prefix is None else openness(x, prefix)
+        (query,) = by_heads(self.config.mesh, self.query(x))
+        chunk = self.config.attention_chunk
+        out = attend(query, key, value, biases, prefix, opened, chunk)
+        return self.out(*by_heads(self.config.mesh, out))
+
+
+class RelativeBias(nn.Module):
+    """A learned number for every head and bucket of distance."""
+
+    config: T5Config
+
+    @nn.compact
+    def __call__(self, buckets: Int[Array, "*B T S"]) -> Bias:
+        c = self.config
+        init = nn.initializers.normal(c.d_model**-0.5)
+        axes = ("relative_buckets", "heads")
+        shape = (c.relative_attention_num_buckets, c.num_heads)
+        table = parameter(self, "embedding", init, axes, shape)
+        bias = ByBucket(table.astype(jnp.float32), buckets)
+        # Once for all layers, unless it would have rows for more queries than are answered at once.
+        queries = buckets.shape[-2]
+        return bias if queries > (c.attention_chunk or queries) else bias.rows()
+
+
+class EncoderBlock(nn.Module):
+    """Self-attention and MLP, each behind a norm and beside a residual."""
+
+    config: T5Config
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B S D"], biases: Sequence[Bias], buckets: Array
+    ) -> tuple[Float[Array, "B S D"], None]:
+        c = self.config
+        if c.bias_per_layer:
+            biases = (*biases, RelativeBias(c, name="relative_bias")(buckets))
+        x = virtual_rows(self, x)
+        attention = Attention(c, name="attention")
+        normed = norm(c, "attention_norm")(x)
+        out = attention(normed, *attention.project(normed), biases)
+        x = add(self, "attention", x, normed, out)
+        normed = norm(c, "mlp_norm")(x)
+        return add(self, "mlp", x, normed, MLP(c, name="mlp")(normed)), None
+
+
+class DecoderBlock(nn.Module):
+    """Causal self-attention, cross-attention and MLP; gives what it would add to its cache."""
+
+    config: T5Config
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B U D"],
+        biases: Sequence[Bias],
+        buckets: Array,
+        index: Int[Array, ""],
+        encoded: Float[Array, "B S D"] | None,
+        cross_bias: Array,
+        cache: LayerCache | None,
+    ) -> tuple[Float[Array, "B U D"], LayerCache | None]:
+        c = self.config
+        if c.bias_per_layer:
+            biases = (*biases, RelativeBias(c, name="relative_bias")(buckets))
+        attention = Attention(c, name="attention")
+        normed = norm(c, "attention_norm")(x)
+        key, value = attention.project(normed)
+        added = None
+        if cache is not None:
+            added = LayerCache(swap(key), swap(value))
+            key, value = map(swap, written(cache, added, index)[:2])
+        x = add(self, "attention", x, normed, attention(normed, key, value, biases))
+
+        cross = Attention(c, name="cross_attention")
+        normed = norm(c, "cross_attention_norm")(x)
+        if encoded is not None:
+            cross_key, cross_value = cross.project(encoded)
+            if added is not None:
+                added = LayerCache(added.key, added.value, swap(cross_key), swap(cross_value))
+        else:  # What the first call put there.
+            assert cache and cache.cross_key is not None and cache.cross_value is not None
+            cross_key, cross_value = swap(cache.cross_key), swap(cache.cross_value)
+        out = cross(normed, cross_key, cross_value, [cross_bias])
+        x = add(self, "cross_attention", x, normed, out)
+        normed = norm(c, "mlp_norm")(x)
+        return add(self, "mlp", x, normed, MLP(c, name="mlp")(normed)), added
+
+
+def norm(config: T5Config, name: str) -> RMSNorm:
+    """The norm before a sublayer or behind a stack."""
+    return RMSNorm(config.d_model, config.layer_norm_epsilon, config.dtype, name=name)
 
 
 class Encoder(nn.Module):
@@ -35,16 +176,16 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B S D"], mask: Bool[Array, "B S"]) -> Float[Array, "B S D"]:
-        c = self.config
-        tuned = self.variables.get("tuned", {})
-        prefix = prefix_length(tuned, "attention")
-        positions, keys = jnp.arange(x.shape[1]), jnp.arange(-prefix, x.shape[1])
-        if prefix_is_padded(tuned, "attention"):
+        c, tuned = self.config, self.variables.get("tuned", {})
+        prefix, virtual = prefix_of(tuned, "attention"), prefix_length(tuned, "attention")
+        positions, keys = jnp.arange(x.shape[1]), jnp.arange(-virtual, x.shape[1])
+        if prefix is not None and "mask" in prefix:
             # It ends where the text begins, and so behind the padding that a row may begin with.
             begins = jnp.argmax(mask, axis=1)[:, None]
             keys = jnp.where((keys < 0)[None], keys[None] + begins, keys[None])
         buckets = _buckets(c, positions, keys, bidirectional=True)
-        biases = (_key_bias(mask, prefix),)
+        # Two biases and not their sum: a row for every text, and one for every head.
+        biases = (_key_bias(mask, virtual),)
         if not c.bias_per_layer:
             biases = (*biases, RelativeBias(c, name="relative_bias")(buckets))
         x = dropout(self, x.astype(c.dtype))
@@ -75,6 +216,7 @@ class Decoder(nn.Module):
         elif virtual:
             index = index + virtual
         prefix = prefix_length(tuned, "attention")
+        # With a cache, what is new stands at `index` and behind; keys are counted from its front.
         queries = index + jnp.arange(x.shape[1])
         keys = jnp.arange(-prefix, x.shape[1] if cache is None else cache.key.shape[3])
         buckets = _buckets(c, queries, keys, bidirectional=False)
@@ -84,16 +226,17 @@ class Decoder(nn.Module):
         cross_bias = _key_bias(mask, prefix_length(tuned, "cross_attention"))
         x = dropout(self, x.astype(c.dtype))
         shared = (biases, buckets, index, encoded, cross_bias)
-        x, added = stack(self, DecoderBlock, c.num_decoder_layers, x, *shared, each=(cache,))
+        x, added = stack(self, DecoderBlock, c.num_decoder_layers, x, *shared, sliced=(cache,))
         if cache is not None:
             cache = written(cache, added, index)
-        if virtual and encoded is not None:
+        if virtual and encoded is not None:  # Nothing is asked of what stands behind a prompt.
             x = x[:, virtual:]
         return dropout(self, norm(c, "final_norm")(x)), cache
 
 
 def _key_bias(mask: Bool[Array, "B S"], prefix: int) -> Float[Array, "B 1 1 PS"]:
     """The bias that hides masked keys; a prefix stands before them and is seen."""
+    # The same for all heads and queries: as [B, H, T, S] a bias would be as large as the scores.
     return mask_bias(jnp.pad(mask, ((0, 0), (prefix, 0)), constant_values=True))[:, None, None, :]
 
 
@@ -114,11 +257,8 @@ class T5(nn.Module):
 
     def setup(self):
         c = self.config
-        self.embedding = self.param(
-            "embedding",
-            nn.with_logical_partitioning(nn.initializers.normal(1.0), ("vocab", "embed")),
-            (c.vocab_size, c.d_model),
-        )
+        init, shape = nn.initializers.normal(1.0), (c.vocab_size, c.d_model)
+        self.embedding = parameter(self, "embedding", init, ("vocab", "embed"), shape)
         self.encoder = Encoder(c)
         self.decoder = Decoder(c)
         if not c.tie_embeddings:
@@ -153,6 +293,7 @@ class T5(nn.Module):
         c = self.config
         x = self.embed(decoder_tokens)
         x, cache = self.decoder(x, encoded, mask, cache, jnp.asarray(index))
+        # Rows of a tied table have unit variance: logits would grow as sqrt(D) with the width.
         if c.scale_logits:
             x = x * c.d_model**-0.5
         return word_logits(self, x, None if c.tie_embeddings else self.head), cache
@@ -194,37 +335,6 @@ class T5(nn.Module):
         return logits[:, 0], cache
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def keys_and_values(config: T5Config, params: Any, tokens: Int[Array, " T"]) -> dict[str, Any]:
-    """What every attention makes of a text that the encoder and the decoder both read.
-
-    Returns:
-      By path, `key` and `value` [L, T, H, K].
-    """
-    module = T5(dataclasses.replace(config, scan=True))
-    text = tokens[None]
-    embeddings = module.apply({"params": params}, text, method="embed")
-    inputs = shift_right(text, config.decoder_start_token_id)
-    mask = jnp.ones(text.shape, bool)
-    _, sown = module.apply({"params": params}, embeddings, mask, inputs, mutable=["intermediates"])
-    return kept(sown["intermediates"], sockets(config).attentions)
-
-
 def shift_right(targets: Int[Array, "B U"], start: int) -> Int[Array, "B U"]:
     """Decoder inputs of `targets`: the start token, then every target but the last."""
     return jnp.pad(targets[:, :-1], ((0, 0), (1, 0)), constant_values=start)
-
-
-@functools.partial(
-    jax.jit, static_argnums=0, static_argnames="boxed"
-)  # Eagerly it compiles four times as long.
-def init_params(config: T5Config, key: jax.Array, *, boxed: bool = False) -> Any:
-    """Random parameters; under `jax.eval_shape` their shapes, for models of any size.
-
-    Args:
-      boxed: keeps the names of every leaf's axes beside it.
-    """
-    embeddings = jnp.zeros((1, 1, config.d_model), config.dtype)
-    mask, tokens = jnp.ones((1, 1), bool), jnp.zeros((1, 1), jnp.int32)
-    params: Any = T5(config).init(key, embeddings, mask, tokens)["params"]
-    return params if boxed else nn.unbox(params)

@@ -1,17 +1,18 @@
 """Hugging Face's names of a T5's weights, and the places where a method may reach inside one."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TypeVar
 
-from prompt_jax.backbones.sockets import Attention, Layers, Norm, Projection, Sockets
+from prompt_jax.backbones.sockets import Attention, Axes, Layers, Norm, Sockets, projection
 from prompt_jax.backbones.t5.config import T5Config
 
+T = TypeVar("T")
 TABLES = ("shared.weight",)
 """What the embedding table is called."""
 COPIES = ("lm_head.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 """Second names of the table that some checkpoints keep; the first one is the head's."""
 UNUSED = ("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",)
-"""In old T5 1.0 checkpoints; no T5 has ever read it."""
+"""A weight of old T5 1.0 checkpoints that no T5 has ever read."""
 ATTENTION = {"query": "q", "key": "k", "value": "v", "out": "o"}
 
 
@@ -20,11 +21,16 @@ def kernel_names(model_type: str) -> dict[str, str]:
     return {"query": "q", "key": "k", "value": "v", "feedforward": "wo"}
 
 
-def canonical(tensors: Mapping[str, Any], model_type: str) -> dict[str, Any]:
+def head_names(task_type: str, model_type: str) -> dict[str, str]:
+    """Layers of a head, and what PEFT calls them: T5 takes none."""
+    return {}
+
+
+def canonical(tensors: Mapping[str, T], model_type: str) -> dict[str, T]:
     """Weights under the names that we read: some writers keep only a second name of the table."""
-    found = {name: tensor for name, tensor in tensors.items() if name not in UNUSED}
-    others = [found[name] for name in COPIES[1:] if name in found]
-    return {TABLES[0]: others[0], **found} if others else found
+    weights = {name: tensor for name, tensor in tensors.items() if name not in UNUSED}
+    copies = [weights[name] for name in COPIES[1:] if name in weights]
+    return {TABLES[0]: copies[0], **weights} if copies else weights
 
 
 def hugging_face_names(config: T5Config) -> dict[str, list[str]]:
@@ -34,9 +40,9 @@ def hugging_face_names(config: T5Config) -> dict[str, list[str]]:
         names["head/kernel"] = ["lm_head.weight"]
     for stack, depth in (("encoder", config.num_layers), ("decoder", config.num_decoder_layers)):
         names[f"{stack}/final_norm/scale"] = [f"{stack}.final_layer_norm.weight"]
-        for ours, theirs in _block(config, stack).items():
-            layers = [f"{stack}.block.{i}.layer.{theirs}.weight" for i in range(depth)]
-            names[f"{stack}/layers/{ours}"] = layers
+        for leaf, module in _block(config, stack).items():
+            layers = [f"{stack}.block.{i}.layer.{module}.weight" for i in range(depth)]
+            names[f"{stack}/layers/{leaf}"] = layers
         bias = "layer.0.SelfAttention.relative_attention_bias.weight"
         if config.bias_per_layer:
             layers = [f"{stack}.block.{i}.{bias}" for i in range(depth)]
@@ -62,45 +68,38 @@ def _block(config: T5Config, stack: str) -> dict[str, str]:
     if stack == "encoder":
         del sublayers[1]
     names = {}
-    for i, (ours, theirs, kernels) in enumerate(sublayers):
-        names[f"{ours}_norm/scale"] = f"{i}.layer_norm"
+    for i, (sublayer, module, kernels) in enumerate(sublayers):
+        names[f"{sublayer}_norm/scale"] = f"{i}.layer_norm"
         for kernel, letter in kernels.items():
-            names[f"{ours}/{kernel}/kernel"] = f"{i}.{theirs}.{letter}"
+            names[f"{sublayer}/{kernel}/kernel"] = f"{i}.{module}.{letter}"
     return names
 
 
 def sockets(config: T5Config) -> Sockets:
     """Every place of a T5 where a method may put something."""
     c = config
-    found = Sockets({}, {}, {}, {})
+    places = Sockets({}, {}, {}, {})
     inner, outer = (("embed", c.d_model),), (("heads", c.num_heads), ("kv", c.d_kv))
     mlp = (("mlp", c.d_ff),)
-    ends = {**dict.fromkeys(("query", "key", "value"), (inner, outer)), "out": (outer, inner)}
+    ends: dict[str, tuple[Axes, Axes]] = {
+        **dict.fromkeys(("query", "key", "value"), (inner, outer)),
+        "out": (outer, inner),
+    }
     ends |= {**dict.fromkeys(("wi", "wi_0", "wi_1"), (inner, mlp)), "wo": (mlp, inner)}
     for path, weights in hugging_face_names(config).items():
         *place, leaf = path.split("/")
         layers = len(weights) if "layers" in place else 0
         if leaf == "kernel" and layers:
-            (inputs, outputs), modules = (
-                ends[place[-1]],
-                [w.removesuffix(".weight") for w in weights],
-            )
-            found.projections["/".join(place)] = Projection(
-                layers,
-                tuple(size for _, size in inputs),
-                tuple(size for _, size in outputs),
-                tuple(modules),
-                tuple(name for name, _ in inputs + outputs),
-            )
+            places.projections["/".join(place)] = projection(*ends[place[-1]], weights)
         elif leaf == "scale":
-            found.norms["/".join(place)] = Norm(layers, c.d_model)
+            places.norms["/".join(place)] = Norm(layers, c.d_model)
     for stack, depth, sublayers in (
         ("encoder", c.num_layers, ("attention", "mlp")),
         ("decoder", c.num_decoder_layers, ("attention", "cross_attention", "mlp")),
     ):
-        found.blocks[f"{stack}/layers"] = Layers(depth, c.d_model, sublayers, stack)
+        places.blocks[f"{stack}/layers"] = Layers(depth, c.d_model, sublayers, stack)
         for sublayer in sublayers[:-1]:
             role = "cross" if sublayer == "cross_attention" else stack
             attention = Attention(depth, c.num_heads, c.d_kv, role)
-            found.attentions[f"{stack}/layers/{sublayer}"] = attention
-    return found
+            places.attentions[f"{stack}/layers/{sublayer}"] = attention
+    return places

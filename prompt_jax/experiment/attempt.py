@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +12,12 @@ from prompt_jax.backbones import Backbone
 from prompt_jax.config import Config, TrainConfig, resolved
 from prompt_jax.data import Batch, prefetch
 from prompt_jax.experiment.answering import batches_of
-from prompt_jax.experiment.data import check_one, digest, load_data
+from prompt_jax.experiment.splits import check_one, digest, load_data
 from prompt_jax.losses import loss_fn
 from prompt_jax.prompts import Prompt, prompt_for
 from prompt_jax.prompts.composition import check_mixable, parent, plain_method
 from prompt_jax.train import fit, start
+from prompt_jax.trees import Frozen, Tuned
 
 
 def compose_attention(
@@ -51,7 +51,9 @@ def compose_attention(
     method = plain_method(prompts[0], sources.shape[1])
     plain = loss_fn(method, backbone)
 
-    def loss(tuned: Any, frozen: Any, batch: Batch, key: Any = None) -> Any:
+    def loss(
+        tuned: Tuned, frozen: tuple[Frozen, Array], batch: Batch, key: Array | None = None
+    ) -> tuple[Array, dict[str, Array]]:
         params, sources = frozen
         return plain({"prompt": mixed(tuned, sources)}, params, batch, key)
 
@@ -70,7 +72,7 @@ def compose_attention(
     return prompt_for({"prompt": rows}, method, backbone, name=name, recipe=recipe)
 
 
-def attend(
+def train_attention(
     config: Config, prompts: Sequence[Prompt], backbone: Backbone, *, name: str = ""
 ) -> Prompt:
     """`compose_attention` on the training rows of `config.data.task`, as `config.train` says.
@@ -84,15 +86,13 @@ def attend(
     data, train = load_data(config), resolved(config).train
     batches = batches_of(config, prompts[0].method, backbone, data.train, data.task)
     steps = prefetch(batches, 0, train.steps)
-    made = compose_attention(prompts, backbone, steps, train, name=name)
+    mixture = compose_attention(prompts, backbone, steps, train, name=name)
     held_out = {data.task.name: digest(data.validation)} if data.held_out else {}
-    recipe = {**made.recipe, "data": dataclasses.asdict(config.data), "held_out": held_out}
-    return dataclasses.replace(made, task=data.task, recipe=recipe)
+    recipe = {**mixture.recipe, "data": dataclasses.asdict(config.data), "held_out": held_out}
+    return dataclasses.replace(mixture, task=data.task, recipe=recipe)
 
 
-def mixed(
-    tuned: dict[str, Array], sources: Float[Array | np.ndarray, "N P D"]
-) -> Float[Array, "P D"]:
+def mixed(tuned: Tuned, sources: Float[Array | np.ndarray, "N P D"]) -> Float[Array, "P D"]:
     """The weighted sources and the task's own rows."""
     weights = jax.nn.softmax(tuned["logits"])
     return tuned["prompt"] + jnp.einsum("n,npd->pd", weights, sources)

@@ -35,7 +35,7 @@ def load_mixture(config: Config) -> list[Data]:
     return [load_data(config, name) for name in (config.data.task, *config.data.mixture)]
 
 
-def check_one(config: Config, what: str) -> None:
+def check_one(config: Config, command: str) -> None:
     """Checks that a config names one task.
 
     Raises:
@@ -45,8 +45,8 @@ def check_one(config: Config, what: str) -> None:
         names = getattr(config.data, field)
         if names:
             raise InputError(
-                f"{what} is for one task, and data.{field} names {', '.join(names)}; leave it out "
-                "and give each task as data.task"
+                f"{command} is for one task, and data.{field} names {', '.join(names)}; leave it "
+                "out and give each task as data.task"
             )
 
 
@@ -61,17 +61,16 @@ def load_data(config: Config, name: str = "") -> Data:
       InputError: see `prompt_jax.data` and `prompt_jax.tasks`.
     """
     name, options = name or config.data.task, config.data
-    found = splits(name)
-    own = found[0] if len(found) == 1 else "train"
-    rows = load_table(name, own)
+    parts = splits(name)
+    rows = load_table(name, parts[0] if len(parts) == 1 else "train")
     task = resolve(name, config.task, rows[0].values, rows)
     train = to_examples(task, rows)
     task = completed(task, train)
-    tests = _tests(config, task, name, found)
+    tests = _tests(config, task, name, parts)
     held_out = False
     if options.validation:
         validation = examples_of(task, options.validation, "validation")
-    elif "validation" in found:
+    elif "validation" in parts:
         validation = load_examples(task, name, "validation")
     else:
         drawn = (options.validation_fraction, task, options.seed, name)
@@ -81,11 +80,11 @@ def load_data(config: Config, name: str = "") -> Data:
     return Data(task, train, validation, tests, held_out)
 
 
-def _tests(config: Config, task: Task, name: str, found: list[str]) -> dict[str, list[Example]]:
+def _tests(config: Config, task: Task, name: str, parts: list[str]) -> dict[str, list[Example]]:
     if config.data.test:
         return {"test": examples_of(task, config.data.test, "test")}
     tests = {}
-    for split in sorted((s for s in found if s.startswith("test")), key=lambda s: (s != "test", s)):
+    for split in sorted((s for s in parts if s.startswith("test")), key=lambda s: (s != "test", s)):
         # GLUE's test labels are secret: such a split is no mistake of the user's.
         with contextlib.suppress(InputError):
             tests[split] = load_examples(task, name, split)
@@ -94,10 +93,10 @@ def _tests(config: Config, task: Task, name: str, found: list[str]) -> dict[str,
 
 def examples_of(task: Task, name: str, split: str) -> list[Example]:
     """The examples of a dataset: of a split when it has that one, else of the only one."""
-    found = splits(name)
-    return load_examples(task, name, split if split in found else found[0])
+    parts = splits(name)
+    return load_examples(task, name, split if split in parts else parts[0])
 
 
 def digest(examples: Sequence[Example]) -> str:
-    """Of all that examples say."""
+    """A digest of all that examples say, by which the same rows are known again."""
     return hashlib.sha256(repr(list(examples)).encode()).hexdigest()[:16]

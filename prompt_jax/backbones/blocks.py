@@ -1,0 +1,284 @@
+"""What blocks are made of: attention, the feed-forward, residuals; and how blocks are stacked."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int
+
+from prompt_jax.backbones.config import ModelConfig
+from prompt_jax.backbones.layers import ACTIVATIONS, NEVER, Dense, constrain, socket
+from prompt_jax.backbones.sockets import bottleneck, prefix_scores, prefix_values, with_rows
+from prompt_jax.trees import Tree, Tuned
+
+REMAT_POLICIES = {
+    "minimal": jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+def relative_buckets(
+    query: Int[Array, " T"],
+    key: Int[Array, "*B S"],
+    *,
+    bidirectional: bool,
+    buckets: int = 32,
+    max_distance: int = 128,
+) -> Int[Array, "*B T S"]:
+    """The bucket of every query-key distance: exact when near, logarithmic when far.
+
+    Keys may stand elsewhere in every row. Raffel et al. 2020, section 2.1; distances from
+    `max_distance` on share the last bucket.
+    """
+    query = query.reshape(*[1] * (key.ndim - 1), -1, 1)
+    distance = key[..., None, :] - query
+    offset = jnp.zeros_like(distance)
+    if bidirectional:  # Half of the buckets for each side.
+        buckets //= 2
+        offset = jnp.where(distance > 0, buckets, 0)
+        distance = jnp.abs(distance)
+    else:
+        distance = jnp.maximum(-distance, 0)
+    exact = buckets // 2
+    # At least 1, as the branch that is not taken must be finite too.
+    ratio = jnp.log(jnp.maximum(distance, 1) / exact) / jnp.log(max_distance / exact)
+    far = jnp.minimum(exact + (ratio * (buckets - exact)).astype(jnp.int32), buckets - 1)
+    return offset + jnp.where(distance < exact, distance, far)
+
+
+class ByBucket(NamedTuple):
+    """A bias that is looked up where scores need it: a number for every head and bucket."""
+
+    table: Float[Array, "N H"]
+    buckets: Int[Array, "*B T PS"]
+
+    def rows(self) -> Float[Array, "#B H T PS"]:
+        """The bias of these queries."""
+        # Gathered and not by one-hot: the table has a few hundred numbers, the scores millions.
+        rows = jnp.moveaxis(self.table[self.buckets], -1, -3)
+        return rows if rows.ndim == 4 else rows[None]
+
+
+Bias = Float[Array, "#B #H #T PS"] | ByBucket
+
+
+def by_heads(
+    mesh: Mesh | None, *states: Float[Array, "B T H K"], axis: str = "heads"
+) -> list[Array]:
+    """Queries, keys or values with their heads where those of the kernels are."""
+    return [constrain(x, mesh, "batch", None, axis) for x in states]
+
+
+def attend(
+    query: Float[Array, "B T H K"],
+    key: Float[Array, "B S H K"],
+    value: Float[Array, "B S H K"],
+    biases: Sequence[Bias],
+    prefix: dict[str, Array] | None = None,
+    opened: Float[Array, "B T"] | None = None,
+    chunk: int | None = None,
+) -> Float[Array, "B T H K"]:
+    """Softmax attention with additive biases; scores and softmax are float32.
+
+    Args:
+      biases: their sum also covers the P keys of the prefix, which stand before all others.
+      prefix: a `prefix` socket.
+      opened: what its gate multiplies its keys and its values by, for every query.
+      chunk: queries that are answered at a time, so that their scores alone are in memory; None
+        answers all at once.
+    """
+    query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
+    length = query.shape[2]
+    if chunk is None or length <= chunk:
+        return _answers(query, key, value, biases, prefix, opened).swapaxes(1, 2)
+
+    # Each chunk's scores are made again for the backward pass, or it would keep them all.
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def answer(first: Int[Array, ""]) -> Float[Array, "B H C K"]:
+        # Tied to the queries: what depends on no layer, as biases do, a loop over layers would
+        # make for all chunks beforehand and keep.
+        first, _ = jax.lax.optimization_barrier((first, query))
+
+        def cut(x: Array, axis: int) -> Array:
+            return jax.lax.dynamic_slice_in_dim(x, first, chunk, axis)
+
+        gates = None if opened is None else cut(opened, 1)
+        chunk_biases = [_bias_of(bias, cut) for bias in biases]
+        return _answers(cut(query, 2), key, value, chunk_biases, prefix, gates)
+
+    # The last chunk ends with the queries, and so begins among those of the one before it.
+    starts = jnp.append(jnp.arange(0, length - chunk, chunk), length - chunk)
+    out = jax.lax.map(answer, starts)
+    before = jnp.moveaxis(out[:-1], 0, 2).reshape(*query.shape[:2], -1, query.shape[-1])
+    last = out[-1][:, :, before.shape[2] - length :]
+    return jnp.concatenate([before, last], axis=2).swapaxes(1, 2)
+
+
+def _bias_of(bias: Bias, cut: Callable[[Array, int], Array]) -> Bias:
+    """A bias of the queries that `cut` takes along an axis."""
+    if isinstance(bias, ByBucket):
+        return ByBucket(bias.table, cut(bias.buckets, -2))
+    return bias if bias.shape[2] == 1 else cut(bias, 2)
+
+
+def _answers(
+    query: Float[Array, "B H T K"],
+    key: Float[Array, "B H S K"],
+    value: Float[Array, "B H S K"],
+    biases: Sequence[Bias],
+    prefix: dict[str, Array] | None,
+    opened: Float[Array, "B T"] | None,
+) -> Float[Array, "B H T K"]:
+    # Sums of products in float32 even of bfloat16 states: a softmax magnifies what they round off.
+    scores = jnp.einsum("bhtk,bhsk->bhts", query, key, preferred_element_type=jnp.float32)
+    virtual = 0
+    if prefix is not None:
+        asking = query if opened is None else query * opened[:, None, :, None]
+        first = prefix_scores(asking, prefix, NEVER)
+        virtual = first.shape[-1]
+        scores = jnp.concatenate([first, scores], axis=-1)
+    for bias in biases:  # Added one by one: their sum would be as large as the scores.
+        rows = bias.rows() if isinstance(bias, ByBucket) else bias
+        scores = scores + rows
+    # In float32, where a thousand small weights still add to one; what they weigh is rounded.
+    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+    out = jnp.einsum("bhts,bhsk->bhtk", weights[..., virtual:], value)
+    if prefix is not None:
+        answer = prefix_values(weights[..., :virtual], prefix)
+        out = out + (answer if opened is None else answer * opened[:, None, :, None])
+    return out
+
+
+class MLP(nn.Module):
+    """The feed-forward layer: gated (`wi_0`, `wi_1`) or plain (`wi`)."""
+
+    config: ModelConfig
+    use_bias: bool = False
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        c = self.config
+        x = constrain(x, c.mesh, "batch")  # States travel, not weights, see `add`.
+
+        def inner(name: str) -> Array:
+            kernel = ((c.d_model, c.d_ff), ("embed", "mlp"), c.d_model**-0.5)
+            return Dense(*kernel, use_bias=self.use_bias, dtype=c.dtype, name=name)(x)
+
+        activate = ACTIVATIONS[c.activation]
+        hidden = activate(inner("wi_0")) * inner("wi_1") if c.gated else activate(inner("wi"))
+        # Split as the columns of `wi` and the rows of `wo` are, so that neither kernel moves.
+        hidden = constrain(dropout(self, hidden), c.mesh, "batch", None, "mlp")
+        wo = ((c.d_ff, c.d_model), ("mlp", "embed"), c.d_ff**-0.5)
+        return Dense(*wo, use_bias=self.use_bias, dtype=c.dtype, name="wo")(hidden)
+
+
+def dropout(module: nn.Module, x: Array) -> Array:
+    """Dropout when the caller gave a "dropout" rng, the identity when not."""
+    rate = module.config.dropout
+    if not rate or not module.has_rng("dropout"):
+        return x
+    return nn.Dropout(rate, deterministic=False, parent=module)(x)
+
+
+def virtual_rows(block: nn.Module, x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
+    """The states that a block begins with: its own virtual tokens, if any, are their first P."""
+    prompt = socket(block, "prompt")
+    return x if prompt is None else with_rows(x, prompt)
+
+
+def prefix_of(tuned: Tuned, attention: str) -> dict[str, Array] | None:
+    """The prefix of an attention in a stack, L in front; None without one.
+
+    Args:
+      tuned: what a method put into the stack.
+      attention: `attention` or `cross_attention`.
+    """
+    return tuned.get("layers", {}).get(attention, {}).get("prefix")
+
+
+def prefix_length(tuned: Tuned, attention: str) -> int:
+    """How many keys a prefix puts before those of an attention; 0 without one."""
+    prefix = prefix_of(tuned, attention)
+    return 0 if prefix is None else prefix["key"].shape[-3]
+
+
+def add(
+    block: nn.Module, sublayer: str, x: Array, normed: Array, out: Float[Array, "B T D"]
+) -> Float[Array, "B T D"]:
+    """The residual sum behind a sublayer, its adapters in between.
+
+    Args:
+      block: where adapters are looked for.
+      sublayer: `attention`, `cross_attention` or `mlp`.
+      x: the residual stream.
+      normed: what the sublayer read, as a parallel adapter does.
+      out: what the sublayer gave, which a serial adapter reads.
+    """
+    serial, parallel = socket(block, "adapter"), socket(block, "parallel")
+    for states, adapters in ((out, serial), (normed, parallel)):
+        if adapters is not None and sublayer in adapters:
+            out = out + bottleneck(states, adapters[sublayer])
+    # Between sublayers every device holds a part of the positions: norms and residuals are then
+    # shared out along `tensor` as well, and only what a product reads is gathered.
+    return constrain(x + dropout(block, out), block.config.mesh, "batch", "length")
+
+
+def stack(
+    module: nn.Module,
+    block: type[nn.Module],
+    length: int,
+    x: Array,
+    *shared: Tree,
+    sliced: tuple = (),
+    fields: dict[str, Any] | None = None,
+) -> tuple[Array, Tree]:
+    """`x` through `length` blocks named `layers`, and what every block gave beside it.
+
+    Args:
+      shared: arguments that all blocks share.
+      sliced: arguments of which every block takes its own slice.
+      fields: of the blocks, beside the config.
+    """
+    c, fields = module.config, fields or {}
+    x = constrain(x, c.mesh, "batch", "length")
+    if c.remat != "none":
+        # In a scan nothing is merged across its border, so that a barrier against it is no use.
+        block = nn.remat(block, policy=REMAT_POLICIES[c.remat], prevent_cse=not c.scan)
+    if not (c.scan or module.is_initializing()):
+        return _apart(module, functools.partial(block, **fields), length, x, shared, sliced)
+    axes: Any = (*[nn.broadcast] * len(shared), *[0] * len(sliced))
+    # A rng for dropout a layer, or all would drop the same places.
+    scanned = nn.scan(
+        block,
+        variable_axes={"params": 0, "tuned": 0, "intermediates": 0},
+        split_rngs={"params": True, "dropout": True},
+        in_axes=axes,
+        length=length,
+        metadata_params={nn.PARTITION_NAME: "layers"},
+    )
+    return scanned(c, **fields, name="layers")(x, *shared, *sliced)
+
+
+def _apart(
+    module: nn.Module,
+    block: Callable[..., nn.Module],
+    length: int,
+    x: Array,
+    shared: tuple,
+    sliced: tuple,
+) -> tuple[Array, Tree]:
+    """The blocks one by one, so that each is compiled; leaves are stacked, or tuples of layers."""
+    variables = {k: tree["layers"] for k, tree in module.variables.items() if "layers" in tree}
+    outs = []
+    for i in range(length):
+        layer = jax.tree.map(lambda v: v[i], variables, is_leaf=lambda v: isinstance(v, tuple))  # noqa: B023
+        slices = jax.tree.map(lambda v: v[i], sliced)  # noqa: B023
+        rngs = {"dropout": module.make_rng("dropout")} if module.has_rng("dropout") else None
+        with jax.named_scope(f"layer_{i}"):
+            x, out = block(module.config).apply(layer, x, *shared, *slices, rngs=rngs)
+        outs.append(out)
+    return x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outs)

@@ -1,0 +1,48 @@
+"""Keys and values that decoding keeps, and what becomes of them at every step."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from prompt_jax.backbones.config import ModelConfig
+from prompt_jax.backbones.layers import constrain
+
+
+class LayerCache(NamedTuple):
+    """Keys and values of one decoder layer, or of all of them with L in front.
+
+    Heads stand before positions, so that a step reads every head's keys in one piece.
+    """
+
+    key: Float[Array, "*L B H U K"]
+    value: Float[Array, "*L B H U K"]
+    cross_key: Float[Array, "*L B H S K"] | None = None
+    cross_value: Float[Array, "*L B H S K"] | None = None
+
+
+def empty_cache(config: ModelConfig, heads: int, layers: int, batch: int, room: int) -> LayerCache:
+    """Room for the keys and values of all layers."""
+    zeros = jnp.zeros((layers, batch, heads, room, config.d_kv), config.dtype)
+    # By heads, as the keys that are written come; zeros alone would be put on every device.
+    zeros = constrain(zeros, config.mesh, None, "batch", "kv_heads")
+    return LayerCache(zeros, zeros)
+
+
+def swap(x: Array) -> Array:
+    """[B, S, H, K] from [B, H, S, K], and the reverse."""
+    return x.swapaxes(1, 2)
+
+
+def written(cache: LayerCache, added: LayerCache, index: Int[Array, ""]) -> LayerCache:
+    """The cache with new positions from `index` on.
+
+    Layers only give what is new: a whole cache that came out of their scan would be copied at
+    every step, and this one write is in place.
+    """
+    write = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=index, axis=-2)
+    key, value = write(cache.key, added.key), write(cache.value, added.value)
+    filled = added if cache.cross_key is None else cache
+    return LayerCache(key, value, filled.cross_key, filled.cross_value)

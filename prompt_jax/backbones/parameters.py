@@ -1,0 +1,101 @@
+"""The frozen tree of any family: fresh, its shapes, its layout on a mesh, and what it computes."""
+
+import dataclasses
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from prompt_jax.backbones.config import ModelConfig
+from prompt_jax.backbones.families import family_of
+from prompt_jax.backbones.quantised import quantised_shapes
+from prompt_jax.sharding import parameter_spec
+from prompt_jax.trees import Frozen, Tree, by_path
+
+
+# Jitted, as it compiles four times as long eagerly.
+@functools.partial(jax.jit, static_argnums=0, static_argnames="boxed")
+def init_params(config: ModelConfig, key: PRNGKeyArray, *, boxed: bool = False) -> Frozen:
+    """Random parameters; under `jax.eval_shape` their shapes, for models of any size.
+
+    Args:
+      config: of any family.
+      key: of the random numbers.
+      boxed: keeps the names of every leaf's axes beside it.
+    """
+    embeddings, mask = jnp.zeros((1, 1, config.d_model), config.dtype), jnp.ones((1, 1), bool)
+    targets = [jnp.zeros((1, 1), jnp.int32)] if config.target_place == "apart" else []
+    module = family_of(config).Module(config)
+    params = module.init(key, embeddings, mask, *targets)["params"]
+    return params if boxed else nn.unbox(params)
+
+
+def boxed_shapes(config: ModelConfig, kind: str | None = None) -> Frozen:
+    """Shape and type of every frozen leaf with the names of its axes, as `LogicallyPartitioned`.
+
+    Args:
+      config: of any family.
+      kind: of weights in few bits, which have scales beside them; None of whole ones.
+    """
+    # Of stacked layers, as weights are held however they are run; a mesh would constrain shapes.
+    plain = dataclasses.replace(config, scan=True, remat="none", mesh=None)
+    shapes = jax.eval_shape(lambda: init_params(plain, jax.random.key(0), boxed=True))
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, config.dtype), shapes)
+    return shapes if kind is None else quantised_shapes(shapes, kind)
+
+
+def shardings(config: ModelConfig, kind: str | None = None) -> Frozen:
+    """How `config.mesh` holds every frozen leaf; arguments as for `boxed_shapes`."""
+    mesh = config.mesh
+    assert isinstance(mesh, Mesh)
+
+    def place(leaf: nn.Partitioned) -> NamedSharding:
+        return NamedSharding(mesh, parameter_spec(leaf.names, leaf.value.shape, mesh))
+
+    shapes = boxed_shapes(config, kind)
+    return jax.tree.map(place, shapes, is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned))
+
+
+def unstack(params: Tree) -> Tree:
+    """Frozen parameters with a tuple of layers for every stacked leaf.
+
+    A program whose layers are apart would copy each one out of a stacked leaf at every call.
+    """
+    if not isinstance(params, dict):
+        return params
+    return {
+        name: jax.tree.map(tuple, tree) if name == "layers" else unstack(tree)
+        for name, tree in params.items()
+    }
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def keys_and_values(
+    config: ModelConfig, params: Frozen, text: Int[Array, " T"] | Float[Array, "T D"]
+) -> dict[str, dict[str, Float[Array, "L T H K"]]]:
+    """What every attention makes of a text at the first positions, H being heads of keys.
+
+    Args:
+      config: of any family.
+      params: the frozen tree.
+      text: tokens, or their embeddings; tokens where there is a decoder, which reads them too.
+
+    Returns:
+      By path, `key` and `value`.
+    """
+    family = family_of(config)
+    module = family.Module(dataclasses.replace(config, scan=True))
+    frozen = {"params": params}
+    embeddings = jnp.asarray(text if text.ndim == 2 else module.apply(frozen, text, method="embed"))
+    inputs, method = [embeddings[None], jnp.ones((1, len(text)), bool)], "encode"
+    if config.target_place == "apart":
+        inputs, method = [*inputs, text[None]], "predict"
+    sown: Tree = module.apply(frozen, *inputs, method=method, mutable=["intermediates"])[1]
+    leaves = by_path(sown["intermediates"])
+    return {
+        path: {name: leaves[f"{path}/{name}s"][0][:, 0] for name in ("key", "value")}
+        for path in family.sockets(config).attentions
+    }

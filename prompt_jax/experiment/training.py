@@ -1,0 +1,219 @@
+"""From config to saved prompt: what `prompt-jax train` does, for one prompt or one for each task.
+
+Everything that can be wrong is found before the first step is compiled.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from prompt_jax.backbones import Backbone
+from prompt_jax.config import Config, InputError, at_least, resolved, to_json
+from prompt_jax.experiment.choice import warnings_of
+from prompt_jax.experiment.conclude import Result, conclude, short
+from prompt_jax.experiment.loop import Loop, Rows, Say
+from prompt_jax.experiment.members import Population, Single
+from prompt_jax.experiment.profiling import profiling
+from prompt_jax.experiment.splits import Data, digest, load_data, load_mixture
+from prompt_jax.plan import plan_remat
+from prompt_jax.processes import check_alike, code, elsewhere, is_first, together
+from prompt_jax.runs import begin_run, claim
+from prompt_jax.sharding import check_rows, describe
+from prompt_jax.tasks import remarks
+from prompt_jax.train import DivergedError
+from prompt_jax.trees import Frozen
+from prompt_jax.weights import load_backbone
+
+HASHED = 2**30
+"""Frozen trees up to so many bytes are hashed before and after; larger ones take too long."""
+
+
+def train(
+    config: Config,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    profile: int = 0,
+    say: Say = print,
+) -> Result:
+    """Trains, evaluates and saves one prompt.
+
+    Args:
+      config: the experiment.
+      resume: continue the run in `config.out` from its last checkpoint, bit for bit.
+      overwrite: replace the run in `config.out`.
+      profile: steps whose profile is written into profile/ of the run.
+      say: receives every line for the user.
+
+    Raises:
+      InputError: anything about the config, the data or the backbone that cannot work.
+      DivergedError: the loss is no longer a number; the last good checkpoint stays.
+    """
+    at_least("profile", profile, 0)
+    config = resolved(config)
+    check_alike({**code(), **to_json(config)})
+    with elsewhere() as scratch, contextlib.ExitStack() as stack:
+        claimed = claim(config, resume=resume, overwrite=overwrite)
+        folder = together(lambda: scratch or stack.enter_context(claimed))
+        return _train(config, folder, resume, profile, say if is_first() else _silent)
+
+
+def _silent(line: str) -> None:
+    """What processes beside the first one say."""
+
+
+def _train(config: Config, folder: Path, resume: bool, profile: int, say: Say) -> Result:
+    tasks = together(lambda: load_mixture(config))
+    check_alike({f"the data of {data.task.name}": _digest(data) for data in tasks})
+    backbone = load(config, say)
+    check_rows(config.train.batch_size // config.train.accumulate, backbone.mesh)
+    single = Single(config, backbone, tasks)
+    together(lambda: begin_run(folder, config, resume=resume))
+    _introduce(single, say)
+    before = _sha256(backbone.params)
+    loop = Loop(single, [folder], config.train, say)
+    loop.watch()
+    with profiling(loop, folder / "profile", profile):
+        loop.run(folder / "checkpoints", resume=resume)
+    if loop.stopped:
+        return Result(None, {}, folder)
+    if before != _sha256(backbone.params):
+        raise RuntimeError("the frozen weights changed during training; please report this")
+    say(f"backbone bit-identical before and after: sha256 {before[:16]}" if before else "")
+    return conclude(single.trained(), folder, say)
+
+
+def train_tasks(
+    config: Config,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    profile: int = 0,
+    say: Say = print,
+) -> list[Result]:
+    """Trains one prompt for each task of `config.data.tasks` over one frozen model.
+
+    Every task has a run folder of its own in tasks/ within `config.out`, as if it had been trained
+    alone, but for the checkpoints, which hold all of them.
+
+    Raises:
+      InputError: tasks that cannot share a program, several processes, or as `train`.
+      DivergedError: no task has a loss that is a number.
+    """
+    if jax.process_count() > 1:
+        raise InputError(
+            f"data.tasks trains in one process, and there are {jax.process_count()}; give each "
+            "task a run of its own, or one process (distributed.detect False)"
+        )
+    at_least("profile", profile, 0)
+    config = resolved(config)
+    with claim(config, resume=resume, overwrite=overwrite) as folder:
+        return _train_tasks(config, folder, resume, profile, say)
+
+
+def _train_tasks(
+    config: Config, folder: Path, resume: bool, profile: int, say: Say
+) -> list[Result]:
+    tasks = [load_data(config, name) for name in config.data.tasks]
+    folders = [folder / "tasks" / short(data.task) for data in tasks]
+    configs = [
+        dataclasses.replace(
+            config,
+            out=str(place),
+            data=dataclasses.replace(config.data, task=data.task.name, tasks=()),
+        )
+        for place, data in zip(folders, tasks, strict=True)
+    ]
+    population = Population(configs, load(config, say), tasks)
+    begin_run(folder, config, resume=resume)
+    for place, alone in zip(folders, configs, strict=True):
+        place.mkdir(parents=True, exist_ok=True)
+        begin_run(place, alone, resume=resume)
+    say(f"{len(population)} tasks at once: {', '.join(config.data.tasks)}")
+    for data in tasks:
+        for line in remarks(data.task, config.task):
+            say(f"{data.task.name}: {line}")
+        for line in warnings_of(data, config):
+            say(line)
+    loop = Loop(population, folders, config.train, say)
+    loop.every(1, _check_losses, reads=False)
+    loop.watch()
+    with profiling(loop, folder / "profile", profile):
+        loop.run(folder / "checkpoints", resume=resume)
+    if loop.stopped:
+        return [Result(None, {}, place) for place in folders]
+    return [conclude(population.trained(i), place, say) for i, place in enumerate(folders)]
+
+
+def _check_losses(clock: int, rows: Rows) -> None:
+    """Ends a run of several tasks once none of them can go on; one that diverges harms no other."""
+    if not np.isfinite([row["loss"] for row in rows.values()]).any():
+        raise DivergedError(
+            f"no task has a loss that is a number after step {clock}; the last good "
+            "checkpoint is kept. Try a lower train.learning_rate"
+        )
+
+
+def load(config: Config, say: Say | None = None) -> Backbone:
+    """The backbone of an experiment, on its mesh."""
+    frozen = config.frozen
+    remat = frozen.remat
+    if remat == "auto":
+        remat = plan_remat(config, say=say or _silent).config.frozen.remat
+    return load_backbone(
+        config.backbone,
+        revision=frozen.revision,
+        dtype=frozen.dtype,
+        remat=remat,
+        attention_chunk=frozen.attention_chunk,
+        mesh=config.mesh,
+        say=say,
+    )
+
+
+def _introduce(single: Single, say: Say) -> None:
+    config, backbone, tuned = single.config, single.backbone, single.state.tuned
+    frozen, trained = (
+        sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (backbone.params, tuned)
+    )
+    dtype = jax.tree.leaves(backbone.params)[0].dtype
+    say(
+        f"backbone {backbone.name}: {frozen:,} frozen numbers in {dtype} on "
+        f"{describe(backbone.mesh)}"
+    )
+    options = config.train
+    say(f"{config.method.kind}: {trained:,} trained numbers ({trained / frozen:.4%})")
+    say(f"{options.optimizer} at {options.learning_rate:g}, {options.steps} steps")
+    for data in single.tasks:
+        sizes = f"{len(data.train):,} train, {len(data.validation):,} validation"
+        tests = "".join(f", {len(rows):,} {name}" for name, rows in data.tests.items())
+        say(f"task {data.task.name}: {sizes}{tests} rows")
+        for line in (*remarks(data.task, config.task), *warnings_of(data, config)):
+            say(line)
+    cut = single.batches.truncated
+    if any(cut):
+        say(
+            f"cut: {cut.sources} inputs at {config.data.max_source_length} tokens, from their "
+            f"longest column; {cut.targets} targets at {config.data.max_target_length}"
+        )
+
+
+def _sha256(tree: Frozen) -> str:
+    leaves = jax.tree.leaves(tree)
+    if sum(leaf.nbytes for leaf in leaves) > HASHED:
+        return ""
+    digest = hashlib.sha256()
+    for leaf in leaves:
+        for shard in leaf.addressable_shards:
+            digest.update(np.asarray(shard.data).tobytes())
+    return digest.hexdigest()
+
+
+def _digest(data: Data) -> str:
+    """The digest of all examples of a task."""
+    parts = (data.train, data.validation, *data.tests.values())
+    return digest([example for part in parts for example in part])

@@ -1,0 +1,49 @@
+"""How many files of the package a train step walks through: what a reader has to open."""
+
+import sys
+from pathlib import Path
+
+import jax
+
+import prompt_jax
+from prompt_jax.config import PromptTuningConfig, TrainConfig
+from prompt_jax.losses import loss_fn
+from prompt_jax.methods import init
+from prompt_jax.testing import random_batch
+from prompt_jax.train import start, train_step
+
+ROOT = Path(prompt_jax.__file__).parent
+
+
+def files_of(function, *arguments):
+    """The files of the package in which functions are called, in the order they are entered."""
+    files = {}
+
+    def enter(frame, event, _):
+        if event == "call" and frame.f_code.co_filename.startswith(str(ROOT)):
+            files[Path(frame.f_code.co_filename).relative_to(ROOT).as_posix()] = None
+
+    sys.setprofile(enter)
+    try:
+        function(*arguments)
+    finally:
+        sys.setprofile(None)
+    return list(files)
+
+
+def walk(backbone):
+    """The files of one step of prompt tuning, traced."""
+    method, config = PromptTuningConfig(num_virtual_tokens=4), TrainConfig(steps=2)
+    state = start(init(method, backbone, jax.random.key(0)), config)
+    loss, batch = loss_fn(method, backbone), random_batch(backbone)
+
+    def step(state, frozen):
+        return train_step(loss, config, state, frozen, batch)
+
+    return files_of(jax.eval_shape, step, state, backbone.unstacked())
+
+
+def test_a_step_enters_three_files_of_a_backbone(tiny, tiny_gpt2):
+    for backbone, model in ((tiny, "t5/model"), (tiny_gpt2, "causal/model")):
+        files = [file for file in walk(backbone) if file.startswith("backbones")]
+        assert sorted(files) == sorted(f"backbones/{n}.py" for n in ("blocks", "layers", model))
