@@ -130,6 +130,7 @@ def lora(walk: Walk) -> None:
 
     with tempfile.TemporaryDirectory() as place:
         folder = export_peft(Path(place) / "lora", prompt)
+        (folder / "prompt_jax_config.json").unlink()  # As PEFT leaves a folder.
         run(folder)
         with walk.following():
             run(folder)

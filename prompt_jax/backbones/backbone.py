@@ -39,7 +39,7 @@ class Backbone:
         mesh = "" if self.mesh is None else f", on {dict(self.mesh.shape)}"
         return f"<Backbone {self.name!r}: {self.model_type}, {numbers(self.params)}{mesh}>"
 
-    @property
+    @functools.cached_property
     def family(self) -> Family:
         """The package of its kind of model."""
         return family_of(self.config)

@@ -20,7 +20,7 @@ from prompt_jax.methods.kernels import (
     layered,
     names_of,
     stacked,
-    stored_as_here,
+    stores_in_out,
     target_modules,
     targets,
     unnamed_kernels,
@@ -111,7 +111,7 @@ def write(
         shape = (len(leaf), -1, 1) if name == "scale" else (len(leaf), 1, -1)
         tensors |= layered(model_type, kernel, FACTOR, leaf.reshape(shape))
     fields = {
-        "fan_in_fan_out": stored_as_here(model_type),
+        "fan_in_fan_out": stores_in_out(model_type),
         "feedforward_modules": list(config.feedforward_modules),
         "init_ia3_weights": True,
         "target_modules": list(config.target_modules),

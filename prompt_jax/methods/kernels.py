@@ -8,10 +8,11 @@ import functools
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from prompt_jax.backbones import BACKBONES, FAMILIES, Backbone
 from prompt_jax.backbones.sockets import Projection
@@ -22,8 +23,6 @@ from prompt_jax.trees import Tuned
 ROOT = "base_model.model."
 LAYER = re.compile(r"(\.(?:block|h|layers?)\.)(\d+)(?=\.)")
 """Where the name of a tensor says which layer it is of, in every family."""
-ONE = np.ones(1)
-"""A stack of one layer, for its name."""
 
 
 def targets(backbone: Backbone, modules: Sequence[str]) -> dict[str, Projection]:
@@ -65,9 +64,9 @@ def kernel_names(backbone: Backbone, roles: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names[role] for role in roles))
 
 
-def by_place(tree: Tuned) -> dict[tuple[str, ...], dict[str, Array]]:
+def by_place(tree: Tuned) -> dict[tuple[str, ...], dict[str, Any]]:
     """The leaves of every place in a tree, by its path."""
-    places: dict[tuple[str, ...], dict[str, Array]] = {}
+    places: dict[tuple[str, ...], dict[str, Any]] = {}
     for path, leaf in jax.tree.leaves_with_path(tree):
         *place, name = (key.key for key in path)
         places.setdefault(tuple(place), {})[name] = leaf
@@ -103,7 +102,7 @@ def kernels(model_type: str) -> dict[str, Projection]:
     return projections
 
 
-def stored_as_here(model_type: str) -> bool:
+def stores_in_out(model_type: str) -> bool:
     """Whether a family's kernels are stored [in, out]: PEFT's `fan_in_fan_out`."""
     family = BACKBONES[model_type] if model_type else FAMILIES[0]
     path = next(iter(kernels(model_type)))
@@ -142,12 +141,16 @@ def names_of(model_type: str, path: str, layers: int) -> list[str]:
     return [LAYER.sub(rf"\g<1>{i}", module, count=1) for i in range(layers)]
 
 
+def _tensor_names(model_type: str, path: str, ending: str, layers: int) -> list[str]:
+    return [f"{ROOT}{name}.{ending}" for name in names_of(model_type, path, layers)]
+
+
 def layered(
     model_type: str, path: str, ending: str, layers: Float[np.ndarray, "L ..."]
 ) -> dict[str, np.ndarray]:
     """Tensors of a kernel's leaf by PEFT's names, one a layer."""
-    names = names_of(model_type, path, len(layers))
-    return {f"{ROOT}{name}.{ending}": layer for name, layer in zip(names, layers, strict=True)}
+    names = _tensor_names(model_type, path, ending, len(layers))
+    return dict(zip(names, layers, strict=True))
 
 
 def stacked(
@@ -164,7 +167,7 @@ def stacked(
     depths = _depths(stored, model_type, endings)
     # A name for every layer of the stack, so that a layer left out is missed.
     names = {
-        (path, leaf): list(layered(model_type, path, ending, np.empty(depth)))
+        (path, leaf): _tensor_names(model_type, path, ending, depth)
         for path, depth in sorted(depths.items())
         for ending, leaf in endings.items()
     }
@@ -195,11 +198,12 @@ def _depths(stored: Stored, model_type: str, endings: Mapping[str, str]) -> dict
         present[path] = stack = path.partition("/")[0]
         depths[stack] = max(depths.get(stack, 0), 1 + int(layer[2]))
     if not present:
-        example = layered(model_type, next(iter(kernels(model_type))), next(iter(endings)), ONE)
+        path, ending = next(iter(kernels(model_type))), next(iter(endings))
+        (example,) = _tensor_names(model_type, path, ending, 1)
         raise InputError(
             f"{stored.weights} holds no tensor of a kernel that is known here, only "
             f"{', '.join(sorted(stored.tensors)) or 'nothing'}; allowed are names such as "
-            f"{next(iter(example))}"
+            f"{example}"
         )
     return {path: depths[stack] for path, stack in present.items()}
 

@@ -25,7 +25,7 @@ from prompt_jax.methods.kernels import (
     names_of,
     refuse_options,
     stacked,
-    stored_as_here,
+    stores_in_out,
     target_modules,
     targets,
     unnamed_kernels,
@@ -161,7 +161,7 @@ def write(
             tensors |= layered(model_type, kernel, MAGNITUDE, leaf.reshape(layers, -1))
     fields = {
         "bias": "none",
-        "fan_in_fan_out": stored_as_here(model_type),
+        "fan_in_fan_out": stores_in_out(model_type),
         "init_lora_weights": True,
         "lora_alpha": config.lora_alpha,
         "lora_dropout": config.lora_dropout,

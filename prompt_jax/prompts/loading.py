@@ -234,7 +234,8 @@ def _load_own(folder: Path) -> Prompt | PeftFolder:
             # Versions before `PeftFolder` saved one so, in shapes that are no backbone's.
             return PeftFolder(stored, fields["name"])
         leaves = peft.read_adapter(stored, values.get("model_type", ""))["leaves"]
-        tuned = from_paths(dict(fitted(format, leaves, values.get("shapes", {}))))
+        shapes = {path: tuple(shape) for path, shape in values.get("shapes", {}).items()}
+        tuned = from_paths(dict(fitted(format, leaves, shapes)))
     prompt = _prompt(weights, tuned=tuned, **fields)
     if prompt.digest != values["digest"]:
         raise damaged(weights, f"its numbers have not the digest that {PROMPT_CONFIG} says")
