@@ -14,7 +14,7 @@ from prompt_jax.methods import LoraConfig, PromptTuningConfig
 from prompt_jax.serve import Engine, Store
 from prompt_jax.serve.catalog import Catalog
 from prompt_jax.serve.http import Keys, create_app
-from prompt_jax.serve.http.keys import Key
+from prompt_jax.serve.http.auth import Key
 from prompt_jax.serve.http.run import server_of
 
 

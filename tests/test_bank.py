@@ -20,7 +20,8 @@ from prompt_jax.methods import (
     init,
     materialize,
 )
-from prompt_jax.serve.bank import Bank, flat, layout_of, rows_of
+from prompt_jax.serve.bank import Bank, rows_of
+from prompt_jax.serve.prompts import layout_of, leaves_of
 from prompt_jax.testing import shaken
 
 METHODS = [
@@ -70,7 +71,7 @@ def test_a_row_in_a_crowd_is_the_row_alone(backbone):
     own = injections(backbone)
     bank = Bank(layout_of(own), len(own) + 1)
     for slot, injection in enumerate(own):
-        bank.put(slot, flat(injection))
+        bank.put(slot, leaves_of(injection))
     order = np.random.default_rng(1).permutation(len(own) + 1)
     tokens, mask, targets = batch(backbone, len(order))
     crowd = logits_of(backbone, rows_of(bank.leaves, jnp.asarray(order)), tokens, mask, targets)
@@ -87,7 +88,7 @@ def test_neighbours_change_no_bit(backbone):
     own = injections(backbone)
     bank = Bank(layout_of(own), len(own))
     for slot, injection in enumerate(own):
-        bank.put(slot, flat(injection))
+        bank.put(slot, leaves_of(injection))
     tokens, mask, targets = batch(backbone, 4)
     program = jax.jit(
         lambda slots: logits_of(backbone, rows_of(bank.leaves, slots), tokens, mask, targets)
@@ -104,11 +105,11 @@ def test_neighbours_change_no_bit(backbone):
 def test_slots_change_and_nothing_is_compiled(tiny):
     own = injections(tiny)
     bank = Bank(layout_of(own), 2)
-    bank.put(0, flat(own[1]))
+    bank.put(0, leaves_of(own[1]))
     compiled = bank_programs()
     tokens, mask, targets = batch(tiny, 1)
     for injection in own:
-        bank.put(1, flat(injection))
+        bank.put(1, leaves_of(injection))
         got = logits_of(tiny, rows_of(bank.leaves, np.array([1])), tokens, mask, targets)
         wanted = logits_of(tiny, injection, tokens, mask, targets)
         np.testing.assert_allclose(got, wanted, atol=2e-5, rtol=2e-5)
@@ -148,9 +149,9 @@ def test_a_slot_that_is_too_small(tiny):
     small = Injection(prompt=jnp.zeros((2, 16)))
     bank = Bank(layout_of([small]), 1)
     with pytest.raises(InputError, match=r"prompt is \[3, 16\] and a slot has \[2, 16\]"):
-        bank.put(0, flat(Injection(prompt=jnp.zeros((3, 16)))))
+        bank.put(0, leaves_of(Injection(prompt=jnp.zeros((3, 16)))))
     with pytest.raises(InputError, match="shift is .* and a slot has no room for it"):
-        bank.put(0, flat(Injection(shift=jnp.zeros((3, 16)))))
+        bank.put(0, leaves_of(Injection(shift=jnp.zeros((3, 16)))))
     with pytest.raises(InputError, match="prompts of one bank are of one backbone"):
         layout_of([small, Injection(prompt=jnp.zeros(4))])
     assert DecomposedPromptConfig().kind == "decomposed_prompt"

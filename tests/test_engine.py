@@ -22,13 +22,7 @@ from prompt_jax.config import (
 )
 from prompt_jax.forward import PromptedModel
 from prompt_jax.generate import generate, score
-from prompt_jax.serve import (
-    DeadlineError,
-    Engine,
-    Kind,
-    TooManyPromptsError,
-    UnknownPromptError,
-)
+from prompt_jax.serve import DeadlineError, Engine, Kind, TooManyPromptsError, UnknownPromptError
 from prompt_jax.testing import shaken
 
 pytestmark = pytest.mark.timeout(180)
@@ -90,7 +84,7 @@ def test_any_row_of_64_prompts_is_the_row_alone(roomy):
     with Engine(roomy, prompts, slots=64, **options) as engine:
 
         def ask(names):
-            with engine._now.worker.lock:  # Nothing is taken before all wait.
+            with engine._worker.lock:  # Nothing is taken before all wait.
                 found = [engine.score(name, texts[name], words[name]) for name in names]
             return {n: f.result().log_likelihoods for n, f in zip(names, found, strict=True)}
 
@@ -180,7 +174,7 @@ def test_heads_of_other_numbers_of_classes(tiny_bert):
     prompts["words"] = prompt_of(tiny_bert, PromptTuningConfig(num_virtual_tokens=2), 9)
     with Engine(tiny_bert, prompts, **{**SMALL, "rows": (3,)}) as engine:
         text = text_for(tiny_bert, 1)
-        with engine._now.worker.lock:
+        with engine._worker.lock:
             found = {name: engine.classify(name, text) for name in ("p0", "p1", "p2")}
         for name, future in found.items():
             rows = np.array([text], np.int32), np.ones((1, len(text)), bool)
@@ -300,12 +294,27 @@ def test_swaps_under_load_compile_nothing(tiny):
     assert {got.digest for name, got in found if name == "p0"} == {others["p0"].digest}
 
 
+def test_a_record_stays_what_it_was(tiny):
+    """Whoever holds one is answered by it, whatever its name means or if it means nothing."""
+    prompts = prompts_of(tiny, 2)
+    with Engine(tiny, prompts, **SMALL) as engine:
+        record = engine.version("p0")
+        assert engine.version(record) is record and engine.version(None).digest == ""
+        before = engine.score("p0", [4, 5], [[7], [8]]).result()
+        engine.put("p0", prompts["p1"])
+        engine.remove("p1")
+        assert engine.score("p0", [4, 5], [[7], [8]]).result().digest == prompts["p1"].digest
+        after = engine.score(record, [4, 5], [[7], [8]]).result()
+        assert after.digest == before.digest == record.digest
+        np.testing.assert_array_equal(after.log_likelihoods, before.log_likelihoods)
+
+
 def test_one_prompt_keeps_out_no_other(tiny):
     """Twenty requests of one prompt, then one of another: it is in the first batch."""
     order = []
     prompts = prompts_of(tiny)
     with Engine(tiny, prompts, **{**SMALL, "rows": (4,)}) as engine:
-        with engine._now.worker.lock:
+        with engine._worker.lock:
             many = [engine.score("p0", [4, 5], [[7], [8]]) for _ in range(20)]
             one = engine.score("p1", [4, 5], [[7], [8]])
         for name, future in [("one", one), *(("many", each) for each in many)]:

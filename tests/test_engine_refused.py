@@ -28,7 +28,7 @@ pytestmark = pytest.mark.timeout(180)
 
 def test_callers_that_leave_and_those_that_are_late(tiny):
     with Engine(tiny, prompts_of(tiny), **SMALL) as engine:
-        with engine._now.worker.lock:
+        with engine._worker.lock:
             late = engine.score("p0", [4, 5], [[7], [8]], timeout=0.0)
             gone = engine.score("p0", [4, 5], [[7], [8]])
             stays = engine.score("p0", [4, 5], [[7], [8]])
@@ -110,7 +110,7 @@ def test_a_prompt_whose_answers_are_no_numbers(tiny):
     with Engine(tiny, {**prompts, "huge": huge, "lora": lora}, **options) as engine:
 
         def ask(*names):
-            with engine._now.worker.lock:
+            with engine._worker.lock:
                 return [engine.score(name, [4, 5], [[7], [8]]) for name in names]
 
         before = ask("p1", "lora")[0].result()
@@ -189,14 +189,14 @@ def test_engines_that_cannot_be(wrong, message, tiny):
 
 def test_a_batch_that_fails_ends_its_callers_alone(tiny, monkeypatch):
     with Engine(tiny, prompts_of(tiny), **SMALL) as engine:
-        read = engine._now.reader.read
+        read = engine._worker.scorer.read
 
         def broken(rows, poison):
-            if rows[0].version.name == "p0":
+            if rows[0].served.reference == "p0":
                 raise MemoryError("too much")
             read(rows, poison)
 
-        monkeypatch.setattr(engine._now.reader, "read", broken)
+        monkeypatch.setattr(engine._worker.scorer, "read", broken)
         with pytest.raises(EngineError, match="the batch failed: MemoryError.*too much"):
             engine.score("p0", [4], [[7]]).result()
         assert np.isfinite(engine.score("p1", [4], [[7]]).result().log_likelihoods).all()
@@ -204,11 +204,11 @@ def test_a_batch_that_fails_ends_its_callers_alone(tiny, monkeypatch):
         def ended(rows, poison):
             raise SystemExit
 
-        monkeypatch.setattr(engine._now.reader, "read", ended)
+        monkeypatch.setattr(engine._worker.scorer, "read", ended)
         monkeypatch.setattr(threading, "excepthook", lambda *_: None)
         with pytest.raises(EngineError, match="the batch failed: SystemExit"):
             engine.score("p1", [4], [[7]]).result()
-        engine._now.worker._thread.join()
+        engine._worker._thread.join()
         assert not engine.alive
         with pytest.raises(EngineError, match="the engine came to an end"):
             engine.score("p1", [4], [[7]])

@@ -25,8 +25,8 @@ from prompt_jax.config import InputError  # noqa: E402
 from prompt_jax.methods import LoraConfig, PromptTuningConfig  # noqa: E402
 from prompt_jax.prompts import Prompt, save_prompt  # noqa: E402
 from prompt_jax.prompts.folder import checksum  # noqa: E402
-from prompt_jax.serve import Engine, Store  # noqa: E402
-from prompt_jax.serve.catalog import Catalog  # noqa: E402
+from prompt_jax.serve import Engine, Store
+from prompt_jax.serve.catalog import Catalog
 from prompt_jax.serve.http import create_app
 from prompt_jax.serve.http.prompts import packed, unpacked
 

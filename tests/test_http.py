@@ -115,14 +115,14 @@ def test_prompts_are_put_changed_and_removed(served, tmp_path):
 
 def test_every_route_asks_for_its_key(served):
     address, catalog, _ = served
-    from prompt_jax.serve.http import access
+    from prompt_jax.serve.http import auth
 
     app = create_app(catalog, KEYS)
-    assert all(isinstance(route, access.Guarded) for route in app.routes)
+    assert all(isinstance(route, auth.Guarded) for route in app.routes)
     routes = {(method, route.path) for route in app.routes for method in route.methods}
-    assert routes == set(access.ROUTES)
+    assert routes == set(auth.ROUTES)
     with httpx.Client(base_url=address) as plain:
-        for (method, path), scope in access.ROUTES.items():
+        for (method, path), scope in auth.ROUTES.items():
             url = path.replace("{model:path}", "films").replace("{name}", "films")
             url = url.replace("{version}", "1").replace("{alias}", "x")
             found = plain.request(method, url, json={})

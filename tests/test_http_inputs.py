@@ -15,10 +15,10 @@ from serving import SIZES, digest, prompt_of  # noqa: E402
 from prompt_jax.config import InputError  # noqa: E402
 from prompt_jax.methods import LoraConfig, PromptTuningConfig  # noqa: E402
 from prompt_jax.prompts import save_prompt  # noqa: E402
-from prompt_jax.serve import Engine, Store, UnknownPromptError  # noqa: E402
-from prompt_jax.serve.catalog import Catalog, ChangedError, open_catalog  # noqa: E402
+from prompt_jax.serve import Engine, Store, UnknownPromptError
+from prompt_jax.serve.catalog import Catalog, ChangedError, open_catalog
 from prompt_jax.serve.http import create_app
-from prompt_jax.serve.http.keys import Key, Keys, read_keys  # noqa: E402
+from prompt_jax.serve.http.auth import Key, Keys, read_keys
 from prompt_jax.serve.http.prompts import packed, unpacked
 from prompt_jax.serve.http.run import check_open
 

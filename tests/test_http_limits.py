@@ -14,8 +14,8 @@ pytest.importorskip("fastapi")
 from serving import ADMIN, KEYS, SIZES, USER, prompt_of, serving  # noqa: E402
 
 from prompt_jax.methods import PromptTuningConfig  # noqa: E402
-from prompt_jax.serve import Engine, Store  # noqa: E402
-from prompt_jax.serve.catalog import Catalog  # noqa: E402
+from prompt_jax.serve import Engine, Store
+from prompt_jax.serve.catalog import Catalog
 from prompt_jax.serve.http import Keys, create_app
 from prompt_jax.serve.http import app as app_module
 
@@ -47,7 +47,7 @@ def held(engine):
     """Nothing is taken from the queue meanwhile."""
     hold, inside = threading.Event(), threading.Event()
     thread = threading.Thread(
-        target=lambda: engine._now.worker.run(lambda: (inside.set(), hold.wait(60)))
+        target=lambda: engine._worker.run(lambda: (inside.set(), hold.wait(60)))
     )
     thread.start()
     inside.wait()
@@ -95,18 +95,18 @@ def test_a_deadline(catalog):
 def test_who_leaves_is_not_answered(catalog, monkeypatch):
     """An answer whose client has gone is written no further, streamed or not."""
     engine = catalog.engine
-    writer = engine._now.writer
+    writer = engine._worker.writer
     steps = []
-    go_on = writer.go_on
+    advance = writer.advance
 
     def slow(poison):
         steps.append(0)
         time.sleep(0.2)
-        go_on(poison)
+        advance(poison)
 
     tokens = engine.backbone.tokenizer("a")["input_ids"]
     assert len(engine.generate("films@1", tokens, max_new_tokens=16).result().tokens) == 16
-    monkeypatch.setattr(writer, "go_on", slow)
+    monkeypatch.setattr(writer, "advance", slow)
     monkeypatch.setattr(writer, "_burst", 1)
     with serving(create_app(catalog, KEYS)) as address:
         host, port = address.removeprefix("http://").split(":")
@@ -153,7 +153,7 @@ def test_an_engine_that_ended_begins_again(catalog, monkeypatch):
 
     with serving(create_app(catalog, Keys())) as address, httpx.Client(base_url=address) as user:
         assert user.get("/readyz").status_code == 200
-        monkeypatch.setattr(catalog.engine._now.reader, "read", end)
+        monkeypatch.setattr(catalog.engine._worker.scorer, "read", end)
         assert user.post("/v1/classify", json=ASKED).status_code == 503
         assert user.get("/readyz").status_code == 503
         assert user.get("/livez").status_code == 200

@@ -6,7 +6,7 @@ import pytest
 
 from prompt_jax.config import InputError, TaskConfig
 from prompt_jax.data import encode_labels
-from prompt_jax.serve.texts import Texts
+from prompt_jax.serve.requests import Inputs
 from prompt_jax.tasks import Example, Task, read_labels, remarks, resolve, to_example, write_labels
 
 COLUMNS = ["input", "target"]
@@ -153,10 +153,10 @@ def test_labels_of_the_same_tokens_are_refused(embedded):
     with pytest.raises(InputError, match="are the same tokens"):
         encode_labels(embedded.tokenizer, ["bad service", "bad food"], 2)
     assert len(encode_labels(embedded.tokenizer, ["good", "bad", "\u597d"], 8)) == 3
-    texts = Texts(embedded, (32,))
+    texts = Inputs(embedded, (32,))
     with pytest.raises(InputError, match="are the same tokens"):
         texts.scoring("good", ["\u597d", "\u574f"], False)
-    assert len(texts.tokens("half \ud83d")) > 1
+    assert len(texts.encode("half \ud83d")[0]) > 1
 
 
 def test_what_rows_write_travels_with_a_prompt(prompt, tmp_path):

@@ -22,15 +22,11 @@ from langchain_core.runnables import ConfigurableField  # noqa: E402
 from serving import prompt_of  # noqa: E402
 
 from prompt_jax.config import InputError  # noqa: E402
-from prompt_jax.integrations.langchain import (  # noqa: E402
-    ChatPromptJax,
-    PromptJaxEmbeddings,
-    PromptJaxLLM,
-)
-from prompt_jax.integrations.sources import Local, Remote  # noqa: E402
+from prompt_jax.integrations.langchain import ChatPromptJax, PromptJaxEmbeddings, PromptJaxLLM
+from prompt_jax.integrations.sources import Local, Remote
 from prompt_jax.methods import LoraConfig, PromptTuningConfig  # noqa: E402
 from prompt_jax.prompts import save_prompt  # noqa: E402
-from prompt_jax.serve import UnknownPromptError  # noqa: E402
+from prompt_jax.serve import UnknownPromptError
 from prompt_jax.tasks import Task  # noqa: E402
 from prompt_jax.weights import load_backbone  # noqa: E402
 

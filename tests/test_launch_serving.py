@@ -13,9 +13,9 @@ pytest.importorskip("fastapi")
 from serving import SIZES  # noqa: E402
 
 from prompt_jax.cli.serving import _serve  # noqa: E402
-from prompt_jax.serve import Engine  # noqa: E402
-from prompt_jax.serve.http.access import OPEN, ROUTES
-from prompt_jax.serve.http.metrics import Metrics  # noqa: E402
+from prompt_jax.serve import Engine
+from prompt_jax.serve.http.auth import OPEN, ROUTES
+from prompt_jax.serve.http.metrics import Metrics
 
 PLACE = Path(__file__).parent.parent / "launch" / "serving"
 FLAGS = {f"--{name.replace('_', '-')}" for name in inspect.signature(_serve).parameters}

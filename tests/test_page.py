@@ -19,8 +19,8 @@ from serving import KEYS, SIZES, prompt_of, serving  # noqa: E402
 
 from prompt_jax.methods import PromptTuningConfig  # noqa: E402
 from prompt_jax.prompts import save_prompt  # noqa: E402
-from prompt_jax.serve import Engine, Store  # noqa: E402
-from prompt_jax.serve.catalog import Catalog  # noqa: E402
+from prompt_jax.serve import Engine, Store
+from prompt_jax.serve.catalog import Catalog
 from prompt_jax.serve.http import create_app
 from prompt_jax.serve.http.prompts import packed
 

@@ -13,7 +13,7 @@ from prompt_jax.config import InputError
 from prompt_jax.generate import generate, score
 from prompt_jax.losses import loss_fn
 from prompt_jax.methods import init
-from prompt_jax.serve.texts import Texts
+from prompt_jax.serve.requests import Inputs
 from prompt_jax.weights import load_backbone, save_hugging_face
 
 TOKENS, MASK = np.array([[5, 6, 7]]), np.ones((1, 3), bool)
@@ -41,7 +41,7 @@ USES = {
     "score": lambda b, task: score(b, None, TOKENS, MASK, TOKENS, MASK),
     "loss": lambda b, task: loss_fn(dataclasses.replace(WRITES, task_type=task), b),
     "model": lambda b, task: model(b, dataclasses.replace(WRITES, task_type=task)),
-    "serve": lambda b, task: Texts(b, (8,)).scoring([5, 6], [[7], [8]], True),
+    "serve": lambda b, task: Inputs(b, (8,)).scoring([5, 6], [[7], [8]], True),
 }
 
 

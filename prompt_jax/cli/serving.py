@@ -37,9 +37,9 @@ def _serve(
 
     Args:
       backbone: what the prompts were trained on.
-      store: folder of `Store`; made if it is not there.
-      host: to listen on; one that others reach needs keys.
-      port: to listen on.
+      store: folder of the prompts, created where there is none.
+      host: address to listen on; one that others reach needs keys.
+      port: port to listen on.
       keys: JSON file of those who may ask; empty lets everybody on this machine.
       num_virtual_tokens: of the longest prompt that may come later; those in the store always
         fit. A longer one costs every row of every batch its room.
@@ -61,8 +61,8 @@ def _serve(
     from prompt_jax.methods import LoraConfig, PromptTuningConfig
     from prompt_jax.serve import Store
     from prompt_jax.serve.catalog import open_catalog
-    from prompt_jax.serve.http import Keys, create_app
-    from prompt_jax.serve.http.keys import read_keys
+    from prompt_jax.serve.http import create_app
+    from prompt_jax.serve.http.auth import Keys, read_keys
     from prompt_jax.serve.http.run import check_open, server_of
     from prompt_jax.weights import load_backbone
 
@@ -85,8 +85,8 @@ def _serve(
         engine.warm_up()
         server = server_of(create_app(catalog, allowed, timeout=timeout), host, port)
         print(f"ready on http://{host}:{port}", flush=True)
-        # The server ends by them and raises them again, for handlers that were there before; Ctrl-C
-        # behind that ends at once.
+        # uvicorn ends by these signals and then raises them again, for the handlers set here: after
+        # SIGTERM the engine still answers what it took, and a second Ctrl-C ends at once.
         signal.signal(signal.SIGTERM, lambda *_: None)
         signal.signal(signal.SIGINT, lambda number, _: signal.signal(number, signal.SIG_DFL))
         server.run()

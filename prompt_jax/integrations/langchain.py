@@ -23,9 +23,9 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from pydantic import ConfigDict
 
 from prompt_jax.config import InputError
-from prompt_jax.integrations.calls import OPTIONS, Prompted, Writing, options_of
-from prompt_jax.integrations.sources import Asked
-from prompt_jax.serve.words import Piece, flat
+from prompt_jax.integrations.calls import OPTIONS, Options, Prompted, Writing, options_of
+from prompt_jax.integrations.sources import Call
+from prompt_jax.serve.streaming import Piece, chat_text
 
 ROLES = {"human": "user", "ai": "assistant", "system": "system"}
 
@@ -41,25 +41,25 @@ class ChatPromptJax(Writing, BaseChatModel):
       InputError: of calls, a message with a part that is no text, or an option that is not known.
     """
 
-    model_config = ConfigDict(extra="forbid")  # LangChain's own classes pass over what is misspelt.
+    model_config = ConfigDict(extra="forbid")  # LangChain's own classes ignore a misspelt field.
 
     @property
     def _llm_type(self) -> str:
         return "prompt_jax-chat"
 
     @property
-    def _identifying_params(self) -> dict[str, Any]:
+    def _identifying_params(self) -> Options:
         return {**self.identity_of({}), **self.sampling}
 
-    def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
-        own = sorted(self.identity_of(kwargs).items())
-        return f"{super()._get_llm_string(stop=stop, **kwargs)}{own}"
+    def _get_llm_string(self, stop: list[str] | None = None, **kwargs: object) -> str:
+        identity = sorted(self.identity_of(kwargs).items())
+        return f"{super()._get_llm_string(stop=stop, **kwargs)}{identity}"
 
-    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: object) -> LangSmithParams:
         params = super()._get_ls_params(stop=stop, **kwargs)
         name = self.prompt_of(kwargs)
         params["ls_provider"] = "prompt_jax"
-        params["ls_model_name"] = kwargs.get("model") or self.model or name or self.source.base
+        params["ls_model_name"] = str(kwargs.get("model") or self.model or name or self.source.base)
         return params
 
     def _generate(
@@ -67,27 +67,27 @@ class ChatPromptJax(Writing, BaseChatModel):
         messages: list[BaseMessage],
         stop: list[str] | None = None,
         run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> ChatResult:
-        asked = self.asked(text_of(messages), stop, kwargs)
-        return self._result(asked, kwargs, list(self.source.write(asked)))
+        call = self.call(text_of(messages), stop, kwargs)
+        return self._result(call, kwargs, list(self.source.write(call)))
 
     async def _agenerate(
         self,
         messages: list[BaseMessage],
         stop: list[str] | None = None,
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> ChatResult:
-        asked = self.asked(text_of(messages), stop, kwargs)
-        return self._result(asked, kwargs, [piece async for piece in self.source.awrite(asked)])
+        call = self.call(text_of(messages), stop, kwargs)
+        return self._result(call, kwargs, [piece async for piece in self.source.awrite(call)])
 
-    def _result(self, asked: Asked, given: dict[str, Any], written: list[Piece]) -> ChatResult:
+    def _result(self, call: Call, options: Options, written: list[Piece]) -> ChatResult:
         last = written[-1]
         message = AIMessage(
             "".join(piece.text for piece in written),
-            response_metadata=self._about(asked, given, last),
-            usage_metadata=self._usage(asked, last),
+            response_metadata=self._about(call, options, last),
+            usage_metadata=self._usage(call, last),
         )
         return ChatResult(generations=[ChatGeneration(message=message)])
 
@@ -96,11 +96,11 @@ class ChatPromptJax(Writing, BaseChatModel):
         messages: list[BaseMessage],
         stop: list[str] | None = None,
         run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> Iterator[ChatGenerationChunk]:
-        asked = self.asked(text_of(messages), stop, kwargs)
-        for piece in self.source.write(asked):
-            chunk = self._chunk(asked, kwargs, piece)
+        call = self.call(text_of(messages), stop, kwargs)
+        for piece in self.source.write(call):
+            chunk = self._chunk(call, kwargs, piece)
             if run_manager:
                 run_manager.on_llm_new_token(chunk.text, chunk=chunk)
             yield chunk
@@ -110,38 +110,38 @@ class ChatPromptJax(Writing, BaseChatModel):
         messages: list[BaseMessage],
         stop: list[str] | None = None,
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        asked = self.asked(text_of(messages), stop, kwargs)
-        async for piece in self.source.awrite(asked):
-            chunk = self._chunk(asked, kwargs, piece)
+        call = self.call(text_of(messages), stop, kwargs)
+        async for piece in self.source.awrite(call):
+            chunk = self._chunk(call, kwargs, piece)
             if run_manager:
                 await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
             yield chunk
 
-    def _chunk(self, asked: Asked, given: dict[str, Any], piece: Piece) -> ChatGenerationChunk:
+    def _chunk(self, call: Call, options: Options, piece: Piece) -> ChatGenerationChunk:
         if piece.finish is None:
             return ChatGenerationChunk(message=AIMessageChunk(content=piece.text))
         message = AIMessageChunk(
             content=piece.text,
-            response_metadata=self._about(asked, given, piece),
-            usage_metadata=self._usage(asked, piece),
+            response_metadata=self._about(call, options, piece),
+            usage_metadata=self._usage(call, piece),
             chunk_position="last",
         )
         return ChatGenerationChunk(message=message)
 
-    def _about(self, asked: Asked, given: dict[str, Any], last: Piece) -> dict[str, Any]:
-        named = given.get("model") or self.model
+    def _about(self, call: Call, options: Options, last: Piece) -> Options:
+        name = options.get("model") or self.model
         return {
-            "model_name": named or asked.prompt or self.source.base,
+            "model_name": name or call.prompt or self.source.base,
             "model_provider": "prompt_jax",
             "finish_reason": last.finish,
-            "soft_prompt": asked.prompt,
-            "prompt_digest": self.source.digest(asked.prompt),
+            "soft_prompt": call.prompt,
+            "prompt_digest": self.source.digest(call.prompt),
         }
 
-    def _usage(self, asked: Asked, last: Piece) -> UsageMetadata:
-        read, written = self.source.count(asked.text), len(last.tokens)
+    def _usage(self, call: Call, last: Piece) -> UsageMetadata:
+        read, written = self.source.count(call.text), len(last.tokens)
         return UsageMetadata(input_tokens=read, output_tokens=written, total_tokens=read + written)
 
     def batch_with_prompts(
@@ -155,11 +155,11 @@ class ChatPromptJax(Writing, BaseChatModel):
         if len(inputs) != len(prompts):
             raise InputError(f"there are {len(inputs)} inputs and {len(prompts)} prompts")
 
-        def ask(given: tuple[Any, str]) -> AIMessage:
-            return self.invoke(given[0], soft_prompt=given[1], **kwargs)
+        def ask(messages: Any, prompt: str) -> AIMessage:
+            return self.invoke(messages, soft_prompt=prompt, **kwargs)
 
         with ThreadPoolExecutor(max(len(inputs), 1)) as pool:
-            return list(pool.map(ask, zip(inputs, prompts, strict=True)))
+            return list(pool.map(ask, inputs, prompts))
 
 
 class PromptJaxLLM(Writing, LLM):
@@ -169,61 +169,61 @@ class PromptJaxLLM(Writing, LLM):
       As `ChatPromptJax`.
     """
 
-    model_config = ConfigDict(extra="forbid")  # LangChain's own classes pass over what is misspelt.
+    model_config = ConfigDict(extra="forbid")  # LangChain's own classes ignore a misspelt field.
 
     @property
     def _llm_type(self) -> str:
         return "prompt_jax"
 
     @property
-    def _identifying_params(self) -> dict[str, Any]:
+    def _identifying_params(self) -> Options:
         return {**self.identity_of({}), **self.sampling}
 
     def generate(self, prompts: list[str], *args: Any, **kwargs: Any) -> Any:
-        """As LangChain has it; its cache tells prompts and their versions apart."""
+        """LangChain's `generate`, whose cache tells prompts and their versions apart."""
         model, rest = self._settled(kwargs)
         return super(PromptJaxLLM, model).generate(prompts, *args, **rest)
 
     async def agenerate(self, prompts: list[str], *args: Any, **kwargs: Any) -> Any:
-        """As `generate`."""
+        """As `generate`, for an event loop."""
         model, rest = self._settled(kwargs)
         return await super(PromptJaxLLM, model).agenerate(prompts, *args, **rest)
 
-    def _settled(self, given: dict[str, Any]) -> "tuple[PromptJaxLLM, dict[str, Any]]":
+    def _settled(self, options: Options) -> "tuple[PromptJaxLLM, Options]":
         """The model as a call wants it, since LangChain's cache passes over a call's arguments."""
-        known = [name for name in OPTIONS if name != "stop"]
-        own = options_of({name: given[name] for name in known if name in given})
-        rest = {name: value for name, value in given.items() if name not in known}
-        return self.model_copy(update=own), rest
+        names = [name for name in OPTIONS if name != "stop"]
+        settled = options_of({name: options[name] for name in names if name in options})
+        rest = {name: value for name, value in options.items() if name not in names}
+        return self.model_copy(update=settled), rest
 
     def _call(
         self,
         prompt: str,
         stop: list[str] | None = None,
         run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> str:
-        asked = self.asked(prompt, stop, kwargs)
-        return "".join(piece.text for piece in self.source.write(asked))
+        call = self.call(prompt, stop, kwargs)
+        return "".join(piece.text for piece in self.source.write(call))
 
     async def _acall(
         self,
         prompt: str,
         stop: list[str] | None = None,
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> str:
-        asked = self.asked(prompt, stop, kwargs)
-        return "".join([piece.text async for piece in self.source.awrite(asked)])
+        call = self.call(prompt, stop, kwargs)
+        return "".join([piece.text async for piece in self.source.awrite(call)])
 
     def _stream(
         self,
         prompt: str,
         stop: list[str] | None = None,
         run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> Iterator[GenerationChunk]:
-        for piece in self.source.write(self.asked(prompt, stop, kwargs)):
+        for piece in self.source.write(self.call(prompt, stop, kwargs)):
             chunk = GenerationChunk(text=piece.text)
             if run_manager:
                 run_manager.on_llm_new_token(chunk.text, chunk=chunk)
@@ -238,17 +238,17 @@ class PromptJaxEmbeddings(Prompted, Embeddings):
         return self.source.embed(self.prompt_of({}), texts)
 
     def embed_query(self, text: str) -> list[float]:
-        """A vector for one."""
+        """A vector for one text."""
         return self.embed_documents([text])[0]
 
 
 def text_of(messages: Sequence[BaseMessage]) -> str:
-    """A chat as one text, as `prompt_jax.serve.words.flat` has it.
+    """A chat as one text, as `prompt_jax.serve.streaming.chat_text` joins it.
 
     Raises:
       InputError: a part that is no text.
     """
-    return flat([(ROLES.get(each.type, each.type), _words(each)) for each in messages])
+    return chat_text([(ROLES.get(m.type, m.type), _words(m)) for m in messages])
 
 
 def _words(message: BaseMessage) -> str:

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple, Protocol
 
 from prompt_jax.config import InputError
 from prompt_jax.serve import Engine, UnknownPromptError
-from prompt_jax.serve.words import Piece, apieces, pieces
+from prompt_jax.serve.streaming import Piece, apieces, pieces
 
 
-class Asked(NamedTuple):
-    """What an answer shall be like."""
+class Call(NamedTuple):
+    """One call of a model: a text, a prompt, and how the answer is written."""
 
     text: str
     prompt: str
@@ -34,7 +34,7 @@ class Source(Protocol):
         ...
 
     def digest(self, prompt: str) -> str:
-        """Of what a name stands for now; empty of the frozen model.
+        """The digest of what a name stands for now; empty of the frozen model.
 
         Raises:
           UnknownPromptError: there is none of this name.
@@ -45,11 +45,11 @@ class Source(Protocol):
         """Tokens of a text; 0 where the answer tells."""
         ...
 
-    def write(self, asked: Asked) -> Iterator[Piece]:
+    def write(self, call: Call) -> Iterator[Piece]:
         """An answer as it is written."""
         ...
 
-    def awrite(self, asked: Asked) -> AsyncIterator[Piece]:
+    def awrite(self, call: Call) -> AsyncIterator[Piece]:
         """As `write`, for an event loop."""
         ...
 
@@ -70,33 +70,35 @@ class Local:
 
     @property
     def base(self) -> str:
-        """See `Source`; so everywhere."""
+        """What the frozen model is called."""
         return self.engine.backbone.name
 
     def digest(self, prompt: str) -> str:
-        """See `Source`."""
+        """The digest of what a name stands for now; empty of the frozen model."""
         return self.engine.version(prompt or None).digest
 
     def count(self, text: str) -> int:
-        """See `Source`."""
+        """Tokens of a text."""
         return len(self._tokens(text))
 
-    def write(self, asked: Asked) -> Iterator[Piece]:
-        """See `Source`."""
-        tokens = self._tokens(asked.text)
-        return pieces(self.engine, asked.prompt or None, tokens, asked.stops, **self._how(asked))
+    def write(self, call: Call) -> Iterator[Piece]:
+        """An answer as it is written."""
+        tokens = self._tokens(call.text)
+        return pieces(self.engine, call.prompt or None, tokens, call.stops, **self._sampling(call))
 
-    async def awrite(self, asked: Asked) -> AsyncIterator[Piece]:
-        """See `Source`."""
-        tokens = await asyncio.to_thread(self._tokens, asked.text)
-        given = (self.engine, asked.prompt or None, tokens, asked.stops)
-        async for piece in apieces(*given, **self._how(asked)):
+    async def awrite(self, call: Call) -> AsyncIterator[Piece]:
+        """An answer as it is written, for an event loop."""
+        tokens = await asyncio.to_thread(self._tokens, call.text)
+        sampling = self._sampling(call)
+        async for piece in apieces(
+            self.engine, call.prompt or None, tokens, call.stops, **sampling
+        ):
             yield piece
 
     def embed(self, prompt: str, texts: Sequence[str]) -> list[list[float]]:
-        """See `Source`."""
-        found = [self.engine.embed(prompt or None, text) for text in texts]
-        return [each.result().vector.tolist() for each in found]
+        """A vector for each text."""
+        futures = [self.engine.embed(prompt or None, text) for text in texts]
+        return [future.result().vector.tolist() for future in futures]
 
     def _tokens(self, text: str) -> list[int]:
         tokenizer = self.engine.backbone.tokenizer
@@ -104,11 +106,12 @@ class Local:
             raise InputError(f"backbone {self.base!r} has no tokenizer and cannot be told words")
         return tokenizer(text, verbose=False)["input_ids"]
 
-    def _how(self, asked: Asked) -> dict[str, Any]:
-        drawn = {"top_k": asked.top_k, "top_p": asked.top_p} if asked.temperature else {}
-        most = asked.max_tokens or self.engine.max_new_tokens
-        given = {"temperature": asked.temperature, "seed": asked.seed, "timeout": asked.timeout}
-        return {"max_new_tokens": most, **given, **drawn}
+    def _sampling(self, call: Call) -> dict[str, object]:
+        drawn = {"top_k": call.top_k, "top_p": call.top_p} if call.temperature else {}
+        return {
+            "max_new_tokens": call.max_tokens or self.engine.max_new_tokens,
+            "temperature": call.temperature, "seed": call.seed, "timeout": call.timeout, **drawn,
+        }  # fmt: skip
 
 
 class Remote:
@@ -127,24 +130,25 @@ class Remote:
         import httpx
 
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        given: dict[str, Any] = {"base_url": url, "headers": headers, "timeout": timeout}
-        self._client, self._open = httpx.Client(**given), lambda: httpx.AsyncClient(**given)
+        self._client = httpx.Client(base_url=url, headers=headers, timeout=timeout)
+        # A client of an event loop belongs to that loop, so every call opens its own.
+        self._open = lambda: httpx.AsyncClient(base_url=url, headers=headers, timeout=timeout)
         try:
             self.base: str = self._get("/v1/models")["data"][0]["id"]
         except httpx.HTTPError as error:
             raise InputError(f"no server answers at {url}: {error}") from error
 
     def digest(self, prompt: str) -> str:
-        """See `Source`."""
+        """The digest of what a name stands for now; empty of the frozen model."""
         return self._get(f"/v1/models/{prompt}")["root"] if prompt else ""
 
     def count(self, text: str) -> int:
-        """See `Source`."""
+        """0: the answer of a server tells how many it read."""
         return 0
 
-    def write(self, asked: Asked) -> Iterator[Piece]:
-        """See `Source`."""
-        with self._client.stream("POST", "/v1/completions", **_request(asked)) as response:
+    def write(self, call: Call) -> Iterator[Piece]:
+        """An answer as it is written."""
+        with self._client.stream("POST", "/v1/completions", **_request(call)) as response:
             if response.status_code != 200:
                 response.read()
                 _check(response)
@@ -152,11 +156,11 @@ class Remote:
             for line in response.iter_lines():
                 yield from _event(line, written)
 
-    async def awrite(self, asked: Asked) -> AsyncIterator[Piece]:
-        """See `Source`."""
+    async def awrite(self, call: Call) -> AsyncIterator[Piece]:
+        """An answer as it is written, for an event loop."""
         async with (
             self._open() as client,
-            client.stream("POST", "/v1/completions", **_request(asked)) as response,
+            client.stream("POST", "/v1/completions", **_request(call)) as response,
         ):
             if response.status_code != 200:
                 await response.aread()
@@ -167,10 +171,10 @@ class Remote:
                     yield piece
 
     def embed(self, prompt: str, texts: Sequence[str]) -> list[list[float]]:
-        """See `Source`."""
+        """A vector for each text."""
         response = self._client.post("/v1/embeddings", json={"model": prompt, "input": list(texts)})
         _check(response)
-        return [each["embedding"] for each in response.json()["data"]]
+        return [row["embedding"] for row in response.json()["data"]]
 
     def _get(self, path: str) -> dict[str, Any]:
         response = self._client.get(path)
@@ -178,13 +182,13 @@ class Remote:
         return response.json()
 
 
-def _request(asked: Asked) -> dict[str, Any]:
+def _request(call: Call) -> dict[str, Any]:
     body = {
-        "model": asked.prompt, "prompt": asked.text, "temperature": asked.temperature,
-        "top_p": asked.top_p, "top_k": asked.top_k, "seed": asked.seed, "stream": True,
-        "stop": list(asked.stops), "max_tokens": asked.max_tokens,
+        "model": call.prompt, "prompt": call.text, "temperature": call.temperature,
+        "top_p": call.top_p, "top_k": call.top_k, "seed": call.seed, "stream": True,
+        "stop": list(call.stops), "max_tokens": call.max_tokens,
     }  # fmt: skip
-    return {"json": body, **({"timeout": asked.timeout} if asked.timeout else {})}
+    return {"json": body, **({"timeout": call.timeout} if call.timeout else {})}
 
 
 def _check(response: Any) -> None:
@@ -200,11 +204,11 @@ def _check(response: Any) -> None:
 
 
 def _event(line: str, written: list[int]) -> Iterator[Piece]:
-    """What a line of a stream says."""
+    """The pieces of an answer in a line of a stream."""
     if not line.startswith("data: ") or line == "data: [DONE]":
         return
-    found = json.loads(line.removeprefix("data: "))
-    if "error" in found:
-        raise InputError(f"the server said in its answer: {found['error']['message']}")
-    for choice in found["choices"]:
+    chunk = json.loads(line.removeprefix("data: "))
+    if "error" in chunk:
+        raise InputError(f"the server said in its answer: {chunk['error']['message']}")
+    for choice in chunk["choices"]:
         yield Piece(choice["text"], written, choice["finish_reason"])

@@ -1,59 +1,36 @@
 """What the prompts of a store are called by those who ask, and which version that means now."""
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import InputError, MethodConfig
 from prompt_jax.prompts import Prompt, compose
-from prompt_jax.serve.bank import flat
 from prompt_jax.serve.engine import Engine
-from prompt_jax.serve.errors import UnknownPromptError
-from prompt_jax.serve.registry import injection_for
-from prompt_jax.serve.store import Entry, Store
+from prompt_jax.serve.errors import ChangedError, UnknownPromptError
+from prompt_jax.serve.prompts import Served, injection_for, leaves_of
+from prompt_jax.serve.store import Store
 
-
-class Served(NamedTuple):
-    """A version that the engine holds, or what was composed of some."""
-
-    reference: str
-    """Its name in the engine: `name@version`."""
-    digest: str
-    prompt: Prompt
-    entry: Entry | None = None
-    """None of a composition, which the store has not."""
-
-    @property
-    def name(self) -> str:
-        """Without the version; empty of a composition."""
-        return self.entry.name if self.entry else ""
-
-    @property
-    def order(self) -> tuple[str, int]:
-        """By name and number."""
-        return self.name, self.entry.version if self.entry else 0
-
-    @property
-    def aliases(self) -> tuple[str, ...]:
-        """What else this version is called."""
-        return self.entry.aliases if self.entry else ()
-
-
-class ChangedError(InputError):
-    """Somebody else changed the prompt in the meantime."""
+MOMENT = 2 * 10**9
+"""Nanoseconds: clocks of file systems are no finer, and not all of them that fine."""
+CANDIDATE = "?"
+"""A name that no store has."""
+COMPOSED = 256
+"""Compositions that are kept, the last that were asked for."""
 
 
 class Catalog:
     """The prompts of a store in an engine; safe to use from any thread.
 
-    A request asks what a name means once, and keeps the version that it was told.
+    A request asks what a name means once, and keeps the record that it was given.
 
     Args:
       engine: where prompts are put.
@@ -62,24 +39,21 @@ class Catalog:
 
     def __init__(self, engine: Engine, store: Store):
         self.engine, self.store = engine, store
+        name = engine.backbone.name
+        self.base = Path(name).name if Path(name).exists() else name
+        """What the frozen model is called; of a local folder no more than its own name."""
         self._lock = threading.Lock()
-        self._served: Mapping[str, Served] = {}
-        self._meaning: Mapping[str, str] = {}
+        self._versions: Mapping[str, Served] = {}
+        self._names: Mapping[str, Served] = {}
+        self._loaded: dict[str, str] = {}
         self._marks: dict[str, int] | None = None
         self._problems: list[str] = []
-        self._loaded: dict[str, str] = {}
         self._composed: OrderedDict[str, Served] = OrderedDict()
-
-    @property
-    def base(self) -> str:
-        """What the frozen model is called; of a local folder no more than its own name."""
-        name = self.engine.backbone.name
-        return Path(name).name if Path(name).exists() else name
 
     @property
     def served(self) -> list[Served]:
         """All versions, by name and number."""
-        return list(self._served.values())
+        return list(self._versions.values())
 
     def refresh(self) -> list[str]:
         """Puts all that the store has into the engine, and takes out what it has no more.
@@ -96,53 +70,59 @@ class Catalog:
             return list(self._problems)
 
     def _refresh(self, only: str | None = None) -> list[str]:
-        """Of all names or of one; what cannot be served of them."""
-        found = self.store.entries(only)
-        problems = list(found.problems)
-        served = {r: each for r, each in self._served.items() if only not in (None, each.name)}
-        for entry in found.entries:
+        """Looks at all names of the store or at one; returns what cannot be served of them."""
+        scan = self.store.entries(only)
+        problems = list(scan.problems)
+        versions = {r: s for r, s in self._versions.items() if only not in (None, s.name)}
+        for entry in scan.entries:
             reference = str(entry)
-            known = self._served.get(reference)
+            served = self._versions.get(reference)
             try:
-                prompt = known.prompt if known else self.store.load(reference)
-                digest = known.digest if known else self.engine.put(reference, prompt)
+                if served is None:
+                    self.engine.put(reference, self.store.load(reference))
+                    served = self.engine.version(reference)
             except InputError as error:
                 problems.append(f"{reference}: {error}")
             else:
-                served[reference] = Served(reference, digest, prompt, entry)
-        served = dict(sorted(served.items(), key=lambda each: each[1].order))
-        for reference in set(self._served) - set(served):
+                # The record stays the same object while nothing about it changes.
+                if (served.name, served.version, served.aliases) != entry:
+                    served = dataclasses.replace(served, **entry._asdict())
+                versions[reference] = served
+        for reference in set(self._versions) - set(versions):
             self.engine.remove(reference)
-        meaning = {}
-        for each in served.values():  # The newest version comes last.
-            meaning[each.name] = each.reference
-            for alias in each.aliases:
-                meaning[f"{each.name}@{alias}"] = each.reference
-        for each in served.values():
-            if "default" in each.aliases:
-                meaning[each.name] = each.reference
-        # Whoever reads sees all of the old ones or all of the new ones.
-        self._served, self._meaning = served, meaning
+        self._publish(dict(sorted(versions.items(), key=lambda v: (v[1].name, v[1].version))))
         return problems
 
-    def find(self, model: str) -> Served | None:
+    def _publish(self, versions: Mapping[str, Served]) -> None:
+        """Makes every name mean its version among these."""
+        names = dict(versions)
+        for served in versions.values():  # The newest version comes last.
+            names[served.name] = served
+            names |= {f"{served.name}@{alias}": served for alias in served.aliases}
+        names |= {s.name: s for s in versions.values() if "default" in s.aliases}
+        for name, reference in self._loaded.items():
+            names.pop(name, None)  # A name that was loaded means its version or nothing.
+            if reference in versions:
+                names[name] = versions[reference]
+        # Replaced and not changed, so that a reader sees all of the old names or all of the new.
+        self._versions, self._names = versions, names
+
+    def find(self, model: str, visible: Callable[[str], bool] | None = None) -> Served | None:
         """What `prompt`, `prompt@version` or `base:prompt` means now; None of the base itself.
 
+        Args:
+          visible: whether who asks may see prompts of a name; None shows all.
+
         Raises:
-          UnknownPromptError: there is none.
+          UnknownPromptError: there is none, or none that may be seen.
         """
         name = model.removeprefix(f"{self.base}:")
         if name in ("", self.base):
             return None
-        found = self._found(name)
-        if found is None:
+        served = self._names.get(name)
+        if served is None or not (visible is None or visible(served.name)):
             raise UnknownPromptError(f"there is no model {model[:80]!r}")
-        return found
-
-    def _found(self, name: str) -> Served | None:
-        served = self._served
-        name = self._loaded.get(name, name)
-        return served.get(name) or served.get(self._meaning.get(name, ""))
+        return served
 
     def load(self, name: str, reference: str, *, replace: bool = False) -> Served:
         """Makes another name mean a version until it is unloaded; the store does not learn of it.
@@ -157,13 +137,14 @@ class Catalog:
         """
         with self._lock:
             self._refresh()
-            found = self.find(reference)
-            if found is None:
+            served = self.find(reference)
+            if served is None:
                 raise UnknownPromptError("the base needs no other name")
-            if not replace and self._found(name) not in (None, found):
+            if not replace and self._names.get(name, served) is not served:
                 raise InputError(f"{name[:80]!r} is taken; unload it, or replace it")
-            self._loaded[name] = found.reference
-            return found
+            self._loaded[name] = served.reference
+            self._publish(self._versions)
+            return served
 
     def unload(self, name: str) -> None:
         """Forgets a name that was loaded.
@@ -174,6 +155,7 @@ class Catalog:
         with self._lock:
             if self._loaded.pop(name, None) is None:
                 raise UnknownPromptError(f"{name[:80]!r} was not loaded")
+            self._publish(self._versions)
 
     def composed(
         self, parts: Sequence[Served], how: str, weights: Sequence[float] | None
@@ -185,23 +167,24 @@ class Catalog:
         """
         key = json.dumps([how, weights, [part.digest for part in parts]])
         with self._lock:
-            found = self._composed.pop(key, None)
-            if found is None:
-                prompt = compose([part.prompt for part in parts], how, weights)
+            served = self._composed.pop(key, None)
+            if served is None:
+                prompt = compose([part.prompt for part in parts if part.prompt], how, weights)
                 reference = f"{how}({','.join(part.reference for part in parts)})"
                 reference += f"#{hashlib.sha256(key.encode()).hexdigest()[:12]}"
-                found = Served(reference, self.engine.put(reference, prompt), prompt)
-            self._composed[key] = found
+                self.engine.put(reference, prompt)
+                served = self.engine.version(reference)
+            self._composed[key] = served
             if len(self._composed) > COMPOSED:
                 _, oldest = self._composed.popitem(last=False)
                 self.engine.remove(oldest.reference)
-            return found
+            return served
 
     def put(self, name: str, prompt: Prompt, *, expected: str | None = None) -> Served:
         """A new version of a prompt, in the store and in the engine.
 
         Args:
-          expected: the digest of what the name means until then; None does not ask.
+          expected: the digest of what the name means until then; None does not compare.
 
         Raises:
           ChangedError: it means something else.
@@ -213,10 +196,10 @@ class Catalog:
             self.engine.remove(CANDIDATE)
             entry = self.store.put(name, prompt)
             self._refresh(name)
-            return self._served[str(entry)]
+            return self._versions[str(entry)]
 
     def alias(self, name: str, alias: str, version: int, *, expected: str | None = None) -> None:
-        """See `Store.alias`.
+        """Makes an alias mean a version, in the store and here.
 
         Raises:
           As `put` and `Store.alias`.
@@ -227,7 +210,7 @@ class Catalog:
             self._refresh(name)
 
     def remove(self, name: str, version: int, *, expected: str | None = None) -> None:
-        """See `Store.remove`.
+        """Deletes a version that no alias means, from the store and from the engine.
 
         Raises:
           As `put` and `Store.remove`.
@@ -238,23 +221,13 @@ class Catalog:
             self._refresh(name)
 
     def _check(self, name: str, expected: str | None) -> None:
-        if expected is None:
-            return
-        found = self._found(name)
-        digest = "" if found is None else found.digest
-        if digest != expected:
+        served = self._names.get(name)
+        digest = "" if served is None else served.digest
+        if expected is not None and digest != expected:
             raise ChangedError(
                 f"{name!r} is {digest[:12] or 'not there'} and not {expected[:12]!r}; look at it "
                 "again"
             )
-
-
-MOMENT = 2 * 10**9
-"""Nanoseconds: clocks of file systems are no finer, and not all of them that fine."""
-CANDIDATE = "?"
-"""A name that no store has."""
-COMPOSED = 256
-"""Compositions that are kept, the last that were asked for."""
 
 
 def open_catalog(
@@ -270,10 +243,10 @@ def open_catalog(
     """
     fitting: dict[str, Prompt] = {}
     for entry in store.entries().entries:
-        # What does not load or fit is told by `refresh`.
+        # What does not load or fit is reported by `refresh`.
         with contextlib.suppress(InputError):
             prompt = store.load(str(entry))
-            flat(injection_for(backbone, prompt, allow_mismatch=False))
+            leaves_of(injection_for(backbone, prompt, allow_mismatch=False))
             fitting[str(entry)] = prompt
     catalog = Catalog(Engine(backbone, fitting, room=room, **sizes), store)
     return catalog, catalog.refresh()

@@ -5,34 +5,39 @@ batch may have is compiled once, at warm-up or when it is first met; putting, re
 prompts changes numbers and compiles nothing.
 """
 
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any
 
 from prompt_jax.answers.ensemble import check_weights
 from prompt_jax.backbones import Backbone
-from prompt_jax.config import InputError, MethodConfig, at_least
+from prompt_jax.config import InputError, MethodConfig
 from prompt_jax.forward import Injection, PromptedModel
 from prompt_jax.prompts import Prompt
-from prompt_jax.serve.bank import Bank, layout_of
-from prompt_jax.serve.ensembles import Ensembled, ensembled
+from prompt_jax.serve.bank import PLAIN_SLOT
+from prompt_jax.serve.continuous import Written
 from prompt_jax.serve.errors import EngineError, PromptRefusedError, TooManyPromptsError
-from prompt_jax.serve.queue import Kind, Queue, Row
-from prompt_jax.serve.reader import Classified, Embedded, Reader, Scored
-from prompt_jax.serve.reading import profiles
-from prompt_jax.serve.registry import Registry, example, injection_for, poisoned
-from prompt_jax.serve.running import Running, Stats
-from prompt_jax.serve.slots import PLAIN, Slots, Version
-from prompt_jax.serve.texts import Texts
-from prompt_jax.serve.worker import Worker
-from prompt_jax.serve.writer import Writer, Written
-from prompt_jax.serve.writing import How
+from prompt_jax.serve.prompts import (
+    PLAIN,
+    Served,
+    example,
+    injection_for,
+    layout_of,
+    poisoned,
+    served_as,
+    unknown,
+)
+from prompt_jax.serve.requests import WRITE, Inputs, Kind, Request, Sampling
+from prompt_jax.serve.scoring import Classified, Embedded, Ensembled, Scored, ensembled
+from prompt_jax.serve.worker import Sizes, Stats, Worker
+from prompt_jax.tasks import Text
 
 
 class Engine:
     """Answers with any of many prompts over one frozen model, mixed in every batch.
 
-    Close it, or use it as a context manager.
+    Close it, or use it as a context manager. A request names a prompt or hands on its record, see
+    `version`; None is the plain model.
 
     Args:
       backbone: the frozen model.
@@ -65,21 +70,16 @@ class Engine:
         queue: int = 1024,
         burst: int = 4,
     ):
-        for name, sizes in {"rows": rows, "lengths": lengths}.items():
-            if not sizes or list(sizes) != sorted(set(sizes)) or sizes[0] < 1:
-                raise InputError(f"{name} are sizes from 1 on that grow, got {list(sizes)}")
-        at_least("slots", slots, 2, "one for what is read while others are written with")
-        counts = {"max_new_tokens": max_new_tokens, "places": places}
-        for name, count in {**counts, "queue": queue, "burst": burst}.items():
-            at_least(name, count, 1)
-        at_least("window", window, 0.0)
+        self._sizes = Sizes(
+            slots=slots, rows=tuple(rows), lengths=tuple(lengths), max_new_tokens=max_new_tokens,
+            places=places, window=window, queue=queue, burst=burst,
+        )  # fmt: skip
         self.backbone = backbone
-        self.lengths, self.slots = tuple(lengths), slots
+        self.lengths, self.slots = self._sizes.lengths, slots
         self.max_new_tokens = max_new_tokens
-        module = PromptedModel.of(backbone).module
-        given = prompts or {}
+        prompts = prompts or {}
         try:
-            injections = [injection_for(backbone, prompt, False) for prompt in given.values()]
+            injections = [injection_for(backbone, prompt, False) for prompt in prompts.values()]
             injections += [example(backbone, method) for method in room]
             self._layout = layout_of(injections or [Injection()])
         except InputError as error:
@@ -87,32 +87,18 @@ class Engine:
         virtual = self._layout.get("prompt", (0,))[0]
         writes = 0 if backbone.config.is_encoder else max_new_tokens
         backbone.check_context(virtual, self.lengths[-1], writes)
-        self._texts = Texts(backbone, lengths)
-        self._registry = Registry(backbone, self._layout)
-        for name, prompt in given.items():
+        self._model, self._inputs = PromptedModel.of(backbone), Inputs(backbone, self.lengths)
+        self._lock = threading.Lock()
+        self._served: dict[str, Served] = {}
+        self._poisoned: set[str] = set()
+        for name, prompt in prompts.items():
             self.put(name, prompt)
-        self._shapes: set[Any] = set()
-
-        def begin() -> Running:
-            bank = Slots(Bank(self._layout, slots + 1))
-            shared = (module, backbone.params, bank, profiles(self._layout), self._shapes)
-            reader = Reader(*shared, sizes=rows, window=window)
-            writer = None
-            if writes:
-                sizes = {"places": places, "length": self.lengths[-1], "room": max_new_tokens}
-                writer = Writer(*shared, **sizes, burst=burst)
-            waiting = Queue(queue)
-            worker = Worker(reader, writer, waiting, self._poison)
-            return Running(bank, reader, writer, waiting, worker)
-
-        self._begin = begin
-        self._now = begin()
+        self._worker = Worker(self._model, self._layout, self._sizes, set(), self._poison)
 
     def put(self, name: str, prompt: Prompt, *, allow_mismatch: bool = False) -> str:
         """Takes a prompt under a name, in place of an older one; requests from now on have it.
 
-        Requests that came before are answered by what the name stood for then. Nothing is compiled
-        and no request waits.
+        Those before are answered by what the name stood for then; nothing is compiled.
 
         Returns:
           The digest that its answers will name.
@@ -121,7 +107,11 @@ class Engine:
           PoisonedPromptError: it holds NaN or inf.
           PromptRefusedError: of another backbone, larger than a slot, or not one row's alone.
         """
-        return self._registry.put(name, prompt, allow_mismatch)
+        served = served_as(name, prompt, self.backbone, self._layout, allow_mismatch)
+        with self._lock:
+            self._served[name] = served
+            self._poisoned.discard(served.digest)
+        return served.digest
 
     def remove(self, name: str) -> None:
         """Forgets a name; requests that came before are still answered.
@@ -129,27 +119,38 @@ class Engine:
         Raises:
           UnknownPromptError: there is none of this name.
         """
-        self._registry.remove(name)
+        with self._lock:
+            if self._served.pop(name, None) is None:
+                raise unknown(name, self._served)
 
     @property
     def names(self) -> list[str]:
-        """Of all prompts, sorted."""
-        return self._registry.names()
+        """Names of all prompts, sorted."""
+        with self._lock:
+            return sorted(self._served)
 
-    def version(self, name: str | None) -> Version:
-        """What a name stands for now; None is the plain model.
+    def version(self, prompt: str | Served | None) -> Served:
+        """The record of what a name stands for now; a record stands for itself.
 
         Raises:
           UnknownPromptError: there is none of this name.
-          PoisonedPromptError: its answers were no numbers.
+          PoisonedPromptError: its answers were NaN or infinite.
         """
-        return self._registry.version(name)
+        with self._lock:
+            if prompt is None:
+                return PLAIN
+            served = prompt if isinstance(prompt, Served) else self._served.get(prompt)
+            if served is None:
+                raise unknown(str(prompt), self._served)
+            if served.digest in self._poisoned:
+                raise poisoned(served)
+            return served
 
     def score(
         self,
-        prompt: str | None,
-        text: str | Sequence[int],
-        candidates: Sequence[str | Sequence[int]],
+        prompt: str | Served | None,
+        text: Text,
+        candidates: Sequence[Text],
         *,
         length_normalize: bool = True,
         timeout: float | None = None,
@@ -157,7 +158,7 @@ class Engine:
         """The log-likelihood of every candidate as the answer, in nats.
 
         Args:
-          prompt: a name; None is the plain model.
+          prompt: a name or a record; None is the plain model.
           text: the input with its template filled, or its tokens.
           candidates: label words, or their tokens with EOS as `encode_targets` makes them.
           length_normalize: divide by the number of a candidate's tokens.
@@ -170,75 +171,75 @@ class Engine:
           EngineError: the engine is closed.
           InputError: no or empty candidates, or texts where the backbone has no tokenizer.
         """
-        version = self.version(prompt)
-        return self._now.worker.submit(
-            [version], *self._texts.scoring(text, candidates, length_normalize), timeout
-        )[0]
+        served = self.version(prompt)
+        kind, tokens, compared = self._inputs.scoring(text, candidates, length_normalize)
+        return self._worker.submit([Request(served, kind, tokens, timeout, compared)])[0]
 
     def ensemble(
         self,
-        prompts: Sequence[str],
-        text: str | Sequence[int],
-        candidates: Sequence[str | Sequence[int]],
+        prompts: Sequence[str | Served],
+        text: Text,
+        candidates: Sequence[Text],
         *,
         how: str = "average",
         weights: Sequence[float] | None = None,
         length_normalize: bool = True,
         timeout: float | None = None,
     ) -> "Future[Ensembled]":
-        """What several prompts choose together among candidates, each asked in a row of its own.
+        """What several prompts choose together among candidates, each in a row of its own.
 
         Args:
-          prompts: names, at most as many as there are slots.
-          how, weights: as `prompt_jax.generate.combine` has them.
+          prompts: names or records, at most as many as there are slots.
+          how, weights: as `prompt_jax.answers.combine` has them.
 
         Raises:
           TooManyPromptsError: more prompts than slots.
           InputError: another way, or wrong weights; or as `score`.
         """
         check_weights(how, weights, len(prompts))
-        versions = [self.version(name) for name in prompts]
-        if len({version.digest for version in versions}) > self.slots:
+        members = [self.version(prompt) for prompt in prompts]
+        if len({served.digest for served in members}) > self.slots:
             raise TooManyPromptsError(
                 f"the request names {len(prompts)} prompts and {self.slots} can be had at once; "
                 "ask fewer, or give the engine more slots"
             )
-        kind, tokens, asked = self._texts.scoring(text, candidates, length_normalize)
-        futures = self._now.worker.submit(versions, kind, tokens, asked, timeout)
-        return ensembled(futures, how, weights)
+        kind, tokens, compared = self._inputs.scoring(text, candidates, length_normalize)
+        requests = [Request(served, kind, tokens, timeout, compared) for served in members]
+        return ensembled(self._worker.submit(requests), how, weights)
 
     def classify(
-        self, prompt: str, text: str | Sequence[int], *, timeout: float | None = None
+        self, prompt: str | Served, text: Text, *, timeout: float | None = None
     ) -> "Future[Classified]":
         """The log-probability of every class by the prompt's own head.
 
         Raises:
           InputError: it has none; or as `score`.
         """
-        version, tokens = self.version(prompt), self._texts.tokens(text)
-        if not version.classes:
+        served, (tokens, length) = self.version(prompt), self._inputs.encode(text)
+        if not served.classes:
             raise InputError(
-                f"prompt {prompt!r} has no head; ask for the scores of label words (score)"
+                f"prompt {served.reference!r} has no head; ask for the scores of label words "
+                "(score)"
             )
-        kind = Kind("classify", self._texts.length(tokens))
-        return self._now.worker.submit([version], kind, tokens, version.classes, timeout)[0]
+        request = Request(served, Kind("classify", length), tokens, timeout)
+        return self._worker.submit([request])[0]
 
     def embed(
-        self, prompt: str | None, text: str | Sequence[int], *, timeout: float | None = None
+        self, prompt: str | Served | None, text: Text, *, timeout: float | None = None
     ) -> "Future[Embedded]":
         """The mean of the model's last states over the tokens of a text, read under a prompt.
 
         Raises:
           As `score`.
         """
-        version, tokens = self.version(prompt), self._texts.tokens(text)
-        kind = Kind("embed", self._texts.length(tokens))
-        return self._now.worker.submit([version], kind, tokens, None, timeout)[0]
+        served, (tokens, length) = self.version(prompt), self._inputs.encode(text)
+        request = Request(served, Kind("embed", length), tokens, timeout)
+        return self._worker.submit([request])[0]
 
     def generate(
         self,
-        prompt: str | None,
-        text: str | Sequence[int],
+        prompt: str | Served | None,
+        text: Text,
         *,
         max_new_tokens: int = 64,
         temperature: float = 0.0,
@@ -259,14 +260,15 @@ class Engine:
           InputError: a backbone that writes nothing, or numbers outside of their range; or as
             `score`.
         """
-        how = How(max_new_tokens, temperature, top_k, top_p, seed, stream)
-        if self._now.writer is None:
+        sampling = Sampling(max_new_tokens, temperature, top_k, top_p, seed, stream)
+        if self._worker.writer is None:
             raise InputError(f"backbone {self.backbone.name!r} only reads and writes no answers")
         self.backbone.check_word_head()
-        self._now.writer.check(how)
-        version, tokens = self.version(prompt), self._texts.tokens(text)
-        self._texts.length(tokens)
-        return self._now.worker.submit([version], Kind("write"), tokens, how, timeout)[0]
+        sampling.check(self.max_new_tokens)
+        served = self.version(prompt)
+        tokens, _ = self._inputs.encode(text)
+        request = Request(served, WRITE, tokens, timeout, sampling=sampling)
+        return self._worker.submit([request])[0]
 
     def warm_up(self, kinds: Iterable[Kind] | None = None) -> int:
         """Compiles what batches will ask for, so that no request waits for it.
@@ -282,38 +284,40 @@ class Engine:
         Raises:
           EngineError: the engine is closed.
         """
+        worker = self._worker
         if kinds is None:
             heads = "head/out/kernel" in self._layout
-            usual = self._now.reader.usual(self.lengths, heads=heads)
-            labels = [
-                kind for labels in self._registry.label_sets() for kind in self._texts.kinds(labels)
-            ]
-            kinds = dict.fromkeys([*usual, *labels])
+            usual = worker.scorer.usual_kinds(self.lengths, heads=heads)
+            with self._lock:
+                prompts = list(self._served.values())
+            sets = sorted({s.labels for s in prompts if s.labels and not s.classes})
+            labelled = [kind for labels in sets for kind in self._inputs.label_kinds(labels)]
+            kinds = dict.fromkeys([*usual, *labelled])
 
         def compile_all() -> None:
-            self._now.slots.bank.clear(PLAIN)  # It is so already.
+            worker.bank.clear(PLAIN_SLOT)  # It is neutral already: this compiles what fills slots.
             for kind in kinds:
-                self._now.reader.warm_up(kind)
-            if self._now.writer is not None and not self._now.writer.busy:
-                self._now.writer.warm_up()
+                worker.scorer.warm_up(kind)
+            if worker.writer is not None and not worker.writer.requests:
+                worker.writer.warm_up()
 
-        self._now.worker.run(compile_all)
+        worker.run(compile_all)
         return self.stats.shapes
 
     @property
     def stats(self) -> Stats:
         """Counters since the start."""
-        return self._now.stats(self._shapes, len(self._registry.names()))
+        return self._worker.stats(prompts=len(self._served))
 
     @property
     def alive(self) -> bool:
         """Whether requests are answered."""
-        return self._now.worker.alive
+        return self._worker.alive
 
     @property
     def failed(self) -> bool:
         """Whether it came to an end by itself, and can begin again."""
-        return self._now.worker.failed
+        return self._worker.failed
 
     def restart(self) -> None:
         """Begins again after the engine came to an end by itself; prompts stay, counters do not.
@@ -323,11 +327,12 @@ class Engine:
         """
         if not self.failed:
             raise EngineError("only an engine that came to an end by itself begins again")
-        self._now = self._begin()
+        programs = self._worker.programs
+        self._worker = Worker(self._model, self._layout, self._sizes, programs, self._poison)
 
     def close(self) -> None:
         """Answers what waits and is being written, takes no more, and ends the thread."""
-        self._now.worker.close()
+        self._worker.close()
 
     def __enter__(self) -> "Engine":
         return self
@@ -335,8 +340,11 @@ class Engine:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _poison(self, row: Row) -> None:
-        """A prompt whose answers are no numbers gives none any more."""
-        if row.version.digest:
-            self._registry.poison(row.version)
-        row.settle(error=poisoned(row.version))
+    def _poison(self, request: Request) -> None:
+        """Refuses a prompt from now on, under all of its names, until it is put anew."""
+        if (
+            request.served.digest
+        ):  # The plain model has none; an input may overflow it all the same.
+            with self._lock:
+                self._poisoned.add(request.served.digest)
+        request.settle(error=poisoned(request.served))

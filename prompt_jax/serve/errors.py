@@ -1,4 +1,4 @@
-"""What may become of a request, for its caller alone; its own mistakes are InputErrors."""
+"""What may become of a request: errors for its caller alone, whose own mistakes are InputErrors."""
 
 from prompt_jax.config import InputError
 
@@ -12,7 +12,7 @@ class PromptRefusedError(InputError):
 
 
 class PoisonedPromptError(InputError):
-    """A prompt that holds or makes numbers that are none; refused until it is replaced."""
+    """A prompt that holds or makes NaN or infinity; refused until it is replaced."""
 
 
 class TooLongError(InputError):
@@ -33,3 +33,7 @@ class DeadlineError(TimeoutError):
 
 class EngineError(RuntimeError):
     """The engine is closed, or came to an end by itself."""
+
+
+class ChangedError(InputError):
+    """Somebody else changed the prompt in the meantime."""

@@ -15,7 +15,7 @@ import re
 import shutil
 import stat
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from prompt_jax import disk
 from prompt_jax.config import InputError
@@ -31,7 +31,7 @@ DTYPES = ("F32", "F16", "BF16")
 
 
 class Entry(NamedTuple):
-    """A version of a prompt."""
+    """A version of a prompt in a store."""
 
     name: str
     version: int
@@ -53,7 +53,7 @@ class Store:
     """The prompts of a folder.
 
     Args:
-      root: made if it is not there.
+      root: the folder; created where there is none.
 
     Raises:
       InputError: it is no folder.
@@ -80,7 +80,7 @@ class Store:
             except InputError:
                 if not (folder / str(number)).exists():
                     raise
-                number += 1  # Somebody else was faster.
+                number += 1  # Another writer took the number meanwhile.
 
     def load(self, reference: str) -> Prompt:
         """A prompt by `name`, `name@2` or `name@alias`; see `resolve`.
@@ -101,23 +101,23 @@ class Store:
           UnknownPromptError: there is none.
           InputError: what is no name.
         """
-        name, at, wanted = reference.partition("@")
+        name, at, version = reference.partition("@")
         folder = self._folder(name)
         numbers, aliases = self._numbers(folder), self._aliases(folder)
         number = max(numbers, default=0)
         if not at:
             number = aliases.get("default", number)
-        elif wanted.isascii() and wanted.isdecimal():
-            number = int(wanted)
+        elif version.isascii() and version.isdecimal():
+            number = int(version)
         else:
-            number = aliases.get(wanted, 0)
+            number = aliases.get(version, 0)
         if number not in numbers:
-            known = ", ".join(map(str, [*sorted(numbers), *sorted(aliases)])) or "none"
+            listed = ", ".join(map(str, [*sorted(numbers), *sorted(aliases)])) or "none"
             raise UnknownPromptError(
-                f"there is no {reference!r} in the store; versions and aliases of {name!r}: {known}"
+                f"there is no {reference!r} in the store; versions and aliases of {name!r}: "
+                f"{listed}"
             )
-        own = tuple(sorted(alias for alias, version in aliases.items() if version == number))
-        return Entry(name, number, own)
+        return Entry(name, number, _aliases_of(number, aliases))
 
     def alias(self, name: str, alias: str, version: int) -> None:
         """Makes an alias mean a version from now on; `default` is meant where none is named.
@@ -176,31 +176,29 @@ class Store:
             except InputError as error:
                 problems += [f"{folder.name}@{number}: {error}" for number in numbers]
                 continue
-            for number in numbers:
-                own = sorted(alias for alias, version in aliases.items() if version == number)
-                entries.append(Entry(folder.name, number, tuple(own)))
+            entries += [Entry(folder.name, n, _aliases_of(n, aliases)) for n in numbers]
         return Scan(entries, problems)
 
     def marks(self) -> dict[str, int]:
         """When the folder of each name last changed, in ns: a look that costs little."""
-        with os.scandir(self.root) as found:
+        with os.scandir(self.root) as folders:
             return {
-                entry.name: entry.stat(follow_symlinks=False).st_mtime_ns
-                for entry in found
-                if not entry.name.startswith(".")
+                folder.name: folder.stat(follow_symlinks=False).st_mtime_ns
+                for folder in folders
+                if not folder.name.startswith(".")
             }
 
     def scan(self) -> Scan:
         """All versions that can be loaded, and what cannot."""
-        found = self.entries()
+        scan = self.entries()
         entries: list[Entry] = []
-        for entry in found.entries:
+        for entry in scan.entries:
             try:
                 self.load(str(entry))
                 entries.append(entry)
             except InputError as error:
-                found.problems.append(f"{entry}: {error}")
-        return Scan(entries, sorted(found.problems))
+                scan.problems.append(f"{entry}: {error}")
+        return Scan(entries, sorted(scan.problems))
 
     def _folder(self, name: str) -> Path:
         if not NAME.fullmatch(name):
@@ -225,17 +223,21 @@ class Store:
             return {}
         _check_file(path, JSON_BYTES)
         try:
-            found = json.loads(path.read_bytes())
+            aliases = json.loads(path.read_bytes())
         except ValueError:
-            found = None
-        if not isinstance(found, dict) or not all(type(each) is int for each in found.values()):
+            aliases = None
+        if not isinstance(aliases, dict) or not all(type(n) is int for n in aliases.values()):
             raise InputError(
                 f"{path.name} of {folder.name!r} is no table of versions; set its aliases again"
             )
-        return found
+        return aliases
 
 
 _ALLOWED = "1 to 64 of a-z, 0-9, '.', '_' and '-', the first a letter or a digit"
+
+
+def _aliases_of(number: int, aliases: dict[str, int]) -> tuple[str, ...]:
+    return tuple(sorted(alias for alias, version in aliases.items() if version == number))
 
 
 def check_folder(folder: Path) -> None:
@@ -271,7 +273,7 @@ def _check_header(path: Path) -> None:
                 f"{path.name} has a header of {size} bytes, and {HEADER_BYTES} is the most"
             )
         try:
-            header: Any = json.loads(file.read(size))
+            header = json.loads(file.read(size))
         except (ValueError, RecursionError):
             header = None
     if not isinstance(header, dict):

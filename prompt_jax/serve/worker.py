@@ -1,76 +1,119 @@
 """The thread of an engine: what waits is read in batches and written a few tokens at a time."""
 
+import dataclasses
 import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
-
+from prompt_jax.config import InputError, at_least
+from prompt_jax.forward import PromptedModel
+from prompt_jax.serve.bank import Bank
+from prompt_jax.serve.continuous import ContinuousBatch
 from prompt_jax.serve.errors import EngineError
-from prompt_jax.serve.queue import Kind, Queue, Row
-from prompt_jax.serve.reader import Reader
-from prompt_jax.serve.slots import Version
-from prompt_jax.serve.writer import Writer
+from prompt_jax.serve.prompts import Layout
+from prompt_jax.serve.requests import WRITE, Queue, Request
+from prompt_jax.serve.scoring import Program, Scorer
 
 CLOSED = "the engine is closed; make a new one"
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """How much an engine holds at once, see `Engine`.
+
+    Raises:
+      InputError: a size that cannot be.
+    """
+
+    slots: int
+    rows: tuple[int, ...]
+    lengths: tuple[int, ...]
+    max_new_tokens: int
+    places: int
+    window: float
+    queue: int
+    burst: int
+
+    def __post_init__(self) -> None:
+        for name in ("rows", "lengths"):
+            sizes = getattr(self, name)
+            if not sizes or list(sizes) != sorted(set(sizes)) or sizes[0] < 1:
+                raise InputError(f"{name} are sizes from 1 on that grow, got {list(sizes)}")
+        at_least("slots", self.slots, 2, "one for what is read while others are written with")
+        for name in ("max_new_tokens", "places", "queue", "burst"):
+            at_least(name, getattr(self, name), 1)
+        at_least("window", self.window, 0.0)
+
+
+class Stats(NamedTuple):
+    """What an engine has done so far."""
+
+    rows: int
+    """Rows read."""
+    batches: int
+    """Programs that read them."""
+    mixed: int
+    """Batches of more than one prompt."""
+    loaded: int
+    """Prompts put into slots."""
+    shapes: int
+    """Programs asked for, each compiled once."""
+    waiting: int
+    writing: int
+    """Rows whose answers are being written."""
+    prompts: int
+
+
 class Worker:
-    """Starts with its thread, and ends it with `close`.
+    """The thread, and all that it alone touches; begins at once and ends with `close`.
 
     Args:
-      reader, writer: whom rows go to; a model that only reads has no writer.
-      queue: who waits.
-      poison: called with rows whose numbers are none.
+      model: without a prompt.
+      layout: of a slot.
+      programs: notes what is compiled; a later worker goes on with the same set.
+      poison: called with requests whose numbers are NaN or infinite.
     """
 
     def __init__(
         self,
-        reader: Reader,
-        writer: Writer | None,
-        queue: Queue,
-        poison: Callable[[Row], None],
+        model: PromptedModel,
+        layout: Layout,
+        sizes: Sizes,
+        programs: set[Program],
+        poison: Callable[[Request], None],
     ):
-        self._reader, self._writer, self._queue = reader, writer, queue
-        self._poison = poison
+        self.programs, self._poison = programs, poison
+        self.bank = Bank(layout, sizes.slots + 1)  # Slot 0 is the plain model's.
+        self.scorer = Scorer(model, self.bank, programs, sizes.rows)
+        self.writer: ContinuousBatch | None = None
+        """None for a model that only reads."""
+        if not model.module.config.is_encoder:
+            board = {"places": sizes.places, "burst": sizes.burst}
+            board |= {"length": sizes.lengths[-1], "room": sizes.max_new_tokens}
+            self.writer = ContinuousBatch(model, self.bank, programs, **board)
+        self._queue, self._window, self._most = Queue(sizes.queue), sizes.window, sizes.rows[-1]
         self._jobs: list[tuple[Future[None], Callable[[], None]]] = []
-        self._wake = threading.Condition()
+        self.lock = threading.Condition()
+        """While it is held nothing is taken from the queue."""
         self._closing, self._ended = False, ""
+        # A daemon: a program that forgot to close its engine still ends.
         self._thread = threading.Thread(target=self._serve, name="prompt_jax.engine", daemon=True)
         self._thread.start()
 
-    @property
-    def lock(self) -> threading.Condition:
-        """While it is held nothing is taken from the queue."""
-        return self._wake
-
-    def submit(
-        self,
-        versions: Sequence[Version],
-        kind: Kind,
-        tokens: np.ndarray,
-        asked: Any,
-        timeout: float | None,
-    ) -> "list[Future[Any]]":
-        """A row for each of these prompts, all of them taken or none.
-
-        Args:
-          timeout: seconds until a row is late.
+    def submit(self, requests: list[Request]) -> "list[Future[Any]]":
+        """Takes all of these requests or none.
 
         Raises:
           QueueFullError: there is no room for all of them.
           EngineError: the thread has ended or will.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
-        about = {"kind": kind, "tokens": tokens, "asked": asked, "deadline": deadline}
-        rows = [Row(version=version, **about) for version in versions]
-        with self._wake:
-            self._check_open()
-            self._queue.put(rows)
-            self._wake.notify()
-        return [row.future for row in rows]
+        with self.lock:
+            if self._ended or self._closing:
+                raise EngineError(self._ended or CLOSED)
+            self._queue.put(requests)
+            self.lock.notify()
+        return [request.future for request in requests]
 
     def run(self, job: Callable[[], None]) -> None:
         """Does something in the thread, between two batches, and waits for it.
@@ -79,11 +122,30 @@ class Worker:
           EngineError: the thread has ended or will; or what the job raises.
         """
         future: Future[None] = Future()
-        with self._wake:
-            self._check_open()
+        with self.lock:
+            if self._ended or self._closing:
+                raise EngineError(self._ended or CLOSED)
             self._jobs.append((future, job))
-            self._wake.notify()
+            self.lock.notify()
         future.result()
+
+    def stats(self, prompts: int) -> Stats:
+        """Counters since the thread began, of one moment.
+
+        Args:
+          prompts: how many there are.
+        """
+        with self.lock:
+            return Stats(
+                rows=self.scorer.requests,
+                batches=self.scorer.batches,
+                mixed=self.scorer.mixed,
+                loaded=self.bank.loaded,
+                shapes=len(self.programs),
+                waiting=self._queue.count,
+                writing=0 if self.writer is None else len(self.writer.requests),
+                prompts=prompts,
+            )
 
     @property
     def alive(self) -> bool:
@@ -97,14 +159,10 @@ class Worker:
 
     def close(self) -> None:
         """Answers what waits and is being written, takes no more, and ends the thread."""
-        with self._wake:
+        with self.lock:
             self._closing = True
-            self._wake.notify()
+            self.lock.notify()
         self._thread.join()
-
-    def _check_open(self) -> None:
-        if self._ended or self._closing:
-            raise EngineError(self._ended or CLOSED)
 
     def _serve(self) -> None:
         try:
@@ -116,49 +174,54 @@ class Worker:
         self._end(CLOSED)
 
     def _end(self, reason: str) -> None:
-        with self._wake:
+        with self.lock:
             self._ended = reason
-            rows, jobs = self._queue.drain(), [job for job, _ in self._jobs]
-        rows += self._writer.drain() if self._writer else []
-        for future in [*(row.future for row in rows), *jobs]:
+            requests, jobs = self._queue.drain(), [job for job, _ in self._jobs]
+        requests += self.writer.drain() if self.writer else []
+        for future in [*(request.future for request in requests), *jobs]:
             if future.set_running_or_notify_cancel():
                 future.set_exception(EngineError(reason))
 
     def _turn(self) -> bool:
         """Answers some of what waits; False once the engine is closed and nothing does."""
-        writer = self._writer
-        busy = writer is not None and writer.busy
-        with self._wake:
-            while not (self._queue or self._jobs or busy or self._closing):
-                self._wake.wait()
-            if self._closing and not (self._queue or busy):
+        queue, writer, bank = self._queue, self.writer, self.bank
+        busy = writer is not None and bool(writer.requests)
+        with self.lock:
+            while not (queue.count or self._jobs or busy or self._closing):
+                self.lock.wait()
+            # Closing ends nothing that was taken: this thread goes on until all is answered.
+            if self._closing and not (queue.count or busy):
                 return False
             jobs, self._jobs = self._jobs, []
-            batch, left = self._reader.next(self._queue, patient=not (busy or self._closing))
-            begun = writer.take(self._queue) if writer is not None else []
+            # Who writes does not wait for others to read with, nor does who leaves.
+            window = 0.0 if busy or self._closing else self._window
+            batch, left = queue.next_batch(self._most, bank.prompts, bank.held, window)
+            begun = writer.take(queue) if writer is not None and WRITE in queue.waiting else []
             if left and not (jobs or begun):
-                self._wake.wait(left)
+                self.lock.wait(left)
         for future, job in jobs:
             _fulfil(future, job)
+        # Reading comes first: it is one program, and who writes waits for dozens of tokens anyway.
         if batch:
-            self._guarded(batch, lambda: self._reader.read(batch, self._poison))
+            self._guarded(batch, lambda: self.scorer.read(batch, self._poison))
         if writer is not None and begun:
             self._guarded(begun, lambda: writer.admit(begun))
-        if writer is not None and writer.busy:
-            self._guarded(writer.rows, lambda: writer.go_on(self._poison))
+        if writer is not None and writer.requests:
+            writing = list(writer.requests.values())
+            self._guarded(writing, lambda: writer.advance(self._poison))
         return True
 
-    def _guarded(self, rows: list[Row], work: Callable[[], None]) -> None:
-        """Does it; what goes wrong is told those whose rows these are."""
+    def _guarded(self, requests: Sequence[Request], work: Callable[[], None]) -> None:
+        """Does some work; what goes wrong is the error of the requests that it was for."""
         try:
             work()
         except BaseException as error:
             failed = EngineError(f"the batch failed: {error!r}")
             failed.__cause__ = error
-            if self._writer is not None:
-                self._writer.forget(rows)
-            for row in rows:
-                row.settle(error=failed)
+            if self.writer is not None:
+                self.writer.forget(requests)
+            for request in requests:
+                request.settle(error=failed)
             if not isinstance(error, Exception):
                 raise
 
@@ -166,7 +229,7 @@ class Worker:
 def _fulfil(future: "Future[None]", job: Callable[[], None]) -> None:
     try:
         job()
-    except Exception as error:  # It is the caller's.
+    except Exception as error:  # The caller of `run` raises it.
         future.set_exception(error)
     else:
         future.set_result(None)

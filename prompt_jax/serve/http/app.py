@@ -12,15 +12,15 @@ from starlette.exceptions import HTTPException
 
 from prompt_jax.config import InputError
 from prompt_jax.serve.catalog import Catalog
-from prompt_jax.serve.http import access, answers
-from prompt_jax.serve.http.answers import Refused
-from prompt_jax.serve.http.desk import Desk
-from prompt_jax.serve.http.keys import Keys
+from prompt_jax.serve.http import errors
+from prompt_jax.serve.http.auth import Gate, Guarded, Keys
+from prompt_jax.serve.http.errors import Refused
 from prompt_jax.serve.http.metrics import Metrics
 from prompt_jax.serve.http.native import add_native
 from prompt_jax.serve.http.openai import add_openai
 from prompt_jax.serve.http.page import add_page
 from prompt_jax.serve.http.prompts import add_prompts
+from prompt_jax.serve.http.responses import Responses
 
 LOG = logging.getLogger(__name__)
 SLACK = 15.0
@@ -62,18 +62,19 @@ def create_app(
         for task in tasks:
             task.cancel()
 
-    closed = {"docs_url": None, "redoc_url": None, "openapi_url": None}
-    app = FastAPI(title="prompt_jax", lifespan=life, **closed)
-    app.router.route_class = access.Guarded
+    app = FastAPI(
+        title="prompt_jax", lifespan=life, docs_url=None, redoc_url=None, openapi_url=None
+    )
+    app.router.route_class = Guarded
     metrics = Metrics(catalog.engine)
     app.state.keys, app.state.catalog, app.state.metrics = keys, catalog, metrics
-    app.state.desk = Desk(catalog, metrics, timeout)
+    app.state.responses = Responses(catalog, metrics, timeout)
     app.state.ready = True
-    for kind in (*(kind for kind, _, _ in answers.KINDS), Refused, Exception):
-        app.add_exception_handler(kind, answers.on_error)
-    app.add_exception_handler(RequestValidationError, answers.on_invalid)  # type: ignore[arg-type]
-    app.add_exception_handler(HTTPException, answers.on_http)  # type: ignore[arg-type]
-    app.add_middleware(access.Gate, metrics=metrics, most=body_bytes, patience=timeout + SLACK)
+    for kind in (*(kind for kind, _, _ in errors.KINDS), Refused, Exception):
+        app.add_exception_handler(kind, errors.on_error)
+    app.add_exception_handler(RequestValidationError, errors.on_invalid)
+    app.add_exception_handler(HTTPException, errors.on_http)
+    app.add_middleware(Gate, metrics=metrics, limit=body_bytes, patience=timeout + SLACK)
     _add_health(app)
     add_openai(app)
     add_native(app)
@@ -99,17 +100,17 @@ async def _revive(app: FastAPI) -> None:
 
 
 async def _refresh(catalog: Catalog, every: float) -> None:
-    """Finds what others put into the store; what cannot be served is told once."""
-    told: set[str] = set()
+    """Finds what others put into the store; what cannot be served is logged once."""
+    logged: set[str] = set()
     while True:
         await asyncio.sleep(every)
         try:
             problems = await asyncio.to_thread(catalog.refresh)
-        except OSError as error:  # Of a disk that may come back; what is served stays.
+        except OSError as error:  # A disk may come back; what is served stays.
             problems = [f"the store cannot be read: {error}"]
-        for problem in set(problems) - told:
+        for problem in set(problems) - logged:
             LOG.warning("not served: %s", problem)
-        told = set(problems)
+        logged = set(problems)
 
 
 def _add_health(app: FastAPI) -> None:

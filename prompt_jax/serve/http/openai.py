@@ -7,60 +7,58 @@ from typing import Any
 from fastapi import FastAPI, Request
 
 from prompt_jax.serve.http import schemas
-from prompt_jax.serve.http.answers import Refused
-from prompt_jax.serve.http.desk import Desk, card, together
-from prompt_jax.serve.http.keys import Key
-from prompt_jax.serve.http.spoken import respond
-from prompt_jax.serve.words import flat
+from prompt_jax.serve.http.auth import Key
+from prompt_jax.serve.http.errors import JSON, Refused
+from prompt_jax.serve.http.responses import Responses, gathered
+from prompt_jax.serve.streaming import chat_text
 
 
 def add_openai(app: FastAPI) -> None:
-    """Adds them to an application that has a desk."""
-    desk: Desk = app.state.desk
+    """Adds the routes to an application that has `state.responses`."""
+    responses: Responses = app.state.responses
 
     @app.get("/v1/models")
-    async def models(request: Request) -> dict[str, Any]:
+    async def models(request: Request) -> JSON:
         key: Key = request.state.key
-        seen = [served for served in desk.catalog.served if key.sees(served.name)]
-        return {"object": "list", "data": [card(desk, None), *(card(desk, s) for s in seen)]}
+        visible = [served for served in responses.catalog.served if key.sees(served.name)]
+        data = [responses.model(served) for served in (None, *visible)]
+        return {"object": "list", "data": data}
 
     @app.get("/v1/models/{model:path}")
-    async def model(request: Request, model: str) -> dict[str, Any]:
-        return card(desk, desk.find(request.state.key, model))
+    async def model(request: Request, model: str) -> JSON:
+        return responses.model(responses.catalog.find(model, request.state.key.sees))
 
     @app.post("/v1/completions")
     async def completions(request: Request, body: schemas.CompletionRequest) -> Any:
+        served = await responses.served(request.state.key, body)
         texts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
-        served = await desk.meant(request.state.key, body)
-        return await respond(desk, body, [(served, text) for text in texts], "text_completion")
+        return await responses.respond(body, [(served, text) for text in texts], "text_completion")
 
     @app.post("/v1/chat/completions")
     async def chat(request: Request, body: schemas.ChatRequest) -> Any:
-        served = await desk.meant(request.state.key, body)
-        return await respond(desk, body, [(served, spoken(body.messages))], "chat.completion")
+        served = await responses.served(request.state.key, body)
+        return await responses.respond(body, [(served, text_of(body.messages))], "chat.completion")
 
     @app.post("/v1/embeddings")
-    async def embeddings(request: Request, body: schemas.EmbeddingRequest) -> dict[str, Any]:
-        texts = [body.input] if isinstance(body.input, str) else body.input
-        served = await desk.meant(request.state.key, body)
-        asked = [await desk.asked(served, text) for text in texts]
-        found = await together(
-            desk.engine.embed(each.reference, each.tokens, timeout=desk.timeout) for each in asked
-        )
+    async def embeddings(request: Request, body: schemas.EmbeddingRequest) -> JSON:
+        served = await responses.served(request.state.key, body)
+        texts = await responses.tokens(body.input)
+        engine, timeout = responses.engine, responses.timeout
+        answers = await gathered(engine.embed(served, t, timeout=timeout) for t in texts)
         data = []
-        for index, each in enumerate(found):
-            vector: Any = each.vector.astype("<f4")
+        for index, answer in enumerate(answers):
+            vector = answer.vector.astype("<f4")
             packed = base64.b64encode(vector.tobytes()).decode()
-            vector = packed if body.encoding_format == "base64" else vector.tolist()
-            data.append({"object": "embedding", "index": index, "embedding": vector})
-        read = sum(len(each.tokens) for each in asked)
-        about, usage = desk.about(served), {"prompt_tokens": read, "total_tokens": read}
-        desk.count("embedding", about["model"], len(data), read=read)
-        return {"object": "list", "data": data, "usage": usage, **about}
+            numbers = packed if body.encoding_format == "base64" else vector.tolist()
+            data.append({"object": "embedding", "index": index, "embedding": numbers})
+        read = sum(map(len, texts))
+        identity, usage = responses.identity(served), {"prompt_tokens": read, "total_tokens": read}
+        responses.metrics.count("embedding", identity["model"], len(data), read=read)
+        return {"object": "list", "data": data, "usage": usage, **identity}
 
 
-def spoken(messages: Sequence[schemas.Message]) -> str:
-    """A chat as one text, see `flat`.
+def text_of(messages: Sequence[schemas.Message]) -> str:
+    """A chat as one text, as `streaming.chat_text` joins it.
 
     Raises:
       Refused: a part that is no text.
@@ -73,4 +71,4 @@ def spoken(messages: Sequence[schemas.Message]) -> str:
             raise Refused(400, "unsupported", "only parts of type text are supported", "messages")
         return "".join(str(part.get("text", "")) for part in message.content)
 
-    return flat([(message.role, words(message)) for message in messages])
+    return chat_text([(message.role, words(message)) for message in messages])

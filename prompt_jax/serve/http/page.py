@@ -15,9 +15,9 @@ def policy(page: str) -> str:
     """The Content-Security-Policy of a page: its script and its style by their hashes."""
 
     def hashes(tag: str) -> str:
-        found = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
-        digests = (hashlib.sha256(each.encode()).digest() for each in found)
-        return " ".join(f"'sha256-{base64.b64encode(each).decode()}'" for each in digests)
+        bodies = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
+        digests = (hashlib.sha256(body.encode()).digest() for body in bodies)
+        return " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
 
     return (
         f"default-src 'none'; script-src {hashes('script')}; style-src {hashes('style')}; "
@@ -27,7 +27,7 @@ def policy(page: str) -> str:
 
 
 def add_page(app: FastAPI) -> None:
-    """Adds it to an application."""
+    """Adds the page to an application."""
     page = PAGE.read_text(encoding="utf-8")
     headers = {
         "Content-Security-Policy": policy(page),

@@ -7,7 +7,6 @@ import tempfile
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import PlainTextResponse
@@ -15,13 +14,13 @@ from fastapi.responses import PlainTextResponse
 from prompt_jax.config import InputError
 from prompt_jax.prompts import Prompt, load_shaped
 from prompt_jax.serve.http import schemas
-from prompt_jax.serve.http.answers import Refused
-from prompt_jax.serve.http.desk import Desk, card
-from prompt_jax.serve.http.keys import Key
+from prompt_jax.serve.http.auth import Key
+from prompt_jax.serve.http.errors import JSON, Refused
+from prompt_jax.serve.http.responses import Responses
 from prompt_jax.serve.store import check_folder
 
 FILES = 8
-"""Of an uploaded prompt at most."""
+"""Files of an uploaded prompt at most."""
 DAMAGED = (
     zipfile.BadZipFile, zlib.error, struct.error, EOFError, IndexError, NotImplementedError,
     OSError, RuntimeError, ValueError,
@@ -30,76 +29,70 @@ DAMAGED = (
 
 
 def add_prompts(app: FastAPI) -> None:
-    """Adds them to an application that has a desk."""
-    desk: Desk = app.state.desk
+    """Adds the routes to an application that has `state.responses`."""
+    responses: Responses = app.state.responses
+    catalog = responses.catalog
 
     @app.get("/v1/key")
-    async def key(request: Request) -> dict[str, Any]:
+    async def key(request: Request) -> JSON:
         """Who is asking, and what for."""
         key: Key = request.state.key
         return {"name": key.name, "scopes": list(key.scopes), "prompts": list(key.prompts)}
 
     @app.get("/v1/prompts")
-    async def listed(request: Request) -> dict[str, Any]:
-        seen = [s for s in desk.catalog.served if request.state.key.sees(s.name)]
-        return {"object": "list", "data": [card(desk, served) for served in seen]}
+    async def index(request: Request) -> JSON:
+        visible = [served for served in catalog.served if request.state.key.sees(served.name)]
+        return {"object": "list", "data": [responses.model(served) for served in visible]}
 
     @app.get("/v1/prompts/{name}")
-    async def one(request: Request, name: str) -> dict[str, Any]:
-        served = desk.find(request.state.key, name)
-        if served is None:
+    async def prompt(request: Request, name: str) -> JSON:
+        served = catalog.find(name, request.state.key.sees)
+        if served is None or served.prompt is None:
             raise Refused(404, "model_not_found", f"there is no prompt {name[:80]!r}")
         task = served.prompt.task
-        about = {
-            "task": task and task.name, "template": task and task.source, "size": served.prompt.size
-        }  # fmt: skip
-        words = await asyncio.to_thread(desk.nearest_words, served)
+        words = await asyncio.to_thread(responses.nearest_words, served)
         return {
-            **card(desk, served), **about, "metrics": served.prompt.metrics, "nearest_words": words
+            **responses.model(served), "task": task and task.name, "template": task and task.source,
+            "size": served.prompt.size, "metrics": served.prompt.metrics, "nearest_words": words,
         }  # fmt: skip
 
     @app.put("/v1/prompts/{name}")
-    async def put(request: Request, name: str) -> dict[str, Any]:
+    async def put(request: Request, name: str) -> JSON:
         """A new version: the body is a zip of the folder that `save_prompt` writes."""
         body = await request.body()
         expected = expected_of(request)
         prompt = await asyncio.to_thread(unpacked, body)
-        served = await asyncio.to_thread(lambda: desk.catalog.put(name, prompt, expected=expected))
-        return card(desk, served)
+        served = await asyncio.to_thread(catalog.put, name, prompt, expected=expected)
+        return responses.model(served)
 
     @app.delete("/v1/prompts/{name}/{version}")
-    async def remove(request: Request, name: str, version: int) -> dict[str, Any]:
-        expected = expected_of(request)
-        work = lambda: desk.catalog.remove(name, version, expected=expected)  # noqa: E731
-        await asyncio.to_thread(work)
+    async def remove(request: Request, name: str, version: int) -> JSON:
+        await asyncio.to_thread(catalog.remove, name, version, expected=expected_of(request))
         return {"id": f"{name}@{version}", "object": "model", "deleted": True}
 
     @app.put("/v1/prompts/{name}/aliases/{alias}")
-    async def alias(
-        request: Request, name: str, alias: str, body: schemas.AliasRequest
-    ) -> dict[str, Any]:
+    async def alias(request: Request, name: str, alias: str, body: schemas.AliasRequest) -> JSON:
         expected = expected_of(request)
-        work = lambda: desk.catalog.alias(name, alias, body.version, expected=expected)  # noqa: E731
-        await asyncio.to_thread(work)
-        return card(desk, desk.find(request.state.key, f"{name}@{alias}"))
+        await asyncio.to_thread(catalog.alias, name, alias, body.version, expected=expected)
+        return responses.model(catalog.find(f"{name}@{alias}", request.state.key.sees))
 
     @app.post("/v1/load_lora_adapter")
     async def load(body: schemas.LoadRequest) -> PlainTextResponse:
         """Another name for a version, until it is unloaded or the server ends."""
-        given = (body.lora_name, body.lora_path)
-        await asyncio.to_thread(lambda: desk.catalog.load(*given, replace=body.load_inplace))
-        return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' added successfully.")
+        name, replace = body.lora_name, body.load_inplace
+        await asyncio.to_thread(catalog.load, name, body.lora_path, replace=replace)
+        return PlainTextResponse(f"Success: LoRA adapter '{name}' added successfully.")
 
     @app.post("/v1/unload_lora_adapter")
     async def unload(body: schemas.UnloadRequest) -> PlainTextResponse:
-        desk.catalog.unload(body.lora_name)
+        catalog.unload(body.lora_name)
         return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' removed successfully.")
 
 
 def expected_of(request: Request) -> str | None:
     """The digest of `If-Match`."""
-    given = request.headers.get("if-match")
-    return None if given is None else given.strip().strip('"')
+    header = request.headers.get("if-match")
+    return None if header is None else header.strip().strip('"')
 
 
 def unpacked(body: bytes) -> Prompt:
@@ -137,8 +130,8 @@ def unpacked(body: bytes) -> Prompt:
 
 def packed(folder: Path) -> bytes:
     """The body of a PUT, of the folder that `save_prompt` wrote."""
-    made = io.BytesIO()
-    with zipfile.ZipFile(made, "w") as archive:
+    body = io.BytesIO()
+    with zipfile.ZipFile(body, "w") as archive:
         for path in sorted(folder.iterdir()):
             archive.write(path, path.name)
-    return made.getvalue()
+    return body.getvalue()

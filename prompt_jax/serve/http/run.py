@@ -1,10 +1,17 @@
 """A server from start to end: ready once it is warm, and gone once what it took is answered."""
 
 import ipaddress
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
+
+from starlette.types import ASGIApp
 
 from prompt_jax.config import InputError
-from prompt_jax.serve.http.keys import Keys
+from prompt_jax.serve.http.auth import Keys
+
+if TYPE_CHECKING:
+    from uvicorn import Server
+else:  # uvicorn is imported where a server begins.
+    Server: TypeAlias = object
 
 
 def check_open(host: str, keys: Keys) -> None:
@@ -14,17 +21,17 @@ def check_open(host: str, keys: Keys) -> None:
       InputError: others could reach it.
     """
     try:
-        own = host == "localhost" or ipaddress.ip_address(host).is_loopback
+        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
-        own = False
-    if not keys and not own:
+        loopback = False
+    if not keys and not loopback:
         raise InputError(
             f"a server on {host} can be reached by others and has no keys; give --keys FILE, or "
             "--host 127.0.0.1"
         )
 
 
-def server_of(app: Any, host: str, port: int) -> Any:
+def server_of(app: ASGIApp, host: str, port: int) -> Server:
     """A uvicorn server that drains on SIGTERM: what is being answered is answered to its end."""
     import uvicorn
 

@@ -1,6 +1,6 @@
 """What requests may hold; what is not here is passed over or, where it would matter, refused."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
@@ -16,7 +16,7 @@ UNSUPPORTED = (
 
 
 class Body(BaseModel):
-    """Of any request: fields that are not known are passed over, as OpenAI's clients expect."""
+    """Any request: fields that are not known are passed over, as OpenAI's clients expect."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -31,15 +31,15 @@ class Composition(Body):
     ) = None
 
 
-class Asking(Body):
-    """Of a request to the model under a prompt."""
+class Prompted(Body):
+    """A request to the model under a prompt."""
 
     model: Name = ""
     compose: Composition | None = None
     """In place of `model`."""
 
 
-class Sampling(Asking):
+class Sampling(Prompted):
     """How an answer is written."""
 
     max_tokens: Annotated[int, Field(ge=1, le=4096)] | None = None
@@ -51,11 +51,11 @@ class Sampling(Asking):
     n: Annotated[int, Field(ge=1, le=8)] = 1
     stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
     stream: bool = False
-    stream_options: dict[str, Any] | None = None
+    stream_options: dict[str, object] | None = None
     logprobs: bool | Annotated[int, Field(ge=0, le=1)] | None = None
 
     @property
-    def most(self) -> int | None:
+    def limit(self) -> int | None:
         """Tokens of an answer, under whichever of OpenAI's two names."""
         return self.max_completion_tokens or self.max_tokens
 
@@ -75,7 +75,7 @@ class Message(Body):
     """A turn of a chat."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Text | Annotated[list[dict[str, Any]], Field(min_length=1, max_length=64)]
+    content: Text | Annotated[list[dict[str, object]], Field(min_length=1, max_length=64)]
 
 
 class ChatRequest(Sampling):
@@ -84,14 +84,14 @@ class ChatRequest(Sampling):
     messages: Annotated[list[Message], Field(min_length=1, max_length=256)]
 
 
-class EmbeddingRequest(Asking):
+class EmbeddingRequest(Prompted):
     """`/v1/embeddings`."""
 
     input: Text | Annotated[list[Text], Field(min_length=1, max_length=64)]
     encoding_format: Literal["float", "base64"] = "float"
 
 
-class ClassifyRequest(Asking):
+class ClassifyRequest(Prompted):
     """`/v1/classify`: by the prompt's own head, or among label words."""
 
     input: Text | Annotated[list[Text], Field(min_length=1, max_length=64)]

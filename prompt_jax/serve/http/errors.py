@@ -1,6 +1,6 @@
 """Errors as OpenAI's clients read them."""
 
-from typing import Any
+from typing import TypeAlias
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
@@ -9,8 +9,8 @@ from starlette.exceptions import HTTPException
 
 from prompt_jax.config import InputError
 from prompt_jax.disk import DiskFullError
-from prompt_jax.serve.catalog import ChangedError
 from prompt_jax.serve.errors import (
+    ChangedError,
     DeadlineError,
     EngineError,
     PoisonedPromptError,
@@ -18,6 +18,8 @@ from prompt_jax.serve.errors import (
     UnknownPromptError,
 )
 
+JSON: TypeAlias = dict[str, object]
+"""A JSON object."""
 KINDS: tuple[tuple[type[Exception], int, str], ...] = (
     (UnknownPromptError, 404, "model_not_found"),
     (PoisonedPromptError, 409, "prompt_poisoned"),
@@ -33,22 +35,22 @@ TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_e
 
 
 class Refused(Exception):
-    """A request that is not even looked into."""
+    """A request that is answered with an error before it comes to the engine."""
 
     def __init__(self, status: int, code: str, message: str, param: str | None = None):
         super().__init__(message)
         self.status, self.code, self.param = status, code, param
 
 
-def body_of(status: int, code: str, message: str, param: str | None = None) -> dict[str, Any]:
+def body_of(status: int, code: str, message: str, param: str | None = None) -> JSON:
     """An OpenAI error object."""
     usual = "invalid_request_error" if status < 500 else "server_error"
     kind = TYPES.get(status, "rate_limit_error" if status == 429 else usual)
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-def error_of(error: Exception) -> tuple[int, dict[str, Any]]:
-    """Status and body of what went wrong; of what nobody foresaw no detail is told."""
+def error_of(error: Exception) -> tuple[int, JSON]:
+    """Status and body of an error; one that nobody foresaw stays without details."""
     if isinstance(error, Refused):
         return error.status, body_of(error.status, error.code, str(error), error.param)
     for kind, status, code in KINDS:
@@ -57,29 +59,31 @@ def error_of(error: Exception) -> tuple[int, dict[str, Any]]:
     return 500, body_of(500, "internal", "the server made a mistake; its log has it")
 
 
-def respond(error: Exception) -> JSONResponse:
-    """The response of an error."""
+def invalid(param: str, message: str) -> Refused:
+    """A field that the request cannot have so."""
+    return Refused(400, "invalid_request", f"{param}: {message}", param)
+
+
+async def on_error(_: Request, error: Exception) -> JSONResponse:
+    """The response to an error of this package, or to one that nobody foresaw."""
     status, body = error_of(error)
     headers = {"Retry-After": "1"} if status in (429, 503) else {}
     headers |= {"WWW-Authenticate": "Bearer"} if status == 401 else {}
     return JSONResponse(body, status, headers)
 
 
-async def on_error(_: Request, error: Exception) -> JSONResponse:
-    """Of ours."""
-    return respond(error)
-
-
-async def on_invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-    """Of a body that has not the fields of its route."""
+async def on_invalid(_: Request, error: Exception) -> JSONResponse:
+    """The response to a body that has not the fields of its route."""
+    assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     param = ".".join(str(part) for part in first["loc"] if part != "body")
     message = f"{param or 'the body'}: {first['msg']}"
     return JSONResponse(body_of(400, "invalid_request", message, param or None), 400)
 
 
-async def on_http(_: Request, error: HTTPException) -> JSONResponse:
-    """Of routing: no such path, no such method."""
+async def on_http(_: Request, error: Exception) -> JSONResponse:
+    """The response to a path or a method that no route has."""
+    assert isinstance(error, HTTPException)
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http")
     return JSONResponse(
         body_of(error.status_code, code, str(error.detail)), error.status_code, error.headers

@@ -1,0 +1,190 @@
+"""Continuous batching: which request is written at which place of a board, and for whom."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from prompt_jax.data import pad
+from prompt_jax.forward import PromptedModel
+from prompt_jax.serve.bank import PLAIN_SLOT, Bank, DeviceLeaves
+from prompt_jax.serve.decoding import Board, admit, draws_of, empty_board, write
+from prompt_jax.serve.prompts import PLAIN
+from prompt_jax.serve.requests import WRITE, Queue, Request
+from prompt_jax.serve.scoring import Program
+
+TOGETHER = 4
+"""Inputs that are read at once, where more than one waits for a place."""
+
+
+class Written(NamedTuple):
+    """An answer in tokens."""
+
+    tokens: Int[np.ndarray, " U"]
+    """With EOS where it ends by itself."""
+    log_probs: Float[np.ndarray, " U"]
+    """Log-probability of every token, before temperature and cuts."""
+    digest: str
+    """The digest of the prompt that wrote it; empty of the plain model."""
+
+
+class ContinuousBatch:
+    """The requests of a board, all from the thread of an engine.
+
+    Args:
+      model: without a prompt.
+      programs: notes what is compiled.
+      places: R, rows at once.
+      length: T, to which inputs are padded.
+      room: U, tokens of an answer at most.
+      burst: tokens between two looks at the board.
+    """
+
+    def __init__(
+        self,
+        model: PromptedModel,
+        bank: Bank,
+        programs: set[Program],
+        *,
+        places: int,
+        length: int,
+        room: int,
+        burst: int,
+    ):
+        self._model, self._bank, self._programs = model, bank, programs
+        self._places, self._length, self._room, self._burst = places, length, room, burst
+        self.requests: dict[int, Request] = {}
+        """By place, those that are being written."""
+        self._sent: dict[int, int] = {}
+        """By place, how many tokens their listeners have."""
+        self._board = self._empty()
+
+    def _empty(self) -> Board:
+        return empty_board(self._model, self._bank.leaves, self._places, self._length, self._room)
+
+    def take(self, queue: Queue) -> list[Request]:
+        """The next requests to write, as many as there are places."""
+        free = self._places - len(self.requests)
+        # One slot stays for what is read meanwhile.
+        return queue.take(WRITE, free, self._bank.prompts - 1, self._bank.held) if free else []
+
+    def admit(self, requests: Sequence[Request]) -> None:
+        """Reads the inputs of new requests and writes the first token of each."""
+        free = iter([place for place in range(self._places) if place not in self.requests])
+        for start in range(0, len(requests), TOGETHER):
+            batch = requests[start : start + TOGETHER]
+            places = list(itertools.islice(free, len(batch)))
+            slots = []
+            for place, request in zip(places, batch, strict=True):
+                slots.append(self._bank.place(request.served))
+                # The slot is kept until the answer ends: a step reads it again for every token.
+                self._bank.hold(request.served)
+                self.requests[place], self._sent[place] = request, 0
+            # One program for any number above one: a place beyond the board takes what fills up.
+            filling = TOGETHER - len(batch) if len(batch) > 1 else 0
+            self._read(
+                [*batch, *[batch[0]] * filling],
+                [*places, *[self._places] * filling],
+                [*slots, *[slots[0]] * filling],
+                self._bank.leaves_with(path for r in batch for path in r.served.leaves),
+            )
+
+    def _read(
+        self,
+        rows: Sequence[Request],
+        places: list[int],
+        slots: list[int],
+        leaves: DeviceLeaves,
+    ) -> None:
+        self._programs.add((WRITE, frozenset(leaves), len(rows)))
+        config = self._model.module.config
+        tokens, mask = pad([row.tokens for row in rows], self._length, config.filler)
+        self._board = admit(
+            self._model,
+            leaves,
+            self._board,
+            np.array(places, np.int32),
+            np.array(slots, np.int32),
+            tokens,
+            mask,
+            draws_of([row.sampling for row in rows], config.vocab_size),
+            room=self._room,
+        )
+
+    def advance(self, poison: Callable[[Request], None]) -> None:
+        """Writes some tokens, sends them to who listens, and settles answers that have ended.
+
+        Args:
+          poison: called with requests whose numbers are NaN or infinite.
+        """
+        awaited = np.zeros(self._places, bool)
+        for place, request in list(self.requests.items()):
+            awaited[place] = not request.is_over()
+            if not awaited[place]:
+                self._leave(place)
+        if not self.requests:
+            return
+        paths = (path for request in self.requests.values() for path in request.served.leaves)
+        self._write(self._bank.leaves_with(paths), awaited)
+        board = self._board
+        # One transfer for all: each would wait for the device anew.
+        steps, live, tokens, log_probs = jax.device_get(
+            (board.step, board.live, board.tokens, board.log_probs)
+        )
+        for place, request in list(self.requests.items()):
+            step = int(steps[place])
+            if not np.isfinite(log_probs[place, :step]).all():
+                self._leave(place)
+                poison(request)
+                continue
+            new = tokens[place, self._sent[place] : step].tolist()
+            self._sent[place] = step
+            if new and request.sampling.stream is not None:
+                try:
+                    request.sampling.stream(new)
+                except Exception as error:  # The caller's own code failed; others go on.
+                    self._leave(place)
+                    request.settle(error=error)
+                    continue
+            if not live[place]:
+                self._leave(place)
+                answer = tokens[place, :step].copy(), log_probs[place, :step].copy()
+                request.settle(Written(*answer, request.served.digest))
+
+    def _write(self, leaves: DeviceLeaves, awaited: Bool[np.ndarray, " R"]) -> None:
+        self._programs.add((WRITE, frozenset(leaves), "tokens"))
+        self._board = write(self._model, leaves, self._board, awaited, tokens=self._burst)
+
+    def _leave(self, place: int) -> None:
+        self._bank.release(self.requests.pop(place).served)
+        del self._sent[place]
+
+    def forget(self, requests: Sequence[Request]) -> None:
+        """Drops requests after a failure; a board that was donated to it is made anew."""
+        for place, request in list(self.requests.items()):
+            if request in requests:
+                self._leave(place)
+        if any(leaf.is_deleted() for leaf in jax.tree.leaves(self._board)):
+            self._board = self._empty()
+
+    def drain(self) -> list[Request]:
+        """All requests, which are written no more."""
+        requests = list(self.requests.values())
+        for place in list(self.requests):
+            self._leave(place)
+        return requests
+
+    def warm_up(self) -> None:
+        """Compiles what reads inputs and writes answers; nobody may be writing."""
+        token = np.full(1, self._model.module.config.filler, np.int32)
+        request = Request(PLAIN, WRITE, token)
+        for part in self._bank.parts:
+            leaves = self._bank.leaves_with(part)
+            for count in (1, TOGETHER):
+                # At places beyond the board, so that it stays empty.
+                places, slots = [self._places] * count, [PLAIN_SLOT] * count
+                self._read([request] * count, places, slots, leaves)
+            self._write(leaves, np.zeros(self._places, bool))

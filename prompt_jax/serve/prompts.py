@@ -1,0 +1,270 @@
+"""A prompt as an engine serves it: one record a version, and the room that it takes in a slot.
+
+A slot has room for all that any of its prompts puts into the model. What a prompt does not use is
+neutral, and its virtual tokens stand on the right of their room, so that a row has the numbers it
+would have alone.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeAlias
+
+import flax.traverse_util
+import jax
+import numpy as np
+
+from prompt_jax.backbones import Backbone
+from prompt_jax.config import InputError, MethodConfig
+from prompt_jax.forward import Injection, for_tasks
+from prompt_jax.methods import init, materialize
+from prompt_jax.prompts import Prompt
+from prompt_jax.prompts.multitask import of_task
+from prompt_jax.serve.errors import PoisonedPromptError, PromptRefusedError, UnknownPromptError
+
+Layout: TypeAlias = dict[str, tuple[int, ...]]
+"""Path of a leaf -> its shape in one slot."""
+Leaves: TypeAlias = Mapping[str, np.ndarray]
+"""Path of a leaf -> its numbers, on the host."""
+VIRTUAL = {"prompt": 0, "mask": 0, "prefix/key": -3, "prefix/value": -3, "prefix/mask": -1}
+VIRTUAL["prompt/add"] = -2
+"""End of a path -> which of its axes are virtual tokens; those are padded in front."""
+FACTORS = ("scale", "input_scale")
+"""Leaves whose neutral value is one; that of all others is zero."""
+LISTED = 10
+"""Names that an error lists at most."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Served:
+    """One version of a prompt, as it was when it was put under its name.
+
+    A request keeps the record that it began with, whatever the name means by the time it is
+    answered.
+    """
+
+    reference: str = ""
+    """Its name in the engine, `name@version` where it comes from a store; empty of no prompt."""
+    digest: str = ""
+    """sha256 of its numbers; two names of one digest share a slot. Empty of no prompt."""
+    prompt: Prompt | None = None
+    leaves: Leaves = dataclasses.field(default_factory=dict)
+    """What goes into a slot, see `leaves_of`."""
+    labels: tuple[str, ...] = ()
+    """The label words of a classification, one of which is every answer; empty of others."""
+    classes: int = 0
+    """C of its head; 0 without one."""
+    name: str = ""
+    """Its name in the store; empty of a prompt that no store has."""
+    version: int = 0
+    aliases: tuple[str, ...] = ()
+    """Names of the store that mean this version now."""
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The label words of its task, with a head or without."""
+        return self.prompt.task.choices if self.prompt and self.prompt.task else ()
+
+
+PLAIN = Served()
+"""The frozen model without a prompt."""
+
+
+def served_as(
+    reference: str, prompt: Prompt, backbone: Backbone, layout: Layout, allow_mismatch: bool
+) -> Served:
+    """The record of a prompt that an engine takes.
+
+    Raises:
+      PoisonedPromptError: it holds NaN or inf.
+      PromptRefusedError: of another backbone, larger than a slot, or not one row's alone.
+      InputError: the name is empty.
+    """
+    if not reference:
+        raise InputError("a prompt needs a name, got an empty one")
+    if not all(np.isfinite(leaf).all() for leaf in prompt.arrays.values()):
+        raise PoisonedPromptError(
+            f"prompt {reference!r} holds NaN or inf; it is damaged or its training diverged"
+        )
+    try:
+        leaves = leaves_of(injection_for(backbone, prompt, allow_mismatch))
+        check_room(leaves, layout)
+    except InputError as error:
+        raise PromptRefusedError(f"prompt {reference!r}: {error}") from error
+    kernel = leaves.get("head/out/kernel")
+    return Served(
+        reference=reference,
+        digest=prompt.digest,
+        prompt=prompt,
+        leaves=leaves,
+        labels=labels_of(prompt),
+        classes=0 if kernel is None else kernel.shape[-1],
+    )
+
+
+def unknown(name: str, names: Iterable[str]) -> UnknownPromptError:
+    """The error of a name that means nothing, with some names that do."""
+    names = sorted(names)
+    listed = ", ".join(names[:LISTED]) + (", ..." if len(names) > LISTED else "")
+    return UnknownPromptError(f"there is no prompt {name!r}; known: {listed or 'none'}")
+
+
+def poisoned(served: Served) -> PoisonedPromptError:
+    """The error of a prompt whose answers were NaN or infinite."""
+    return PoisonedPromptError(
+        f"the answers of prompt {served.reference!r} ({served.digest[:12]}) are no numbers; put a "
+        "sound one in its place"
+    )
+
+
+def injection_for(backbone: Backbone, prompt: Prompt, allow_mismatch: bool) -> Injection:
+    """What a prompt puts into rows of its own.
+
+    Raises:
+      InputError: it is of another backbone, holds those of several tasks, or stands elsewhere
+        than before the text.
+    """
+    prompt = of_task(prompt.on(backbone, allow_mismatch=allow_mismatch))
+    if prompt.method.placement != "prefix":
+        raise InputError(
+            f"it stands at {prompt.method.placement!r}, and rows of one batch share the "
+            'placement "prefix"; answer with it alone'
+        )
+    return prompt.injection()
+
+
+def labels_of(prompt: Prompt) -> tuple[str, ...]:
+    """The label words that a prompt chooses among; none where its answers are other texts."""
+    labels = prompt.task.choices if prompt.task else ()
+    return labels if prompt.method.num_labels in (None, len(labels)) else ()
+
+
+def example(backbone: Backbone, method: MethodConfig) -> Injection:
+    """What a fresh prompt of a method puts into a model, for its shapes."""
+    if method.num_labels is None:  # The task has no part in the shapes.
+        method = dataclasses.replace(method, task_type=backbone.task_types[0])
+    return for_tasks(materialize(method, init(method, backbone, jax.random.key(0))), 0)
+
+
+def layout_of(injections: Iterable[Injection]) -> Layout:
+    """The smallest slot that each of these fits into.
+
+    Raises:
+      InputError: one of them cannot be one row's alone, or two have one leaf of other ranks.
+    """
+    layout: Layout = {}
+    for injection in injections:
+        for path, leaf in leaves_of(injection).items():
+            shape = layout.get(path, leaf.shape)
+            if len(shape) != leaf.ndim:
+                raise InputError(
+                    f"{path} is {list(leaf.shape)} in one prompt and {list(shape)} in another; "
+                    "prompts of one bank are of one backbone"
+                )
+            layout[path] = tuple(map(max, shape, leaf.shape))
+    return layout
+
+
+def leaves_of(injection: Injection) -> dict[str, np.ndarray]:
+    """The leaves of an injection by path, with masks of what is virtual.
+
+    Raises:
+      InputError: a row of a batch cannot have it for itself.
+    """
+    _check_rows_apart(injection)
+    leaves: dict[str, np.ndarray] = {}
+    if injection.prompt is not None:
+        leaves["prompt"] = np.asarray(injection.prompt, np.float32)
+        real = injection.prompt_mask
+        leaves["mask"] = np.ones(len(leaves["prompt"]), bool) if real is None else np.asarray(real)
+    if injection.shift is not None:
+        leaves["shift"] = np.asarray(injection.shift, np.float32)
+    head = flax.traverse_util.flatten_dict(injection.head or {}, sep="/")
+    leaves.update({f"head/{path}": np.asarray(leaf, np.float32) for path, leaf in head.items()})
+    sockets: dict[str, Any] = flax.traverse_util.flatten_dict(injection.sockets, sep="/")
+    for path, leaf in sockets.items():
+        if path.endswith("lora/dropout"):  # A matter of training; no answer has dropout.
+            continue
+        kind = bool if path.endswith("prefix/mask") else np.float32
+        leaves[f"sockets/{path}"] = np.asarray(leaf, kind)
+        # A prefix without a mask is real throughout. In a longer slot it needs one, since the
+        # attention would see the zeros in front of it.
+        mask = path.replace("prefix/key", "prefix/mask")
+        if mask != path and mask not in sockets:
+            leaves[f"sockets/{mask}"] = np.ones((leaf.shape[0], leaf.shape[-3]), bool)
+    return leaves
+
+
+def check_room(leaves: Leaves, layout: Layout) -> None:
+    """Whether leaves fit into a slot.
+
+    Raises:
+      InputError: they need more than it has.
+    """
+    for path, leaf in leaves.items():
+        room = layout.get(path)
+        if room is None or any(a > b for a, b in zip(leaf.shape, room, strict=True)):
+            raise InputError(
+                f"{path} is {list(leaf.shape)} and a slot has "
+                f"{'no room for it' if room is None else list(room)}; make a bank whose layout "
+                "has this prompt in it"
+            )
+
+
+def fitted(leaves: Leaves, layout: Layout) -> dict[str, np.ndarray]:
+    """Leaves in the room of a slot.
+
+    Raises:
+      InputError: as `check_room`.
+    """
+    check_room(leaves, layout)
+    slot = neutral(layout)
+    for path, leaf in leaves.items():
+        axis = next((axis for end, axis in VIRTUAL.items() if _ends(path, end)), None)
+        place = [slice(0, size) for size in leaf.shape]
+        if axis is not None:
+            # Padding goes in front of virtual tokens: between them and the text it would shift the
+            # distances that a model with relative positions sees.
+            place[axis] = slice(layout[path][axis] - leaf.shape[axis], None)
+        slot[path][tuple(place)] = leaf
+    return slot
+
+
+def neutral(layout: Layout) -> dict[str, np.ndarray]:
+    """A slot that leaves the model as it is."""
+    return {path: _neutral(path, shape) for path, shape in layout.items()}
+
+
+def _neutral(path: str, shape: tuple[int, ...]) -> np.ndarray:
+    if path == "mask" or path.endswith("prefix/mask"):
+        return np.zeros(shape, bool)
+    return np.full(shape, float(path.rpartition("/")[2] in FACTORS), np.float32)
+
+
+def _ends(path: str, end: str) -> bool:
+    return path == end if "/" not in end else path.endswith(f"/{end}")
+
+
+def _check_rows_apart(injection: Injection) -> None:
+    """Whether every row of a batch can have an injection of this kind for itself.
+
+    Raises:
+      InputError: it cannot.
+    """
+    leaves = flax.traverse_util.flatten_dict(injection.sockets, sep="/")
+    refused = {
+        "weights of its own": injection.params is not None,
+        "a head that reads virtual tokens": bool(injection.pool_prompt),
+        "a prompt for each row": injection.prompt is not None and injection.prompt.ndim > 2,
+        "states that replace those of the text": any(p.endswith("prompt/replace") for p in leaves),
+        "virtual tokens before the target": "decoder/prompt" in leaves,
+        "the norms of DoRA": any(p.endswith("lora/magnitude") for p in leaves),
+    }
+    reasons = [reason for reason, applies in refused.items() if applies]
+    if reasons:
+        raise InputError(
+            f"the prompt has {' and '.join(reasons)}, which rows of a batch cannot have each for "
+            "itself; answer with it alone"
+        )
+    numbers = [injection.prompt, injection.shift, injection.head, injection.sockets]
+    if not all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(numbers)):
+        raise InputError("the prompt holds NaN or inf; it is damaged or its training diverged")

@@ -1,0 +1,343 @@
+"""A request: what it asks, checked and in tokens, and the fair queue in which it waits."""
+
+import dataclasses
+import functools
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Future
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import numpy as np
+from jaxtyping import Bool, Int, Int32, Integer
+
+from prompt_jax.backbones import Backbone
+from prompt_jax.config import InputError, at_least
+from prompt_jax.data import encode_labels, pad
+from prompt_jax.data.files import whole
+from prompt_jax.serve.errors import DeadlineError, QueueFullError, TooLongError
+from prompt_jax.serve.prompts import Served
+from prompt_jax.trees import Tokenizer
+
+Text: TypeAlias = str | Sequence[int] | Integer[np.ndarray, " T"]
+"""Words, or the tokens of them."""
+Tokens: TypeAlias = Int32[np.ndarray, " T"]
+LABEL_SETS = 1024
+"""Sets of label words whose tokens are remembered."""
+
+
+class Kind(NamedTuple):
+    """Requests of one kind can be answered by one program."""
+
+    operation: Literal["score", "classify", "embed", "write"]
+    length: int = 0
+    """T, to which texts are padded."""
+    candidates: int = 0
+    """C, to which the candidates of a request are padded."""
+    tokens: int = 0
+    """U, to which the tokens of a candidate are."""
+
+
+WRITE = Kind("write")
+
+
+class CandidateTokens(NamedTuple):
+    """The answers that a request compares, padded to its kind."""
+
+    tokens: Int[np.ndarray, "C U"]
+    real: Bool[np.ndarray, "C U"]
+    normalize: bool
+    """Whether a likelihood is divided by the number of tokens."""
+
+
+class Sampling(NamedTuple):
+    """How an answer is written."""
+
+    max_new_tokens: int = 64
+    temperature: float = 0.0
+    """0 is greedy; above, tokens are drawn from softmax(logits / temperature)."""
+    top_k: int = 0
+    """Draw among the likeliest so many; 0 is all."""
+    top_p: float = 1.0
+    """Draw among the likeliest tokens that hold so much probability."""
+    seed: int = 0
+    stream: Callable[[list[int]], None] | None = None
+    """Called with the new tokens, from the thread of the engine."""
+
+    def check(self, limit: int) -> None:
+        """Whether an answer can be written so.
+
+        Args:
+          limit: tokens of an answer at most.
+
+        Raises:
+          TooLongError: more tokens than that.
+          InputError: numbers outside of their range.
+        """
+        at_least("max_new_tokens", self.max_new_tokens, 1)
+        at_least("temperature", self.temperature, 0.0, "0 is greedy")
+        at_least("top_k", self.top_k, 0, "0 draws among all tokens")
+        if not 0.0 < self.top_p <= 1.0:
+            raise InputError(f"top_p must be in (0, 1], got {self.top_p}")
+        if not 0 <= self.seed < 2**32:
+            raise InputError(f"seed must be from 0 to {2**32 - 1}, got {self.seed}")
+        if self.max_new_tokens > limit:
+            raise TooLongError(
+                f"max_new_tokens is {self.max_new_tokens} and {limit} is the most; ask for "
+                "fewer, or give the engine more"
+            )
+
+
+@dataclasses.dataclass(eq=False)
+class Request:
+    """One text under one prompt, and the future of its answer."""
+
+    served: Served
+    kind: Kind
+    tokens: Tokens
+    timeout: float | None = None
+    """Seconds from `arrived` on; then it is late."""
+    candidates: CandidateTokens | None = None
+    """What a request of kind `score` compares."""
+    sampling: Sampling = Sampling()
+    """How a request of kind `write` is answered."""
+    arrived: float = dataclasses.field(default_factory=time.monotonic)
+    future: "Future[Any]" = dataclasses.field(default_factory=Future)
+
+    def settle(self, answer: object = None, error: Exception | None = None) -> None:
+        """Fulfils the future, unless its caller has cancelled it or has an answer already."""
+        if self.future.done() or not self.future.set_running_or_notify_cancel():
+            return
+        if error is None:
+            self.future.set_result(answer)
+        else:
+            self.future.set_exception(error)
+
+    def is_over(self) -> bool:
+        """Whether nobody waits any more, since the caller cancelled it or it is late."""
+        if self.future.cancelled():
+            return True
+        waited = time.monotonic() - self.arrived
+        if self.timeout is None or waited < self.timeout:
+            return False
+        self.settle(
+            error=DeadlineError(
+                f"no answer within {waited:.3f} s; give it more time (timeout), or ask later"
+            )
+        )
+        return True
+
+
+class Queue:
+    """Requests that wait: those of one kind together, and every prompt in its turn.
+
+    One lock of the engine's guards it.
+
+    Args:
+      limit: requests that may wait.
+    """
+
+    def __init__(self, limit: int):
+        self.limit, self.count = limit, 0
+        self.waiting: OrderedDict[Kind, OrderedDict[str, deque[Request]]] = OrderedDict()
+        """By kind and digest of the prompt, whose turn is next first."""
+
+    def put(self, requests: list[Request]) -> None:
+        """Takes all of these or none.
+
+        Raises:
+          QueueFullError: there is no room for all.
+        """
+        if self.count + len(requests) > self.limit:
+            raise QueueFullError(
+                f"{self.count} requests wait and {self.limit} may; try again in a moment, or give "
+                "the engine a longer queue"
+            )
+        for request in requests:
+            turns = self.waiting.setdefault(request.kind, OrderedDict())
+            turns.setdefault(request.served.digest, deque()).append(request)
+        self.count += len(requests)
+
+    def next_batch(
+        self, size: int, capacity: int, held: Collection[str], window: float
+    ) -> tuple[list[Request], float]:
+        """The next requests to read: those of the kind that somebody has waited for longest.
+
+        Args:
+          size, capacity, held: as `take` has them.
+          window: seconds that a request waits for others to share its batch.
+
+        Returns:
+          None of them where it is better to wait for others, and for how many seconds.
+        """
+        oldest = {
+            kind: min(requests[0].arrived for requests in turns.values())
+            for kind, turns in self.waiting.items()
+            if kind != WRITE
+        }
+        for kind in sorted(oldest, key=oldest.__getitem__):
+            left = oldest[kind] + window - time.monotonic()
+            if window and left > 0 and sum(map(len, self.waiting[kind].values())) < size:
+                return [], left
+            batch = self.take(kind, size, capacity, held)
+            if batch:
+                return batch, 0.0
+        return [], 0.0
+
+    def take(self, kind: Kind, size: int, capacity: int, held: Collection[str]) -> list[Request]:
+        """Requests of a kind, one of each prompt in turn, so that none keeps out others.
+
+        Args:
+          size: how many at most.
+          capacity: different prompts that there is room for, those of `held` among them; requests
+            of more prompts wait on.
+          held: digests of prompts that are there already and stay.
+        """
+        turns, room = self.waiting.get(kind, OrderedDict()), capacity - len(held)
+        batch: list[Request] = []
+        new: set[str] = set()
+        skipped: set[str] = set()
+        while len(batch) < size and len(skipped) < len(turns):
+            # The prompt whose turn it is goes to the end at once, so the next one is another.
+            digest, requests = next(iter(turns.items()))
+            turns.move_to_end(digest)
+            costs = bool(digest) and digest not in new and digest not in held
+            if digest in skipped or (costs and len(new) >= room):
+                skipped.add(digest)
+                continue
+            request = requests.popleft()
+            self.count -= 1
+            if not requests:
+                del turns[digest]
+            if request.is_over():
+                continue
+            if costs:
+                new.add(digest)
+            batch.append(request)
+        if not turns:
+            self.waiting.pop(kind, None)
+        return batch
+
+    def drain(self) -> list[Request]:
+        """All requests, which wait no more."""
+        requests = [
+            request
+            for turns in self.waiting.values()
+            for queued in turns.values()
+            for request in queued
+        ]
+        self.waiting.clear()
+        self.count = 0
+        return requests
+
+
+class Inputs:
+    """Checks what callers give and makes tokens of it, for one backbone.
+
+    Args:
+      lengths: tokens that texts are padded to, growing.
+    """
+
+    def __init__(self, backbone: Backbone, lengths: Sequence[int]):
+        self._backbone, self._lengths = backbone, tuple(lengths)
+        self._fills_masks = backbone.config.is_encoder
+        # A client asks for the same label words in request after request.
+        self._labels = functools.lru_cache(LABEL_SETS)(self._encode)
+
+    def encode(self, text: Text) -> tuple[Tokens, int]:
+        """The tokens of a text, and the length that it is padded to.
+
+        Raises:
+          TooLongError: more tokens than any of `lengths`.
+          InputError: no text, or the backbone has no tokenizer for it.
+        """
+        if isinstance(text, str):
+            tokenizer = self._tokenizer("text")
+            text = tokenizer(whole(text), return_attention_mask=False, verbose=False)["input_ids"]
+        tokens = self._checked("a text", text)
+        for length in self._lengths:
+            if len(tokens) <= length:
+                return tokens, length
+        raise TooLongError(
+            f"the text has {len(tokens)} tokens and {self._lengths[-1]} is the most; shorten it, "
+            "or give the engine greater lengths"
+        )
+
+    def scoring(
+        self, text: Text, candidates: Sequence[Text], length_normalize: bool
+    ) -> tuple[Kind, Tokens, CandidateTokens]:
+        """The kind of a request for scores, its tokens and its candidates.
+
+        Raises:
+          TooLongError: more tokens than any of `lengths`.
+          InputError: no text, no candidates, or not what a model that fills masks can do.
+        """
+        labels = all(isinstance(candidate, str) for candidate in candidates)
+        encode = self._labels if labels else self._encode
+        count, padded, real = encode(tuple(candidates))
+        tokens, length = self.encode(text)
+        if self._fills_masks:
+            self._check_cloze(tokens, real)
+        kind = Kind("score", length, count, padded.shape[1])
+        return kind, tokens, CandidateTokens(padded, real, length_normalize)
+
+    def label_kinds(self, labels: tuple[str, ...]) -> list[Kind]:
+        """The kinds of requests for the scores of label words: one for every length of a text.
+
+        None without a tokenizer, which is what makes tokens of them.
+        """
+        if self._backbone.tokenizer is None:
+            return []
+        count, padded, _ = self._labels(labels)
+        return [Kind("score", length, count, padded.shape[1]) for length in self._lengths]
+
+    def _encode(
+        self, candidates: tuple[Text, ...]
+    ) -> tuple[int, Int32[np.ndarray, "C U"], Bool[np.ndarray, "C U"]]:
+        """What C is padded to, the tokens of candidates, and where they are real."""
+        self._backbone.check_word_head()
+        if not candidates:
+            raise InputError("there are no candidates; give words, or lists of tokens")
+        words = [candidate for candidate in candidates if isinstance(candidate, str)]
+        encoded = iter(self._label_tokens(words) if words else ())
+        rows = [
+            self._checked("a candidate", next(encoded) if isinstance(row, str) else row)
+            for row in candidates
+        ]
+        padded = pad(rows, _power(max(map(len, rows))), self._backbone.config.filler)
+        return _power(len(rows)), *padded
+
+    def _label_tokens(self, words: list[str]) -> list[np.ndarray]:
+        tokenizer, place = self._tokenizer("candidate"), self._backbone.target_place
+        return encode_labels(tokenizer, whole(words), self._lengths[-1], place=place)
+
+    def _tokenizer(self, subject: str) -> Tokenizer:
+        if self._backbone.tokenizer is None:
+            raise InputError(
+                f"backbone {self._backbone.name!r} has no tokenizer; give the tokens of a {subject}"
+            )
+        return self._backbone.tokenizer
+
+    def _checked(self, subject: str, text: object) -> Tokens:
+        tokens, size = np.asarray(text), self._backbone.config.vocab_size
+        if tokens.ndim != 1 or not tokens.size or tokens.dtype.kind not in "iu":
+            raise InputError(f"{subject} is words, or a list of tokens, got {str(text)[:50]!r}")
+        if tokens.min() < 0 or tokens.max() >= size:
+            raise InputError(
+                f"tokens are 0 to {size - 1}, got {tokens.min()} to {tokens.max()} in {subject}"
+            )
+        return tokens.astype(np.int32)
+
+    def _check_cloze(self, tokens: Tokens, real: Bool[np.ndarray, "C U"]) -> None:
+        masks = int((tokens == self._backbone.config.mask_token_id).sum())
+        longest = real.sum(1).max()
+        if masks != 1 or longest > 1:
+            raise InputError(
+                f"backbone {self._backbone.name!r} fills one mask with one token, got {masks} "
+                f"masks and a candidate of {longest} tokens"
+            )
+
+
+def _power(count: int) -> int:
+    """The next power of two, so that few shapes serve all sets of candidates."""
+    return 1 << (count - 1).bit_length()

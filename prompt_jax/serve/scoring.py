@@ -1,0 +1,241 @@
+"""Requests that are answered by reading: likelihoods of candidates, a head's classes, a vector.
+
+The programs first, then the batches in which they run, then what several prompts say together.
+"""
+
+import dataclasses
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from prompt_jax.answers.ensemble import combine
+from prompt_jax.backbones.layers import NEVER
+from prompt_jax.data import pad
+from prompt_jax.forward import PromptedModel
+from prompt_jax.generate.scoring import score_candidates
+from prompt_jax.serve.bank import PLAIN_SLOT, Bank, DeviceLeaves, rows_of
+from prompt_jax.serve.prompts import Served
+from prompt_jax.serve.requests import CandidateTokens, Kind, Request
+
+Program: TypeAlias = tuple[Kind, frozenset[str], int | str]
+"""Kind, leaves that it reads, and rows: what one compilation is for."""
+
+
+@jax.jit
+def score_rows(
+    model: PromptedModel,
+    leaves: DeviceLeaves,
+    slots: Int[Array, " B"],
+    tokens: Int[Array, "B T"],
+    mask: Bool[Array, "B T"],
+    candidates: Int[Array, "B C U"],
+    real: Bool[Array, "B C U"],
+    divisor: Int[Array, "B C"],
+) -> Float[Array, "B C"]:
+    """The log-likelihood of every candidate of every row, in nats."""
+    prompted = dataclasses.replace(model, injection=rows_of(leaves, slots))
+    return score_candidates(prompted, tokens, mask, candidates, real, divisor)
+
+
+@jax.jit
+def classify_rows(
+    model: PromptedModel,
+    leaves: DeviceLeaves,
+    slots: Int[Array, " B"],
+    tokens: Int[Array, "B T"],
+    mask: Bool[Array, "B T"],
+    classes: Int[Array, " B"],
+) -> Float[Array, "B C"]:
+    """The log-probability of every class by every row's own head, of which a row has so many."""
+    prompted = dataclasses.replace(model, injection=rows_of(leaves, slots))
+    logits = prompted.class_logits(tokens, mask)
+    # A head of fewer classes than the slot has room for has logits of zero weights behind its own.
+    real = jnp.arange(logits.shape[1])[None, :] < classes[:, None]
+    return jax.nn.log_softmax(jnp.where(real, logits, NEVER), axis=-1)
+
+
+@jax.jit
+def embed_rows(
+    model: PromptedModel,
+    leaves: DeviceLeaves,
+    slots: Int[Array, " B"],
+    tokens: Int[Array, "B T"],
+    mask: Bool[Array, "B T"],
+) -> Float[Array, "B D"]:
+    """The mean of the states of every text's own tokens, float32."""
+    prompted = dataclasses.replace(model, injection=rows_of(leaves, slots))
+    # In float32: the 8 bits of bfloat16 are too few to add up the tokens of a text.
+    states = prompted.text_states(tokens, mask).astype(jnp.float32)
+    weight = mask[:, :, None].astype(jnp.float32)
+    return (states * weight).sum(1) / jnp.maximum(weight.sum(1), 1.0)
+
+
+class Scored(NamedTuple):
+    """How likely each candidate is as the answer to a text."""
+
+    log_likelihoods: Float[np.ndarray, " C"]
+    digest: str
+    """The digest of the prompt that answered, here and below; empty of the plain model."""
+
+
+class Classified(NamedTuple):
+    """What a prompt's head says of a text."""
+
+    log_probs: Float[np.ndarray, " C"]
+    digest: str
+
+
+class Embedded(NamedTuple):
+    """A text as a vector."""
+
+    vector: Float[np.ndarray, " D"]
+    digest: str
+
+
+ANSWERS = {"score": Scored, "classify": Classified, "embed": Embedded}
+
+
+class Scorer:
+    """Reads requests in batches and answers them, all from the thread of an engine.
+
+    Args:
+      model: without a prompt.
+      programs: notes what is compiled.
+      sizes: of batches, growing.
+    """
+
+    def __init__(
+        self, model: PromptedModel, bank: Bank, programs: set[Program], sizes: Sequence[int]
+    ):
+        self._model, self._bank, self._programs = model, bank, programs
+        self._sizes, self._filler = tuple(sizes), model.module.config.filler
+        self.requests = self.batches = self.mixed = 0
+
+    def read(self, requests: Sequence[Request], poison: Callable[[Request], None]) -> None:
+        """Answers requests of one kind.
+
+        Args:
+          poison: called with those whose numbers are NaN or infinite.
+        """
+        kind = requests[0].kind
+        digests = {request.served.digest for request in requests}
+        slots = [self._bank.place(request.served, digests) for request in requests]
+        # After the last prompt is in its place: a slot that changes gives the bank new arrays.
+        leaves = self._bank.leaves_with(path for r in requests for path in r.served.leaves)
+        size = next(size for size in self._sizes if len(requests) <= size)
+        # What fills up a batch repeats its first row; nobody reads those answers.
+        filling = size - len(requests)
+        rows = [*requests, *[requests[0]] * filling]
+        values = self._run(rows, np.array([*slots, *[slots[0]] * filling], np.int32), leaves)
+        self.requests, self.batches = self.requests + len(requests), self.batches + 1
+        self.mixed += len(digests) > 1
+        for request, row in zip(requests, np.asarray(values), strict=False):
+            if request.candidates is not None:
+                row = row[: len(request.candidates.tokens)]
+            elif kind.operation == "classify":
+                row = row[: request.served.classes]
+            if np.isfinite(row).all():
+                request.settle(ANSWERS[kind.operation](row.copy(), request.served.digest))
+            else:
+                poison(request)
+
+    def _run(
+        self, rows: Sequence[Request], slots: Int[np.ndarray, " B"], leaves: DeviceLeaves
+    ) -> Float[Array, "B N"]:
+        """The numbers of a batch, on the device."""
+        kind = rows[0].kind
+        self._programs.add((kind, frozenset(leaves), len(rows)))
+        tokens, mask = pad([row.tokens for row in rows], kind.length, self._filler)
+        if kind.operation == "embed":
+            return embed_rows(self._model, leaves, slots, tokens, mask)
+        if kind.operation == "classify":
+            classes = np.array([row.served.classes for row in rows], np.int32)
+            return classify_rows(self._model, leaves, slots, tokens, mask, classes)
+        candidates = [row.candidates for row in rows if row.candidates is not None]
+        return score_rows(self._model, leaves, slots, tokens, mask, *_stacked(candidates, kind))
+
+    def warm_up(self, kind: Kind) -> None:
+        """Compiles a kind of batch, at all sizes."""
+        empty = np.zeros((kind.candidates, kind.tokens), np.int32)
+        compared = CandidateTokens(empty, empty == 0, False) if kind.operation == "score" else None
+        token = np.full(1, self._filler, np.int32)
+        request = Request(Served(classes=1), kind, token, candidates=compared)
+        for size in self._sizes:
+            slots = np.full(size, PLAIN_SLOT, np.int32)
+            for part in self._bank.parts:
+                if kind.operation != "classify" or any(path.startswith("head/") for path in part):
+                    leaves = self._bank.leaves_with(part)
+                    jax.block_until_ready(self._run([request] * size, slots, leaves))
+
+    def usual_kinds(self, lengths: Sequence[int], *, heads: bool) -> list[Kind]:
+        """Two candidates of two tokens, an embedding and, where prompts have heads, a class."""
+        config = self._model.module.config
+        tokens = 1 if config.is_encoder else 2
+        kinds = [Kind("embed", length) for length in lengths]
+        if config.word_head:
+            kinds += [Kind("score", length, 2, tokens) for length in lengths]
+        return kinds + [Kind("classify", length) for length in lengths if heads]
+
+
+def _stacked(
+    rows: Sequence[CandidateTokens], kind: Kind
+) -> tuple[Int[np.ndarray, "B C U"], Bool[np.ndarray, "B C U"], Int[np.ndarray, "B C"]]:
+    """Candidates of all rows, where they are real, and what divides their scores."""
+    shape = (len(rows), kind.candidates, kind.tokens)
+    tokens, real = np.zeros(shape, np.int32), np.zeros(shape, bool)
+    divisor = np.ones(shape[:2], np.int32)  # Of padding too: 0 / 0 is NaN and would look poisoned.
+    for i, candidates in enumerate(rows):
+        count = len(candidates.tokens)
+        tokens[i, :count], real[i, :count] = candidates.tokens, candidates.real
+        if candidates.normalize:
+            divisor[i, :count] = candidates.real.sum(1)
+    return tokens, real, divisor
+
+
+class Ensembled(NamedTuple):
+    """What several prompts choose together."""
+
+    best: int
+    """Number of the candidate."""
+    scores: Float[np.ndarray, " C"]
+    """Mean log-probabilities, as `answers.combine` returns them."""
+    digests: tuple[str, ...]
+
+
+def ensembled(
+    futures: "Sequence[Future[Scored]]", how: str, weights: Sequence[float] | None
+) -> "Future[Ensembled]":
+    """The joint answer once all answers are there; the first error where there is one."""
+    joint: Future[Ensembled] = Future()
+    left = [len(futures)]
+    lock = threading.Lock()
+
+    def done(_: object) -> None:
+        with lock:
+            left[0] -= 1
+            if left[0]:
+                return
+        if not joint.set_running_or_notify_cancel():
+            return
+        try:
+            joint.set_result(_combined([future.result() for future in futures], how, weights))
+        except Exception as error:  # One prompt's error is the error of the ensemble.
+            joint.set_exception(error)
+
+    for future in futures:
+        future.add_done_callback(done)
+    return joint
+
+
+def _combined(answers: list[Scored], how: str, weights: Sequence[float] | None) -> Ensembled:
+    log_probs = np.stack([answer.log_likelihoods for answer in answers])[None]
+    # Likelihoods of candidates are comparable between prompts only once each prompt's sum to one.
+    log_probs = log_probs - np.logaddexp.reduce(log_probs, axis=-1, keepdims=True)
+    best, scores = combine(log_probs, how, weights)
+    return Ensembled(int(best[0]), scores[0], tuple(answer.digest for answer in answers))
