@@ -171,6 +171,7 @@ def _leaves(config: ModelConfig) -> dict[str, tuple[jax.ShapeDtypeStruct, NamedS
 
 
 def _bytes_per_device(config: ModelConfig) -> int:
+    # Shapes only: no weight is read, and the model may be larger than this machine.
     sizes = (
         math.prod(sharding.shard_shape(leaf.shape) if sharding else leaf.shape)
         for leaf, sharding in _leaves(config).values()
