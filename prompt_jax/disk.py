@@ -16,7 +16,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NUMBER = re.compile(r"os(?: error |_error_code=')(\d+)")
 """How safetensors and TensorStore tell it, whose errors are none of the system's."""
 LOCKLESS = (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK, errno.EINVAL)
-"""And where a file system, such as a mounted bucket, has no locks."""
+"""What the system says where a file system, such as a mounted bucket, has no locks."""
 
 
 class DiskFullError(InputError):

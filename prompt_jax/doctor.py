@@ -5,6 +5,7 @@ import math
 import platform
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -61,9 +62,10 @@ def mistakes(config: ModelConfig) -> list[str]:
         lines.append(f"{jax.device_count() - used} of {jax.device_count()} devices are idle")
     if kind == "cpu" and jax.device_count() > 1:
         lines.append("these CPU devices are fake: good for tests, slower than one for work")
-    if jax.config.read("jax_enable_x64"):
+    flags: Any = jax.config  # Which has its attributes at run time only.
+    if flags.jax_enable_x64:
         lines.append("jax_enable_x64 is on: some of the arithmetic is in float64, and slow")
-    if jax.config.read("jax_disable_jit"):
+    if flags.jax_disable_jit:
         lines.append("jax_disable_jit is on: nothing is compiled")
     if mesh is not None and mesh.shape["data"] == 1 and mesh.shape["fsdp"] == 1:
         lines.append("rows are not shared out: larger batches need mesh.data or mesh.fsdp")

@@ -62,6 +62,7 @@ def parameter_spec(
     What fits no rule, such as two heads of keys on four devices or an odd vocabulary, is split
     along `embed` instead. A vector of that width is replicated: gathering it would cost more.
     """
+    # Norms and biases, with layers in front or not.
     if [name for name in names if name != "layers"] == ["embed"]:
         return PartitionSpec()
     parts = _split(names, shape, mesh)
@@ -80,6 +81,7 @@ def _split(
 ) -> list[tuple[str, ...]]:
     parts: list[tuple[str, ...]] = [() for _ in names]
     taken = set()
+    # In the order of the rules and not of the axes: a table's words choose before its width.
     ranked = [i for rule in RULES for i, name in enumerate(names) if name == rule]
     for i in ranked:
         for axis in RULES[names[i] or ""]:
@@ -140,6 +142,7 @@ def on_host(tree: Tree) -> Tree:
             return np.array(leaf)
         from jax.experimental import multihost_utils
 
+        # Tiled joins the parts; without it each process would be an axis of its own.
         return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
 
     return jax.tree.map(fetch, tree)
@@ -289,7 +292,7 @@ def _described(sizes: Sequence[int | str]) -> str:
 
 
 def _remedy(sizes: Sequence[int | str], count: int) -> str:
-    """For every size in turn, what it may be beside the others."""
+    """What every size may be beside the others."""
     ways = []
     fixed = {name: n for name, n in zip(AXES, sizes, strict=True) if isinstance(n, int)}
     for name, size in fixed.items():

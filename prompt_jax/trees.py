@@ -5,7 +5,7 @@ one type.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import flax.traverse_util
 from jax.sharding import Mesh as Mesh
@@ -19,6 +19,7 @@ Tuned: TypeAlias = Mapping[str, Any]
 """What training changes, `{"prompt": [P, D]}`: argument 0 of a loss."""
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """What is asked of a Hugging Face tokenizer; naming its class would import Transformers."""
 
@@ -28,13 +29,13 @@ class Tokenizer(Protocol):
     eos_token_id: int | None
     all_special_ids: Sequence[int]
 
-    def __call__(self, text: Any, **options: Any) -> Any: ...  # noqa: D102
+    def __call__(self, text: object, **options: object) -> Any: ...
     def __len__(self) -> int: ...
-    def decode(self, ids: Any, **options: Any) -> str: ...  # noqa: D102
-    def batch_decode(self, rows: Any, **options: Any) -> list[str]: ...  # noqa: D102
-    def convert_ids_to_tokens(self, ids: Any) -> Any: ...  # noqa: D102
-    def get_vocab(self) -> dict[str, int]: ...  # noqa: D102
-    def save_pretrained(self, folder: Any) -> Any: ...  # noqa: D102
+    def decode(self, ids: object, **options: object) -> str: ...
+    def batch_decode(self, rows: object, **options: object) -> list[str]: ...
+    def convert_ids_to_tokens(self, ids: object) -> list[str]: ...
+    def get_vocab(self) -> dict[str, int]: ...
+    def save_pretrained(self, folder: object) -> Any: ...
 
 
 def by_path(tree: Tree) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from prompt_jax.config import InputError
-from prompt_jax.methods.peft import KEY
+from prompt_jax.methods.method import KEY
 from prompt_jax.prompts.peft import read_weights
 from prompt_jax.weights import load_backbone, save_hugging_face
 from prompt_jax.weights.hugging_face import open_weights

@@ -27,7 +27,7 @@ class Backbone:
     name: str
     """What `load_backbone` was asked for; written into saved prompts."""
     config: ModelConfig
-    """Of its family: `T5Config`, `CausalConfig`, `BertConfig`."""
+    """The config of its family: a `T5Config`, `CausalConfig` or `BertConfig`."""
     params: Frozen
     """The frozen tree; always passed as an argument, never closed over."""
     tokenizer: Any = None

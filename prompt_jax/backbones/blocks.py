@@ -58,6 +58,7 @@ class ByBucket(NamedTuple):
 
     def rows(self) -> Float[Array, "#B H T PS"]:
         """The bias of these queries."""
+        # Gathered and not by one-hot: the table has a few hundred numbers, the scores millions.
         rows = jnp.moveaxis(self.table[self.buckets], -1, -3)
         return rows if rows.ndim == 4 else rows[None]
 
@@ -143,6 +144,7 @@ def _answers(
     for bias in biases:  # Added one by one: their sum would be as large as the scores.
         rows = bias.rows() if isinstance(bias, ByBucket) else bias
         scores = scores + rows
+    # In float32, where a thousand small weights still add to one; what they weigh is rounded.
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
     out = jnp.einsum("bhts,bhsk->bhtk", weights[..., virtual:], value)
     if prefix is not None:
@@ -168,6 +170,7 @@ class MLP(nn.Module):
 
         activate = ACTIVATIONS[c.activation]
         hidden = activate(inner("wi_0")) * inner("wi_1") if c.gated else activate(inner("wi"))
+        # Split as the columns of `wi` and the rows of `wo` are, so that neither kernel moves.
         hidden = constrain(dropout(self, hidden), c.mesh, "batch", None, "mlp")
         wo = ((c.d_ff, c.d_model), ("mlp", "embed"), c.d_ff**-0.5)
         return Dense(*wo, use_bias=self.use_bias, dtype=c.dtype, name="wo")(hidden)
@@ -248,6 +251,7 @@ def stack(
     if not (c.scan or module.is_initializing()):
         return _apart(module, functools.partial(block, **fields), length, x, shared, sliced)
     axes: Any = (*[nn.broadcast] * len(shared), *[0] * len(sliced))
+    # A rng for dropout a layer, or all would drop the same places.
     scanned = nn.scan(
         block,
         variable_axes={"params": 0, "tuned": 0, "intermediates": 0},

@@ -26,6 +26,7 @@ class LayerCache(NamedTuple):
 def empty_cache(config: ModelConfig, heads: int, layers: int, batch: int, room: int) -> LayerCache:
     """Room for the keys and values of all layers."""
     zeros = jnp.zeros((layers, batch, heads, room, config.d_kv), config.dtype)
+    # By heads, as the keys that are written come; zeros alone would be put on every device.
     zeros = constrain(zeros, config.mesh, None, "batch", "kv_heads")
     return LayerCache(zeros, zeros)
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Collection, Mapping
-from typing import Any, ClassVar, Literal, Self, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import jax.numpy as jnp
 from jax.sharding import Mesh
@@ -81,7 +81,7 @@ class ModelConfig:
         if self.max_positions is not None:
             at_least("max_positions", self.max_positions, 1)
 
-    def told_by_tokenizer(self, tokenizer: Tokenizer | None) -> Self:
+    def told_by_tokenizer(self, tokenizer: Tokenizer | None) -> "ModelConfig":
         """The config with the special tokens that its tokenizer has and no `config.json` tells."""
         return self
 

@@ -14,46 +14,28 @@ T = TypeVar("T")
 
 @runtime_checkable
 class Family(Protocol):
-    """A package such as `backbones.t5`. Its `config` is always an instance of its `Config`."""
+    """What a package such as `backbones.t5` binds; a `config` is one of its `Config`.
+
+    `Module` has `embed`; `predict`, `prefill` and `decode` where it writes; `encode` and `pool`
+    where it takes a head. `TASK_TYPES` are PEFT's names, the usual one first. `TABLES` are names of
+    the embedding table in checkpoints, and `COPIES` second ones, the head's first. `PRESETS` are
+    models with random weights that have a name of ours.
+    """
 
     @property
-    def Config(self) -> type[ModelConfig]:
-        """The config of a model."""
-        ...
-
+    def Config(self) -> type[ModelConfig]: ...
     @property
-    def Module(self) -> Callable[..., nn.Module]:
-        """The module of a config.
-
-        It has `embed`, and `predict`, `prefill` and `decode` where it writes, `encode` and `pool`
-        where it takes a head.
-        """
-        ...
-
+    def Module(self) -> Callable[..., nn.Module]: ...
     @property
-    def MODEL_TYPES(self) -> tuple[str, ...]:
-        """What Hugging Face calls its models."""
-        ...
-
+    def MODEL_TYPES(self) -> tuple[str, ...]: ...
     @property
-    def TASK_TYPES(self) -> tuple[str, ...]:
-        """What it does by PEFT's names, the usual one first."""
-        ...
-
+    def TASK_TYPES(self) -> tuple[str, ...]: ...
     @property
-    def PRESETS(self) -> Mapping[str, ModelConfig]:
-        """Models that have a name of ours, and random weights."""
-        ...
-
+    def PRESETS(self) -> Mapping[str, ModelConfig]: ...
     @property
-    def TABLES(self) -> tuple[str, ...]:
-        """What checkpoints call the embedding table."""
-        ...
-
+    def TABLES(self) -> tuple[str, ...]: ...
     @property
-    def COPIES(self) -> tuple[str, ...]:
-        """Second names of the table, which some checkpoints keep."""
-        ...
+    def COPIES(self) -> tuple[str, ...]: ...
 
     def one_layer(self, model_type: str) -> tuple[ModelConfig, ...]:
         """Small models that between them have every kernel of a model type."""
@@ -81,6 +63,14 @@ class Family(Protocol):
         """Paths of the frozen tree to names of weights: one, or one a layer for stacked leaves."""
         ...
 
+    def kernel_names(self, model_type: str) -> dict[str, str]:
+        """Kernels that methods train where none are named, by role."""
+        ...
+
+    def head_names(self, task_type: str, model_type: str) -> dict[str, str]:
+        """Layers of a head, and what PEFT calls them."""
+        ...
+
     def transposed(self, config: Any, path: str) -> bool:
         """Whether a leaf is stored the other way round, [out, in]."""
         ...
@@ -91,7 +81,9 @@ class Family(Protocol):
 
 
 FAMILIES: tuple[Family, ...] = (t5, causal, bert)
-BACKBONES = {model_type: family for family in FAMILIES for model_type in family.MODEL_TYPES}
+BACKBONES: dict[str, Family] = {
+    model_type: family for family in FAMILIES for model_type in family.MODEL_TYPES
+}
 """Hugging Face's `model_type` to its family."""
 PRESETS = {name: config for family in FAMILIES for name, config in family.PRESETS.items()}
 

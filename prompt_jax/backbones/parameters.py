@@ -40,6 +40,7 @@ def boxed_shapes(config: ModelConfig, kind: str | None = None) -> Frozen:
       config: of any family.
       kind: of weights in few bits, which have scales beside them; None of whole ones.
     """
+    # Of stacked layers, as weights are held however they are run; a mesh would constrain shapes.
     plain = dataclasses.replace(config, scan=True, remat="none", mesh=None)
     shapes = jax.eval_shape(lambda: init_params(plain, jax.random.key(0), boxed=True))
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, config.dtype), shapes)
@@ -58,7 +59,7 @@ def shardings(config: ModelConfig, kind: str | None = None) -> Frozen:
     return jax.tree.map(place, shapes, is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned))
 
 
-def unstack(params: Frozen) -> Frozen:
+def unstack(params: Tree) -> Tree:
     """Frozen parameters with a tuple of layers for every stacked leaf.
 
     A program whose layers are apart would copy each one out of a stacked leaf at every call.

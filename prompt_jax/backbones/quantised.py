@@ -44,7 +44,7 @@ class Held(NamedTuple):
     """How a leaf is held."""
 
     kind: str
-    """Of `LIMITS`."""
+    """`int8`, `float8` or `int4`, a key of `LIMITS`."""
     grouped: bool
     """Whether scales are of groups of inputs, not of outputs."""
 
@@ -80,8 +80,11 @@ def quantise(
     ]
     largest = jnp.abs(wide).reshape(grouped).max(tuple(range(1, 2 * leaf.ndim, 2)))
     limit = LIMITS[how.kind]
+    # Zeros have any scale, but not zero, which they are divided by.
     scale = jnp.where(largest > 0, largest / limit, 1.0)
     small = wide / spread(scale, leaf.shape)
+    # A cast to float8 rounds by itself, and one to integers cuts. The lowest integer stays unused,
+    # so that numbers of both signs round alike and no scale needs a zero point.
     small = small if how.kind == "float8" else jnp.clip(jnp.round(small), -limit, limit)
     return small.astype(_STORED[how.kind]), scale.reshape([axes[axis] for axis in sorted(axes)])
 

@@ -19,11 +19,15 @@ Beside the leaves of a `lora`, a `prefix` or an adapter, `gate` [in] and `gate_b
 they do to every token, see `openness`.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
+
+Axes = tuple[tuple[str, int], ...]
+"""Names and sizes."""
 
 
 class Projection(NamedTuple):
@@ -36,6 +40,17 @@ class Projection(NamedTuple):
     """What Hugging Face calls it, a name a layer: what `target_modules` are matched with."""
     axes: tuple[str, ...]
     """Names of the axes of `inputs` and `outputs`, as the kernel has them."""
+
+
+def projection(inputs: Axes, outputs: Axes, weights: Sequence[str]) -> Projection:
+    """A Dense with these axes, by Hugging Face's names of its weights, one a layer."""
+    return Projection(
+        len(weights),
+        tuple(size for _, size in inputs),
+        tuple(size for _, size in outputs),
+        tuple(name.removesuffix(".weight") for name in weights),
+        tuple(name for name, _ in (*inputs, *outputs)),
+    )
 
 
 class Attention(NamedTuple):

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from prompt_jax.backbones import Backbone
     from prompt_jax.prompts import PeftFolder, Prompt
 else:  # `--help` answers at once: nothing heavy is imported before a command runs.
-    Backbone = Prompt = PeftFolder = object
+    Backbone = PeftFolder = Prompt = object
 
 T = TypeVar("T")
 LISTS = tyro.constructors.ConstructorRegistry()

@@ -17,7 +17,7 @@ from prompt_jax.trees import Tokenizer
 IGNORED = -100
 """At a token that has no target."""
 NO_SPAN = np.zeros(2, np.int32)
-"""Of a question without an answer: the first token, which is special, as BERT has it."""
+"""The span of a question without an answer: the first token, which is special, as in BERT."""
 
 
 class Located(NamedTuple):

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from prompt_jax.config import InputError, choose
+from prompt_jax.tasks import Record
 
 
 class Row(NamedTuple):
     """A row and where it stands, e.g. "train.tsv line 17"."""
 
     place: str
-    values: dict[str, Any]
+    values: Record
 
 
 def read_file(path: Path) -> list[Row]:

@@ -7,18 +7,20 @@ import difflib
 import importlib.util
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from prompt_jax.config import InputError, choose
 from prompt_jax.data.files import Row, read_file
-from prompt_jax.tasks import TASKS, Example, Task, TaskName, parse_name, to_examples
+from prompt_jax.tasks import TASKS, Example, Record, Task, TaskName, parse_name, to_examples
 
+Builder: TypeAlias = Any
+"""A dataset builder of TFDS."""
 PREPARED = Path(__file__).parent.parent / "assets" / "tasks" / "embedded_tasks"
 # TFDS keeps builders in folders by kind and registers some of them only when imported.
 _KINDS = ("text", "question_answering", "summarization", "translate", "text_simplification")
 
 
-def load_rows(name: str, split: str, limit: int | None = None) -> list[dict[str, Any]]:
+def load_rows(name: str, split: str, limit: int | None = None) -> list[Record]:
     """The rows of a split as plain Python values.
 
     Class labels come as their names; None is a label that is not there.
@@ -63,7 +65,7 @@ def load_table(name: str, split: str, limit: int | None = None) -> list[Row]:
     return _read_records(_builder(parsed), name, parsed.split or split, limit)
 
 
-def _builder(name: TaskName) -> Any:
+def _builder(name: TaskName) -> Builder:
     import tensorflow_datasets as tfds
 
     if name.prefix == "embedded":
@@ -81,7 +83,7 @@ def _builder(name: TaskName) -> Any:
     return _registered_builder(name.path)
 
 
-def _registered_builder(path: str) -> Any:
+def _registered_builder(path: str) -> Builder:
     from tensorflow_datasets.core import read_only_builder, registered
     from tensorflow_datasets.core.download.util import DownloadError
 
@@ -112,7 +114,7 @@ def _registered_builder(path: str) -> Any:
         raise InputError(f"tfds:{path} cannot be prepared: {error}{_near(path)}") from error
 
 
-def _prepare(path: str) -> Any:
+def _prepare(path: str) -> Builder:
     import tensorflow_datasets as tfds
 
     dataset = path.partition("/")[0].partition(":")[0]
@@ -139,7 +141,7 @@ def _near(path: str) -> str:
     return f". Perhaps you meant 'tfds:{near[0]}'?" if near else ""
 
 
-def _read_records(builder: Any, name: str, split: str, limit: int | None) -> list[Row]:
+def _read_records(builder: Builder, name: str, split: str, limit: int | None) -> list[Row]:
     for part in split.split("+"):
         choose(f"split of {name}", part.partition("[")[0].strip(), sorted(builder.info.splits))
     try:

@@ -25,8 +25,7 @@ from prompt_jax.methods.kernels import (
     targets,
     unnamed_kernels,
 )
-from prompt_jax.methods.method import register_method
-from prompt_jax.methods.peft import Leaves, PeftFormat, Stored
+from prompt_jax.methods.method import Leaves, PeftFormat, Stored, register_method
 from prompt_jax.trees import Tuned
 
 

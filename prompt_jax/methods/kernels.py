@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from prompt_jax.backbones import BACKBONES, FAMILIES, Backbone
 from prompt_jax.backbones.sockets import Projection
 from prompt_jax.config import InputError, MethodConfig
-from prompt_jax.methods.peft import AGAIN, Leaves, Shapes, Stored
+from prompt_jax.methods.method import AGAIN, Leaves, Shapes, Stored
 from prompt_jax.trees import Tuned
 
 ROOT = "base_model.model."

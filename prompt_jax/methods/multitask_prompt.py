@@ -16,8 +16,7 @@ from prompt_jax.backbones import Backbone
 from prompt_jax.config import InputError, MethodConfig, choose
 from prompt_jax.config.checks import each_at_least_one
 from prompt_jax.forward import Injection, TaskPrompts
-from prompt_jax.methods.method import register_method
-from prompt_jax.methods.peft import KEY, Leaves, PeftFormat, Stored, matrix
+from prompt_jax.methods.method import KEY, Leaves, PeftFormat, Stored, matrix, register_method
 from prompt_jax.methods.prompt_tuning import PromptTuningConfig, plain_prompt
 from prompt_jax.methods.virtual_tokens import (
     InputPrompt,

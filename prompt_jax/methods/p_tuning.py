@@ -16,8 +16,7 @@ from prompt_jax.backbones import Backbone
 from prompt_jax.config import InputError, choose
 from prompt_jax.config.checks import each_at_least_one
 from prompt_jax.forward import Injection
-from prompt_jax.methods.method import register_method
-from prompt_jax.methods.peft import PeftFormat
+from prompt_jax.methods.method import PeftFormat, register_method
 from prompt_jax.methods.prompt_tuning import PromptTuningConfig, plain_prompt, read
 from prompt_jax.methods.virtual_tokens import InputPrompt, start_rows
 from prompt_jax.trees import Tuned

@@ -20,9 +20,16 @@ from prompt_jax.config import InputError, at_least, choose
 from prompt_jax.config.checks import implied
 from prompt_jax.forward import Injection
 from prompt_jax.methods.kernels import by_place
-from prompt_jax.methods.method import register_method
+from prompt_jax.methods.method import (
+    KEY,
+    Leaves,
+    PeftFormat,
+    Shapes,
+    Stored,
+    matrix,
+    register_method,
+)
 from prompt_jax.methods.p_tuning import apply_linear, linear
-from prompt_jax.methods.peft import KEY, Leaves, PeftFormat, Shapes, Stored, matrix
 from prompt_jax.methods.virtual_tokens import VirtualTokens
 from prompt_jax.trees import Tuned
 

@@ -12,8 +12,15 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import InputError, choose
 from prompt_jax.forward import Injection
-from prompt_jax.methods.method import register_method
-from prompt_jax.methods.peft import AGAIN, KEY, Leaves, PeftFormat, Stored, matrix
+from prompt_jax.methods.method import (
+    AGAIN,
+    KEY,
+    Leaves,
+    PeftFormat,
+    Stored,
+    matrix,
+    register_method,
+)
 from prompt_jax.methods.virtual_tokens import (
     InputPrompt,
     peft_fields,

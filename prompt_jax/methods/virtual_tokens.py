@@ -17,7 +17,7 @@ from prompt_jax.backbones import Backbone
 from prompt_jax.config import PLACEMENTS, InputError, MethodConfig, at_least, choose
 from prompt_jax.config.checks import implied
 from prompt_jax.config.method import Place
-from prompt_jax.methods.peft import Stored
+from prompt_jax.methods.method import Stored
 
 Start = Literal["vocab", "text", "class_labels", "random", "file"]
 STARTS = {

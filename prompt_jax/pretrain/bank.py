@@ -39,7 +39,7 @@ class Material(NamedTuple):
     pieces: int
     """Vocabulary size without sentinels."""
     ratings: Float[np.ndarray, " N"] | None = None
-    """Of every text, the sum of its words' ratings over the root of its length."""
+    """For every text, the sum of its words' ratings over the root of its length."""
 
 
 class Classifier(NamedTuple):

@@ -8,7 +8,7 @@ import io
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -122,12 +122,13 @@ def train_tokenizer(
     return target
 
 
+@runtime_checkable
 class Pieces(Protocol):
     """A SentencePiece processor."""
 
-    def encode(self, input: Any) -> Any: ...  # noqa: D102
-    def get_piece_size(self) -> int: ...  # noqa: D102
-    def id_to_piece(self, id: int) -> str: ...  # noqa: D102
+    def encode(self, input: Any) -> Any: ...
+    def get_piece_size(self) -> int: ...
+    def id_to_piece(self, id: int) -> str: ...
 
 
 def load_tokenizer(path: str | Path) -> Pieces:

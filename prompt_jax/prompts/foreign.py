@@ -11,7 +11,7 @@ import numpy as np
 
 from prompt_jax.config import InputError
 from prompt_jax.methods import PromptTuningConfig
-from prompt_jax.methods.peft import matrix
+from prompt_jax.methods.method import matrix
 from prompt_jax.prompts.peft import ADAPTER_CONFIG, read_weights
 from prompt_jax.weights.pickle import open_tensor
 

@@ -15,8 +15,7 @@ from prompt_jax.backbones import Backbone
 from prompt_jax.config import InputError, MethodConfig, from_json
 from prompt_jax.config.checks import refuse_unread
 from prompt_jax.methods import PromptTuningConfig, init
-from prompt_jax.methods.method import method_of
-from prompt_jax.methods.peft import matrix
+from prompt_jax.methods.method import matrix, method_of
 from prompt_jax.prompts import foreign, peft
 from prompt_jax.prompts.card import flat
 from prompt_jax.prompts.peft import PeftFolder, fitted

@@ -7,19 +7,20 @@ from typing import Any
 
 import numpy as np
 
-from prompt_jax.backbones import Backbone
+from prompt_jax.backbones import BACKBONES, Backbone
 from prompt_jax.config import InputError, choose
 from prompt_jax.config.method import TASK_TYPES, WITH_HEAD
-from prompt_jax.methods.classifier import (
-    CLASSIFIER,
-    head_obstacle,
-    modules_to_save,
-    take_head,
-    write_head,
-)
+from prompt_jax.methods.classifier import CLASSIFIER
 from prompt_jax.methods.kernels import ROOT
-from prompt_jax.methods.method import method_of, peft_formats
-from prompt_jax.methods.peft import Leaves, PeftFormat, Shapes, Stored
+from prompt_jax.methods.method import (
+    AGAIN,
+    Leaves,
+    PeftFormat,
+    Shapes,
+    Stored,
+    method_of,
+    peft_formats,
+)
 from prompt_jax.prompts.prompt import Prompt, check_shapes, from_paths, identity_of, shapes_on
 from prompt_jax.weights.pickle import open_pickle
 from prompt_jax.weights.safetensors import open_safetensors
@@ -30,6 +31,16 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_PICKLE = "adapter_model.bin"
 # The version whose loader these folders were checked against; written so that readers can tell.
 PEFT_VERSION = "0.21.2"
+LAYERS = {
+    "classifier": "out",
+    "score": "out",
+    "qa_outputs": "out",
+    "classifier.out_proj": "out",
+    "classifier.dense": "hidden",
+    "pre_classifier": "hidden",
+}
+"""What Hugging Face calls the layers of heads, in all families."""
+LEAVES = {"weight": "kernel", "bias": "bias"}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -49,7 +60,7 @@ class PeftFolder:
         choose(f"peft_type in {self.stored.config}", self.peft_type, peft_formats())
         choose(f"task_type in {self.stored.config}", self.stored.task_type, TASK_TYPES)
         if self.stored.task_type in WITH_HEAD:
-            take_head(self.stored)
+            _take_head(self.stored)
 
     def __repr__(self) -> str:
         name, on = (f" {word!r}" if word else "" for word in (self.name, self.backbone))
@@ -120,7 +131,7 @@ def read_adapter(stored: Stored, model_type: str) -> dict[str, Any]:
         that the method does not have here.
     """
     format = peft_formats()[str(stored.values.get("peft_type"))]
-    stored, head = take_head(stored) if stored.task_type in WITH_HEAD else (stored, {})
+    stored, head = _take_head(stored) if stored.task_type in WITH_HEAD else (stored, {})
     method, leaves = format.read(stored, model_type)
     beside = {}
     if head:
@@ -176,7 +187,7 @@ def obstacle(prompt: Prompt) -> str:
         return f"PEFT has no format for {method.kind}"
     if method.task_type == "FEATURE_EXTRACTION" and format.root == ROOT:
         return "PEFT has other names for the modules of a model without a head"
-    reason = head_obstacle(method.task_type, kind, prompt.head)
+    reason = _head_obstacle(method.task_type, kind, prompt.head)
     if reason:
         return reason
     if method.task_type == "SEQ_CLS" and method.input_tokens and method.pooling != "peft":
@@ -198,12 +209,12 @@ def adapter_files(prompt: Prompt) -> tuple[dict[str, object], Leaves]:
         raise InputError(obstacle(prompt))
     fields, tensors = format.write(method, prompt.own_arrays, kind)
     if prompt.head:
-        tensors = {**tensors, **write_head(method.task_type, kind, prompt.head, format.root)}
+        tensors = {**tensors, **_head_tensors(method.task_type, kind, prompt.head, format.root)}
     common = {
         "auto_mapping": None,
         "base_model_name_or_path": prompt.backbone or None,
         "inference_mode": True,
-        "modules_to_save": modules_to_save(method.task_type, prompt.head),
+        "modules_to_save": _modules_to_save(method.task_type, prompt.head),
         "peft_type": format.peft_type,
         "peft_version": PEFT_VERSION,
         "revision": None,
@@ -213,3 +224,60 @@ def adapter_files(prompt: Prompt) -> tuple[dict[str, object], Leaves]:
         common["num_attention_heads"] = prompt.num_attention_heads
         common["num_layers"] = prompt.num_layers
     return common | fields, tensors
+
+
+def _head_obstacle(task_type: str, model_type: str, head: Leaves) -> str:
+    """Why PEFT has no place for such a head, or wants one."""
+    if task_type not in WITH_HEAD:
+        return ""
+    if not head:
+        return f"PEFT wants a trained head beside a {task_type} prompt, and this one is a cloze"
+    if not model_type:
+        return "its head is that of an unknown backbone; make the prompt with prompt_for"
+    names = BACKBONES[model_type].head_names(task_type, model_type)
+    if any(path.split("/")[1] not in names for path in head):
+        return "PEFT does not train the layer that its head has in place of a pooler"
+    return ""
+
+
+def _head_tensors(task_type: str, model_type: str, head: Leaves, root: str) -> Leaves:
+    """The tensors of a head: matrices are [out, in] in torch."""
+    names = BACKBONES[model_type].head_names(task_type, model_type)
+    words = {leaf: word for word, leaf in LEAVES.items()}
+    tensors = {}
+    for path, leaf in head.items():
+        _, layer, kind = path.split("/")
+        tensors[f"{root}{names[layer]}.{words[kind]}"] = np.ascontiguousarray(leaf.T)
+    return tensors
+
+
+def _modules_to_save(task_type: str, head: Leaves) -> list[str] | None:
+    """What PEFT shall load whole beside the adapter."""
+    if not head:
+        return None
+    if task_type == "QUESTION_ANS":
+        return ["qa_outputs"]
+    hidden = any(path.split("/")[1] == "hidden" for path in head)
+    return ["classifier", "score", *["pre_classifier"] * hidden]
+
+
+def _take_head(stored: Stored) -> tuple[Stored, dict[str, np.ndarray]]:
+    """The folder without the tensors of its head, and these as leaves by path.
+
+    Raises:
+      InputError: there are none, and its task has one.
+    """
+    rest, head = dict(stored.tensors), {}
+    for name in stored.tensors:
+        bare = name.removeprefix("base_model.").removeprefix("model.")
+        module, _, word = bare.rpartition(".")
+        if module in LAYERS and word in LEAVES:
+            head[f"{CLASSIFIER}/{LAYERS[module]}/{LEAVES[word]}"] = rest.pop(name).T
+    kernel = head.get(f"{CLASSIFIER}/out/kernel")
+    if kernel is None or kernel.ndim != 2:
+        raise InputError(
+            f"{stored.weights} has no tensors of a head and {stored.config} says task_type "
+            f"{stored.task_type}, which has one: a {' or '.join(sorted(LAYERS))} with a weight "
+            f"[classes, width]; {AGAIN}"
+        )
+    return stored._replace(tensors=rest), head

@@ -18,8 +18,7 @@ from prompt_jax.backbones.sizes import numbers
 from prompt_jax.config import InputError, MethodConfig
 from prompt_jax.forward import Injection, for_tasks
 from prompt_jax.methods.classifier import CLASSIFIER
-from prompt_jax.methods.method import materialize, resolve, shapes, simplify
-from prompt_jax.methods.peft import Shapes
+from prompt_jax.methods.method import Shapes, materialize, resolve, shapes, simplify
 from prompt_jax.tasks import Task
 from prompt_jax.trees import Tokenizer, Tree, Tuned
 

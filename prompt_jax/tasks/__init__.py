@@ -19,6 +19,7 @@ from prompt_jax.tasks.table import TaskName as TaskName
 from prompt_jax.tasks.table import parse_name as parse_name
 from prompt_jax.tasks.task import Example as Example
 from prompt_jax.tasks.task import Task as Task
+from prompt_jax.tasks.text import Record as Record
 from prompt_jax.tasks.text import Text as Text
 from prompt_jax.tasks.text import columns_of as columns_of
 from prompt_jax.tasks.text import place_of as place_of

@@ -37,6 +37,7 @@ def _tfds(
     *labels: str,
     target: str = "{label}",
     metrics: tuple[str, ...] = (),
+    kind: str = "",
 ) -> Task:
     # A template of bare columns is written `column: {column}`, the taskless format of T5.
     columns = source.split()
@@ -46,6 +47,7 @@ def _tfds(
         target=target,
         labels=labels,
         metrics=metrics,
+        kind=kind,
     )
 
 
@@ -53,7 +55,6 @@ _NLI = ("entailment", "not_entailment")
 _MNLI = ("entailment", "neutral", "contradiction")
 _BOOL = ("False", "True")
 _IOB = ("O", *(f"{part}-{kind}" for kind in ("PER", "ORG", "LOC", "MISC") for part in "BI"))
-_STSB = ("pearson", "spearman")
 _SQUAD = Task(
     name="tfds:squad",
     source="question: {question} context: {context}",
@@ -85,7 +86,7 @@ TASKS: dict[str, Task] = {
         _tfds("glue/sst2", "sentence", "negative", "positive"),
         _tfds("glue/mrpc", "sentence1 sentence2", "not_equivalent", "equivalent"),
         _tfds("glue/qqp", "question1 question2", "not_duplicate", "duplicate"),
-        _tfds("glue/stsb", "sentence1 sentence2", target="{label:fifths}", metrics=_STSB),
+        _tfds("glue/stsb", "sentence1 sentence2", target="{label:fifths}", kind="regression"),
         _tfds("glue/mnli", "hypothesis premise", *_MNLI),
         _tfds("glue/mnli_matched", "hypothesis premise", *_MNLI),
         _tfds("glue/mnli_mismatched", "hypothesis premise", *_MNLI),
@@ -107,6 +108,19 @@ TASKS: dict[str, Task] = {
             target="{ner}",
             kind="tagging",
             labels=_IOB,
+        ),
+        *(
+            Task(
+                name=f"tfds:{name}",
+                source=source,
+                target="{label}",
+                kind="multiple_choice",
+                labels=candidates,
+            )
+            for name, source, candidates in (
+                ("piqa", "{goal}", ("{sol1}", "{sol2}")),
+                ("hellaswag", "{context}", ("{endings}",)),
+            )
         ),
         _SQUAD,
         replace(_SQUAD, name="tfds:squad/v1.1"),

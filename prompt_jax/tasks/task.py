@@ -67,7 +67,7 @@ class Example(NamedTuple):
     others: tuple[str, ...] = ()
     """Further right answers, of which an evaluation takes the nearest."""
     start: int | None = None
-    """Of a span: where in the source the target begins, in characters."""
+    """Where in the source the target of a span begins, in characters."""
 
     @property
     def references(self) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ FORMATS: dict[str, Callable[[Path], dict[str, StoredTensor]]] = {
     "pytorch_model.bin": open_pickle,
     "flax_model.msgpack": open_msgpack,
 }
-"""In order of preference; each may be one file or shards behind `<name>.index.json`."""
+"""Files of weights, the preferred ones first; each may be shards behind `<name>.index.json`."""
 
 
 def read_hugging_face(location: str, **fields: Any) -> tuple[ModelConfig, dict[str, StoredTensor]]:

@@ -11,7 +11,7 @@ import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -39,6 +39,8 @@ NESTED = ("state_dict", "model_state_dict", "model", "module")
 PyTorch's tutorials, fairseq, DeepSpeed."""
 
 Storage = tuple[str, str]  # The name of the type, the key of the bytes.
+Loaded: TypeAlias = tuple[Any, Callable[[str], bytes]]
+"""What was pickled, and what reads the bytes of a storage in it by its key."""
 
 
 class _Tensor(tuple):
@@ -111,7 +113,7 @@ def open_tensor(file: Path) -> StoredTensor:
     return _tensor(file, file.name, tree, read)
 
 
-def _load(file: Path) -> tuple[Any, Callable[[str], bytes]]:
+def _load(file: Path) -> Loaded:
     """What a file holds, and how to read the bytes of a storage."""
     with file.open("rb") as stream:
         zipped = stream.read(4) == b"PK\x03\x04"
@@ -119,7 +121,7 @@ def _load(file: Path) -> tuple[Any, Callable[[str], bytes]]:
         return _load_zip(file) if zipped else _load_legacy(file)
 
 
-def _load_zip(file: Path) -> tuple[Any, Callable[[str], bytes]]:
+def _load_zip(file: Path) -> Loaded:
     with zipfile.ZipFile(file) as archive:
         (program,) = [name for name in archive.namelist() if name.endswith("/data.pkl")]
         tree = _StateDictUnpickler(io.BytesIO(archive.read(program)), file).load()
@@ -133,7 +135,7 @@ def _load_zip(file: Path) -> tuple[Any, Callable[[str], bytes]]:
     return tree, read
 
 
-def _load_legacy(file: Path) -> tuple[Any, Callable[[str], bytes]]:
+def _load_legacy(file: Path) -> Loaded:
     """Torch before 1.6: three pickles of preamble, the state dict, the keys, then every storage."""
     with file.open("rb") as stream:
         if _StateDictUnpickler(stream, file).load() != LEGACY_MAGIC:

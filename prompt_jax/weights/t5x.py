@@ -8,7 +8,7 @@ import io
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -37,6 +37,8 @@ BLOCKS = {
     ),
 }
 MLP = ("wi", "wi_0", "wi_1", "wo")
+Spec: TypeAlias = Mapping[str, Any]
+"""What TensorStore opens; a checkpoint nests them in its tree."""
 PATIENCE = {"max_retries": 4, "max_delay": "4s"}
 
 
@@ -64,7 +66,7 @@ def read_t5x(location: str, **fields: Any) -> tuple[t5.T5Config, dict[str, Store
     return _config(location, tensors, fields), _renamed(tensors)
 
 
-def _store(location: str) -> dict[str, Any]:
+def _store(location: str) -> Spec:
     """The TensorStore key-value store of a folder."""
     if location.startswith("gs://"):
         bucket, _, path = location.removeprefix("gs://").partition("/")
@@ -73,7 +75,7 @@ def _store(location: str) -> dict[str, Any]:
     return {"driver": "file", "path": f"{Path(location).absolute()}/"}
 
 
-def _read_file(store: dict[str, Any], location: str, name: str) -> bytes:
+def _read_file(store: Spec, location: str, name: str) -> bytes:
     import tensorstore as ts
 
     try:
@@ -88,7 +90,7 @@ def _read_file(store: dict[str, Any], location: str, name: str) -> bytes:
     return result.value
 
 
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _leaves(tree: Spec, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Paths with the arrays and the TensorStore specs they lead to."""
     for key, value in tree.items():
         if isinstance(value, Array) or "kvstore" in value:
@@ -105,7 +107,7 @@ def _inlined(location: str, path: str, array: Array, data: bytes) -> StoredTenso
     return StoredTensor(array.shape, dtype, lambda: values)
 
 
-def _open_zarrs(store: dict[str, Any], location: str, specs: dict) -> dict[str, StoredTensor]:
+def _open_zarrs(store: Spec, location: str, specs: dict) -> dict[str, StoredTensor]:
     """All zarrs of a checkpoint; opened at once, because a bucket answers each in its own time."""
     import tensorstore as ts
 

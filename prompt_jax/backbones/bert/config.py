@@ -35,9 +35,9 @@ class BertConfig(ModelConfig):
     """The weights have a pooler: a frozen layer on the first token."""
     pad_token_id: int = 0
     mask_token_id: int = 103
-    """Of the tokenizer; where a cloze is filled in."""
+    """The token of the mask, where a cloze is filled in; the tokenizer tells it."""
     sep_token_id: int | None = None
-    """Of the tokenizer; between the two texts of a pair. None has no pairs."""
+    """The token between the two texts of a pair; the tokenizer tells it. None has no pairs."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -55,7 +55,7 @@ class BertConfig(ModelConfig):
 
     @property
     def word_activation(self) -> str:
-        """Of the head that fills masks: RoBERTa's is fixed."""
+        """The activation of the head that fills masks, which RoBERTa fixes."""
         return "gelu" if "roberta" in self.model_type else self.activation
 
     def head(self, task_type: str) -> Head:

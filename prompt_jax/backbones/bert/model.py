@@ -54,6 +54,7 @@ class Attention(nn.Module):
         self.sow("intermediates", "values", value)
         prefix = socket(self, "prefix")
         opened = None if prefix is None else openness(x, prefix)
+        # Before the product: fewer numbers than scores.
         query = query * c.d_kv**-0.5
         out = attend(query, key, value, [bias], prefix, opened, c.attention_chunk)
         back = {"contracted": 2, "use_bias": True, "dtype": c.dtype, "name": "out"}
@@ -166,6 +167,7 @@ class Bert(nn.Module):
     ) -> Float[Array, "B S VD"]:
         """Logits of the words that may stand at every position; states without that head."""
         states = self.encode(embeddings, mask)
+        # Or its parameters would not be made, as no logit reads it.
         if self.config.pooler and self.is_initializing():
             self.pooler(states)
         return self.words(states) if self.config.word_head else states

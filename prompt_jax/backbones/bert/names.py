@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from typing import TypeVar
 
 from prompt_jax.backbones.bert.config import BertConfig
-from prompt_jax.backbones.sockets import Attention, Layers, Norm, Projection, Sockets
+from prompt_jax.backbones.sockets import Attention, Axes, Layers, Norm, Sockets, projection
 
 T = TypeVar("T")
 ROOTS = ("bert", "distilbert", "roberta")
@@ -142,7 +142,7 @@ def sockets(config: BertConfig) -> Sockets:
     c = config
     inner, mlp = (("embed", c.d_model),), (("mlp", c.d_ff),)
     outer = (("heads", c.num_heads), ("kv", c.d_kv))
-    ends = {
+    ends: dict[str, tuple[Axes, Axes]] = {
         **dict.fromkeys(("query", "key", "value"), (inner, outer)),
         **{"out": (outer, inner), "wi": (inner, mlp), "wo": (mlp, inner)},
     }
@@ -154,14 +154,7 @@ def sockets(config: BertConfig) -> Sockets:
         if leaf == "scale":
             places.norms[place] = Norm(c.num_layers, c.d_model)
         elif leaf == "kernel":
-            inputs, outputs = ends[place.rpartition("/")[2]]
-            places.projections[place] = Projection(
-                c.num_layers,
-                tuple(size for _, size in inputs),
-                tuple(size for _, size in outputs),
-                tuple(name.removesuffix(".weight") for name in weights),
-                tuple(name for name, _ in inputs + outputs),
-            )
+            places.projections[place] = projection(*ends[place.rpartition("/")[2]], weights)
     places.attentions["encoder/layers/attention"] = Attention(
         c.num_layers, c.num_heads, c.d_kv, "encoder"
     )

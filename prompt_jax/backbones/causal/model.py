@@ -79,7 +79,7 @@ class Attention(nn.Module):
             query, key, value = self.query(x), self.key(x), self.value(x)
         (query,) = by_heads(c.mesh, query)
         key, value = by_heads(c.mesh, key, value, axis="kv_heads")
-        if c.qk_norm:
+        if c.qk_norm:  # Before they are turned, which keeps their norms.
             query, key = self.query_norm(query), self.key_norm(key)
         if turn is not None:
             query, key = rotate(query, turn), rotate(key, turn)
@@ -235,6 +235,7 @@ class Causal(nn.Module):
             views = [visible, near] if c.full_layers else [near]
         if c.rope is None:
             x = x + look_up(self, "positions", query_positions)
+        # Once for all layers; each picks its view by number, as a scan cannot branch by layer.
         biases = mask_bias(jnp.stack(views))[:, :, None]
         return self.decoder(x, query_positions, biases, jnp.asarray(first), cache, continued)
 
@@ -314,5 +315,6 @@ class Causal(nn.Module):
 
 def _last(states: Float[Array, "B S D"], mask: Bool[Array, "B S"]) -> Float[Array, "B 1 D"]:
     """The state of every row's last real token, wherever padding stands."""
+    # The largest place and not the count of tokens, as padding may stand before them.
     places = jnp.where(mask, jnp.arange(mask.shape[1])[None, :], 0)
     return jnp.take_along_axis(states, places.max(1)[:, None, None], axis=1)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 from prompt_jax.backbones.causal.config import CausalConfig
-from prompt_jax.backbones.sockets import Attention, Layers, Norm, Projection, Sockets
+from prompt_jax.backbones.sockets import Attention, Axes, Layers, Norm, Sockets, projection
 
 T = TypeVar("T")
 TABLES = ("transformer.wte.weight", "model.embed_tokens.weight")
@@ -110,7 +110,7 @@ def sockets(config: CausalConfig) -> Sockets:
     c = config
     inner, mlp, outer = ("embed", c.d_model), ("mlp", c.d_ff), ("heads", c.num_heads)
     few, kv = ("kv_heads", c.num_kv_heads), ("kv", c.d_kv)
-    ends = {
+    ends: dict[str, tuple[Axes, Axes]] = {
         "attention/qkv": ((inner,), (("qkv", 3), outer, kv)),
         "attention/query": ((inner,), (outer, kv)),
         "attention/key": ((inner,), (few, kv)),
@@ -127,14 +127,7 @@ def sockets(config: CausalConfig) -> Sockets:
             width = c.d_kv if path in QK_NORMS else c.d_model
             places.norms[place] = Norm(c.num_layers, width)
             continue
-        inputs, outputs = ends[path]
-        places.projections[place] = Projection(
-            c.num_layers,
-            tuple(size for _, size in inputs),
-            tuple(size for _, size in outputs),
-            tuple(name.removesuffix(".weight") for name in names[f"{place}/kernel"]),
-            tuple(name for name, _ in inputs + outputs),
-        )
+        places.projections[place] = projection(*ends[path], names[f"{place}/kernel"])
     places.norms["decoder/final_norm"] = Norm(0, c.d_model)
     attention = Attention(c.num_layers, c.num_kv_heads, c.d_kv, "decoder")
     places.attentions["decoder/layers/attention"] = attention

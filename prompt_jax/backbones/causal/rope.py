@@ -22,12 +22,12 @@ class Rope(NamedTuple):
     low: float = 1.0
     high: float = 4.0
     original: int = 8192
-    """Of `llama3` and `yarn`: what turns `high` times or more within so many positions stays, what
+    """For `llama3` and `yarn`: what turns `high` times or more within so many positions stays, what
     turns `low` times or less is stretched by `factor`, and what lies between partly."""
     attention: float = 1.0
-    """Of `yarn`: multiplies queries and keys, as stretched scores are flatter."""
+    """What `yarn` multiplies queries and keys with, as stretched scores are flatter."""
     truncate: bool = True
-    """Of `yarn`: what lies between begins and ends at whole pairs of a head."""
+    """Whether, for `yarn`, what lies between begins and ends at whole pairs of a head."""
 
     @property
     def reach(self) -> int:

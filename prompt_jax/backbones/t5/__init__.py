@@ -14,6 +14,7 @@ from prompt_jax.backbones.t5.model import shift_right as shift_right
 from prompt_jax.backbones.t5.names import COPIES as COPIES
 from prompt_jax.backbones.t5.names import TABLES as TABLES
 from prompt_jax.backbones.t5.names import canonical as canonical
+from prompt_jax.backbones.t5.names import head_names as head_names
 from prompt_jax.backbones.t5.names import hugging_face_names as hugging_face_names
 from prompt_jax.backbones.t5.names import kernel_names as kernel_names
 from prompt_jax.backbones.t5.names import sockets as sockets

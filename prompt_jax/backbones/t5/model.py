@@ -78,7 +78,6 @@ class Attention(nn.Module):
         opened = None if prefix is None else openness(x, prefix)
         (query,) = by_heads(self.config.mesh, self.query(x))
         chunk = self.config.attention_chunk
-        # Not scaled by 1/sqrt(K), see `setup`.
         out = attend(query, key, value, biases, prefix, opened, chunk)
         return self.out(*by_heads(self.config.mesh, out))
 
@@ -185,6 +184,7 @@ class Encoder(nn.Module):
             begins = jnp.argmax(mask, axis=1)[:, None]
             keys = jnp.where((keys < 0)[None], keys[None] + begins, keys[None])
         buckets = _buckets(c, positions, keys, bidirectional=True)
+        # Two biases and not their sum: a row for every text, and one for every head.
         biases = (_key_bias(mask, virtual),)
         if not c.bias_per_layer:
             biases = (*biases, RelativeBias(c, name="relative_bias")(buckets))
@@ -216,6 +216,7 @@ class Decoder(nn.Module):
         elif virtual:
             index = index + virtual
         prefix = prefix_length(tuned, "attention")
+        # With a cache, what is new stands at `index` and behind; keys are counted from its front.
         queries = index + jnp.arange(x.shape[1])
         keys = jnp.arange(-prefix, x.shape[1] if cache is None else cache.key.shape[3])
         buckets = _buckets(c, queries, keys, bidirectional=False)
@@ -228,13 +229,14 @@ class Decoder(nn.Module):
         x, added = stack(self, DecoderBlock, c.num_decoder_layers, x, *shared, sliced=(cache,))
         if cache is not None:
             cache = written(cache, added, index)
-        if virtual and encoded is not None:
+        if virtual and encoded is not None:  # Nothing is asked of what stands behind a prompt.
             x = x[:, virtual:]
         return dropout(self, norm(c, "final_norm")(x)), cache
 
 
 def _key_bias(mask: Bool[Array, "B S"], prefix: int) -> Float[Array, "B 1 1 PS"]:
     """The bias that hides masked keys; a prefix stands before them and is seen."""
+    # The same for all heads and queries: as [B, H, T, S] a bias would be as large as the scores.
     return mask_bias(jnp.pad(mask, ((0, 0), (prefix, 0)), constant_values=True))[:, None, None, :]
 
 
@@ -291,6 +293,7 @@ class T5(nn.Module):
         c = self.config
         x = self.embed(decoder_tokens)
         x, cache = self.decoder(x, encoded, mask, cache, jnp.asarray(index))
+        # Rows of a tied table have unit variance: logits would grow as sqrt(D) with the width.
         if c.scale_logits:
             x = x * c.d_model**-0.5
         return word_logits(self, x, None if c.tie_embeddings else self.head), cache

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TypeVar
 
-from prompt_jax.backbones.sockets import Attention, Layers, Norm, Projection, Sockets
+from prompt_jax.backbones.sockets import Attention, Axes, Layers, Norm, Sockets, projection
 from prompt_jax.backbones.t5.config import T5Config
 
 T = TypeVar("T")
@@ -12,13 +12,18 @@ TABLES = ("shared.weight",)
 COPIES = ("lm_head.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 """Second names of the table that some checkpoints keep; the first one is the head's."""
 UNUSED = ("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",)
-"""In old T5 1.0 checkpoints; no T5 has ever read it."""
+"""A weight of old T5 1.0 checkpoints that no T5 has ever read."""
 ATTENTION = {"query": "q", "key": "k", "value": "v", "out": "o"}
 
 
 def kernel_names(model_type: str) -> dict[str, str]:
     """What Hugging Face calls the kernels that methods tune by their role."""
     return {"query": "q", "key": "k", "value": "v", "feedforward": "wo"}
+
+
+def head_names(task_type: str, model_type: str) -> dict[str, str]:
+    """Layers of a head, and what PEFT calls them: T5 takes none."""
+    return {}
 
 
 def canonical(tensors: Mapping[str, T], model_type: str) -> dict[str, T]:
@@ -76,23 +81,16 @@ def sockets(config: T5Config) -> Sockets:
     places = Sockets({}, {}, {}, {})
     inner, outer = (("embed", c.d_model),), (("heads", c.num_heads), ("kv", c.d_kv))
     mlp = (("mlp", c.d_ff),)
-    ends = {**dict.fromkeys(("query", "key", "value"), (inner, outer)), "out": (outer, inner)}
+    ends: dict[str, tuple[Axes, Axes]] = {
+        **dict.fromkeys(("query", "key", "value"), (inner, outer)),
+        "out": (outer, inner),
+    }
     ends |= {**dict.fromkeys(("wi", "wi_0", "wi_1"), (inner, mlp)), "wo": (mlp, inner)}
     for path, weights in hugging_face_names(config).items():
         *place, leaf = path.split("/")
         layers = len(weights) if "layers" in place else 0
         if leaf == "kernel" and layers:
-            (inputs, outputs), modules = (
-                ends[place[-1]],
-                [w.removesuffix(".weight") for w in weights],
-            )
-            places.projections["/".join(place)] = Projection(
-                layers,
-                tuple(size for _, size in inputs),
-                tuple(size for _, size in outputs),
-                tuple(modules),
-                tuple(name for name, _ in inputs + outputs),
-            )
+            places.projections["/".join(place)] = projection(*ends[place[-1]], weights)
         elif leaf == "scale":
             places.norms["/".join(place)] = Norm(layers, c.d_model)
     for stack, depth, sublayers in (
