@@ -5,6 +5,7 @@ import math
 import platform
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -61,9 +62,10 @@ def mistakes(config: ModelConfig) -> list[str]:
         lines.append(f"{jax.device_count() - used} of {jax.device_count()} devices are idle")
     if kind == "cpu" and jax.device_count() > 1:
         lines.append("these CPU devices are fake: good for tests, slower than one for work")
-    if jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
+    flags: Any = jax.config  # Which has its attributes at run time only.
+    if flags.jax_enable_x64:
         lines.append("jax_enable_x64 is on: some of the arithmetic is in float64, and slow")
-    if jax.config.jax_disable_jit:  # pyright: ignore[reportAttributeAccessIssue]
+    if flags.jax_disable_jit:
         lines.append("jax_disable_jit is on: nothing is compiled")
     if mesh is not None and mesh.shape["data"] == 1 and mesh.shape["fsdp"] == 1:
         lines.append("rows are not shared out: larger batches need mesh.data or mesh.fsdp")
@@ -171,6 +173,7 @@ def _leaves(config: ModelConfig) -> dict[str, tuple[jax.ShapeDtypeStruct, NamedS
 
 
 def _bytes_per_device(config: ModelConfig) -> int:
+    # Shapes only: no weight is read, and the model may be larger than this machine.
     sizes = (
         math.prod(sharding.shard_shape(leaf.shape) if sharding else leaf.shape)
         for leaf, sharding in _leaves(config).values()

@@ -62,6 +62,7 @@ def padded(tuned: Tuned, method: MethodConfig, length: int) -> Tuned:
     def pad(leaf: Array | np.ndarray) -> np.ndarray:
         widths = [(0, 0)] * np.ndim(leaf)
         widths[axis] = (missing, 0)
+        # Zeros have no gradient behind a mask, and no decay makes them other than zero.
         return np.pad(np.asarray(leaf), widths)
 
     return jax.tree.map(pad, tuned)
@@ -114,6 +115,7 @@ def compile_population_step(
         return train_step(loss, config, state, frozen, batch, member)
 
     def step(states: State, frozen: Tree, batches: Batch, members: Member) -> tuple[State, Aux]:
+        # The frozen tree has no member's axis: one copy, and one product with the rows of all.
         mapped = (states, batches, members)
         if len(states.step) > 1:
             return jax.vmap(alone, in_axes=(None, 0, 0, 0))(frozen, *mapped)

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from prompt_jax.config import DistributedConfig
 
@@ -27,9 +28,8 @@ def prepare(distributed: DistributedConfig | None = None) -> None:
     import jax
 
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "prompt_jax" / "xla"
-    # JAX gives its config these attributes when it is imported, where no type checker sees them.
-    folder = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
-    if jax.default_backend() != "cpu" and not folder:
+    flags: Any = jax.config  # Which has its attributes at run time only.
+    if jax.default_backend() != "cpu" and not flags.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", str(cache))
 
 
@@ -46,8 +46,8 @@ def quiet() -> None:
 
     # Every accelerator but the TPU comes as a plugin: then which one there is, JAX must find out.
     plugins = importlib.metadata.entry_points(group="jax_plugins")
-    platforms = jax.config.jax_platforms  # pyright: ignore[reportAttributeAccessIssue]
-    if not (platforms or plugins or importlib.util.find_spec("jax_plugins")):
+    flags: Any = jax.config
+    if not (flags.jax_platforms or plugins or importlib.util.find_spec("jax_plugins")):
         jax.config.update("jax_platforms", "cpu")
 
 

@@ -72,6 +72,7 @@ class Candidates(Members):
             return []
         population = self.place[waiting[0]][0]
         waiting = [i for i in waiting if self.place[i][0] is population][: self.sweep.slots]
+        # Whoever has to wait is in the next round: a program takes longer to compile.
         if len(waiting) < self.sweep.slots:
             waiting = waiting[: 2 ** (len(waiting).bit_length() - 1)]
         return waiting
@@ -110,10 +111,12 @@ class Candidates(Members):
         for index, parent in followers(self.course, rung, generator).items():
             options = self.configs[parent].train
             factors = generator.choice(RATES, 2)
+            # In float32, as a checkpoint holds them: a resumed sweep has the same rates to the bit.
             rates = np.array([options.learning_rate, options.weight_decay], np.float32) * factors
             self.course.parent[index, rung], self.course.rates[index, rung] = parent, rates
             self._become(index, rung)
             (population, at), (_, source) = self.place[index], self.place[parent]
+            # With the optimizer's state, which belongs to the prompt that it was made by.
             for leaf in jax.tree.leaves(population.states):
                 leaf[at] = leaf[source]
             population.best[at] = population.best[source]
@@ -134,6 +137,7 @@ class Candidates(Members):
 
     def restore(self, state: dict[str, Tree]) -> None:
         self.course = Course(*map(np.array, state["course"]))
+        # Rates and lengths are in no state: they follow from the course, generation by generation.
         for rung in range(len(self.targets)):
             for index in np.flatnonzero(~np.isnan(self.course.rates[:, rung, 0])):
                 self._become(int(index), rung)

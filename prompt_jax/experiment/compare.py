@@ -150,6 +150,7 @@ def _step_bytes(config: Config, data: Data, backbone: Backbone, prompt: Prompt) 
     )
     batch = place_rows(batches[0], mesh)
     sizes = step.lower(state, backbone.unstacked(), batch).compile().memory_analysis()
+    # The frozen tree is an argument and no temporary; the state is donated, and counted once.
     held = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     return held + (sizes.temp_size_in_bytes if sizes else 0)
 
@@ -167,9 +168,11 @@ def _latency(config: Config, data: Data, backbone: Backbone, prompt: Prompt) -> 
         return time.perf_counter() - begin
 
     injection = prompt.injection()
+    # Without a head of its own the plain model would answer another question.
     plain = Injection(head=injection.head, pool_prompt=injection.pool_prompt)
     for way in (plain, injection):
-        seconds(way)
+        seconds(way)  # The first call compiles.
+    # The ratio within a round: what else runs on the machine slows both of it.
     return statistics.median(seconds(injection) / seconds(plain) for _ in range(TIMED))
 
 

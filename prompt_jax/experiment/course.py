@@ -52,6 +52,7 @@ def ready(course: Course, sweep: SweepConfig) -> list[int]:
             full = len(there) >= entered
             entered = max(1, entered // sweep.eta)
             places = entered if full else len(there) // sweep.eta if sweep.how == "asha" else 0
+        # Stable: of equals the earlier candidate, in a resumed sweep too. NaN comes last.
         order = np.argsort(-course.scores[there, rung - 1], kind="stable") if rung else ...
         allowed = there[order][:places].tolist()
         waiting = [i for i in allowed if course.rung[i] == rung] + waiting

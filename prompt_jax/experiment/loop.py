@@ -157,7 +157,7 @@ class Loop:
           resume: go on from the last one, bit for bit.
         """
         with contextlib.ExitStack() as stack:
-            # The first process keeps the state of all, which is whole in each.
+            # The first process keeps the state of all, which is whole in each of them.
             writing = checkpoints.writing(folder) if is_first() else None
             self._manager = writing and stack.enter_context(writing)
             begun = self._restore(resume)
@@ -182,6 +182,7 @@ class Loop:
         """Takes the last checkpoint; its step, -1 where there is none."""
         like = self.members.checkpoint()
         manager = self._manager if resume else None
+        # What only the first process can read, the others are told: they share no disk.
         restored = together(lambda: manager and checkpoints.restore(manager, like))
         step, state = from_first(on_host(restored or (-1, like)))
         self.members.restore(state)
@@ -204,6 +205,7 @@ class Loop:
         self._ahead, self._tick = clock, time.monotonic()
 
         def report(step: int, metrics: Mapping[str, Sequence[float]], ended: bool) -> None:
+            # From the end of the last step to the end of this one; between rounds hooks take time.
             now = time.monotonic()
             seconds, self._tick, self.clock = now - self._tick, now, clock + step
             self._first = self._first or (self.clock, now)
@@ -250,6 +252,7 @@ class Loop:
     def save(self, clock: int, rows: Rows) -> None:
         """Writes a checkpoint, unless this step has one."""
         if self._manager and self._manager.latest_step() != clock:
+            # Rows first: a checkpoint whose rows were lost in a power cut would leave a gap.
             for metrics in self._files.values():
                 metrics.sync()
             checkpoints.save(self._manager, clock, self.members.checkpoint())

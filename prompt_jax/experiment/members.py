@@ -84,6 +84,7 @@ class Single(Members):
         self.batches = batches_of(config, method, backbone, examples, task, task_ids=task_ids)
         check_context(method, backbone, tuned, self.batches)
         check_blanks(method, backbone, self.batches, examples)
+        # On the host between rounds: a step donates the arrays on the device.
         self.state: State = on_host(start(tuned, config.train))
         self.best = unjudged(self.state.tuned)
         loss = loss_of(config, method, backbone, task, tuned)
@@ -116,6 +117,7 @@ class Single(Members):
             report(step - first, values, state is not None)
             return False
 
+        # Rows are a function of the step, so a round needs to know only where it begins.
         batches = prefetch(self.batches, first, first + steps)
         fit(
             self._loss,
@@ -124,7 +126,7 @@ class Single(Members):
             itertools.takewhile(lambda _: going(), batches),
             self.config.train,
             after_step=after_step,
-            due=lambda _: False,
+            due=lambda _: False,  # Only the last state of a round is read.
             step_fn=self._step,
             mesh=self.backbone.mesh,
         )
@@ -178,6 +180,7 @@ class Population(Members):
         self._check_heads()
         self.length = max(map(length_of, self.methods))
         self.members = members_of([c.train for c in configs], self.methods, self.length)
+        # One program for all: shorter prompts are padded on the left, and the padding is masked.
         longest = max(self.methods, key=length_of)
         self.batches = self._batches(longest)
         tuned = [
@@ -188,7 +191,8 @@ class Population(Members):
         self.best = [unjudged(self.tree(i)) for i in range(len(configs))]
         for batches in self.batches:
             check_context(longest, backbone, tuned[0], batches)
-        # A device has whole members, of which no part is to be split.
+        # A device has whole members: the constraints that the model has for a mesh, inside of
+        # vmap, would share out the rows of each member once more.
         apart = dataclasses.replace(backbone.config, mesh=None)
         alone = dataclasses.replace(backbone, config=apart)
         loss = loss_of(configs[0], longest, alone, data[0].task, tuned[0])
@@ -236,6 +240,7 @@ class Population(Members):
         def after_step(step: int, states: State | None, metrics: dict[str, np.ndarray]) -> None:
             if states is not None:
                 parts = jax.tree.leaves(on_host(states))
+                # Before hooks are called, which read the states. Copies write the same twice.
                 for leaf, part in zip(jax.tree.leaves(self.states), parts, strict=True):
                     leaf[at] = part
             # Behind the numbers of the chosen may be those of copies.

@@ -42,6 +42,7 @@ def score_ways(
     results: Results = {}
     sets = {"validation": data.validation, **data.tests}
     sources = [example.source for examples in sets.values() for example in examples]
+    # Before the first set is answered, which may take an hour.
     check_words(backbone, config.data, sources)
     for name, examples in sets.items():
         if not examples:

@@ -67,11 +67,13 @@ def _silent(line: str) -> None:
 
 
 def _train(config: Config, folder: Path, resume: bool, profile: int, say: Say) -> Result:
+    # A mistake in one process is raised in all: the others would wait for it forever.
     tasks = together(lambda: load_mixture(config))
     check_alike({f"the data of {data.task.name}": _digest(data) for data in tasks})
     backbone = load(config, say)
     check_rows(config.train.batch_size // config.train.accumulate, backbone.mesh)
     single = Single(config, backbone, tasks)
+    # Nothing is cleared before all that can be wrong with the new run has been checked.
     together(lambda: begin_run(folder, config, resume=resume))
     _introduce(single, say)
     before = _sha256(backbone.params)

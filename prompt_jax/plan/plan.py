@@ -119,6 +119,7 @@ def plan(config: Config, topology: str | None, *, programs: Sequence[str] = ()) 
     devices = devices_of(topology)
     backbone = shape_of_backbone(config, devices)
     check_rows(config.train.batch_size // config.train.accumulate, backbone.mesh)
+    # What remat and chunks compute twice is work of the device, and of no use to the model.
     nothing_twice = dataclasses.replace(config.frozen, remat="none", attention_chunk=None)
     plain = dataclasses.replace(config, frozen=nothing_twice)
     costs = []
@@ -198,6 +199,7 @@ def _cost(program: Program, bare: Program, ways: int, chip: Chip | None) -> Cost
     traffic = traffic_of(_text(lowered, compiled))
     bounds = utilization = None
     if chip:
+        # Every part of an all-reduce travels twice: to be summed, and back.
         moved = sum(t.bytes * t.times * (2 if t.kind == "all-reduce" else 1) for t in traffic)
         bounds = Bounds(
             work.flops / ways / chip.flops,
@@ -329,4 +331,5 @@ def _meshes(count: int, heads: int) -> list[dict[str, int]]:
 def _holds(config: Config, devices: Sequence[Device], limit: float | None) -> bool:
     """Whether the weights alone leave room, which no compiler is needed for."""
     weights = _held(shape_of_backbone(config, devices).params) / GIB
+    # A tenth is left for a prompt, a batch and activations; the compiler then says whether enough.
     return limit is None or weights < 0.9 * limit

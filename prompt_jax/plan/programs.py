@@ -56,7 +56,7 @@ def shape_of_backbone(config: Config, devices: Sequence[Device]) -> Backbone:
     chunk = config.frozen.attention_chunk
     run = {"remat": config.frozen.remat, "dtype": dtype, "attention_chunk": chunk}
     shape, _, _ = open_backbone(config.backbone, config.frozen.revision, None, **run)
-    shape = dataclasses.replace(shape, scan=True)
+    shape = dataclasses.replace(shape, scan=True)  # One layer to compile, whatever the depth.
     boxes = boxed_shapes(shape, kind)
     size = sum(map(bytes_of, jax.tree.leaves(boxes)))
     chip = chip_of(devices[0])
