@@ -73,6 +73,7 @@ def open_server(backbone, folder):
     sizes = {**SIZES, "rows": (8,), "window": 0.02}
     with Engine(backbone, prompts, room=room, **sizes) as engine:
         catalog = Catalog(engine, store)
-        assert catalog.refresh() == []
+        problems = catalog.refresh()
+        assert problems == [], problems
         with serving(create_app(catalog, KEYS)) as address:
             yield Served(address, catalog, backbone)

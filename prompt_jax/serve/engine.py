@@ -27,10 +27,9 @@ from prompt_jax.serve.prompts import (
     served_as,
     unknown,
 )
-from prompt_jax.serve.requests import WRITE, Inputs, Kind, Request, Sampling
+from prompt_jax.serve.requests import WRITE, Inputs, Kind, Request, Sampling, TextOrTokens
 from prompt_jax.serve.scoring import Classified, Embedded, Ensembled, Scored, ensembled
 from prompt_jax.serve.worker import Sizes, Stats, Worker
-from prompt_jax.tasks import Text
 
 
 class Engine:
@@ -149,8 +148,8 @@ class Engine:
     def score(
         self,
         prompt: str | Served | None,
-        text: Text,
-        candidates: Sequence[Text],
+        text: TextOrTokens,
+        candidates: Sequence[TextOrTokens],
         *,
         length_normalize: bool = True,
         timeout: float | None = None,
@@ -178,8 +177,8 @@ class Engine:
     def ensemble(
         self,
         prompts: Sequence[str | Served],
-        text: Text,
-        candidates: Sequence[Text],
+        text: TextOrTokens,
+        candidates: Sequence[TextOrTokens],
         *,
         how: str = "average",
         weights: Sequence[float] | None = None,
@@ -208,7 +207,7 @@ class Engine:
         return ensembled(self._worker.submit(requests), how, weights)
 
     def classify(
-        self, prompt: str | Served, text: Text, *, timeout: float | None = None
+        self, prompt: str | Served, text: TextOrTokens, *, timeout: float | None = None
     ) -> "Future[Classified]":
         """The log-probability of every class by the prompt's own head.
 
@@ -225,7 +224,7 @@ class Engine:
         return self._worker.submit([request])[0]
 
     def embed(
-        self, prompt: str | Served | None, text: Text, *, timeout: float | None = None
+        self, prompt: str | Served | None, text: TextOrTokens, *, timeout: float | None = None
     ) -> "Future[Embedded]":
         """The mean of the model's last states over the tokens of a text, read under a prompt.
 
@@ -239,7 +238,7 @@ class Engine:
     def generate(
         self,
         prompt: str | Served | None,
-        text: Text,
+        text: TextOrTokens,
         *,
         max_new_tokens: int = 64,
         temperature: float = 0.0,

@@ -19,7 +19,7 @@ from prompt_jax.serve.errors import DeadlineError, QueueFullError, TooLongError
 from prompt_jax.serve.prompts import Served
 from prompt_jax.trees import Tokenizer
 
-Text: TypeAlias = str | Sequence[int] | Integer[np.ndarray, " T"]
+TextOrTokens: TypeAlias = str | Sequence[int] | Integer[np.ndarray, " T"]
 """Words, or the tokens of them."""
 Tokens: TypeAlias = Int32[np.ndarray, " T"]
 LABEL_SETS = 1024
@@ -244,7 +244,7 @@ class Inputs:
         # A client asks for the same label words in request after request.
         self._labels = functools.lru_cache(LABEL_SETS)(self._encode)
 
-    def encode(self, text: Text) -> tuple[Tokens, int]:
+    def encode(self, text: TextOrTokens) -> tuple[Tokens, int]:
         """The tokens of a text, and the length that it is padded to.
 
         Raises:
@@ -264,7 +264,7 @@ class Inputs:
         )
 
     def scoring(
-        self, text: Text, candidates: Sequence[Text], length_normalize: bool
+        self, text: TextOrTokens, candidates: Sequence[TextOrTokens], length_normalize: bool
     ) -> tuple[Kind, Tokens, CandidateTokens]:
         """The kind of a request for scores, its tokens and its candidates.
 
@@ -292,7 +292,7 @@ class Inputs:
         return [Kind("score", length, count, padded.shape[1]) for length in self._lengths]
 
     def _encode(
-        self, candidates: tuple[Text, ...]
+        self, candidates: tuple[TextOrTokens, ...]
     ) -> tuple[int, Int32[np.ndarray, "C U"], Bool[np.ndarray, "C U"]]:
         """What C is padded to, the tokens of candidates, and where they are real."""
         self._backbone.check_word_head()

@@ -19,8 +19,8 @@ from prompt_jax.generate.sampling import restrict
 from prompt_jax.serve.continuous import Written
 from prompt_jax.serve.engine import Engine
 from prompt_jax.serve.prompts import Served
+from prompt_jax.serve.requests import TextOrTokens
 from prompt_jax.serve.scoring import Classified, Scored
-from prompt_jax.tasks import Text
 
 
 class Piece(NamedTuple):
@@ -60,7 +60,7 @@ class Choice(NamedTuple):
 def pieces(
     engine: Engine,
     prompt: str | Served | None,
-    tokens: Text,
+    tokens: TextOrTokens,
     stops: Sequence[str] = (),
     **sampling: Any,
 ) -> Iterator[Piece]:
@@ -100,7 +100,7 @@ def pieces(
 async def apieces(
     engine: Engine,
     prompt: str | Served | None,
-    tokens: Text,
+    tokens: TextOrTokens,
     stops: Sequence[str] = (),
     **sampling: Any,
 ) -> AsyncIterator[Piece]:
@@ -147,7 +147,7 @@ def chat_text(messages: Sequence[tuple[str, str]]) -> str:
 def _begin(
     engine: Engine,
     served: Served,
-    tokens: Text,
+    tokens: TextOrTokens,
     send: Callable[[list[int] | None], None],
     sampling: dict[str, Any],
 ) -> "Future[Written]":
@@ -157,7 +157,7 @@ def _begin(
 
 
 def _label_scores(
-    engine: Engine, served: Served, tokens: Text, timeout: float | None
+    engine: Engine, served: Served, tokens: TextOrTokens, timeout: float | None
 ) -> "Future[Any]":
     """A head's classes, or the likelihoods of the label words."""
     if served.classes:
