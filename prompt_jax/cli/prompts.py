@@ -173,8 +173,9 @@ def _publish(
     from prompt_jax.prompts import load_shaped, of_task
     from prompt_jax.serve import Store
 
-    library = Store(store)
-    entry = library.put(name, of_task(load_shaped(prompt), task_id or None))
+    loaded = of_task(load_shaped(prompt), task_id or None)
+    library = Store(store)  # Which makes the folder: not for a prompt that is refused.
+    entry = library.put(name, loaded)
     if alias:
         library.alias(name, alias, entry.version)
     print(f"{entry} in {store}")
