@@ -102,7 +102,7 @@ def answer(
     done, filler = 0, backbone.config.filler
     for indices, tokens, mask in batches_by_length(rows, eval.rows, virtual, filler):
         # The last batch is filled up with copies of its last row.
-        texts = [sources[i] for i in indices]
+        texts = [sources[int(i)] for i in indices]
         texts += texts[-1:] * (len(tokens) - len(texts))
         for index, result in zip(indices, program(tokens, mask, texts), strict=False):
             results[index] = result

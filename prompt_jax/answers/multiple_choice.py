@@ -33,7 +33,7 @@ def source(task: Task, row: Record, place: str) -> Text:
     candidates = []
     for template in task.labels:
         (_, column, _), *_ = parse(template)
-        cell = reach(row, column, place) if template == f"{{{column}}}" else None
+        cell = reach(row, column, place) if column and template == f"{{{column}}}" else None
         texts = cell if isinstance(cell, list) else [fill(template, row, place, "candidate")]
         candidates += [str(text).strip() for text in texts]
     if len(set(candidates)) < max(2, len(candidates)) or not all(candidates):

@@ -9,6 +9,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from prompt_jax.backbones.sizes import numbers
 from prompt_jax.config import PLACEMENTS, InputError, choose
+from prompt_jax.trees import by_path
 
 
 @jax.tree_util.register_static
@@ -61,7 +62,7 @@ class Injection(NamedTuple):
     @property
     def positions(self) -> int:
         """Positions that it takes before the text: virtual tokens and, if any, a prefix."""
-        leaves = flax.traverse_util.flatten_dict(self.sockets, sep="/")
+        leaves = by_path(self.sockets)
         prefixes = [leaf.shape[-3] for path, leaf in leaves.items() if path.endswith("prefix/key")]
         return self.input_tokens + max(prefixes, default=0)
 

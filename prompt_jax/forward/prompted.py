@@ -126,6 +126,17 @@ class Prefilled(NamedTuple):
     mask: Bool[Array, "B S"]
     """Of the input, virtual tokens included."""
 
+    @property
+    def decoder_cache(self) -> LayerCache:
+        """The cache of a model that writes.
+
+        Raises:
+          TypeError: an encoder has none.
+        """
+        if self.cache is None:
+            raise TypeError("an encoder fills masks and has no cache to decode with")
+        return self.cache
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)

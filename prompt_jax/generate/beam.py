@@ -79,7 +79,7 @@ def search_beams(
     # All beams of a row are alike at first, so the second step needs no reordering.
     start = _start(config, tokens.shape[0], beams, length)
     state, _ = extend(start, first.logits)
-    state, _ = jax.lax.while_loop(running, body, (state, first.cache))
+    state, _ = jax.lax.while_loop(running, body, (state, first.decoder_cache))
     return state.ended
 
 

@@ -148,11 +148,15 @@ def _copies(
 
 def _draw(drawn: Drawing, seed: int, rows: np.ndarray, vocabulary: int) -> Draw:
     return Draw(
-        key=jax.random.key(seed),
-        rows=rows.astype(np.uint32).view(np.int32),
-        temperature=np.float32(drawn.temperature),
-        top_k=np.int32(drawn.top_k or vocabulary),
-        top_p=np.float32(drawn.top_p),
+        jax.random.key(seed),
+        *jax.device_put(
+            (
+                rows.astype(np.uint32).view(np.int32),
+                np.float32(drawn.temperature),
+                np.int32(drawn.top_k or vocabulary),
+                np.float32(drawn.top_p),
+            )
+        ),
     )
 
 
@@ -160,4 +164,5 @@ def _lengths(tokens: int, penalty: float, early_stopping: bool | str) -> Lengths
     divisor = (np.arange(1, tokens + 1, dtype=np.float64) ** penalty).astype(np.float32)
     # Where long is cheap, the best that a beam may become is as long as it can get.
     patient = early_stopping == "never" and penalty > 0
-    return Lengths(divisor, np.full_like(divisor, divisor[-1]) if patient else divisor)
+    hoped = np.full_like(divisor, divisor[-1]) if patient else divisor
+    return Lengths(*jax.device_put((divisor, hoped)))

@@ -73,11 +73,11 @@ def decode_tokens(
         return append(state, logits[:, 0], cache)
 
     empty = jnp.full((batch, length), config.filler, jnp.int32)
-    start = _State(jnp.int32(0), empty, empty[:, 0], jnp.zeros(batch, bool), first.cache)
+    start = _State(jnp.int32(0), empty, empty[:, 0], jnp.zeros(batch, bool), first.decoder_cache)
     state = jax.lax.while_loop(
         lambda s: (s.step < length) & ~s.ended.all(),
         body,
-        append(start, first.logits, first.cache),
+        append(start, first.logits, first.decoder_cache),
     )
     return state.tokens
 

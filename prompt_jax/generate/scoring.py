@@ -116,7 +116,7 @@ def score_candidates(
         logits = first.logits[:, None]
         if length > 1:
             read = jnp.broadcast_to(candidate[:, :-1], (batch, length - 1))
-            later, _ = model.decode(read, first.mask, first.cache, 1)
+            later, _ = model.decode(read, first.mask, first.decoder_cache, 1)
             logits = jnp.concatenate([logits, later], axis=1)
         picked = jnp.take_along_axis(logits, candidate[:, :, None], axis=2)[..., 0]
         log_probs = picked - jax.nn.logsumexp(logits, axis=-1)

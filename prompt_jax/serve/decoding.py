@@ -71,13 +71,12 @@ def admit(
     """
     prompted = dataclasses.replace(model, injection=rows_of(leaves, slots))
     first = prompted.prefill(tokens, mask, room)
-    assert first.cache is not None  # An encoder has none, and writes nothing.
     blank = jnp.zeros((len(slots), room))
     admitted = Board(
         slots,
         draws,
         first.mask,
-        first.cache,
+        first.decoder_cache,
         blank.astype(jnp.int32),
         blank,
         jnp.zeros_like(slots),

@@ -124,5 +124,7 @@ def _with_task_type(method: MethodConfig, task_type: str) -> MethodConfig:
     """The method for a kind of task, with the parts that it is a union of."""
     changes: dict[str, Any] = {"task_type": task_type}
     if hasattr(method, "methods"):
-        changes["methods"] = tuple(_with_task_type(part, task_type) for part in method.methods)
+        changes["methods"] = tuple(
+            _with_task_type(part, task_type) for part in getattr(method, "methods", ())
+        )
     return dataclasses.replace(method, **changes)
