@@ -50,7 +50,7 @@ def test_numbers_are_learned(bert_folder, tmp_path, capsys):
         data=DataConfig(task=task, max_source_length=16, test=task),
         task=TaskConfig(kind="regression"),
         train=TrainConfig(
-            steps=60, batch_size=8, eval_every=60, optimizer="adamw", learning_rate=1e-2
+            steps=200, batch_size=8, eval_every=200, optimizer="adamw", learning_rate=1e-2
         ),
     )
     result = train(config, say=lambda line: None)
@@ -58,10 +58,10 @@ def test_numbers_are_learned(bert_folder, tmp_path, capsys):
     assert (method.task_type, method.num_labels) == ("SEQ_CLS", 1)
     assert result.results[TUNED]["test"]["pearson"] > 0.99
     assert result.results["mean"]["test"] == {"pearson": 0.0, "spearman": 0.0}
-    rows = [{"input": "bad"}, {"input": "good"}]
+    rows = [{"input": "bad film 3"}, {"input": "good film 4"}]
     answers = predictions(result.folder, bert_folder, tmp_path, rows)
     values = [float(row["prediction"]) for row in answers]
-    np.testing.assert_allclose(values, [-1, 2.5], atol=0.5)
+    np.testing.assert_allclose(values, [-1, 2.5], atol=0.7)
     assert "scores" not in answers[0]
 
     # Called as Transformers' models are, with the mean squared error as the loss.
@@ -75,8 +75,9 @@ def test_numbers_are_learned(bert_folder, tmp_path, capsys):
         model(texts["input_ids"], texts["attention_mask"], labels=[[1.0, 2.0]])
 
 
-def test_how_likely_numbers_are():
-    answers = regression.answers(NUMBERS, None, [np.array([1.0]), np.array([4.0])], ["a", "b"], [])
+def test_how_likely_numbers_are(tiny_backbone):
+    tokenizer, results = tiny_backbone.tokenizer, [np.array([1.0]), np.array([4.0])]
+    answers = regression.answers(NUMBERS, tokenizer, results, ["a", "b"], [])
     assert answers.predictions == ["1", "4"]
     examples = [Example("a", "2"), Example("b", "4")]
     assert regression.likelihood(answers, examples, NUMBERS) == -0.25

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -111,7 +112,7 @@ class Backbone:
         vocab = {} if self.tokenizer is None else self.tokenizer.get_vocab()
         return {i: word for word, i in vocab.items() if i >= self.config.vocab_size}
 
-    def check_tokens(self, tokens: ArrayLike, place: str) -> None:
+    def check_tokens(self, tokens: ArrayLike | Sequence[int], place: str) -> None:
         """Checks that the embedding table has a row for every token of a text.
 
         Args:

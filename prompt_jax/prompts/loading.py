@@ -63,14 +63,19 @@ def load_prompt(
     return prompt if backbone is None else prompt.on(backbone, allow_mismatch=allow_mismatch)
 
 
-def load_shaped(path: str | Path) -> Prompt:
-    """`load_prompt` where no backbone is at hand, and a `PeftFolder` is of no use.
+def load_shaped(path: str | Path, backbone: Backbone | None = None) -> Prompt:
+    """The prompt at a path, whatever backbone it is of; a `PeftFolder` gets its shapes.
+
+    Args:
+      backbone: what a `PeftFolder` takes its shapes from.
 
     Raises:
-      InputError: as `load_prompt`, or it is a `PeftFolder`.
+      InputError: as `load_prompt`, or it is a `PeftFolder` and there is no backbone.
     """
     prompt = load_prompt(path)
     if isinstance(prompt, PeftFolder):
+        if backbone is not None:
+            return prompt.on(backbone)
         raise InputError(
             f"{path} is PEFT's {prompt.peft_type}, which has neither rows before the input nor "
             "shapes without its backbone; import it first (prompt-jax prompts import)"

@@ -79,7 +79,7 @@ class Catalog:
             served = self._versions.get(reference)
             try:
                 if served is None:
-                    self.engine.put(reference, self.store.load(reference))
+                    self.engine.put(reference, self.store.load(reference, self.engine.backbone))
                     served = self.engine.version(reference)
             except InputError as error:
                 problems.append(f"{reference}: {error}")
@@ -245,7 +245,7 @@ def open_catalog(
     for entry in store.entries().entries:
         # What does not load or fit is reported by `refresh`.
         with contextlib.suppress(InputError):
-            prompt = store.load(str(entry))
+            prompt = store.load(str(entry), backbone)
             leaves_of(injection_for(backbone, prompt, allow_mismatch=False))
             fitting[str(entry)] = prompt
     catalog = Catalog(Engine(backbone, fitting, room=room, **sizes), store)

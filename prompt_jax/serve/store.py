@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from prompt_jax import disk
+from prompt_jax.backbones import Backbone
 from prompt_jax.config import InputError
 from prompt_jax.prompts import Prompt, load_shaped, save_prompt
 from prompt_jax.prompts.folder import OWN_FILES
@@ -82,17 +83,20 @@ class Store:
                     raise
                 number += 1  # Another writer took the number meanwhile.
 
-    def load(self, reference: str) -> Prompt:
+    def load(self, reference: str, backbone: Backbone | None = None) -> Prompt:
         """A prompt by `name`, `name@2` or `name@alias`; see `resolve`.
+
+        Args:
+          backbone: gives its shapes to what PEFT saved of LoRA, IA3 and prefix tuning.
 
         Raises:
           UnknownPromptError: there is none.
-          InputError: it is damaged, or holds what no prompt has.
+          InputError: it is damaged, holds what no prompt has, or needs a backbone.
         """
         entry = self.resolve(reference)
         folder = self._folder(entry.name) / str(entry.version)
         check_folder(folder)
-        return load_shaped(folder)
+        return load_shaped(folder, backbone)
 
     def resolve(self, reference: str) -> Entry:
         """The version that is meant: without one that of the alias `default`, or the newest.

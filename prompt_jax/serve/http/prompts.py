@@ -11,6 +11,7 @@ from pathlib import Path
 from fastapi import FastAPI, Request
 from fastapi.responses import PlainTextResponse
 
+from prompt_jax.backbones import Backbone
 from prompt_jax.config import InputError
 from prompt_jax.prompts import Prompt, load_shaped
 from prompt_jax.serve.http import schemas
@@ -61,7 +62,7 @@ def add_prompts(app: FastAPI) -> None:
         """A new version: the body is a zip of the folder that `save_prompt` writes."""
         body = await request.body()
         expected = expected_of(request)
-        prompt = await asyncio.to_thread(unpacked, body)
+        prompt = await asyncio.to_thread(unpacked, body, catalog.engine.backbone)
         served = await asyncio.to_thread(catalog.put, name, prompt, expected=expected)
         return responses.model(served)
 
@@ -95,7 +96,7 @@ def expected_of(request: Request) -> str | None:
     return None if header is None else header.strip().strip('"')
 
 
-def unpacked(body: bytes) -> Prompt:
+def unpacked(body: bytes, backbone: Backbone | None = None) -> Prompt:
     """The prompt of a zip: flat, a few files of known names, looked at before it is read.
 
     Raises:
@@ -125,7 +126,7 @@ def unpacked(body: bytes) -> Prompt:
                 raise InputError(f"{name[:80]!r} cannot be unpacked: {error}") from error
             (folder / name).write_bytes(data)
         check_folder(folder)
-        return load_shaped(folder)
+        return load_shaped(folder, backbone)
 
 
 def packed(folder: Path) -> bytes:
