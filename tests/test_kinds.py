@@ -50,7 +50,7 @@ def test_numbers_are_learned(bert_folder, tmp_path, capsys):
         data=DataConfig(task=task, max_source_length=16, test=task),
         task=TaskConfig(kind="regression"),
         train=TrainConfig(
-            steps=200, batch_size=8, eval_every=200, optimizer="adamw", learning_rate=1e-2
+            steps=300, batch_size=8, eval_every=300, optimizer="adamw", learning_rate=1e-2
         ),
     )
     result = train(config, say=lambda line: None)

@@ -81,7 +81,7 @@ class Backbone:
         return self.config.d_model
 
     @property
-    def table(self) -> Float[Array, "V D"]:
+    def table(self) -> Float[Array | np.ndarray, "V D"]:
         """[V, D], the rows of all words."""
         return dequantised(self.params, "embedding")
 

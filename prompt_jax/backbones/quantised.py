@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from prompt_jax.config import InputError
@@ -130,7 +131,7 @@ def quantised_shapes(shapes: Frozen, kind: str) -> Frozen:
     return from_paths(leaves)
 
 
-def dequantised(params: Frozen, path: str) -> Array:
+def dequantised(params: Frozen, path: str) -> Array | np.ndarray:
     """A leaf in numbers of its own size, whether it is held in few bits or not."""
     leaves = by_path(params)
     leaf, scale = leaves[path], leaves.get(path + SCALE)

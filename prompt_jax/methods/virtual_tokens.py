@@ -98,7 +98,7 @@ def uniform(scale: float = 0.5) -> Initializer:
     return lambda key, shape: jax.random.uniform(key, shape, minval=-scale, maxval=scale)
 
 
-def from_vocab(table: Float[Array, "V D"], population: int) -> Initializer:
+def from_vocab(table: Float[Array | np.ndarray, "V D"], population: int) -> Initializer:
     """Rows drawn from the first `population` words; without replacement while there are enough."""
     population = min(population, table.shape[0])
 
