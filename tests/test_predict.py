@@ -115,7 +115,7 @@ def test_kill_9_leaves_an_output_that_can_be_continued(run, tiny_folder, source,
         import jax, numpy as np
         from prompt_jax import predict as module
         from prompt_jax.config import DataConfig, EvalConfig
-        from prompt_jax.methods import Injection
+        from prompt_jax.forward import Injection
         from prompt_jax.tasks import Task
         from prompt_jax.weights import load_backbone
 

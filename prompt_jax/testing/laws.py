@@ -137,9 +137,8 @@ def saved_equals_loaded(subject: Subject) -> None:
     with tempfile.TemporaryDirectory() as folder:
         saved = prompt_for(tuned, subject.config, subject.backbone)
         prompt = load_prompt(save_prompt(Path(folder) / "prompt", saved), subject.backbone)
-    _close(
-        subject.logits(prompt.injection(), batch), subject.logits(subject.injection(tuned), batch)
-    )
+    logits = subject.logits(prompt.injection(batch.task_ids), batch)
+    _close(logits, subject.logits(subject.injection(tuned), batch))
     tree, method = prompt.training, prompt.trained_as
     if tree is None:
         tree, method = prompt.tuned, prompt.method
