@@ -14,7 +14,7 @@ import numpy as np
 
 from prompt_jax.backbones import BACKBONES, Family, ModelConfig
 from prompt_jax.backbones.causal import CausalConfig
-from prompt_jax.backbones.causal.rope import Rope, rotations
+from prompt_jax.backbones.causal.rope import rotations
 from prompt_jax.config import InputError, choose
 from prompt_jax.weights.mapping import is_tied
 from prompt_jax.weights.stored import StoredTensor, at_extent, parsing, reordered, transposed
@@ -208,7 +208,9 @@ def _config_json(contents: GGUF, name: str) -> dict[str, Any]:
     metadata, tensors = contents
     model_type, fields, _ = ARCHITECTURES[name]
     values = {
-        word: metadata[f"{name}.{key}"] for key, word in fields.items() if f"{name}.{key}" in metadata
+        word: metadata[f"{name}.{key}"]
+        for key, word in fields.items()
+        if f"{name}.{key}" in metadata
     }
     values |= {
         "model_type": model_type,
@@ -228,7 +230,9 @@ def _config_json(contents: GGUF, name: str) -> dict[str, Any]:
         values["mlp_bias"] = "blk.0.ffn_up.bias" in tensors
         values["rope_parameters"] = _rope(metadata, name, tensors)
         width = values.get("head_dim", values["hidden_size"] // values["num_attention_heads"])
-        values["partial_rotary_factor"] = metadata.get(f"{name}.rope.dimension_count", width) / width
+        values["partial_rotary_factor"] = (
+            metadata.get(f"{name}.rope.dimension_count", width) / width
+        )
     return values
 
 

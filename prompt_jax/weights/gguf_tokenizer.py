@@ -43,7 +43,7 @@ def read_tokenizer(file: Path) -> Tokenizer:
     except ImportError as error:
         raise InputError(
             'the tokenizer of a .gguf file needs a newer transformers: pip install "transformers>='
-            '5.23", or give tokenizer=, the folder or hub id of the model\'s own'
+            "5.23\", or give tokenizer=, the folder or hub id of the model's own"
         ) from error
 
     metadata = open_gguf(file).metadata
@@ -52,9 +52,10 @@ def read_tokenizer(file: Path) -> Tokenizer:
         for part, key in PARTS.items()
         if f"tokenizer.ggml.{key}" in metadata
     }
+    _check_split(file, metadata)
     with parsing(file, "a tokenizer that transformers knows"):
         words, _ = convert_gguf_tokenizer(metadata["general.architecture"], parts)
-    _complete(file, words, metadata)
+    _complete(words, metadata)
     options = {
         token: parts["tokens"][metadata[f"tokenizer.ggml.{key}"]]
         for token, key in SPECIAL.items()
@@ -68,23 +69,28 @@ def read_tokenizer(file: Path) -> Tokenizer:
     return PreTrainedTokenizerFast(tokenizer_object=words, chat_template=template, **options)
 
 
-def _complete(file: Path, words: Tokenizer, metadata: Metadata) -> None:
-    """Puts in what transformers leaves out of the file's `tokenizers` tokenizer.
+def _check_split(file: Path, metadata: Metadata) -> None:
+    """Checks that we know how the file's words are split, where bytes are merged to words.
 
     Raises:
-      InputError: the file splits texts in a way that is not known here.
+      InputError: we do not.
     """
-    from tokenizers import decoders, normalizers, pre_tokenizers
     from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
 
-    kind, split = metadata["tokenizer.ggml.model"], metadata.get("tokenizer.ggml.pre", "default")
-    known = sorted({*AS_GPT2, *DIGIT_BY_DIGIT, *GGUF_PRE_TOKENIZER_SPLITS})
-    if kind == "gpt2" and split not in known:
+    allowed = sorted({*AS_GPT2, *DIGIT_BY_DIGIT, *GGUF_PRE_TOKENIZER_SPLITS})
+    split = metadata.get("tokenizer.ggml.pre", AS_GPT2[0])
+    if metadata["tokenizer.ggml.model"] == "gpt2" and split not in allowed:
         raise InputError(
-            f"the tokenizer of {file} splits texts as {split!r}; allowed: {', '.join(known)}; give "
-            "tokenizer=, the folder or hub id of the model's own"
+            f"the tokenizer of {file} splits texts as {split!r}; allowed: {', '.join(allowed)}; "
+            "give tokenizer=, the folder or hub id of the model's own"
         )
-    if kind == "gpt2" and split in DIGIT_BY_DIGIT:
+
+
+def _complete(words: Tokenizer, metadata: Metadata) -> None:
+    """Puts in what transformers leaves out of the file's `tokenizers` tokenizer."""
+    from tokenizers import decoders, normalizers, pre_tokenizers
+
+    if metadata.get("tokenizer.ggml.pre") in DIGIT_BY_DIGIT:
         words.pre_tokenizer = pre_tokenizers.Sequence(
             [
                 pre_tokenizers.Digits(individual_digits=True),
