@@ -139,7 +139,7 @@ def test_a_head_that_is_the_table_is_tied(folder):
         (lambda t: {**t, "pooler.weight": t[BIAS]}, "pooler.weight not part of this model"),
         (lambda t: {**t, BIAS: t[BIAS].T.copy()}, rf"{BIAS} \[3, 32\] instead of \[32, 3\]"),
         (lambda t: {**t, BIAS: t[BIAS] * math.nan}, f"{BIAS} holds NaN or inf"),
-        (lambda t: {**t, BIAS: t[BIAS].astype(np.int32)}, f"{BIAS} is I32; allowed: float64"),
+        (lambda t: {**t, BIAS: t[BIAS].astype(np.int32)}, f"{BIAS} is int32; allowed: float64"),
         (
             lambda t: {n: a for n, a in t.items() if "encoder" not in n},
             "encoder.final_layer_norm.weight.* and 17 more missing",
@@ -180,7 +180,8 @@ def header(**change):
         (header(shape=["x"]), "not safetensors"),
         (header(shape=[3]), r"a has 8 bytes, which do not make float32\[3\]"),
         (header(data_offsets=[4, 12]), "a begins at byte 4 and not at 0"),
-        (header(dtype="I8"), "a is I8; allowed: float64, float32, float16, bfloat16"),
+        (header(dtype="I16"), "a is I16; allowed: float64, float32, float16, bfloat16"),
+        (header(dtype="U8", shape=[8]), "a is uint8; allowed: .* has a quantization_config"),
         (header(shape=[4], data_offsets=[0, 16]), "a ends behind the end of the file"),
     ],
 )
