@@ -5,9 +5,19 @@ from collections.abc import Iterable, Sequence
 from prompt_jax.config import InputError, TaskConfig
 from prompt_jax.tasks.labels import in_order, infer, read_labels
 from prompt_jax.tasks.table import TASKS, parse_name
-from prompt_jax.tasks.task import Example, Task, kind_of
-from prompt_jax.tasks.templates import check_column, fill, listing, parse
+from prompt_jax.tasks.task import Example, Task, filled_target, kind_of, messages_in
+from prompt_jax.tasks.templates import check_column, listing, parse
 from prompt_jax.tasks.text import Record, Text
+
+SHAPES = (
+    ("{input}", "{target}"),
+    ("{messages}", "{messages}"),
+    ("{prompt}", "{completion}"),
+    ("{instruction}\n{input}", "{output}"),
+    ("{instruction}", "{output}"),
+)
+"""Templates of rows that nobody described, the first whose columns are there: chats and texts as
+OpenAI, TRL and Alpaca write them."""
 
 
 def resolve(
@@ -18,7 +28,7 @@ def resolve(
 ) -> Task:
     """The task of a name, with the user's fields over the known ones.
 
-    A dataset nobody described needs no template when its columns are `input` and `target`, and no
+    A dataset nobody described needs no template when its columns are those of `SHAPES`, and no
     label words when its targets are few, short and repeat.
 
     Args:
@@ -34,8 +44,10 @@ def resolve(
     columns = list(columns)
     key = parse_name(name).key
     described = TASKS.get(key)
-    if not described and {"input", "target"} <= set(columns):
-        described = Task(name=key, source="{input}", target="{target}")
+    for source, target in SHAPES:
+        names = {column for _, column, _ in (*parse(source), *parse(target))}
+        if not described and names <= set(columns):
+            described = Task(name=key, source=source, target=target)
     source = config.source or (described and described.source)
     target = config.target or (described and described.target)
     if not source or not target:
@@ -55,7 +67,7 @@ def resolve(
     labels_in = kind_of(kind or "classification").labels_in
     if labels_in and (kind or key not in TASKS):
         targets = [
-            label for place, row in rows for label in labels_in(fill(target, row, place, "target"))
+            label for place, row in rows for label in labels_in(filled_target(target, row, place))
         ]
         if not labels and kind in ("", "classification"):
             labels = infer(targets, config)
@@ -69,7 +81,14 @@ def resolve(
         labels=labels,
         values=values,
         metrics=config.metrics or measured,
+        chat=config.chat == "on" or (config.chat == "auto" and _has_messages(source, rows)),
+        system=config.system,
     )
+
+
+def _has_messages(template: str, rows: Sequence[tuple[str, Record]]) -> bool:
+    """Whether the first row has messages where others have texts."""
+    return bool(rows) and bool(messages_in(template, rows[0][1], rows[0][0]))
 
 
 def _check_templates(source: str, target: str, columns: list[str], name: str) -> None:
