@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from prompt_jax.backbones import Backbone
-from prompt_jax.config import DataConfig, InputError, MethodConfig
+from prompt_jax.config import InputError, MethodConfig
 from prompt_jax.data import Batch, encode_examples
-from prompt_jax.data.batches import Encoded
+from prompt_jax.data.batches import Encoder
 from prompt_jax.forward import PromptedModel
 from prompt_jax.tasks import Example, Task
 from prompt_jax.trees import Tokenizer
@@ -64,25 +64,6 @@ class Reading(NamedTuple):
     """Where the tokens stand in the text."""
 
 
-def target_tokens(
-    examples: Sequence[Example],
-    tokenizer: Tokenizer,
-    data: DataConfig,
-    *,
-    place: str,
-    labels: Sequence[str] = (),
-    filler: int | None = None,
-) -> Encoded:
-    """Examples as token ids, their targets as the tokens to write.
-
-    Args:
-      place: as for `encode_targets`.
-      labels: those of the task; only heads read them.
-      filler: as for `encode_examples`.
-    """
-    return encode_examples(examples, tokenizer, data, place=place, filler=filler)
-
-
 def unknown_likelihood(answers: Answers, examples: Sequence[Example], task: Task) -> None:
     """Answers that do not tell how likely the right ones were."""
 
@@ -97,8 +78,8 @@ class Readout:
     """What a batch of texts is run through: `program(backbone, injection, task, data, eval)`."""
     answers: Callable[[Task, Tokenizer, list[Any], Sequence[str], Places], Answers]
     """Reads what the program gave for every text."""
-    encode: Callable[..., Encoded] = target_tokens
-    """Examples as token ids and targets; arguments as for `target_tokens`."""
+    encode: Encoder = encode_examples
+    """Examples as token ids and targets."""
     likelihood: Callable[[Answers, Sequence[Example], Task], float | None] = unknown_likelihood
     """The mean log-probability of what is right, in nats; None where `answers` do not tell."""
     located: bool = False

@@ -15,7 +15,7 @@ from prompt_jax.answers.readout import Answers, Head, LossOptions, Places, Progr
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import DataConfig, EvalConfig, InputError
 from prompt_jax.data import Batch
-from prompt_jax.data.batches import Encoded, Truncated, padding_of, sources_of
+from prompt_jax.data.batches import Encoded, EncodeOptions, Truncated, sources_of
 from prompt_jax.data.texts import cut_texts
 from prompt_jax.forward import Injection, PromptedModel
 from prompt_jax.sharding import on_host, place_rows
@@ -59,18 +59,12 @@ def text_of(value: float) -> str:
 
 
 def encode(
-    examples: Sequence[Example],
-    tokenizer: Tokenizer,
-    data: DataConfig,
-    *,
-    place: str,
-    labels: Sequence[str] = (),
-    filler: int | None = None,
+    examples: Sequence[Example], tokenizer: Tokenizer, data: DataConfig, options: EncodeOptions
 ) -> Encoded:
     """Examples as token ids, and every target as a float."""
     rows, long = cut_texts(tokenizer, sources_of(examples), data.max_source_length)
     targets = [np.array([float(example.target)], np.float32) for example in examples]
-    return Encoded(rows, targets, Truncated(long, 0), padding_of(tokenizer, filler))
+    return Encoded(rows, targets, Truncated(long, 0), options.pad_id(tokenizer))
 
 
 def loss(

@@ -17,7 +17,7 @@ from prompt_jax.backbones import Backbone
 from prompt_jax.config import DataConfig, EvalConfig, InputError, MethodConfig
 from prompt_jax.data import Batch, locate, span_targets
 from prompt_jax.data.alignment import NO_SPAN
-from prompt_jax.data.batches import Encoded, Truncated, padding_of, sources_of
+from prompt_jax.data.batches import Encoded, EncodeOptions, Truncated, sources_of
 from prompt_jax.forward import Injection, PromptedModel, at_places
 from prompt_jax.sharding import on_host
 from prompt_jax.tasks import Example, Task, place_of
@@ -90,13 +90,7 @@ def baseline(
 
 
 def encode(
-    examples: Sequence[Example],
-    tokenizer: Tokenizer,
-    data: DataConfig,
-    *,
-    place: str,
-    labels: Sequence[str] = (),
-    filler: int | None = None,
+    examples: Sequence[Example], tokenizer: Tokenizer, data: DataConfig, options: EncodeOptions
 ) -> Encoded:
     """Examples as token ids, and the first and the last token of every answer.
 
@@ -119,8 +113,7 @@ def encode(
             f"{len(lost)} of {len(examples)} training rows; raise data.max_source_length, or "
             "remove them"
         )
-    pad_id = padding_of(tokenizer, filler)
-    return Encoded(located.tokens, targets, Truncated(located.cut, 0), pad_id)
+    return Encoded(located.tokens, targets, Truncated(located.cut, 0), options.pad_id(tokenizer))
 
 
 def loss(

@@ -15,7 +15,7 @@ from prompt_jax.answers.written import mean_loss, token_loss
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import DataConfig, EvalConfig, InputError
 from prompt_jax.data import IGNORED, Batch, first_tokens, locate, tag_targets
-from prompt_jax.data.batches import Encoded, Truncated, padding_of, sources_of
+from prompt_jax.data.batches import Encoded, EncodeOptions, Truncated, sources_of
 from prompt_jax.forward import Injection, PromptedModel
 from prompt_jax.sharding import on_host
 from prompt_jax.tasks import Example, Task, label_word, words_of
@@ -67,22 +67,16 @@ def majority(
 
 
 def encode(
-    examples: Sequence[Example],
-    tokenizer: Tokenizer,
-    data: DataConfig,
-    *,
-    place: str,
-    labels: Sequence[str] = (),
-    filler: int | None = None,
+    examples: Sequence[Example], tokenizer: Tokenizer, data: DataConfig, options: EncodeOptions
 ) -> Encoded:
     """Examples as token ids, and the number of the tag at the first token of every word."""
     located = locate(tokenizer, sources_of(examples), data.max_source_length)
-    number = {tag: i for i, tag in enumerate(labels)}
+    number = {tag: i for i, tag in enumerate(options.labels)}
     targets = [
         tag_targets(example.source, places, [number[tag] for tag in example.target.split()])
         for example, places in zip(examples, located.places, strict=True)
     ]
-    pad_id = padding_of(tokenizer, filler)
+    pad_id = options.pad_id(tokenizer)
     return Encoded(located.tokens, targets, Truncated(located.cut, 0), pad_id, by_token=True)
 
 

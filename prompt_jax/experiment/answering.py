@@ -1,7 +1,6 @@
 """What an experiment trains for the tasks that it has: the method's head, its batches, its loss."""
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 
 import jax
@@ -10,7 +9,7 @@ import numpy as np
 from prompt_jax.answers import Candidates, check_words, head_of, heads, readout_for, tokenizer_of
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import Config, InputError, MethodConfig
-from prompt_jax.data import Batches, encode_labels, pad
+from prompt_jax.data import Batches, EncodeOptions, encode_labels, pad
 from prompt_jax.experiment.splits import Data
 from prompt_jax.generate import one_mask
 from prompt_jax.losses import Loss, Pull, loss_fn
@@ -92,9 +91,10 @@ def batches_of(
         config.data,
         config.train.batch_size,
         config.train.seed,
-        place=backbone.target_place,
-        filler=backbone.config.filler,
-        encode=functools.partial(readout_for(method).encode, labels=task.labels),
+        encode=readout_for(method).encode,
+        options=EncodeOptions(
+            place=backbone.target_place, filler=backbone.config.filler, labels=task.labels
+        ),
         prompt_length=method.input_tokens,
         task_ids=task_ids,
     )
