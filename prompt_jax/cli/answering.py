@@ -108,7 +108,7 @@ def predict(arguments: list[str]) -> None:
         part = parse_shard(shard)
         prepare()
         from prompt_jax import predict as prediction
-        from prompt_jax.tasks import Task, read_labels
+        from prompt_jax.tasks import Task, chat_of, read_labels
 
         loaded, model = load(prompt, backbone, allow_mismatch, mesh, frozen, task_id=task_id)
         named = Task(
@@ -117,7 +117,11 @@ def predict(arguments: list[str]) -> None:
             target=task.target or "{target}",
             kind=task.kind or "",
             labels=read_labels(task.labels)[0],
+            chat=task.chat == "on",
+            system=task.system,
         )
+        auto = task.chat == "auto"
+        named = chat_of(named, model.tokenizer, model.target_place, auto=auto)
         count = prediction.predict(
             model,
             loaded.injection(),

@@ -93,6 +93,7 @@ def tokenized(
     Raises:
       InputError: a chat, and the tokenizer has no template, or the template refuses it.
     """
+    texts = prepared(tokenizer, texts)
     rows: list[list[int]] = [[] for _ in texts]
     spots: list[list[tuple[int, int]]] = [[] for _ in texts]
     options = {"return_attention_mask": False, "verbose": False}

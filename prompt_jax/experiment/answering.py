@@ -93,7 +93,9 @@ def batches_of(
         config.train.seed,
         encode=readout_for(method).encode,
         options=EncodeOptions(
-            place=backbone.target_place, filler=backbone.config.filler, labels=task.labels
+            place=task.target_place(backbone.target_place),
+            filler=backbone.config.filler,
+            labels=task.labels,
         ),
         prompt_length=method.input_tokens,
         task_ids=task_ids,
@@ -102,7 +104,7 @@ def batches_of(
 
 def _label_rows(config: Config, backbone: Backbone, task: Task) -> list[np.ndarray]:
     words = (backbone.tokenizer, task.choices, config.data.max_target_length)
-    return encode_labels(*words, place=backbone.target_place)
+    return encode_labels(*words, place=task.target_place(backbone.target_place))
 
 
 def loss_of(

@@ -77,11 +77,14 @@ def _message(item: object, place: str) -> Message:
     content = item.get("content")
     parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
     texts = [part.get("text") if isinstance(part, Mapping) else part for part in parts]
-    kinds = {part.get("type", "text") for part in parts if isinstance(part, Mapping)}
-    if kinds - {"text"} or not all(isinstance(text, str) for text in texts):
+    kinds = {str(part.get("type", "text")) for part in parts if isinstance(part, Mapping)}
+    if kinds - {"text"}:
+        others = ", ".join(sorted(kinds - {"text"}))
+        raise InputError(f"{place}: only parts of type text are read, got {others}")
+    if not all(isinstance(text, str) for text in texts):
         raise InputError(
-            f"{place}, of role {item['role']!r}, has no text: its content is {content!r:.80}; write "
-            "a text, or parts of type text"
+            f"{place}, of role {item['role']!r}, has no text: its content is {content!r:.60}; "
+            "write a text, or parts of type text"
         )
     return Message(item["role"], "".join(map(str, texts)))
 

@@ -1,13 +1,16 @@
 """Rows of a dataset as pairs of texts."""
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 
 from prompt_jax.config import InputError, TaskConfig
+from prompt_jax.tasks.chat import chat_text, template_hash
 from prompt_jax.tasks.labels import in_order, infer, read_labels
 from prompt_jax.tasks.table import TASKS, parse_name
 from prompt_jax.tasks.task import Example, Task, filled_target, kind_of, messages_in
 from prompt_jax.tasks.templates import check_column, listing, parse
-from prompt_jax.tasks.text import Record, Text
+from prompt_jax.tasks.text import Record, Text, place_of
+from prompt_jax.trees import Tokenizer
 
 SHAPES = (
     ("{input}", "{target}"),
@@ -129,6 +132,58 @@ def to_source(task: Task, row: Record, place: str = "the row") -> Text:
       InputError: a column is missing or the text is empty.
     """
     return kind_of(task.kind).source(task, row, place)
+
+
+def chat_of(
+    task: Task, tokenizer: Tokenizer | None, backbone_place: str, *, auto: bool = False
+) -> Task:
+    """The task as a backbone is asked it: a chat or plain text.
+
+    Args:
+      backbone_place: `Backbone.target_place`.
+      auto: makes a chat of it where the backbone is a decoder and its tokenizer has a template.
+
+    Raises:
+      InputError: a chat, and the tokenizer has no template, the backbone only reads, or answers
+        are parts of the text.
+    """
+    template = template_hash(tokenizer)
+    inside = task.kind in ("tagging", "span")
+    if not task.chat:
+        chat = auto and bool(template) and backbone_place == "behind" and not inside
+        return dataclasses.replace(task, chat=True, template=template) if chat else task
+    if inside or backbone_place == "within":
+        reason = f"a {task.kind} marks the text" if inside else "the backbone writes no answers"
+        raise InputError(
+            f"task {task.name!r} is no chat, since {reason}; set task.chat off, and give rows of "
+            "plain text"
+        )
+    if not template:
+        raise InputError(
+            f"task {task.name!r} is a chat (task.chat, or rows of messages), and the tokenizer has "
+            "no chat template, as those of base models have none; use the instruct version of the "
+            'model, or plain text: --task.chat off and --task.source "... {column} ..."'
+        )
+    return dataclasses.replace(task, template=template)
+
+
+def every_answer(task: Task, examples: Sequence[Example]) -> list[Example]:
+    """The examples, and of every chat one for each of the assistant's earlier turns.
+
+    So the loss is on all that the assistant says, each time behind the chat so far.
+    """
+    if task.source != task.target or task.kind != "generation":
+        return list(examples)
+    answers = []
+    for example in examples:
+        turns = example.source.turns if isinstance(example.source, Text) else ()
+        for i, (role, content) in enumerate(turns):
+            before = turns[:i]
+            if role == "assistant" and content.strip() and before and before[-1].role == "user":
+                source = Text(chat_text(before), place_of(example.source, 0), turns=before)
+                answers.append(Example(source, content))
+        answers.append(example)
+    return answers
 
 
 def completed(task: Task, examples: Sequence[Example]) -> Task:

@@ -7,9 +7,10 @@ from types import ModuleType
 from typing import NamedTuple
 
 from prompt_jax.config import KINDS, InputError, choose
-from prompt_jax.tasks.chat import chat_text, is_chat, messages_of, with_system
+from prompt_jax.tasks.chat import chat_text, is_chat, messages_of, template_of, with_system
 from prompt_jax.tasks.templates import fill, parse, reach
 from prompt_jax.tasks.text import Message, Messages, Record, Text
+from prompt_jax.trees import Tokenizer
 
 NO_ANSWER = ("",)
 """The labels of a span task whose answer may be that there is none."""
@@ -41,6 +42,8 @@ class Task:
     Rows of messages are nothing else."""
     system: str = ""
     """What stands in the system turn of a chat whose row brings none."""
+    template: str = ""
+    """sha256 of the chat template; empty of plain text, and before a tokenizer is known."""
 
     def __post_init__(self):
         kind = self.kind or ("classification" if self.labels else "generation")
@@ -98,9 +101,7 @@ def filled_source(task: Task, row: Record, place: str) -> Text:
     messages = messages_in(task.source, row, place)
     if not messages:
         text = fill(task.source, row, place, "source")
-        if not task.chat:
-            return text
-        return text.with_turns(with_system((Message("user", text),), task.system))
+        return as_chat(task, text) if task.chat else text
     if not task.chat:
         raise InputError(
             f"{place}: column {task.source} holds messages, and task.chat is off; leave it out, or "
@@ -112,6 +113,28 @@ def filled_source(task: Task, row: Record, place: str) -> Text:
         raise InputError(f"{place}: no message with a text stands before the assistant's answer")
     turns = with_system(messages, task.system)
     return Text(chat_text(messages), place, turns=turns)
+
+
+def as_chat(task: Task, text: str) -> Text:
+    """A plain text as the user's turn of a chat."""
+    text = text if isinstance(text, Text) else Text(text)
+    return text.with_turns(with_system((Message("user", text),), task.system))
+
+
+def conversation(task: Task | None, messages: Messages, tokenizer: Tokenizer | None) -> Text:
+    """Messages as a model reads them: in the tokenizer's chat template.
+
+    Without a template, and under a prompt that was trained on plain text, they are plain text: a
+    single message is its words, several are a line each.
+
+    Args:
+      task: what the prompt was trained on, whose system text stands in front of messages without
+        one; None where there is no prompt, or nothing is known of it.
+    """
+    text = Text(chat_text(messages), "messages")
+    if not template_of(tokenizer) or (task is not None and not task.chat):
+        return text
+    return text.with_turns(with_system(messages, task.system if task else ""))
 
 
 def filled_target(template: str, row: Record, place: str) -> str:
