@@ -1,6 +1,5 @@
 """Where tags and spans stand among the tokens of any kind of tokenizer."""
 
-
 import numpy as np
 import pytest
 
