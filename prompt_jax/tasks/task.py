@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 from prompt_jax.config import KINDS, InputError, choose
+from prompt_jax.metrics import fits
 from prompt_jax.tasks.templates import fill
 from prompt_jax.tasks.text import Record, Text
 
@@ -45,9 +46,7 @@ class Task:
                 f"task {self.name!r} is a {kind.replace('_', ' ')} and has no {row.needs}; set "
                 "task.labels"
             )
-        # Entities are counted where tags mark them.
-        entities = all(label == "O" or label[:2] in ("B-", "I-") for label in self.labels)
-        metrics = tuple(name for name in row.metrics if entities or name != "entity_f1")
+        metrics = tuple(name for name in row.metrics if fits(name, self.labels))
         object.__setattr__(self, "kind", kind)
         object.__setattr__(self, "metrics", self.metrics or metrics)
 
