@@ -101,11 +101,6 @@ def plain_head(head: "Head", method: MethodConfig, backbone: Backbone, task: Tas
     return dataclasses.replace(method, task_type=head.task_type, num_labels=classes)
 
 
-def one_per_label(task: Task) -> int:
-    """As many outputs as the task has labels."""
-    return len(task.labels)
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Head(Readout):
     """How a trained head gives one kind of answer."""
@@ -116,9 +111,13 @@ class Head(Readout):
     """Compiled logits of texts, as a call of `PromptTuningModel` gives them."""
     label_loss: Callable[[Array, Any, Bool[np.ndarray, "B T"]], Array]
     """The mean loss of those logits on labels as PEFT takes them, and the mask of the texts."""
-    classes: Callable[[Task], int] = one_per_label
-    """C, the outputs of the head that a task needs."""
+    size: int | None = None
+    """C, the outputs of every such head; None has as many as the task has labels."""
     outputs: str = "label words"
     """What the outputs are called in errors."""
     configure: Callable[..., MethodConfig] = plain_head
     """A method with this head: `configure(head, method, backbone, task)`."""
+
+    def classes(self, task: Task) -> int:
+        """C, the outputs that a task needs."""
+        return len(task.labels) if self.size is None else self.size

@@ -10,15 +10,13 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from prompt_jax.answers import written
-from prompt_jax.answers.classes import logits
-from prompt_jax.answers.readout import Answers, Head, LossOptions, Places, Program
-from prompt_jax.backbones import Backbone
-from prompt_jax.config import DataConfig, EvalConfig, InputError
+from prompt_jax.answers.classes import head_program, logits
+from prompt_jax.answers.readout import Answers, Head, LossOptions, Places
+from prompt_jax.config import DataConfig, InputError
 from prompt_jax.data import Batch
 from prompt_jax.data.batches import Encoded, EncodeOptions, Truncated, sources_of
 from prompt_jax.data.texts import cut_texts
-from prompt_jax.forward import Injection, PromptedModel
-from prompt_jax.sharding import on_host, place_rows
+from prompt_jax.forward import PromptedModel
 from prompt_jax.tasks import Example, Task
 from prompt_jax.tasks.task import Kind, check_some, filled_example
 from prompt_jax.tasks.text import Record
@@ -75,19 +73,6 @@ def loss(
     return jnp.square(errors).mean(), jnp.asarray(len(batch.targets))
 
 
-def program(
-    backbone: Backbone, injection: Injection, task: Task, data: DataConfig, eval: EvalConfig
-) -> Program:
-    """Numbers [B, 1]."""
-    model = PromptedModel.of(backbone, injection)
-
-    def run(tokens: np.ndarray, mask: np.ndarray, texts: Sequence[str]) -> Any:
-        backbone.check_context(injection.positions, backbone.longest(mask), 0)
-        return on_host(logits(model, *place_rows((tokens, mask), backbone.mesh)))
-
-    return run
-
-
 def answers(
     task: Task, tokenizer: Tokenizer, results: list[Any], texts: Sequence[str], places: Places
 ) -> Answers:
@@ -123,12 +108,12 @@ KIND = Kind(example=example, baseline=mean_answer)
 READOUT = written.READOUT
 HEAD = Head(
     loss=loss,
-    program=program,
+    program=head_program(logits, log_probs=False),
     answers=answers,
     encode=encode,
     likelihood=likelihood,
     task_type="SEQ_CLS",
-    classes=lambda task: 1,
+    size=1,
     outputs="output, which is the number",
     logits=logits,
     label_loss=mean_label_loss,

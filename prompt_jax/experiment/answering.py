@@ -21,7 +21,7 @@ WRITES = ("SEQ_2_SEQ_LM", "CAUSAL_LM")
 """The task types of models that answer in words; one of them is the default of every method."""
 
 
-def for_tasks_of(config: Config, backbone: Backbone, tasks: Sequence[Task]) -> MethodConfig:
+def method_of(config: Config, backbone: Backbone, tasks: Sequence[Task]) -> MethodConfig:
     """The experiment's method with the kind of task that the backbone does, and the label words.
 
     A model that reads answers with a head of the task's kind. A text is classified by a head,

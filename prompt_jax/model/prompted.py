@@ -12,7 +12,6 @@ from jaxtyping import Array, Bool, Float, Int
 from prompt_jax.answers import head_for, mean_loss, tokenizer_of
 from prompt_jax.backbones import Backbone
 from prompt_jax.backbones.sizes import numbers
-from prompt_jax.backbones.t5 import shift_right
 from prompt_jax.config import InputError, MethodConfig
 from prompt_jax.data.alignment import IGNORED
 from prompt_jax.data.texts import tokenized
@@ -27,6 +26,7 @@ from prompt_jax.tasks import conversation
 from prompt_jax.tasks.chat import messages_of
 
 _logits = jax.jit(PromptedModel.seq2seq_logits)
+_target_logits = jax.jit(PromptedModel.target_logits)
 _text_logits = jax.jit(PromptedModel.text_logits, static_argnames="virtual")
 _text_states = jax.jit(PromptedModel.text_states)
 
@@ -170,15 +170,7 @@ class PromptTuningModel:
             if self._reads_only:
                 return self._encode(injection, tokens, mask, labels)
             return self._read(injection, tokens, mask, labels, virtual_logits)
-        shifted = None
-        if labels is not None:
-            labels = token_ids(self.backbone, "labels", labels, len(tokens), (IGNORED,))
-            targets = jnp.where(labels != IGNORED, labels, self.backbone.config.filler)
-            shifted = shift_right(targets, self.backbone.config.decoder_start_token_id)
-        decoder_tokens = self._decoder_tokens(decoder_input_ids, shifted, len(tokens))
-        model = PromptedModel.of(self.backbone, injection)
-        logits = _logits(model, tokens, mask, decoder_tokens)
-        return Output(logits, None if labels is None else mean_loss(logits, labels))
+        return self._write(injection, tokens, mask, decoder_input_ids, labels)
 
     @property
     def _reads_only(self) -> bool:
@@ -229,6 +221,35 @@ class PromptTuningModel:
         none = ((0, 0), (logits.shape[1] - labels.shape[1], 0))  # Virtual tokens have no labels.
         labels = np.pad(labels, none, constant_values=IGNORED)
         return Output(logits, mean_loss(logits[:, :-1], labels[:, 1:]))
+
+    def _write(
+        self,
+        injection: Injection | None,
+        tokens: Int[np.ndarray, "B T"],
+        mask: Bool[np.ndarray, "B T"],
+        decoder_input_ids: Any,
+        labels: Any,
+    ) -> Output:
+        """What a call of an encoder-decoder gives."""
+        model, batch = PromptedModel.of(self.backbone, injection), len(tokens)
+        if labels is not None:
+            labels = token_ids(self.backbone, "labels", labels, batch, (IGNORED,))
+        if decoder_input_ids is not None:
+            inputs = token_ids(self.backbone, "decoder_input_ids", decoder_input_ids, batch)
+            if labels is not None and labels.shape != inputs.shape:
+                raise InputError(
+                    f"labels have shape {list(labels.shape)} and decoder_input_ids "
+                    f"{list(inputs.shape)}; give equal shapes, or labels alone"
+                )
+            logits = _logits(model, tokens, mask, inputs)
+        elif labels is not None:
+            targets = np.where(labels != IGNORED, labels, self.backbone.config.filler)
+            logits = _target_logits(model, tokens, mask, targets)
+        else:
+            raise InputError(
+                "decoder_input_ids or labels are needed; to write an answer call generate"
+            )
+        return Output(logits, None if labels is None else mean_loss(logits, labels))
 
     def generate(
         self,
@@ -326,20 +347,3 @@ class PromptTuningModel:
         if isinstance(injection, Injection) and task_ids is None:
             return injection
         return for_tasks(injection, task_numbers(self._source, task_ids, rows))
-
-    def _decoder_tokens(
-        self, given: Any, shifted: Int[Array, "B U"] | None, batch: int
-    ) -> Int[Array | np.ndarray, "B U"]:
-        if given is None:
-            if shifted is None:
-                raise InputError(
-                    "decoder_input_ids or labels are needed; to write an answer call generate"
-                )
-            return shifted
-        tokens = token_ids(self.backbone, "decoder_input_ids", given, batch)
-        if shifted is not None and shifted.shape != tokens.shape:
-            raise InputError(
-                f"labels have shape {list(shifted.shape)} and decoder_input_ids "
-                f"{list(tokens.shape)}; give equal shapes, or labels alone"
-            )
-        return tokens

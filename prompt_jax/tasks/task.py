@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 from prompt_jax.config import KINDS, InputError, choose
+from prompt_jax.metrics import fits
 from prompt_jax.tasks.chat import chat_text, is_chat, messages_of, template_of, with_system
 from prompt_jax.tasks.templates import fill, parse, reach
 from prompt_jax.tasks.text import Message, Messages, Record, Text
@@ -54,9 +55,7 @@ class Task:
                 f"task {self.name!r} is a {kind.replace('_', ' ')} and has no {row.needs}; set "
                 "task.labels"
             )
-        # Entities are counted where tags mark them.
-        entities = all(label == "O" or label[:2] in ("B-", "I-") for label in self.labels)
-        metrics = tuple(name for name in row.metrics if entities or name != "entity_f1")
+        metrics = tuple(name for name in row.metrics if fits(name, self.labels))
         object.__setattr__(self, "kind", kind)
         object.__setattr__(self, "metrics", self.metrics or metrics)
 
