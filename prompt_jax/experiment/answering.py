@@ -9,6 +9,7 @@ import numpy as np
 from prompt_jax.answers import Candidates, check_words, head_of, heads, readout_for, tokenizer_of
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import Config, InputError, MethodConfig
+from prompt_jax.config.method import WRITES
 from prompt_jax.data import Batches, EncodeOptions, encode_labels, pad
 from prompt_jax.experiment.splits import Data
 from prompt_jax.generate import one_mask
@@ -16,9 +17,6 @@ from prompt_jax.losses import Loss, Pull, loss_fn
 from prompt_jax.prompts import check_task
 from prompt_jax.tasks import Example, Task, place_of
 from prompt_jax.trees import Tuned
-
-WRITES = ("SEQ_2_SEQ_LM", "CAUSAL_LM")
-"""The task types of models that answer in words; one of them is the default of every method."""
 
 
 def method_of(config: Config, backbone: Backbone, tasks: Sequence[Task]) -> MethodConfig:

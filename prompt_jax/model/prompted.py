@@ -17,7 +17,7 @@ from prompt_jax.data.alignment import IGNORED
 from prompt_jax.data.texts import tokenized
 from prompt_jax.forward import Injection, PromptedModel, for_tasks
 from prompt_jax.generate import generate, read_once
-from prompt_jax.methods import materialize
+from prompt_jax.methods import materialize, resolve
 from prompt_jax.model.inputs import texts, token_ids
 from prompt_jax.prompts import PeftFolder, Prompt, fresh, load_prompt, prompt_for, save_prompt
 from prompt_jax.prompts.multitask import TaskIds, task_numbers
@@ -98,7 +98,7 @@ class PromptTuningModel:
         if source is None:
             return cls(backbone, None, None, task_id)
         if isinstance(source, MethodConfig):
-            check_task(source, backbone)
+            check_task(resolve(source, backbone), backbone)
             tuned = fresh(source, backbone, seed)
             return cls(backbone, prompt_for(tuned, source, backbone, seed=seed), tuned, task_id)
         if isinstance(source, str | Path):

@@ -325,8 +325,8 @@ def prompt_for(tuned: Tuned, method: MethodConfig, backbone: Backbone, **about: 
     Raises:
       InputError: it is no prompt, see `Prompt`, or of a task that the backbone does not do.
     """
-    check_task(method, backbone)
     method = resolve(method, backbone)
+    check_task(method, backbone)
     served, tree = simplify(method, tuned)
     form = {} if served == method else {"training": tuned, "trained_as": method}
     return Prompt(tuned=tree, method=served, **{**identity_of(backbone), **form, **about})
