@@ -98,6 +98,15 @@ def test_saving_replaces_and_leaves_nothing_behind(tiny, folder):
         save_hugging_face(folder, tiny, dtype="int8")
 
 
+@pytest.mark.parametrize("prefix", ["module.", "model.", "transformer.", "module.model."])
+def test_names_of_a_model_inside_another_are_read(tiny, tiny_llama, tmp_path, prefix):
+    for backbone in (tiny, tiny_llama):
+        folder = save_hugging_face(tmp_path / backbone.name, backbone)
+        fingerprint = load_backbone(folder).fingerprint
+        rewrite(folder, lambda tensors: {prefix + name: t for name, t in tensors.items()})
+        assert load_backbone(folder).fingerprint == fingerprint
+
+
 def test_second_names_of_the_table_are_allowed(tiny, folder):
     def change(tensors):
         tensors["encoder.embed_tokens.weight"] = tensors["shared.weight"]

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from prompt_jax.backbones import BACKBONES, ModelConfig
+from prompt_jax.backbones import BACKBONES, Family, ModelConfig
 from prompt_jax.backbones.config import end_ids
 from prompt_jax.config import InputError, choose
 from prompt_jax.weights.few_bits import Settings, unpacked
@@ -27,6 +27,9 @@ FORMATS: dict[str, Callable[[Path], dict[str, StoredTensor]]] = {
     "flax_model.msgpack": open_msgpack,
 }
 """Files of weights, the preferred ones first; each may be shards behind `<name>.index.json`."""
+ATTRIBUTES = ("", "model.", "transformer.")
+"""What stands before every name where a model was an attribute of what was saved, as Lightning's
+modules have it."""
 
 
 def read_hugging_face(location: str, **fields: Any) -> tuple[ModelConfig, dict[str, StoredTensor]]:
@@ -49,11 +52,26 @@ def read_hugging_face(location: str, **fields: Any) -> tuple[ModelConfig, dict[s
         choose(f"model_type in {file}", model_type, BACKBONES)
         family = BACKBONES[model_type]
         stored = open_weights(folder, values.get("quantization_config"))
-        tensors = family.canonical(stored, model_type)
+        tensors = _named(stored, family, model_type)
         untied = values.get("tie_word_embeddings") is False
         shape = family.told_by_weights(tensors, tied=is_tied(tensors, family), untied=untied)
         config = family.from_hugging_face(values, **shape, **fields)
     return config, tensors
+
+
+def _named(
+    stored: dict[str, StoredTensor], family: Family, model_type: str
+) -> dict[str, StoredTensor]:
+    """The weights under the names that we read, also where they were an attribute of another module.
+
+    It is the name of the embedding table that tells.
+    """
+    for attribute in ATTRIBUTES:
+        names = {name.removeprefix(attribute): tensor for name, tensor in stored.items()}
+        tensors = family.canonical(names, model_type)
+        if any(table in tensors for table in family.TABLES):
+            return tensors
+    return family.canonical(stored, model_type)
 
 
 def _ends(folder: Path) -> list[int]:
