@@ -62,7 +62,7 @@ def read_hugging_face(location: str, **fields: Any) -> tuple[ModelConfig, dict[s
 def _named(
     stored: dict[str, StoredTensor], family: Family, model_type: str
 ) -> dict[str, StoredTensor]:
-    """The weights under the names that we read, also where they were an attribute of another module.
+    """The weights under the names that we read, also of a model that was an attribute of another.
 
     It is the name of the embedding table that tells.
     """
