@@ -103,11 +103,7 @@ def predict(
 
 
 def parse_shard(text: str) -> tuple[int, int]:
-    """The shard of `i/n`, e.g. `0/4` for the first quarter.
-
-    Raises:
-      InputError: anything else.
-    """
+    """The shard of `i/n`, e.g. `0/4` for the first quarter."""
     index, slash, count = text.partition("/")
     if not (slash and index.isdecimal() and count.isdecimal()):
         raise InputError(f"a shard is written i/n, e.g. 0/4 for the first of four, got {text!r}")
@@ -118,9 +114,6 @@ def read_inputs(path: str | Path, task: Task) -> list[Input]:
     """The inputs of a file or of standard input, the task's source template filled.
 
     Plain lines, and a column named `input`, fill a template of one column whatever its name.
-
-    Raises:
-      InputError: no such file, not UTF-8, no inputs, an empty one, or a missing column.
     """
     columns = [column for _, column, _ in parse(task.source) if column]
     only = columns[0] if len(set(columns)) == 1 else None

@@ -33,16 +33,8 @@ def ensemble(
 ) -> Answers:
     """What M prompts say together to every input, in the order of the inputs.
 
-    Args:
-      injections, task, eval: as `ask_each` takes them.
-      how: as `combine` has it.
-      weights: of `weighted`, see `fit_weights`.
-
     Returns:
       Answers and the scores of `combine`.
-
-    Raises:
-      InputError: as `ask_each` and `combine`.
     """
     given = {"data": data, "eval": eval}
     check_weights(how, weights, len(injections))
@@ -67,8 +59,6 @@ def ask_each(
 
     Args:
       injections: M prompts [P, D] for the input; lengths may differ where they stand first.
-      sources: N input texts, the template already filled.
-      task: with label words.
       eval: `batch_size` counts rows, so a batch holds `batch_size // M` inputs, at least one.
 
     Raises:
@@ -116,9 +106,6 @@ def combine(
 
     Returns:
       Scores are mean log-probabilities, or of `weighted` the log of the mean probability.
-
-    Raises:
-      InputError: another way, or weights that are missing, wrong, or not asked for.
     """
     check_weights(how, weights, said.shape[1])
     if how == "weighted":
@@ -159,11 +146,7 @@ def _mixed(probs: Float[np.ndarray, "N M C"], shares: Float[np.ndarray, " M"]) -
 
 
 def check_weights(how: str, weights: Sequence[float] | None, count: int) -> None:
-    """Whether several prompts can answer together so.
-
-    Raises:
-      InputError: another way, or weights that are missing, wrong, or not asked for.
-    """
+    """Checks that several prompts can answer together in this way."""
     choose("way to ensemble prompts", how, WAYS)
     if (weights is not None) != (how == "weighted"):
         raise InputError(

@@ -29,11 +29,7 @@ LONGEST_SPAN = 30  # In tokens, as the scripts for SQuAD have it.
 
 
 def example(task: Task, row: Record, place: str) -> Example:
-    """The source, and where in its last column the first of the right answers begins.
-
-    Raises:
-      InputError: the column of the target holds no answers, or one that is not in the source.
-    """
+    """The source, and where in its last column the first of the right answers begins."""
     source = filled_source(task, row, place)
     context, _ = source.columns[-1]
     (_, column, _), *more = parse(task.target)

@@ -99,15 +99,7 @@ def target_likelihood(
     data: DataConfig,
     eval: EvalConfig,
 ) -> float:
-    """The mean log-probability of a target's token, in nats: minus the loss that training lowers.
-
-    Args:
-      sources: input texts, the template already filled.
-      targets: the right answer to each.
-
-    Raises:
-      InputError: more tokens than the backbone has positions.
-    """
+    """The mean log-probability of a target's token, in nats: minus the loss of training."""
     rows = encode(backbone.tokenizer, sources, data.max_source_length)
     words = (backbone.tokenizer, targets, data.max_target_length)
     target_tokens = encode_targets(*words, place=backbone.target_place)

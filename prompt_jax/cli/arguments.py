@@ -215,9 +215,6 @@ def load(
 
     Args:
       task_id: the task of a multitask prompt; empty where it has one only; None keeps all.
-
-    Raises:
-      InputError: no such prompt, backbone or task, or they do not fit.
     """
     from prompt_jax.prompts import load_prompt
 
@@ -247,11 +244,7 @@ def on_backbone(
 
 
 def prompt_at(path: str, task_id: str) -> Prompt | PeftFolder:
-    """The prompt at a path, of one task where it has those of several.
-
-    Raises:
-      InputError: no such prompt or task, or several tasks and none named.
-    """
+    """The prompt at a path, of one task where it has those of several."""
     from prompt_jax.prompts import PeftFolder, load_prompt, of_task
 
     prompt = load_prompt(path)

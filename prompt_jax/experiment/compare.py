@@ -70,11 +70,8 @@ def compare_methods(
     compare.json and compare.png; where a signal stops a run, there are none.
 
     Args:
-      config: the experiment.
       methods: each of another kind.
       resume: continue the run that was stopped, and go on with the methods that have none.
-      overwrite: replace what is in `config.out`.
-      say: receives every line for the user.
 
     Raises:
       InputError: no method, one named twice, a mixture of tasks, or as `train`.

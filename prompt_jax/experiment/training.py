@@ -43,11 +43,8 @@ def train(
     """Trains, evaluates and saves one prompt.
 
     Args:
-      config: the experiment.
       resume: continue the run in `config.out` from its last checkpoint, bit for bit.
-      overwrite: replace the run in `config.out`.
       profile: steps whose profile is written into profile/ of the run.
-      say: receives every line for the user.
 
     Raises:
       InputError: anything about the config, the data or the backbone that cannot work.

@@ -43,9 +43,6 @@ class Prompted(BaseModel):
 
         Args:
           options: of the call itself, `soft_prompt` or `model` among them.
-
-        Raises:
-          InputError: none, where one is required.
         """
         name = options.get("soft_prompt") or options.get("model") or self.soft_prompt or self.model
         name = name.removeprefix(f"{self.source.base}:")
@@ -83,11 +80,7 @@ class Writing(Prompted):
     """Whether LangChain reads an answer as it is written, where a call may choose."""
 
     def call(self, text: str, stop: list[str] | None, options: Options) -> Call:
-        """A text and how it shall be answered.
-
-        Raises:
-          InputError: the call has an option that is not known.
-        """
+        """A text and how it shall be answered."""
         options = options_of(options)
         sampling = {name: options.get(name, getattr(self, name)) for name in SAMPLING}
         stops = tuple(stop or self.stop or ())
@@ -101,11 +94,7 @@ class Writing(Prompted):
 
 
 def options_of(options: Options) -> Options:
-    """The options of a call under the names that they have here; None asks for nothing.
-
-    Raises:
-      InputError: one that is not known, or that cannot be had.
-    """
+    """The options of a call under the names that they have here; None asks for nothing."""
     options = {name: value for name, value in options.items() if value is not None}
     for name in options:
         choose("option of a call", name, OPTIONS)

@@ -147,11 +147,7 @@ class ChatPromptJax(Writing, BaseChatModel):
     def batch_with_prompts(
         self, inputs: Sequence[Any], prompts: Sequence[str], **kwargs: Any
     ) -> list[AIMessage]:
-        """An answer for each input, each under its own prompt, in batches that they share.
-
-        Raises:
-          InputError: more or fewer prompts than inputs.
-        """
+        """An answer for each input, each under its own prompt, in batches that they share."""
         if len(inputs) != len(prompts):
             raise InputError(f"there are {len(inputs)} inputs and {len(prompts)} prompts")
 
@@ -163,11 +159,7 @@ class ChatPromptJax(Writing, BaseChatModel):
 
 
 class PromptJaxLLM(Writing, LLM):
-    """Text in, text out; every call may have another soft prompt.
-
-    Raises:
-      As `ChatPromptJax`.
-    """
+    """Text in, text out; every call may have another soft prompt."""
 
     model_config = ConfigDict(extra="forbid")  # LangChain's own classes ignore a misspelt field.
 
@@ -243,11 +235,7 @@ class PromptJaxEmbeddings(Prompted, Embeddings):
 
 
 def text_of(messages: Sequence[BaseMessage]) -> str:
-    """A chat as one text, as `prompt_jax.serve.streaming.chat_text` joins it.
-
-    Raises:
-      InputError: a part that is no text.
-    """
+    """A chat as one text, as `prompt_jax.serve.streaming.chat_text` joins it."""
     return chat_text([(ROLES.get(m.type, m.type), _words(m)) for m in messages])
 
 

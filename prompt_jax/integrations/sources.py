@@ -121,9 +121,6 @@ class Remote:
       url: its address, without `/v1`.
       api_key: a key of it; empty where it has none.
       timeout: seconds that a request has, where it names none.
-
-    Raises:
-      InputError: nobody answers there.
     """
 
     def __init__(self, url: str, api_key: str = "", timeout: float = 60.0):

@@ -79,10 +79,8 @@ class PromptTuningModel:
         """A model with a fresh prompt, a saved one, or none.
 
         Args:
-          backbone: the frozen model.
           source: a config makes a fresh prompt; a path, or what `load_prompt` gave, takes that
             one; None is the plain backbone.
-          seed: of a fresh prompt.
           allow_mismatch: takes a prompt of other weights or another tokenizer; the width must fit.
           task_id: of a prompt for several tasks, the one that calls mean which give no task_ids:
             its number from 0, or its name.
@@ -260,12 +258,8 @@ class PromptTuningModel:
         N is B, or B * num_return_sequences.
 
         Args:
-          input_ids: [B, T].
           attention_mask, task_ids: as for a call.
           options: those of `prompt_jax.generate.generate`: max_new_tokens, num_beams, ...
-
-        Raises:
-          InputError: wrong ranks, shapes, token ids, tasks or options.
         """
         tokens, mask = texts(self.backbone, input_ids, attention_mask)
         if task_ids is not None:
@@ -277,11 +271,7 @@ class PromptTuningModel:
         return generate(self.backbone, self._read_once[1], tokens, mask, **options)
 
     def save_pretrained(self, folder: str | Path, *, overwrite: bool = False) -> Path:
-        """Saves the prompt, as a folder that PEFT loads where it can represent it.
-
-        Raises:
-          InputError: there is no prompt; or as `save_prompt`.
-        """
+        """Saves the prompt, as a folder that PEFT loads where it can represent it."""
         prompt = self.prompt
         if prompt is None:
             raise InputError(

@@ -35,7 +35,6 @@ def compose(
         the first prompt as the start S and gives S + sum of w_i (P_i - S) over the others.
       weights: of `weighted`, one a prompt, which need not sum to one; of `task_arithmetic`, one a
         prompt after the start, 1 each unless given; negative ones unlearn. The others take none.
-      name: of the result.
 
     Raises:
       InputError: fewer than two prompts, another `how`, weights that do not fit it, or prompts
@@ -77,11 +76,7 @@ def compose(
 
 
 def check_mixable(prompts: Sequence[Prompt], how: str) -> None:
-    """Checks that prompts can become one.
-
-    Raises:
-      InputError: fewer than two, or as `compose`.
-    """
+    """Checks that prompts can become one."""
     if len(prompts) < 2:
         raise InputError(
             f"compose needs at least two prompts, got {len(prompts)}; a single one is used as it is"
@@ -94,11 +89,7 @@ def check_mixable(prompts: Sequence[Prompt], how: str) -> None:
 
 
 def input_rows(prompt: Prompt) -> Float[np.ndarray, "P D"]:
-    """`prompt.rows`, of a prompt that is these rows and nothing else.
-
-    Raises:
-      InputError: it has no rows, or others in the decoder's input, which would be lost.
-    """
+    """`prompt.rows`, of a prompt that is these rows and nothing else."""
     rows = prompt.rows
     if len(prompt.own_arrays) > 1:
         raise InputError(
@@ -109,11 +100,7 @@ def input_rows(prompt: Prompt) -> Float[np.ndarray, "P D"]:
 
 
 def check_alike(prompts: Sequence[Prompt]) -> None:
-    """Checks that the rows of prompts mean the same to one model.
-
-    Raises:
-      InputError: they differ in width, placement, or in backbone as far as their files tell.
-    """
+    """Checks that the rows of prompts mean the same to one model."""
     first = prompts[0]
     for prompt in prompts[1:]:
         names = f"{called(first)} and {called(prompt)}"
@@ -151,9 +138,6 @@ def plain_method(prompt: Prompt, length: int) -> PromptTuningConfig:
     """The config of rows that were computed from a prompt's.
 
     Where the parents' training began is not where these rows began, so no `init` is kept.
-
-    Raises:
-      InputError: the prompt has a head.
     """
     if prompt.method.num_labels is not None:
         raise InputError(

@@ -38,11 +38,7 @@ def of_task(prompt: Prompt, task: int | str | None = None) -> Prompt:
     """The prompt of one task, as if it had been trained alone.
 
     Args:
-      prompt: of any method.
       task: its number from 0, or its name; None where the prompt has no tasks, or one.
-
-    Raises:
-      InputError: there are several tasks and none is named, or there is no such task.
     """
     number = task_numbers(prompt, task)
     method, count = prompt.method, prompt.method.num_tasks
@@ -79,10 +75,6 @@ def task_numbers(
 
     Args:
       rows: B; None where one task is for all.
-
-    Raises:
-      InputError: there are several tasks and none is named, there is no such task, or the prompt
-        has no tasks and one is named.
     """
     names = task_names(prompt)
     named = prompt.name or prompt.digest[:12]

@@ -33,14 +33,9 @@ def nearest_words(
     """The k words of the vocabulary nearest to every row, nearest first.
 
     Args:
-      rows: the prompt.
       table: the embedding table; rows that pad it beyond the tokenizer's vocabulary are left out.
-      tokenizer: names the words.
       k: how many, at most the vocabulary.
       by: `cosine` gives similarities, the largest first; `l2` distances, the smallest first.
-
-    Raises:
-      InputError: no tokenizer, an unknown measure, k below 1, or rows of another width.
     """
     choose("measure", by, get_args(Measure))
     at_least("k", k, 1)
@@ -79,13 +74,8 @@ def inspect(prompt: Prompt, backbone: Backbone, *, k: int = 3, allow_mismatch: b
     """A page of text: identity, scores, and the nearest words of every row by both measures.
 
     Args:
-      prompt: the prompt.
-      backbone: where its words come from.
       k: neighbours of a row.
       allow_mismatch: as for `Prompt.on`.
-
-    Raises:
-      InputError: the prompt does not fit, or as `nearest_words`.
     """
     from rich.console import Console, Group
     from rich.table import Table
@@ -139,15 +129,7 @@ def _phrase(words: list[tuple[str, float]]) -> str:
 
 
 def draw_similarity(prompt: Prompt, path: str | Path) -> Path:
-    """Draws `similarity` as a heat map.
-
-    Args:
-      prompt: the prompt.
-      path: a PNG file; replaced if it is there.
-
-    Raises:
-      InputError: it cannot be written.
-    """
+    """Draws `similarity` as a heat map, a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator

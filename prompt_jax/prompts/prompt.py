@@ -115,11 +115,7 @@ class Prompt:
 
     @property
     def rows(self) -> np.ndarray:
-        """The virtual tokens [P, D] before the input.
-
-        Raises:
-          InputError: the method has no such rows.
-        """
+        """The virtual tokens [P, D] before the input."""
         rows = self.arrays.get("prompt")
         if not self.method.rows_only or rows is None:
             raise InputError(
@@ -148,9 +144,6 @@ class Prompt:
         Args:
           task: of a prompt for several tasks, the number of the one that is meant, or of every
             row's; see `task_numbers` for names.
-
-        Raises:
-          InputError: there are several tasks, and none is named.
         """
         return for_tasks(materialize(self.method, self.tuned), task)
 
@@ -164,9 +157,6 @@ class Prompt:
             is not checked.
           allow_mismatch: lets another family, fingerprint or tokenizer pass; another width never
             does.
-
-        Raises:
-          InputError: width, family, fingerprint or tokenizer differ.
         """
         if not allow_mismatch:
             _check_family(self, backbone)
@@ -243,9 +233,6 @@ def check_shapes(prompt: Prompt, backbone: Backbone, expected: Shapes | None = N
 
     Args:
       expected: the shapes of such a tree by path, where they are at hand.
-
-    Raises:
-      InputError: it is not.
     """
     names = f"prompt {prompt.name or prompt.digest[:12]!r}", f"backbone {backbone.name!r}"
     trained_on = f" ({prompt.backbone})" if prompt.backbone else ""
@@ -304,7 +291,6 @@ def prompt_for(tuned: Tuned, method: MethodConfig, backbone: Backbone, **about: 
     Args:
       tuned: the tree of `method`, numpy or jax, of any float type.
       method: how it was made.
-      backbone: what it was trained on.
       about: other fields of `Prompt`: name, task, metrics, seed, recipe.
 
     Raises:
@@ -318,11 +304,7 @@ def prompt_for(tuned: Tuned, method: MethodConfig, backbone: Backbone, **about: 
 
 
 def check_task(method: MethodConfig, backbone: Backbone) -> None:
-    """Checks that a prompt is of a task that the backbone does, which PEFT reads from its file.
-
-    Raises:
-      InputError: it is not, or it is to write and the backbone has no head over words.
-    """
+    """Checks that a prompt is of a task that the backbone does, which PEFT reads from its file."""
     if method.task_type not in backbone.task_types:
         raise InputError(
             f'task_type is "{method.task_type}" and backbone {backbone.name!r} does '

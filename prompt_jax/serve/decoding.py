@@ -105,7 +105,6 @@ def write(
     """Writes up to so many tokens of all rows that go on.
 
     Args:
-      model: without a prompt.
       awaited: False at rows that nobody waits for any more.
     """
     prompts = {path: leaf[board.slots] for path, leaf in leaves.items()}
@@ -182,14 +181,7 @@ def _draw(
 def empty_board(
     model: PromptedModel, leaves: DeviceLeaves, rows: int, length: int, room: int
 ) -> Board:
-    """A board without a row.
-
-    Args:
-      model: without a prompt.
-      rows: R.
-      length: T, to which inputs are padded.
-      room: U, the tokens that an answer may have.
-    """
+    """A board without a request; its sizes are those of `ContinuousBatch`."""
     draws = draws_of([Sampling()] * rows, model.module.config.vocab_size)
     zeros = jnp.zeros(rows, jnp.int32)
 

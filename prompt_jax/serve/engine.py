@@ -39,7 +39,6 @@ class Engine:
     `version`; None is the plain model.
 
     Args:
-      backbone: the frozen model.
       prompts: by name; more may come later, see `put`.
       room: methods that a slot has room for at their sizes, beside those of `prompts`: a prompt of
         up to so many virtual tokens, a LoRA of up to so high a rank.
@@ -189,7 +188,6 @@ class Engine:
 
         Args:
           prompts: names or records, at most as many as there are slots.
-          how, weights: as `prompt_jax.answers.combine` has them.
 
         Raises:
           TooManyPromptsError: more prompts than slots.
@@ -226,11 +224,7 @@ class Engine:
     def embed(
         self, prompt: str | Served | None, text: TextOrTokens, *, timeout: float | None = None
     ) -> "Future[Embedded]":
-        """The mean of the model's last states over the tokens of a text, read under a prompt.
-
-        Raises:
-          As `score`.
-        """
+        """The mean of the model's last states over the tokens of a text, read under a prompt."""
         served, (tokens, length) = self.version(prompt), self._inputs.encode(text)
         request = Request(served, Kind("embed", length), tokens, timeout)
         return self._worker.submit([request])[0]

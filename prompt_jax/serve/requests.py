@@ -65,7 +65,7 @@ class Sampling(NamedTuple):
     """Called with the new tokens, from the thread of the engine."""
 
     def check(self, limit: int) -> None:
-        """Whether an answer can be written so.
+        """Checks that an answer can be written with these options.
 
         Args:
           limit: tokens of an answer at most.
@@ -132,9 +132,6 @@ class Queue:
     """Requests that wait: those of one kind together, and every prompt in its turn.
 
     One lock of the engine's guards it.
-
-    Args:
-      limit: requests that may wait.
     """
 
     def __init__(self, limit: int):
@@ -162,10 +159,6 @@ class Queue:
         self, size: int, capacity: int, held: Collection[str], window: float
     ) -> tuple[list[Request], float]:
         """The next requests to read: those of the kind that somebody has waited for longest.
-
-        Args:
-          size, capacity, held: as `take` has them.
-          window: seconds that a request waits for others to share its batch.
 
         Returns:
           None of them where it is better to wait for others, and for how many seconds.

@@ -69,12 +69,7 @@ def pieces(
     A label word comes in one piece, whatever `max_new_tokens` is.
 
     Args:
-      prompt: a name in the engine, or a record; None is the plain model.
       stops: the answer ends before the first of these.
-      sampling: as `Engine.generate` takes it.
-
-    Raises:
-      As `Engine.generate` and what its future may hold.
     """
     served = engine.version(prompt)
     if served.labels:

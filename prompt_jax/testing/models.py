@@ -50,10 +50,6 @@ def tiny(family: str = "t5", seed: int = 0) -> Backbone:
 
     Args:
       family: `t5`, `gpt2`, `llama` or `bert`, the keys of `CONFIGS`.
-      seed: of the weights.
-
-    Raises:
-      InputError: an unknown family.
 
     Example:
       >>> tiny("gpt2").width
@@ -99,8 +95,6 @@ def random_batch(
     """Random rows of 1 to T tokens, padded on the right, with tokens from 2 to 29.
 
     Args:
-      seed: of the numbers.
-      rows: B.
       text: T, tokens of the longest input that may come.
       target: U, tokens of the longest target; an encoder's inputs begin with U masks.
       tasks: task ids are drawn from 0 to `tasks` - 1.

@@ -58,11 +58,7 @@ def add_openai(app: FastAPI) -> None:
 
 
 def text_of(messages: Sequence[schemas.Message]) -> str:
-    """A chat as one text, as `streaming.chat_text` joins it.
-
-    Raises:
-      Refused: a part that is no text.
-    """
+    """A chat as one text, as `streaming.chat_text` joins it."""
 
     def words(message: schemas.Message) -> str:
         if isinstance(message.content, str):

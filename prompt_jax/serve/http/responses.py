@@ -43,12 +43,7 @@ class Responses:
         self._nearest: dict[str, list[str]] = {}
 
     async def served(self, key: Key, body: schemas.Prompted) -> Served | None:
-        """The prompt that a request names, or composes.
-
-        Raises:
-          UnknownPromptError: there is none, or none that the key may see.
-          InputError: they cannot be composed so.
-        """
+        """The prompt that a request names, or composes."""
         compose = body.compose
         if compose is None:
             return self.catalog.find(body.model, key.sees)
@@ -233,11 +228,7 @@ async def gathered(requests: Iterable[Future[Answer]]) -> list[Answer]:
 
 
 def refuse_unsupported(body: schemas.Body) -> None:
-    """Refuses fields that would change the answer and cannot.
-
-    Raises:
-      Refused: the request has one.
-    """
+    """Refuses fields that would change the answer and cannot."""
     for name in schemas.UNSUPPORTED:
         if (body.model_extra or {}).get(name) not in (None, 0, 1, [], {}, ""):
             raise Refused(400, "unsupported", f"{name} is not supported here", name)
