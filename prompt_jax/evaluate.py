@@ -64,7 +64,7 @@ def evaluate(
     log_likelihood = readout_in(injection, task).likelihood(answers, examples, task)
     if log_likelihood is None and likelihood:
         targets = [example.target for example in examples]
-        log_likelihood = target_likelihood(backbone, injection, sources, targets, **way)
+        log_likelihood = target_likelihood(backbone, injection, sources, targets, task, **way)
     return Evaluation(metrics, answers.predictions, answers.scores, log_likelihood)
 
 

@@ -73,7 +73,7 @@ def predict(arguments: list[str]) -> None:
         part = parse_shard(shard)
         prepare()
         from prompt_jax import predict as prediction
-        from prompt_jax.tasks import Task, read_labels
+        from prompt_jax.tasks import Task, chat_of, read_labels
 
         prompt, backbone = saved.load()
         task = Task(
@@ -82,7 +82,11 @@ def predict(arguments: list[str]) -> None:
             target=saved.task.target or "{target}",
             kind=saved.task.kind or "",
             labels=read_labels(saved.task.labels)[0],
+            chat=saved.task.chat == "on",
+            system=saved.task.system,
         )
+        auto = saved.task.chat == "auto"
+        task = chat_of(task, backbone.tokenizer, backbone.target_place, auto=auto)
         count = prediction.predict(
             backbone,
             prompt.injection(),

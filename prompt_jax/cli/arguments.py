@@ -171,6 +171,7 @@ def task_of(prompt: Prompt) -> tuple[DataConfig, TaskConfig]:
     names = [field.name for field in dataclasses.fields(TaskConfig)]
     fields = {name: getattr(prompt.task, name) for name in names}
     fields["labels"] = write_labels(prompt.task)
+    fields["chat"] = "on" if prompt.task.chat else "off"
     if fields["kind"] == "classification":  # As the label words then say.
         fields["kind"] = None
     return data, TaskConfig(**fields)

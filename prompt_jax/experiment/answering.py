@@ -9,6 +9,7 @@ import numpy as np
 from prompt_jax.answers import Candidates, check_words, head_of, heads, readout_for, tokenizer_of
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import Config, InputError, MethodConfig
+from prompt_jax.config.method import WRITES
 from prompt_jax.data import Batches, EncodeOptions, encode_labels, pad
 from prompt_jax.experiment.splits import Data
 from prompt_jax.generate import one_mask
@@ -16,9 +17,6 @@ from prompt_jax.losses import Loss, Pull, loss_fn
 from prompt_jax.prompts import check_task
 from prompt_jax.tasks import Example, Task, place_of
 from prompt_jax.trees import Tuned
-
-WRITES = ("SEQ_2_SEQ_LM", "CAUSAL_LM")
-"""The task types of models that answer in words; one of them is the default of every method."""
 
 
 def method_of(config: Config, backbone: Backbone, tasks: Sequence[Task]) -> MethodConfig:
@@ -90,7 +88,9 @@ def batches_of(
         config.train.seed,
         encode=readout_for(method).encode,
         options=EncodeOptions(
-            place=backbone.target_place, filler=backbone.config.filler, labels=task.labels
+            place=task.target_place(backbone.target_place),
+            filler=backbone.config.filler,
+            labels=task.labels,
         ),
         prompt_length=method.input_tokens,
         task_ids=task_ids,
@@ -99,7 +99,7 @@ def batches_of(
 
 def _label_rows(config: Config, backbone: Backbone, task: Task) -> list[np.ndarray]:
     words = (backbone.tokenizer, task.choices, config.data.max_target_length)
-    return encode_labels(*words, place=backbone.target_place)
+    return encode_labels(*words, place=task.target_place(backbone.target_place))
 
 
 def loss_of(

@@ -1,5 +1,6 @@
 """A frozen backbone and a prompt, called as PEFT's models are."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,18 +9,21 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from prompt_jax.answers import head_for, mean_loss
+from prompt_jax.answers import head_for, mean_loss, tokenizer_of
 from prompt_jax.backbones import Backbone
 from prompt_jax.backbones.sizes import numbers
 from prompt_jax.config import InputError, MethodConfig
 from prompt_jax.data.alignment import IGNORED
+from prompt_jax.data.texts import tokenized
 from prompt_jax.forward import Injection, PromptedModel, for_tasks
 from prompt_jax.generate import generate, read_once
-from prompt_jax.methods import materialize
+from prompt_jax.methods import materialize, resolve
 from prompt_jax.model.inputs import texts, token_ids
 from prompt_jax.prompts import PeftFolder, Prompt, fresh, load_prompt, prompt_for, save_prompt
 from prompt_jax.prompts.multitask import TaskIds, task_numbers
 from prompt_jax.prompts.prompt import check_task
+from prompt_jax.tasks import conversation
+from prompt_jax.tasks.chat import messages_of
 
 _logits = jax.jit(PromptedModel.seq2seq_logits)
 _target_logits = jax.jit(PromptedModel.target_logits)
@@ -92,7 +96,7 @@ class PromptTuningModel:
         if source is None:
             return cls(backbone, None, None, task_id)
         if isinstance(source, MethodConfig):
-            check_task(source, backbone)
+            check_task(resolve(source, backbone), backbone)
             tuned = fresh(source, backbone, seed)
             return cls(backbone, prompt_for(tuned, source, backbone, seed=seed), tuned, task_id)
         if isinstance(source, str | Path):
@@ -269,6 +273,31 @@ class PromptTuningModel:
             read = read_once(self.backbone, self._injection(None, len(tokens)))
             self._read_once = self.tuned, read
         return generate(self.backbone, self._read_once[1], tokens, mask, **options)
+
+    def chat(self, messages: Sequence[Mapping[str, str]], **options: Any) -> str:
+        """The assistant's answer to a chat, in the tokenizer's chat template.
+
+        The prompt's system text goes in front of messages that bring none. Without a template, and
+        under a prompt that was trained on plain text, the messages are plain text. For a batch,
+        render with `backbone.tokenizer.apply_chat_template` and call `generate`.
+
+        Args:
+          messages: `[{"role": "user", "content": "..."}]`, as for `apply_chat_template`.
+          options: as for `generate`.
+
+        Raises:
+          InputError: messages that the template refuses; or as `generate`.
+
+        Example:
+          >>> model.chat([{"role": "user", "content": "What is the capital of France?"}])
+          'The capital of France is Paris.'
+        """
+        tokenizer = tokenizer_of(self.backbone)
+        task = self._source.task if self._source else None
+        text = conversation(task, messages_of(messages, "messages"), tokenizer)
+        (tokens,), _ = tokenized(tokenizer, [text])
+        answer, *_ = self.generate([tokens], np.ones((1, len(tokens)), bool), **options)
+        return tokenizer.decode(answer, skip_special_tokens=True).strip()
 
     def save_pretrained(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Saves the prompt, as a folder that PEFT loads where it can represent it."""
