@@ -9,7 +9,7 @@ import sys
 import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec, PrimitiveTypeInfo
@@ -34,6 +34,8 @@ else:  # `--help` answers at once: nothing heavy is imported before a command ru
     Backbone = PeftFolder = Prompt = object
 
 T = TypeVar("T")
+Experiment = tyro.conf.AvoidSubcommands[Annotated[Config, tyro.conf.arg(name="")]]
+"""A config whose fields are flags of the command itself."""
 LISTS = tyro.constructors.ConstructorRegistry()
 """How a flag of several values is written: `a,b`, `a, b` and `a b` alike, and `a\\,b` for one."""
 
