@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import optax
 
 from prompt_jax import disk, report
 from prompt_jax.answers import answer
@@ -118,9 +119,7 @@ def _measured(config: Config, prompt: Prompt, scores: dict[str, float]) -> Row:
         for row in read_metrics(Path(config.out))
         if "examples_per_second" in row
     ]
-    tuned = prompt.tuned if prompt.training is None else prompt.training
-    trained = sum(leaf.size for leaf in jax.tree.leaves(tuned))
-    frozen = sum(leaf.size for leaf in jax.tree.leaves(backbone.params))
+    trained, frozen = optax.tree.size(prompt.trained_tree), optax.tree.size(backbone.params)
     return Row(
         method=config.method.kind,
         scores=scores,
@@ -137,7 +136,7 @@ def _measured(config: Config, prompt: Prompt, scores: dict[str, float]) -> Row:
 
 def _step_bytes(config: Config, data: Data, backbone: Backbone, prompt: Prompt) -> int:
     """What the compiler says of a step: its temporary memory, and the state."""
-    method = prompt.trained_as or prompt.method
+    method = prompt.trained_method
     batches = batches_of(config, method, backbone, data.train, data.task)
     tuned = fresh(method, backbone, config.train.seed)
     loss = loss_of(config, method, backbone, data.task, tuned)

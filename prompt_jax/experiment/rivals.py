@@ -95,8 +95,7 @@ def evaluate_ensemble(
     selection = scored(config, prompts, say)
     data = for_backbone(selection.data, config, backbone)
     alone = {
-        f"{i}: {prompt.name or prompt.digest[:12]}": of_task(prompt).injection()
-        for i, prompt in enumerate(prompts, 1)
+        f"{i}: {prompt.label}": of_task(prompt).injection() for i, prompt in enumerate(prompts, 1)
     }
     options = {"data": config.data, "eval": config.scoring}
     labels, weights = data.task.labels, None

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import optax
 
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import Config, InputError, at_least, resolved, to_json
@@ -179,9 +180,7 @@ def load(config: Config, say: Say | None = None) -> Backbone:
 
 def _introduce(single: Single, say: Say) -> None:
     config, backbone, tuned = single.config, single.backbone, single.state.tuned
-    frozen, trained = (
-        sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (backbone.params, tuned)
-    )
+    frozen, trained = optax.tree.size(backbone.params), optax.tree.size(tuned)
     dtype = jax.tree.leaves(backbone.params)[0].dtype
     say(
         f"backbone {backbone.name}: {frozen:,} frozen numbers in {dtype} on "

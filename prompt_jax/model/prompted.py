@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from prompt_jax.answers import head_for, mean_loss, tokenizer_of
@@ -103,8 +104,7 @@ class PromptTuningModel:
             source = load_prompt(source)
         prompt = source.on(backbone, allow_mismatch=allow_mismatch)
         check_task(prompt.method, backbone)
-        tree = prompt.tuned if prompt.training is None else prompt.training
-        return cls(backbone, prompt, jax.tree.map(jnp.asarray, tree), task_id)
+        return cls(backbone, prompt, jax.tree.map(jnp.asarray, prompt.trained_tree), task_id)
 
     @property
     def prompt(self) -> Prompt | None:
@@ -311,8 +311,8 @@ class PromptTuningModel:
 
     def print_trainable_parameters(self) -> None:
         """Prints the numbers trained and held, in PEFT's words."""
-        trainable = sum(leaf.size for leaf in jax.tree.leaves(self.tuned))
-        total = trainable + sum(leaf.size for leaf in jax.tree.leaves(self.backbone.params))
+        trainable = optax.tree.size(self.tuned)
+        total = trainable + optax.tree.size(self.backbone.params)
         print(
             f"trainable params: {trainable:,d} || all params: {total:,d} || "
             f"trainable%: {100 * trainable / total:.4f}"
@@ -324,7 +324,7 @@ class PromptTuningModel:
 
     @property
     def _method(self) -> Any:
-        return self._source and (self._source.trained_as or self._source.method)
+        return self._source and self._source.trained_method
 
     def _injection(self, task_ids: TaskIds | None, rows: int) -> Injection | None:
         """What the prompt puts into the model, of the task that is meant, or of every row's."""

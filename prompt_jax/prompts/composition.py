@@ -93,8 +93,8 @@ def input_rows(prompt: Prompt) -> Float[np.ndarray, "P D"]:
     rows = prompt.rows
     if len(prompt.own_arrays) > 1:
         raise InputError(
-            f"{called(prompt)} also has rows in the decoder's input, which cannot be combined yet; "
-            'use prompts with stack="encoder"'
+            f"prompt {prompt.label!r} also has rows in the decoder's input, which cannot be "
+            'combined yet; use prompts with stack="encoder"'
         )
     return rows
 
@@ -103,7 +103,7 @@ def check_alike(prompts: Sequence[Prompt]) -> None:
     """Checks that the rows of prompts mean the same to one model."""
     first = prompts[0]
     for prompt in prompts[1:]:
-        names = f"{called(first)} and {called(prompt)}"
+        names = f"prompt {first.label!r} and prompt {prompt.label!r}"
         widths = first.rows.shape[1], prompt.rows.shape[1]
         if widths[0] != widths[1]:
             raise InputError(
@@ -118,15 +118,10 @@ def check_alike(prompts: Sequence[Prompt]) -> None:
     for prompt in identified[1:]:
         if prompt.fingerprint != identified[0].fingerprint:
             raise InputError(
-                f"{called(identified[0])} was trained on {_backbone(identified[0])} and "
-                f"{called(prompt)} on {_backbone(prompt)}; use prompts of one backbone, or "
+                f"prompt {identified[0].label!r} was trained on {_backbone(identified[0])} and "
+                f"prompt {prompt.label!r} on {_backbone(prompt)}; use prompts of one backbone, or "
                 "`recycle` one for the other's"
             )
-
-
-def called(prompt: Prompt) -> str:
-    """How an error names a prompt."""
-    return f"prompt {prompt.name or prompt.digest[:12]!r}"
 
 
 def parent(prompt: Prompt) -> dict[str, str]:
@@ -141,8 +136,8 @@ def plain_method(prompt: Prompt, length: int) -> PromptTuningConfig:
     """
     if prompt.method.num_labels is not None:
         raise InputError(
-            f"{called(prompt)} has a trained head, which a prompt computed from its rows would "
-            "lose; use prompts that answer in words"
+            f"prompt {prompt.label!r} has a trained head, which a prompt computed from its rows "
+            "would lose; use prompts that answer in words"
         )
     kept = ("task_type", "tokenizer_name_or_path", "placement")
     return PromptTuningConfig(

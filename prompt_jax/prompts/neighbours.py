@@ -115,7 +115,7 @@ def _facts(prompt: Prompt) -> dict[str, object]:
         "digest": prompt.digest,
         "backbone": prompt.backbone,
         "fingerprint": prompt.fingerprint,
-        **dict(flat(to_json(prompt.trained_as or prompt.method), "method.")),
+        **dict(flat(to_json(prompt.trained_method), "method.")),
         "numbers": f"{prompt.size:,}",
         "seed": prompt.seed,
         **dict(flat(to_json(prompt.task) if prompt.task else {}, "task.")),
@@ -140,7 +140,7 @@ def draw_similarity(prompt: Prompt, path: str | Path) -> Path:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     image = axes.imshow(similarity(prompt.rows), vmin=-1, vmax=1, cmap="RdBu_r")
-    axes.set_title(f"Similarity of virtual tokens: {prompt.name or prompt.digest[:12]}")
+    axes.set_title(f"Similarity of virtual tokens: {prompt.label}")
     axes.set_xlabel("virtual token")
     axes.set_ylabel("virtual token")
     for axis in (axes.xaxis, axes.yaxis):

@@ -21,7 +21,8 @@ from prompt_jax.methods.method import (
     method_of,
     peft_formats,
 )
-from prompt_jax.prompts.prompt import Prompt, check_shapes, from_paths, identity_of, shapes_on
+from prompt_jax.prompts.identity import identity_of
+from prompt_jax.prompts.prompt import Prompt, check_shapes, from_paths, shapes_on
 from prompt_jax.weights.pickle import open_pickle
 from prompt_jax.weights.safetensors import open_safetensors
 from prompt_jax.weights.stored import read_json, unwrapped
