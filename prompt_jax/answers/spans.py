@@ -32,8 +32,8 @@ def example(task: Task, row: Record, place: str) -> Example:
     """The source, and where in its last column the first of the right answers begins."""
     source = filled_source(task, row, place)
     context, _ = source.columns[-1]
-    (_, column, _), *more = parse(task.target)
-    if more or column is None or task.target != f"{{{column}}}":
+    (_, column, _), *rest = parse(task.target)
+    if rest or column is None or task.target != f"{{{column}}}":
         raise InputError(
             f"the target template of a span is its column alone, got {task.target!r}; write "
             '--task.target "{answers}"'

@@ -38,7 +38,7 @@ def method_of(config: Config, backbone: Backbone, tasks: Sequence[Task]) -> Meth
         else:
             method = dataclasses.replace(method, task_type=backbone.task_types[0])
     check_task(method, backbone)
-    names = {known.task_type: kind for kind, known in reversed(heads().items())}
+    names = {row.task_type: kind for kind, row in reversed(heads().items())}
     if method.task_type in names:
         if head is None and method.task_type == "SEQ_CLS":
             head = heads()["classification"]  # Which says that there are no label words.
