@@ -29,6 +29,8 @@ if TYPE_CHECKING:
         pad_token_id: int | None
         eos_token_id: int | None
         all_special_ids: Sequence[int]
+        backend_tokenizer: Any
+        """The fast tokenizer itself, of the library `tokenizers`."""
 
         def __call__(self, text: object, **options: object) -> Any: ...
         def __len__(self) -> int: ...

@@ -8,6 +8,7 @@ from prompt_jax.config.checks import InputError, at_least, choose, refuse_unread
 from prompt_jax.config.kinds import KINDS
 from prompt_jax.config.mesh import MeshConfig
 from prompt_jax.config.method import MethodConfig, default_method
+from prompt_jax.config.writing import WritingConfig
 
 Optimizer = Literal["adafactor", "adafactor_t5x", "adamw"]
 Objective = Literal["tokens", "labels", "perceptron"]
@@ -218,26 +219,21 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalConfig:
-    """How a prompt is scored."""
+class EvalConfig(WritingConfig):
+    """How a prompt is scored, and how its answers are written."""
+
+    label = "eval."
 
     batch_size: int | None = None
     """Rows scored or generated at once; None takes those of a training micro-batch (batch_size /
     accumulate), whose memory is about as large, and 64 where nothing was trained."""
     length_normalize: bool = True
     """Divide a label's log-likelihood by its number of tokens before ranking."""
-    num_beams: int = 1
-    """Beams of generation; 1 is greedy."""
-    length_penalty: float = 1.0
-    """Beam scores are divided by length ** length_penalty."""
-    max_new_tokens: int = 64
-    """Longest generated answer in tokens."""
 
     def __post_init__(self):
+        super().__post_init__()
         if self.batch_size is not None:
             at_least("eval.batch_size", self.batch_size, 1)
-        at_least("eval.num_beams", self.num_beams, 1)
-        at_least("eval.max_new_tokens", self.max_new_tokens, 1)
         if self.length_penalty != 1.0 and self.num_beams == 1:
             raise InputError(
                 f"eval.length_penalty is {self.length_penalty} and only beams read it; set "
