@@ -202,6 +202,18 @@ def answer_turn(tokenizer: Tokenizer, answer: str) -> Turn:
     return Turn(cue, words, end)
 
 
+def turn_ends(tokenizer: Tokenizer | None) -> tuple[int, ...]:
+    """The token that ends the assistant's turn; none where no chat template says it.
+
+    Raises:
+      InputError: as `rendered`.
+    """
+    if tokenizer is None or not template_of(tokenizer):
+        return ()
+    end = answer_turn(tokenizer, "").end
+    return tuple(tokenizer(end, add_special_tokens=False)["input_ids"]) if end else ()
+
+
 @functools.lru_cache(maxsize=8)
 def _around(tokenizer: Tokenizer, template: str) -> tuple[str, str]:
     """What stands before an answer, and behind it."""
