@@ -54,6 +54,7 @@ def add_prompts(app: FastAPI) -> None:
         words = await asyncio.to_thread(responses.nearest_words, served)
         return {
             **responses.model(served), "task": task and task.name, "template": task and task.source,
+            "chat": bool(task and task.chat), "system": task.system if task else "",
             "size": served.prompt.size, "metrics": served.prompt.metrics, "nearest_words": words,
         }  # fmt: skip
 
