@@ -103,6 +103,7 @@ def target_likelihood(
     injection: Injection | None,
     sources: Sequence[str],
     targets: Sequence[str],
+    task: Task,
     *,
     data: DataConfig,
     eval: EvalConfig,
@@ -112,13 +113,14 @@ def target_likelihood(
     Args:
       sources: input texts, the template already filled.
       targets: the right answer to each.
+      task: says how a target stands to its input.
 
     Raises:
       InputError: more tokens than the backbone has positions.
     """
     rows = encode(backbone.tokenizer, sources, data.max_source_length)
     words = (backbone.tokenizer, targets, data.max_target_length)
-    target_tokens = encode_targets(*words, place=backbone.target_place)
+    target_tokens = encode_targets(*words, place=task.target_place(backbone.target_place))
     length = padded_length(max(map(len, target_tokens)))
     injection = read_once(backbone, injection)
     model = PromptedModel.of(backbone, injection)

@@ -14,6 +14,7 @@ Optimizer = Literal["adafactor", "adafactor_t5x", "adamw"]
 Objective = Literal["tokens", "labels", "perceptron"]
 Schedule = Literal["constant", "linear", "cosine"]
 Dtype = Literal["auto", "float32", "bfloat16", "int8", "float8", "int4"]
+Chat = Literal["auto", "on", "off"]
 Remat = Literal["none", "minimal", "full"]
 OBJECTIVES: tuple[str, ...] = get_args(Objective)
 DTYPES: tuple[str, ...] = get_args(Dtype)
@@ -56,8 +57,16 @@ class TaskConfig:
     "{choice1}" "{choice2}", or "{endings}" for a column of lists."""
     metrics: tuple[str, ...] = ()
     """Names of metrics; the first one decides which prompt is the best."""
+    chat: Chat = "auto"
+    """Whether a text goes to the model as a user's turn, in the tokenizer's chat template, with its
+    answer as the assistant's turn. auto: on for a decoder whose tokenizer has a template."""
+    system: str = ""
+    """The system turn of a chat, for rows that bring none."""
 
     def __post_init__(self):
+        choose("task.chat", self.chat, get_args(Chat))
+        if self.system and self.chat == "off":
+            raise InputError("task.system is a turn of a chat; leave it out, or set task.chat on")
         for name in self.metrics:
             choose("metric", name, METRICS)
         if self.kind is not None:
@@ -307,7 +316,8 @@ class Config:
                 f"method.num_tasks is {parts} and data.task with data.mixture are {count} task(s); "
                 f"set method.num_tasks to {count}, or name other tasks in data.mixture"
             )
-        if (self.data.mixture or self.data.tasks) and self.task != TaskConfig():
+        shared = TaskConfig(chat=self.task.chat, system=self.task.system)
+        if (self.data.mixture or self.data.tasks) and self.task != shared:
             raise InputError(
                 "task.source, target, labels and metrics describe one task, and data.mixture or "
                 "data.tasks names more; use tasks that need none of them"

@@ -134,17 +134,6 @@ async def apieces(
         future.cancel()
 
 
-def chat_text(messages: Sequence[tuple[str, str]]) -> str:
-    """A chat as one text: a single message is its words, several are a line each.
-
-    Args:
-      messages: role and words of each.
-    """
-    if len(messages) == 1:
-        return messages[0][1]
-    return "\n".join(f"{role}: {words}" for role, words in messages)
-
-
 def _begin(
     engine: Engine,
     served: Served,
