@@ -2,11 +2,11 @@
 
 Both sides write greedily from the same folder in float32, in the same process, one after the other
 in every round, so that a change of the machine's speed meets both. No answer may end, so both write
-the same number of tokens. The prompt is random: here an `Injection`, there PEFT's prompt tuning with
+the same number of tokens. The prompt is random: here an `Injection`, there a prompt of PEFT with
 the same numbers. The texts that both sides write are compared, too.
 
     pip install "prompt-jax[parity]"
-    python benchmarks/generate_vs_transformers.py                        # random, of SmolLM2's shape
+    python benchmarks/generate_vs_transformers.py    # a random model of SmolLM2's shape
     python benchmarks/generate_vs_transformers.py --folder smollm2 --rounds 7
 """
 

@@ -120,7 +120,7 @@ def lessened(
 
 
 def ban(
-    scores: Float[Array, "B V"], tokens: Int[Array, "#B N"], when: Bool[Array, "#B N"]
+    scores: Float[Array, "B V"], tokens: Int[Array, "#B N"], when: Bool[Array, "#B #N"]
 ) -> Float[Array, "B V"]:
     """Scores in which some tokens of every row, or of all rows, have no chance."""
     rows = jnp.arange(len(tokens))[:, None]
