@@ -42,20 +42,6 @@ def injection():
     return Injection(jax.random.normal(jax.random.key(7), (4, 16)))
 
 
-@pytest.fixture
-def compilations():
-    """A list that grows with every program that is compiled."""
-    found = []
-
-    def note(event, seconds, **_):
-        if event == "/jax/core/compile/backend_compile_duration":
-            found.append(seconds)
-
-    jax.monitoring.register_event_duration_secs_listener(note)
-    yield found
-    jax.monitoring.unregister_event_duration_listener(note)
-
-
 def teacher_forced(backbone, injection, tokens, mask, targets):
     run = jax.jit(PromptedModel.seq2seq_logits)
     decoder_tokens = shift_right(jnp.asarray(targets), 0)
