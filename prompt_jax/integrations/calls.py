@@ -10,7 +10,10 @@ from prompt_jax.tasks.text import Messages
 
 Options: TypeAlias = dict[str, Any]
 """What a call names, by OpenAI's and LangChain's names."""
-SAMPLING = ("max_tokens", "temperature", "top_p", "top_k", "seed", "timeout")
+SAMPLING = (
+    "max_tokens", "temperature", "top_p", "top_k", "seed", "repetition_penalty", "min_tokens",
+    "stop_token_ids", "timeout",
+)  # fmt: skip
 OPTIONS = (*SAMPLING, "max_new_tokens", "model", "soft_prompt", "stop", "max_retries", "n")
 """What a call may have."""
 Model = TypeVar("Model", bound="Prompted")
@@ -70,6 +73,12 @@ class Writing(Prompted):
     top_p: float = 1.0
     top_k: int = 0
     seed: int = 0
+    repetition_penalty: float = 1.0
+    """Above 1, tokens that a decoder has read or written become less likely."""
+    min_tokens: int = 0
+    """Tokens before an answer may end."""
+    stop_token_ids: tuple[int, ...] = ()
+    """Tokens that end an answer beside the model's own."""
     stop: list[str] | None = Field(default=None, alias="stop_sequences")
     timeout: float | None = None
     """Seconds of a call."""
@@ -90,8 +99,8 @@ class Writing(Prompted):
     @property
     def sampling(self) -> Options:
         """The fields that decide an answer."""
-        names = ("temperature", "max_tokens", "top_p", "top_k", "seed", "stop")
-        return {name: getattr(self, name) for name in names}
+        names = [*SAMPLING, "stop"]
+        return {name: getattr(self, name) for name in names if name != "timeout"}
 
 
 def options_of(options: Options) -> Options:

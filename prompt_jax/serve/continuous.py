@@ -109,7 +109,7 @@ class ContinuousBatch:
             np.array(slots, np.int32),
             tokens,
             mask,
-            draws_of([row.sampling for row in rows], config.vocab_size),
+            draws_of([row.sampling for row in rows], config),
             room=self._room,
         )
 
