@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from prompt_jax import disk
 from prompt_jax.backbones import Backbone
+from prompt_jax.backbones.vocabulary import readable
 from prompt_jax.config import InputError, at_least, check_place, choose, to_json
 from prompt_jax.prompts.card import flat
 from prompt_jax.prompts.multitask import task_names
@@ -30,7 +31,7 @@ def nearest_words(
     k: int = 5,
     by: str = "cosine",
 ) -> list[list[tuple[str, float]]]:
-    """The k words of the vocabulary nearest to every row, nearest first.
+    """The k words of the vocabulary nearest to every row, as texts, nearest first.
 
     Args:
       table: the embedding table; rows that pad it beyond the tokenizer's vocabulary are left out.
@@ -51,7 +52,7 @@ def nearest_words(
     for row, ids in zip(rows, np.argsort(far, axis=1, kind="stable")[:, :k], strict=True):
         near = words[ids]
         scores = _unit(near) @ _unit(row[None])[0] if by == "cosine" else _norm(near - row)
-        names = tokenizer.convert_ids_to_tokens(ids.tolist())
+        names = readable(tokenizer, ids.tolist())
         neighbours.append(list(zip(names, scores.tolist(), strict=True)))
     return neighbours
 
@@ -125,7 +126,8 @@ def _facts(prompt: Prompt) -> dict[str, object]:
 
 
 def _phrase(words: list[tuple[str, float]]) -> str:
-    return "  ".join(f"{word} {score:.2f}" for word, score in words)
+    # In quotes, as a word often begins with a space.
+    return "  ".join(f"{word!r} {score:.2f}" for word, score in words)
 
 
 def draw_similarity(prompt: Prompt, path: str | Path) -> Path:
