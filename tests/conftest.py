@@ -74,13 +74,14 @@ def compiled_programs():
         jax.clear_caches()
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compile(request):
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
     """Programs that run once or twice: compiling them well costs more than it gives.
 
-    A module that binds OPTIMIZED has its programs as users have them.
+    A module that binds OPTIMIZED has its programs as users have them. Before any fixture: those of
+    the session are made by whichever module comes first.
     """
-    jax.config.update("jax_disable_most_optimizations", not hasattr(request.module, "OPTIMIZED"))
+    jax.config.update("jax_disable_most_optimizations", not hasattr(item.module, "OPTIMIZED"))
 
 
 @pytest.fixture(scope="session")

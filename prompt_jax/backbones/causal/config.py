@@ -84,7 +84,7 @@ class CausalConfig(StackConfig):
     count_padding: bool = False
     """Padding takes positions too, so that a text padded on the left is read as another one: what
     PEFT does with virtual tokens in the input, and Transformers where no position_ids are given."""
-    eos_token_id: int = 50256
+    eos_token_ids: tuple[int, ...] = (50256,)
 
     def __post_init__(self):
         super().__post_init__()

@@ -4,7 +4,13 @@ from typing import Any
 
 from prompt_jax.backbones.causal.config import MODEL_TYPES, CausalConfig, StackConfig
 from prompt_jax.backbones.causal.rope import Rope, read_rope, write_rope
-from prompt_jax.backbones.config import ConfigJson, check_fields, unsupported
+from prompt_jax.backbones.config import (
+    ConfigJson,
+    check_fields,
+    end_ids,
+    unsupported,
+    written_ends,
+)
 from prompt_jax.config import choose
 
 FULL, SLIDING = "full_attention", "sliding_attention"
@@ -177,11 +183,9 @@ def read_ropes(values: ConfigJson, limit: int) -> tuple[Rope, Rope | None]:
 SPECIAL = ("eos_token_id", "pad_token_id")
 
 
-def special_tokens(values: ConfigJson) -> dict[str, int | None]:
+def special_tokens(values: ConfigJson) -> dict[str, Any]:
     """Ids of special tokens."""
-    eos = values.get("eos_token_id")
-    eos = eos[0] if isinstance(eos, list) else eos
-    return {"eos_token_id": 0 if eos is None else eos, "pad_token_id": values.get("pad_token_id")}
+    return {"eos_token_ids": end_ids(values), "pad_token_id": values.get("pad_token_id")}
 
 
 def to_hugging_face(config: CausalConfig, dtype: str) -> ConfigJson:
@@ -192,13 +196,13 @@ def to_hugging_face(config: CausalConfig, dtype: str) -> ConfigJson:
         "vocab_size": c.vocab_size,
         "tie_word_embeddings": c.tie_embeddings and c.word_head,
         "pad_token_id": c.pad_token_id,
-        "eos_token_id": c.eos_token_id,
+        "eos_token_id": written_ends(c.eos_token_ids),
         "dtype": dtype,
     }
     if c.model_type == "gpt2":
         return shared | {
             "architectures": ["GPT2LMHeadModel" if c.word_head else "GPT2Model"],
-            "bos_token_id": c.eos_token_id,
+            "bos_token_id": next(iter(c.eos_token_ids), None),
             "n_embd": c.d_model,
             "n_inner": c.d_ff,
             "n_head": c.num_heads,

@@ -11,7 +11,7 @@ from prompt_jax.backbones.causal import (
     stack_fields,
     stack_values,
 )
-from prompt_jax.backbones.config import ConfigJson, unsupported
+from prompt_jax.backbones.config import ConfigJson, unsupported, written_ends
 from prompt_jax.config import choose
 
 MODEL_TYPES = ("t5gemma",)
@@ -35,7 +35,7 @@ class T5GemmaConfig(StackConfig):
     """The head is the decoder's embedding table."""
     logit_cap: float | None = None
     """What no logit passes, by a tanh."""
-    eos_token_id: int = 1
+    eos_token_ids: tuple[int, ...] = (1,)
     decoder_start_token_id: int = 2
 
     @property
@@ -90,7 +90,7 @@ def to_hugging_face(config: T5GemmaConfig, dtype: str) -> ConfigJson:
     special = {
         "vocab_size": c.vocab_size,
         "pad_token_id": c.pad_token_id,
-        "eos_token_id": c.eos_token_id,
+        "eos_token_id": written_ends(c.eos_token_ids),
         "bos_token_id": c.decoder_start_token_id,
         "tie_word_embeddings": c.tie_embeddings and c.word_head,
         "dtype": dtype,
