@@ -12,7 +12,8 @@ import pytest
 
 from prompt_jax.answers import cross_entropy
 from prompt_jax.backbones import Backbone, init_params
-from prompt_jax.backbones.t5 import T5Config, shift_right
+from prompt_jax.backbones.encoder_decoder import shift_right
+from prompt_jax.backbones.t5 import T5Config
 from prompt_jax.config import InputError
 from prompt_jax.forward import Injection, PromptedModel
 from prompt_jax.generate import generate, score, scoring

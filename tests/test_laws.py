@@ -14,6 +14,9 @@ ON = {
     "t5": (*CHANGING, *NEUTRAL),
     "gpt2": (*SOCKETS, "unipelt", "head", "head_prompt", "head_lora", "head_both"),
     "llama": ("prompt", "prefix", "lora", "ia3"),  # It shares GPT-2's code.
+    "gemma2": (*SOCKETS, "deep_add", "head_lora"),
+    "gemma3": ("prompt", "prefix", "lora"),
+    "t5gemma": ("prompt", "prompt_both", "prefix", "deep_add", "lora", "ia3", "parallel", "norm"),
     "bert": (*SOCKETS, "mam", "prefix_encoder", *HEADS),
 }
 SIMPLIFIED = ("p_tuning_mlp", "p_tuning_lstm", "residual", "prefix_mlp", "head_p_tuning")
@@ -54,7 +57,15 @@ def test_every_method_is_in_the_table():
 @pytest.mark.parametrize("law", BACKBONE_LAWS)
 @pytest.mark.parametrize(
     "family",
-    ["t5", "bert", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gpt2", "llama"))],
+    [
+        "t5",
+        "bert",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in CONFIGS
+            if name not in ("t5", "bert")
+        ),
+    ],
 )
 def test_backbone(family, law):
     BACKBONE_LAWS[law](tiny(family))

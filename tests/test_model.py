@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from make_golden_peft import EXPECTED, GOLDEN, inputs, numbers
 
-from prompt_jax.backbones.t5 import shift_right
+from prompt_jax.backbones.encoder_decoder import shift_right
 from prompt_jax.config import InputError
 from prompt_jax.generate import generate
 from prompt_jax.methods import MultitaskPromptConfig, PromptTuningConfig
