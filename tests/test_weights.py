@@ -270,7 +270,12 @@ def test_presets_have_the_published_sizes():
 
 def test_a_preset_is_random_and_seeded(monkeypatch):
     small = dataclasses.replace(
-        PRESETS["t5_1_1_small"], vocab_size=64, d_model=8, d_kv=2, d_ff=8, num_layers=2,
+        PRESETS["t5_1_1_small"],
+        vocab_size=64,
+        d_model=8,
+        d_kv=2,
+        d_ff=8,
+        num_layers=2,
         num_decoder_layers=3,
     )
     monkeypatch.setitem(PRESETS, "t5_1_1_small", small)
