@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from prompt_jax.answers import Progress, answer, head_of, readout_of, target_likelihood
+from prompt_jax.answers import Progress, answer, readout_in, target_likelihood
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import DataConfig, EvalConfig
 from prompt_jax.forward import Injection
@@ -62,12 +62,10 @@ def evaluate(
     answers = answer(backbone, injection, sources, task, **way, progress=progress)
     references = [example.references for example in examples]
     metrics = measure(task.metrics, answers.predictions, references, task.labels)
-    headed = injection is not None and injection.head is not None
-    readout = (head_of(task.kind) if headed else None) or readout_of(task.kind)
-    log_likelihood = readout.likelihood(answers, examples, task)
+    log_likelihood = readout_in(injection, task).likelihood(answers, examples, task)
     if log_likelihood is None and likelihood:
         targets = [example.target for example in examples]
-        log_likelihood = target_likelihood(backbone, injection, sources, targets, **way)
+        log_likelihood = target_likelihood(backbone, injection, sources, targets, task, **way)
     return Evaluation(metrics, answers.predictions, answers.scores, log_likelihood)
 
 

@@ -112,6 +112,11 @@ def _marks(tag: str) -> bool:
     return tag == "O" or tag[:2] in ("B-", "I-")
 
 
+def fits(name: str, labels: Texts) -> bool:
+    """Whether a metric can judge such labels: entities are counted where tags mark them."""
+    return name != "entity_f1" or all(map(_marks, labels))
+
+
 def tag_accuracy(predictions: Texts, references: Texts, labels: Texts = ()) -> float:
     """The share of words that have the right tag."""
     truth, answers = _tagged(predictions, references)

@@ -28,7 +28,7 @@ from prompt_jax.weights import load_backbone, save_hugging_face
 
 MESHES = [(8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2), (4, 1, 2)]
 SHAPE = {"vocab_size": 64, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_heads": 8, "num_layers": 2}
-CAUSAL = {"max_positions": 64, "eos_token_id": 1}
+CAUSAL = {"max_positions": 64, "eos_token_ids": (1,)}
 MODELS = {
     "t5": t5.T5Config(**SHAPE, num_decoder_layers=2),
     # A vocabulary that nothing divides.

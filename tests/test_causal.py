@@ -104,10 +104,12 @@ def test_an_input_that_sees_itself_whole(tiny_gpt2):
     np.testing.assert_allclose(same[0], same[1], atol=1e-6)
 
 
-def test_a_prompt_of_another_task_or_stack_is_refused(tiny_gpt2):
-    rows = np.ones((2, 16))
+def test_a_prompt_is_of_the_task_that_the_backbone_does(tiny_gpt2):
+    rows, plain = np.ones((2, 16)), PromptTuningConfig(num_virtual_tokens=2)
+    assert prompt_for({"prompt": rows}, plain, tiny_gpt2).method.task_type == "CAUSAL_LM"
+    other = dataclasses.replace(plain, task_type="FEATURE_EXTRACTION")
     with pytest.raises(InputError, match='does CAUSAL_LM, SEQ_CLS, .*; set task_type="CAUSAL_LM"'):
-        prompt_for({"prompt": rows}, PromptTuningConfig(num_virtual_tokens=2), tiny_gpt2)
+        prompt_for({"prompt": rows}, other, tiny_gpt2)
     both = dataclasses.replace(METHOD, stack="both")
     with pytest.raises(InputError, match="'tiny_gpt2' has one stack only"):
         init(both, tiny_gpt2, jax.random.key(0))

@@ -1,6 +1,7 @@
 """Configs and names of decoder-only models: what is read, and what is refused."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,8 +12,10 @@ from prompt_jax.backbones.causal import (
     from_hugging_face,
     to_hugging_face,
 )
+from prompt_jax.backbones.config import end_ids
 from prompt_jax.config import InputError
-from prompt_jax.weights import load_backbone
+from prompt_jax.testing import tiny
+from prompt_jax.weights import load_backbone, save_hugging_face
 from prompt_jax.weights.stored import is_buffer
 
 LLAMA = {
@@ -134,3 +137,18 @@ def test_padding(pad, eos, filler, padding):
     backbone = Backbone(name="llama", config=config, params={})
     assert (config.filler, backbone.padding) == (filler, padding)
     assert to_hugging_face(config, "float32")["pad_token_id"] == pad
+
+
+def test_ends_are_those_of_every_file_and_of_the_tokenizer(tmp_path):
+    source = tiny("llama")
+    save_hugging_face(tmp_path, source)
+    values = json.loads((tmp_path / "config.json").read_text())
+    assert values["eos_token_id"] == 1
+    (tmp_path / "config.json").write_text(json.dumps(values | {"eos_token_id": [9, 8]}))
+    generation = {"eos_token_id": [8, 7], "transformers_version": "5"}
+    (tmp_path / "generation_config.json").write_text(json.dumps(generation))
+    tokenizer = SimpleNamespace(eos_token_id=5, get_vocab=dict)
+    backbone = load_backbone(tmp_path, tokenizer=tokenizer)
+    assert backbone.config.eos_token_ids == (5, 9, 8, 7)
+    assert to_hugging_face(backbone.config, "float32")["eos_token_id"] == [5, 9, 8, 7]
+    assert end_ids({"eos_token_id": -1}, {}, {"eos_token_id": None}) == ()

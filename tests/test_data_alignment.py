@@ -1,13 +1,11 @@
 """Where tags and spans stand among the tokens of any kind of tokenizer."""
 
-import functools
-
 import numpy as np
 import pytest
 
 from prompt_jax.answers import spans, tags
 from prompt_jax.config import DataConfig, InputError
-from prompt_jax.data import Batches, encode, first_tokens, locate
+from prompt_jax.data import Batches, EncodeOptions, encode, first_tokens, locate
 from prompt_jax.data.alignment import IGNORED, span_targets, tag_targets
 from prompt_jax.tasks import TASKS, Example, Task, Text, completed, to_example, to_source
 from prompt_jax.weights.tokenizer import load_tokenizer
@@ -74,8 +72,8 @@ def test_words_behind_the_cut(tokenizer):
 def batches(tokenizer, examples, task_type, longest=99):
     config = DataConfig(max_source_length=longest)
     encode = {"TOKEN_CLS": tags.encode, "QUESTION_ANS": spans.encode}[task_type]
-    encode = functools.partial(encode, labels=("O", "B-X"))
-    return Batches(examples, tokenizer, config, 2, 0, place="within", encode=encode)
+    options = EncodeOptions(place="within", labels=("O", "B-X"))
+    return Batches(examples, tokenizer, config, 2, 0, encode=encode, options=options)
 
 
 def test_batches_of_tags(tokenizer):

@@ -145,7 +145,7 @@ def test_likelihood_of_targets_is_the_loss_that_training_lowers(backbone, inject
     mean, _ = loss({"prompt": injection.prompt}, backbone.params, batch)
     texts = [[getattr(e, name) for e in EXAMPLES] for name in ("source", "target")]
     way = {"data": DATA, "eval": EvalConfig(batch_size=5)}
-    found = target_likelihood(backbone, injection, *texts, **way)
+    found = target_likelihood(backbone, injection, *texts, WRITING, **way)
     assert found == pytest.approx(-float(mean), rel=1e-4)
     writing = EvalConfig(batch_size=5, max_new_tokens=6)
     wanted = {"data": DATA, "eval": writing, "likelihood": True}

@@ -151,7 +151,7 @@ def test_scoring_compiles_once(lively, injection, batch, compilations):
 
 def test_decoding_stops_when_all_rows_have_ended(tiny, injection, batch):
     # Of weights that are all zero, word 0 is the likeliest.
-    config = dataclasses.replace(tiny.config, eos_token_id=0)
+    config = dataclasses.replace(tiny.config, eos_token_ids=(0,))
     backbone = dataclasses.replace(tiny, config=config)
     zeros = jax.tree.map(np.zeros_like, tiny.params)
 

@@ -20,8 +20,8 @@ LADDER = (
     ("generate",),
     ("methods", "prompts", "weights", "data"),
     ("forward",),
-    ("backbones", "tasks", "metrics"),
-    ("sharding", "runtime"),
+    ("backbones", "tasks"),
+    ("sharding", "runtime", "metrics"),
     ("processes", "disk", "signals"),
     ("config", "assets", "trees"),
 )

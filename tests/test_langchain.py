@@ -93,7 +93,7 @@ def test_what_is_no_prompt_and_no_text(chat):
     with pytest.raises(InputError, match="no prompt is named and require_prompt is set"):
         picked.invoke(TEXT, config={"configurable": {"soft_promt": "p1"}})
     picture = HumanMessage([{"type": "image_url", "image_url": {"url": "https://example.org"}}])
-    with pytest.raises(InputError, match="only parts of text are read, got image_url"):
+    with pytest.raises(InputError, match="only parts of type text are read, got image_url"):
         chat.invoke([picture])
     with pytest.raises(InputError, match="there are 2 inputs and 1 prompts"):
         chat.batch_with_prompts(["a", "b"], ["p1"])

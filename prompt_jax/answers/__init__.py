@@ -16,7 +16,7 @@ from prompt_jax.answers.heads import head_for as head_for
 from prompt_jax.answers.heads import head_of as head_of
 from prompt_jax.answers.heads import heads as heads
 from prompt_jax.answers.heads import readout_for as readout_for
-from prompt_jax.answers.heads import readout_of as readout_of
+from prompt_jax.answers.heads import readout_in as readout_in
 from prompt_jax.answers.readout import Answers as Answers
 from prompt_jax.answers.readout import Candidates as Candidates
 from prompt_jax.answers.readout import Head as Head

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from prompt_jax.answers.heads import head_of, heads, readout_of
+from prompt_jax.answers.heads import readout_in
 from prompt_jax.answers.readout import Answers, Head
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import DataConfig, EvalConfig, InputError
@@ -86,15 +86,15 @@ def answer(
         the task.
     """
     tokenizer = tokenizer_of(backbone)
-    leaves = None if injection is None else injection.head
-    readout = readout_of(task.kind) if leaves is None else _head_for(leaves, task)
-    check_words(backbone, data, sources, labels=task.choices if leaves is None else ())
+    readout = readout_in(injection, task)
+    in_words = not isinstance(readout, Head)
+    check_words(backbone, data, sources, labels=task.choices if in_words else ())
     places = []
     if readout.located:
         rows, places, _ = locate(tokenizer, sources, data.max_source_length)
     else:
         rows = encode(tokenizer, sources, data.max_source_length)
-    if backbone.config.is_encoder and leaves is None and backbone.config.word_head:
+    if backbone.config.is_encoder and in_words and backbone.config.word_head:
         one_mask(backbone, rows, [place_of(text, i) for i, text in enumerate(sources)])
     program = readout.program(backbone, injection, task, data, eval)
     virtual = 0 if injection is None else injection.input_tokens
@@ -110,20 +110,3 @@ def answer(
         if progress:
             progress(done, len(rows))
     return readout.answers(task, tokenizer, results, sources, places)
-
-
-def _head_for(leaves: dict[str, Any], task: Task) -> Head:
-    """The head that answers a task.
-
-    Raises:
-      InputError: the leaves are of a head of another size.
-    """
-    # A head on label words is one of classes, whatever the task calls them.
-    head = head_of(task.kind) or heads()["classification"]
-    classes = leaves["out"]["kernel"].shape[-1]
-    if classes != head.classes(task):
-        raise InputError(
-            f"the head has {classes} classes and task {task.name!r} has {head.classes(task)} "
-            f"{head.outputs}; use the task that it was trained on, or set task.labels"
-        )
-    return head

@@ -31,25 +31,36 @@ def classify(
     Raises:
       InputError: more tokens than the backbone has positions.
     """
-    return head_log_probs(logits, backbone, injection, tokens, mask)
+    return jax.nn.log_softmax(head_logits(logits, backbone, injection, tokens, mask))
 
 
-def head_log_probs(
+def head_logits(
     logits: Callable[..., Array],
     backbone: Backbone,
     injection: Injection,
     tokens: Int[Array | np.ndarray, "B T"],
     mask: Bool[Array | np.ndarray, "B T"],
 ) -> Float[Array, "B *T C"]:
-    """Log-probabilities by a head, of compiled `logits(model, tokens, mask)`.
-
-    Raises:
-      InputError: more tokens than the backbone has positions.
-    """
+    """What compiled `logits(model, tokens, mask)` give, once the texts are known to fit."""
     mask = np.asarray(mask, bool)
     backbone.check_context(injection.positions, backbone.longest(mask), 0)
     rows = place_rows((np.asarray(tokens, np.int32), mask), backbone.mesh)
-    return jax.nn.log_softmax(logits(PromptedModel.of(backbone, injection), *rows), axis=-1)
+    return logits(PromptedModel.of(backbone, injection), *rows)
+
+
+def head_program(logits: Callable[..., Array], *, log_probs: bool = True) -> Callable[..., Program]:
+    """The `program` of a head: its compiled logits, as log-probabilities unless told otherwise."""
+
+    def program(
+        backbone: Backbone, injection: Injection, task: Task, data: DataConfig, eval: EvalConfig
+    ) -> Program:
+        def run(tokens: np.ndarray, mask: np.ndarray, texts: Sequence[str]) -> Any:
+            scores = head_logits(logits, backbone, injection, tokens, mask)
+            return on_host(jax.nn.log_softmax(scores) if log_probs else scores)
+
+        return run
+
+    return program
 
 
 def loss(
@@ -61,13 +72,6 @@ def loss(
     right = words.gold(batch, options.candidates)
     mean = words.label_loss(objective, scores, right, options.margin)
     return mean, jnp.asarray(len(batch.targets))
-
-
-def program(
-    backbone: Backbone, injection: Injection, task: Task, data: DataConfig, eval: EvalConfig
-) -> Program:
-    """Log-probabilities [B, C] of all classes."""
-    return lambda tokens, mask, texts: on_host(classify(backbone, injection, tokens, mask))
 
 
 def configure(head: Head, method: MethodConfig, backbone: Backbone, task: Task) -> MethodConfig:
@@ -123,7 +127,7 @@ KIND = words.KIND
 READOUT = words.READOUT
 HEAD = Head(
     loss=loss,
-    program=program,
+    program=head_program(logits),
     answers=words.answers,
     likelihood=words.likelihood,
     task_type="SEQ_CLS",

@@ -2,7 +2,9 @@
 
 from prompt_jax.answers import words, written
 from prompt_jax.answers.readout import Head, Readout
-from prompt_jax.config import KINDS, MethodConfig
+from prompt_jax.config import KINDS, InputError, MethodConfig
+from prompt_jax.forward import Injection
+from prompt_jax.tasks import Task
 from prompt_jax.tasks.task import kind_module
 
 
@@ -29,11 +31,25 @@ def readout_for(method: MethodConfig, objective: str = "tokens") -> Readout:
 
 
 def head_for(method: MethodConfig) -> Head:
-    """The head of a method that has one.
+    """The head of a method that has one: of its size where there is such, as of one number."""
+    fitting = [head for head in heads().values() if head.task_type == method.task_type]
+    return next((head for head in fitting if head.size == method.num_labels), fitting[0])
 
-    A head of SEQ_CLS with one output is a regression, as in Transformers.
+
+def readout_in(injection: Injection | None, task: Task) -> Readout:
+    """How a model with an injection answers a task: by its head if it has one, else in words.
+
+    Raises:
+      InputError: the head has another size than the task needs.
     """
-    if method.task_type == "SEQ_CLS":
-        kind = "regression" if method.num_labels == 1 else "classification"
-        return kind_module(kind).HEAD
-    return next(head for head in heads().values() if head.task_type == method.task_type)
+    if injection is None or injection.head is None:
+        return readout_of(task.kind)
+    # A head on label words is one of classes, whatever the task calls them.
+    head = head_of(task.kind) or heads()["classification"]
+    classes = injection.head["out"]["kernel"].shape[-1]
+    if classes != head.classes(task):
+        raise InputError(
+            f"the head has {classes} classes and task {task.name!r} has {head.classes(task)} "
+            f"{head.outputs}; use the task that it was trained on, or set task.labels"
+        )
+    return head

@@ -102,13 +102,14 @@ def program(
     backbone.check_word_head()
     injection = read_once(backbone, injection)
     model, filler = PromptedModel.of(backbone, injection), backbone.config.filler
+    place = task.target_place(backbone.target_place)
     positions = 0 if injection is None else injection.positions
 
     def run(tokens: np.ndarray, mask: np.ndarray, texts: Sequence[str]) -> np.ndarray:
         counts = [len(candidates_of(text)) for text in texts]
         flat = [candidate for text in texts for candidate in candidates_of(text)]
         limits = (backbone.tokenizer, flat, data.max_target_length)
-        rows = encode_targets(*limits, place=backbone.target_place)
+        rows = encode_targets(*limits, place=place)
         backbone.check_context(positions, backbone.longest(mask), max(map(len, rows)))
         # Few shapes, and so few programs: lengths as of inputs, counts as powers of two.
         length, most = padded_length(max(map(len, rows))), 2 ** (max(counts) - 1).bit_length()

@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from prompt_jax.backbones import Backbone
-from prompt_jax.config import DataConfig, InputError, MethodConfig
+from prompt_jax.config import InputError, MethodConfig
 from prompt_jax.data import Batch, encode_examples
-from prompt_jax.data.batches import Encoded
+from prompt_jax.data.batches import Encoder
 from prompt_jax.forward import PromptedModel
 from prompt_jax.tasks import Example, Task
 from prompt_jax.trees import Tokenizer
@@ -64,25 +64,6 @@ class Reading(NamedTuple):
     """Where the tokens stand in the text."""
 
 
-def target_tokens(
-    examples: Sequence[Example],
-    tokenizer: Tokenizer,
-    data: DataConfig,
-    *,
-    place: str,
-    labels: Sequence[str] = (),
-    filler: int | None = None,
-) -> Encoded:
-    """Examples as token ids, their targets as the tokens to write.
-
-    Args:
-      place: as for `encode_targets`.
-      labels: those of the task; only heads read them.
-      filler: as for `encode_examples`.
-    """
-    return encode_examples(examples, tokenizer, data, place=place, filler=filler)
-
-
 def unknown_likelihood(answers: Answers, examples: Sequence[Example], task: Task) -> None:
     """Answers that do not tell how likely the right ones were."""
 
@@ -97,8 +78,8 @@ class Readout:
     """What a batch of texts is run through: `program(backbone, injection, task, data, eval)`."""
     answers: Callable[[Task, Tokenizer, list[Any], Sequence[str], Places], Answers]
     """Reads what the program gave for every text."""
-    encode: Callable[..., Encoded] = target_tokens
-    """Examples as token ids and targets; arguments as for `target_tokens`."""
+    encode: Encoder = encode_examples
+    """Examples as token ids and targets."""
     likelihood: Callable[[Answers, Sequence[Example], Task], float | None] = unknown_likelihood
     """The mean log-probability of what is right, in nats; None where `answers` do not tell."""
     located: bool = False
@@ -120,11 +101,6 @@ def plain_head(head: "Head", method: MethodConfig, backbone: Backbone, task: Tas
     return dataclasses.replace(method, task_type=head.task_type, num_labels=classes)
 
 
-def one_per_label(task: Task) -> int:
-    """As many outputs as the task has labels."""
-    return len(task.labels)
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Head(Readout):
     """How a trained head gives one kind of answer."""
@@ -135,9 +111,13 @@ class Head(Readout):
     """Compiled logits of texts, as a call of `PromptTuningModel` gives them."""
     label_loss: Callable[[Array, Any, Bool[np.ndarray, "B T"]], Array]
     """The mean loss of those logits on labels as PEFT takes them, and the mask of the texts."""
-    classes: Callable[[Task], int] = one_per_label
-    """C, the outputs of the head that a task needs."""
+    size: int | None = None
+    """C, the outputs of every such head; None has as many as the task has labels."""
     outputs: str = "label words"
     """What the outputs are called in errors."""
     configure: Callable[..., MethodConfig] = plain_head
     """A method with this head: `configure(head, method, backbone, task)`."""
+
+    def classes(self, task: Task) -> int:
+        """C, the outputs that a task needs."""
+        return len(task.labels) if self.size is None else self.size

@@ -10,15 +10,13 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from prompt_jax.answers import written
-from prompt_jax.answers.classes import logits
-from prompt_jax.answers.readout import Answers, Head, LossOptions, Places, Program
-from prompt_jax.backbones import Backbone
-from prompt_jax.config import DataConfig, EvalConfig, InputError
+from prompt_jax.answers.classes import head_program, logits
+from prompt_jax.answers.readout import Answers, Head, LossOptions, Places
+from prompt_jax.config import DataConfig, InputError
 from prompt_jax.data import Batch
-from prompt_jax.data.batches import Encoded, Truncated, padding_of, sources_of
+from prompt_jax.data.batches import Encoded, EncodeOptions, Truncated, sources_of
 from prompt_jax.data.texts import cut_texts
-from prompt_jax.forward import Injection, PromptedModel
-from prompt_jax.sharding import on_host, place_rows
+from prompt_jax.forward import PromptedModel
 from prompt_jax.tasks import Example, Task
 from prompt_jax.tasks.task import Kind, check_some, filled_example
 from prompt_jax.tasks.text import Record
@@ -59,18 +57,12 @@ def text_of(value: float) -> str:
 
 
 def encode(
-    examples: Sequence[Example],
-    tokenizer: Tokenizer,
-    data: DataConfig,
-    *,
-    place: str,
-    labels: Sequence[str] = (),
-    filler: int | None = None,
+    examples: Sequence[Example], tokenizer: Tokenizer, data: DataConfig, options: EncodeOptions
 ) -> Encoded:
     """Examples as token ids, and every target as a float."""
     rows, long = cut_texts(tokenizer, sources_of(examples), data.max_source_length)
     targets = [np.array([float(example.target)], np.float32) for example in examples]
-    return Encoded(rows, targets, Truncated(long, 0), padding_of(tokenizer, filler))
+    return Encoded(rows, targets, Truncated(long, 0), options.pad_id(tokenizer))
 
 
 def loss(
@@ -79,19 +71,6 @@ def loss(
     """The mean squared error over rows."""
     errors = model.class_logits(batch.tokens, batch.mask) - batch.targets
     return jnp.square(errors).mean(), jnp.asarray(len(batch.targets))
-
-
-def program(
-    backbone: Backbone, injection: Injection, task: Task, data: DataConfig, eval: EvalConfig
-) -> Program:
-    """Numbers [B, 1]."""
-    model = PromptedModel.of(backbone, injection)
-
-    def run(tokens: np.ndarray, mask: np.ndarray, texts: Sequence[str]) -> Any:
-        backbone.check_context(injection.positions, backbone.longest(mask), 0)
-        return on_host(logits(model, *place_rows((tokens, mask), backbone.mesh)))
-
-    return run
 
 
 def answers(
@@ -129,12 +108,12 @@ KIND = Kind(example=example, baseline=mean_answer)
 READOUT = written.READOUT
 HEAD = Head(
     loss=loss,
-    program=program,
+    program=head_program(logits, log_probs=False),
     answers=answers,
     encode=encode,
     likelihood=likelihood,
     task_type="SEQ_CLS",
-    classes=lambda task: 1,
+    size=1,
     outputs="output, which is the number",
     logits=logits,
     label_loss=mean_label_loss,

@@ -9,17 +9,16 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from prompt_jax.answers import words
-from prompt_jax.answers.classes import class_labels, head_log_probs
-from prompt_jax.answers.readout import Answers, Head, LossOptions, Places, Program, Reading
-from prompt_jax.answers.tags import logits
+from prompt_jax.answers.classes import class_labels, head_program
+from prompt_jax.answers.readout import Answers, Head, LossOptions
+from prompt_jax.answers.tags import logits, token_answers
 from prompt_jax.answers.written import mean_loss, token_loss
 from prompt_jax.backbones import Backbone
-from prompt_jax.config import DataConfig, EvalConfig, InputError, MethodConfig
+from prompt_jax.config import DataConfig, InputError, MethodConfig
 from prompt_jax.data import Batch, locate, span_targets
 from prompt_jax.data.alignment import NO_SPAN
-from prompt_jax.data.batches import Encoded, Truncated, padding_of, sources_of
-from prompt_jax.forward import Injection, PromptedModel, at_places
-from prompt_jax.sharding import on_host
+from prompt_jax.data.batches import Encoded, EncodeOptions, Truncated, sources_of
+from prompt_jax.forward import PromptedModel, at_places
 from prompt_jax.tasks import Example, Task, place_of
 from prompt_jax.tasks.task import NO_ANSWER, Kind, copied_input, filled_source
 from prompt_jax.tasks.templates import parse, reach
@@ -90,13 +89,7 @@ def baseline(
 
 
 def encode(
-    examples: Sequence[Example],
-    tokenizer: Tokenizer,
-    data: DataConfig,
-    *,
-    place: str,
-    labels: Sequence[str] = (),
-    filler: int | None = None,
+    examples: Sequence[Example], tokenizer: Tokenizer, data: DataConfig, options: EncodeOptions
 ) -> Encoded:
     """Examples as token ids, and the first and the last token of every answer.
 
@@ -119,8 +112,7 @@ def encode(
             f"{len(lost)} of {len(examples)} training rows; raise data.max_source_length, or "
             "remove them"
         )
-    pad_id = padding_of(tokenizer, filler)
-    return Encoded(located.tokens, targets, Truncated(located.cut, 0), pad_id)
+    return Encoded(located.tokens, targets, Truncated(located.cut, 0), options.pad_id(tokenizer))
 
 
 def loss(
@@ -128,15 +120,6 @@ def loss(
 ) -> tuple[Float[Array, ""], Array]:
     """The loss of the two ends of every answer."""
     return token_loss(model.span_logits(batch.tokens, batch.mask), batch, options)
-
-
-def program(
-    backbone: Backbone, injection: Injection, task: Task, data: DataConfig, eval: EvalConfig
-) -> Program:
-    """Log-probabilities [B, 2, T] of every token as the first, and as the last one."""
-    return lambda tokens, mask, texts: on_host(
-        head_log_probs(span_logits, backbone, injection, tokens, mask)
-    )
 
 
 def span_of(
@@ -160,15 +143,6 @@ def span_of(
     if "" in labels and scores[:, 0].sum() > together[begin, end]:
         return ""
     return text[places[tokens[begin], 0] : places[tokens[end], 1]]
-
-
-def answers(
-    task: Task, tokenizer: Tokenizer, results: list[Any], texts: Sequence[str], places: Places
-) -> Answers:
-    """The likeliest part of every text."""
-    rows = zip(results, texts, places, strict=True)
-    predictions = [span_of(*row, task.labels) for row in rows]
-    return Answers(predictions, readings=list(map(Reading, results, places)))
 
 
 def likelihood(answers: Answers, examples: Sequence[Example], task: Task) -> float | None:
@@ -202,13 +176,13 @@ KIND = Kind(
 )
 HEAD = Head(
     loss=loss,
-    program=program,
-    answers=answers,
+    program=head_program(span_logits),
+    answers=token_answers(span_of),
     encode=encode,
     likelihood=likelihood,
     located=True,
     task_type="QUESTION_ANS",
-    classes=lambda task: 2,
+    size=2,
     outputs="ends of an answer",
     configure=configure,
     logits=logits,

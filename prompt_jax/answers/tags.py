@@ -2,22 +2,20 @@
 
 import collections
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from prompt_jax.answers.classes import class_labels, head_log_probs
-from prompt_jax.answers.readout import Answers, Head, LossOptions, Places, Program, Reading
+from prompt_jax.answers.classes import class_labels, head_program
+from prompt_jax.answers.readout import Answers, Head, LossOptions, Places, Reading
 from prompt_jax.answers.written import mean_loss, token_loss
-from prompt_jax.backbones import Backbone
-from prompt_jax.config import DataConfig, EvalConfig, InputError
+from prompt_jax.config import DataConfig, InputError
 from prompt_jax.data import IGNORED, Batch, first_tokens, locate, tag_targets
-from prompt_jax.data.batches import Encoded, Truncated, padding_of, sources_of
-from prompt_jax.forward import Injection, PromptedModel
-from prompt_jax.sharding import on_host
+from prompt_jax.data.batches import Encoded, EncodeOptions, Truncated, sources_of
+from prompt_jax.forward import PromptedModel
 from prompt_jax.tasks import Example, Task, label_word, words_of
 from prompt_jax.tasks.task import Kind, check_some, filled_example
 from prompt_jax.tasks.text import Record
@@ -67,22 +65,16 @@ def majority(
 
 
 def encode(
-    examples: Sequence[Example],
-    tokenizer: Tokenizer,
-    data: DataConfig,
-    *,
-    place: str,
-    labels: Sequence[str] = (),
-    filler: int | None = None,
+    examples: Sequence[Example], tokenizer: Tokenizer, data: DataConfig, options: EncodeOptions
 ) -> Encoded:
     """Examples as token ids, and the number of the tag at the first token of every word."""
     located = locate(tokenizer, sources_of(examples), data.max_source_length)
-    number = {tag: i for i, tag in enumerate(labels)}
+    number = {tag: i for i, tag in enumerate(options.labels)}
     targets = [
         tag_targets(example.source, places, [number[tag] for tag in example.target.split()])
         for example, places in zip(examples, located.places, strict=True)
     ]
-    pad_id = padding_of(tokenizer, filler)
+    pad_id = options.pad_id(tokenizer)
     return Encoded(located.tokens, targets, Truncated(located.cut, 0), pad_id, by_token=True)
 
 
@@ -91,15 +83,6 @@ def loss(
 ) -> tuple[Float[Array, ""], Array]:
     """The loss of all tags."""
     return token_loss(model.token_logits(batch.tokens, batch.mask), batch, options)
-
-
-def program(
-    backbone: Backbone, injection: Injection, task: Task, data: DataConfig, eval: EvalConfig
-) -> Program:
-    """Log-probabilities [B, T, C] of all tags at all tokens."""
-    return lambda tokens, mask, texts: on_host(
-        head_log_probs(logits, backbone, injection, tokens, mask)
-    )
 
 
 def tags_of(
@@ -114,13 +97,17 @@ def tags_of(
     return " ".join(labels[best[token] if token >= 0 else 0] for token in first)
 
 
-def answers(
-    task: Task, tokenizer: Tokenizer, results: list[Any], texts: Sequence[str], places: Places
-) -> Answers:
-    """The tags of every text."""
-    rows = zip(results, texts, places, strict=True)
-    predictions = [tags_of(*row, task.labels) for row in rows]
-    return Answers(predictions, readings=list(map(Reading, results, places)))
+def token_answers(text_of: Callable[..., str]) -> Callable[..., Answers]:
+    """The `answers` of a head that reads tokens: what `text_of` makes of every text."""
+
+    def answers(
+        task: Task, tokenizer: Tokenizer, results: list[Any], texts: Sequence[str], places: Places
+    ) -> Answers:
+        rows = zip(results, texts, places, strict=True)
+        predictions = [text_of(*row, task.labels) for row in rows]
+        return Answers(predictions, readings=list(map(Reading, results, places)))
+
+    return answers
 
 
 def likelihood(answers: Answers, examples: Sequence[Example], task: Task) -> float | None:
@@ -151,8 +138,8 @@ KIND = Kind(
 )
 HEAD = Head(
     loss=loss,
-    program=program,
-    answers=answers,
+    program=head_program(logits),
+    answers=token_answers(tags_of),
     encode=encode,
     likelihood=likelihood,
     located=True,

@@ -88,7 +88,7 @@ def program(
     """Log-likelihoods [B, C] of all label words."""
     injection = read_once(backbone, injection)
     words = (backbone.tokenizer, task.choices, data.max_target_length)
-    rows = encode_labels(*words, place=backbone.target_place)
+    rows = encode_labels(*words, place=task.target_place(backbone.target_place))
     candidates = pad(rows, max(map(len, rows)), backbone.config.filler)
     normalize = eval.length_normalize
     return lambda tokens, mask, texts: on_host(

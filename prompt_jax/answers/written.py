@@ -1,5 +1,7 @@
 """A text that the model writes: the answer to any task, in words."""
 
+import dataclasses
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from prompt_jax.answers.readout import Answers, LossOptions, Places, Program, Readout
 from prompt_jax.backbones import Backbone
-from prompt_jax.config import DataConfig, EvalConfig
+from prompt_jax.config import DataConfig, EvalConfig, WritingConfig
 from prompt_jax.data import (
     IGNORED,
     Batch,
@@ -21,7 +23,7 @@ from prompt_jax.data import (
     padded_length,
 )
 from prompt_jax.forward import Injection, PromptedModel
-from prompt_jax.generate import generate, read_once, score_candidates
+from prompt_jax.generate import first_stop, generate, read_once, score_candidates
 from prompt_jax.sharding import on_host, place_rows
 from prompt_jax.tasks import Task
 from prompt_jax.tasks.task import Kind
@@ -75,19 +77,25 @@ def loss(
 def program(
     backbone: Backbone, injection: Injection | None, task: Task, data: DataConfig, eval: EvalConfig
 ) -> Program:
-    """Tokens [B, U] of answers."""
+    """The texts of answers."""
     injection = read_once(backbone, injection)
-    options = {"num_beams": eval.num_beams, "length_penalty": eval.length_penalty}
-    options["max_new_tokens"] = eval.max_new_tokens
-    return lambda tokens, mask, texts: generate(backbone, injection, tokens, mask, **options)
+    options = {f.name: getattr(eval, f.name) for f in dataclasses.fields(WritingConfig)}
+
+    def write(tokens: np.ndarray, mask: np.ndarray, texts: Sequence[str]) -> list[str]:
+        # Draws are seeded with the text alone: no batch, shard or order of the inputs changes them.
+        rows = np.array([zlib.crc32(text.encode()) for text in texts], np.uint32)
+        answers = generate(backbone, injection, tokens, mask, rows=rows, **options)
+        written = backbone.tokenizer.batch_decode(answers, skip_special_tokens=True)
+        return [text[: first_stop(text, eval.stop_strings)] for text in written]
+
+    return write
 
 
 def answers(
     task: Task, tokenizer: Tokenizer, results: list[Any], texts: Sequence[str], places: Places
 ) -> Answers:
     """The texts that were written."""
-    predictions = tokenizer.batch_decode(results, skip_special_tokens=True)
-    return Answers([text.strip() for text in predictions])
+    return Answers([text.strip() for text in results])
 
 
 def target_likelihood(
@@ -95,6 +103,7 @@ def target_likelihood(
     injection: Injection | None,
     sources: Sequence[str],
     targets: Sequence[str],
+    task: Task,
     *,
     data: DataConfig,
     eval: EvalConfig,
@@ -104,13 +113,14 @@ def target_likelihood(
     Args:
       sources: input texts, the template already filled.
       targets: the right answer to each.
+      task: says how a target stands to its input.
 
     Raises:
       InputError: more tokens than the backbone has positions.
     """
     rows = encode(backbone.tokenizer, sources, data.max_source_length)
     words = (backbone.tokenizer, targets, data.max_target_length)
-    target_tokens = encode_targets(*words, place=backbone.target_place)
+    target_tokens = encode_targets(*words, place=task.target_place(backbone.target_place))
     length = padded_length(max(map(len, target_tokens)))
     injection = read_once(backbone, injection)
     model = PromptedModel.of(backbone, injection)

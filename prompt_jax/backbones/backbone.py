@@ -101,7 +101,7 @@ class Backbone:
         pad = c.pad_token_id
         if pad is None:
             pad = getattr(self.tokenizer, "pad_token_id", None)
-        return None if pad == c.eos_token_id else pad
+        return None if pad in c.eos_token_ids[:1] else pad
 
     @functools.cached_property
     def beyond(self) -> dict[int, str]:

@@ -55,8 +55,8 @@ class ModelConfig:
     """The feed-forward multiplies what it activates with a second map of its input."""
     pad_token_id: int | None = 0
     """None of a model without a token for padding."""
-    eos_token_id: int | None = None
-    """None of a model that writes nothing."""
+    eos_token_ids: tuple[int, ...] = ()
+    """Each of them ends an answer; none of a model that writes nothing."""
     word_head: bool = True
     """The weights have a head over words; one to read with can do without."""
     dropout: float = 0.0
@@ -82,8 +82,17 @@ class ModelConfig:
             at_least("max_positions", self.max_positions, 1)
 
     def told_by_tokenizer(self, tokenizer: Tokenizer | None) -> "ModelConfig":
-        """The config with the special tokens that its tokenizer has and no `config.json` tells."""
-        return self
+        """The config with the special tokens that its tokenizer has and no `config.json` tells.
+
+        A model that writes ends its answers with the tokenizer's end too, since targets are trained
+        with it. It comes first: rows that have ended are filled up with it where there is no
+        padding, and the tokenizer leaves it out of texts.
+        """
+        end = getattr(tokenizer, "eos_token_id", None)
+        if end is None:
+            return self
+        ends = dict.fromkeys((end, *self.eos_token_ids))
+        return dataclasses.replace(self, eos_token_ids=tuple(ends))
 
     def head(self, task_type: str) -> Head:
         """What a trained head for a task is made of, as the family has it."""
@@ -98,8 +107,26 @@ class ModelConfig:
         """
         pad = self.pad_token_id
         if pad is None or not 0 <= pad < self.vocab_size:
-            return min(self.eos_token_id or 0, self.vocab_size - 1)
+            return min(next(iter(self.eos_token_ids), 0), self.vocab_size - 1)
         return pad
+
+
+def end_ids(*files: ConfigJson) -> tuple[int, ...]:
+    """The tokens that end an answer: each one that a `config.json` or its like names, once.
+
+    Args:
+      files: of one model; `eos_token_id` is a token, a list of them, or not there.
+    """
+    values = [values.get("eos_token_id") for values in files]
+    lists = [value if isinstance(value, list) else [value] for value in values]
+    # Some files write -1 for none.
+    ends = [i for ids in lists for i in ids if isinstance(i, int) and i >= 0]
+    return tuple(dict.fromkeys(ends))
+
+
+def written_ends(ids: tuple[int, ...]) -> int | list[int] | None:
+    """What `eos_token_id` of a `config.json` says; the reverse of `end_ids`."""
+    return list(ids) if len(ids) > 1 else next(iter(ids), None)
 
 
 def check_fields(values: ConfigJson, supported: ConfigJson) -> None:

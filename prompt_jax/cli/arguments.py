@@ -102,21 +102,50 @@ def _starting_point(arguments: list[str], out: str) -> tuple[Config, list[str]]:
     return Config(), arguments
 
 
-def trained_on(arguments: list[str]) -> tuple[DataConfig, TaskConfig, EvalConfig]:
-    """Data, task and scoring of the prompt that the arguments name; flags go over them."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Answering:
+    """A saved prompt, and how it answers."""
+
+    prompt: str = tyro.MISSING
+    """A prompt folder, a run folder, or a .npy."""
+    task_id: str = ""
+    """The task of a multitask prompt, by its number from 0 or its name."""
+    backbone: str = ""
+    """Empty takes the one that the prompt was trained on."""
+    frozen: BackboneConfig = BackboneConfig()
+    """How it is loaded and run, e.g. --frozen.dtype int8."""
+    data: DataConfig = DataConfig()
+    """Rows and lengths, as in training unless given."""
+    task: TaskConfig = TaskConfig()
+    """Templates and label words, as in training unless given."""
+    eval: EvalConfig = EvalConfig()
+    """How to rank or generate, as in training unless given."""
+    mesh: MeshConfig = MeshConfig()
+    """The devices that share the model."""
+    allow_mismatch: bool = False
+    """Use a backbone whose fingerprint is not the one it was trained on."""
+
+    def load(self) -> tuple[Prompt, Backbone]:
+        """The prompt and its backbone, as `load`."""
+        mismatch, task = self.allow_mismatch, self.task_id
+        return load(self.prompt, self.backbone, mismatch, self.mesh, self.frozen, task_id=task)
+
+
+def trained_on(arguments: list[str]) -> Answering:
+    """As the prompt that the arguments name was trained and scored; flags go over it."""
     path = value_of(arguments, "--prompt")
     if path is None:
-        return DataConfig(), TaskConfig(), EvalConfig()
+        return Answering()
     from prompt_jax.prompts import PeftFolder, load_prompt, of_task
 
     prompt, task_id = load_prompt(path), value_of(arguments, "--task-id")
     if isinstance(prompt, PeftFolder):  # PEFT says nothing of its data.
-        return DataConfig(), TaskConfig(), EvalConfig()
+        return Answering()
     prompt = of_task(prompt, task_id) if task_id else prompt
     data, task = task_of(prompt)
     if value_of(arguments, "--task.labels") is not None and task.kind == "generation":
         task = dataclasses.replace(task, kind=None)
-    return data, task, _scoring(prompt)
+    return Answering(data=data, task=task, eval=_scoring(prompt))
 
 
 def _scoring(prompt: Prompt) -> EvalConfig:
@@ -142,6 +171,7 @@ def task_of(prompt: Prompt) -> tuple[DataConfig, TaskConfig]:
     names = [field.name for field in dataclasses.fields(TaskConfig)]
     fields = {name: getattr(prompt.task, name) for name in names}
     fields["labels"] = write_labels(prompt.task)
+    fields["chat"] = "on" if prompt.task.chat else "off"
     if fields["kind"] == "classification":  # As the label words then say.
         fields["kind"] = None
     return data, TaskConfig(**fields)

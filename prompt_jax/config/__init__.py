@@ -29,6 +29,8 @@ from prompt_jax.config.plain import differences as differences
 from prompt_jax.config.plain import from_json as from_json
 from prompt_jax.config.plain import to_json as to_json
 from prompt_jax.config.sweep import SweepConfig as SweepConfig
+from prompt_jax.config.writing import Drawing as Drawing
+from prompt_jax.config.writing import WritingConfig as WritingConfig
 
 
 def __getattr__(name: str) -> type[MethodConfig]:

@@ -8,11 +8,13 @@ from prompt_jax.config.checks import InputError, at_least, choose, refuse_unread
 from prompt_jax.config.kinds import KINDS
 from prompt_jax.config.mesh import MeshConfig
 from prompt_jax.config.method import MethodConfig, default_method
+from prompt_jax.config.writing import WritingConfig
 
 Optimizer = Literal["adafactor", "adafactor_t5x", "adamw"]
 Objective = Literal["tokens", "labels", "perceptron"]
 Schedule = Literal["constant", "linear", "cosine"]
 Dtype = Literal["auto", "float32", "bfloat16", "int8", "float8", "int4"]
+Chat = Literal["auto", "on", "off"]
 Remat = Literal["none", "minimal", "full"]
 OBJECTIVES: tuple[str, ...] = get_args(Objective)
 DTYPES: tuple[str, ...] = get_args(Dtype)
@@ -55,8 +57,16 @@ class TaskConfig:
     "{choice1}" "{choice2}", or "{endings}" for a column of lists."""
     metrics: tuple[str, ...] = ()
     """Names of metrics; the first one decides which prompt is the best."""
+    chat: Chat = "auto"
+    """Whether a text goes to the model as a user's turn, in the tokenizer's chat template, with its
+    answer as the assistant's turn. auto: on for a decoder whose tokenizer has a template."""
+    system: str = ""
+    """The system turn of a chat, for rows that bring none."""
 
     def __post_init__(self):
+        choose("task.chat", self.chat, get_args(Chat))
+        if self.system and self.chat == "off":
+            raise InputError("task.system is a turn of a chat; leave it out, or set task.chat on")
         for name in self.metrics:
             choose("metric", name, METRICS)
         if self.kind is not None:
@@ -206,26 +216,21 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalConfig:
-    """How a prompt is scored."""
+class EvalConfig(WritingConfig):
+    """How a prompt is scored, and how its answers are written."""
+
+    label = "eval."
 
     batch_size: int | None = None
     """Rows scored or generated at once; None takes those of a training micro-batch (batch_size /
     accumulate), whose memory is about as large, and 64 where nothing was trained."""
     length_normalize: bool = True
     """Divide a label's log-likelihood by its number of tokens before ranking."""
-    num_beams: int = 1
-    """Beams of generation; 1 is greedy."""
-    length_penalty: float = 1.0
-    """Beam scores are divided by length ** length_penalty."""
-    max_new_tokens: int = 64
-    """Longest generated answer in tokens."""
 
     def __post_init__(self):
+        super().__post_init__()
         if self.batch_size is not None:
             at_least("eval.batch_size", self.batch_size, 1)
-        at_least("eval.num_beams", self.num_beams, 1)
-        at_least("eval.max_new_tokens", self.max_new_tokens, 1)
         if self.length_penalty != 1.0 and self.num_beams == 1:
             raise InputError(
                 f"eval.length_penalty is {self.length_penalty} and only beams read it; set "
@@ -311,7 +316,8 @@ class Config:
                 f"method.num_tasks is {parts} and data.task with data.mixture are {count} task(s); "
                 f"set method.num_tasks to {count}, or name other tasks in data.mixture"
             )
-        if (self.data.mixture or self.data.tasks) and self.task != TaskConfig():
+        shared = TaskConfig(chat=self.task.chat, system=self.task.system)
+        if (self.data.mixture or self.data.tasks) and self.task != shared:
             raise InputError(
                 "task.source, target, labels and metrics describe one task, and data.mixture or "
                 "data.tasks names more; use tasks that need none of them"

@@ -17,6 +17,8 @@ TASK_TYPES = (
 )
 WITH_HEAD = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")
 """The task types that may have a trained head."""
+WRITES = ("SEQ_2_SEQ_LM", "CAUSAL_LM")
+"""The task types of models that answer in words; the backbone says which of them it is."""
 Pooling = Literal["cls", "peft"]
 Place = Literal["prefix", "after_bos", "suffix"]
 PLACEMENTS: tuple[str, ...] = get_args(Place)
@@ -41,7 +43,8 @@ class MethodConfig:
     """N, where one tuned tree holds a prompt for each of several tasks."""
 
     task_type: str = "SEQ_2_SEQ_LM"
-    """What the frozen model is asked to do; PEFT's names, in any case."""
+    """What the frozen model is asked to do; PEFT's names, in any case. To write, SEQ_2_SEQ_LM and
+    CAUSAL_LM are one: it becomes that of the backbone."""
     num_labels: int | None = None
     """C, the classes of a head that is trained beside the method; None has no head, and SEQ_CLS is
     then a cloze, whose label words fill the mask of the template. QUESTION_ANS always has two."""

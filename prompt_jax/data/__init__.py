@@ -1,7 +1,14 @@
 """Task and tokenizer in, batches out: `batch = batches[step]`."""
 
 from prompt_jax.data.alignment import IGNORED, first_tokens, locate, span_targets, tag_targets
-from prompt_jax.data.batches import Batch, Batches, encode_examples, length_ladder, prefetch
+from prompt_jax.data.batches import (
+    Batch,
+    Batches,
+    EncodeOptions,
+    encode_examples,
+    length_ladder,
+    prefetch,
+)
 from prompt_jax.data.label_words import encode_labels
 from prompt_jax.data.selection import hold_out, sample
 from prompt_jax.data.sources import load_examples, load_rows, load_table, splits
@@ -17,6 +24,7 @@ __all__ = [
     "IGNORED",
     "Batch",
     "Batches",
+    "EncodeOptions",
     "batches_by_length",
     "encode",
     "encode_labels",

@@ -7,6 +7,7 @@ length share a batch, and lengths come from a short ladder: little padding, few 
 import copy
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -56,29 +57,48 @@ class Encoded(NamedTuple):
     """Targets stand at the tokens of the source, one each, `IGNORED` where there is none."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class EncodeOptions:
+    """What an encoder needs to know of the backbone and of the task."""
+
+    place: str = "apart"
+    """Where a target stands to its input, as for `encode_targets`."""
+    filler: int | None = None
+    """The token behind a text; None takes the tokenizer's padding, which the embedding table of a
+    backbone may lack."""
+    labels: tuple[str, ...] = ()
+    """Those of the task; only heads read them."""
+
+    def pad_id(self, tokenizer: Tokenizer) -> int:
+        """The token behind a text. Any will do, because the mask hides it."""
+        if self.filler is not None:
+            return self.filler
+        pad = tokenizer.pad_token_id
+        return pad if isinstance(pad, int) else 0
+
+
+PLAIN = EncodeOptions()
+
+Encoder = Callable[[Sequence[Example], Tokenizer, DataConfig, EncodeOptions], Encoded]
+"""Makes token ids and targets of examples."""
+
+
 def encode_examples(
     examples: Sequence[Example],
     tokenizer: Tokenizer,
     config: DataConfig,
-    *,
-    place: str = "apart",
-    filler: int | None = None,
+    options: EncodeOptions = PLAIN,
 ) -> Encoded:
-    """Every example tokenized once, with the count of those that were cut.
-
-    Args:
-      place: as for `encode_targets`.
-      filler: the token behind a text; None takes the tokenizer's padding, which the embedding
-        table of a backbone may lack.
+    """Every example tokenized once, its target as the tokens to write.
 
     Raises:
       InputError: there are no examples.
     """
     sources, targets = sources_of(examples), [example.target for example in examples]
     rows, long_sources = cut_texts(tokenizer, sources, config.max_source_length)
-    targets, long_targets = cut_targets(tokenizer, targets, config.max_target_length, place)
+    targets, long_targets = cut_targets(tokenizer, targets, config.max_target_length, options.place)
     truncated = Truncated(long_sources, long_targets)
-    return Encoded(rows, targets, truncated, padding_of(tokenizer, filler))
+    return Encoded(rows, targets, truncated, options.pad_id(tokenizer))
 
 
 def sources_of(examples: Sequence[Example]) -> list[str]:
@@ -90,14 +110,6 @@ def sources_of(examples: Sequence[Example]) -> list[str]:
     if not examples:
         raise InputError("there are no examples; give a task or a split with at least one row")
     return [example.source for example in examples]
-
-
-def padding_of(tokenizer: Tokenizer, filler: int | None) -> int:
-    """The token behind a text. Any will do, because the mask hides it."""
-    if filler is not None:
-        return filler
-    pad = tokenizer.pad_token_id
-    return pad if isinstance(pad, int) else 0
 
 
 def length_ladder(
@@ -148,9 +160,8 @@ class Batches:
       batch_size: rows of one step.
       seed: of the order.
       task_ids: which task every example belongs to; None is one task.
-      place: as for `encode_targets`.
-      filler: as for `encode_examples`.
-      encode: makes token ids and targets of the examples, called as `encode_examples`.
+      encode: makes token ids and targets of the examples.
+      options: of `encode`.
       prompt_length: virtual tokens P before the text; lengths T are such that 8 divides P + T.
 
     Raises:
@@ -166,14 +177,13 @@ class Batches:
         seed: int,
         *,
         task_ids: Sequence[int] | np.ndarray | None = None,
-        place: str = "apart",
-        filler: int | None = None,
-        encode: Callable[..., Encoded] = encode_examples,
+        encode: Encoder = encode_examples,
+        options: EncodeOptions = PLAIN,
         prompt_length: int = 0,
     ):
         at_least("train.batch_size", batch_size, 1)
         at_least("train.seed", seed, 0)
-        self._encoded = encode(examples, tokenizer, config, place=place, filler=filler)
+        self._encoded = encode(examples, tokenizer, config, options)
         self._lengths = np.array([len(row) for row in self._encoded.sources])
         self._batch_size, self._seed = batch_size, seed
         self._task_ids = None if task_ids is None else np.asarray(task_ids, np.int32)

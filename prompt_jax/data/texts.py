@@ -2,13 +2,22 @@
 
 import bisect
 from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int, Int32
 
 from prompt_jax.config import InputError
-from prompt_jax.tasks import columns_of, place_of
+from prompt_jax.tasks import Rendered, Text, answer_turn, columns_of, place_of, rendered
 from prompt_jax.trees import Tokenizer
+
+Place = Literal["apart", "behind", "joined", "turn", "within"]
+"""Where a target stands to its input: `apart`, in a decoder of its own; `behind` it, where it
+begins with a space if its tokens would run into those of the input; `joined` to an input that ends
+with space; as the assistant's `turn` in a chat; `within` it, in place of a mask, and without an
+end."""
+BARE = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
+"""How words are tokenized that begin no text."""
 
 
 def encode(tokenizer: Tokenizer, texts: Sequence[str], max_length: int) -> list[np.ndarray]:
@@ -30,9 +39,7 @@ def encode_targets(
     """Token ids of what a model shall write: an end of sequence behind, nothing before.
 
     Args:
-      place: where the target stands to its input. `behind` it, in a decoder-only model, it begins
-        with a space where the tokens themselves would run into each other; so it does `within` it,
-        in place of a mask, where it has no end either.
+      place: where the target stands to its input, see `Place`.
     """
     return cut_targets(tokenizer, texts, max_length, place)[0]
 
@@ -43,14 +50,81 @@ def cut_targets(
     """The rows of `encode_targets` and how many of them were cut."""
     if not texts:
         return [], 0
-    plain = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
-    a, b = tokenizer(["a", "b"], **plain)["input_ids"]
-    space = " " if place != "apart" and tokenizer.decode(a + b) == "ab" else ""
-    endless = place == "within" or tokenizer.eos_token_id is None
-    end = [] if endless else [tokenizer.eos_token_id]
-    ids = tokenizer([space + text for text in texts], **plain)["input_ids"]
-    rows = [np.asarray(row[: max_length - len(end)] + end, np.int32) for row in ids]
-    return rows, sum(len(row) + len(end) > max_length for row in ids)
+    if place == "turn":
+        turns = [_turn(tokenizer, text) for text in texts]
+        ids, ends = [words for words, _ in turns], [end for _, end in turns]
+    else:
+        space = " " if place in ("behind", "within") and _spaceless(tokenizer) else ""
+        ids = tokenizer([space + text for text in texts], **BARE)["input_ids"]
+        ends = [[] if place == "within" else _end(tokenizer)] * len(ids)
+    pairs = list(zip(ids, ends, strict=True))
+    rows = [np.asarray(row[: max_length - len(end)] + end, np.int32) for row, end in pairs]
+    return rows, sum(len(row) + len(end) > max_length for row, end in pairs)
+
+
+def _spaceless(tokenizer: Tokenizer) -> bool:
+    """Whether texts that are tokenized apart run into each other."""
+    a, b = tokenizer(["a", "b"], **BARE)["input_ids"]
+    return tokenizer.decode(a + b) == "ab"
+
+
+def _end(tokenizer: Tokenizer) -> list[int]:
+    return [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+
+
+def _turn(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[int]]:
+    """The tokens of an answer in the assistant's turn, and those that end the turn."""
+    cue, words, end = answer_turn(tokenizer, text)
+    before, ids, ends = tokenizer([cue, cue + words, end], **BARE)["input_ids"]
+    if ids[: len(before)] == before:  # Some tokenizers write a first word as one behind a space.
+        ids = ids[len(before) :]
+    else:
+        (ids,) = tokenizer([words], **BARE)["input_ids"]
+    return ids, ends or _end(tokenizer)
+
+
+def tokenized(
+    tokenizer: Tokenizer, texts: Sequence[str], *, places: bool = False
+) -> tuple[list[list[int]], list[list[tuple[int, int]]]]:
+    """The tokens of texts and chats, whole, and where in the text each stands, if `places`.
+
+    A chat has its special tokens from its template; to a text the tokenizer adds them.
+
+    Raises:
+      InputError: a chat, and the tokenizer has no template, or the template refuses it.
+    """
+    texts = prepared(tokenizer, texts)
+    rows: list[list[int]] = [[] for _ in texts]
+    spots: list[list[tuple[int, int]]] = [[] for _ in texts]
+    options = {"return_attention_mask": False, "verbose": False}
+    options |= {"return_offsets_mapping": True} if places else {}
+    for chats in (False, True):
+        parts = [
+            (i, start, text[start:stop])
+            for i, text in enumerate(texts)
+            if isinstance(text, Rendered) is chats
+            for start, stop in (text.pieces if isinstance(text, Rendered) else [(0, len(text))])
+        ]
+        if not parts:
+            continue
+        encoded = tokenizer([words for *_, words in parts], **(options | (BARE if chats else {})))
+        for n, (i, start, _) in enumerate(parts):
+            rows[i] += encoded["input_ids"][n]
+            pairs = encoded["offset_mapping"][n] if places else []
+            spots[i] += [(first + start, stop + start) for first, stop in pairs]
+    return rows, spots
+
+
+def prepared(tokenizer: Tokenizer, texts: Sequence[str]) -> list[str]:
+    """The texts as the model reads them: chats in the template, all others as they are.
+
+    Raises:
+      InputError: as `tokenized`.
+    """
+    return [
+        rendered(tokenizer, text, i) if isinstance(text, Text) and text.turns else text
+        for i, text in enumerate(texts)
+    ]
 
 
 def cut_texts(
@@ -59,13 +133,11 @@ def cut_texts(
     """The rows of `encode` and how many of them were cut."""
     if not texts:
         return [], 0
-    # verbose=False: a text over the tokenizer's own limit is cut here, so its warning is idle.
-    plain = {"return_attention_mask": False, "verbose": False}
-    rows = [np.asarray(row, np.int32) for row in tokenizer(list(texts), **plain)["input_ids"]]
+    texts = prepared(tokenizer, texts)
+    rows = [np.asarray(row, np.int32) for row in tokenized(tokenizer, texts)[0]]
     long = [i for i, row in enumerate(rows) if len(row) > max_length]
     if long and tokenizer.is_fast:
-        options = {**plain, "return_offsets_mapping": True}
-        places = tokenizer([texts[i] for i in long], **options)["offset_mapping"]
+        places = tokenized(tokenizer, [texts[i] for i in long], places=True)[1]
         for i, pairs in zip(long, places, strict=True):
             rows[i] = rows[i][kept(texts[i], pairs, max_length)]
     for i in long if not tokenizer.is_fast else ():
@@ -114,7 +186,8 @@ def _shortened(tokenizer: Tokenizer, text: str, max_length: int) -> Int32[np.nda
         for start, stop in columns:
             short += text[end : min(stop, start + most)]
             end = stop
-        return tokenizer(short + text[end:], verbose=False)["input_ids"]
+        special = not isinstance(text, Rendered)
+        return tokenizer(short + text[end:], add_special_tokens=special, verbose=False)["input_ids"]
 
     longest = max(stop - start for start, stop in columns)
     most = _largest(longest, lambda most: len(tokens(most)) <= max_length)

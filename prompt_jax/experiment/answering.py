@@ -1,7 +1,6 @@
 """What an experiment trains for the tasks that it has: the method's head, its batches, its loss."""
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 
 import jax
@@ -10,7 +9,8 @@ import numpy as np
 from prompt_jax.answers import Candidates, check_words, head_of, heads, readout_for, tokenizer_of
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import Config, InputError, MethodConfig
-from prompt_jax.data import Batches, encode_labels, pad
+from prompt_jax.config.method import WRITES
+from prompt_jax.data import Batches, EncodeOptions, encode_labels, pad
 from prompt_jax.experiment.splits import Data
 from prompt_jax.generate import one_mask
 from prompt_jax.losses import Loss, Pull, loss_fn
@@ -18,11 +18,8 @@ from prompt_jax.prompts import check_task
 from prompt_jax.tasks import Example, Task, place_of
 from prompt_jax.trees import Tuned
 
-WRITES = ("SEQ_2_SEQ_LM", "CAUSAL_LM")
-"""The task types of models that answer in words; one of them is the default of every method."""
 
-
-def for_tasks_of(config: Config, backbone: Backbone, tasks: Sequence[Task]) -> MethodConfig:
+def method_of(config: Config, backbone: Backbone, tasks: Sequence[Task]) -> MethodConfig:
     """The experiment's method with the kind of task that the backbone does, and the label words.
 
     A model that reads answers with a head of the task's kind. A text is classified by a head,
@@ -92,9 +89,12 @@ def batches_of(
         config.data,
         config.train.batch_size,
         config.train.seed,
-        place=backbone.target_place,
-        filler=backbone.config.filler,
-        encode=functools.partial(readout_for(method).encode, labels=task.labels),
+        encode=readout_for(method).encode,
+        options=EncodeOptions(
+            place=task.target_place(backbone.target_place),
+            filler=backbone.config.filler,
+            labels=task.labels,
+        ),
         prompt_length=method.input_tokens,
         task_ids=task_ids,
     )
@@ -102,7 +102,7 @@ def batches_of(
 
 def _label_rows(config: Config, backbone: Backbone, task: Task) -> list[np.ndarray]:
     words = (backbone.tokenizer, task.choices, config.data.max_target_length)
-    return encode_labels(*words, place=backbone.target_place)
+    return encode_labels(*words, place=task.target_place(backbone.target_place))
 
 
 def loss_of(

@@ -12,7 +12,7 @@ from prompt_jax.backbones import Backbone
 from prompt_jax.config import Config, TrainConfig, resolved
 from prompt_jax.data import Batch, prefetch
 from prompt_jax.experiment.answering import batches_of
-from prompt_jax.experiment.splits import check_one, digest, load_data
+from prompt_jax.experiment.splits import check_one, digest, for_backbone, load_data
 from prompt_jax.losses import loss_fn
 from prompt_jax.prompts import Prompt, prompt_for
 from prompt_jax.prompts.composition import check_mixable, parent, plain_method
@@ -83,7 +83,7 @@ def train_attention(
     """
     check_one(config, "attention")
     check_mixable(prompts, "attention")
-    data, train = load_data(config), resolved(config).train
+    data, train = for_backbone(load_data(config), config, backbone), resolved(config).train
     batches = batches_of(config, prompts[0].method, backbone, data.train, data.task)
     steps = prefetch(batches, 0, train.steps)
     mixture = compose_attention(prompts, backbone, steps, train, name=name)

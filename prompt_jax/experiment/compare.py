@@ -17,7 +17,7 @@ from prompt_jax.config import Config, InputError, MethodConfig, resolved
 from prompt_jax.experiment.answering import batches_of, loss_of
 from prompt_jax.experiment.loop import Say
 from prompt_jax.experiment.rivals import TUNED, rival
-from prompt_jax.experiment.splits import Data, check_one, load_data
+from prompt_jax.experiment.splits import Data, check_one, for_backbone, load_data
 from prompt_jax.experiment.training import load, train
 from prompt_jax.forward import Injection
 from prompt_jax.methods import method_of
@@ -114,7 +114,8 @@ def _scores(sets: dict[str, Scores]) -> dict[str, float]:
 
 
 def _measured(config: Config, prompt: Prompt, scores: dict[str, float]) -> Row:
-    data, backbone = load_data(config), load(config)
+    backbone = load(config)
+    data = for_backbone(load_data(config), config, backbone)
     rates = [
         row["examples_per_second"]
         for row in read_metrics(Path(config.out))

@@ -17,8 +17,8 @@ from prompt_jax.experiment.answering import (
     batches_of,
     check_blanks,
     check_texts,
-    for_tasks_of,
     loss_of,
+    method_of,
 )
 from prompt_jax.experiment.choice import Best, Judgement, judge, unjudged
 from prompt_jax.experiment.loop import Members, Report
@@ -75,7 +75,7 @@ class Single(Members):
 
     def __init__(self, config: Config, backbone: Backbone, tasks: Sequence[Data]):
         self.config, self.backbone, self.tasks = config, backbone, tasks
-        self.method = method = for_tasks_of(config, backbone, [data.task for data in tasks])
+        self.method = method = method_of(config, backbone, [data.task for data in tasks])
         check_texts(config, method, backbone, tasks)
         tuned = on_host(fresh(method, backbone, config.train.seed))
         examples = [example for data in tasks for example in data.train]
@@ -172,7 +172,7 @@ class Population(Members):
         self.configs = configs = [resolved(config) for config in configs]
         self.backbone, self.data = backbone, list(data)
         self.methods = [
-            for_tasks_of(config, backbone, [rows.task])
+            method_of(config, backbone, [rows.task])
             for config, rows in zip(configs, data, strict=True)
         ]
         check_lengths(self.methods)

@@ -12,7 +12,7 @@ from prompt_jax.config import Config, InputError, choose
 from prompt_jax.evaluate import baselines, evaluate
 from prompt_jax.experiment.loop import Say
 from prompt_jax.experiment.scored import scored
-from prompt_jax.experiment.splits import Data
+from prompt_jax.experiment.splits import Data, for_backbone
 from prompt_jax.forward import Injection
 from prompt_jax.metrics import Scores, measure
 from prompt_jax.prompts import Prompt, of_task
@@ -74,6 +74,7 @@ def evaluate_prompt(
     config = dataclasses.replace(config, method=prompt.method)
     plain = {} if injection.head else {FROZEN: None}
     selection = scored(config, [prompt], say)
+    selection = selection._replace(data=for_backbone(selection.data, config, backbone))
     for line in remarks(selection.data.task, config.task):
         say(line)
     ways = {**plain, TUNED: injection}
@@ -100,7 +101,7 @@ def evaluate_ensemble(
     choose("way to ensemble prompts", how, WAYS)
     config = dataclasses.replace(config, method=prompts[0].method)
     selection = scored(config, prompts, say)
-    data = selection.data
+    data = for_backbone(selection.data, config, backbone)
     alone = {
         f"{i}: {prompt.name or prompt.digest[:12]}": of_task(prompt).injection()
         for i, prompt in enumerate(prompts, 1)

@@ -5,9 +5,19 @@ import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from prompt_jax.backbones import Backbone
 from prompt_jax.config import Config, InputError
 from prompt_jax.data import hold_out, load_examples, load_table, sample, splits
-from prompt_jax.tasks import Example, Task, completed, resolve, to_examples
+from prompt_jax.tasks import (
+    Example,
+    Task,
+    as_chat,
+    chat_of,
+    completed,
+    every_answer,
+    resolve,
+    to_examples,
+)
 
 
 class Data(NamedTuple):
@@ -24,6 +34,26 @@ class Data(NamedTuple):
     def watched(self, config: Config) -> list[Example]:
         """The validation examples that are scored while training."""
         return sample(self.validation, config.train.eval_examples, self.task, config.data.seed)
+
+
+def for_backbone(data: Data, config: Config, backbone: Backbone) -> Data:
+    """The data as the backbone is asked: as chats where `task.chat` says so.
+
+    Raises:
+      InputError: as `chat_of`.
+    """
+    auto = config.task.chat == "auto"
+    task = chat_of(data.task, backbone.tokenizer, backbone.target_place, auto=auto)
+    if not task.chat or data.task.chat:
+        return data._replace(task=task)
+
+    def chats(examples: list[Example]) -> list[Example]:
+        return [example._replace(source=as_chat(task, example.source)) for example in examples]
+
+    tests = {name: chats(examples) for name, examples in data.tests.items()}
+    return data._replace(
+        task=task, train=chats(data.train), validation=chats(data.validation), tests=tests
+    )
 
 
 def load_mixture(config: Config) -> list[Data]:
@@ -76,7 +106,7 @@ def load_data(config: Config, name: str = "") -> Data:
         drawn = (options.validation_fraction, task, options.seed, name)
         train, validation = hold_out(train, *drawn)
         held_out = True
-    train = sample(train, options.max_examples, task, options.seed)
+    train = every_answer(task, sample(train, options.max_examples, task, options.seed))
     return Data(task, train, validation, tests, held_out)
 
 

@@ -26,7 +26,7 @@ from prompt_jax.experiment.candidates import Candidates
 from prompt_jax.experiment.choice import warnings_of
 from prompt_jax.experiment.conclude import Result, conclude
 from prompt_jax.experiment.loop import Loop, Say
-from prompt_jax.experiment.splits import check_one, load_data
+from prompt_jax.experiment.splits import check_one, for_backbone, load_data
 from prompt_jax.experiment.training import load
 from prompt_jax.runs import Row, begin_run, claim, read_metrics
 from prompt_jax.tasks import remarks
@@ -126,6 +126,7 @@ def _sweep(
     config: Config, configs: list[Config], sweep: SweepConfig, folder: Path, resume: bool, say: Say
 ) -> Sweep:
     data, backbone = load_data(config), load(config, say)
+    data = for_backbone(data, config, backbone)
     pool = Candidates(configs, sweep, backbone, data)
     begin_run(folder, config, resume=resume)
     disk.write(folder / KEPT, json.dumps(to_json(sweep), indent=2) + "\n")

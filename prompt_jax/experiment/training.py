@@ -18,12 +18,12 @@ from prompt_jax.experiment.conclude import Result, conclude, short
 from prompt_jax.experiment.loop import Loop, Rows, Say
 from prompt_jax.experiment.members import Population, Single
 from prompt_jax.experiment.profiling import profiling
-from prompt_jax.experiment.splits import Data, digest, load_data, load_mixture
+from prompt_jax.experiment.splits import Data, digest, for_backbone, load_data, load_mixture
 from prompt_jax.plan import plan_remat
 from prompt_jax.processes import check_alike, code, elsewhere, is_first, together
 from prompt_jax.runs import begin_run, claim
 from prompt_jax.sharding import check_rows, describe
-from prompt_jax.tasks import remarks
+from prompt_jax.tasks import answer_turn, remarks
 from prompt_jax.train import DivergedError
 from prompt_jax.trees import Frozen
 from prompt_jax.weights import load_backbone
@@ -71,6 +71,7 @@ def _train(config: Config, folder: Path, resume: bool, profile: int, say: Say) -
     tasks = together(lambda: load_mixture(config))
     check_alike({f"the data of {data.task.name}": _digest(data) for data in tasks})
     backbone = load(config, say)
+    tasks = [for_backbone(data, config, backbone) for data in tasks]
     check_rows(config.train.batch_size // config.train.accumulate, backbone.mesh)
     single = Single(config, backbone, tasks)
     # Nothing is cleared before all that can be wrong with the new run has been checked.
@@ -130,7 +131,9 @@ def _train_tasks(
         )
         for place, data in zip(folders, tasks, strict=True)
     ]
-    population = Population(configs, load(config, say), tasks)
+    backbone = load(config, say)
+    tasks = [for_backbone(data, config, backbone) for data in tasks]
+    population = Population(configs, backbone, tasks)
     begin_run(folder, config, resume=resume)
     for place, alone in zip(folders, configs, strict=True):
         place.mkdir(parents=True, exist_ok=True)
@@ -196,12 +199,24 @@ def _introduce(single: Single, say: Say) -> None:
         say(f"task {data.task.name}: {sizes}{tests} rows")
         for line in (*remarks(data.task, config.task), *warnings_of(data, config)):
             say(line)
+        if data.task.chat:
+            say(_chat_line(data, backbone))
     cut = single.batches.truncated
     if any(cut):
         say(
             f"cut: {cut.sources} inputs at {config.data.max_source_length} tokens, from their "
             f"longest column; {cut.targets} targets at {config.data.max_target_length}"
         )
+
+
+def _chat_line(data: Data, backbone: Backbone) -> str:
+    """How a row is asked, by the chat template of the tokenizer."""
+    end = answer_turn(backbone.tokenizer, "").end or "the end of the text"
+    system = f", after the system text {data.task.system!r:.60}" if data.task.system else ""
+    return (
+        f"chat: a row is a user's turn in the tokenizer's chat template{system}, its answer the "
+        f"assistant's turn up to {end}; --task.chat off for plain text"
+    )
 
 
 def _sha256(tree: Frozen) -> str:

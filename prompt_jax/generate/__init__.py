@@ -5,3 +5,4 @@ from prompt_jax.generate.prefill import read_once as read_once
 from prompt_jax.generate.scoring import one_mask as one_mask
 from prompt_jax.generate.scoring import score as score
 from prompt_jax.generate.scoring import score_candidates as score_candidates
+from prompt_jax.generate.stops import first_stop as first_stop

@@ -5,13 +5,14 @@ length counts the generated tokens and EOS among them.
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from prompt_jax.backbones.cache import LayerCache
+from prompt_jax.backbones.config import ModelConfig
 from prompt_jax.backbones.layers import NEVER
 from prompt_jax.forward import Prefilled, PromptedModel
 from prompt_jax.generate.rules import Rules, obey
@@ -30,6 +31,8 @@ class _Beams(NamedTuple):
     step: Int[Array, ""]
     tokens: Int[Array, "B beams U"]
     scores: Float[Array, "B beams"]
+    progress: Int[Array, "B beams"] | None
+    """As `Rules.advance` has it."""
     ended: Int[Array, "B beams U"]
     """The best hypotheses that have ended, the very best first."""
     ended_scores: Float[Array, "B beams"]
@@ -77,7 +80,7 @@ def search_beams(
         return (state.step < length) & state.improvable.any() & ~full & ~state.exhausted
 
     # All beams of a row are alike at first, so the second step needs no reordering.
-    start = _start(config, tokens.shape[0], beams, length)
+    start = _start(config, rules, tokens.shape[0], beams, length)
     state, _ = extend(start, first.logits)
     state, _ = jax.lax.while_loop(running, body, (state, first.decoder_cache))
     return state.ended
@@ -92,7 +95,7 @@ def _spread(first: Prefilled, beams: int) -> Prefilled:
     )
 
 
-def _start(config: Any, batch: int, beams: int, length: int) -> _Beams:
+def _start(config: ModelConfig, rules: Rules, batch: int, beams: int, length: int) -> _Beams:
     """One live beam a row; the others wait at `NEVER`, or all would walk the same way."""
     empty = jnp.full((batch, beams, length), config.filler, jnp.int32)
     none = jnp.full((batch, beams), NEVER, jnp.float32)
@@ -100,6 +103,7 @@ def _start(config: Any, batch: int, beams: int, length: int) -> _Beams:
         step=jnp.int32(0),
         tokens=empty,
         scores=none.at[:, 0].set(0.0),
+        progress=rules.begin(batch, beams),
         ended=empty,
         ended_scores=none,
         has_ended=jnp.zeros((batch, beams), bool),
@@ -132,7 +136,9 @@ def _extend(
     parents, token = flat // vocab, (flat % vocab).astype(jnp.int32)
     tokens = _pick(state.tokens, parents)
     tokens = jax.lax.dynamic_update_index_in_dim(tokens, token, state.step, 2)
-    ends = rules.is_end(token) | (state.step == length - 1)
+    progress = None if state.progress is None else _pick(state.progress, parents)
+    progress, ends = rules.advance(progress, token)
+    ends |= state.step == length - 1
 
     running_scores, kept = jax.lax.top_k(jnp.where(ends, scores + NEVER, scores), beams)
     closed = ~state.improvable | (stop_when_full & state.has_ended.all(-1))
@@ -147,6 +153,7 @@ def _extend(
         step=state.step + 1,
         tokens=_pick(tokens, kept),
         scores=running_scores,
+        progress=None if progress is None else _pick(progress, kept),
         ended=_pick(jnp.concatenate([state.ended, tokens], 1), best),
         ended_scores=ended_scores,
         has_ended=has_ended,

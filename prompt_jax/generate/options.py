@@ -1,154 +1,167 @@
 """Options of `generate`, under the names and with the meanings that they have in Transformers."""
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Int32
 
 from prompt_jax.backbones import Backbone
-from prompt_jax.config import InputError, at_least, choose
-from prompt_jax.generate.rules import Rules, earlier
+from prompt_jax.config import InputError, WritingConfig, at_least, choose
+from prompt_jax.generate.rules import ANY, Rules, earlier
+from prompt_jax.generate.stops import stop_table
 
-MAX_NEW_TOKENS = 64
-TOP_K = 50
-"""Of `do_sample=True` where none is given, as in Transformers."""
-
-
-class Drawing(NamedTuple):
-    """What tokens are drawn from."""
-
-    temperature: float
-    top_k: int
-    top_p: float
+WORDS = 8
+"""Bad words are filled up to a multiple of so many, so that few shapes serve all."""
 
 
-def check_names(unknown: Iterable[str], options: Iterable[str]) -> None:
-    """Refuses what is no option.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(WritingConfig):
+    """How `generate` writes an answer."""
 
-    Raises:
-      InputError: there is something; it names the options.
-    """
-    for name in unknown:
-        choose("option of generate", name, sorted(options))
+    num_return_sequences: int = 1
+    """Answers to every row, side by side: the best beams, or several drawn."""
+    early_stopping: bool | str = False
+    """When beam search decides a row: True as soon as `num_beams` hypotheses have ended, False when
+    a better one is unlikely, "never" when it is impossible."""
+    eos_token_id: tuple[int, ...] | None = None
+    """The tokens that end an answer; None takes the backbone's."""
+    bad_words_ids: tuple[tuple[int, ...], ...] = ()
+    """Words that are never written, as the tokens of each."""
 
-
-def drawing(
-    do_sample: bool | None, temperature: float | None, top_k: int | None, top_p: float
-) -> Drawing | None:
-    """What tokens are drawn from; None takes the likeliest.
-
-    Raises:
-      InputError: an argument outside its range, or cuts of what is not drawn from.
-    """
-    at_least("temperature", temperature or 0.0, 0.0, "0 is greedy")
-    at_least("top_k", top_k or 0, 0, "0 draws among all tokens")
-    if not 0.0 < top_p <= 1.0:
-        raise InputError(f"top_p must be in (0, 1], got {top_p}; 1 draws among all tokens")
-    if do_sample is False:
-        return None
-    if do_sample:
-        if temperature == 0:
+    def __post_init__(self):
+        super().__post_init__()
+        at_least("num_return_sequences", self.num_return_sequences, 1)
+        if self.early_stopping not in (True, False, "never"):
             raise InputError(
-                "do_sample=True draws tokens and temperature=0 draws none; set a temperature above "
-                "0, or do_sample=False"
+                f'early_stopping must be True, False or "never", got {self.early_stopping!r}'
             )
-        return Drawing(temperature or 1.0, TOP_K if top_k is None else top_k, top_p)
-    if not temperature and (top_k or top_p < 1):
-        raise InputError(
-            f"top_k and top_p cut what is drawn from, and temperature=0 draws nothing: got top_k "
-            f"{top_k or 0} and top_p {top_p}; set temperature, e.g. to 1.0"
-        )
-    return Drawing(temperature, top_k or 0, top_p) if temperature else None
+        answers = self.num_return_sequences
+        if not self.drawing and answers > self.num_beams:
+            raise InputError(
+                f"num_return_sequences is {answers}, and greedy or beam search has at most "
+                f"num_beams answers, {self.num_beams}; set num_beams={answers}, or draw them: "
+                "do_sample=True"
+            )
 
 
-def check_search(
-    num_beams: int, early_stopping: bool | str, sequences: int, drawn: Drawing | None
-) -> None:
-    """Checks what beams and several answers of a row can be.
-
-    Raises:
-      InputError: out of range, or they exclude each other.
-    """
-    at_least("num_beams", num_beams, 1, "1 is greedy")
-    at_least("num_return_sequences", sequences, 1)
-    if early_stopping not in (True, False, "never"):
-        raise InputError(f'early_stopping must be True, False or "never", got {early_stopping!r}')
-    if drawn and num_beams > 1:
-        raise InputError(
-            f"sampling and beam search exclude each other, got temperature {drawn.temperature} and "
-            f"num_beams {num_beams}; set temperature=0 (do_sample=False) or num_beams=1"
-        )
-    if not drawn and sequences > num_beams:
-        raise InputError(
-            f"num_return_sequences is {sequences}, and greedy or beam search has at most num_beams "
-            f"answers, {num_beams}; set num_beams={sequences}, or draw them: do_sample=True"
-        )
+OPTIONS = sorted([*(field.name for field in dataclasses.fields(Options)), "max_length"])
+"""What `generate` takes."""
 
 
-def new_tokens(
-    backbone: Backbone, read: int, max_new_tokens: int | None, max_length: int | None
-) -> int:
-    """The tokens of an answer at most; max_new_tokens decides where both are given.
+def options_of(backbone: Backbone, read: int, values: Mapping[str, Any]) -> Options:
+    """The options of a call; None, as in Transformers, is the default.
 
     Args:
       read: T, to which the texts are padded: of a decoder, max_length counts them. Of an
-        encoder-decoder it counts the start token.
+        encoder-decoder it counts the start token. max_new_tokens decides where both are there.
 
     Raises:
-      InputError: no token is left.
+      InputError: an unknown option, one outside its range, or no token is left to write.
     """
-    if max_new_tokens is None and max_length is not None:
+    for name in values:
+        choose("option of generate", name, OPTIONS)
+    chosen = {name: value for name, value in values.items() if value is not None}
+    longest = chosen.pop("max_length", None)
+    if longest is not None and "max_new_tokens" not in chosen:
         before = read if backbone.target_place == "behind" else 1
-        if max_length <= before:
+        if longest <= before:
             raise InputError(
-                f"max_length is {max_length} and counts {before} tokens before the answer; give "
+                f"max_length is {longest} and counts {before} tokens before the answer; give "
                 "more, or max_new_tokens"
             )
-        return max_length - before
-    length = MAX_NEW_TOKENS if max_new_tokens is None else max_new_tokens
-    at_least("max_new_tokens", length, 1)
-    return length
+        chosen["max_new_tokens"] = longest - before
+    for name in ("eos_token_id", "stop_token_ids", "stop_strings", "bad_words", "bad_words_ids"):
+        if name in chosen:
+            chosen[name] = _tuple(chosen[name])
+    return Options(**chosen)
+
+
+def _tuple(value: Any) -> tuple[Any, ...]:
+    """A token or a text as the only one of several, an array as its numbers."""
+    value = value.tolist() if isinstance(value, np.ndarray) else value
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        return (value,)
+    return tuple(_tuple(item) if isinstance(item, list) else item for item in value)
 
 
 def rules_of(
     backbone: Backbone,
+    options: Options,
     tokens: Int[np.ndarray, "B T"],
     mask: Bool[np.ndarray, "B T"],
-    *,
-    length: int,
-    eos_token_id: int | Sequence[int] | None,
-    min_new_tokens: int,
-    repetition_penalty: float,
-    no_repeat_ngram_size: int,
 ) -> Rules:
     """What each token of an answer must obey.
 
     Raises:
-      InputError: an argument outside its range.
+      InputError: a token that the backbone has not, or texts and no tokenizer that reads them.
     """
-    at_least("min_new_tokens", min_new_tokens, 0)
-    at_least("no_repeat_ngram_size", no_repeat_ngram_size, 0, "0 lets everything repeat")
-    if min_new_tokens > length:
-        raise InputError(
-            f"min_new_tokens is {min_new_tokens} and an answer has at most {length}; raise "
-            "max_new_tokens"
-        )
-    if not 0.0 < repetition_penalty < np.inf:
-        raise InputError(f"repetition_penalty must be above 0, got {repetition_penalty}; 1 is none")
-    config = backbone.config
-    ends = np.array(config.eos_token_id if eos_token_id is None else eos_token_id, ndmin=1)
-    if ends.dtype.kind not in "iu" or ends.min() < 0 or ends.max() >= config.vocab_size:
-        raise InputError(
-            f"eos_token_id is a token or a list of them, 0 to {config.vocab_size - 1}, got "
-            f"{eos_token_id}"
-        )
-    rules = Rules(ends.astype(np.int32), np.int32(min_new_tokens))
-    if repetition_penalty == 1.0 and not no_repeat_ngram_size:
+    ends = _ends(backbone, options)
+    rules = Rules(np.array(ends, np.int32), np.int32(options.min_new_tokens))
+    if options.stop_strings:
+        tokenizer = _tokenizer(backbone, "stop_strings")
+        table = stop_table(tokenizer, options.stop_strings, backbone.config.vocab_size)
+        rules = rules._replace(stops=table)
+    words = [word for word in _bad_words(backbone, options) if word[1:] or word[0] not in ends]
+    if words:
+        rules = rules._replace(bad_words=_padded(words, backbone.config.vocab_size))
+    if options.repetition_penalty != 1.0:
+        rules = rules._replace(repetition_penalty=np.float32(options.repetition_penalty))
+    if not words and options.repetition_penalty == 1.0 and not options.no_repeat_ngram_size:
         return rules
     if backbone.target_place == "apart":  # The decoder has read its start token, and no text.
-        tokens = np.full((len(tokens), 1), config.decoder_start_token_id, np.int32)
+        start = backbone.config.decoder_start_token_id
+        tokens = np.full((len(tokens), 1), start, np.int32)
         mask = np.ones(tokens.shape, bool)
     read, lengths = earlier(tokens, mask)
-    penalty = None if repetition_penalty == 1.0 else np.float32(repetition_penalty)
-    return rules._replace(repetition_penalty=penalty, read=read, read_lengths=lengths)
+    return rules._replace(read=read, read_lengths=lengths)
+
+
+def _ends(backbone: Backbone, options: Options) -> list[int]:
+    """Tokens that end an answer, each once: search looks at more beams, the more there are."""
+    ends = backbone.config.eos_token_ids
+    if options.eos_token_id is not None:
+        ends = options.eos_token_id
+        _check(backbone, "eos_token_id", ends)
+    _check(backbone, "stop_token_ids", options.stop_token_ids)
+    return list(dict.fromkeys((*ends, *options.stop_token_ids)))
+
+
+def _check(backbone: Backbone, name: str, tokens: Sequence[int]) -> None:
+    size = backbone.config.vocab_size
+    if not all(isinstance(token, int) and 0 <= token < size for token in tokens):
+        raise InputError(f"{name} are tokens, 0 to {size - 1}, got {list(tokens)}")
+
+
+def _bad_words(backbone: Backbone, options: Options) -> list[tuple[int, ...]]:
+    for word in options.bad_words_ids:
+        _check(backbone, "bad_words_ids", word)
+        if not word:
+            raise InputError("bad_words_ids has a word of no token; leave it out")
+    if not options.bad_words:
+        return list(options.bad_words_ids)
+    tokenizer = _tokenizer(backbone, "bad_words")
+    bare = [word.strip() or word for word in options.bad_words]
+    texts = [text for word in bare for text in (word, f" {word}")]
+    rows = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    return list(dict.fromkeys([*options.bad_words_ids, *map(tuple, rows)]))
+
+
+def _padded(words: Sequence[Sequence[int]], size: int) -> Int32[np.ndarray, "W K"]:
+    """Words of equal length; those that fill up the table end in a token that is none."""
+    longest = max(map(len, words))
+    rows = np.full((-(-len(words) // WORDS) * WORDS, longest), ANY, np.int32)
+    rows[:, -1] = size
+    for row, word in zip(rows, words, strict=False):
+        row[longest - len(word) :] = word
+    return rows
+
+
+def _tokenizer(backbone: Backbone, option: str) -> Any:
+    if backbone.tokenizer is None:
+        raise InputError(
+            f"{option} are texts, and backbone {backbone.name!r} has no tokenizer to read them; "
+            "give load_backbone(..., tokenizer=FOLDER or hub id), or the ids of tokens"
+        )
+    return backbone.tokenizer

@@ -8,9 +8,12 @@ from jaxtyping import Array, Bool, Float, Int
 
 from prompt_jax.backbones.layers import NEVER
 
+ANY = -1
+"""In place of a token: whatever stands there."""
+
 
 class Rules(NamedTuple):
-    """What is asked of an answer token by token; every field is traced."""
+    """What is asked of an answer token by token; every field is traced, and None costs nothing."""
 
     ends: Int[Any, " E"]
     """Tokens that end an answer."""
@@ -18,14 +21,28 @@ class Rules(NamedTuple):
     """Tokens before the first of those."""
     repetition_penalty: Float[Any, ""] | None = None
     """What the scores of earlier tokens are divided by; None looks at none."""
+    bad_words: Int[Any, "W K"] | None = None
+    """Words that are never written, their tokens on the right and `ANY` before them."""
     read: Int[Any, "B R"] | None = None
     """Tokens before the answer that count as earlier ones; None where no rule looks at them."""
     read_lengths: Int[Any, " B"] | None = None
     """How many of those a row has, from the left."""
+    stops: Int[Any, "S V"] | None = None
+    """What `stop_table` gives; the last state is the end of an answer."""
 
-    def is_end(self, tokens: Int[Array, "*B"]) -> Bool[Array, "*B"]:
-        """Whether each token ends an answer."""
-        return jnp.isin(tokens, self.ends)
+    def begin(self, *shape: int) -> Int[Array, "*B"] | None:
+        """How far answers without a token are in any stop string."""
+        return None if self.stops is None else jnp.zeros(shape, jnp.int32)
+
+    def advance(
+        self, progress: Int[Array, "*B"] | None, tokens: Int[Array, "*B"]
+    ) -> tuple[Int[Array, "*B"] | None, Bool[Array, "*B"]]:
+        """How far answers are in any stop string, and which of them have ended, a token later."""
+        ended = jnp.isin(tokens, self.ends)
+        if self.stops is None:
+            return None, ended
+        progress = jnp.asarray(self.stops)[progress, tokens]
+        return progress, ended | (progress == len(self.stops) - 1)
 
     def spread(self, beams: int) -> "Rules":
         """The rules of rows that stand so often in a batch, one copy beside the other."""
@@ -35,6 +52,19 @@ class Rules(NamedTuple):
             jnp.repeat(jnp.asarray(x), beams, axis=0) for x in (self.read, self.read_lengths)
         )
         return self._replace(read=read, read_lengths=lengths)
+
+
+class _History(NamedTuple):
+    """Tokens read and written in one row without a gap."""
+
+    tokens: Int[Array, "B H"]
+    real: Bool[Array, "B H"]
+
+    def tail(self, count: int) -> Int[Array, "B K"]:
+        """The last so many; what no token stands at is no token."""
+        places = self.real.sum(1, keepdims=True) + jnp.arange(-count, 0)[None, :]
+        tokens = jnp.take_along_axis(self.tokens, jnp.maximum(places, 0), axis=1)
+        return jnp.where(places < 0, ANY - 1, tokens)
 
 
 def earlier(
@@ -60,44 +90,68 @@ def obey(
       written: the answer so far, its first `step` tokens.
     """
     if rules.read is not None:
-        history, real = _history(rules, written, step)
-        rows = jnp.arange(len(scores))[:, None]
+        history = _history(rules, written, step)
         if rules.repetition_penalty is not None:
-            seen = jnp.zeros(scores.shape, bool).at[rows, history].max(real)
-            penalty = rules.repetition_penalty
-            scores = jnp.where(
-                seen, jnp.where(scores < 0, scores * penalty, scores / penalty), scores
-            )
+            scores = penalise(scores, history.tokens, history.real, rules.repetition_penalty)
         if ngram:
-            repeats = _repeats(history, real, ngram)
-            banned = jnp.zeros(scores.shape, bool)
-            banned = banned.at[rows, history[:, ngram - 1 :]].max(repeats)
-            scores = jnp.where(banned, NEVER, scores)
-    early = step < rules.min_new_tokens
-    ends = jnp.zeros(scores.shape[-1], bool).at[rules.ends].set(early)
-    return jnp.where(ends[None, :], NEVER, scores)
+            scores = ban(scores, history.tokens[:, ngram - 1 :], _repeats(history, ngram))
+        if rules.bad_words is not None:
+            scores = _ban_words(scores, history, jnp.asarray(rules.bad_words))
+    early = jnp.broadcast_to(step < rules.min_new_tokens, (1, len(rules.ends)))
+    return ban(scores, jnp.asarray(rules.ends)[None, :], early)
 
 
-def _history(
-    rules: Rules, written: Int[Array, "B U"], step: Int[Array, ""]
-) -> tuple[Int[Array, "B H"], Bool[Array, "B H"]]:
-    """Tokens read and written in one row without a gap, H = R + U, and which of them are there."""
+def penalise(
+    scores: Float[Array, "B V"],
+    tokens: Int[Array, "B H"],
+    real: Bool[Array, "B H"],
+    penalty: Float[Any, ""],
+) -> Float[Array, "B V"]:
+    """Scores of earlier tokens made less: divided where they are positive, else multiplied."""
+    seen = jnp.zeros(scores.shape, bool).at[jnp.arange(len(scores))[:, None], tokens].max(real)
+    return jnp.where(seen, lessened(scores, penalty), scores)
+
+
+def lessened(scores: Float[Array, "*B V"], penalty: Float[Any, "..."]) -> Float[Array, "*B V"]:
+    """Scores of tokens that have been seen, as Transformers has them."""
+    return jnp.where(scores < 0, scores * penalty, scores / penalty)
+
+
+def ban(
+    scores: Float[Array, "B V"], tokens: Int[Array, "#B N"], when: Bool[Array, "#B N"]
+) -> Float[Array, "B V"]:
+    """Scores in which some tokens of every row, or of all rows, have no chance."""
+    rows = jnp.arange(len(tokens))[:, None]
+    # A token beyond the vocabulary is dropped here, as JAX does; so words are filled up with such.
+    banned = jnp.zeros((len(tokens), scores.shape[1]), bool).at[rows, tokens].max(when)
+    return jnp.where(banned, NEVER, scores)
+
+
+def _history(rules: Rules, written: Int[Array, "B U"], step: Int[Array, ""]) -> _History:
+    """What stands before the next token, H = R + U."""
     batch, length = written.shape
     lengths = jnp.asarray(rules.read_lengths)[:, None]
-    history = jnp.pad(jnp.asarray(rules.read), ((0, 0), (0, length)))
+    tokens = jnp.pad(jnp.asarray(rules.read), ((0, 0), (0, length)))
     places = lengths + jnp.arange(length)[None, :]
-    history = history.at[jnp.arange(batch)[:, None], places].set(written)
-    return history, jnp.arange(history.shape[1])[None, :] < lengths + step
+    tokens = tokens.at[jnp.arange(batch)[:, None], places].set(written)
+    return _History(tokens, jnp.arange(tokens.shape[1])[None, :] < lengths + step)
 
 
-def _repeats(
-    history: Int[Array, "B H"], real: Bool[Array, "B H"], ngram: int
-) -> Bool[Array, "B W"]:
+def _repeats(history: _History, ngram: int) -> Bool[Array, "B W"]:
     """Whether the tokens before the last one of each n-gram are those that the history ends in."""
-    windows = history.shape[1] - ngram + 1
-    last = real.sum(1, keepdims=True) - (ngram - 1)
-    repeats = real[:, ngram - 1 :]
+    windows = history.tokens.shape[1] - ngram + 1
+    ending = history.tail(ngram - 1)
+    repeats = history.real[:, ngram - 1 :]
     for place in range(ngram - 1):
-        ending = jnp.take_along_axis(history, jnp.maximum(last + place, 0), axis=1)
-        repeats &= history[:, place : place + windows] == ending
+        repeats &= history.tokens[:, place : place + windows] == ending[:, place, None]
     return repeats
+
+
+def _ban_words(
+    scores: Float[Array, "B V"], history: _History, words: Int[Array, "W K"]
+) -> Float[Array, "B V"]:
+    """The last token of a word has no chance where the others stand before it."""
+    beginning = words[None, :, :-1]
+    same = history.tail(words.shape[1] - 1)[:, None, :] == beginning
+    begun = (same | (beginning == ANY)).all(-1)
+    return ban(scores, jnp.broadcast_to(words[:, -1], begun.shape), begun)

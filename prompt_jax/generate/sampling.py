@@ -31,6 +31,8 @@ class _State(NamedTuple):
     tokens: Int[Array, "B U"]
     last: Int[Array, " B"]
     ended: Bool[Array, " B"]
+    progress: Int[Array, " B"] | None
+    """As `Rules.advance` has it."""
     cache: LayerCache
 
 
@@ -59,11 +61,13 @@ def decode_tokens(
         logits = obey(rules, ngram, logits, state.tokens, state.step)
         chosen = jnp.argmax(logits, -1) if draw is None else sample(draw, logits, state.step)
         token = jnp.where(state.ended, config.filler, chosen).astype(jnp.int32)
+        progress, ended = rules.advance(state.progress, token)
         return _State(
             state.step + 1,
             jax.lax.dynamic_update_index_in_dim(state.tokens, token, state.step, 1),
             token,
-            state.ended | rules.is_end(token),
+            state.ended | ended,
+            progress,
             cache,
         )
 
@@ -73,7 +77,14 @@ def decode_tokens(
         return append(state, logits[:, 0], cache)
 
     empty = jnp.full((batch, length), config.filler, jnp.int32)
-    start = _State(jnp.int32(0), empty, empty[:, 0], jnp.zeros(batch, bool), first.decoder_cache)
+    start = _State(
+        jnp.int32(0),
+        empty,
+        empty[:, 0],
+        jnp.zeros(batch, bool),
+        rules.begin(batch),
+        first.decoder_cache,
+    )
     state = jax.lax.while_loop(
         lambda s: (s.step < length) & ~s.ended.all(),
         body,

@@ -6,6 +6,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SkipValidation
 
 from prompt_jax.config import InputError, choose
 from prompt_jax.integrations.sources import Call, Source
+from prompt_jax.tasks.text import Messages
 
 Options: TypeAlias = dict[str, Any]
 """What a call names, by OpenAI's and LangChain's names."""
@@ -82,8 +83,8 @@ class Writing(Prompted):
     streaming: bool = False
     """Whether LangChain reads an answer as it is written, where a call may choose."""
 
-    def call(self, text: str, stop: list[str] | None, options: Options) -> Call:
-        """A text and how it shall be answered.
+    def call(self, input: str | Messages, stop: list[str] | None, options: Options) -> Call:
+        """A text or a chat, and how it shall be answered.
 
         Raises:
           InputError: the call has an option that is not known.
@@ -91,7 +92,7 @@ class Writing(Prompted):
         options = options_of(options)
         sampling = {name: options.get(name, getattr(self, name)) for name in SAMPLING}
         stops = tuple(stop or self.stop or ())
-        return Call(text, self.prompt_of(options), **sampling, stops=stops)
+        return Call(input, self.prompt_of(options), **sampling, stops=stops)
 
     @property
     def sampling(self) -> Options:

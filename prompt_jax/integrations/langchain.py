@@ -25,7 +25,9 @@ from pydantic import ConfigDict
 from prompt_jax.config import InputError
 from prompt_jax.integrations.calls import OPTIONS, Options, Prompted, Writing, options_of
 from prompt_jax.integrations.sources import Call
-from prompt_jax.serve.streaming import Piece, chat_text
+from prompt_jax.serve.streaming import Piece
+from prompt_jax.tasks.chat import messages_of
+from prompt_jax.tasks.text import Messages
 
 ROLES = {"human": "user", "ai": "assistant", "system": "system"}
 
@@ -33,8 +35,9 @@ ROLES = {"human": "user", "ai": "assistant", "system": "system"}
 class ChatPromptJax(Writing, BaseChatModel):
     """A chat model whose every call may have another soft prompt.
 
-    A single message is the input of the model; several are a line each, with their roles. It calls
-    no tools and reads text alone.
+    Messages are read in the tokenizer's chat template; without one a single message is the input
+    of the model, and several are a line each, with their roles. It calls no tools and reads text
+    alone.
 
     Raises:
       UnknownPromptError: of calls, there is no prompt of this name.
@@ -69,7 +72,7 @@ class ChatPromptJax(Writing, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: object,
     ) -> ChatResult:
-        call = self.call(text_of(messages), stop, kwargs)
+        call = self.call(messages_in(messages), stop, kwargs)
         return self._result(call, kwargs, list(self.source.write(call)))
 
     async def _agenerate(
@@ -79,7 +82,7 @@ class ChatPromptJax(Writing, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: object,
     ) -> ChatResult:
-        call = self.call(text_of(messages), stop, kwargs)
+        call = self.call(messages_in(messages), stop, kwargs)
         return self._result(call, kwargs, [piece async for piece in self.source.awrite(call)])
 
     def _result(self, call: Call, options: Options, written: list[Piece]) -> ChatResult:
@@ -98,7 +101,7 @@ class ChatPromptJax(Writing, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: object,
     ) -> Iterator[ChatGenerationChunk]:
-        call = self.call(text_of(messages), stop, kwargs)
+        call = self.call(messages_in(messages), stop, kwargs)
         for piece in self.source.write(call):
             chunk = self._chunk(call, kwargs, piece)
             if run_manager:
@@ -112,7 +115,7 @@ class ChatPromptJax(Writing, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: object,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        call = self.call(text_of(messages), stop, kwargs)
+        call = self.call(messages_in(messages), stop, kwargs)
         async for piece in self.source.awrite(call):
             chunk = self._chunk(call, kwargs, piece)
             if run_manager:
@@ -141,7 +144,7 @@ class ChatPromptJax(Writing, BaseChatModel):
         }
 
     def _usage(self, call: Call, last: Piece) -> UsageMetadata:
-        read, written = self.source.count(call.text), len(last.tokens)
+        read, written = self.source.count(call), len(last.tokens)
         return UsageMetadata(input_tokens=read, output_tokens=written, total_tokens=read + written)
 
     def batch_with_prompts(
@@ -242,20 +245,11 @@ class PromptJaxEmbeddings(Prompted, Embeddings):
         return self.embed_documents([text])[0]
 
 
-def text_of(messages: Sequence[BaseMessage]) -> str:
-    """A chat as one text, as `prompt_jax.serve.streaming.chat_text` joins it.
+def messages_in(messages: Sequence[BaseMessage]) -> Messages:
+    """The messages of a call under the roles that chat templates know.
 
     Raises:
       InputError: a part that is no text.
     """
-    return chat_text([(ROLES.get(m.type, m.type), _words(m)) for m in messages])
-
-
-def _words(message: BaseMessage) -> str:
-    if isinstance(message.content, str):
-        return message.content
-    parts = [{"type": "text", "text": p} if isinstance(p, str) else p for p in message.content]
-    wrong = [str(part.get("type")) for part in parts if part.get("type") != "text"]
-    if wrong:
-        raise InputError(f"only parts of text are read, got {', '.join(wrong)}")
-    return "".join(part["text"] for part in parts)
+    dicts = [{"role": ROLES.get(m.type, m.type), "content": m.content} for m in messages]
+    return messages_of(dicts, "the call")

@@ -6,14 +6,16 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from prompt_jax.config import InputError
+from prompt_jax.data.texts import tokenized
 from prompt_jax.serve import Engine, UnknownPromptError
 from prompt_jax.serve.streaming import Piece, apieces, pieces
+from prompt_jax.tasks.text import Messages
 
 
 class Call(NamedTuple):
-    """One call of a model: a text, a prompt, and how the answer is written."""
+    """One call of a model: a text or a chat, a prompt, and how the answer is written."""
 
-    text: str
+    input: str | Messages
     prompt: str
     """Its name; empty is the frozen model alone."""
     max_tokens: int | None = None
@@ -41,8 +43,8 @@ class Source(Protocol):
         """
         ...
 
-    def count(self, text: str) -> int:
-        """Tokens of a text; 0 where the answer tells."""
+    def count(self, call: Call) -> int:
+        """Tokens of what a call has read; 0 where the answer tells."""
         ...
 
     def write(self, call: Call) -> Iterator[Piece]:
@@ -77,18 +79,18 @@ class Local:
         """The digest of what a name stands for now; empty of the frozen model."""
         return self.engine.version(prompt or None).digest
 
-    def count(self, text: str) -> int:
-        """Tokens of a text."""
-        return len(self._tokens(text))
+    def count(self, call: Call) -> int:
+        """Tokens of what a call has read."""
+        return len(self._tokens(call))
 
     def write(self, call: Call) -> Iterator[Piece]:
         """An answer as it is written."""
-        tokens = self._tokens(call.text)
+        tokens = self._tokens(call)
         return pieces(self.engine, call.prompt or None, tokens, call.stops, **self._sampling(call))
 
     async def awrite(self, call: Call) -> AsyncIterator[Piece]:
         """An answer as it is written, for an event loop."""
-        tokens = await asyncio.to_thread(self._tokens, call.text)
+        tokens = await asyncio.to_thread(self._tokens, call)
         sampling = self._sampling(call)
         async for piece in apieces(
             self.engine, call.prompt or None, tokens, call.stops, **sampling
@@ -100,11 +102,13 @@ class Local:
         futures = [self.engine.embed(prompt or None, text) for text in texts]
         return [future.result().vector.tolist() for future in futures]
 
-    def _tokens(self, text: str) -> list[int]:
-        tokenizer = self.engine.backbone.tokenizer
+    def _tokens(self, call: Call) -> list[int]:
+        tokenizer, text = self.engine.backbone.tokenizer, call.input
         if tokenizer is None:
             raise InputError(f"backbone {self.base!r} has no tokenizer and cannot be told words")
-        return tokenizer(text, verbose=False)["input_ids"]
+        if not isinstance(text, str):
+            text = self.engine.version(call.prompt or None).conversation(text, tokenizer)
+        return tokenized(tokenizer, [text])[0][0]
 
     def _sampling(self, call: Call) -> dict[str, object]:
         drawn = {"top_k": call.top_k, "top_p": call.top_p} if call.temperature else {}
@@ -142,13 +146,13 @@ class Remote:
         """The digest of what a name stands for now; empty of the frozen model."""
         return self._get(f"/v1/models/{prompt}")["root"] if prompt else ""
 
-    def count(self, text: str) -> int:
+    def count(self, call: Call) -> int:
         """0: the answer of a server tells how many it read."""
         return 0
 
     def write(self, call: Call) -> Iterator[Piece]:
         """An answer as it is written."""
-        with self._client.stream("POST", "/v1/completions", **_request(call)) as response:
+        with self._client.stream("POST", **_request(call)) as response:
             if response.status_code != 200:
                 response.read()
                 _check(response)
@@ -160,7 +164,7 @@ class Remote:
         """An answer as it is written, for an event loop."""
         async with (
             self._open() as client,
-            client.stream("POST", "/v1/completions", **_request(call)) as response,
+            client.stream("POST", **_request(call)) as response,
         ):
             if response.status_code != 200:
                 await response.aread()
@@ -183,12 +187,17 @@ class Remote:
 
 
 def _request(call: Call) -> dict[str, Any]:
-    body = {
-        "model": call.prompt, "prompt": call.text, "temperature": call.temperature,
+    body: dict[str, object] = {
+        "model": call.prompt, "temperature": call.temperature,
         "top_p": call.top_p, "top_k": call.top_k, "seed": call.seed, "stream": True,
         "stop": list(call.stops), "max_tokens": call.max_tokens,
     }  # fmt: skip
-    return {"json": body, **({"timeout": call.timeout} if call.timeout else {})}
+    if isinstance(call.input, str):
+        url, body["prompt"] = "/v1/completions", call.input
+    else:  # The server has the tokenizer, and so the template.
+        url, messages = "/v1/chat/completions", [message._asdict() for message in call.input]
+        body["messages"] = messages
+    return {"url": url, "json": body, **({"timeout": call.timeout} if call.timeout else {})}
 
 
 def _check(response: Any) -> None:
@@ -211,4 +220,5 @@ def _event(line: str, written: list[int]) -> Iterator[Piece]:
     if "error" in chunk:
         raise InputError(f"the server said in its answer: {chunk['error']['message']}")
     for choice in chunk["choices"]:
-        yield Piece(choice["text"], written, choice["finish_reason"])
+        text = choice["delta"]["content"] if "delta" in choice else choice["text"]
+        yield Piece(text, written, choice["finish_reason"])

@@ -9,18 +9,19 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from prompt_jax.backbones import Backbone
-from prompt_jax.config import InputError, MethodConfig
+from prompt_jax.config import InputError
 from prompt_jax.forward import Injection
 from prompt_jax.methods.kernels import (
     ROOT,
+    KernelConfig,
     fit,
     is_called,
     kernel_names,
     kernels,
     layered,
     names_of,
+    peft_fields,
     stacked,
-    stores_in_out,
     target_modules,
     targets,
     unnamed_kernels,
@@ -30,15 +31,12 @@ from prompt_jax.trees import Tuned
 
 
 @dataclass(frozen=True, kw_only=True)
-class IA3Config(MethodConfig):
+class IA3Config(KernelConfig):
     """Trained factors on keys, values and the feed-forward's inner states (Liu et al. 2022)."""
 
     kind = "ia3"
     rates = {"adamw": 3e-2}
 
-    target_modules: tuple[str, ...] = ()
-    """Which kernels: names or their last parts, as Hugging Face has them; empty takes those that
-    PEFT takes for the family, such as T5's "k", "v" and "wo", and their feed-forwards."""
     feedforward_modules: tuple[str, ...] = ()
     """Which of them are scaled at their input; beside named target_modules, empty is none."""
 
@@ -110,13 +108,9 @@ def write(
         kernel, _, name = path.rpartition("/")
         shape = (len(leaf), -1, 1) if name == "scale" else (len(leaf), 1, -1)
         tensors |= layered(model_type, kernel, FACTOR, leaf.reshape(shape))
-    fields = {
-        "fan_in_fan_out": stores_in_out(model_type),
-        "feedforward_modules": list(config.feedforward_modules),
-        "init_ia3_weights": True,
-        "target_modules": list(config.target_modules),
-    }
-    return fields, tensors
+    feedforward = list(config.feedforward_modules)
+    fields = {"feedforward_modules": feedforward, "init_ia3_weights": True}
+    return peft_fields(config, model_type) | fields, tensors
 
 
 def read(stored: Stored, model_type: str) -> tuple[IA3Config, Leaves]:

@@ -8,6 +8,7 @@ import functools
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -23,6 +24,23 @@ from prompt_jax.trees import Tuned
 ROOT = "base_model.model."
 LAYER = re.compile(r"(\.(?:block|h|layers?)\.)(\d+)(?=\.)")
 """Where the name of a tensor says which layer it is of, in every family."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelConfig(MethodConfig):
+    """What methods have that tune kernels by name."""
+
+    target_modules: tuple[str, ...] = ()
+    """Which kernels: names or their last parts, as Hugging Face has them; empty takes those that
+    PEFT takes for the family, of T5 "q" and "v" for LoRA, "k", "v" and "wo" for IA3."""
+
+
+def peft_fields(config: KernelConfig, model_type: str) -> dict[str, object]:
+    """What PEFT's config says of the kernels."""
+    return {
+        "fan_in_fan_out": stores_in_out(model_type),
+        "target_modules": list(config.target_modules),
+    }
 
 
 def targets(backbone: Backbone, modules: Sequence[str]) -> dict[str, Projection]:

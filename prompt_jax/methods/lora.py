@@ -13,19 +13,20 @@ from jaxtyping import PRNGKeyArray
 
 from prompt_jax.backbones import Backbone
 from prompt_jax.backbones.quantised import check_whole, dequantised
-from prompt_jax.config import InputError, MethodConfig, at_least
+from prompt_jax.config import InputError, at_least
 from prompt_jax.forward import Injection
 from prompt_jax.methods.full import FullConfig
 from prompt_jax.methods.kernels import (
     ROOT,
+    KernelConfig,
     by_place,
     fit,
     kernel_names,
     layered,
     names_of,
+    peft_fields,
     refuse_options,
     stacked,
-    stores_in_out,
     target_modules,
     targets,
     unnamed_kernels,
@@ -35,7 +36,7 @@ from prompt_jax.trees import Frozen, Tuned
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoraConfig(MethodConfig):
+class LoraConfig(KernelConfig):
     """Low-rank updates of frozen kernels (Hu et al. 2021); rsLoRA and DoRA by field."""
 
     kind = "lora"
@@ -47,9 +48,6 @@ class LoraConfig(MethodConfig):
     """The update is scaled by lora_alpha / r."""
     lora_dropout: float = 0.0
     """Dropout of the update's input while training."""
-    target_modules: tuple[str, ...] = ()
-    """Which kernels: names or their last parts, as Hugging Face has them; empty takes those that
-    PEFT takes for the family, such as T5's "q" and "v"."""
     use_rslora: bool = False
     """Scale by lora_alpha / sqrt(r) (Kalajdzievski 2023)."""
     use_dora: bool = False
@@ -161,16 +159,14 @@ def write(
             tensors |= layered(model_type, kernel, MAGNITUDE, leaf.reshape(layers, -1))
     fields = {
         "bias": "none",
-        "fan_in_fan_out": stores_in_out(model_type),
         "init_lora_weights": True,
         "lora_alpha": config.lora_alpha,
         "lora_dropout": config.lora_dropout,
         "r": config.r,
-        "target_modules": list(config.target_modules),
         "use_dora": config.use_dora,
         "use_rslora": config.use_rslora,
     }
-    return fields, tensors
+    return peft_fields(config, model_type) | fields, tensors
 
 
 def read(stored: Stored, model_type: str) -> tuple[LoraConfig, Leaves]:

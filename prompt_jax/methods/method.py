@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import InputError, MethodConfig
-from prompt_jax.config.method import add_kind
+from prompt_jax.config.method import WRITES, add_kind
 from prompt_jax.forward import Injection, Placement, TaskPrompts
 from prompt_jax.methods.classifier import CLASSIFIER, init_head
 from prompt_jax.trees import Frozen, Tuned
@@ -257,7 +257,10 @@ def shapes(config: MethodConfig, backbone: Backbone) -> Tuned:
 
 
 def resolve(config: MethodConfig, backbone: Backbone) -> MethodConfig:
-    """The config with what its empty fields mean on a backbone: names of kernels."""
+    """The config with what its fields mean on a backbone: how it writes, names of kernels."""
+    writing = backbone.task_types[0]
+    if config.task_type in WRITES and writing in WRITES:
+        config = dataclasses.replace(config, task_type=writing)
     fill = method_of(config).resolve
     return config if fill is None else fill(config, backbone)
 

@@ -1,5 +1,6 @@
 """A frozen backbone and a prompt, called as PEFT's models are."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,21 +9,24 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from prompt_jax.answers import head_for, mean_loss
+from prompt_jax.answers import head_for, mean_loss, tokenizer_of
 from prompt_jax.backbones import Backbone
 from prompt_jax.backbones.sizes import numbers
-from prompt_jax.backbones.t5 import shift_right
 from prompt_jax.config import InputError, MethodConfig
 from prompt_jax.data.alignment import IGNORED
+from prompt_jax.data.texts import tokenized
 from prompt_jax.forward import Injection, PromptedModel, for_tasks
 from prompt_jax.generate import generate, read_once
-from prompt_jax.methods import materialize
+from prompt_jax.methods import materialize, resolve
 from prompt_jax.model.inputs import texts, token_ids
 from prompt_jax.prompts import PeftFolder, Prompt, fresh, load_prompt, prompt_for, save_prompt
 from prompt_jax.prompts.multitask import TaskIds, task_numbers
 from prompt_jax.prompts.prompt import check_task
+from prompt_jax.tasks import conversation
+from prompt_jax.tasks.chat import messages_of
 
 _logits = jax.jit(PromptedModel.seq2seq_logits)
+_target_logits = jax.jit(PromptedModel.target_logits)
 _text_logits = jax.jit(PromptedModel.text_logits, static_argnames="virtual")
 _text_states = jax.jit(PromptedModel.text_states)
 
@@ -94,7 +98,7 @@ class PromptTuningModel:
         if source is None:
             return cls(backbone, None, None, task_id)
         if isinstance(source, MethodConfig):
-            check_task(source, backbone)
+            check_task(resolve(source, backbone), backbone)
             tuned = fresh(source, backbone, seed)
             return cls(backbone, prompt_for(tuned, source, backbone, seed=seed), tuned, task_id)
         if isinstance(source, str | Path):
@@ -166,15 +170,7 @@ class PromptTuningModel:
             if self._reads_only:
                 return self._encode(injection, tokens, mask, labels)
             return self._read(injection, tokens, mask, labels, virtual_logits)
-        shifted = None
-        if labels is not None:
-            labels = token_ids(self.backbone, "labels", labels, len(tokens), (IGNORED,))
-            targets = jnp.where(labels != IGNORED, labels, self.backbone.config.filler)
-            shifted = shift_right(targets, self.backbone.config.decoder_start_token_id)
-        decoder_tokens = self._decoder_tokens(decoder_input_ids, shifted, len(tokens))
-        model = PromptedModel.of(self.backbone, injection)
-        logits = _logits(model, tokens, mask, decoder_tokens)
-        return Output(logits, None if labels is None else mean_loss(logits, labels))
+        return self._write(injection, tokens, mask, decoder_input_ids, labels)
 
     @property
     def _reads_only(self) -> bool:
@@ -226,6 +222,35 @@ class PromptTuningModel:
         labels = np.pad(labels, none, constant_values=IGNORED)
         return Output(logits, mean_loss(logits[:, :-1], labels[:, 1:]))
 
+    def _write(
+        self,
+        injection: Injection | None,
+        tokens: Int[np.ndarray, "B T"],
+        mask: Bool[np.ndarray, "B T"],
+        decoder_input_ids: Any,
+        labels: Any,
+    ) -> Output:
+        """What a call of an encoder-decoder gives."""
+        model, batch = PromptedModel.of(self.backbone, injection), len(tokens)
+        if labels is not None:
+            labels = token_ids(self.backbone, "labels", labels, batch, (IGNORED,))
+        if decoder_input_ids is not None:
+            inputs = token_ids(self.backbone, "decoder_input_ids", decoder_input_ids, batch)
+            if labels is not None and labels.shape != inputs.shape:
+                raise InputError(
+                    f"labels have shape {list(labels.shape)} and decoder_input_ids "
+                    f"{list(inputs.shape)}; give equal shapes, or labels alone"
+                )
+            logits = _logits(model, tokens, mask, inputs)
+        elif labels is not None:
+            targets = np.where(labels != IGNORED, labels, self.backbone.config.filler)
+            logits = _target_logits(model, tokens, mask, targets)
+        else:
+            raise InputError(
+                "decoder_input_ids or labels are needed; to write an answer call generate"
+            )
+        return Output(logits, None if labels is None else mean_loss(logits, labels))
+
     def generate(
         self,
         input_ids: Any,
@@ -254,6 +279,31 @@ class PromptTuningModel:
             read = read_once(self.backbone, self._injection(None, len(tokens)))
             self._read_once = self.tuned, read
         return generate(self.backbone, self._read_once[1], tokens, mask, **options)
+
+    def chat(self, messages: Sequence[Mapping[str, str]], **options: Any) -> str:
+        """The assistant's answer to a chat, in the tokenizer's chat template.
+
+        The prompt's system text goes in front of messages that bring none. Without a template, and
+        under a prompt that was trained on plain text, the messages are plain text. For a batch,
+        render with `backbone.tokenizer.apply_chat_template` and call `generate`.
+
+        Args:
+          messages: `[{"role": "user", "content": "..."}]`, as for `apply_chat_template`.
+          options: as for `generate`.
+
+        Raises:
+          InputError: messages that the template refuses; or as `generate`.
+
+        Example:
+          >>> model.chat([{"role": "user", "content": "What is the capital of France?"}])
+          'The capital of France is Paris.'
+        """
+        tokenizer = tokenizer_of(self.backbone)
+        task = self._source.task if self._source else None
+        text = conversation(task, messages_of(messages, "messages"), tokenizer)
+        (tokens,), _ = tokenized(tokenizer, [text])
+        answer, *_ = self.generate([tokens], np.ones((1, len(tokens)), bool), **options)
+        return tokenizer.decode(answer, skip_special_tokens=True).strip()
 
     def save_pretrained(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Saves the prompt, as a folder that PEFT loads where it can represent it.
@@ -297,20 +347,3 @@ class PromptTuningModel:
         if isinstance(injection, Injection) and task_ids is None:
             return injection
         return for_tasks(injection, task_numbers(self._source, task_ids, rows))
-
-    def _decoder_tokens(
-        self, given: Any, shifted: Int[Array, "B U"] | None, batch: int
-    ) -> Int[Array | np.ndarray, "B U"]:
-        if given is None:
-            if shifted is None:
-                raise InputError(
-                    "decoder_input_ids or labels are needed; to write an answer call generate"
-                )
-            return shifted
-        tokens = token_ids(self.backbone, "decoder_input_ids", given, batch)
-        if shifted is not None and shifted.shape != tokens.shape:
-            raise InputError(
-                f"labels have shape {list(shifted.shape)} and decoder_input_ids "
-                f"{list(tokens.shape)}; give equal shapes, or labels alone"
-            )
-        return tokens

@@ -146,7 +146,7 @@ def decode_program(config: Config, backbone: Backbone, device: Device) -> Progra
     method, eval = method_for(config, backbone), config.eval
     injection, tokens, mask = _read(config, method, backbone, device)
     longest = eval.max_new_tokens
-    rules = Rules(np.array(backbone.config.eos_token_id, ndmin=1), np.int32(0))
+    rules = Rules(np.array(backbone.config.eos_token_ids, np.int32), np.int32(0))
 
     @jax.jit
     def decode(injection: Injection, frozen: Frozen, tokens: Array, mask: Array) -> Tree:

@@ -20,6 +20,7 @@ from prompt_jax.forward import Injection, for_tasks
 from prompt_jax.methods.classifier import CLASSIFIER
 from prompt_jax.methods.method import Shapes, materialize, resolve, shapes, simplify
 from prompt_jax.tasks import Task
+from prompt_jax.tasks.chat import template_hash
 from prompt_jax.trees import Tokenizer, Tree, Tuned
 
 
@@ -296,6 +297,20 @@ def _check_weights(prompt: Prompt, backbone: Backbone) -> None:
                 f"({prompt.backbone or 'unnamed'}, sha256 {there[:12]}) than backbone "
                 f"{backbone.name!r} has (sha256 {here[:12]}); {REMEDY}"
             )
+    _check_template(prompt, backbone)
+
+
+def _check_template(prompt: Prompt, backbone: Backbone) -> None:
+    """Checks that texts are rendered as in training, whatever else the tokenizer does alike."""
+    here = template_hash(backbone.tokenizer)
+    there = next((task.template for task in (prompt.task, *prompt.tasks) if task), "")
+    if there and here != there:
+        written = f"another (sha256 {here[:12]})" if here else "none"
+        raise InputError(
+            f"prompt {prompt.name or prompt.digest[:12]!r} was trained with the chat template "
+            f"sha256 {there[:12]} and the tokenizer of backbone {backbone.name!r} has {written}; "
+            f"{REMEDY.replace('that backbone', 'the tokenizer that it was trained with')}"
+        )
 
 
 def prompt_for(tuned: Tuned, method: MethodConfig, backbone: Backbone, **about: Any) -> Prompt:
@@ -310,8 +325,8 @@ def prompt_for(tuned: Tuned, method: MethodConfig, backbone: Backbone, **about: 
     Raises:
       InputError: it is no prompt, see `Prompt`, or of a task that the backbone does not do.
     """
-    check_task(method, backbone)
     method = resolve(method, backbone)
+    check_task(method, backbone)
     served, tree = simplify(method, tuned)
     form = {} if served == method else {"training": tuned, "trained_as": method}
     return Prompt(tuned=tree, method=served, **{**identity_of(backbone), **form, **about})

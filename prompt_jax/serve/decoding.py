@@ -156,7 +156,8 @@ def _append(model: PromptedModel, board: Board, logits: Float[Array, "R V"]) -> 
     rows, room = jnp.arange(len(token)), board.tokens.shape[1]
     at = jnp.where(board.live, board.step, room)  # What has ended writes beyond the last column.
     step = board.step + board.live
-    ended = (token == model.module.config.eos_token_id) | (step >= draws.limit)
+    ends = jnp.array(model.module.config.eos_token_ids, jnp.int32)
+    ended = jnp.isin(token, ends) | (step >= draws.limit)
     return board._replace(
         tokens=board.tokens.at[rows, at].set(token, mode="drop"),
         log_probs=board.log_probs.at[rows, at].set(log_prob, mode="drop"),

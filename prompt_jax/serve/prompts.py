@@ -20,6 +20,9 @@ from prompt_jax.methods import init, materialize
 from prompt_jax.prompts import Prompt
 from prompt_jax.prompts.multitask import of_task
 from prompt_jax.serve.errors import PoisonedPromptError, PromptRefusedError, UnknownPromptError
+from prompt_jax.tasks import Task, as_chat, conversation
+from prompt_jax.tasks.text import Messages
+from prompt_jax.trees import Tokenizer
 
 Layout: TypeAlias = dict[str, tuple[int, ...]]
 """Path of a leaf -> its shape in one slot."""
@@ -60,9 +63,27 @@ class Served:
     """Names of the store that mean this version now."""
 
     @property
+    def task(self) -> Task | None:
+        """What it was trained on; None where that is not known."""
+        return self.prompt.task if self.prompt else None
+
+    @property
     def choices(self) -> tuple[str, ...]:
         """The label words of its task, with a head or without."""
-        return self.prompt.task.choices if self.prompt and self.prompt.task else ()
+        return self.task.choices if self.task else ()
+
+    def asked(self, text: str) -> str:
+        """A text as the prompt was trained to read it: plain, or as the user's turn of a chat."""
+        return as_chat(self.task, text) if self.task and self.task.chat else text
+
+    def conversation(self, messages: Messages, tokenizer: Tokenizer | None) -> str:
+        """Messages as the model reads them, see `prompt_jax.tasks.conversation`."""
+        return conversation(self.task, messages, tokenizer)
+
+    def target_place(self, backbone: Backbone) -> str:
+        """Where an answer stands to its text, as `Task.target_place`."""
+        place = backbone.target_place
+        return self.task.target_place(place) if self.task else place
 
 
 PLAIN = Served()

@@ -15,8 +15,10 @@ from prompt_jax.backbones import Backbone
 from prompt_jax.config import InputError, at_least
 from prompt_jax.data import encode_labels, pad
 from prompt_jax.data.files import whole
+from prompt_jax.data.texts import tokenized
 from prompt_jax.serve.errors import DeadlineError, QueueFullError, TooLongError
 from prompt_jax.serve.prompts import Served
+from prompt_jax.tasks import Text
 from prompt_jax.trees import Tokenizer
 
 TextOrTokens: TypeAlias = str | Sequence[int] | Integer[np.ndarray, " T"]
@@ -252,8 +254,8 @@ class Inputs:
           InputError: no text, or the backbone has no tokenizer for it.
         """
         if isinstance(text, str):
-            tokenizer = self._tokenizer("text")
-            text = tokenizer(whole(text), return_attention_mask=False, verbose=False)["input_ids"]
+            words = text if isinstance(text, Text) else whole(text)
+            ((text,), _) = tokenized(self._tokenizer("text"), [words])
         tokens = self._checked("a text", text)
         for length in self._lengths:
             if len(tokens) <= length:
@@ -264,9 +266,16 @@ class Inputs:
         )
 
     def scoring(
-        self, text: TextOrTokens, candidates: Sequence[TextOrTokens], length_normalize: bool
+        self,
+        text: TextOrTokens,
+        candidates: Sequence[TextOrTokens],
+        length_normalize: bool,
+        place: str = "",
     ) -> tuple[Kind, Tokens, CandidateTokens]:
         """The kind of a request for scores, its tokens and its candidates.
+
+        Args:
+          place: of a candidate to its text, see `Served.target_place`; empty is the backbone's.
 
         Raises:
           TooLongError: more tokens than any of `lengths`.
@@ -274,32 +283,32 @@ class Inputs:
         """
         labels = all(isinstance(candidate, str) for candidate in candidates)
         encode = self._labels if labels else self._encode
-        count, padded, real = encode(tuple(candidates))
+        count, padded, real = encode(tuple(candidates), place)
         tokens, length = self.encode(text)
         if self._fills_masks:
             self._check_cloze(tokens, real)
         kind = Kind("score", length, count, padded.shape[1])
         return kind, tokens, CandidateTokens(padded, real, length_normalize)
 
-    def label_kinds(self, labels: tuple[str, ...]) -> list[Kind]:
+    def label_kinds(self, labels: tuple[str, ...], place: str = "") -> list[Kind]:
         """The kinds of requests for the scores of label words: one for every length of a text.
 
         None without a tokenizer, which is what makes tokens of them.
         """
         if self._backbone.tokenizer is None:
             return []
-        count, padded, _ = self._labels(labels)
+        count, padded, _ = self._labels(labels, place)
         return [Kind("score", length, count, padded.shape[1]) for length in self._lengths]
 
     def _encode(
-        self, candidates: tuple[TextOrTokens, ...]
+        self, candidates: tuple[TextOrTokens, ...], place: str
     ) -> tuple[int, Int32[np.ndarray, "C U"], Bool[np.ndarray, "C U"]]:
         """What C is padded to, the tokens of candidates, and where they are real."""
         self._backbone.check_word_head()
         if not candidates:
             raise InputError("there are no candidates; give words, or lists of tokens")
         words = [candidate for candidate in candidates if isinstance(candidate, str)]
-        encoded = iter(self._label_tokens(words) if words else ())
+        encoded = iter(self._label_tokens(words, place) if words else ())
         rows = [
             self._checked("a candidate", next(encoded) if isinstance(row, str) else row)
             for row in candidates
@@ -307,8 +316,8 @@ class Inputs:
         padded = pad(rows, _power(max(map(len, rows))), self._backbone.config.filler)
         return _power(len(rows)), *padded
 
-    def _label_tokens(self, words: list[str]) -> list[np.ndarray]:
-        tokenizer, place = self._tokenizer("candidate"), self._backbone.target_place
+    def _label_tokens(self, words: list[str], place: str) -> list[np.ndarray]:
+        tokenizer, place = self._tokenizer("candidate"), place or self._backbone.target_place
         return encode_labels(tokenizer, whole(words), self._lengths[-1], place=place)
 
     def _tokenizer(self, subject: str) -> Tokenizer:

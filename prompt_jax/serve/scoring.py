@@ -4,6 +4,7 @@ The programs first, then the batches in which they run, then what several prompt
 """
 
 import dataclasses
+import functools
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -27,51 +28,37 @@ Program: TypeAlias = tuple[Kind, frozenset[str], int | str]
 """Kind, leaves that it reads, and rows: what one compilation is for."""
 
 
-@jax.jit
-def score_rows(
+@functools.partial(jax.jit, static_argnames="read")
+def read_rows(
     model: PromptedModel,
     leaves: DeviceLeaves,
     slots: Int[Array, " B"],
-    tokens: Int[Array, "B T"],
-    mask: Bool[Array, "B T"],
-    candidates: Int[Array, "B C U"],
-    real: Bool[Array, "B C U"],
-    divisor: Int[Array, "B C"],
-) -> Float[Array, "B C"]:
-    """The log-likelihood of every candidate of every row, in nats."""
-    prompted = dataclasses.replace(model, injection=rows_of(leaves, slots))
-    return score_candidates(prompted, tokens, mask, candidates, real, divisor)
+    *inputs: Array,
+    read: Callable[..., Array],
+) -> Float[Array, "B N"]:
+    """What `read(model, *inputs)` gives where every row has its own prompt."""
+    return read(dataclasses.replace(model, injection=rows_of(leaves, slots)), *inputs)
 
 
-@jax.jit
-def classify_rows(
+def class_log_probs(
     model: PromptedModel,
-    leaves: DeviceLeaves,
-    slots: Int[Array, " B"],
     tokens: Int[Array, "B T"],
     mask: Bool[Array, "B T"],
     classes: Int[Array, " B"],
 ) -> Float[Array, "B C"]:
     """The log-probability of every class by every row's own head, of which a row has so many."""
-    prompted = dataclasses.replace(model, injection=rows_of(leaves, slots))
-    logits = prompted.class_logits(tokens, mask)
+    logits = model.class_logits(tokens, mask)
     # A head of fewer classes than the slot has room for has logits of zero weights behind its own.
     real = jnp.arange(logits.shape[1])[None, :] < classes[:, None]
     return jax.nn.log_softmax(jnp.where(real, logits, NEVER), axis=-1)
 
 
-@jax.jit
-def embed_rows(
-    model: PromptedModel,
-    leaves: DeviceLeaves,
-    slots: Int[Array, " B"],
-    tokens: Int[Array, "B T"],
-    mask: Bool[Array, "B T"],
+def mean_states(
+    model: PromptedModel, tokens: Int[Array, "B T"], mask: Bool[Array, "B T"]
 ) -> Float[Array, "B D"]:
     """The mean of the states of every text's own tokens, float32."""
-    prompted = dataclasses.replace(model, injection=rows_of(leaves, slots))
     # In float32: the 8 bits of bfloat16 are too few to add up the tokens of a text.
-    states = prompted.text_states(tokens, mask).astype(jnp.float32)
+    states = model.text_states(tokens, mask).astype(jnp.float32)
     weight = mask[:, :, None].astype(jnp.float32)
     return (states * weight).sum(1) / jnp.maximum(weight.sum(1), 1.0)
 
@@ -98,7 +85,9 @@ class Embedded(NamedTuple):
     digest: str
 
 
+READ = {"score": score_candidates, "classify": class_log_probs, "embed": mean_states}
 ANSWERS = {"score": Scored, "classify": Classified, "embed": Embedded}
+"""By the operation of a request, as `READ`."""
 
 
 class Scorer:
@@ -151,14 +140,12 @@ class Scorer:
         """The numbers of a batch, on the device."""
         kind = rows[0].kind
         self._programs.add((kind, frozenset(leaves), len(rows)))
-        tokens, mask = pad([row.tokens for row in rows], kind.length, self._filler)
-        if kind.operation == "embed":
-            return embed_rows(self._model, leaves, slots, tokens, mask)
+        inputs = pad([row.tokens for row in rows], kind.length, self._filler)
         if kind.operation == "classify":
-            classes = np.array([row.served.classes for row in rows], np.int32)
-            return classify_rows(self._model, leaves, slots, tokens, mask, classes)
-        candidates = [row.candidates for row in rows if row.candidates is not None]
-        return score_rows(self._model, leaves, slots, tokens, mask, *_stacked(candidates, kind))
+            inputs += (np.array([row.served.classes for row in rows], np.int32),)
+        elif kind.operation == "score":
+            inputs += _stacked([row.candidates for row in rows if row.candidates is not None], kind)
+        return read_rows(self._model, leaves, slots, *inputs, read=READ[kind.operation])
 
     def warm_up(self, kind: Kind) -> None:
         """Compiles a kind of batch, at all sizes."""

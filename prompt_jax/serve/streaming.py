@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from prompt_jax.backbones import Backbone
+from prompt_jax.generate import first_stop
 from prompt_jax.generate.sampling import restrict
 from prompt_jax.serve.continuous import Written
 from prompt_jax.serve.engine import Engine
@@ -133,17 +134,6 @@ async def apieces(
         future.cancel()
 
 
-def chat_text(messages: Sequence[tuple[str, str]]) -> str:
-    """A chat as one text: a single message is its words, several are a line each.
-
-    Args:
-      messages: role and words of each.
-    """
-    if len(messages) == 1:
-        return messages[0][1]
-    return "\n".join(f"{role}: {words}" for role, words in messages)
-
-
 def _begin(
     engine: Engine,
     served: Served,
@@ -206,19 +196,13 @@ class Detokeniser:
         """The last piece of an answer that no stop sequence has ended."""
         self._tokens = written.tokens.tolist()
         text = self._decoded()
-        ended = self._tokens[-1:] == [self._backbone.config.eos_token_id]
-        finish = "stop" if ended else "length"
+        ends = self._backbone.config.eos_token_ids
+        finish = "stop" if self._tokens and self._tokens[-1] in ends else "length"
         return Piece(text[len(self._sent) :], self._tokens, finish, written.log_probs.tolist())
 
     def _decoded(self) -> str:
         # All tokens and not the new ones: the text of a token depends on those before it.
         return self._backbone.tokenizer.decode(self._tokens, skip_special_tokens=True)
-
-
-def first_stop(text: str, stops: Sequence[str]) -> int | None:
-    """Where the first of some stop sequences begins."""
-    places = [place for place in map(text.find, stops) if place >= 0]
-    return min(places, default=None)
 
 
 def unsure(text: str, stops: Sequence[str]) -> int:

@@ -4,7 +4,11 @@ A task is two templates, its label words or tags, and the metrics; everything he
 same templates serve training, prediction and a served prompt.
 """
 
+from prompt_jax.tasks.chat import answer_turn as answer_turn
+from prompt_jax.tasks.chat import rendered as rendered
+from prompt_jax.tasks.examples import chat_of as chat_of
 from prompt_jax.tasks.examples import completed as completed
+from prompt_jax.tasks.examples import every_answer as every_answer
 from prompt_jax.tasks.examples import resolve as resolve
 from prompt_jax.tasks.examples import to_example as to_example
 from prompt_jax.tasks.examples import to_examples as to_examples
@@ -19,7 +23,11 @@ from prompt_jax.tasks.table import TaskName as TaskName
 from prompt_jax.tasks.table import parse_name as parse_name
 from prompt_jax.tasks.task import Example as Example
 from prompt_jax.tasks.task import Task as Task
+from prompt_jax.tasks.task import as_chat as as_chat
+from prompt_jax.tasks.task import conversation as conversation
+from prompt_jax.tasks.text import Message as Message
 from prompt_jax.tasks.text import Record as Record
+from prompt_jax.tasks.text import Rendered as Rendered
 from prompt_jax.tasks.text import Text as Text
 from prompt_jax.tasks.text import columns_of as columns_of
 from prompt_jax.tasks.text import place_of as place_of

@@ -1,13 +1,26 @@
 """Rows of a dataset as pairs of texts."""
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 
 from prompt_jax.config import InputError, TaskConfig
+from prompt_jax.tasks.chat import chat_text, template_hash
 from prompt_jax.tasks.labels import in_order, infer, read_labels
 from prompt_jax.tasks.table import TASKS, parse_name
-from prompt_jax.tasks.task import Example, Task, kind_of
-from prompt_jax.tasks.templates import check_column, fill, listing, parse
-from prompt_jax.tasks.text import Record, Text
+from prompt_jax.tasks.task import Example, Task, filled_target, kind_of, messages_in
+from prompt_jax.tasks.templates import check_column, listing, parse
+from prompt_jax.tasks.text import Record, Text, place_of
+from prompt_jax.trees import Tokenizer
+
+SHAPES = (
+    ("{input}", "{target}"),
+    ("{messages}", "{messages}"),
+    ("{prompt}", "{completion}"),
+    ("{instruction}\n{input}", "{output}"),
+    ("{instruction}", "{output}"),
+)
+"""Templates of rows that nobody described, the first whose columns are there: chats and texts as
+OpenAI, TRL and Alpaca write them."""
 
 
 def resolve(
@@ -18,7 +31,7 @@ def resolve(
 ) -> Task:
     """The task of a name, with the user's fields over the known ones.
 
-    A dataset nobody described needs no template when its columns are `input` and `target`, and no
+    A dataset nobody described needs no template when its columns are those of `SHAPES`, and no
     label words when its targets are few, short and repeat.
 
     Args:
@@ -34,8 +47,10 @@ def resolve(
     columns = list(columns)
     key = parse_name(name).key
     described = TASKS.get(key)
-    if not described and {"input", "target"} <= set(columns):
-        described = Task(name=key, source="{input}", target="{target}")
+    for source, target in SHAPES:
+        names = {column for _, column, _ in (*parse(source), *parse(target))}
+        if not described and names <= set(columns):
+            described = Task(name=key, source=source, target=target)
     source = config.source or (described and described.source)
     target = config.target or (described and described.target)
     if not source or not target:
@@ -55,7 +70,7 @@ def resolve(
     labels_in = kind_of(kind or "classification").labels_in
     if labels_in and (kind or key not in TASKS):
         targets = [
-            label for place, row in rows for label in labels_in(fill(target, row, place, "target"))
+            label for place, row in rows for label in labels_in(filled_target(target, row, place))
         ]
         if not labels and kind in ("", "classification"):
             labels = infer(targets, config)
@@ -69,7 +84,14 @@ def resolve(
         labels=labels,
         values=values,
         metrics=config.metrics or measured,
+        chat=config.chat == "on" or (config.chat == "auto" and _has_messages(source, rows)),
+        system=config.system,
     )
+
+
+def _has_messages(template: str, rows: Sequence[tuple[str, Record]]) -> bool:
+    """Whether the first row has messages where others have texts."""
+    return bool(rows) and bool(messages_in(template, rows[0][1], rows[0][0]))
 
 
 def _check_templates(source: str, target: str, columns: list[str], name: str) -> None:
@@ -110,6 +132,58 @@ def to_source(task: Task, row: Record, place: str = "the row") -> Text:
       InputError: a column is missing or the text is empty.
     """
     return kind_of(task.kind).source(task, row, place)
+
+
+def chat_of(
+    task: Task, tokenizer: Tokenizer | None, backbone_place: str, *, auto: bool = False
+) -> Task:
+    """The task as a backbone is asked it: a chat or plain text.
+
+    Args:
+      backbone_place: `Backbone.target_place`.
+      auto: makes a chat of it where the backbone is a decoder and its tokenizer has a template.
+
+    Raises:
+      InputError: a chat, and the tokenizer has no template, the backbone only reads, or answers
+        are parts of the text.
+    """
+    template = template_hash(tokenizer)
+    inside = task.kind in ("tagging", "span")
+    if not task.chat:
+        chat = auto and bool(template) and backbone_place == "behind" and not inside
+        return dataclasses.replace(task, chat=True, template=template) if chat else task
+    if inside or backbone_place == "within":
+        reason = f"a {task.kind} marks the text" if inside else "the backbone writes no answers"
+        raise InputError(
+            f"task {task.name!r} is no chat, since {reason}; set task.chat off, and give rows of "
+            "plain text"
+        )
+    if not template:
+        raise InputError(
+            f"task {task.name!r} is a chat (task.chat, or rows of messages), and the tokenizer has "
+            "no chat template, as those of base models have none; use the instruct version of the "
+            'model, or plain text: --task.chat off and --task.source "... {column} ..."'
+        )
+    return dataclasses.replace(task, template=template)
+
+
+def every_answer(task: Task, examples: Sequence[Example]) -> list[Example]:
+    """The examples, and of every chat one for each of the assistant's earlier turns.
+
+    So the loss is on all that the assistant says, each time behind the chat so far.
+    """
+    if task.source != task.target or task.kind != "generation":
+        return list(examples)
+    answers = []
+    for example in examples:
+        turns = example.source.turns if isinstance(example.source, Text) else ()
+        for i, (role, content) in enumerate(turns):
+            before = turns[:i]
+            if role == "assistant" and content.strip() and before and before[-1].role == "user":
+                source = Text(chat_text(before), place_of(example.source, 0), turns=before)
+                answers.append(Example(source, content))
+        answers.append(example)
+    return answers
 
 
 def completed(task: Task, examples: Sequence[Example]) -> Task:

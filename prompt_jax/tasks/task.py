@@ -7,8 +7,11 @@ from types import ModuleType
 from typing import NamedTuple
 
 from prompt_jax.config import KINDS, InputError, choose
-from prompt_jax.tasks.templates import fill
-from prompt_jax.tasks.text import Record, Text
+from prompt_jax.metrics import fits
+from prompt_jax.tasks.chat import chat_text, is_chat, messages_of, template_of, with_system
+from prompt_jax.tasks.templates import fill, parse, reach
+from prompt_jax.tasks.text import Message, Messages, Record, Text
+from prompt_jax.trees import Tokenizer
 
 NO_ANSWER = ("",)
 """The labels of a span task whose answer may be that there is none."""
@@ -35,6 +38,13 @@ class Task:
     """What rows write for a label word, and that word, e.g. ("0", "negative")."""
     metrics: tuple[str, ...] = ()
     """Names of metrics, the deciding one first; empty takes the defaults of the kind."""
+    chat: bool = False
+    """Whether a text is a user's turn and its answer the assistant's, in the tokenizer's template.
+    Rows of messages are nothing else."""
+    system: str = ""
+    """What stands in the system turn of a chat whose row brings none."""
+    template: str = ""
+    """sha256 of the chat template; empty of plain text, and before a tokenizer is known."""
 
     def __post_init__(self):
         kind = self.kind or ("classification" if self.labels else "generation")
@@ -45,9 +55,7 @@ class Task:
                 f"task {self.name!r} is a {kind.replace('_', ' ')} and has no {row.needs}; set "
                 "task.labels"
             )
-        # Entities are counted where tags mark them.
-        entities = all(label == "O" or label[:2] in ("B-", "I-") for label in self.labels)
-        metrics = tuple(name for name in row.metrics if entities or name != "entity_f1")
+        metrics = tuple(name for name in row.metrics if fits(name, self.labels))
         object.__setattr__(self, "kind", kind)
         object.__setattr__(self, "metrics", self.metrics or metrics)
 
@@ -55,6 +63,18 @@ class Task:
     def choices(self) -> tuple[str, ...]:
         """The label words to choose the whole answer among; empty for other kinds."""
         return self.labels if self.kind == "classification" else ()
+
+    def target_place(self, backbone_place: str) -> str:
+        """Where a target stands to its input.
+
+        Args:
+          backbone_place: where the backbone has it, `Backbone.target_place`.
+        """
+        if backbone_place != "behind":
+            return backbone_place
+        if self.chat:
+            return "turn"
+        return "joined" if self.source[-1:].isspace() else "behind"
 
 
 class Example(NamedTuple):
@@ -76,13 +96,87 @@ class Example(NamedTuple):
 
 
 def filled_source(task: Task, row: Record, place: str) -> Text:
-    """The source template, filled."""
-    return fill(task.source, row, place, "source")
+    """The source template, filled; of a row of messages, those before the assistant's answer."""
+    messages = messages_in(task.source, row, place)
+    if not messages:
+        text = fill(task.source, row, place, "source")
+        return as_chat(task, text) if task.chat else text
+    if not task.chat:
+        raise InputError(
+            f"{place}: column {task.source} holds messages, and task.chat is off; leave it out, or "
+            'write templates that reach inside: --task.source "{messages[0].content}"'
+        )
+    if messages[-1].role == "assistant":
+        messages = messages[:-1]
+    if not any(message.content.strip() for message in messages):
+        raise InputError(f"{place}: no message with a text stands before the assistant's answer")
+    turns = with_system(messages, task.system)
+    return Text(chat_text(messages), place, turns=turns)
+
+
+def as_chat(task: Task, text: str) -> Text:
+    """A plain text as the user's turn of a chat."""
+    text = text if isinstance(text, Text) else Text(text)
+    return text.with_turns(with_system((Message("user", text),), task.system))
+
+
+def conversation(task: Task | None, messages: Messages, tokenizer: Tokenizer | None) -> Text:
+    """Messages as a model reads them: in the tokenizer's chat template.
+
+    Without a template, and under a prompt that was trained on plain text, they are plain text: a
+    single message is its words, several are a line each.
+
+    Args:
+      task: what the prompt was trained on, whose system text stands in front of messages without
+        one; None where there is no prompt, or nothing is known of it.
+    """
+    text = Text(chat_text(messages), "messages")
+    if not template_of(tokenizer) or (task is not None and not task.chat):
+        return text
+    return text.with_turns(with_system(messages, task.system if task else ""))
+
+
+def filled_target(template: str, row: Record, place: str) -> str:
+    """The target template, filled; of a row of messages, what the assistant says last.
+
+    Raises:
+      InputError: there is no text, or the messages have no assistant's turn.
+    """
+    messages = messages_in(template, row, place)
+    if not messages:
+        return fill(template, row, place, "target")
+    answers = [content for role, content in messages if role == "assistant"]
+    if not answers or not answers[-1].strip():
+        roles = " ".join(role for role, _ in messages)
+        raise InputError(
+            f"{place}: the messages have no assistant's turn with a text to learn from, only "
+            f"{roles}; add the answer, or remove the row"
+        )
+    return answers[-1]
 
 
 def filled_example(task: Task, row: Record, place: str) -> Example:
     """Both templates, filled."""
-    return Example(filled_source(task, row, place), fill(task.target, row, place, "target"))
+    target = filled_target(task.target, row, place)
+    messages = messages_in(task.source, row, place) if task.source == task.target else ()
+    if messages:  # What a user says behind the last answer has none to learn from.
+        roles = [role for role, _ in messages]
+        end = len(roles) - roles[::-1].index("assistant")
+        row = {**row, _lone_column(task.source): messages[:end]}
+    return Example(filled_source(task, row, place), target)
+
+
+def messages_in(template: str, row: Record, place: str) -> Messages:
+    """The messages in a template's only column; none of a column of texts."""
+    column = _lone_column(template)
+    cell = reach(row, column, place) if column else None
+    return messages_of(cell, place) if is_chat(cell) else ()
+
+
+def _lone_column(template: str) -> str:
+    """The column of a template that is one and nothing else, `{messages}`; else empty."""
+    pieces = parse(template)
+    return str(pieces[0][1]) if len(pieces) == 1 and template == f"{{{pieces[0][1]}}}" else ""
 
 
 def unchanged(task: Task, examples: Sequence[Example]) -> Task:

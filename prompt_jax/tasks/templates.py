@@ -50,7 +50,8 @@ def fill(template: str, row: Record, place: str, kind: str) -> Text:
       InputError: a column is missing or has no text, or all that the columns hold is empty.
     """
     text, values, columns, words = "", "", [], []
-    for literal, column, spec in parse(template):
+    pieces = parse(template)
+    for literal, column, spec in pieces:
         text += literal
         if column is not None:
             cell = reach(row, column, place)
@@ -72,7 +73,10 @@ def fill(template: str, row: Record, place: str, kind: str) -> Text:
         raise InputError(
             f"{place}: empty {kind} (template {template!r}); fill the columns or remove the row"
         )
-    return Text(text, place, tuple(columns), tuple(words))
+    # Space that the template has at its ends is meant: "Answer: ", or a line break behind a cue.
+    (first, *_), (*_, (_, last, _)) = pieces[0], pieces
+    filled = Text(text, place, tuple(columns), tuple(words))
+    return filled.stripped(left=not first, right=last is not None)
 
 
 def _words(words: list[str], start: int) -> list[tuple[int, int]]:

@@ -2,12 +2,23 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 Record = Mapping[str, Any]
 """A row of a dataset: columns to texts, numbers, lists, or None where nothing is there."""
 Places = tuple[tuple[int, int], ...]
 """Parts of a text in characters: the first one, and the one behind the last."""
+
+
+class Message(NamedTuple):
+    """A turn of a chat."""
+
+    role: str
+    """`system`, `user`, `assistant`, or what else a template takes."""
+    content: str
+
+
+Messages = tuple[Message, ...]
 
 
 class Text(str):
@@ -19,28 +30,56 @@ class Text(str):
         around them.
       words: where the words of lists stand, as they are in the list: with spaces inside, or empty.
       candidates: the answers that its row lets choose among.
+      turns: the messages of a chat, to which the assistant answers; empty of plain text.
     """
 
     place: str
     columns: Places
     words: Places
     candidates: tuple[str, ...]
+    turns: Messages
 
-    def __new__(cls, text: str, place: str = "", columns: Places = (), words: Places = ()):
-        """`text` without the space around it; the places are those in `text` with it."""
-        self = super().__new__(cls, text.strip())
-        before = len(text) - len(text.lstrip())
-        self.place = place
-        self.columns = _moved(columns, before, len(self))
-        self.words = _moved(words, before, len(self))
-        self.candidates = ()
+    def __new__(
+        cls,
+        text: str,
+        place: str = "",
+        columns: Places = (),
+        words: Places = (),
+        candidates: tuple[str, ...] = (),
+        turns: Messages = (),
+    ):
+        """`text` as it is; all places are in it."""
+        self = super().__new__(cls, text)
+        self.place, self.columns, self.words = place, columns, words
+        self.candidates, self.turns = candidates, turns
         return self
 
     def with_candidates(self, candidates: tuple[str, ...]) -> "Text":
         """The same text, with the candidates of its row."""
-        text = Text(self, self.place, self.columns, self.words)
-        text.candidates = candidates
-        return text
+        return Text(self, self.place, self.columns, self.words, candidates, self.turns)
+
+    def with_turns(self, turns: Messages) -> "Text":
+        """The same text as a chat."""
+        return Text(self, self.place, self.columns, self.words, self.candidates, turns)
+
+    def stripped(self, *, left: bool = True, right: bool = True) -> "Text":
+        """The text without the space at its ends."""
+        text = self.lstrip() if left else str(self)
+        before = len(self) - len(text)
+        text = text.rstrip() if right else text
+        columns = _moved(self.columns, before, len(text))
+        words = _moved(self.words, before, len(text))
+        return Text(text, self.place, columns, words, self.candidates, self.turns)
+
+
+class Rendered(Text):
+    """A chat as its template writes it, special tokens and all.
+
+    Attributes:
+      pieces: the parts that are tokenized apart, so that no content holds a control token.
+    """
+
+    pieces: Places
 
 
 def _moved(places: Places, before: int, length: int) -> Places:

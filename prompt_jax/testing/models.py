@@ -19,7 +19,7 @@ from prompt_jax.data import Batch
 VOCABULARY = 64
 _CAUSAL = CausalConfig(
     model_type="gpt2", vocab_size=VOCABULARY, d_model=16, d_kv=4, d_ff=32, num_heads=4,
-    num_kv_heads=4, num_layers=2, max_positions=64, eos_token_id=1,
+    num_kv_heads=4, num_layers=2, max_positions=64, eos_token_ids=(1,),
 )  # fmt: skip
 CONFIGS = {
     # heads * d_kv differs from d_model, and the decoder is deeper than the encoder.
@@ -31,7 +31,7 @@ CONFIGS = {
     # Two heads of queries share each head of keys.
     "llama": CausalConfig(
         model_type="llama", vocab_size=VOCABULARY, d_model=16, d_kv=8, d_ff=32, num_heads=4,
-        num_kv_heads=2, num_layers=2, max_positions=64, eos_token_id=1, norm="rms", rope=Rope(),
+        num_kv_heads=2, num_layers=2, max_positions=64, eos_token_ids=(1,), norm="rms", rope=Rope(),
         fused=False, qkv_bias=False, out_bias=False, mlp_bias=False, activation="silu", gated=True,
         tie_embeddings=False,
     ),

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from prompt_jax.backbones import PRESETS
 from prompt_jax.config import InputError
+from prompt_jax.weights.gguf import is_gguf
 
-SMALL_FILES = ("*.json", "*.model", "*.txt")
-"""The config and the tokenizer."""
+SMALL_FILES = ("*.json", "*.jinja", "*.model", "*.txt")
+"""The configs, the tokenizer and its chat template."""
 WEIGHTS = ("model*.safetensors*", "pytorch_model*.bin*", "flax_model*.msgpack*")
 """Formats in order of preference; only the first that a repository holds is downloaded."""
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -25,11 +26,29 @@ def locate(name: str, revision: str | None, token: str | None) -> str:
         return str(importlib.resources.files("prompt_jax") / "assets" / "t5")
     if name.startswith("gs://"):
         return name
-    if Path(name).expanduser().is_dir():
-        return str(Path(name).expanduser())
+    place = Path(name).expanduser()
+    if place.is_dir():
+        return str(_only_gguf(place) or place)
+    if is_gguf(place):
+        return str(place)
     if not HUB_ID.fullmatch(name) or Path(name).exists():
         raise InputError(f"no folder {name!r}. {_allowed(name)}")
     return _download(name, revision, token)
+
+
+def _only_gguf(folder: Path) -> Path | None:
+    """The .gguf file of a folder that has no weights in another format.
+
+    Raises:
+      InputError: there are several.
+    """
+    files = sorted(folder.glob("*.gguf"))
+    if not files or any(next(folder.glob(weights), None) for weights in WEIGHTS):
+        return None
+    if len(files) > 1:
+        names = ", ".join(file.name for file in files)
+        raise InputError(f"{folder} has several .gguf files ({names}); name one of them")
+    return files[0]
 
 
 def _download(name: str, revision: str | None, token: str | None) -> str:
@@ -61,6 +80,6 @@ def _allowed(name: str) -> str:
     hint = f"Perhaps you meant {near[0]!r}? " if near else ""
     return (
         f"{hint}Allowed: embedded; random models {', '.join(PRESETS)}; a folder in Hugging Face's "
-        f"format; a T5X checkpoint folder, on disk or gs://...; a hub id such as "
+        f"format; a .gguf file; a T5X checkpoint folder, on disk or gs://...; a hub id such as "
         f"google/t5-v1_1-base (offline: one that is in the cache; private: with a token)"
     )

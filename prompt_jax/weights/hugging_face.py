@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from prompt_jax.backbones import BACKBONES, ModelConfig
+from prompt_jax.backbones.config import end_ids
 from prompt_jax.config import InputError, choose
 from prompt_jax.weights.mapping import is_tied
 from prompt_jax.weights.msgpack import open_msgpack, torch_name
@@ -34,7 +35,7 @@ def read_hugging_face(location: str, **fields: Any) -> tuple[ModelConfig, dict[s
     file = folder / "config.json"
     if not file.exists():
         raise InputError(f"{folder} has no config.json; give a Hugging Face or a T5X folder")
-    values = read_json(file)
+    values = {**read_json(file), "eos_token_id": _ends(folder)}
     with parsing(file, "the config of a supported model"):
         model_type = values.get("model_type", "t5")
         choose(f"model_type in {file}", model_type, BACKBONES)
@@ -44,6 +45,12 @@ def read_hugging_face(location: str, **fields: Any) -> tuple[ModelConfig, dict[s
         shape = family.told_by_weights(tensors, tied=is_tied(tensors, family), untied=untied)
         config = family.from_hugging_face(values, **shape, **fields)
     return config, tensors
+
+
+def _ends(folder: Path) -> list[int]:
+    """Ends of an answer: instruct models have some that only one of two files names."""
+    files = [folder / name for name in ("config.json", "generation_config.json")]
+    return list(end_ids(*(read_json(file) for file in files if file.exists())))
 
 
 def open_weights(folder: Path) -> dict[str, StoredTensor]:

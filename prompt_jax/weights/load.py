@@ -19,6 +19,7 @@ from prompt_jax.backbones.quantised import LIMITS, quantise_tree
 from prompt_jax.config import DTYPES, REMATS, MeshConfig, choose
 from prompt_jax.sharding import build_mesh, check_mesh
 from prompt_jax.trees import Frozen, Tokenizer
+from prompt_jax.weights.gguf import is_gguf, read_gguf
 from prompt_jax.weights.hub import locate
 from prompt_jax.weights.hugging_face import read_hugging_face
 from prompt_jax.weights.mapping import assemble, shapes
@@ -48,8 +49,9 @@ def load_backbone(
     fingerprint depends on their values only, see `mapping.assemble`.
 
     Args:
-      name: `embedded`; a hub id; a folder in Hugging Face's format; a legacy T5X checkpoint, a
-        folder or `gs://...`; or a preset such as `t5_1_1_small`, which has random weights.
+      name: `embedded`; a hub id; a folder in Hugging Face's format; a .gguf file, or a folder with
+        one; a legacy T5X checkpoint, a folder or `gs://...`; or a preset such as `t5_1_1_small`,
+        which has random weights.
       revision: branch, tag or commit of a hub id.
       token: for private repositories; None takes the one of `hf auth login`.
       dtype: `auto` is bfloat16 on TPU and GPU, float32 on CPU; `int8` and `float8` hold kernels
@@ -77,6 +79,13 @@ def load_backbone(
     config, source, tensors = open_backbone(name, revision, token, **how)
     kind = dtype if dtype in LIMITS else None
     config = _on_mesh(config, mesh, scan, kind)
+    # What lies beside a T5X checkpoint is no tokenizer that the checkpoint names.
+    complete = is_gguf(Path(source)) or Path(source, "config.json").exists()
+    if tokenizer is None and complete and has_tokenizer(Path(source)):
+        tokenizer = source
+    # Before the weights, so that what building a tokenizer takes is free again when they come.
+    by_name = isinstance(tokenizer, str | os.PathLike)
+    words = load_tokenizer(os.fspath(tokenizer)) if by_name else tokenizer
     if tensors is None:
         params = _random(config, seed, kind)
         fingerprint = hashlib.sha256(f"{name} with seed {seed}".encode()).hexdigest()
@@ -84,14 +93,6 @@ def load_backbone(
         total = sum(math.prod(t.shape) * t.dtype.itemsize for t in tensors.values())
         progress = None if say is None else reading(total, say)
         params, fingerprint = assemble(source, tensors, config, progress, kind)
-        if (
-            tokenizer is None
-            and Path(source, "config.json").exists()
-            and has_tokenizer(Path(source))
-        ):
-            tokenizer = source
-    by_name = isinstance(tokenizer, str | os.PathLike)
-    words = load_tokenizer(os.fspath(tokenizer)) if by_name else tokenizer
     config = config.told_by_tokenizer(words)
     return Backbone(
         name=name, config=config, params=params, tokenizer=words, fingerprint=fingerprint
@@ -130,8 +131,13 @@ def open_backbone(
     if name in PRESETS:
         return dataclasses.replace(PRESETS[name], **fields), "", None
     source = locate(name, revision, token)
-    t5x = source.startswith("gs://") or Path(source, "checkpoint").is_file()
-    config, tensors = (read_t5x if t5x else read_hugging_face)(source, **fields)
+    if is_gguf(Path(source)):
+        read = read_gguf
+    elif source.startswith("gs://") or Path(source, "checkpoint").is_file():
+        read = read_t5x
+    else:
+        read = read_hugging_face
+    config, tensors = read(source, **fields)
     return config, source, tensors
 
 

@@ -14,8 +14,10 @@ from jax.typing import DTypeLike
 
 from prompt_jax.weights.stored import StoredTensor
 
-BLOCK = 16 * 2**20
-"""Bytes of a file that are read at once."""
+BLOCK = 4 * 2**20
+"""Bytes of a file that are read at once, as float32."""
+ALIGNMENT = 64
+"""Bytes that the address of an array must be a multiple of, for XLA to use it as it is."""
 
 
 class Layout(NamedTuple):
@@ -102,7 +104,7 @@ def _piece(
     index: tuple[slice, ...], shape: tuple[int, ...], dtype: DTypeLike, layout: Layout
 ) -> Piece:
     ranges = [range(*part.indices(size)) for part, size in zip(index, shape, strict=True)]
-    values = np.empty([len(part) for part in ranges], dtype)
+    values = _aligned([len(part) for part in ranges], dtype)
     front = int(layout.stacked)
     cut = front + layout.first
     sides = [_flat(ranges[front:cut], shape[front:cut]), _flat(ranges[cut:], shape[cut:])]
@@ -110,6 +112,17 @@ def _piece(
     if layout.turned:
         sides, matrices = sides[::-1], matrices.swapaxes(1, 2)
     return Piece(values, matrices, sides[0], _slice(sides[1]))
+
+
+def _aligned(shape: Sequence[int], dtype: DTypeLike) -> np.ndarray:
+    """An empty array at an address that JAX takes over on a CPU, where it would copy any other.
+
+    So a leaf is never in memory twice.
+    """
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = np.empty(size + ALIGNMENT, np.uint8)
+    first = -memory.ctypes.data % ALIGNMENT
+    return memory[first : first + size].view(dtype).reshape(shape)
 
 
 def _flat(ranges: Sequence[range], shape: Sequence[int]) -> np.ndarray:

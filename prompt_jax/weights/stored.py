@@ -66,6 +66,20 @@ def transposed(tensor: StoredTensor) -> StoredTensor:
     return StoredTensor(tensor.shape[::-1], tensor.dtype, lambda: tensor.read().T)
 
 
+def reordered(tensor: StoredTensor, order: np.ndarray) -> StoredTensor:
+    """The same weight with row `order[i]` as row i."""
+    read_some = tensor.read_rows
+
+    def read_rows(first: int, last: int) -> np.ndarray:
+        assert read_some is not None
+        rows = order[first:last]
+        lowest = int(rows.min())
+        return read_some(lowest, int(rows.max()) + 1)[rows - lowest]
+
+    rows = None if read_some is None else read_rows
+    return StoredTensor(tensor.shape, tensor.dtype, lambda: tensor.read()[order], rows)
+
+
 def at_extent(
     file: Path, name: str, offset: int, size: int, shape: tuple[int, ...], dtype: np.dtype
 ) -> StoredTensor:

@@ -4,19 +4,23 @@ from pathlib import Path
 
 from prompt_jax.config import InputError
 from prompt_jax.trees import Tokenizer
+from prompt_jax.weights.gguf import is_gguf
+from prompt_jax.weights.gguf_tokenizer import has_words, read_tokenizer
 
 FILES = ("tokenizer.json", "spiece.model", "tokenizer_config.json")
 
 
-def has_tokenizer(folder: Path) -> bool:
-    """Whether a folder holds any file of a tokenizer; if so, it must hold a working one."""
-    return any((folder / name).exists() for name in FILES)
+def has_tokenizer(source: Path) -> bool:
+    """Whether a folder or a .gguf file holds a tokenizer; if so, it must be a working one."""
+    if is_gguf(source):
+        return has_words(source)
+    return any((source / name).exists() for name in FILES)
 
 
 def load_tokenizer(
     name: str, *, revision: str | None = None, token: str | None = None
 ) -> Tokenizer:
-    """The tokenizer in a folder or of a hub id; never runs code that comes with it.
+    """The tokenizer in a folder or a .gguf file, or of a hub id; never runs code that comes with it.
 
     Raises:
       InputError: there is none, or it is incomplete, damaged, or needs code of its own.
@@ -28,6 +32,8 @@ def load_tokenizer(
             f"{name} has no tokenizer; add {' or '.join(FILES[:2])}, or give tokenizer=, the "
             f"folder or hub id of one"
         )
+    if is_gguf(Path(name)):
+        return read_tokenizer(Path(name))
     try:
         return AutoTokenizer.from_pretrained(
             name, revision=revision or "main", token=token, trust_remote_code=False

@@ -4,7 +4,14 @@ import dataclasses
 from typing import Any
 
 from prompt_jax.backbones.causal.rope import Rope, read_rope, write_rope
-from prompt_jax.backbones.config import ConfigJson, ModelConfig, check_fields, unsupported
+from prompt_jax.backbones.config import (
+    ConfigJson,
+    ModelConfig,
+    check_fields,
+    end_ids,
+    unsupported,
+    written_ends,
+)
 from prompt_jax.backbones.sockets import Head
 from prompt_jax.config import InputError, at_least, choose
 
@@ -47,7 +54,7 @@ class CausalConfig(ModelConfig):
     count_padding: bool = False
     """Padding takes positions too, so that a text padded on the left is read as another one: what
     PEFT does with virtual tokens in the input, and Transformers where no position_ids are given."""
-    eos_token_id: int = 50256
+    eos_token_ids: tuple[int, ...] = (50256,)
 
     def __post_init__(self):
         super().__post_init__()
@@ -174,11 +181,9 @@ def _windows(values: ConfigJson) -> ConfigJson:
     return {} if len(full) == layers else {"sliding_window": window, "full_layers": full}
 
 
-def _special(values: ConfigJson) -> dict[str, int | None]:
+def _special(values: ConfigJson) -> dict[str, Any]:
     """Ids of special tokens."""
-    eos = values.get("eos_token_id")
-    eos = eos[0] if isinstance(eos, list) else eos
-    return {"eos_token_id": 0 if eos is None else eos, "pad_token_id": values.get("pad_token_id")}
+    return {"eos_token_ids": end_ids(values), "pad_token_id": values.get("pad_token_id")}
 
 
 def to_hugging_face(config: CausalConfig, dtype: str) -> ConfigJson:
@@ -189,13 +194,13 @@ def to_hugging_face(config: CausalConfig, dtype: str) -> ConfigJson:
         "vocab_size": c.vocab_size,
         "tie_word_embeddings": c.tie_embeddings and c.word_head,
         "pad_token_id": c.pad_token_id,
-        "eos_token_id": c.eos_token_id,
+        "eos_token_id": written_ends(c.eos_token_ids),
         "dtype": dtype,
     }
     if c.model_type == "gpt2":
         return shared | {
             "architectures": ["GPT2LMHeadModel" if c.word_head else "GPT2Model"],
-            "bos_token_id": c.eos_token_id,
+            "bos_token_id": next(iter(c.eos_token_ids), None),
             "n_embd": c.d_model,
             "n_inner": c.d_ff,
             "n_head": c.num_heads,

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from prompt_jax.backbones.config import ConfigJson, ModelConfig
+from prompt_jax.backbones.config import ConfigJson, ModelConfig, end_ids, written_ends
 from prompt_jax.config import choose
 
 MODEL_TYPES = ("t5", "mt5", "umt5")
@@ -32,7 +32,7 @@ class T5Config(ModelConfig):
     """Every layer has its own relative position bias: umT5."""
     relative_attention_num_buckets: int = 32
     relative_attention_max_distance: int = 128
-    eos_token_id: int = 1
+    eos_token_ids: tuple[int, ...] = (1,)
     decoder_start_token_id: int = 0
 
 
@@ -73,8 +73,7 @@ def from_hugging_face(values: ConfigJson, **fields: Any) -> T5Config:
     names = {f.name for f in dataclasses.fields(T5Config)} & set(values)
     taken = {name: values[name] for name in names if values[name] is not None and name != "dropout"}
     taken.setdefault("num_decoder_layers", taken.get("num_layers", T5Config.num_layers))
-    if isinstance(taken.get("eos_token_id"), list):
-        taken["eos_token_id"] = taken["eos_token_id"][0]
+    taken["eos_token_ids"] = end_ids(values) or T5Config.eos_token_ids
     return T5Config(
         **{
             **taken,
@@ -114,7 +113,7 @@ def to_hugging_face(config: T5Config, dtype: str) -> ConfigJson:
         "relative_attention_max_distance": config.relative_attention_max_distance,
         "layer_norm_epsilon": config.layer_norm_epsilon,
         "pad_token_id": config.pad_token_id,
-        "eos_token_id": config.eos_token_id,
+        "eos_token_id": written_ends(config.eos_token_ids),
         "decoder_start_token_id": config.decoder_start_token_id,
         "dropout_rate": config.dropout,
         "dtype": dtype,

@@ -24,7 +24,8 @@ def add_native(app: FastAPI) -> None:
             return await _ensemble(responses, request.state.key, body)
         served = await responses.served(request.state.key, body)
         labels = body.labels or (list(served.choices) if served else [])
-        texts = await responses.tokens(body.input)
+        texts = [body.input] if isinstance(body.input, str) else body.input
+        texts = await responses.tokens([served.asked(t) if served else t for t in texts])
         engine, timeout = responses.engine, responses.timeout
         if served is not None and served.classes:
             heads = await gathered(engine.classify(served, t, timeout=timeout) for t in texts)
@@ -50,6 +51,7 @@ def add_native(app: FastAPI) -> None:
             prompts = [responses.catalog.find(name or "", key.sees) for name in names]
         else:
             raise invalid("prompts", f"{len(texts)} texts and {len(names)} prompts")
+        texts = [p.asked(text) if p else text for p, text in zip(prompts, texts, strict=True)]
         return await responses.respond(body, list(zip(prompts, texts, strict=True)), "generation")
 
 
@@ -61,7 +63,8 @@ async def _ensemble(responses: Responses, key: Key, body: schemas.ClassifyReques
     prompts = [served for served in members if served is not None]
     if len(prompts) < len(members):
         raise invalid("prompts", "the base has no say in an ensemble")
-    texts = await responses.tokens(body.input)
+    texts = [body.input] if isinstance(body.input, str) else body.input
+    texts = await responses.tokens([prompts[0].asked(text) for text in texts])
     options = {"how": body.how, "weights": body.weights, "timeout": responses.timeout}
     answers = await gathered(engine.ensemble(prompts, t, labels, **options) for t in texts)
     data = [classification(i, labels, answer.scores) for i, answer in enumerate(answers)]

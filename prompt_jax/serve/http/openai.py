@@ -1,16 +1,19 @@
 """The routes that OpenAI's clients know."""
 
 import base64
-from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
 
+from prompt_jax.config import InputError
+from prompt_jax.data.files import whole
 from prompt_jax.serve.http import schemas
 from prompt_jax.serve.http.auth import Key
 from prompt_jax.serve.http.errors import JSON, Refused
 from prompt_jax.serve.http.responses import Responses, gathered
-from prompt_jax.serve.streaming import chat_text
+from prompt_jax.serve.prompts import PLAIN
+from prompt_jax.tasks.chat import messages_of
+from prompt_jax.tasks.text import Messages
 
 
 def add_openai(app: FastAPI) -> None:
@@ -37,7 +40,9 @@ def add_openai(app: FastAPI) -> None:
     @app.post("/v1/chat/completions")
     async def chat(request: Request, body: schemas.ChatRequest) -> Any:
         served = await responses.served(request.state.key, body)
-        return await responses.respond(body, [(served, text_of(body.messages))], "chat.completion")
+        tokenizer = responses.engine.backbone.tokenizer
+        text = (served or PLAIN).conversation(messages_in(body), tokenizer)
+        return await responses.respond(body, [(served, text)], "chat.completion")
 
     @app.post("/v1/embeddings")
     async def embeddings(request: Request, body: schemas.EmbeddingRequest) -> JSON:
@@ -57,18 +62,14 @@ def add_openai(app: FastAPI) -> None:
         return {"object": "list", "data": data, "usage": usage, **identity}
 
 
-def text_of(messages: Sequence[schemas.Message]) -> str:
-    """A chat as one text, as `streaming.chat_text` joins it.
+def messages_in(body: schemas.ChatRequest) -> Messages:
+    """The messages of a request.
 
     Raises:
       Refused: a part that is no text.
     """
-
-    def words(message: schemas.Message) -> str:
-        if isinstance(message.content, str):
-            return message.content
-        if any(part.get("type") != "text" for part in message.content):
-            raise Refused(400, "unsupported", "only parts of type text are supported", "messages")
-        return "".join(str(part.get("text", "")) for part in message.content)
-
-    return chat_text([(message.role, words(message)) for message in messages])
+    try:
+        messages = [whole(message.model_dump()) for message in body.messages]
+        return messages_of(messages, "the request")
+    except InputError as error:
+        raise Refused(400, "unsupported", str(error), "messages") from error

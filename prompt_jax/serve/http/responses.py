@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeVar
 
 from fastapi.responses import StreamingResponse
 
+from prompt_jax.data.texts import tokenized
 from prompt_jax.prompts import nearest_words
 from prompt_jax.serve.catalog import Catalog
 from prompt_jax.serve.http import schemas
@@ -64,10 +65,10 @@ class Responses:
         tokenizer = self.engine.backbone.tokenizer
         rows = []
         for text in [texts] if isinstance(texts, str) else texts:
-            tokenise = functools.partial(tokenizer, text, verbose=False)
+            encode = functools.partial(tokenized, tokenizer, [text])
             # To another thread and back takes longer than a short text.
-            encoded = tokenise() if len(text) <= SHORT else await asyncio.to_thread(tokenise)
-            rows.append(encoded["input_ids"])
+            encoded = encode() if len(text) <= SHORT else await asyncio.to_thread(encode)
+            rows += encoded[0]
         return rows
 
     def identity(self, served: Served | None) -> dict[str, str]:

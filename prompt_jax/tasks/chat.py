@@ -1,0 +1,276 @@
+"""Chats: messages become text by the tokenizer's own template, whatever route they come by.
+
+    <|im_start|>user
+    What is the capital of France?<|im_end|>
+    <|im_start|>assistant
+
+The text is what `apply_chat_template` of Transformers gives, byte for byte. It also knows where the
+contents of the messages stand in it: a cut takes from them, and a control token inside is text.
+"""
+
+import hashlib
+import itertools
+import re
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from prompt_jax.config import InputError
+from prompt_jax.tasks.text import Message, Messages, Places, Rendered, Text, place_of
+from prompt_jax.trees import Tokenizer
+
+SYSTEM = ("system", "developer")
+"""Roles of a message that instructs and stands in front."""
+QUESTION = Message("user", "?")
+"""Any question: a template takes no answer alone."""
+_MARK = "\ue000{}\ue001"
+"""Stands for a content while the frame around it is sought; templates keep it, trimming or not."""
+
+
+class Turn(NamedTuple):
+    """An answer as the assistant's turn."""
+
+    cue: str
+    """What stands in front, with which the assistant's turn begins; it tells how to tokenize."""
+    words: str
+    end: str
+    """The special token that ends the turn; empty where the template has none."""
+
+
+class Frame(NamedTuple):
+    """What a template writes around the contents of messages."""
+
+    pieces: tuple[str, ...]
+    """One more than `order`."""
+    order: tuple[int, ...]
+    """Which message's content stands between two pieces."""
+
+
+def messages_of(value: object, place: str) -> Messages:
+    """The messages of a row, a request or a caller.
+
+    Args:
+      value: a list of `{"role": "user", "content": "..."}`; a content may be a list of parts of
+        type text.
+      place: begins every error.
+
+    Raises:
+      InputError: anything else, or no messages.
+    """
+    if not isinstance(value, Sequence) or isinstance(value, str) or not value:
+        raise InputError(f"{place}: messages are a list of role and content, got {value!r:.80}")
+    return tuple(_message(item, f"{place}, message {i}") for i, item in enumerate(value, start=1))
+
+
+def is_chat(value: object) -> bool:
+    """Whether the value of a column is a list of messages."""
+    items = value if isinstance(value, list | tuple) else ()
+    kinds = [isinstance(i, Message) or (isinstance(i, Mapping) and "role" in i) for i in items]
+    return bool(kinds) and all(kinds)
+
+
+def _message(item: object, place: str) -> Message:
+    if isinstance(item, Message):
+        return item
+    if not isinstance(item, Mapping) or not isinstance(item.get("role"), str):
+        raise InputError(f'{place} must be {{"role": "user", "content": "..."}}, got {item!r:.80}')
+    content = item.get("content")
+    parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
+    texts = [part.get("text") if isinstance(part, Mapping) else part for part in parts]
+    kinds = {str(part.get("type", "text")) for part in parts if isinstance(part, Mapping)}
+    if kinds - {"text"}:
+        others = ", ".join(sorted(kinds - {"text"}))
+        raise InputError(f"{place}: only parts of type text are read, got {others}")
+    if not all(isinstance(text, str) for text in texts):
+        raise InputError(
+            f"{place}, of role {item['role']!r}, has no text: its content is {content!r:.60}; "
+            "write a text, or parts of type text"
+        )
+    return Message(item["role"], "".join(map(str, texts)))
+
+
+def chat_text(messages: Messages) -> str:
+    """A chat without a template: a single message is its words, several are a line each."""
+    if len(messages) == 1:
+        return messages[0].content
+    return "\n".join(f"{role}: {content}" for role, content in messages)
+
+
+def with_system(messages: Messages, system: str) -> Messages:
+    """The messages with a system text in front, where they bring none of their own."""
+    own = bool(messages) and messages[0].role in SYSTEM
+    return messages if own or not system else (Message("system", system), *messages)
+
+
+def template_of(tokenizer: Tokenizer | None) -> str:
+    """The chat template of a tokenizer; empty where it has none."""
+    template = getattr(tokenizer, "chat_template", None)
+    if isinstance(template, dict):  # Several by name, as some have for tools.
+        template = template.get("default")
+    return template or ""
+
+
+def template_hash(tokenizer: Tokenizer | None) -> str:
+    """sha256 of the chat template; empty where there is none."""
+    template = template_of(tokenizer)
+    return hashlib.sha256(template.encode()).hexdigest() if template else ""
+
+
+def rendered(tokenizer: Tokenizer, text: Text, index: int = 0) -> Rendered:
+    """The text of a chat up to where the assistant begins to write.
+
+    Args:
+      text: with turns.
+      index: of its row, for errors where the text itself names none.
+
+    Raises:
+      InputError: the tokenizer has no chat template, or the template refuses the messages.
+    """
+    turns, place = text.turns, place_of(text, index)
+    words = render(tokenizer, turns, place)
+    fields, contents = [], []
+    for i, (start, stop) in _contents(tokenizer, turns, words, place):
+        role, content = turns[i]
+        parts = [(start, stop)]
+        # A filled template is a turn whose own words stay, as those of the chat's template do.
+        if content == text and text.columns:
+            shift = start - content.find(words[start:stop])  # The content may have been trimmed.
+            parts = [(max(a + shift, start), min(b + shift, stop)) for a, b in text.columns]
+        contents += parts
+        fields += parts if role not in SYSTEM else []
+    chat = Rendered(words, text.place, tuple(fields), candidates=text.candidates)
+    chat.pieces = _pieces(tokenizer, words, contents)
+    return chat
+
+
+def render(
+    tokenizer: Tokenizer, messages: Messages, place: str, *, generation_prompt: bool = True
+) -> str:
+    """The text of messages, as `apply_chat_template` gives it.
+
+    Args:
+      place: begins every error.
+      generation_prompt: whether it ends with the beginning of the assistant's turn.
+
+    Raises:
+      InputError: as `rendered`.
+    """
+    from jinja2 import TemplateError
+
+    if not template_of(tokenizer):
+        raise InputError(
+            f"{place}: a chat needs a chat template, and the tokenizer has none, as those of base "
+            "models have none; use the instruct version of the model, or plain text: "
+            '--task.chat off, and --task.source "... {column} ..."'
+        )
+    dicts = [message._asdict() for message in messages]
+    try:
+        return tokenizer.apply_chat_template(
+            dicts, tokenize=False, add_generation_prompt=generation_prompt
+        )
+    except (TemplateError, TypeError, KeyError, ValueError) as error:
+        roles = " ".join(role for role, _ in messages)
+        system = any(role in SYSTEM for role, _ in messages)
+        hint = "leave the system text out, " if system else ""
+        raise InputError(
+            f"{place}: the chat template refuses the messages ({error}), whose roles are {roles}; "
+            f"{hint}write roles in the order that the template takes, or give plain text with "
+            "--task.chat off"
+        ) from error
+
+
+def answer_turn(tokenizer: Tokenizer, answer: str) -> Turn:
+    """An answer as the assistant's turn.
+
+    Raises:
+      InputError: as `rendered`.
+    """
+    place = f"the answer {answer!r:.40}"
+    cue = render(tokenizer, (QUESTION,), place)
+    _, behind = _answered(tokenizer, _MARK.format(1), place).split(_MARK.format(1))
+    chat = _answered(tokenizer, answer, place)
+    words = chat[len(cue) : len(chat) - len(behind)]
+    if not (chat.startswith(cue) and chat.endswith(behind)):
+        words = answer  # The cue opens more than a turn has, such as a place for thoughts.
+    control = _controls(tokenizer).search(behind)
+    end = behind[: control.start() + len(control[1])] if control else ""
+    return Turn(cue, words, end)
+
+
+def _answered(tokenizer: Tokenizer, answer: str, place: str) -> str:
+    chat = (QUESTION, Message("assistant", answer))
+    return render(tokenizer, chat, place, generation_prompt=False)
+
+
+def _contents(
+    tokenizer: Tokenizer, messages: Messages, words: str, place: str
+) -> list[tuple[int, tuple[int, int]]]:
+    """Which message's content stands where in the rendered text, in the order of the text."""
+    known = _FRAMES.setdefault(tokenizer, {})
+    key = (template_of(tokenizer), tuple(role for role, _ in messages))
+    for fresh in (False, True):  # A frame may have the date in it.
+        if fresh or key not in known:
+            known[key] = _frame(tokenizer, messages, place)
+        pieces, order = known[key]
+        for contents in ([m.content for m in messages], [m.content.strip() for m in messages]):
+            inside = [contents[i] for i in order]
+            if words == "".join(itertools.chain(*zip(pieces, (*inside, ""), strict=True))):
+                lengths = itertools.chain(
+                    *zip(map(len, pieces), map(len, (*inside, "")), strict=True)
+                )
+                ends = list(itertools.accumulate(lengths))
+                return [(i, (ends[2 * n], ends[2 * n + 1])) for n, i in enumerate(order)]
+    return _between(known[key], words)
+
+
+def _frame(tokenizer: Tokenizer, messages: Messages, place: str) -> Frame:
+    marked = tuple(Message(role, _MARK.format(i)) for i, (role, _) in enumerate(messages))
+    pieces = re.split("\ue000([0-9]+)\ue001", render(tokenizer, marked, place))
+    return Frame(tuple(pieces[::2]), tuple(map(int, pieces[1::2])))
+
+
+def _between(frame: Frame, words: str) -> list[tuple[int, tuple[int, int]]]:
+    """The places of contents that a template has changed: between the pieces of the frame."""
+    places, end = [], len(frame.pieces[0])
+    for i, piece in zip(frame.order, frame.pieces[1:], strict=True):
+        start = end
+        last = i == frame.order[-1]
+        stop = words.rfind(piece, start) if last else words.find(piece, start)
+        if stop < 0:
+            return []
+        places.append((i, (start, stop)))
+        end = stop + len(piece)
+    return places
+
+
+_FRAMES: weakref.WeakKeyDictionary[Tokenizer, dict[tuple[str, tuple[str, ...]], Frame]] = (
+    weakref.WeakKeyDictionary()
+)
+"""Frames by template and roles: a template costs more than the words that it writes."""
+
+
+def _pieces(tokenizer: Tokenizer, words: str, contents: Sequence[tuple[int, int]]) -> Places:
+    """The parts of a chat that are tokenized apart: one, unless a content has control tokens.
+
+    Those are torn behind their first letter, and so are text, as all that a user writes.
+    """
+    cuts = {
+        match.start() + 1
+        for start, stop in contents
+        for match in _controls(tokenizer).finditer(words, start, stop)
+    }
+    return tuple(itertools.pairwise([0, *sorted(cuts), len(words)]))
+
+
+def _controls(tokenizer: Tokenizer) -> re.Pattern[str]:
+    """What finds control tokens, at every letter: one may begin inside another."""
+    pattern = _CONTROLS.get(tokenizer)
+    if pattern is None:
+        tokens = getattr(tokenizer, "added_tokens_decoder", {}).values()
+        names = sorted((str(token) for token in tokens if token.special), key=len, reverse=True)
+        alternatives = "|".join(map(re.escape, names)) or "(?!)"
+        pattern = _CONTROLS[tokenizer] = re.compile(f"(?=({alternatives}))")
+    return pattern
+
+
+_CONTROLS: weakref.WeakKeyDictionary[Tokenizer, re.Pattern[str]] = weakref.WeakKeyDictionary()
