@@ -83,8 +83,9 @@ class Backbone:
 
     @property
     def table(self) -> Float[Array | np.ndarray, "V D"]:
-        """[V, D], the rows of all words."""
-        return dequantised(self.params, "embedding")
+        """[V, D], the rows of all words, as `embed` gives them."""
+        table, scale = dequantised(self.params, "embedding"), self.config.embedding_scale
+        return table if scale == 1 else table * np.asarray(scale, table.dtype)
 
     @functools.cached_property
     def sockets(self) -> Sockets:
@@ -164,8 +165,9 @@ class Backbone:
         Raises:
           InputError: they do not. Models without a limit of their own, such as T5, take any.
         """
-        limit = self.config.max_positions
-        parts = (virtual, source, target)
+        limit, parts = self.config.max_positions, (virtual, source, target)
+        if self.target_place == "apart":  # In a decoder, whose positions are its own.
+            parts = max((virtual, source, 0), (0, 0, target), key=sum)
         if limit is not None and sum(parts) > limit:
             raise InputError(
                 f"prompt, input and target are {sum(parts)} tokens long "

@@ -138,10 +138,6 @@ def initializer(
 
     Args:
       start: [P, D], what `config.init_file` holds; read by the caller, since methods open no file.
-
-    Raises:
-      InputError: the backbone has no tokenizer to read a text with or no row for one of its
-        tokens, there are no label words, or the start has another width or length.
     """
     vocab = from_vocab(backbone.table, backbone.word_ids[: config.init_population])
     if config.start == "vocab":

@@ -34,14 +34,9 @@ def nearest_words(
     """The k words of the vocabulary nearest to every row, as texts, nearest first.
 
     Args:
-      rows: the prompt.
       table: the embedding table; rows that pad it beyond the tokenizer's vocabulary are left out.
-      tokenizer: names the words.
       k: how many, at most the vocabulary.
       by: `cosine` gives similarities, the largest first; `l2` distances, the smallest first.
-
-    Raises:
-      InputError: no tokenizer, an unknown measure, k below 1, or rows of another width.
     """
     choose("measure", by, get_args(Measure))
     at_least("k", k, 1)
@@ -80,13 +75,8 @@ def inspect(prompt: Prompt, backbone: Backbone, *, k: int = 3, allow_mismatch: b
     """A page of text: identity, scores, and the nearest words of every row by both measures.
 
     Args:
-      prompt: the prompt.
-      backbone: where its words come from.
       k: neighbours of a row.
       allow_mismatch: as for `Prompt.on`.
-
-    Raises:
-      InputError: the prompt does not fit, or as `nearest_words`.
     """
     from rich.console import Console, Group
     from rich.table import Table
@@ -126,7 +116,7 @@ def _facts(prompt: Prompt) -> dict[str, object]:
         "digest": prompt.digest,
         "backbone": prompt.backbone,
         "fingerprint": prompt.fingerprint,
-        **dict(flat(to_json(prompt.trained_as or prompt.method), "method.")),
+        **dict(flat(to_json(prompt.trained_method), "method.")),
         "numbers": f"{prompt.size:,}",
         "seed": prompt.seed,
         **dict(flat(to_json(prompt.task) if prompt.task else {}, "task.")),
@@ -141,15 +131,7 @@ def _phrase(words: list[tuple[str, float]]) -> str:
 
 
 def draw_similarity(prompt: Prompt, path: str | Path) -> Path:
-    """Draws `similarity` as a heat map.
-
-    Args:
-      prompt: the prompt.
-      path: a PNG file; replaced if it is there.
-
-    Raises:
-      InputError: it cannot be written.
-    """
+    """Draws `similarity` as a heat map, a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -160,7 +142,7 @@ def draw_similarity(prompt: Prompt, path: str | Path) -> Path:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     image = axes.imshow(similarity(prompt.rows), vmin=-1, vmax=1, cmap="RdBu_r")
-    axes.set_title(f"Similarity of virtual tokens: {prompt.name or prompt.digest[:12]}")
+    axes.set_title(f"Similarity of virtual tokens: {prompt.label}")
     axes.set_xlabel("virtual token")
     axes.set_ylabel("virtual token")
     for axis in (axes.xaxis, axes.yaxis):
