@@ -1,5 +1,6 @@
 """A .gguf file, written with the gguf library: the config, the weights and the tokenizer in it."""
 
+import base64
 import dataclasses
 import json
 import sys
@@ -291,3 +292,25 @@ def test_a_split_that_is_not_known_is_refused(tmp_path):
     finish(writer)
     with pytest.raises(InputError, match="splits texts as 'someone-elses'; allowed: .*smollm.*tok"):
         load_tokenizer(str(file))
+
+
+@pytest.mark.slow
+def test_the_tokenizer_of_a_t5_is_the_one_that_was_converted(embedded, tmp_path):
+    file, backend = (
+        tmp_path / "model.gguf",
+        json.loads(embedded.tokenizer.backend_tokenizer.to_str()),
+    )
+    pieces = backend["model"]["vocab"]
+    kinds = {"<pad>": 3, "</s>": 3, "<unk>": 2}
+    writer = writer_of(file, CONFIGS["t5"])
+    writer.add_tokenizer_model("t5")
+    writer.add_token_list([piece for piece, _ in pieces])
+    writer.add_token_scores([score for _, score in pieces])
+    writer.add_token_types([kinds.get(piece, 1) for piece, _ in pieces])
+    writer.add_unk_token_id(2)
+    writer.add_add_eos_token(True)
+    writer.add_precompiled_charsmap(base64.b64decode(backend["normalizer"]["precompiled_charsmap"]))
+    finish(writer)
+    tokenizer = load_tokenizer(str(file))
+    for text in ["The film was a delight.", "  na\u00efve \ufb01ne \u2167  1984", "<extra_id_0> x"]:
+        assert tokenizer(text).input_ids == embedded.tokenizer(text).input_ids
