@@ -6,6 +6,7 @@ are read, in the type and the order of the format's own library, so values are e
 
 import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -35,7 +36,7 @@ class Packing(NamedTuple):
     """Its values."""
 
 
-def unpacked(file: Any, tensors: Parts, settings: Settings) -> dict[str, StoredTensor]:
+def unpacked(file: Path, tensors: Parts, settings: Settings) -> dict[str, StoredTensor]:
     """The weights of a checkpoint by their own names, dequantised as they are read.
 
     Args:

@@ -7,7 +7,7 @@ import functools
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +19,12 @@ from prompt_jax.backbones.causal.rope import rotations
 from prompt_jax.config import InputError, choose
 from prompt_jax.weights.mapping import is_tied
 from prompt_jax.weights.stored import StoredTensor, at_extent, parsing, reordered, transposed
+
+if TYPE_CHECKING:
+    from gguf import GGMLQuantizationType as Kind
+    from gguf import ReaderTensor
+else:
+    Kind = ReaderTensor = Any
 
 Metadata: TypeAlias = Mapping[str, Any]
 """Numbers, texts and lists by llama.cpp's keys."""
@@ -145,7 +151,7 @@ def _open(file: Path, modified: int, size: int) -> GGUF:
         raise InputError(f"{file} is big-endian; use a little-endian file of the same model")
     kinds = {tensor.tensor_type for tensor in reader.tensors}
     for kind in sorted(kinds - set(_dequantisable(kinds))):
-        names = ", ".join(known.name for known in _dequantisable(gguf.GGMLQuantizationType))
+        names = ", ".join(readable.name for readable in _dequantisable(gguf.GGMLQuantizationType))
         raise InputError(
             f"{file} holds weights of type {kind.name}, which the gguf library cannot dequantise; "
             f"allowed: {names}; use another file of the same model"
@@ -153,7 +159,7 @@ def _open(file: Path, modified: int, size: int) -> GGUF:
     return GGUF(metadata, {tensor.name: _stored(file, tensor) for tensor in reader.tensors})
 
 
-def _dequantisable(kinds: Iterable[Any]) -> list[Any]:
+def _dequantisable(kinds: Iterable[Kind]) -> list[Kind]:
     """The quantisations of which the library can read a block, tried on one of zeros."""
     gguf, readable = library(), []
     for kind in kinds:
@@ -165,7 +171,7 @@ def _dequantisable(kinds: Iterable[Any]) -> list[Any]:
     return readable
 
 
-def _stored(file: Path, tensor: Any) -> StoredTensor:
+def _stored(file: Path, tensor: ReaderTensor) -> StoredTensor:
     """A weight of the file; its rows are dequantised as they are read."""
     gguf, kind = library(), tensor.tensor_type
     shape = tuple(int(size) for size in tensor.shape[::-1])
