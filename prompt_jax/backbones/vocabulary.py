@@ -16,9 +16,9 @@ SPACE = "\u2581"
 
 def is_byte_level(tokenizer: Tokenizer) -> bool:
     """Whether its tokens are bytes, each written as a letter: GPT-2, Llama 3, Qwen, SmolLM."""
-    from tokenizers.pre_tokenizers import ByteLevel
-
-    return tokenizer.get_vocab().keys() >= set(ByteLevel.alphabet())
+    # How it decodes tells; a vocabulary may lack the bytes that its texts never had.
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return "ByteLevel" in repr(getattr(backend, "decoder", None))
 
 
 def word_ids(tokenizer: Tokenizer | None, size: int) -> Int[np.ndarray, " C"]:
