@@ -47,7 +47,7 @@ def test_a_step_enters_few_files(tiny, tiny_gpt2):
     """Five know no backbone: the step, its loss, a method, an answer and the prompted model."""
     for backbone, models in (
         (tiny, ["encoder_decoder", "t5/model"]),
-        (tiny_gpt2, ["causal/model"]),
+        (tiny_gpt2, ["causal/model", "causal/stack"]),
     ):
         crossed = walk(backbone)
         files = [file for file in crossed if file.startswith("backbones")]
