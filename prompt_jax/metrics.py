@@ -32,7 +32,6 @@ class Scores(dict[str, float]):
     """Metrics of some answers by name, and which of them decides.
 
     Args:
-      values: name -> value.
       deciding: the name of the metric that prompts are compared by.
     """
 
@@ -91,9 +90,6 @@ def entity_f1(predictions: Texts, references: Texts, labels: Texts = ()) -> floa
 
     A prediction of too few tags goes on with O; what is beyond the reference is left out, and what
     is no such tag is O.
-
-    Raises:
-      InputError: the references are not of such tags.
     """
     from seqeval.metrics import f1_score
 
@@ -223,11 +219,7 @@ def normalize(text: str) -> str:
 def measure(
     names: Sequence[str], predictions: Texts, references: References, labels: Texts = ()
 ) -> Scores:
-    """Metrics by name, of which the first one decides.
-
-    Raises:
-      InputError: an unknown name, no answers, or not as many answers as references.
-    """
+    """Metrics by name, of which the first one decides."""
     for name in names:
         choose("metric", name, METRICS)
     scores = {name: METRICS[name](predictions, references, labels) for name in names}

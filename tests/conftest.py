@@ -8,6 +8,8 @@ import signal
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Commands that tests start compile as the tests do, see `pytest_runtest_setup`.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 
 import beartype
 import jaxtyping
@@ -231,6 +233,20 @@ def prompt(tiny):
         seed=3,
         recipe={"train": {"steps": 7}},
     )
+
+
+@pytest.fixture
+def compilations():
+    """A list that grows with every program that is compiled."""
+    found = []
+
+    def note(event, seconds, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            found.append(seconds)
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    yield found
+    jax.monitoring.unregister_event_duration_listener(note)
 
 
 @pytest.fixture(scope="session")

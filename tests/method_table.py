@@ -67,7 +67,10 @@ CASES = CHANGING | NEUTRAL | HEADS
 # KERNELS by their names in each family.
 NAMES = {
     "gpt2": ("c_attn", "c_attn", "attn.c_proj", "c_fc", "mlp.c_proj"),
-    "llama": ("q_proj", "v_proj", "o_proj", "gate_proj", "down_proj"),
+    **dict.fromkeys(
+        ("llama", "gemma2", "gemma3", "t5gemma"),
+        ("q_proj", "v_proj", "o_proj", "gate_proj", "down_proj"),
+    ),
     "bert": ("query", "value", "attention.output.dense", "intermediate.dense", "output.dense"),
 }
 

@@ -14,6 +14,9 @@ ON = {
     "t5": (*CHANGING, *NEUTRAL),
     "gpt2": (*SOCKETS, "unipelt", "head", "head_prompt", "head_lora", "head_both"),
     "llama": ("prompt", "prefix", "lora", "ia3"),  # It shares GPT-2's code.
+    "gemma2": (*SOCKETS, "deep_add", "head_lora"),
+    "gemma3": ("prompt", "prefix", "lora"),
+    "t5gemma": ("prompt", "prompt_both", "prefix", "deep_add", "lora", "ia3", "parallel", "norm"),
     "bert": (*SOCKETS, "mam", "prefix_encoder", *HEADS),
 }
 SIMPLIFIED = ("p_tuning_mlp", "p_tuning_lstm", "residual", "prefix_mlp", "head_p_tuning")
@@ -21,9 +24,8 @@ PLAIN = ("prompt", "prompt_suffix", "head_prompt")
 # The same vectors, joined in other ways: one of each kind is trained.
 COMBINED = ("multitask_add", "multitask_concat", "multitask_concat_features", "deep_add")
 COMBINED += ("p_tuning_v2", "houlsby", "pfeiffer", "rslora")
-# One of each kind of socket at every run of the tests, the rest with the slow ones.
-QUICK = {("t5", "prompt"), ("t5", "prompt_both"), ("t5", "ia3"), ("t5", "prefix")}
-QUICK |= {("bert", "prompt"), ("bert", "head_lora")}
+# Rows and a socket on T5 and a head on BERT at every run of the tests, the rest with the slow ones.
+QUICK = {("t5", "prompt"), ("t5", "prefix"), ("bert", "head_lora")}
 
 
 def says(law, family, name):
@@ -54,7 +56,7 @@ def test_every_method_is_in_the_table():
 @pytest.mark.parametrize("law", BACKBONE_LAWS)
 @pytest.mark.parametrize(
     "family",
-    ["t5", "bert", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gpt2", "llama"))],
+    [name if name == "t5" else pytest.param(name, marks=pytest.mark.slow) for name in CONFIGS],
 )
 def test_backbone(family, law):
     BACKBONE_LAWS[law](tiny(family))

@@ -43,6 +43,20 @@ CONFIGS = {
         | {"rope_parameters": {**YARN, "factor": 4.0}, "max_window_layers": 1}
         | {"use_sliding_window": True, "sliding_window": 4},
     ),
+    "gemma": ("Gemma", LLAMA | {"hidden_act": "gelu"}),
+    "gemma2": ("Gemma2", parity.GEMMA),
+    "gemma3": (
+        "Gemma3Text",
+        parity.GEMMA
+        | {"num_hidden_layers": 3, "num_key_value_heads": 1, "sliding_window": 3}
+        | {"sliding_window_pattern": 3}
+        | {
+            "rope_parameters": {
+                "sliding_attention": {"rope_type": "default", "rope_theta": 20.0},
+                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 300.0},
+            }
+        },
+    ),
     "qwen3": (
         "Qwen3",
         LLAMA
@@ -55,9 +69,14 @@ CONFIGS = {
 # Learned positions, and rotated ones with windows in some layers: caches differ. The rest write
 # with the slow tests.
 WRITES = ("gpt2", "qwen3")
+# What others cover too: Gemma 3 has two rates, one of them linear, and norms as Gemma 1 and 2.
+SLOW = ("linear", "gemma", "gemma2")
 
 
-@pytest.fixture(scope="module", params=CONFIGS)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in CONFIGS],
+)
 def both(request, tmp_path_factory):
     """The same model in torch and here, the latter from the former's folder."""
     model = torch_model(*CONFIGS[request.param], "ForCausalLM")

@@ -17,6 +17,7 @@ from prompt_jax.backbones.parameters import keys_and_values, unstack
 from prompt_jax.backbones.quantised import dequantised
 from prompt_jax.backbones.sizes import numbers
 from prompt_jax.backbones.sockets import Sockets
+from prompt_jax.backbones.vocabulary import word_ids
 from prompt_jax.config import InputError
 from prompt_jax.trees import Frozen
 
@@ -82,8 +83,9 @@ class Backbone:
 
     @property
     def table(self) -> Float[Array | np.ndarray, "V D"]:
-        """[V, D], the rows of all words."""
-        return dequantised(self.params, "embedding")
+        """[V, D], the rows of all words, as `embed` gives them."""
+        table, scale = dequantised(self.params, "embedding"), self.config.embedding_scale
+        return table if scale == 1 else table * np.asarray(scale, table.dtype)
 
     @functools.cached_property
     def sockets(self) -> Sockets:
@@ -102,6 +104,11 @@ class Backbone:
         if pad is None:
             pad = getattr(self.tokenizer, "pad_token_id", None)
         return None if pad in c.eos_token_ids[:1] else pad
+
+    @functools.cached_property
+    def word_ids(self) -> Int[np.ndarray, " C"]:
+        """The tokens that are words, and no marks or single bytes."""
+        return word_ids(self.tokenizer, self.config.vocab_size)
 
     @functools.cached_property
     def beyond(self) -> dict[int, str]:
@@ -158,8 +165,9 @@ class Backbone:
         Raises:
           InputError: they do not. Models without a limit of their own, such as T5, take any.
         """
-        limit = self.config.max_positions
-        parts = (virtual, source, target)
+        limit, parts = self.config.max_positions, (virtual, source, target)
+        if self.target_place == "apart":  # In a decoder, whose positions are its own.
+            parts = max((virtual, source, 0), (0, 0, target), key=sum)
         if limit is not None and sum(parts) > limit:
             raise InputError(
                 f"prompt, input and target are {sum(parts)} tokens long "

@@ -98,11 +98,7 @@ def expected_of(request: Request) -> str | None:
 
 
 def unpacked(body: bytes, backbone: Backbone | None = None) -> Prompt:
-    """The prompt of a zip: flat, a few files of known names, looked at before it is read.
-
-    Raises:
-      InputError: it is none.
-    """
+    """The prompt of a zip: flat, a few files of known names, looked at before it is read."""
     try:
         archive = zipfile.ZipFile(io.BytesIO(body))
         entries = archive.infolist()
