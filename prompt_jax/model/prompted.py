@@ -11,7 +11,6 @@ from jaxtyping import Array, Bool, Float, Int
 
 from prompt_jax.answers import head_for, mean_loss, tokenizer_of
 from prompt_jax.backbones import Backbone
-from prompt_jax.backbones.encoder_decoder import shift_right
 from prompt_jax.backbones.sizes import numbers
 from prompt_jax.config import InputError, MethodConfig
 from prompt_jax.data.alignment import IGNORED

@@ -4,9 +4,9 @@ import dataclasses
 from typing import Any
 
 from prompt_jax.backbones.causal import (
-    LEFT_OUT,
     Rope,
     StackConfig,
+    filled,
     special_tokens,
     stack_fields,
     stack_values,
@@ -67,8 +67,7 @@ def from_hugging_face(values: ConfigJson, **fields: Any) -> T5GemmaConfig:
     """
     choose("model type", values.get("model_type", ""), MODEL_TYPES)
     encoder, decoder = (
-        {**LEFT_OUT["gemma2"], **(values.get(stack) or {}), "model_type": "gemma2"}
-        for stack in ("encoder", "decoder")
+        filled("gemma2", values.get(stack) or {}) for stack in ("encoder", "decoder")
     )
     words = encoder["vocab_size"]
     if decoder["vocab_size"] != words:
@@ -79,7 +78,7 @@ def from_hugging_face(values: ConfigJson, **fields: Any) -> T5GemmaConfig:
         decoder=StackConfig(**stack_fields(decoder) | own, cross_width=encoder["hidden_size"]),
         logit_cap=decoder["final_logit_softcapping"],
         decoder_start_token_id=decoder.get("bos_token_id", 2),
-        **special_tokens({**decoder, **values}),
+        **special_tokens({**decoder, **filled("t5gemma", values)}),
         **fields,
     )
 
