@@ -46,7 +46,7 @@ def writer_of(file, config, tokenizer=()):
     writer.add_block_count(c.num_layers)
     writer.add_feed_forward_length(c.d_ff)
     writer.add_head_count(c.num_heads)
-    writer.add_eos_token_id(c.eos_token_id)
+    writer.add_eos_token_id(c.eos_token_ids[0])
     if c.pad_token_id is not None:
         writer.add_pad_token_id(c.pad_token_id)
     if c.max_positions:

@@ -17,6 +17,7 @@ from prompt_jax.backbones.parameters import keys_and_values, unstack
 from prompt_jax.backbones.quantised import dequantised
 from prompt_jax.backbones.sizes import numbers
 from prompt_jax.backbones.sockets import Sockets
+from prompt_jax.backbones.vocabulary import word_ids
 from prompt_jax.config import InputError
 from prompt_jax.trees import Frozen
 
@@ -103,6 +104,11 @@ class Backbone:
         if pad is None:
             pad = getattr(self.tokenizer, "pad_token_id", None)
         return None if pad in c.eos_token_ids[:1] else pad
+
+    @functools.cached_property
+    def word_ids(self) -> Int[np.ndarray, " C"]:
+        """The tokens that are words, and no marks or single bytes."""
+        return word_ids(self.tokenizer, self.config.vocab_size)
 
     @functools.cached_property
     def beyond(self) -> dict[int, str]:

@@ -68,11 +68,7 @@ def init(
     key: PRNGKeyArray,
     start: np.ndarray | None = None,
 ) -> dict[str, Float[Array, "P D"]]:
-    """The tuned tree of a fresh prompt: `prompt`, `decoder_prompt`, or both.
-
-    Raises:
-      InputError: as `initializer`, or the backbone has no decoder beside the stack it reads with.
-    """
+    """The tuned tree of a fresh prompt: `prompt`, `decoder_prompt`, or both."""
     if config.stack != "encoder" and len(backbone.sockets.blocks) == 1:
         raise InputError(
             f'stack is "{config.stack}" and backbone {backbone.name!r} has one stack only; use '

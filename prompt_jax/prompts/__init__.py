@@ -11,6 +11,7 @@ from prompt_jax.prompts.folder import export_prompt as export_prompt
 from prompt_jax.prompts.folder import save_prompt as save_prompt
 from prompt_jax.prompts.hub import pull_prompt as pull_prompt
 from prompt_jax.prompts.hub import push_prompt as push_prompt
+from prompt_jax.prompts.identity import tokenizer_hash as tokenizer_hash
 from prompt_jax.prompts.loading import fresh as fresh
 from prompt_jax.prompts.loading import list_prompts as list_prompts
 from prompt_jax.prompts.loading import load_prompt as load_prompt
@@ -25,7 +26,6 @@ from prompt_jax.prompts.peft import PeftFolder as PeftFolder
 from prompt_jax.prompts.prompt import Prompt as Prompt
 from prompt_jax.prompts.prompt import check_task as check_task
 from prompt_jax.prompts.prompt import prompt_for as prompt_for
-from prompt_jax.prompts.prompt import tokenizer_hash as tokenizer_hash
 from prompt_jax.prompts.transfer import Similar as Similar
 from prompt_jax.prompts.transfer import recycle as recycle
 from prompt_jax.prompts.transfer import similarities as similarities

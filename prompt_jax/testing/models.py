@@ -80,10 +80,6 @@ def tiny(family: str = "t5", seed: int = 0) -> Backbone:
 
     Args:
       family: a key of `CONFIGS`, e.g. `t5` or `gemma2`.
-      seed: of the weights.
-
-    Raises:
-      InputError: an unknown family.
 
     Example:
       >>> tiny("gpt2").width
@@ -129,8 +125,6 @@ def random_batch(
     """Random rows of 1 to T tokens, padded on the right, with tokens from 2 to 29.
 
     Args:
-      seed: of the numbers.
-      rows: B.
       text: T, tokens of the longest input that may come.
       target: U, tokens of the longest target; an encoder's inputs begin with U masks.
       tasks: task ids are drawn from 0 to `tasks` - 1.
