@@ -16,7 +16,7 @@ from prompt_jax.evaluate import evaluate
 from prompt_jax.tasks import TASKS
 
 
-def main(steps: int = 200) -> tuple[float, float]:
+def main(steps: int = 200, held_out: int = 500) -> tuple[float, float]:
     """Trains a soft prompt for sentiment and gives the accuracy before and after."""
     # A frozen model with its tokenizer: a hub id, a folder, or the one that ships with the package.
     backbone = pj.load_backbone("embedded")
@@ -42,7 +42,7 @@ def main(steps: int = 200) -> tuple[float, float]:
     batches = pj.Batches(examples, backbone.tokenizer, data, 32, seed=0, prompt_length=20)
 
     def accuracy(tuned):
-        rows = load_examples(task, task.name, "validation", limit=500)
+        rows = load_examples(task, task.name, "validation", limit=held_out)
         injection = pj.materialize(method, tuned)
         settings = {"data": data, "eval": pj.EvalConfig(batch_size=50)}
         return evaluate(backbone, injection, rows, task, **settings).metrics["accuracy"]

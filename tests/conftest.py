@@ -8,6 +8,8 @@ import signal
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Commands that tests start compile as the tests do, see `pytest_runtest_setup`.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 
 import beartype
 import jaxtyping

@@ -110,7 +110,9 @@ def test_what_an_encoder_cannot_learn(case, bert_folder, task_file, tmp_path):
 
 def test_a_head_serves_one_task(bert_folder, yes_or_no, tmp_path):
     config = config_for(bert_folder, yes_or_no, tmp_path, (), method=pj.LoraConfig(r=2))
-    data = DataConfig(task="embedded:sentiment", mixture=("embedded:headline_satire",))
+    second = tmp_path / "second.tsv"
+    second.write_text(yes_or_no.read_text())
+    data = DataConfig(task=config.data.task, mixture=(f"file:{second}",))
     with pytest.raises(InputError, match="a head answers one task, and data.mixture names 1 more"):
         train(dataclasses.replace(config, data=data), say=lambda line: None)
 

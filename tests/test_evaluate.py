@@ -85,7 +85,7 @@ def test_the_size_of_a_batch_changes_nothing(backbone, injection):
     assert one.predictions == another.predictions
 
 
-@pytest.mark.parametrize("beams", [1, 2])
+@pytest.mark.parametrize("beams", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_answers_are_written_in_order(backbone, injection, beams):
     options = {"num_beams": beams, "max_new_tokens": 6}
     rows = [generate(backbone, injection, *row, **options)[0] for row in alone(backbone)]

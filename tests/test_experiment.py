@@ -23,9 +23,6 @@ from prompt_jax.metrics import Scores
 from prompt_jax.prompts import load_prompt
 from prompt_jax.runs import read_metrics
 
-# Also compared with programs of another process.
-OPTIMIZED = True
-
 
 @pytest.fixture
 def config(tmp_path, tiny_folder, task_file):
@@ -232,7 +229,7 @@ def command(config, *flags):
     )
 
 
-@pytest.mark.parametrize("steps", [2, 50])
+@pytest.mark.parametrize("steps", [2, pytest.param(50, marks=pytest.mark.slow)])
 def test_a_profile_of_some_steps_is_written(config, tmp_path, steps):
     """In a process of its own: libtpu, once a test has loaded it, crashes JAX's profiler.
 
@@ -308,15 +305,16 @@ def test_sigterm_exits_with_zero_and_says_how_to_go_on(config):
     assert "stopped after step" in output and "--resume" in output
 
 
-def test_bad_input_leaves_no_traceback(capsys, tmp_path):
-    out = f"--out={tmp_path / 'run'}"
+def test_bad_input_leaves_no_traceback(config, capsys):
+    usual = {"--backbone": config.backbone, "--data.task": config.data.task, "--out": config.out}
     for flags, message in (
-        (["--backbone", "embeded"], "embedded"),
-        (["--data.task", "embedded:sentimet"], "Perhaps you meant 'embedded:sentiment'"),
-        (["--data.task", "file:nowhere.tsv"], "nowhere.tsv"),
-        (["--task.source", "{text}"], "input"),
-        (["--task.labels", "good", "bad"], "not a label word"),
+        ({"--backbone": "embeded"}, "embedded"),
+        ({"--data.task": "embedded:sentimet"}, "Perhaps you meant 'embedded:sentiment'"),
+        ({"--data.task": "file:nowhere.tsv"}, "nowhere.tsv"),
+        ({"--task.source": "{text}"}, "input"),
+        ({"--task.labels": "good,bad"}, "not a label word"),
     ):
-        assert cli.main(["train", out, *flags]) == 2
+        flags = [f"{name}={value}" for name, value in {**usual, **flags}.items()]
+        assert cli.main(["train", *flags]) == 2
         error = capsys.readouterr().err
         assert error.startswith("error: ") and message in error and "Traceback" not in error

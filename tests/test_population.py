@@ -274,13 +274,15 @@ def test_tasks_that_do_not_go_together(data, message):
         DataConfig(**data)
 
 
-def test_a_head_answers_one_task(config, tiny_bert, embedded):
+def test_a_head_answers_one_task(config, tiny_bert, embedded, tmp_path, task_file):
     from prompt_jax.experiment import load_data
 
     backbone = dataclasses.replace(tiny_bert, tokenizer=embedded.tokenizer)
+    second = tmp_path / "second.tsv"
+    second.write_text(task_file.read_text())
     own = [
-        dataclasses.replace(config, data=DataConfig(task=name, max_examples=16))
-        for name in ("embedded:sentiment", "embedded:headline_satire")
+        dataclasses.replace(config, data=DataConfig(task=f"file:{path}"))
+        for path in (task_file, second)
     ]
-    with pytest.raises(InputError, match="a head answers one task, and the members have embedded"):
+    with pytest.raises(InputError, match="a head answers one task, and the members have file:"):
         Population(own, backbone, [load_data(c) for c in own])

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import textwrap
 import jax
 import numpy as np
 import pytest
+from xla import QUICK_COMPILE
 
 from prompt_jax import disk
 from prompt_jax import predict as module
@@ -27,9 +29,6 @@ PAIRS = dataclasses.replace(TASK, source="{premise} so {hypothesis}")
 TEXTS = [f"number {i} is {'long and ' * (i * 7 % 5)}good" for i in range(23)]
 DATA = DataConfig()
 RANK = EvalConfig(batch_size=2)
-
-# Also compared with programs of another process.
-OPTIMIZED = True
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +132,12 @@ def test_kill_9_leaves_an_output_that_can_be_continued(run, tiny_folder, source,
             data=DataConfig(), eval=EvalConfig(batch_size=2), progress=report,
         )
     """)
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "XLA_FLAGS": QUICK_COMPILE},
+        capture_output=True,
+        text=True,
+    )
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     assert len(records(tmp_path / "killed.jsonl")) == 8
     _, added = run("killed.jsonl")

@@ -17,7 +17,6 @@ from prompt_jax import cli
 from prompt_jax.config import DistributedConfig, InputError
 from prompt_jax.processes import check_alike, code, from_all, from_first, is_first, join, together
 
-OPTIMIZED = True
 STEPS, SAVED = 200, 10
 
 
@@ -67,7 +66,7 @@ def start(arguments, count, each=None):
             [sys.executable, "-m", "prompt_jax", *arguments, *(each or [[]] * count)[i]]
             + [f"--distributed.coordinator-address={address}"]
             + [f"--distributed.num-processes={count}", f"--distributed.process-id={i}"],
-            env={**environment, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
+            env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -132,7 +132,9 @@ def check(folder, made, count):
     return kept
 
 
-@pytest.mark.parametrize("kind", ["generation", "classification"])
+@pytest.mark.parametrize(
+    "kind", ["classification", pytest.param("generation", marks=pytest.mark.slow)]
+)
 def test_a_sweep_ends_with_an_ordinary_prompt(config, tmp_path, kind):
     config, lines = dataclasses.replace(config, task=TaskConfig(kind=kind)), []
     made = sweep(config, SMALL, say=lines.append)

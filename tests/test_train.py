@@ -22,6 +22,7 @@ from prompt_jax.train import (
 )
 
 METHOD = PromptTuningConfig(num_virtual_tokens=4)
+CONFIG = TrainConfig(steps=30, batch_size=4, learning_rate=0.3)
 
 
 @pytest.fixture(scope="module")
@@ -29,34 +30,34 @@ def tuned(tiny):
     return init(METHOD, tiny, jax.random.key(0))
 
 
-def test_training_lowers_the_loss(tiny, tuned):
-    config = TrainConfig(steps=30, batch_size=4, learning_rate=0.3)
+@pytest.fixture(scope="module")
+def step_fn(tiny):
+    """The compiled step of CONFIG, for all tests that need no other."""
+    return compile_step(loss_fn(METHOD, tiny), CONFIG)
+
+
+def trained(tiny, tuned, step_fn, batches, config=CONFIG, **options):
+    """The state after the batches."""
+    state = start(tuned, config)
+    loss = loss_fn(METHOD, tiny)
+    return fit(loss, state, tiny.params, batches, config, step_fn=step_fn, **options)
+
+
+def test_training_lowers_the_loss(tiny, tuned, step_fn):
     losses = []
 
     def watch(step, state, metrics):
         losses.append(metrics["loss"])
 
-    fit(
-        loss_fn(METHOD, tiny),
-        start(tuned, config),
-        tiny.params,
-        [random_batch(tiny)] * 30,
-        config,
-        after_step=watch,
-    )
+    trained(tiny, tuned, step_fn, [random_batch(tiny)] * 30, after_step=watch)
     assert len(losses) == 30 and losses[-1] < 0.8 * losses[0]
 
 
-def test_after_step_ends_training(tiny, tuned):
-    config = TrainConfig(batch_size=4)
-    state = fit(
-        loss_fn(METHOD, tiny),
-        start(tuned, config),
-        tiny.params,
-        [random_batch(tiny)] * 5,
-        config,
-        after_step=lambda step, state, metrics: step == 2,
-    )
+def test_after_step_ends_training(tiny, tuned, step_fn):
+    def second(step, state, metrics):
+        return step == 2
+
+    state = trained(tiny, tuned, step_fn, [random_batch(tiny)] * 5, after_step=second)
     assert int(state.step) == 2
 
 
@@ -82,11 +83,17 @@ def test_a_step_is_reported_while_the_next_one_runs():
     assert events == ["run 8", "run 9", (8, None, "numbers 8"), (9, 9, "numbers 9")]
 
 
+@pytest.fixture(scope="module")
+def leap(tiny):
+    """A step that leads to numbers that are none, and its config."""
+    config = TrainConfig(batch_size=4, optimizer="adamw", learning_rate=float("inf"))
+    return compile_step(loss_fn(METHOD, tiny), config), config
+
+
 @pytest.mark.parametrize("due", [None, lambda step: False, lambda step: step == 2])
-def test_no_state_that_is_not_finite_is_handed_on(tiny, tuned, due):
+def test_no_state_that_is_not_finite_is_handed_on(tiny, tuned, leap, due):
     """A step whose loss is still a number may be the one after which none is."""
     steps = []
-    config = TrainConfig(batch_size=4, optimizer="adamw", learning_rate=float("inf"))
 
     def after_step(step, state, row):
         steps.append(step)
@@ -94,11 +101,7 @@ def test_no_state_that_is_not_finite_is_handed_on(tiny, tuned, due):
 
     batches = iter([random_batch(tiny)] * 5)
     with pytest.raises(DivergedError, match="trained numbers that are not finite|loss nan"):
-        fit(
-            *(loss_fn(METHOD, tiny), start(tuned, config), tiny.params, batches, config),
-            after_step=after_step,
-            due=due,
-        )
+        trained(tiny, tuned, leap[0], batches, leap[1], after_step=after_step, due=due)
     assert steps == ([] if due is None else [1]) and len(list(batches)) >= 5 - 3
 
 
@@ -120,9 +123,8 @@ def test_one_shape_is_compiled_once(tiny, tuned):
     assert len(traces) == 1
 
 
-def test_the_callers_prompt_survives_donation(tiny, tuned):
-    config = TrainConfig(batch_size=4)
-    fit(loss_fn(METHOD, tiny), start(tuned, config), tiny.params, [random_batch(tiny)], config)
+def test_the_callers_prompt_survives_donation(tiny, tuned, step_fn):
+    trained(tiny, tuned, step_fn, [random_batch(tiny)])
     assert np.isfinite(np.asarray(tuned["prompt"])).all()
 
 
@@ -139,7 +141,7 @@ def test_accumulated_micro_batches_equal_one_batch(tiny, tuned):
     np.testing.assert_allclose(one.tuned["prompt"], four.tuned["prompt"], atol=1e-4)
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("accumulate", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_dropout_is_seeded_by_the_step(tiny, tuned, accumulate):
     config = TrainConfig(batch_size=4, dropout=0.2, accumulate=accumulate)
     dropped = dataclasses.replace(tiny, config=dataclasses.replace(tiny.config, dropout=0.2))
@@ -150,12 +152,12 @@ def test_dropout_is_seeded_by_the_step(tiny, tuned, accumulate):
     assert step(moved, tiny.params, random_batch(tiny))[1]["loss"] != first[1]["loss"]
 
 
-def test_divergence_names_step_rate_and_dtype(tiny, tuned):
-    config = TrainConfig(batch_size=4, learning_rate=0.25)
-    broken = jax.tree.map(lambda leaf: leaf.at[(0,) * leaf.ndim].set(jnp.nan), tiny.params)
-    message = "loss nan.* at step 1 .*learning rate 0.25, frozen weights in float32.*lower"
+def test_divergence_names_step_rate_and_dtype(tiny, tuned, step_fn):
+    params = jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), tiny.params)
+    broken = dataclasses.replace(tiny, params=params)
+    message = "loss nan.* at step 1 .*learning rate 0.3, frozen weights in float32.*lower"
     with pytest.raises(DivergedError, match=message):
-        fit(loss_fn(METHOD, tiny), start(tuned, config), broken, [random_batch(tiny)], config)
+        trained(broken, tuned, step_fn, [random_batch(tiny)])
 
 
 def test_schedules():
@@ -209,14 +211,13 @@ def test_cross_entropy_is_that_of_optax():
     )
 
 
-def test_the_update_is_the_textbook_adafactor(tiny, tuned):
+def test_the_update_is_the_textbook_adafactor(tiny, tuned, step_fn):
     """Lester et al.: no factoring, no parameter scaling, update clipped to RMS 1, decay 1e-5."""
-    config = TrainConfig(learning_rate=0.3, batch_size=4)
     batch, loss = random_batch(tiny), loss_fn(METHOD, tiny)
     grads = jax.jit(jax.grad(loss, has_aux=True))(tuned, tiny.params, batch)[0]["prompt"]
     update = grads / jnp.sqrt(grads**2 + 1e-30)  # The first step has no memory.
     update /= jnp.maximum(1.0, jnp.sqrt(jnp.mean(update**2)))
     expected = tuned["prompt"] * (1 - 1e-5) - 0.3 * update
-    state, _ = compile_step(loss, config)(start(tuned, config), tiny.params, batch)
+    state, _ = step_fn(start(tuned, CONFIG), tiny.params, batch)
     np.testing.assert_allclose(state.tuned["prompt"], expected, rtol=1e-4, atol=1e-5)
     assert optax.tree.norm(grads) > 0

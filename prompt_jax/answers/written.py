@@ -83,7 +83,9 @@ def program(
 
     def write(tokens: np.ndarray, mask: np.ndarray, texts: Sequence[str]) -> list[str]:
         # Draws are seeded with the text alone: no batch, shard or order of the inputs changes them.
-        rows = np.array([zlib.crc32(text.encode(errors="surrogatepass")) for text in texts], np.uint32)
+        rows = np.array(
+            [zlib.crc32(text.encode(errors="surrogatepass")) for text in texts], np.uint32
+        )
         answers = generate(backbone, injection, tokens, mask, rows=rows, **options)
         written = backbone.tokenizer.batch_decode(answers, skip_special_tokens=True)
         return [text[: first_stop(text, eval.stop_strings)] for text in written]

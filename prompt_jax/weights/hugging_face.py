@@ -62,7 +62,7 @@ def read_hugging_face(location: str, **fields: Any) -> tuple[ModelConfig, dict[s
 def _named(
     stored: dict[str, StoredTensor], family: Family, model_type: str
 ) -> dict[str, StoredTensor]:
-    """The weights under the names that we read, also where they were an attribute of another module.
+    """The weights under our names, also where the model was an attribute of another module.
 
     It is the name of the embedding table that tells.
     """
