@@ -15,19 +15,19 @@ ANY = -1
 class Rules(NamedTuple):
     """What is asked of an answer token by token; every field is traced, and None costs nothing."""
 
-    ends: Int[ArrayLike, " E"]
+    ends: Int[Array | np.ndarray, " E"]
     """Tokens that end an answer."""
     min_new_tokens: Int[ArrayLike, ""]
     """Tokens before the first of those."""
     repetition_penalty: Float[ArrayLike, ""] | None = None
     """What the scores of earlier tokens are divided by; None looks at none."""
-    bad_words: Int[ArrayLike, "W K"] | None = None
+    bad_words: Int[Array | np.ndarray, "W K"] | None = None
     """Words that are never written, their tokens on the right and `ANY` before them."""
-    read: Int[ArrayLike, "B R"] | None = None
+    read: Int[Array | np.ndarray, "B R"] | None = None
     """Tokens before the answer that count as earlier ones; None where no rule looks at them."""
-    read_lengths: Int[ArrayLike, " B"] | None = None
+    read_lengths: Int[Array | np.ndarray, " B"] | None = None
     """How many of those a row has, from the left."""
-    stops: Int[ArrayLike, "S V"] | None = None
+    stops: Int[Array | np.ndarray, "S V"] | None = None
     """What `stop_table` gives; the last state is the end of an answer."""
 
     def begin(self, *shape: int) -> Int[Array, "*B"] | None:
