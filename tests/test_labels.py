@@ -166,7 +166,7 @@ def test_what_rows_write_travels_with_a_prompt(prompt, tmp_path):
     task = dataclasses.replace(prompt.task, labels=TONES, values=NUMBERS, kind="classification")
     save_prompt(tmp_path / "p", dataclasses.replace(prompt, task=task))
     assert load_prompt(tmp_path / "p").task == task
-    config = trained_on(["--prompt", str(tmp_path / "p")])[1]
+    config = trained_on(["--prompt", str(tmp_path / "p")]).task
     assert config.labels == ("0=negative", "1=positive") and config.kind is None
     again = resolve("file:b.tsv", config, COLUMNS, rows_of([1]))
     assert (again.labels, again.values) == (TONES, NUMBERS)
@@ -178,7 +178,7 @@ def test_a_prompt_that_writes_goes_on_writing(prompt, tmp_path):
 
     task = Task(name="file:x.tsv", source="{input}", target="{target}")
     save_prompt(tmp_path / "p", dataclasses.replace(prompt, task=task))
-    config = trained_on(["--prompt", str(tmp_path / "p")])[1]
+    config = trained_on(["--prompt", str(tmp_path / "p")]).task
     assert resolve("file:b.tsv", config, COLUMNS, rows_of(SIX * 3)).labels == ()
-    config = trained_on(["--prompt", str(tmp_path / "p"), "--task.labels", "a,b"])[1]
+    config = trained_on(["--prompt", str(tmp_path / "p"), "--task.labels", "a,b"]).task
     assert config.kind is None
