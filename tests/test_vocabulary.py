@@ -49,5 +49,12 @@ def test_words_are_no_marks_and_no_bytes(embedded):
 
 def test_a_prompt_is_drawn_from_words_alone():
     table = np.arange(260.0)[:, None]
-    draw = from_vocab(table, word_ids(byte_level(), 260)[:2])
+    draw = from_vocab(table, word_ids(byte_level(), 260), 258)
     assert set(np.asarray(draw(jax.random.key(0), (9, 1))).ravel()) == {256.0, 257.0}
+
+
+def test_a_seed_draws_the_same_words_whatever_else_the_vocabulary_has():
+    table, key = np.arange(40.0)[:, None], jax.random.key(2)
+    every = np.asarray(from_vocab(table, np.arange(40), 40)(key, (40, 1))).ravel()
+    words = np.asarray(from_vocab(table, np.arange(3, 40), 40)(key, (12, 1))).ravel()
+    assert words.tolist() == [row for row in every if row >= 3][:12]

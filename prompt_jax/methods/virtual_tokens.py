@@ -58,7 +58,7 @@ class InputPrompt(VirtualTokens):
     init_file: str | None = None
     """The start of `init="file"`: a saved prompt folder, a PEFT folder, or a .npy of [P, D]."""
     init_population: int = 5000
-    """`init="vocab"` samples among so many words, those with the lowest ids, which are the most
+    """`init="vocab"` samples words among so many of the vocabulary's first rows, which are the most
     frequent. Special and added tokens and single bytes are no words."""
     init_scale: float = 0.5
     """`init="random"` is uniform(-init_scale, init_scale)."""
@@ -100,14 +100,24 @@ def uniform(scale: float = 0.5) -> Initializer:
 
 
 def from_vocab(
-    table: Float[Array | np.ndarray, "V D"], candidates: Int[np.ndarray, " C"]
+    table: Float[Array | np.ndarray, "V D"], words: Int[np.ndarray, " C"], population: int
 ) -> Initializer:
-    """Rows of candidates; without replacement while there are enough."""
+    """Words among the first `population` rows; without replacement while there are enough.
+
+    Args:
+      words: rows of the table that are words; where none of the first rows is one, all are.
+    """
+    is_word = np.isin(np.arange(min(population, len(table))), words)
+    is_word = is_word if is_word.any() else ~is_word
 
     def init(key: PRNGKeyArray, shape: tuple[int, int]) -> Array:
-        places = len(candidates)
-        chosen = jax.random.choice(key, places, (shape[0],), replace=shape[0] > places)
-        return jnp.asarray(table)[jnp.asarray(candidates)[chosen]].astype(jnp.float32)
+        if shape[0] > is_word.sum():
+            rows = jax.random.choice(key, np.flatnonzero(is_word), shape[:1])
+        else:
+            order = jax.random.permutation(key, len(is_word))
+            # Rows that are no words are passed over, so what they are changes no other draw.
+            rows = order[jnp.argsort(~jnp.asarray(is_word)[order], stable=True)][: shape[0]]
+        return jnp.asarray(table)[rows].astype(jnp.float32)
 
     return init
 
@@ -139,7 +149,7 @@ def initializer(
     Args:
       start: [P, D], what `config.init_file` holds; read by the caller, since methods open no file.
     """
-    vocab = from_vocab(backbone.table, backbone.word_ids[: config.init_population])
+    vocab = from_vocab(backbone.table, backbone.word_ids, config.init_population)
     if config.start == "vocab":
         return vocab
     if config.start == "random":
