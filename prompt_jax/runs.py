@@ -68,7 +68,7 @@ def hold(folder: Path) -> Iterator[None]:
 
 
 def check_run(config: Config, *, resume: bool = False, overwrite: bool = False) -> Path:
-    """Whether the run folder can be begun or resumed; the first thing a job does.
+    """Checks that the run folder can be begun or resumed; the first thing a job does.
 
     Nothing is removed yet: that waits until the data and the backbone are known to load.
 

@@ -45,6 +45,12 @@ MODELS = {
     "gemma2": dataclasses.replace(
         CONFIGS["gemma2"], **SHAPE, num_kv_heads=8, query_scale=None
     ),
+    "t5gemma": dataclasses.replace(
+        CONFIGS["t5gemma"], **SHAPE, num_kv_heads=8,
+        decoder=dataclasses.replace(
+            CONFIGS["t5gemma"].decoder, **SHAPE | {"num_layers": 3}, num_kv_heads=8
+        ),
+    ),
     "bert": bert.BertConfig(**{**SHAPE, "d_kv": 2}, max_positions=64, mask_token_id=60),
 }  # fmt: skip
 METHODS = {

@@ -312,7 +312,7 @@ def test_every_route_answers_a_chat_alike(tmp_path, running):
         app = create_app(Catalog(engine, Store(tmp_path / "store")), Keys())
         with serving(app) as address:
             body = {"messages": [USER], "max_tokens": 6}
-            reply = httpx.post(f"{address}/v1/chat/completions", json=body).json()
+            reply = httpx.post(f"{address}/v1/chat/completions", json=body, timeout=60).json()
             assert reply["choices"][0]["message"]["content"].strip() == answer
             size = len(running.tokenizer.apply_chat_template([USER], add_generation_prompt=True)[0])
             assert reply["usage"]["prompt_tokens"] == size

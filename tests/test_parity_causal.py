@@ -153,6 +153,36 @@ def test_a_mistral_with_layer_types_is_a_ministral(tmp_path):
     close(np.asarray(ours)[mask], theirs.numpy()[mask])
 
 
+@pytest.mark.slow
+def test_a_gemma_that_sees_lends_its_text_model(tmp_path):
+    from safetensors.numpy import load_file, save_file
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+
+    text = {**parity.GEMMA, "final_logit_softcapping": None, "num_hidden_layers": 6}
+    vision = {
+        **{"model_type": "siglip_vision_model", "hidden_size": 16, "intermediate_size": 16},
+        **{"num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 8, "patch_size": 4},
+    }
+    torch.manual_seed(0)
+    config = Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
+    model = parity.shaken(Gemma3ForConditionalGeneration(config).eval(), 0.2)
+    model.save_pretrained(tmp_path)
+    backbone = load_backbone(tmp_path, scan=True)
+    tokens, mask = texts()
+    with torch.no_grad():
+        theirs = model(torch.tensor(tokens), attention_mask=torch.tensor(mask).long()).logits
+    ours = apply(backbone, backbone.embed(tokens), jnp.asarray(mask))
+    close(np.asarray(ours)[mask], theirs.numpy()[mask])
+    # Other writers hang the text model one level higher.
+    file = tmp_path / "model.safetensors"
+    moved = {
+        name.replace("language_model.model.", "model.language_model."): tensor
+        for name, tensor in load_file(file).items()
+    }
+    save_file(moved, file)
+    assert load_backbone(tmp_path).fingerprint == backbone.fingerprint
+
+
 @pytest.mark.parametrize("beams", [1, 4])
 @pytest.mark.parametrize(
     "both",

@@ -33,7 +33,7 @@ def parts_of(name, stem):
 def test_values_are_the_library_s_to_the_bit(name):
     tensors, values = parts_of(name, "layer")
     del tensors["layer.values"]
-    (weight,) = unpacked("config.json", tensors, SETTINGS[name]).items()
+    (weight,) = unpacked(Path("config.json"), tensors, SETTINGS[name]).items()
     assert weight[0] == "layer.weight"
     assert weight[1].shape == values.shape
     np.testing.assert_array_equal(weight[1].read(), values)

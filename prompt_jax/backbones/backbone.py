@@ -2,6 +2,9 @@
 
 import dataclasses
 import functools
+import hashlib
+import json
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +22,7 @@ from prompt_jax.backbones.sizes import numbers
 from prompt_jax.backbones.sockets import Sockets
 from prompt_jax.backbones.vocabulary import word_ids
 from prompt_jax.config import InputError
-from prompt_jax.trees import Frozen
+from prompt_jax.trees import Frozen, Tokenizer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,6 +48,18 @@ class Backbone:
     def family(self) -> Family:
         """The package of its kind of model."""
         return family_of(self.config)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What tells it from others, by the names of fields of a saved prompt."""
+        return {
+            "backbone": self.name,
+            "fingerprint": self.fingerprint,
+            "tokenizer_hash": tokenizer_hash(self.tokenizer),
+            "model_type": self.model_type,
+            "num_layers": self.config.num_layers,
+            "num_attention_heads": self.config.num_heads,
+        }
 
     @property
     def task_types(self) -> tuple[str, ...]:
@@ -201,3 +216,22 @@ class Backbone:
         """The embeddings of tokens."""
         params = {"params": self.params}
         return jnp.asarray(self.module.apply(params, jnp.asarray(tokens), method="embed"))
+
+
+def tokenizer_hash(tokenizer: Tokenizer | None) -> str:
+    """sha256 over the sorted vocabulary; empty without a tokenizer.
+
+    Neither paths nor file formats go in, so copies of one tokenizer agree.
+    """
+    if tokenizer is None:
+        return ""
+    size, digest = _HASHES.get(tokenizer, (-1, ""))
+    if size != len(tokenizer):  # A vocabulary only ever grows.
+        words = json.dumps(sorted(tokenizer.get_vocab().items()))
+        digest = hashlib.sha256(words.encode()).hexdigest()
+        _HASHES[tokenizer] = len(tokenizer), digest
+    return digest
+
+
+_HASHES: weakref.WeakKeyDictionary[Tokenizer, tuple[int, str]] = weakref.WeakKeyDictionary()
+"""Hashes of tokenizers met before, and the size of their vocabulary then: hashing takes 30 ms."""

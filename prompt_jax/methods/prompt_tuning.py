@@ -74,6 +74,13 @@ def init(
             f'stack is "{config.stack}" and backbone {backbone.name!r} has one stack only; use '
             'stack="encoder", which is its input'
         )
+    widths = [block.width for block in backbone.sockets.blocks.values()]
+    if config.stack != "encoder" and len(set(widths)) > 1:
+        raise InputError(
+            f'stack is "{config.stack}" and the stacks of backbone {backbone.name!r} are '
+            f"{' and '.join(map(str, widths))} wide, where one prompt has one width; use "
+            'stack="encoder"'
+        )
     names = {"encoder": ["prompt"], "decoder": ["decoder_prompt"]}
     names["both"] = names["encoder"] + names["decoder"]
     return {name: start_rows(config, backbone, key, start) for name in names[config.stack]}

@@ -4,6 +4,7 @@ Identity is the sha256 of the rows. What PEFT cannot represent is never written 
 PEFT loads and runs differently.
 """
 
+from prompt_jax.backbones.backbone import tokenizer_hash as tokenizer_hash
 from prompt_jax.prompts.composition import compose as compose
 from prompt_jax.prompts.folder import check_free as check_free
 from prompt_jax.prompts.folder import export_peft as export_peft
@@ -11,7 +12,6 @@ from prompt_jax.prompts.folder import export_prompt as export_prompt
 from prompt_jax.prompts.folder import save_prompt as save_prompt
 from prompt_jax.prompts.hub import pull_prompt as pull_prompt
 from prompt_jax.prompts.hub import push_prompt as push_prompt
-from prompt_jax.prompts.identity import tokenizer_hash as tokenizer_hash
 from prompt_jax.prompts.loading import fresh as fresh
 from prompt_jax.prompts.loading import list_prompts as list_prompts
 from prompt_jax.prompts.loading import load_prompt as load_prompt

@@ -21,7 +21,6 @@ from prompt_jax.methods.method import (
     method_of,
     peft_formats,
 )
-from prompt_jax.prompts.identity import identity_of
 from prompt_jax.prompts.prompt import Prompt, check_shapes, from_paths, shapes_on
 from prompt_jax.weights.pickle import open_pickle
 from prompt_jax.weights.safetensors import open_safetensors
@@ -110,7 +109,7 @@ class PeftFolder:
         leaves = fields.pop("leaves")
         expected = shapes_on(fields["method"], backbone)
         leaves = fitted(self.format, leaves, expected)
-        identity = {name: value for name, value in identity_of(backbone).items() if value}
+        identity = {name: value for name, value in backbone.identity.items() if value}
         stated = {name: value for name, value in fields.items() if value}
         about = {"name": self.name, "versions": {}, **identity, **stated}
         prompt = Prompt(tuned=from_paths(dict(leaves)), **about)

@@ -13,12 +13,12 @@ import numpy as np
 from jaxtyping import ArrayLike, Int
 
 from prompt_jax.backbones import BACKBONES, Backbone
+from prompt_jax.backbones.backbone import tokenizer_hash
 from prompt_jax.backbones.sizes import numbers
 from prompt_jax.config import InputError, MethodConfig
 from prompt_jax.forward import Injection, for_tasks
 from prompt_jax.methods.classifier import CLASSIFIER
 from prompt_jax.methods.method import Shapes, materialize, resolve, shapes, simplify
-from prompt_jax.prompts.identity import identity_of, tokenizer_hash
 from prompt_jax.tasks import Task
 from prompt_jax.tasks.chat import template_hash
 from prompt_jax.trees import Tree, Tuned
@@ -179,7 +179,7 @@ class Prompt:
         check_shapes(self, backbone)
         if not allow_mismatch:
             _check_weights(self, backbone)
-        identity = identity_of(backbone).items()
+        identity = backbone.identity.items()
         unknown = {name: value for name, value in identity if value and not getattr(self, name)}
         return dataclasses.replace(self, **unknown) if unknown else self
 
@@ -330,7 +330,7 @@ def prompt_for(tuned: Tuned, method: MethodConfig, backbone: Backbone, **about: 
     check_task(method, backbone)
     served, tree = simplify(method, tuned)
     form = {} if served == method else {"training": tuned, "trained_as": method}
-    return Prompt(tuned=tree, method=served, **{**identity_of(backbone), **form, **about})
+    return Prompt(tuned=tree, method=served, **{**backbone.identity, **form, **about})
 
 
 def check_task(method: MethodConfig, backbone: Backbone) -> None:

@@ -6,6 +6,7 @@ are read, in the type and the order of the format's own library, so values are e
 
 import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -35,7 +36,7 @@ class Packing(NamedTuple):
     """Its values."""
 
 
-def unpacked(file: Any, tensors: Parts, settings: Settings) -> dict[str, StoredTensor]:
+def unpacked(file: Path, tensors: Parts, settings: Settings) -> dict[str, StoredTensor]:
     """The weights of a checkpoint by their own names, dequantised as they are read.
 
     Args:
@@ -148,7 +149,7 @@ def _awq_shape(parts: Parts, settings: Settings) -> Shape:
 def _awq(parts: Parts, settings: Settings) -> np.ndarray:
     """Lin et al. 2023, as AutoAWQ's `gemm` packs it: by rows of inputs, a zero for every group."""
     choose("quantization_config.version", settings.get("version", "gemm"), ("gemm",))
-    choose("quantization_config.bits", settings.get("bits", 4), (4,))
+    choose("quantization_config.bits", str(settings.get("bits", 4)), ("4",))
     columns = np.argsort(AWQ_ORDER)
 
     def numbers(part: str) -> np.ndarray:
@@ -169,7 +170,7 @@ def _gptq_shape(parts: Parts, settings: Settings) -> Shape:
 def _gptq(parts: Parts, settings: Settings) -> np.ndarray:
     """Frantar et al. 2022: packed along the inputs, whose groups may be in any order."""
     bits = settings["bits"]
-    choose("quantization_config.bits", bits, (2, 4, 8))
+    choose("quantization_config.bits", str(bits), ("2", "4", "8"))
     form = settings.get("checkpoint_format", "gptq")
     choose("quantization_config.checkpoint_format", form, ("gptq", "gptq_v2"))
     # The first version stores zeros less one.

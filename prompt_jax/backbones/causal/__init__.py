@@ -6,7 +6,7 @@ from prompt_jax.backbones.causal.config import CausalConfig as CausalConfig
 from prompt_jax.backbones.causal.config import CausalConfig as Config
 from prompt_jax.backbones.causal.config import StackConfig as StackConfig
 from prompt_jax.backbones.causal.config import one_layer as one_layer
-from prompt_jax.backbones.causal.config_json import LEFT_OUT as LEFT_OUT
+from prompt_jax.backbones.causal.config_json import filled as filled
 from prompt_jax.backbones.causal.config_json import from_hugging_face as from_hugging_face
 from prompt_jax.backbones.causal.config_json import special_tokens as special_tokens
 from prompt_jax.backbones.causal.config_json import stack_fields as stack_fields

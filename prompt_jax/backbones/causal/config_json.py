@@ -59,9 +59,9 @@ def from_hugging_face(values: ConfigJson, **fields: Any) -> CausalConfig:
     if kind == "gpt2":
         return _gpt2(values, **fields)
     if kind == "gemma3":
-        special = {name: values[name] for name in SPECIAL if name in values}
-        values = {**special, **values.get("text_config", {}), "model_type": "gemma3_text"}
-    values = LEFT_OUT.get(values["model_type"], {}) | dict(values)
+        special = {name: values[name] for name in SPECIAL if values.get(name)}
+        values = {**values.get("text_config", {}), **special, "model_type": "gemma3_text"}
+    values = filled(values["model_type"], values)
     return CausalConfig(
         vocab_size=values["vocab_size"],
         embedding_scale=values["hidden_size"] ** 0.5 if kind.startswith("gemma") else 1.0,
@@ -70,6 +70,14 @@ def from_hugging_face(values: ConfigJson, **fields: Any) -> CausalConfig:
         **special_tokens(values),
         **fields,
     )
+
+
+def filled(kind: str, values: ConfigJson) -> ConfigJson:
+    """What a config.json says, and what it leaves out."""
+    defaults = LEFT_OUT.get(kind, {})
+    # A file of tokens that end an answer may have none, and then leaves them out too.
+    present = {name: value for name, value in values.items() if value != []}
+    return {**defaults, **present, "model_type": kind}
 
 
 def _gpt2(values: ConfigJson, **fields: Any) -> CausalConfig:

@@ -166,12 +166,12 @@ def add_places(
     c = config
     inner, mlp, outer = ("embed", c.d_model), ("mlp", c.d_ff), ("heads", c.num_heads)
     few, kv = ("kv_heads", c.num_kv_heads), ("kv", c.d_kv)
-    other = ("embed", c.cross_width or 0)
+    read = ("embed", c.cross_width or 0)
     ends: dict[str, tuple[Axes, Axes]] = {
         "attention/qkv": ((inner,), (("qkv", 3), outer, kv)),
         **dict.fromkeys(("attention/query", "cross_attention/query"), ((inner,), (outer, kv))),
         **dict.fromkeys(("attention/key", "attention/value"), ((inner,), (few, kv))),
-        **dict.fromkeys(("cross_attention/key", "cross_attention/value"), ((other,), (few, kv))),
+        **dict.fromkeys(("cross_attention/key", "cross_attention/value"), ((read,), (few, kv))),
         **dict.fromkeys(("attention/out", "cross_attention/out"), ((outer, kv), (inner,))),
         **dict.fromkeys(("mlp/wi", "mlp/wi_0", "mlp/wi_1"), ((inner,), (mlp,))),
         "mlp/wo": ((mlp,), (inner,)),

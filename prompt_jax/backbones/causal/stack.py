@@ -143,7 +143,7 @@ class Block(nn.Module):
         window: Int[Array, ""] | None,
     ) -> tuple[Float[Array, "B T D"], LayerCache | None]:
         c = self.config
-        bias, turn = _own(biases, window), None if turns is None else _own(turns, window)
+        bias, turn = _of_layer(biases, window), None if turns is None else _of_layer(turns, window)
         if not self.continued:
             x = virtual_rows(self, x)
         attention = Attention(c, c.d_model, name="attention")
@@ -161,8 +161,8 @@ class Block(nn.Module):
         return _leaving(self, "mlp", x, normed, MLP(c, c.mlp_bias, name="mlp")(normed)), added
 
 
-def _own(views: Float[Array, "W ..."], window: Int[Array, ""] | None) -> Array:
-    """What a layer has of `views`: its own, where they are several."""
+def _of_layer(views: Float[Array, "W ..."], window: Int[Array, ""] | None) -> Array:
+    """The part of `views` that a layer reads: by its number, where there are several."""
     return views[0 if window is None or len(views) == 1 else window]
 
 
@@ -268,12 +268,12 @@ def sight(
     positions = jnp.cumsum(jnp.concatenate([virtual, counted], axis=1), axis=1)
     # Padding before the first token counts to -1, which would be the last row of a table.
     positions = jnp.maximum(positions - 1, 0)
-    own = positions[:, virtual.shape[1] + queries]
+    query_positions = positions[:, virtual.shape[1] + queries]
     visible = seen[None] & mask[:, None, :]
     # A prefix stands before all of a text, and so every query sees it.
     before = jnp.broadcast_to(virtual[:, None], (*visible.shape[:2], virtual.shape[1]))
     visible = jnp.concatenate([before, visible], axis=2)
-    return own, visible, own[:, :, None] - positions[:, None, :]
+    return query_positions, visible, query_positions[:, :, None] - positions[:, None, :]
 
 
 def layer_biases(

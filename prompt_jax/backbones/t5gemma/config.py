@@ -4,9 +4,9 @@ import dataclasses
 from typing import Any
 
 from prompt_jax.backbones.causal import (
-    LEFT_OUT,
     Rope,
     StackConfig,
+    filled,
     special_tokens,
     stack_fields,
     stack_values,
@@ -67,19 +67,20 @@ def from_hugging_face(values: ConfigJson, **fields: Any) -> T5GemmaConfig:
     """
     choose("model type", values.get("model_type", ""), MODEL_TYPES)
     encoder, decoder = (
-        {**LEFT_OUT["gemma2"], **(values.get(stack) or {}), "model_type": "gemma2"}
-        for stack in ("encoder", "decoder")
+        filled("gemma2", values.get(stack) or {}) for stack in ("encoder", "decoder")
     )
     words = encoder["vocab_size"]
     if decoder["vocab_size"] != words:
         raise unsupported("decoder.vocab_size", decoder["vocab_size"], f"{words}, the encoder's")
-    own = {"model_type": "t5gemma", "vocab_size": words}
+    family_fields = {"model_type": "t5gemma", "vocab_size": words}
     return T5GemmaConfig(
-        **stack_fields(encoder) | own,
-        decoder=StackConfig(**stack_fields(decoder) | own, cross_width=encoder["hidden_size"]),
+        **stack_fields(encoder) | family_fields,
+        decoder=StackConfig(
+            **stack_fields(decoder) | family_fields, cross_width=encoder["hidden_size"]
+        ),
         logit_cap=decoder["final_logit_softcapping"],
         decoder_start_token_id=decoder.get("bos_token_id", 2),
-        **special_tokens({**decoder, **values}),
+        **special_tokens({**decoder, **filled("t5gemma", values)}),
         **fields,
     )
 
@@ -97,8 +98,10 @@ def to_hugging_face(config: T5GemmaConfig, dtype: str) -> ConfigJson:
     }
 
     def of(stack: StackConfig) -> ConfigJson:
-        own = {"model_type": "t5_gemma_module", "final_logit_softcapping": c.logit_cap}
-        return stack_values(dataclasses.replace(stack, model_type="gemma2")) | special | own
+        family_fields = {"model_type": "t5_gemma_module", "final_logit_softcapping": c.logit_cap}
+        return (
+            stack_values(dataclasses.replace(stack, model_type="gemma2")) | special | family_fields
+        )
 
     return special | {
         "architectures": ["T5GemmaForConditionalGeneration"],

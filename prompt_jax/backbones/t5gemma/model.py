@@ -60,10 +60,10 @@ class T5Gemma(EncoderDecoder):
         x, index = behind_prompt(self.decoder_prompt, x, index, first=first)
         room = jnp.arange(x.shape[1] if cache is None else cache.key.shape[3])
         queries = index + jnp.arange(x.shape[1])
-        whole = jnp.ones((len(mask), len(room)), bool)
+        filled = jnp.ones((len(mask), len(room)), bool)
         seen = room[None, :] <= queries[:, None]
         prefix = prefix_of(tuned, "attention")
-        positions, visible, behind = sight(prefix, whole, whole, queries, seen)
+        positions, visible, behind = sight(prefix, filled, filled, queries, seen)
         biases = layer_biases(d, visible, behind)
         cross = Cross(encoded, key_bias(mask, prefix_length(tuned, "cross_attention")))
         shared = (biases, index, cross, cache, not first)
