@@ -12,7 +12,7 @@ from prompt_jax.config import Config, DataConfig, EvalConfig, InputError, TaskCo
 from prompt_jax.data import encode, encode_targets, load_rows
 from prompt_jax.data.texts import tokenized
 from prompt_jax.experiment.splits import for_backbone, load_data
-from prompt_jax.serve.prompts import PLAIN, Served
+from prompt_jax.serve.prompts import PLAIN, injection_for, layout_of, served_as
 from prompt_jax.serve.requests import Inputs
 from prompt_jax.tasks import Task, chat_of, every_answer, resolve, to_example, to_source
 from prompt_jax.testing.chats import TEMPLATES, byte_tokenizer
@@ -277,13 +277,15 @@ def test_a_served_chat_is_read_as_its_prompt_was_trained(instruct):
         dataclasses.replace(REVIEW, chat=False),
         dataclasses.replace(REVIEW, system="Be kind."),
     )
-    plain, chat = (Served(prompt=prompt_for(rows, method, instruct, task=task)) for task in tasks)
+    prompts = [prompt_for(rows, method, instruct, task=task) for task in tasks]
+    layout = layout_of([injection_for(instruct, prompts[0], False)])
+    plain, chat = (served_as("films", prompt, instruct, layout, False) for prompt in prompts)
     assert read(PLAIN) == rendered(USER)
-    assert read(plain) == plain.asked(USER["content"]) == USER["content"]
+    assert read(plain) == plain.trained_form(USER["content"]) == USER["content"]
     assert read(chat) == rendered(SYSTEM, USER)
-    tokens, _ = inputs.encode(chat.asked("hi"))
+    tokens, _ = inputs.encode(chat.trained_form("hi"))
     assert tokenizer.decode(tokens) == rendered(SYSTEM, {"role": "user", "content": "hi"})
-    assert (plain.target_place(instruct), chat.target_place(instruct)) == ("behind", "turn")
+    assert (plain.target_place, chat.target_place) == ("behind", "turn")
 
 
 @pytest.mark.slow

@@ -27,16 +27,7 @@ from prompt_jax.serve.prompts import (
     served_as,
     unknown,
 )
-from prompt_jax.serve.requests import (
-    WRITE,
-    CandidateTokens,
-    Inputs,
-    Kind,
-    Request,
-    Sampling,
-    TextOrTokens,
-    Tokens,
-)
+from prompt_jax.serve.requests import WRITE, Inputs, Kind, Request, Sampling, TextOrTokens
 from prompt_jax.serve.scoring import Classified, Embedded, Ensembled, Scored, ensembled
 from prompt_jax.serve.worker import Sizes, Stats, Worker
 
@@ -179,7 +170,8 @@ class Engine:
           InputError: no or empty candidates, or texts where the backbone has no tokenizer.
         """
         served = self.version(prompt)
-        kind, tokens, compared = self._scoring(served, text, candidates, length_normalize)
+        place = served.target_place
+        kind, tokens, compared = self._inputs.scoring(text, candidates, length_normalize, place)
         return self._worker.submit([Request(served, kind, tokens, timeout, compared)])[0]
 
     def ensemble(
@@ -209,7 +201,8 @@ class Engine:
                 f"the request names {len(prompts)} prompts and {self.slots} can be had at once; "
                 "ask fewer, or give the engine more slots"
             )
-        kind, tokens, compared = self._scoring(members[0], text, candidates, length_normalize)
+        place = members[0].target_place
+        kind, tokens, compared = self._inputs.scoring(text, candidates, length_normalize, place)
         requests = [Request(served, kind, tokens, timeout, compared) for served in members]
         return ensembled(self._worker.submit(requests), how, weights)
 
@@ -299,8 +292,9 @@ class Engine:
             usual = worker.scorer.usual_kinds(self.lengths, heads=heads)
             with self._lock:
                 prompts = list(self._served.values())
-            labels = {s.labels: s.target_place(self.backbone) for s in prompts if not s.classes}
-            sets = sorted(pair for pair in labels.items() if pair[0])
+            sets = sorted(
+                {(s.labels, s.target_place) for s in prompts if s.labels and not s.classes}
+            )
             labelled = [kind for pair in sets for kind in self._inputs.label_kinds(*pair)]
             kinds = dict.fromkeys([*usual, *labelled])
 
@@ -349,16 +343,6 @@ class Engine:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _scoring(
-        self,
-        served: Served,
-        text: TextOrTokens,
-        candidates: Sequence[TextOrTokens],
-        normalize: bool,
-    ) -> tuple[Kind, Tokens, CandidateTokens]:
-        place = served.target_place(self.backbone)
-        return self._inputs.scoring(text, candidates, normalize, place)
 
     def _poison(self, request: Request) -> None:
         """Refuses a prompt from now on, under all of its names, until it is put anew."""

@@ -61,6 +61,8 @@ class Served:
     version: int = 0
     aliases: tuple[str, ...] = ()
     """Names of the store that mean this version now."""
+    target_place: str = ""
+    """Where its answers stand to a text, "turn" in a chat; empty is where the backbone has them."""
 
     @property
     def task(self) -> Task | None:
@@ -72,18 +74,13 @@ class Served:
         """The label words of its task, with a head or without."""
         return self.task.choices if self.task else ()
 
-    def asked(self, text: str) -> str:
+    def trained_form(self, text: str) -> str:
         """A text as the prompt was trained to read it: plain, or as the user's turn of a chat."""
         return as_chat(self.task, text) if self.task and self.task.chat else text
 
     def conversation(self, messages: Messages, tokenizer: Tokenizer | None) -> str:
         """Messages as the model reads them, see `prompt_jax.tasks.conversation`."""
         return conversation(self.task, messages, tokenizer)
-
-    def target_place(self, backbone: Backbone) -> str:
-        """Where an answer stands to its text, as `Task.target_place`."""
-        place = backbone.target_place
-        return self.task.target_place(place) if self.task else place
 
 
 PLAIN = Served()
@@ -119,6 +116,7 @@ def served_as(
         leaves=leaves,
         labels=labels_of(prompt),
         classes=0 if kernel is None else kernel.shape[-1],
+        target_place=prompt.task.target_place(backbone.target_place) if prompt.task else "",
     )
 
 

@@ -24,8 +24,7 @@ def add_native(app: FastAPI) -> None:
             return await _ensemble(responses, request.state.key, body)
         served = await responses.served(request.state.key, body)
         labels = body.labels or (list(served.choices) if served else [])
-        texts = [body.input] if isinstance(body.input, str) else body.input
-        texts = await responses.tokens([served.asked(t) if served else t for t in texts])
+        texts = await responses.tokens(body.input, served)
         engine, timeout = responses.engine, responses.timeout
         if served is not None and served.classes:
             heads = await gathered(engine.classify(served, t, timeout=timeout) for t in texts)
@@ -51,7 +50,9 @@ def add_native(app: FastAPI) -> None:
             prompts = [responses.catalog.find(name or "", key.sees) for name in names]
         else:
             raise invalid("prompts", f"{len(texts)} texts and {len(names)} prompts")
-        texts = [p.asked(text) if p else text for p, text in zip(prompts, texts, strict=True)]
+        texts = [
+            p.trained_form(text) if p else text for p, text in zip(prompts, texts, strict=True)
+        ]
         return await responses.respond(body, list(zip(prompts, texts, strict=True)), "generation")
 
 
@@ -63,8 +64,7 @@ async def _ensemble(responses: Responses, key: Key, body: schemas.ClassifyReques
     prompts = [served for served in members if served is not None]
     if len(prompts) < len(members):
         raise invalid("prompts", "the base has no say in an ensemble")
-    texts = [body.input] if isinstance(body.input, str) else body.input
-    texts = await responses.tokens([prompts[0].asked(text) for text in texts])
+    texts = await responses.tokens(body.input, prompts[0])
     options = {"how": body.how, "weights": body.weights, "timeout": responses.timeout}
     answers = await gathered(engine.ensemble(prompts, t, labels, **options) for t in texts)
     data = [classification(i, labels, answer.scores) for i, answer in enumerate(answers)]

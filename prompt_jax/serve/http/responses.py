@@ -20,6 +20,7 @@ from prompt_jax.serve.http.errors import JSON, Refused, error_of, invalid
 from prompt_jax.serve.http.metrics import Metrics
 from prompt_jax.serve.prompts import Served
 from prompt_jax.serve.streaming import Piece, apieces
+from prompt_jax.tasks import Text
 
 SHORT = 2000
 """Letters of a text that is tokenised at once."""
@@ -55,15 +56,22 @@ class Responses:
         composed = self.catalog.composed
         return await asyncio.to_thread(composed, prompts, compose.how, compose.weights)
 
-    async def tokens(self, texts: str | Sequence[str]) -> list[list[int]]:
-        """The tokens of one text or of several."""
+    async def tokens(
+        self, texts: str | Sequence[str], served: Served | None = None
+    ) -> list[list[int]]:
+        """The tokens of one text or of several, each as the prompt was trained to read it."""
         tokenizer = self.engine.backbone.tokenizer
+        in_turns = served is not None and served.target_place == "turn"
         rows = []
         for text in [texts] if isinstance(texts, str) else texts:
-            encode = functools.partial(tokenized, tokenizer, [text])
+            text = served.trained_form(text) if served is not None and in_turns else text
+            if isinstance(text, Text):
+                rows += (await asyncio.to_thread(tokenized, tokenizer, [text]))[0]
+                continue
             # To another thread and back takes longer than a short text.
+            encode = functools.partial(tokenizer, text, verbose=False)
             encoded = encode() if len(text) <= SHORT else await asyncio.to_thread(encode)
-            rows += encoded[0]
+            rows.append(encoded["input_ids"])
         return rows
 
     def identity(self, served: Served | None) -> dict[str, str]:
