@@ -105,9 +105,6 @@ def lock(file: IO[str], place: Path, remedy: str) -> None:
       file: opened for appending; what it holds is left alone.
       place: what the file stands for.
       remedy: what to do where another process has it.
-
-    Raises:
-      InputError: another process has it.
     """
     import fcntl
 

@@ -47,7 +47,6 @@ def evaluate(
 
     Args:
       injection: None evaluates the plain backbone.
-      progress: called after every batch with the answered and all examples.
       likelihood: also of a generation, where it takes one more pass over the examples.
 
     Raises:
@@ -74,9 +73,6 @@ def baselines(train: Sequence[Example], test: Sequence[Example], task: Task) -> 
 
     The most frequent label or tag of `train`, its mean number, or the input itself where the answer
     is a text.
-
-    Raises:
-      InputError: no examples to count or to judge.
     """
     check_some(test, "test")
     name, answers = kind_of(task.kind).baseline(task, train, test)

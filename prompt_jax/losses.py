@@ -13,7 +13,7 @@ from prompt_jax.answers.readout import NO_CANDIDATES
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import OBJECTIVES, InputError, MethodConfig, choose
 from prompt_jax.forward import PromptedModel, TaskPrompts, for_tasks, only_real
-from prompt_jax.methods import materialize
+from prompt_jax.methods import materializer
 from prompt_jax.trees import Tuned
 
 Loss = Callable[..., tuple[Array, dict[str, Array]]]
@@ -51,7 +51,6 @@ def loss_fn(
       objective: `tokens`, cross-entropy of the target; `labels` or `perceptron`, see `label_loss`.
         With a head, whose classes are the label words, `tokens` is the same as `labels`.
       candidates: the label words, for these and for a head; every target is one of them.
-      margin: of `perceptron`.
       pull: adds weight * the squared distance to the anchor, a row of a leaf.
       module: takes the place of the backbone's module; used to train with dropout.
 
@@ -73,15 +72,15 @@ def loss_fn(
     if not method.num_labels:
         backbone.check_word_head()
     module = module or backbone.module
-    readout = readout_for(method, objective)
+    readout, inject = readout_for(method, objective), materializer(method)
     candidates = NO_CANDIDATES if candidates is None else candidates
     options = LossOptions(label_smoothing, z_loss, objective, candidates, margin)
 
     def loss(
         tuned: Any, frozen: Any, batch: Any, key: Any = None, real: Any = None
     ) -> tuple[Array, dict]:
-        batch = jax.tree.map(jnp.asarray, batch)
-        injection = materialize(method, tuned, key)
+        tuned, batch = jax.tree.map(jnp.asarray, (tuned, batch))
+        injection = inject(tuned, key)
         if isinstance(injection, TaskPrompts):
             injection = for_tasks(injection, batch.task_ids)
         if real is not None:

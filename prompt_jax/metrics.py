@@ -32,7 +32,6 @@ class Scores(dict[str, float]):
     """Metrics of some answers by name, and which of them decides.
 
     Args:
-      values: name -> value.
       deciding: the name of the metric that prompts are compared by.
     """
 
@@ -91,9 +90,6 @@ def entity_f1(predictions: Texts, references: Texts, labels: Texts = ()) -> floa
 
     A prediction of too few tags goes on with O; what is beyond the reference is left out, and what
     is no such tag is O.
-
-    Raises:
-      InputError: the references are not of such tags.
     """
     from seqeval.metrics import f1_score
 
@@ -127,6 +123,36 @@ def tag_accuracy(predictions: Texts, references: Texts, labels: Texts = ()) -> f
 def exact_match(predictions: Texts, references: References, labels: Texts = ()) -> float:
     """The share of answers that are a reference after SQuAD's normalisation."""
     return _nearest(lambda p, r: float(normalize(p) == normalize(r)), predictions, references)
+
+
+def contains(predictions: Texts, references: References, labels: Texts = ()) -> float:
+    """The share of answers in which a reference stands, after SQuAD's normalisation."""
+    return _nearest(
+        lambda p, r: float(f" {normalize(r)} " in f" {normalize(p)} "), predictions, references
+    )
+
+
+def last_number(predictions: Texts, references: Texts, labels: Texts = ()) -> float:
+    """The share of answers whose last number is that of the reference: 1,000.0 is 1000.
+
+    For answers that reason first, as those of GSM8K.
+    """
+    pairs = zip(_last_numbers(predictions), _last_numbers(references), strict=True)
+    return _mean(truth is not None and answer == truth for answer, truth in pairs)
+
+
+def last_label(predictions: Texts, references: Texts, labels: Texts = ()) -> float:
+    """The share of answers that name the reference's label last, in whole words and any case.
+
+    The labels are those of the task, or without them all references.
+    """
+    names = sorted(labels or set(references), key=len, reverse=True)
+    pattern = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, names))})(?!\w)", re.IGNORECASE)
+    last = [
+        [next(reversed(pattern.findall(text)), "").lower() for text in texts]
+        for texts in (predictions, references)
+    ]
+    return _mean(answer == truth != "" for answer, truth in zip(*last, strict=True))
 
 
 def token_f1(predictions: Texts, references: References, labels: Texts = ()) -> float:
@@ -193,11 +219,7 @@ def normalize(text: str) -> str:
 def measure(
     names: Sequence[str], predictions: Texts, references: References, labels: Texts = ()
 ) -> Scores:
-    """Metrics by name, of which the first one decides.
-
-    Raises:
-      InputError: an unknown name, no answers, or not as many answers as references.
-    """
+    """Metrics by name, of which the first one decides."""
     for name in names:
         choose("metric", name, METRICS)
     scores = {name: METRICS[name](predictions, references, labels) for name in names}
@@ -227,6 +249,11 @@ def _tagged(predictions: Texts, references: Texts) -> tuple[list[list[str]], lis
     return truth, answers
 
 
+def _last_numbers(texts: Texts) -> list[float | None]:
+    numbers = [re.findall(r"(?<!\d)-?\d[\d,]*(?:\.\d+)?", text) for text in texts]
+    return [float(row[-1].replace(",", "")) if row else None for row in numbers]
+
+
 def _number(text: str) -> float:
     try:
         value = float(text)
@@ -241,7 +268,7 @@ def _mean(values) -> float:
 
 
 def _checked(metric: Metric) -> Metric:
-    several = metric in (exact_match, token_f1)
+    several = metric in (exact_match, contains, token_f1)
 
     @functools.wraps(metric)
     def checked(predictions: Texts, references: References, labels: Texts = ()) -> float:
@@ -262,6 +289,9 @@ METRICS: dict[str, Metric] = {
         ("accuracy", accuracy),
         ("macro_f1", macro_f1),
         ("exact_match", exact_match),
+        ("contains", contains),
+        ("last_number", last_number),
+        ("last_label", last_label),
         ("token_f1", token_f1),
         ("bleu", bleu),
         ("chrf", chrf),

@@ -36,11 +36,7 @@ def length_of(method: MethodConfig) -> int:
 
 
 def check_lengths(methods: Sequence[MethodConfig]) -> None:
-    """Checks that members of different lengths can share a program.
-
-    Raises:
-      InputError: the method writes its virtual tokens together, or they stand behind a text.
-    """
+    """Checks that members of different lengths can share a program."""
     first = methods[0]
     if len({length_of(method) for method in methods}) == 1:
         return
@@ -130,11 +126,7 @@ def compile_population_step(
 
 
 def check_whole_models(mesh: Mesh | jax.sharding.AbstractMesh | None) -> None:
-    """Checks that members can be shared out over a mesh, each device having a whole model.
-
-    Raises:
-      InputError: the devices share the model.
-    """
+    """Checks that members can be shared out over a mesh, each device having a whole model."""
     if mesh is not None and mesh.shape["fsdp"] * mesh.shape["tensor"] > 1:
         raise InputError(
             "members of a population are shared out along mesh.data, each device with a whole "

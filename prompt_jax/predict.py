@@ -92,9 +92,9 @@ def predict(
                 progress=_after(start - first, len(inputs) - first, progress),
             )
             records = _records(chunk, answers)
-            known = old[start : start + size]
-            _check_same(output, start, known, records)
-            new = records[len(known) :]
+            earlier = old[start : start + size]
+            _check_same(output, start, earlier, records)
+            new = records[len(earlier) :]
             file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in new)
             file.flush()
             if file is not sys.stdout:
@@ -103,11 +103,7 @@ def predict(
 
 
 def parse_shard(text: str) -> tuple[int, int]:
-    """The shard of `i/n`, e.g. `0/4` for the first quarter.
-
-    Raises:
-      InputError: anything else.
-    """
+    """The shard of `i/n`, e.g. `0/4` for the first quarter."""
     index, slash, count = text.partition("/")
     if not (slash and index.isdecimal() and count.isdecimal()):
         raise InputError(f"a shard is written i/n, e.g. 0/4 for the first of four, got {text!r}")
@@ -118,9 +114,6 @@ def read_inputs(path: str | Path, task: Task) -> list[Input]:
     """The inputs of a file or of standard input, the task's source template filled.
 
     Plain lines, and a column named `input`, fill a template of one column whatever its name.
-
-    Raises:
-      InputError: no such file, not UTF-8, no inputs, an empty one, or a missing column.
     """
     columns = [column for _, column, _ in parse(task.source) if column]
     only = columns[0] if len(set(columns)) == 1 else None
@@ -209,9 +202,9 @@ def _resume(output: Path, inputs: Sequence[Input]) -> list[dict[str, Any]]:
     if len(lines) > len(inputs):
         raise _other(output, f"it has {len(lines)} lines for {len(inputs)} inputs")
     records = [_parsed(output, number, line) for number, line in enumerate(lines, start=1)]
-    for number, (record, wanted) in enumerate(zip(records, inputs, strict=False), start=1):
-        if (record.get("index"), record.get("input")) != wanted:
-            raise _other(output, f"line {number} does not answer input {wanted.index}")
+    for number, (record, row) in enumerate(zip(records, inputs, strict=False), start=1):
+        if (record.get("index"), record.get("input")) != row:
+            raise _other(output, f"line {number} does not answer input {row.index}")
     if half:
         begins = _beginning(inputs[len(records)]) if len(records) < len(inputs) else b""
         if not begins or half[: len(begins)] != begins[: len(half)]:
@@ -223,9 +216,9 @@ def _resume(output: Path, inputs: Sequence[Input]) -> list[dict[str, Any]]:
     return records
 
 
-def _beginning(wanted: Input) -> bytes:
+def _beginning(row: Input) -> bytes:
     """How the line of an input begins, up to the answer."""
-    start = {"index": wanted.index, "input": wanted.text}
+    start = {"index": row.index, "input": row.text}
     return json.dumps(start, ensure_ascii=False).removesuffix("}").encode()
 
 

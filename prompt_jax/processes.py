@@ -27,11 +27,7 @@ LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
 def join(config: DistributedConfig) -> None:
-    """Makes this one of several processes, if there are others; before anything else uses JAX.
-
-    Raises:
-      InputError: the others cannot be reached.
-    """
+    """Makes this one of several processes, if there are others; before anything else uses JAX."""
     address = config.coordinator_address
     if not (address or config.detect):
         return
@@ -84,11 +80,7 @@ def from_all(text: str) -> list[str]:
 
 
 def together(work: Callable[[], T]) -> T:
-    """What `work` gives here, unless any process finds its input wrong.
-
-    Raises:
-      InputError: `work` raised it in some process.
-    """
+    """What `work` gives here, unless any process finds its input wrong."""
     if jax.process_count() == 1:
         return work()
     results, mistake = [], ""
@@ -108,9 +100,6 @@ def check_alike(facts: Mapping[str, object]) -> None:
 
     Args:
       facts: name -> plain value; a mapping within is compared name by name.
-
-    Raises:
-      InputError: one has something else than the first.
     """
     first, *others = (json.loads(text) for text in from_all(json.dumps(_flat(facts))))
     for index, process in enumerate(others, start=1):

@@ -92,7 +92,6 @@ def draw_curve(
     """Training loss and validation metric over steps, as a PNG.
 
     Args:
-      path: the file.
       rows: the rows of the run's metrics.
       metric: name of the validation metric.
       rival: a way to answer without a prompt and its score, drawn as a line to beat.
@@ -122,7 +121,6 @@ def draw_methods(
     """A score over the numbers trained for it, as a PNG.
 
     Args:
-      path: the file.
       points: name of the method, numbers trained, score.
       metric: name of the score.
       rival: a way to answer without any and its score, drawn as a line to beat.
@@ -171,7 +169,6 @@ def draw_sweep(
     """Candidates as lines over what they are and reach, and their learning curves, as a PNG.
 
     Args:
-      path: the file.
       candidates: all of them, the best first.
       curves: rows of metrics of every candidate, by its own steps.
       metric: name of the validation metric.

@@ -42,12 +42,7 @@ OWN_FILES = (
 
 @contextlib.contextmanager
 def claim(config: Config, *, resume: bool = False, overwrite: bool = False) -> Iterator[Path]:
-    """The run folder of a config, which no other process has until the run ends.
-
-    Raises:
-      InputError: as `check_run`, or another process has the folder.
-      DiskFullError: the disk was full on the way; the run can be continued.
-    """
+    """The run folder of a config, which no other process has until the run ends."""
     folder = check_run(config, resume=resume, overwrite=overwrite)
     with hold(folder):
         try:
@@ -59,11 +54,7 @@ def claim(config: Config, *, resume: bool = False, overwrite: bool = False) -> I
 
 @contextlib.contextmanager
 def hold(folder: Path) -> Iterator[None]:
-    """Keeps a folder for this process.
-
-    Raises:
-      InputError: another process has it, or it cannot be written.
-    """
+    """Keeps a folder for this process."""
     path, held = folder / LOCK, False
     with contextlib.ExitStack() as stack:
         while not held:
@@ -77,7 +68,7 @@ def hold(folder: Path) -> Iterator[None]:
 
 
 def check_run(config: Config, *, resume: bool = False, overwrite: bool = False) -> Path:
-    """Whether the run folder can be begun or resumed; the first thing a job does.
+    """Checks that the run folder can be begun or resumed; the first thing a job does.
 
     Nothing is removed yet: that waits until the data and the backbone are known to load.
 
@@ -119,11 +110,7 @@ def begin_run(folder: Path, config: Config, *, resume: bool = False) -> None:
 
 
 def read_config(folder: Path) -> Config:
-    """The config of a run.
-
-    Raises:
-      InputError: there is no run, or its config.json is damaged.
-    """
+    """The config of a run."""
     path = folder / "config.json"
     if not path.is_file():
         raise InputError(f"{folder} holds no run to resume: {path} is missing; leave out --resume")

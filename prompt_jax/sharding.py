@@ -165,11 +165,7 @@ def whole_rows(rows: int, mesh: Grid | None) -> int:
 
 
 def check_rows(rows: int, mesh: Grid | None) -> None:
-    """Checks that a step's rows divide over the devices.
-
-    Raises:
-      InputError: they do not.
-    """
+    """Checks that a step's rows divide over the devices."""
     ways = row_ways(mesh)
     if rows % ways:
         near = " or ".join(
@@ -192,7 +188,6 @@ def build_mesh(
     """The mesh that a config asks for; None of one device, which needs none.
 
     Args:
-      config: sizes, some of them `auto`.
       heads: of the model's queries.
       size: of the model's weights, in bytes.
       devices: None takes all.
@@ -227,9 +222,6 @@ def mesh_shape(
 
     A model that does not fit one device is first split along `tensor`, which moves the least, as
     far as heads and the devices of one host go; `fsdp` takes the rest, `data` what is left.
-
-    Raises:
-      InputError: the sizes do not divide the devices.
     """
     count = len(devices)
     sizes = [getattr(config, name) for name in AXES]
@@ -255,11 +247,7 @@ def mesh_shape(
 
 
 def check_mesh(mesh: Mesh, heads: int) -> None:
-    """Checks a mesh that was not built here.
-
-    Raises:
-      InputError: it has other axes, or `tensor` does not divide the heads.
-    """
+    """Checks a mesh that was not built here."""
     kinds = tuple(getattr(mesh, "axis_types", ()))
     if tuple(mesh.axis_names) != AXES or set(kinds) != {AxisType.Auto}:
         raise InputError(
@@ -271,11 +259,7 @@ def check_mesh(mesh: Mesh, heads: int) -> None:
 
 
 def check_heads(tensor: int, heads: int, count: int) -> None:
-    """Checks that every device has whole heads.
-
-    Raises:
-      InputError: it has not.
-    """
+    """Checks that every device has whole heads."""
     if heads % tensor:
         allowed = [n for n in _divisors(count) if heads % n == 0]
         raise InputError(
@@ -322,9 +306,6 @@ def _grid(shape: tuple[int, int, int], devices: list[Device]) -> np.ndarray:
 
     Several slices, or hosts without such a network, meet along `data`, which moves next to nothing
     of a frozen model.
-
-    Raises:
-      InputError: `data` does not divide over the slices.
     """
     from jax.experimental import mesh_utils
 

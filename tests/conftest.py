@@ -235,6 +235,20 @@ def prompt(tiny):
     )
 
 
+@pytest.fixture
+def compilations():
+    """A list that grows with every program that is compiled."""
+    found = []
+
+    def note(event, seconds, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            found.append(seconds)
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    yield found
+    jax.monitoring.unregister_event_duration_listener(note)
+
+
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory):
     """A folder of a corpus, its tokenizer and a teacher, see `make_corpus`."""

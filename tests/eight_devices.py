@@ -23,6 +23,7 @@ from prompt_jax.losses import loss_fn
 from prompt_jax.methods import LoraConfig, PrefixTuningConfig, PromptTuningConfig, init, materialize
 from prompt_jax.serve import Engine
 from prompt_jax.sharding import AXES, build_mesh, place_rows, whole
+from prompt_jax.testing import CONFIGS
 from prompt_jax.train import compile_step, fit, start
 from prompt_jax.weights import load_backbone, save_hugging_face
 
@@ -40,6 +41,15 @@ MODELS = {
         **SHAPE, **CAUSAL, model_type="llama", num_kv_heads=2, norm="rms", rope=causal.Rope(),
         fused=False, qkv_bias=False, out_bias=False, mlp_bias=False, activation="silu",
         gated=True, tie_embeddings=False,
+    ),
+    "gemma2": dataclasses.replace(
+        CONFIGS["gemma2"], **SHAPE, num_kv_heads=8, query_scale=None
+    ),
+    "t5gemma": dataclasses.replace(
+        CONFIGS["t5gemma"], **SHAPE, num_kv_heads=8,
+        decoder=dataclasses.replace(
+            CONFIGS["t5gemma"].decoder, **SHAPE | {"num_layers": 3}, num_kv_heads=8
+        ),
     ),
     "bert": bert.BertConfig(**{**SHAPE, "d_kv": 2}, max_positions=64, mask_token_id=60),
 }  # fmt: skip

@@ -67,7 +67,10 @@ CASES = CHANGING | NEUTRAL | HEADS
 # KERNELS by their names in each family.
 NAMES = {
     "gpt2": ("c_attn", "c_attn", "attn.c_proj", "c_fc", "mlp.c_proj"),
-    "llama": ("q_proj", "v_proj", "o_proj", "gate_proj", "down_proj"),
+    **dict.fromkeys(
+        ("llama", "gemma2", "gemma3", "t5gemma"),
+        ("q_proj", "v_proj", "o_proj", "gate_proj", "down_proj"),
+    ),
     "bert": ("query", "value", "attention.output.dense", "intermediate.dense", "output.dense"),
 }
 
@@ -90,7 +93,8 @@ def subject(family, name):
     """One subject for all of its laws: what they have in common is computed once."""
     names = dict(zip(KERNELS, NAMES.get(family, KERNELS), strict=True))
     # DoRA's factor is a quotient of equal norms, rounded. A factor of 1 between a norm's scale and
-    # its bias keeps the compiler from fusing the two.
+    # its bias keeps the compiler from fusing the two, as does an adapter behind one.
     rounded = name == "dora" or (name == "norm" and family != "t5")
+    rounded |= name in ("parallel", "prompt_adapter") and family in ("gemma2", "gemma3", "t5gemma")
     neutral = {"neutral": name in NEUTRAL, "tolerance": 1e-5 if rounded else 0.0}
     return Subject(tiny(family), renamed(CASES[name], names), **neutral)

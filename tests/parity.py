@@ -25,6 +25,11 @@ GPT2 = {
     **{"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 1},
 }
 LLAMA = BERT | {"num_key_value_heads": 2, "eos_token_id": 1}
+# Caps that bend: those of the published models bend nothing at this size.
+GEMMA = LLAMA | {
+    **{"head_dim": 6, "max_position_embeddings": 64, "query_pre_attn_scalar": 9},
+    **{"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0, "sliding_window": 4},
+}
 
 
 def torch_model(kind, values, suffix, **more):
@@ -37,6 +42,7 @@ def torch_model(kind, values, suffix, **more):
     config._attn_implementation = "eager"
     if (kind, suffix) == ("GPT2", "ForCausalLM"):
         suffix = "LMHeadModel"
+    kind = "Gemma3" if (kind, suffix) == ("Gemma3Text", "ForCausalLM") else kind
     return shaken(getattr(transformers, f"{kind}{suffix}")(config).eval(), 0.2)
 
 

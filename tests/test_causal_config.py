@@ -1,6 +1,7 @@
 """Configs and names of decoder-only models: what is read, and what is refused."""
 
 import json
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -16,6 +17,7 @@ from prompt_jax.backbones.config import end_ids
 from prompt_jax.config import InputError
 from prompt_jax.testing import tiny
 from prompt_jax.weights import load_backbone, save_hugging_face
+from prompt_jax.weights.mapping import shapes
 from prompt_jax.weights.stored import is_buffer
 
 LLAMA = {
@@ -48,6 +50,10 @@ LLAMA = {
         (LLAMA | {"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5, which is not supp"),
         (LLAMA | {"hidden_act": "swish"}, "unknown activation 'swish'"),
         (
+            {"model_type": "gemma3_text", "use_bidirectional_attention": True},
+            "use_bidirectional_attention True, which is not supported",
+        ),
+        (
             LLAMA | {"layer_types": ["full_attention", "sliding_attention"]},
             "layer_types .*allowed: 'full_attention' for each of 2 layers",
         ),
@@ -69,6 +75,29 @@ LLAMA = {
 def test_configs_that_are_not_supported(values, message):
     with pytest.raises(InputError, match=message):
         from_hugging_face(values, tie_embeddings=True)
+
+
+def test_a_gemma_leaves_out_most_of_its_shape():
+    """As the published ones do: sizes, and how positions are stretched."""
+    text = {
+        **{"model_type": "gemma3_text", "hidden_size": 2560, "intermediate_size": 10240},
+        **{"num_hidden_layers": 34, "sliding_window": 1024, "eos_token_id": 1},
+        **{"rope_scaling": {"factor": 8.0, "rope_type": "linear"}},
+    }
+    config = from_hugging_face(
+        {"model_type": "gemma3", "eos_token_id": [1, 106], "text_config": text},
+        tie_embeddings=True,
+    )
+    assert config.model_type == "gemma3_text" and config.eos_token_ids == (1, 106)
+    assert config.full_layers == (5, 11, 17, 23, 29) and config.sliding_window == 1024
+    assert (config.rope.theta, config.rope.factor, config.sliding_rope.theta) == (1e6, 8.0, 1e4)
+    assert (config.num_heads, config.num_kv_heads, config.d_kv) == (8, 4, 256)
+    assert (config.logit_cap, config.query_scale) == (None, None)
+    # The parameters that their papers tell: 2.61 and 3.88 thousand million, towers apart.
+    assert sum(map(math.prod, shapes(config).values())) == 3_880_263_168
+    config = from_hugging_face({"model_type": "gemma2"}, tie_embeddings=True)
+    assert sum(map(math.prod, shapes(config).values())) == 2_614_341_888
+    assert (config.full_layers, config.attention_cap) == (tuple(range(1, 26, 2)), 50.0)
 
 
 def test_configs_of_older_transformers():

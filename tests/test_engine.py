@@ -137,6 +137,9 @@ def test_rows_come_and_go_while_others_are_written(family, request):
             options = {"max_new_tokens": 1 + i % 6}
             if i % 3 == 1:
                 options |= {"temperature": 0.7, "seed": i, "top_k": 5 * (i % 2), "top_p": 0.9}
+            if i % 4 == 3:
+                options |= {"repetition_penalty": 3.0, "stop_token_ids": [i]}
+                options |= {"min_new_tokens": options["max_new_tokens"] // 2}
             text = text_for(backbone, i)
             asked.append((name, text, options, engine.generate(name, text, **options)))
         for name, text, options, future in asked:
@@ -146,7 +149,8 @@ def test_rows_come_and_go_while_others_are_written(family, request):
             rows = np.pad([text], ((0, 0), (0, 8 - len(text)))), np.arange(8)[None] < len(text)
             count = options.pop("max_new_tokens")
             wanted = generate(backbone, injection, *rows, max_new_tokens=6, **options)[0, :count]
-            ended = np.flatnonzero(np.isin(wanted, backbone.config.eos_token_ids))
+            ends = (*backbone.config.eos_token_ids, *options.get("stop_token_ids", ()))
+            ended = np.flatnonzero(np.isin(wanted, ends))
             wanted = wanted[: ended[0] + 1] if len(ended) else wanted
             np.testing.assert_array_equal(written.tokens, wanted)
             assert written.log_probs.shape == wanted.shape and (written.log_probs <= 0).all()

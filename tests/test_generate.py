@@ -12,7 +12,8 @@ import pytest
 
 from prompt_jax.answers import cross_entropy
 from prompt_jax.backbones import Backbone, init_params
-from prompt_jax.backbones.t5 import T5Config, shift_right
+from prompt_jax.backbones.encoder_decoder import shift_right
+from prompt_jax.backbones.t5 import T5Config
 from prompt_jax.config import InputError
 from prompt_jax.forward import Injection, PromptedModel
 from prompt_jax.generate import generate, score, scoring
@@ -40,20 +41,6 @@ def batch():
 @pytest.fixture(scope="module")
 def injection():
     return Injection(jax.random.normal(jax.random.key(7), (4, 16)))
-
-
-@pytest.fixture
-def compilations():
-    """A list that grows with every program that is compiled."""
-    found = []
-
-    def note(event, seconds, **_):
-        if event == "/jax/core/compile/backend_compile_duration":
-            found.append(seconds)
-
-    jax.monitoring.register_event_duration_secs_listener(note)
-    yield found
-    jax.monitoring.unregister_event_duration_listener(note)
 
 
 def teacher_forced(backbone, injection, tokens, mask, targets):
@@ -280,9 +267,15 @@ def test_wide_beams_find_the_best_of_all():
         ),
         ({"repetition_penalty": 0.0}, "repetition_penalty must be above 0, got 0.0"),
         ({"no_repeat_ngram_size": -1}, "no_repeat_ngram_size must be at least 0"),
+        ({"stop_token_ids": -1}, r"stop_token_ids are tokens, 0 to 63, got \[-1\]"),
+        ({"bad_words_ids": [[3, 64]]}, "bad_words_ids are tokens, 0 to 63"),
+        ({"bad_words_ids": [[]]}, "bad_words_ids has a word of no token"),
+        ({"stop_strings": ["x", ""]}, "stop_strings has an empty text"),
+        ({"stop_strings": "x"}, "stop_strings are texts, and backbone .* has no tokenizer"),
+        ({"bad_words": ["x"]}, "bad_words are texts, and backbone .* has no tokenizer"),
         ({"eos_token_id": [1, 64]}, r"0 to 63, got \[1, 64\]"),
         ({"num_beam": 2}, "unknown option of generate 'num_beam'; allowed: .*meant 'num_beams'"),
-        ({"top_n": 2}, "allowed: do_sample, early_stopping, eos_token_id, length_penalty, max_len"),
+        ({"top_n": 2}, "allowed: bad_words, bad_words_ids, do_sample, early_stopping, eos_tok"),
     ],
 )
 def test_bad_arguments(tiny, batch, options, message):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -12,10 +13,11 @@ pytest.importorskip("fastapi")
 
 from serving import ADMIN, KEYS, USER, prompt_of  # noqa: E402
 
-from prompt_jax.methods import PromptTuningConfig  # noqa: E402
-from prompt_jax.prompts import compose, save_prompt  # noqa: E402
+from prompt_jax.config import InputError  # noqa: E402
+from prompt_jax.methods import LoraConfig, PromptTuningConfig  # noqa: E402
+from prompt_jax.prompts import compose, export_peft, save_prompt  # noqa: E402
 from prompt_jax.serve.http import create_app
-from prompt_jax.serve.http.prompts import packed
+from prompt_jax.serve.http.prompts import packed, unpacked
 from prompt_jax.tasks import Task  # noqa: E402
 
 pytestmark = pytest.mark.timeout(180)
@@ -115,6 +117,26 @@ def test_prompts_are_put_changed_and_removed(served, tmp_path):
     assert "new@1" in catalog.engine.names and "new@2" not in catalog.engine.names
 
 
+def test_a_folder_of_peft_gets_its_shapes_from_the_backbone_of_the_server(served, tmp_path):
+    address, catalog, backbone = served
+    prompt = prompt_of(backbone, LoraConfig(r=2), 9)
+    folder = export_peft(tmp_path / "lora", prompt)
+    (folder / "prompt_jax_config.json").unlink()  # As PEFT leaves a folder.
+    with pytest.raises(InputError, match="nor shapes without its backbone"):
+        unpacked(packed(folder))
+    admin = httpx.Client(base_url=address, headers={"Authorization": "Bearer admin"})
+    try:
+        put = admin.put("/v1/prompts/peft", content=packed(folder))
+        assert put.status_code == 200 and put.json()["root"] == prompt.digest, put.text
+        shutil.copytree(folder, catalog.store.root / "peft" / "2")
+        with pytest.raises(InputError, match="nor shapes without its backbone"):
+            catalog.store.load("peft@2")
+        assert not catalog.refresh() and catalog.find("peft@2").digest == prompt.digest
+    finally:
+        for version in (1, 2):
+            admin.delete(f"/v1/prompts/peft/{version}")
+
+
 def test_every_route_asks_for_its_key(served):
     address, catalog, _ = served
     from prompt_jax.serve.http import auth
@@ -157,7 +179,11 @@ def test_what_is_no_request(served):
                 body[:20],
                 found.text,
             )
-        for wrong in ({"n": 9}, {"max_tokens": 0}, {"stop": ["a"] * 5}, {"temperature": -1}):
+        for wrong in (
+            {"n": 9}, {"max_tokens": 0}, {"stop": ["a"] * 5}, {"temperature": -1}, {"echo": True},
+            {"bad_words": ["a"]}, {"ignore_eos": True}, {"stop_token_ids": [-1]},
+            {"min_tokens": 4, "max_tokens": 3}, {"repetition_penalty": 0},
+        ):  # fmt: skip
             found = user.post("/v1/generate", json={"text": "a", **wrong})
             assert found.status_code == 400, found.text
         mixed = user.post(

@@ -14,6 +14,9 @@ ON = {
     "t5": (*CHANGING, *NEUTRAL),
     "gpt2": (*SOCKETS, "unipelt", "head", "head_prompt", "head_lora", "head_both"),
     "llama": ("prompt", "prefix", "lora", "ia3"),  # It shares GPT-2's code.
+    "gemma2": (*SOCKETS, "deep_add", "head_lora"),
+    "gemma3": ("prompt", "prefix", "lora"),
+    "t5gemma": ("prompt", "prompt_both", "prefix", "deep_add", "lora", "ia3", "parallel", "norm"),
     "bert": (*SOCKETS, "mam", "prefix_encoder", *HEADS),
 }
 # What a cache holds more of: rows of a layer. A changed kernel is none of its business.
@@ -57,7 +60,7 @@ def test_every_method_is_in_the_table():
 @pytest.mark.parametrize("law", BACKBONE_LAWS)
 @pytest.mark.parametrize(
     "family",
-    ["t5", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gpt2", "llama", "bert"))],
+    [name if name == "t5" else pytest.param(name, marks=pytest.mark.slow) for name in CONFIGS],
 )
 def test_backbone(family, law):
     BACKBONE_LAWS[law](tiny(family))

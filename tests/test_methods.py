@@ -24,7 +24,7 @@ def test_vocab_takes_different_rows_of_the_frequent_words(tiny):
 
 def test_more_virtual_tokens_than_words_repeat():
     table = jnp.arange(6.0).reshape(3, 2)
-    assert from_vocab(table, 5000)(KEY, (8, 2)).shape == (8, 2)
+    assert from_vocab(table, np.arange(3))(KEY, (8, 2)).shape == (8, 2)
 
 
 def test_random_is_uniform_within_half(tiny):

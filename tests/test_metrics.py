@@ -17,6 +17,7 @@ def test_a_perfect_answer_has_the_best_figure(name):
     texts = {
         "entity_f1": ["B-X I-X O", "B-Y O"],
         **dict.fromkeys(("pearson", "spearman"), "12"),
+        "last_number": ["so 12", "thus 3,000.0"],
     }.get(name, texts)
     best = 100 if name in ("bleu", "chrf") else 1
     assert METRICS[name](texts, texts) == pytest.approx(best)
@@ -46,6 +47,24 @@ def test_macro_f1_takes_an_answer_outside_the_classes_as_wrong():
 def test_exact_match_ignores_case_articles_and_punctuation():
     predictions = ["The  Cat.", "a cat", "cats"]
     assert METRICS["exact_match"](predictions, ["cat"] * 3) == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "reference", "right"),
+    [
+        ("contains", "It is the Red cat.", "red cat", True),
+        ("contains", "It is a redcat.", "cat", False),
+        ("last_number", "3 and 4, so -1,007.50.", "#### -1007.5", True),
+        ("last_number", "7, not 8", "7", False),
+        ("last_number", "from 3-4", "4", True),
+        ("last_number", "none", "none", False),
+        ("last_label", "Not bad, rather GOOD.", "good", True),
+        ("last_label", "good, or not good: bad", "good", False),
+        ("last_label", "goodness", "good", False),
+    ],
+)
+def test_the_answer_at_the_end_of_a_reasoning(name, answer, reference, right):
+    assert METRICS[name]([answer], [reference], ("good", "bad")) == right
 
 
 def test_token_f1_counts_shared_words():

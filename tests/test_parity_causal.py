@@ -43,6 +43,20 @@ CONFIGS = {
         | {"rope_parameters": {**YARN, "factor": 4.0}, "max_window_layers": 1}
         | {"use_sliding_window": True, "sliding_window": 4},
     ),
+    "gemma": ("Gemma", LLAMA | {"hidden_act": "gelu"}),
+    "gemma2": ("Gemma2", parity.GEMMA),
+    "gemma3": (
+        "Gemma3Text",
+        parity.GEMMA
+        | {"num_hidden_layers": 3, "num_key_value_heads": 1, "sliding_window": 3}
+        | {"sliding_window_pattern": 3}
+        | {
+            "rope_parameters": {
+                "sliding_attention": {"rope_type": "default", "rope_theta": 20.0},
+                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 300.0},
+            }
+        },
+    ),
     "qwen3": (
         "Qwen3",
         LLAMA
@@ -55,9 +69,14 @@ CONFIGS = {
 # Learned positions, and rotated ones with windows in some layers: caches differ. With the slow
 # tests one writes whose every layer has a window, and one whose rotations are stretched.
 WRITES = ("gpt2", "qwen3")
+# What others cover too: Gemma 3 has two rates, one of them linear, and norms as Gemma 1 and 2.
+SLOW = ("linear", "gemma", "gemma2")
 
 
-@pytest.fixture(scope="module", params=CONFIGS)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in CONFIGS],
+)
 def both(request, tmp_path_factory):
     """The same model in torch and here, the latter from the former's folder."""
     model = torch_model(*CONFIGS[request.param], "ForCausalLM")
@@ -132,6 +151,36 @@ def test_a_mistral_with_layer_types_is_a_ministral(tmp_path):
         theirs = model(torch.tensor(tokens), attention_mask=torch.tensor(mask).long()).logits
     ours = apply(backbone, backbone.embed(tokens), jnp.asarray(mask))
     close(np.asarray(ours)[mask], theirs.numpy()[mask])
+
+
+@pytest.mark.slow
+def test_a_gemma_that_sees_lends_its_text_model(tmp_path):
+    from safetensors.numpy import load_file, save_file
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+
+    text = {**parity.GEMMA, "final_logit_softcapping": None, "num_hidden_layers": 6}
+    vision = {
+        **{"model_type": "siglip_vision_model", "hidden_size": 16, "intermediate_size": 16},
+        **{"num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 8, "patch_size": 4},
+    }
+    torch.manual_seed(0)
+    config = Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
+    model = parity.shaken(Gemma3ForConditionalGeneration(config).eval(), 0.2)
+    model.save_pretrained(tmp_path)
+    backbone = load_backbone(tmp_path, scan=True)
+    tokens, mask = texts()
+    with torch.no_grad():
+        theirs = model(torch.tensor(tokens), attention_mask=torch.tensor(mask).long()).logits
+    ours = apply(backbone, backbone.embed(tokens), jnp.asarray(mask))
+    close(np.asarray(ours)[mask], theirs.numpy()[mask])
+    # Other writers hang the text model one level higher.
+    file = tmp_path / "model.safetensors"
+    moved = {
+        name.replace("language_model.model.", "model.language_model."): tensor
+        for name, tensor in load_file(file).items()
+    }
+    save_file(moved, file)
+    assert load_backbone(tmp_path).fingerprint == backbone.fingerprint
 
 
 @pytest.mark.parametrize("beams", [1, 4])

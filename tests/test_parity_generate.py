@@ -137,6 +137,65 @@ def test_rules_of_a_decoder_count_what_it_has_read(beams, tmp_path):
 
 
 @pytest.mark.slow
+def test_ends_stop_strings_and_bad_words_of_a_decoder(tmp_path):
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=letters(), eos_token="<|end|>")
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    shape |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}
+    config = LlamaConfig(vocab_size=len(tokenizer), **shape, bos_token_id=0, eos_token_id=[0, 24])
+    model = LlamaForCausalLM(config).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight += 0.3 * torch.randn_like(weight)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    backbone = load_backbone(tmp_path, dtype="float32")
+    tokens = np.random.RandomState(0).randint(1, len(tokenizer), (8, 5))
+    mask = np.ones_like(tokens, bool)
+    plain = generate(backbone, None, tokens, mask, max_new_tokens=NEW)
+    rules = {
+        "stop_strings": [tokenizer.decode(plain[0, 3:5]), tokenizer.decode(plain[4, 6:9])],
+        "bad_words_ids": [plain[1, 2:3].tolist(), plain[2, 4:7].tolist(), [0]],
+    }
+    counts = []
+    for options in ({}, {**rules, **TIES, "eos_token_id": [0, int(plain[3, 6])]}):
+        ends = options.get("eos_token_id", [0, 24])
+        for beams in (1, 3):
+            search = {"num_beams": beams, "num_return_sequences": beams, **options}
+            with torch.no_grad():
+                expected = model.generate(
+                    input_ids=torch.tensor(tokens),
+                    attention_mask=torch.tensor(mask).long(),
+                    max_new_tokens=NEW,
+                    do_sample=False,
+                    pad_token_id=0,
+                    tokenizer=tokenizer,
+                    **search,
+                ).numpy()[:, 5:]
+            found = generate(backbone, None, tokens, mask, max_new_tokens=NEW, **search)
+            for row, other in zip(found, expected, strict=True):
+                # Transformers fills up with one of the ends.
+                length = 1 + max(np.flatnonzero(~np.isin(row, ends)), default=-1)
+                np.testing.assert_array_equal(row[:length], other[:length])
+                assert np.isin(other[length:], ends).all()
+            counts.append(np.isin(found, ends).any(1).sum())
+    assert max(counts) > 0 and (plain == 24).any()
+
+
+def letters():
+    """A tokenizer of single letters, and of a few pairs of them."""
+    from tokenizers import Tokenizer, decoders, models
+
+    words = ["<|end|>", *map(chr, range(97, 123)), " ", ".", "th", "he", " a", "in", "e."]
+    pairs = [(word[0], word[1]) for word in words if len(word) == 2]
+    core = Tokenizer(models.BPE(vocab={w: i for i, w in enumerate(words)}, merges=pairs))
+    core.decoder = decoders.Fuse()
+    return core
+
+
+@pytest.mark.slow
 def test_beams(pair):
     model, backbone = pair
     tokens, mask = inputs(model.config.vocab_size)

@@ -9,7 +9,18 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
-from parity import BERT, DISTILBERT, GPT2, LLAMA, MARKS, close, difference, load_in_peft, shaken
+from parity import (
+    BERT,
+    DISTILBERT,
+    GEMMA,
+    GPT2,
+    LLAMA,
+    MARKS,
+    close,
+    difference,
+    load_in_peft,
+    shaken,
+)
 from parity import texts as padded_texts
 from parity import torch_model as random_model
 
@@ -32,6 +43,8 @@ KINDS |= {"QUESTION_ANS": "ForQuestionAnswering", "CAUSAL_LM": "ForCausalLM"}
 FAMILIES = {
     "gpt2": ("GPT2", GPT2 | {"n_positions": 40}),
     "llama": ("Llama", LLAMA),
+    "gemma2": ("Gemma2", GEMMA),
+    "gemma3_text": ("Gemma3Text", GEMMA),
     "bert": ("Bert", BERT),
     "roberta": ("Roberta", BERT | {"pad_token_id": 1, "max_position_embeddings": 42}),
     "distilbert": ("DistilBert", DISTILBERT),
@@ -60,6 +73,9 @@ CASES += [
     *[("bert", "QUESTION_ANS", name) for name in ("prompt", "prefix", "lora")],
     *[("gpt2", "SEQ_CLS", name) for name in ("prompt", "lora")],
     *[("llama", "SEQ_CLS", "ia3"), ("gpt2", "TOKEN_CLS", "lora"), ("llama", "TOKEN_CLS", "lora")],
+    *[("gemma2", "CAUSAL_LM", name) for name in ("prompt", "prefix", "lora", "ia3")],
+    *[("gemma3_text", "CAUSAL_LM", name) for name in ("prompt", "prefix", "lora")],
+    ("gemma2", "SEQ_CLS", "lora"),
     *[("roberta", "SEQ_CLS", name) for name in ("prompt", "lora")],
 ]
 QUICK = {

@@ -2,12 +2,17 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
 from prompt_jax.config import InputError
+from prompt_jax.forward import Injection
 from prompt_jax.methods import PromptTuningConfig
+from prompt_jax.model import PromptTuningModel
 from prompt_jax.prompts import export_prompt, load_prompt, tokenizer_hash
+from prompt_jax.train import State
+from prompt_jax.weights import load_backbone
 
 
 class TestPrompt:
@@ -97,3 +102,22 @@ class TestFit:
         np.save(tmp_path / "narrow.npy", prompt.rows[:, :3])
         with pytest.raises(InputError, match="'narrow' is 3 wide"):
             load_prompt(tmp_path / "narrow.npy", backbone)
+
+
+def test_what_holds_trees_shows_how_much_in_one_line(tiny, tiny_folder):
+    config = PromptTuningConfig(num_virtual_tokens=4)
+    model = PromptTuningModel.from_pretrained(tiny, config)
+    state = State(0, model.tuned, {"row": np.zeros(4, np.float32)})
+    count = sum(leaf.size for leaf in jax.tree.leaves(tiny.params))
+    backbone = f"<Backbone 'tiny': t5, {count:,} numbers, float32>"
+    assert repr(tiny) == backbone
+    assert repr(model.prompt) == "<Prompt: prompt_tuning, 64 numbers, float32, for 'tiny'>"
+    assert repr(model) == f"<PromptTuningModel: prompt_tuning, 64 numbers, float32, on {backbone}>"
+    plain = PromptTuningModel.from_pretrained(tiny, None)
+    assert repr(plain) == f"<PromptTuningModel: no prompt, on {backbone}>"
+    assert repr(model.prompt.injection()) == "<Injection: prompt; 64 numbers, float32>"
+    assert repr(Injection()) == "<Injection: nothing; 0 numbers>"
+    assert repr(state) == (
+        "<State at step 0: tuned 64 numbers, float32; optimizer 4 numbers, float32>"
+    )
+    assert repr(load_backbone(tiny_folder, dtype="int8")).endswith("numbers, float32, int8>")

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from prompt_jax.backbones.vocabulary import readable
 from prompt_jax.config import InputError
 from prompt_jax.methods import PromptTuningConfig
 from prompt_jax.prompts import draw_similarity, inspect, nearest_words, prompt_for, similarity
@@ -15,7 +16,7 @@ class TestReport:
     def test_embedded_words_are_their_own_neighbours(self, embedded):
         table = np.asarray(embedded.params["embedding"], np.float32)
         ids = [5, 77, 4000]
-        words = embedded.tokenizer.convert_ids_to_tokens(ids)
+        words = readable(embedded.tokenizer, ids)
         for by, perfect in (("cosine", 1.0), ("l2", 0.0)):
             near = nearest_words(table[ids], table, embedded.tokenizer, 3, by)
             assert [row[0][0] for row in near] == words
@@ -30,7 +31,7 @@ class TestReport:
         words = table[: len(embedded.tokenizer)]
         by_hand = np.sort(np.linalg.norm(words.astype(np.float64) - row, axis=1))[:4]
         np.testing.assert_allclose([d for _, d in l2], by_hand, rtol=1e-5)
-        assert cosine[0][0] == embedded.tokenizer.convert_ids_to_tokens(7)
+        assert [cosine[0][0]] == readable(embedded.tokenizer, [7])
         assert [s for _, s in cosine] == sorted((s for _, s in cosine), reverse=True)
 
     def test_padding_of_the_table_is_no_word(self, embedded):
@@ -62,8 +63,8 @@ class TestReport:
             {"prompt": rows}, method, embedded, task=TASK, metrics={"accuracy": 0.75}
         )
         page = inspect(prompt, embedded)
-        for word in embedded.tokenizer.convert_ids_to_tokens([200, 300]):
-            assert f"{word} 1.00" in page and f"{word} 0.00" in page
+        for word in readable(embedded.tokenizer, [200, 300]):
+            assert f"{word!r} 1.00" in page and f"{word!r} 0.00" in page
         facts = (prompt.digest, embedded.fingerprint, "review: {input}", "accuracy", "0.75")
         for part in (*facts, "cosine", "L2", "not explanations"):
             assert part in page

@@ -12,7 +12,7 @@ import prompt_jax as pj
 from prompt_jax.backbones import PRESETS, boxed_shapes
 from prompt_jax.backbones.quantised import (
     LIMITS,
-    TABLE,
+    TABLES,
     bytes_of,
     dequantised,
     held,
@@ -107,7 +107,7 @@ def test_columns_of_a_word_table_may_differ_in_size(kind):
     sizes = np.repeat([[100.0, 0.01]], 64, axis=1)
     table = jax.random.normal(jax.random.key(0), (50, 128)) * sizes
     states = jax.random.normal(jax.random.key(1), (8, 128)) / sizes
-    stored, scale = quantise(table, (0,), held(TABLE, kind))
+    stored, scale = quantise(table, (0,), held(TABLES[0], kind))
     assert stored.dtype.itemsize == 1 and scale.shape == (50, 2)
     found, wanted = states @ widened(stored, scale, (0,)).T, states @ table.T
     assert np.sqrt(np.mean((found - wanted) ** 2) / np.mean(wanted**2)) < 0.03

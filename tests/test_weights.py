@@ -98,6 +98,15 @@ def test_saving_replaces_and_leaves_nothing_behind(tiny, folder):
         save_hugging_face(folder, tiny, dtype="int8")
 
 
+@pytest.mark.parametrize("prefix", ["module.", "model.", "transformer.", "module.model."])
+def test_names_of_a_model_inside_another_are_read(tiny, tiny_llama, tmp_path, prefix):
+    for backbone in (tiny, tiny_llama):
+        folder = save_hugging_face(tmp_path / backbone.name, backbone)
+        fingerprint = load_backbone(folder).fingerprint
+        rewrite(folder, lambda tensors: {prefix + name: t for name, t in tensors.items()})
+        assert load_backbone(folder).fingerprint == fingerprint
+
+
 def test_second_names_of_the_table_are_allowed(tiny, folder):
     def change(tensors):
         tensors["encoder.embed_tokens.weight"] = tensors["shared.weight"]
@@ -139,7 +148,7 @@ def test_a_head_that_is_the_table_is_tied(folder):
         (lambda t: {**t, "pooler.weight": t[BIAS]}, "pooler.weight not part of this model"),
         (lambda t: {**t, BIAS: t[BIAS].T.copy()}, rf"{BIAS} \[3, 32\] instead of \[32, 3\]"),
         (lambda t: {**t, BIAS: t[BIAS] * math.nan}, f"{BIAS} holds NaN or inf"),
-        (lambda t: {**t, BIAS: t[BIAS].astype(np.int32)}, f"{BIAS} is I32; allowed: float64"),
+        (lambda t: {**t, BIAS: t[BIAS].astype(np.int32)}, f"{BIAS} is int32; allowed: float64"),
         (
             lambda t: {n: a for n, a in t.items() if "encoder" not in n},
             "encoder.final_layer_norm.weight.* and 17 more missing",
@@ -180,7 +189,8 @@ def header(**change):
         (header(shape=["x"]), "not safetensors"),
         (header(shape=[3]), r"a has 8 bytes, which do not make float32\[3\]"),
         (header(data_offsets=[4, 12]), "a begins at byte 4 and not at 0"),
-        (header(dtype="I8"), "a is I8; allowed: float64, float32, float16, bfloat16"),
+        (header(dtype="I16"), "a is I16; allowed: float64, float32, float16, bfloat16"),
+        (header(dtype="U8", shape=[8]), "a is uint8; allowed: .* has a quantization_config"),
         (header(shape=[4], data_offsets=[0, 16]), "a ends behind the end of the file"),
     ],
 )
@@ -314,4 +324,4 @@ def test_loading_needs_little_more_memory_than_the_model(options):
     command = [sys.executable, str(script), "--preset", "t5_1_1_base", *options]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     (ratio,) = re.findall(r"^ratio +([0-9.]+)", result.stdout, re.MULTILINE)
-    assert float(ratio) <= 1.3
+    assert float(ratio) <= 1.1

@@ -1,5 +1,6 @@
 """A .gguf file, written with the gguf library: the config, the weights and the tokenizer in it."""
 
+import base64
 import dataclasses
 import json
 import sys
@@ -24,13 +25,17 @@ MODELS = {
     "linear": dataclasses.replace(LLAMA, rope=Rope(1e4, "linear", 2.0)),
     "qwen2": dataclasses.replace(LLAMA, model_type="qwen2", qkv_bias=True),
     "qwen3": dataclasses.replace(LLAMA, model_type="qwen3", qk_norm=True),
+    "gemma2": dataclasses.replace(CONFIGS["gemma2"], query_scale=None),
+    "gemma3": dataclasses.replace(
+        CONFIGS["gemma3"], query_scale=None, num_layers=6, full_layers=(5,)
+    ),
     "gpt2": CONFIGS["gpt2"],
     "t5": CONFIGS["t5"],
 }
 
 
 def gguf_name(config):
-    return "llama" if config.model_type == "llama" else config.model_type
+    return config.model_type.removesuffix("_text")
 
 
 def interleaved(rows, config):
@@ -46,7 +51,7 @@ def writer_of(file, config, tokenizer=()):
     writer.add_block_count(c.num_layers)
     writer.add_feed_forward_length(c.d_ff)
     writer.add_head_count(c.num_heads)
-    writer.add_eos_token_id(c.eos_token_id)
+    writer.add_eos_token_id(c.eos_token_ids[0])
     if c.pad_token_id is not None:
         writer.add_pad_token_id(c.pad_token_id)
     if c.max_positions:
@@ -64,6 +69,11 @@ def writer_of(file, config, tokenizer=()):
     writer.add_head_count_kv(c.num_kv_heads)
     writer.add_rope_freq_base(c.rope.theta)
     writer.add_rope_dimension_count(c.d_kv)
+    if c.sliding_window:
+        writer.add_sliding_window(c.sliding_window)
+    if c.model_type == "gemma2":
+        writer.add_attn_logit_softcapping(c.attention_cap)
+        writer.add_final_logit_softcapping(c.logit_cap)
     if c.rope.kind == "linear":
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(c.rope.factor)
@@ -86,6 +96,8 @@ def write(file, config, tensors):
         module, _, leaf = name.rpartition(".")
         if config.model_type == "llama" and module.endswith(("q_proj", "k_proj")):
             values = interleaved(values, config)
+        if config.model_type.startswith("gemma") and module.endswith("norm"):
+            values = values + 1
         if ".h." in name and leaf == "weight" and values.ndim == 2:
             values = values.T
         writer.add_tensor(f"{names.get_name(module)}.{leaf}", np.ascontiguousarray(values))
@@ -117,7 +129,9 @@ def test_config_and_weights_are_those_that_were_converted(name, tmp_path):
     changed["layer_norm_epsilon"] = pytest.approx(config.layer_norm_epsilon)
     assert dataclasses.replace(config, **changed) == backbone.config
     for weight, values in disassemble(backbone.params, backbone.config).items():
-        np.testing.assert_array_equal(values, tensors[weight], weight)
+        # What Gemma's norms lose where one is added is all that is lost.
+        added = 5e-7 if weight.endswith("norm.weight") and "gemma" in name else 0
+        np.testing.assert_allclose(values, tensors[weight], rtol=0, atol=added, err_msg=weight)
     if name == "tied":  # A folder that holds the file, and a folder made of it, are the same model.
         assert load_backbone(tmp_path).fingerprint == backbone.fingerprint
         folder = save_hugging_face(tmp_path / "folder", backbone)
@@ -278,3 +292,25 @@ def test_a_split_that_is_not_known_is_refused(tmp_path):
     finish(writer)
     with pytest.raises(InputError, match="splits texts as 'someone-elses'; allowed: .*smollm.*tok"):
         load_tokenizer(str(file))
+
+
+@pytest.mark.slow
+def test_the_tokenizer_of_a_t5_is_the_one_that_was_converted(embedded, tmp_path):
+    file, backend = (
+        tmp_path / "model.gguf",
+        json.loads(embedded.tokenizer.backend_tokenizer.to_str()),
+    )
+    pieces = backend["model"]["vocab"]
+    kinds = {"<pad>": 3, "</s>": 3, "<unk>": 2}
+    writer = writer_of(file, CONFIGS["t5"])
+    writer.add_tokenizer_model("t5")
+    writer.add_token_list([piece for piece, _ in pieces])
+    writer.add_token_scores([score for _, score in pieces])
+    writer.add_token_types([kinds.get(piece, 1) for piece, _ in pieces])
+    writer.add_unk_token_id(2)
+    writer.add_add_eos_token(True)
+    writer.add_precompiled_charsmap(base64.b64decode(backend["normalizer"]["precompiled_charsmap"]))
+    finish(writer)
+    tokenizer = load_tokenizer(str(file))
+    for text in ["The film was a delight.", "  na\u00efve \ufb01ne \u2167  1984", "<extra_id_0> x"]:
+        assert tokenizer(text).input_ids == embedded.tokenizer(text).input_ids

@@ -42,6 +42,14 @@ def test_a_hub_id_comes_from_the_cache(cached, tiny):
         assert hub.locate("someone/tiny", revision, None) == str(cached)
 
 
+def test_a_gguf_file_of_a_repository_comes_from_the_cache(cached):
+    (cached / "tiny.Q4_0.gguf").touch()
+    place = hub.locate("someone/tiny/tiny.Q4_0.gguf", "v1.0", None)
+    assert place == str(cached / "tiny.Q4_0.gguf")
+    with pytest.raises(InputError, match="someone/tiny on the .* hub has no tiny.Q8_0.gguf"):
+        hub.locate("someone/tiny/tiny.Q8_0.gguf", None, None)
+
+
 def test_a_revision_that_is_not_there(cached):
     with pytest.raises(InputError, match="unknown backbone 'someone/tiny' at revision 'v2.0'"):
         load_backbone("someone/tiny", revision="v2.0")

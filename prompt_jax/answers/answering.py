@@ -18,11 +18,7 @@ Progress = Callable[[int, int], None]
 
 
 def tokenizer_of(backbone: Backbone) -> Tokenizer:
-    """The backbone's tokenizer.
-
-    Raises:
-      InputError: it has none.
-    """
+    """The backbone's tokenizer."""
     if backbone.tokenizer is None:
         raise InputError(
             f"backbone {backbone.name!r} has no tokenizer to read texts with; use a folder or hub "
@@ -44,10 +40,6 @@ def check_words(
 
     Args:
       targets: what is to be written for `sources`; none where nothing is.
-      labels: the label words.
-
-    Raises:
-      InputError: it has none for some token.
     """
     if not backbone.beyond:
         return
@@ -79,7 +71,6 @@ def answer(
 
     Args:
       sources: input texts, the template already filled.
-      progress: called after every batch with the answered and all inputs.
 
     Raises:
       InputError: the backbone has no tokenizer, or the head has another number of classes than

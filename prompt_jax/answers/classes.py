@@ -75,11 +75,7 @@ def loss(
 
 
 def configure(head: Head, method: MethodConfig, backbone: Backbone, task: Task) -> MethodConfig:
-    """The method with a head, or as a cloze where the template has a mask for the label word.
-
-    Raises:
-      InputError: the task has no label words, or as `plain_head`.
-    """
+    """The method with a head, or as a cloze where the template has a mask for the label word."""
     blank = getattr(backbone.tokenizer, "mask_token", None)
     if not task.choices:
         raise InputError(
@@ -97,11 +93,7 @@ def configure(head: Head, method: MethodConfig, backbone: Backbone, task: Task) 
 
 
 def class_labels(labels: Any, shape: Sequence[int], classes: int) -> Int[np.ndarray, "..."]:
-    """The labels of a head as a caller gives them, checked.
-
-    Raises:
-      InputError: no integers of this shape, or classes that the head has not.
-    """
+    """The labels of a head as a caller gives them, checked."""
     labels = np.asarray(labels)
     if labels.shape != shape or labels.dtype.kind not in "iu":
         raise InputError(

@@ -33,21 +33,12 @@ def ensemble(
 ) -> Answers:
     """What M prompts say together to every input, in the order of the inputs.
 
-    Args:
-      injections, task, eval: as `ask_each` takes them.
-      how: as `combine` has it.
-      weights: of `weighted`, see `fit_weights`.
-
     Returns:
       Answers and the scores of `combine`.
-
-    Raises:
-      InputError: as `ask_each` and `combine`.
     """
-    given = {"data": data, "eval": eval}
     check_weights(how, weights, len(injections))
-    said = ask_each(backbone, injections, sources, task, **given)
-    best, scores = combine(said, how, weights)
+    log_probs = ask_each(backbone, injections, sources, task, data=data, eval=eval)
+    best, scores = combine(log_probs, how, weights)
     return Answers([task.choices[label] for label in best], scores)
 
 
@@ -67,8 +58,6 @@ def ask_each(
 
     Args:
       injections: M prompts [P, D] for the input; lengths may differ where they stand first.
-      sources: N input texts, the template already filled.
-      task: with label words.
       eval: `batch_size` counts rows, so a batch holds `batch_size // M` inputs, at least one.
 
     Raises:
@@ -90,7 +79,7 @@ def ask_each(
     )
     # `answer` sorts by length and keeps the order of equals, so that the copies of an input stay
     # together and every batch, a multiple of M, begins with the first prompt.
-    found = answer(
+    answers = answer(
         backbone,
         repeated,
         [source for source in sources for _ in range(count)],
@@ -98,17 +87,19 @@ def ask_each(
         data=data,
         eval=dataclasses.replace(eval, batch_size=inputs * count),
     )
-    scores = np.asarray(jax.nn.log_softmax(jnp.asarray(found.scores), axis=-1))
+    scores = np.asarray(jax.nn.log_softmax(jnp.asarray(answers.scores), axis=-1))
     return scores.reshape(len(sources), count, len(task.choices))
 
 
 def combine(
-    said: Float[np.ndarray, "N M C"], how: str = "average", weights: Sequence[float] | None = None
+    log_probs: Float[np.ndarray, "N M C"],
+    how: str = "average",
+    weights: Sequence[float] | None = None,
 ) -> tuple[Int[np.ndarray, " N"], Float[np.ndarray, "N C"]]:
     """The label that prompts choose together, and how likely each is.
 
     Args:
-      said: log-probabilities, normalised over the labels.
+      log_probs: normalised over the labels.
       how: `average` takes the label of the highest mean log-probability; `vote` the one that most
         prompts rank first, and the average among labels of equally many votes; `weighted` the one
         of the highest mean probability, each prompt's counted by its weight.
@@ -116,22 +107,19 @@ def combine(
 
     Returns:
       Scores are mean log-probabilities, or of `weighted` the log of the mean probability.
-
-    Raises:
-      InputError: another way, or weights that are missing, wrong, or not asked for.
     """
-    check_weights(how, weights, said.shape[1])
+    check_weights(how, weights, log_probs.shape[1])
     if how == "weighted":
         shares = np.array(weights, np.float64)
         shares = shares / shares.sum()
-        scores = np.log(_mixed(np.exp(said), shares)).astype(np.float32)
+        scores = np.log(_mixed(np.exp(log_probs), shares)).astype(np.float32)
         return scores.argmax(-1), scores
-    mean = said.mean(1)
-    return (_most_voted(said, mean) if how == "vote" else mean.argmax(-1)), mean
+    mean = log_probs.mean(1)
+    return (_most_voted(log_probs, mean) if how == "vote" else mean.argmax(-1)), mean
 
 
 def fit_weights(
-    said: Float[np.ndarray, "N M C"], labels: Int[np.ndarray, " N"]
+    log_probs: Float[np.ndarray, "N M C"], labels: Int[np.ndarray, " N"]
 ) -> Float[np.ndarray, " M"]:
     """The weights of M prompts under which the right labels of N inputs are likeliest together.
 
@@ -142,9 +130,9 @@ def fit_weights(
     Returns:
       Shares from 0 on that sum to 1.
     """
-    right = np.take_along_axis(np.exp(said), labels[:, None, None], axis=2)[:, :, 0]
+    right = np.take_along_axis(np.exp(log_probs), labels[:, None, None], axis=2)[:, :, 0]
     right = np.maximum(right.astype(np.float64), np.finfo(np.float32).tiny)
-    weights = np.full(said.shape[1], 1 / said.shape[1])
+    weights = np.full(log_probs.shape[1], 1 / log_probs.shape[1])
     for _ in range(ROUNDS):
         parts = right * weights
         new = (parts / parts.sum(1, keepdims=True)).mean(0)
@@ -159,11 +147,7 @@ def _mixed(probs: Float[np.ndarray, "N M C"], shares: Float[np.ndarray, " M"]) -
 
 
 def check_weights(how: str, weights: Sequence[float] | None, count: int) -> None:
-    """Whether several prompts can answer together so.
-
-    Raises:
-      InputError: another way, or weights that are missing, wrong, or not asked for.
-    """
+    """Checks that several prompts can answer together in this way."""
     choose("way to ensemble prompts", how, WAYS)
     if (weights is not None) != (how == "weighted"):
         raise InputError(
@@ -224,10 +208,10 @@ def _check(i: int, injection: Injection, backbone: Backbone) -> None:
         "weights of its own": injection.params is not None,
         "a head": injection.head is not None,
     }
-    more = [what for what, there in others.items() if there]
-    if more:
+    present = [part for part, there in others.items() if there]
+    if present:
         raise InputError(
-            f"prompt {i} of the ensemble has {' and '.join(more)}, which rows of a batch cannot "
+            f"prompt {i} of the ensemble has {' and '.join(present)}, which rows of a batch cannot "
             "have each for itself; use methods that only put virtual tokens before the input"
         )
     shape = () if injection.prompt is None else injection.prompt.shape

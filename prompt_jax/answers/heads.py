@@ -37,11 +37,7 @@ def head_for(method: MethodConfig) -> Head:
 
 
 def readout_in(injection: Injection | None, task: Task) -> Readout:
-    """How a model with an injection answers a task: by its head if it has one, else in words.
-
-    Raises:
-      InputError: the head has another size than the task needs.
-    """
+    """How a model with an injection answers a task: by its head if it has one, else in words."""
     if injection is None or injection.head is None:
         return readout_of(task.kind)
     # A head on label words is one of classes, whatever the task calls them.

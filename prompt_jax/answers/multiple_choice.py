@@ -45,11 +45,7 @@ def source(task: Task, row: Record, place: str) -> Text:
 
 
 def example(task: Task, row: Record, place: str) -> Example:
-    """The source with its candidates, and the right one.
-
-    Raises:
-      InputError: the target is none of them.
-    """
+    """The source with its candidates, and the right one."""
     text = source(task, row, place)
     target = str(fill(task.target, row, place, "target"))
     candidates = text.candidates
@@ -72,11 +68,7 @@ def first_candidate(
 
 
 def candidates_of(text: str) -> tuple[str, ...]:
-    """The candidates that a text brings along.
-
-    Raises:
-      InputError: it brings none.
-    """
+    """The candidates that a text brings along."""
     candidates = text.candidates if isinstance(text, Text) else ()
     if not candidates:
         raise InputError(
@@ -89,11 +81,7 @@ def candidates_of(text: str) -> tuple[str, ...]:
 def program(
     backbone: Backbone, injection: Injection | None, task: Task, data: DataConfig, eval: EvalConfig
 ) -> Program:
-    """Log-likelihoods [B, C] of every row's candidates, -inf where a row has fewer.
-
-    Raises:
-      InputError: the backbone only reads, or prompt, text and candidates need more positions.
-    """
+    """Log-likelihoods [B, C] of every row's candidates, -inf where a row has fewer."""
     if backbone.target_place == "within":
         raise InputError(
             f"backbone {backbone.name!r} only reads and cannot rank candidates of several words; "

@@ -87,11 +87,7 @@ class Readout:
 
 
 def plain_head(head: "Head", method: MethodConfig, backbone: Backbone, task: Task) -> MethodConfig:
-    """The method with a head for the task.
-
-    Raises:
-      InputError: the method has a head of another size.
-    """
+    """The method with a head for the task."""
     classes = head.classes(task)
     if method.num_labels not in (None, classes):
         raise InputError(

@@ -24,11 +24,7 @@ from prompt_jax.trees import Tokenizer
 
 
 def example(task: Task, row: Record, place: str) -> Example:
-    """Both templates, filled; the target is a number.
-
-    Raises:
-      InputError: it is none.
-    """
+    """Both templates, filled; the target is a number."""
     filled = filled_example(task, row, place)
     try:
         finite = math.isfinite(float(filled.target))
@@ -90,11 +86,7 @@ def likelihood(answers: Answers, examples: Sequence[Example], task: Task) -> flo
 def mean_label_loss(
     logits: Float[Array, "B 1"], labels: Any, mask: Bool[np.ndarray, "B T"]
 ) -> Float[Array, ""]:
-    """The mean squared error of numbers [B] or [B, 1], as Transformers has it for one label.
-
-    Raises:
-      InputError: labels of another shape.
-    """
+    """The mean squared error of numbers [B] or [B, 1], as Transformers has it for one label."""
     labels = np.asarray(labels, np.float32)
     if labels.shape not in (logits.shape, logits.shape[:1]):
         raise InputError(

@@ -29,15 +29,11 @@ LONGEST_SPAN = 30  # In tokens, as the scripts for SQuAD have it.
 
 
 def example(task: Task, row: Record, place: str) -> Example:
-    """The source, and where in its last column the first of the right answers begins.
-
-    Raises:
-      InputError: the column of the target holds no answers, or one that is not in the source.
-    """
+    """The source, and where in its last column the first of the right answers begins."""
     source = filled_source(task, row, place)
     context, _ = source.columns[-1]
-    (_, column, _), *more = parse(task.target)
-    if more or column is None or task.target != f"{{{column}}}":
+    (_, column, _), *rest = parse(task.target)
+    if rest or column is None or task.target != f"{{{column}}}":
         raise InputError(
             f"the target template of a span is its column alone, got {task.target!r}; write "
             '--task.target "{answers}"'

@@ -23,11 +23,7 @@ from prompt_jax.trees import Tokenizer
 
 
 def example(task: Task, row: Record, place: str) -> Example:
-    """Both templates, filled; the target is a tag for every word of the source.
-
-    Raises:
-      InputError: there are not as many tags as words, or a tag is not among the labels.
-    """
+    """Both templates, filled; the target is a tag for every word of the source."""
     filled = filled_example(task, row, place)
     words, tags = words_of(filled.source), filled.target.split()
     if len(words) != len(tags):

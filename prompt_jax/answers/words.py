@@ -23,11 +23,7 @@ from prompt_jax.trees import Tokenizer
 
 
 def example(task: Task, row: Record, place: str) -> Example:
-    """Both templates, filled; the target as the label word that it is.
-
-    Raises:
-      InputError: the target is not a label word.
-    """
+    """Both templates, filled; the target as the label word that it is."""
     filled = filled_example(task, row, place)
     return filled._replace(target=label_word(task, filled.target, place))
 

@@ -83,7 +83,9 @@ def program(
 
     def write(tokens: np.ndarray, mask: np.ndarray, texts: Sequence[str]) -> list[str]:
         # Draws are seeded with the text alone: no batch, shard or order of the inputs changes them.
-        rows = np.array([zlib.crc32(text.encode()) for text in texts], np.uint32)
+        rows = np.array(
+            [zlib.crc32(text.encode(errors="surrogatepass")) for text in texts], np.uint32
+        )
         answers = generate(backbone, injection, tokens, mask, rows=rows, **options)
         written = backbone.tokenizer.batch_decode(answers, skip_special_tokens=True)
         return [text[: first_stop(text, eval.stop_strings)] for text in written]
@@ -108,16 +110,7 @@ def target_likelihood(
     data: DataConfig,
     eval: EvalConfig,
 ) -> float:
-    """The mean log-probability of a target's token, in nats: minus the loss that training lowers.
-
-    Args:
-      sources: input texts, the template already filled.
-      targets: the right answer to each.
-      task: says how a target stands to its input.
-
-    Raises:
-      InputError: more tokens than the backbone has positions.
-    """
+    """The mean log-probability of a target's token, in nats: minus the loss of training."""
     rows = encode(backbone.tokenizer, sources, data.max_source_length)
     words = (backbone.tokenizer, targets, data.max_target_length)
     target_tokens = encode_targets(*words, place=task.target_place(backbone.target_place))

@@ -2,6 +2,9 @@
 
 import dataclasses
 import functools
+import hashlib
+import json
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,8 +20,9 @@ from prompt_jax.backbones.parameters import keys_and_values, unstack
 from prompt_jax.backbones.quantised import dequantised
 from prompt_jax.backbones.sizes import numbers
 from prompt_jax.backbones.sockets import Sockets
+from prompt_jax.backbones.vocabulary import word_ids
 from prompt_jax.config import InputError
-from prompt_jax.trees import Frozen
+from prompt_jax.trees import Frozen, Tokenizer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,6 +48,18 @@ class Backbone:
     def family(self) -> Family:
         """The package of its kind of model."""
         return family_of(self.config)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What tells it from others, by the names of fields of a saved prompt."""
+        return {
+            "backbone": self.name,
+            "fingerprint": self.fingerprint,
+            "tokenizer_hash": tokenizer_hash(self.tokenizer),
+            "model_type": self.model_type,
+            "num_layers": self.config.num_layers,
+            "num_attention_heads": self.config.num_heads,
+        }
 
     @property
     def task_types(self) -> tuple[str, ...]:
@@ -82,8 +98,9 @@ class Backbone:
 
     @property
     def table(self) -> Float[Array | np.ndarray, "V D"]:
-        """[V, D], the rows of all words."""
-        return dequantised(self.params, "embedding")
+        """[V, D], the rows of all words, as `embed` gives them."""
+        table, scale = dequantised(self.params, "embedding"), self.config.embedding_scale
+        return table if scale == 1 else table * np.asarray(scale, table.dtype)
 
     @functools.cached_property
     def sockets(self) -> Sockets:
@@ -102,6 +119,11 @@ class Backbone:
         if pad is None:
             pad = getattr(self.tokenizer, "pad_token_id", None)
         return None if pad in c.eos_token_ids[:1] else pad
+
+    @functools.cached_property
+    def word_ids(self) -> Int[np.ndarray, " C"]:
+        """The tokens that are words, and no marks or single bytes."""
+        return word_ids(self.tokenizer, self.config.vocab_size)
 
     @functools.cached_property
     def beyond(self) -> dict[int, str]:
@@ -158,8 +180,9 @@ class Backbone:
         Raises:
           InputError: they do not. Models without a limit of their own, such as T5, take any.
         """
-        limit = self.config.max_positions
-        parts = (virtual, source, target)
+        limit, parts = self.config.max_positions, (virtual, source, target)
+        if self.target_place == "apart":  # In a decoder, whose positions are its own.
+            parts = max((virtual, source, 0), (0, 0, target), key=sum)
         if limit is not None and sum(parts) > limit:
             raise InputError(
                 f"prompt, input and target are {sum(parts)} tokens long "
@@ -193,3 +216,22 @@ class Backbone:
         """The embeddings of tokens."""
         params = {"params": self.params}
         return jnp.asarray(self.module.apply(params, jnp.asarray(tokens), method="embed"))
+
+
+def tokenizer_hash(tokenizer: Tokenizer | None) -> str:
+    """sha256 over the sorted vocabulary; empty without a tokenizer.
+
+    Neither paths nor file formats go in, so copies of one tokenizer agree.
+    """
+    if tokenizer is None:
+        return ""
+    size, digest = _HASHES.get(tokenizer, (-1, ""))
+    if size != len(tokenizer):  # A vocabulary only ever grows.
+        words = json.dumps(sorted(tokenizer.get_vocab().items()))
+        digest = hashlib.sha256(words.encode()).hexdigest()
+        _HASHES[tokenizer] = len(tokenizer), digest
+    return digest
+
+
+_HASHES: weakref.WeakKeyDictionary[Tokenizer, tuple[int, str]] = weakref.WeakKeyDictionary()
+"""Hashes of tokenizers met before, and the size of their vocabulary then: hashing takes 30 ms."""

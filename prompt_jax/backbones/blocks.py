@@ -8,11 +8,25 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from prompt_jax.backbones.config import ModelConfig
-from prompt_jax.backbones.layers import ACTIVATIONS, NEVER, Dense, constrain, socket
-from prompt_jax.backbones.sockets import bottleneck, prefix_scores, prefix_values, with_rows
+from prompt_jax.backbones.layers import (
+    ACTIVATIONS,
+    NEVER,
+    Dense,
+    constrain,
+    mask_bias,
+    socket,
+    soft_capped,
+)
+from prompt_jax.backbones.sockets import (
+    bottleneck,
+    prefix_masked,
+    prefix_scores,
+    prefix_values,
+    with_rows,
+)
 from prompt_jax.trees import Tree, Tuned
 
 REMAT_POLICIES = {
@@ -81,6 +95,7 @@ def attend(
     prefix: dict[str, Array] | None = None,
     opened: Float[Array, "B T"] | None = None,
     chunk: int | None = None,
+    cap: float | None = None,
 ) -> Float[Array, "B T H K"]:
     """Softmax attention with additive biases; scores and softmax are float32.
 
@@ -90,11 +105,12 @@ def attend(
       opened: what its gate multiplies its keys and its values by, for every query.
       chunk: queries that are answered at a time, so that their scores alone are in memory; None
         answers all at once.
+      cap: what no score passes, see `soft_capped`.
     """
     query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
     length = query.shape[2]
     if chunk is None or length <= chunk:
-        return _answers(query, key, value, biases, prefix, opened).swapaxes(1, 2)
+        return _answers(query, key, value, biases, prefix, opened, cap).swapaxes(1, 2)
 
     # Each chunk's scores are made again for the backward pass, or it would keep them all.
     @functools.partial(jax.checkpoint, prevent_cse=False)
@@ -108,7 +124,7 @@ def attend(
 
         gates = None if opened is None else cut(opened, 1)
         chunk_biases = [_bias_of(bias, cut) for bias in biases]
-        return _answers(cut(query, 2), key, value, chunk_biases, prefix, gates)
+        return _answers(cut(query, 2), key, value, chunk_biases, prefix, gates, cap)
 
     # The last chunk ends with the queries, and so begins among those of the one before it.
     starts = jnp.append(jnp.arange(0, length - chunk, chunk), length - chunk)
@@ -132,13 +148,16 @@ def _answers(
     biases: Sequence[Bias],
     prefix: dict[str, Array] | None,
     opened: Float[Array, "B T"] | None,
+    cap: float | None,
 ) -> Float[Array, "B H T K"]:
     # Sums of products in float32 even of bfloat16 states: a softmax magnifies what they round off.
     scores = jnp.einsum("bhtk,bhsk->bhts", query, key, preferred_element_type=jnp.float32)
+    # Before any mask: capped, what hides a key would no longer hide it.
+    scores = soft_capped(scores, cap)
     virtual = 0
     if prefix is not None:
         asking = query if opened is None else query * opened[:, None, :, None]
-        first = prefix_scores(asking, prefix, NEVER)
+        first = prefix_masked(soft_capped(prefix_scores(asking, prefix), cap), prefix, NEVER)
         virtual = first.shape[-1]
         scores = jnp.concatenate([first, scores], axis=-1)
     for bias in biases:  # Added one by one: their sum would be as large as the scores.
@@ -198,6 +217,12 @@ def prefix_of(tuned: Tuned, attention: str) -> dict[str, Array] | None:
       attention: `attention` or `cross_attention`.
     """
     return tuned.get("layers", {}).get(attention, {}).get("prefix")
+
+
+def key_bias(mask: Bool[Array, "B S"], prefix: int) -> Float[Array, "B 1 1 PS"]:
+    """The bias that hides masked keys; a prefix stands before them and is seen."""
+    # The same for all heads and queries: as [B, H, T, S] a bias would be as large as the scores.
+    return mask_bias(jnp.pad(mask, ((0, 0), (prefix, 0)), constant_values=True))[:, None, None, :]
 
 
 def prefix_length(tuned: Tuned, attention: str) -> int:

@@ -35,6 +35,7 @@ class ModelConfig:
     count_padding: ClassVar[bool] = False
     """Padding takes positions too, see `CausalConfig`, as for the next."""
     bidirectional_input: ClassVar[bool] = False
+    embedding_scale: ClassVar[float] = 1.0
     decoder_start_token_id: ClassVar[int]
     """What the targets of T5 are read behind."""
     mask_token_id: ClassVar[int]
@@ -152,7 +153,9 @@ def unsupported(name: str, value: object, allowed: object) -> InputError:
     )
 
 
-def told_by_weights(names: Collection[str], *, tied: bool, untied: bool = False) -> dict[str, bool]:
+def told_by_weights(
+    names: Collection[str], *, tied: bool, untied: bool = False, head: str = LM_HEAD
+) -> dict[str, bool]:
     """Fields of the config of a model that writes, which its weights tell and no `config.json`.
 
     Whether there is a head, for one: Transformers 5 writes `tie_word_embeddings: true` for models
@@ -163,5 +166,6 @@ def told_by_weights(names: Collection[str], *, tied: bool, untied: bool = False)
       tied: whether none of them is a head, or one that equals the embedding table.
       untied: whether `config.json` says that the head is not the table. With no head among the
         weights there is none, as of a base model, and the table is no head either.
+      head: what the family calls its head.
     """
-    return {"tie_embeddings": tied, "word_head": not untied or LM_HEAD in names}
+    return {"tie_embeddings": tied, "word_head": not untied or head in names}

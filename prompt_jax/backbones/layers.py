@@ -153,15 +153,22 @@ class RMSNorm(nn.Module):
     epsilon: float = 1e-6
     dtype: DTypeLike = jnp.float32
     axis: str = "embed"
+    from_one: bool = False
+    """The scale is stored less one, as Gemma has it."""
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T *H D"]) -> Float[Array, "B T *H D"]:
-        ones = nn.initializers.ones_init()
-        scale = parameter(self, "scale", ones, (self.axis,), (self.width,)).astype(self.dtype)
+        init = nn.initializers.zeros_init() if self.from_one else nn.initializers.ones_init()
+        scale = parameter(self, "scale", init, (self.axis,), (self.width,))
         # The mean square of a wide state loses its last digits in bfloat16's eight bits.
         wide = x.astype(jnp.float32)
-        inverse = jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.epsilon)
-        y = (wide * inverse).astype(self.dtype) * jnp.broadcast_to(scale, x.shape)
+        wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.epsilon)
+        if self.from_one:
+            # Added in float32, as beside the one bfloat16 would keep seven bits of a small scale.
+            scale = 1.0 + scale.astype(jnp.float32)
+            y = (wide * jnp.broadcast_to(scale, x.shape)).astype(self.dtype)
+        else:
+            y = wide.astype(self.dtype) * jnp.broadcast_to(scale.astype(self.dtype), x.shape)
         tuned = socket(self, "scale")
         return y if tuned is None else y * per_row(tuned, y)
 
@@ -188,6 +195,11 @@ class LayerNorm(nn.Module):
         return y if shift is None else y + per_row(shift, y)
 
 
+def soft_capped(x: Float[Array, "*shape"], cap: float | None) -> Float[Array, "*shape"]:
+    """Scores or logits bent by a tanh so that none passes `cap`; None leaves them alone."""
+    return x if cap is None else cap * jnp.tanh(x / cap)
+
+
 def look_up(module: nn.Module, name: str, tokens: Int[Array, "*B T"]) -> Float[Array, "*B T D"]:
     """Rows of a module's table [V, D].
 
@@ -204,16 +216,19 @@ def look_up(module: nn.Module, name: str, tokens: Int[Array, "*B T"]) -> Float[A
 
 @jax.named_scope("logits")
 def word_logits(
-    module: nn.Module, states: Float[Array, "B T D"], head: Dense | None = None
+    module: nn.Module,
+    states: Float[Array, "B T D"],
+    head: Dense | None = None,
+    name: str = "embedding",
 ) -> Float[Array, "B T V"]:
-    """Logits in float32, of a head or of the tied word table; on a mesh, split over words."""
+    """Logits in float32, of a head or of the tied table `name`; on a mesh, split over words."""
     c = module.config
     # States travel to where the words are: logits [B, T, V] would be the larger thing to gather.
     states = constrain(states, c.mesh, "rows")
     if head is not None:
         logits = head(states)
     else:
-        table, scale = module.embedding, scale_of(module, "embedding")
+        table, scale = getattr(module, name), scale_of(module, name)
         table = table if scale is None else widened(table, scale, ())
         table = constrain(table.astype(c.dtype), c.mesh, "vocab")
         logits = jnp.einsum("btd,vd->btv", states, table)

@@ -23,7 +23,8 @@ LIMITS = {"int8": 127.0, "float8": 448.0, "int4": 7.0}
 GROUP = 64
 """Inputs that share a scale where groups have one, or the most below that divide them evenly."""
 _STORED = {"int8": jnp.int8, "float8": jnp.float8_e4m3fn, "int4": jnp.int4}
-TABLE = "embedding"
+TABLES = ("embedding", "decoder_embedding")
+"""Word tables, by path."""
 SCALE = "_scale"
 
 
@@ -32,7 +33,7 @@ def output_axes(path: str, rank: int) -> tuple[int, ...] | None:
 
     A row of a word table is an output: it is looked up, and it scores a word.
     """
-    if path == TABLE:
+    if path in TABLES:
         return (0,)
     if not path.endswith("kernel"):
         return None
@@ -55,7 +56,7 @@ def held(path: str, kind: str) -> Held:
 
     A word table keeps eight bits, as a row of it is all that a word has.
     """
-    if path == TABLE:
+    if path in TABLES:
         return Held("int8" if kind == "int4" else kind, grouped=True)
     return Held(kind, grouped=kind == "int4")
 

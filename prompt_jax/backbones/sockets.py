@@ -191,16 +191,18 @@ def prefix_seen(prefix: dict[str, Array], rows: int) -> Bool[Array, "B P"]:
 
 @jax.named_scope("prefix")
 def prefix_scores(
-    query: Float[Array, "B H T K"], prefix: dict[str, Array], never: float
+    query: Float[Array, "B H T K"], prefix: dict[str, Array]
 ) -> Float[Array, "B H T P"]:
     """Scores of a prefix's keys, which have no batch axis unless every row has its own."""
     row = "b" if prefix["key"].ndim == 4 else ""
-    scores = jnp.einsum(
-        f"bhtk,{row}phk->bhtp",
-        query,
-        prefix["key"].astype(query.dtype),
-        preferred_element_type=jnp.float32,
-    )
+    key = prefix["key"].astype(query.dtype)
+    return jnp.einsum(f"bhtk,{row}phk->bhtp", query, key, preferred_element_type=jnp.float32)
+
+
+def prefix_masked(
+    scores: Float[Array, "B H T P"], prefix: dict[str, Array], never: float
+) -> Float[Array, "B H T P"]:
+    """Scores of a prefix's keys with `never` added to those of its padding."""
     if "mask" not in prefix:
         return scores
     seen: Bool[Array, "*B P"] = prefix["mask"]

@@ -9,16 +9,13 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Annotated
 
-import tyro
 from tyro.conf import Positional
 
 from prompt_jax.cli import answering, prompts, serving, sweep
-from prompt_jax.cli.arguments import as_json, aside, bound, parse, starting_config
+from prompt_jax.cli.arguments import Experiment, as_json, aside, bound, parse, starting_config
 from prompt_jax.config import (
     BackboneConfig,
-    Config,
     DistributedConfig,
     InputError,
     MeshConfig,
@@ -86,7 +83,7 @@ def _train(arguments: list[str]) -> None:
     default, arguments = starting_config(arguments)
 
     def train(
-        config: tyro.conf.AvoidSubcommands[Annotated[Config, tyro.conf.arg(name="")]] = default,
+        config: Experiment = default,
         *,
         distributed: DistributedConfig = DistributedConfig(),  # noqa: B008 (frozen)
         resume: bool = False,
@@ -121,7 +118,7 @@ def _compare(arguments: list[str]) -> None:
     default, arguments = starting_config(arguments, out="runs/compare")
 
     def compare(
-        config: tyro.conf.AvoidSubcommands[Annotated[Config, tyro.conf.arg(name="")]] = default,
+        config: Experiment = default,
         *,
         methods: tuple[str, ...] = COMPARED,
         resume: bool = False,
@@ -157,7 +154,7 @@ def _plan(arguments: list[str]) -> None:
         default = dataclasses.replace(default, mesh=mesh)
 
     def plan(
-        config: tyro.conf.AvoidSubcommands[Annotated[Config, tyro.conf.arg(name="")]] = default,
+        config: Experiment = default,
         *,
         topology: str | None = None,
         programs: tuple[str, ...] = (),

@@ -9,7 +9,7 @@ import sys
 import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec, PrimitiveTypeInfo
@@ -34,6 +34,8 @@ else:  # `--help` answers at once: nothing heavy is imported before a command ru
     Backbone = PeftFolder = Prompt = object
 
 T = TypeVar("T")
+Experiment = tyro.conf.AvoidSubcommands[Annotated[Config, tyro.conf.arg(name="")]]
+"""A config whose fields are flags of the command itself."""
 LISTS = tyro.constructors.ConstructorRegistry()
 """How a flag of several values is written: `a,b`, `a, b` and `a b` alike, and `a\\,b` for one."""
 
@@ -216,9 +218,6 @@ def load(
 
     Args:
       task_id: the task of a multitask prompt; empty where it has one only; None keeps all.
-
-    Raises:
-      InputError: no such prompt, backbone or task, or they do not fit.
     """
     from prompt_jax.prompts import load_prompt
 
@@ -248,11 +247,7 @@ def on_backbone(
 
 
 def prompt_at(path: str, task_id: str) -> Prompt | PeftFolder:
-    """The prompt at a path, of one task where it has those of several.
-
-    Raises:
-      InputError: no such prompt or task, or several tasks and none named.
-    """
+    """The prompt at a path, of one task where it has those of several."""
     from prompt_jax.prompts import PeftFolder, load_prompt, of_task
 
     prompt = load_prompt(path)

@@ -73,7 +73,7 @@ def attention(
     config = dataclasses.replace(config, train=train)
     mixture = train_attention(config, loaded, model, name=name or Path(output).name)
     for weight, source in zip(mixture.recipe["weights"], loaded, strict=True):
-        print(f"{weight:.3f}  {source.name or source.digest[:12]}")
+        print(f"{weight:.3f}  {source.label}")
     print(f"written: {save_prompt(output, mixture, overwrite=overwrite)}")
 
 

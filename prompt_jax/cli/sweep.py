@@ -2,12 +2,9 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
 
-import tyro
-
-from prompt_jax.cli.arguments import parse, starting_config, value_of
-from prompt_jax.config import Config, SweepConfig
+from prompt_jax.cli.arguments import Experiment, parse, starting_config, value_of
+from prompt_jax.config import SweepConfig
 from prompt_jax.runtime import prepare
 
 USUAL: dict[str, tuple[float | str, ...]] = {
@@ -29,7 +26,7 @@ def run(arguments: list[str]) -> None:
         chosen = read_sweep(Path(value_of(arguments, "--out") or default.out))
 
     def sweep(
-        config: tyro.conf.AvoidSubcommands[Annotated[Config, tyro.conf.arg(name="")]] = default,
+        config: Experiment = default,
         *,
         sweep: SweepConfig = chosen,
         resume: bool = False,

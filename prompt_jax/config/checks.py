@@ -13,11 +13,7 @@ class InputError(ValueError):
 
 
 def choose(kind: str, value: object, allowed: Iterable[str]) -> None:
-    """Checks that `value` is one of `allowed`, and names the nearest one when it is not.
-
-    Raises:
-      InputError: `value` is not in `allowed`.
-    """
+    """Checks that `value` is one of `allowed`, and names the nearest one when it is not."""
     allowed = list(allowed)
     if value in allowed:
         return
@@ -27,32 +23,20 @@ def choose(kind: str, value: object, allowed: Iterable[str]) -> None:
 
 
 def at_least(name: str, value: float, low: float, remedy: str = "") -> None:
-    """Checks a lower bound.
-
-    Raises:
-      InputError: `value` is below `low`.
-    """
+    """Checks a lower bound."""
     if value < low:
         hint = f"; {remedy}" if remedy else ""
         raise InputError(f"{name} must be at least {low}, got {value}{hint}")
 
 
 def each_at_least_one(config: object, *names: str) -> None:
-    """Checks fields that count something.
-
-    Raises:
-      InputError: one of them is below 1.
-    """
+    """Checks fields that count something."""
     for name in names:
         at_least(name, getattr(config, name), 1)
 
 
 def check_place(path: str | PathLike[str]) -> None:
-    """Checks that a file or folder to write has a name.
-
-    Raises:
-      InputError: it is `-`, by which other commands mean standard output.
-    """
+    """Checks that a place to write is not `-`, by which other commands mean standard output."""
     if Path(path) == Path("-"):
         raise InputError(
             "- stands for standard output, and a file or a folder is written here; give its name"
@@ -64,9 +48,6 @@ def implied(config: object, choices: Mapping[str, str], otherwise: str) -> str:
 
     Args:
       choices: by option, the choice that reads it.
-
-    Raises:
-      InputError: options of several choices are given.
     """
     chosen = [name for name in choices if _is_set(config, name)]
     if len(chosen) > 1:
@@ -81,9 +62,6 @@ def refuse_unread(config: object, prefix: str, only_with: Mapping[str, tuple[str
     Args:
       prefix: of the options' names in the message.
       only_with: by option, the other one and the value under which the first is read.
-
-    Raises:
-      InputError: one is.
     """
     for name, (switch, value) in only_with.items():
         if _is_set(config, name) and getattr(config, switch) != value:

@@ -108,11 +108,7 @@ def method_kinds() -> Mapping[str, type[MethodConfig]]:
 
 
 def add_kind(config: type[MethodConfig]) -> None:
-    """Makes a method known by the `kind` of its config.
-
-    Raises:
-      InputError: it binds no `kind`, or another method has this one.
-    """
+    """Makes a method known by the `kind` of its config."""
     kind = config.__dict__.get("kind")
     if not kind:
         raise InputError(f'{config.__name__} binds no kind; name the method, e.g. kind = "lora"')

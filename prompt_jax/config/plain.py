@@ -22,11 +22,7 @@ def to_json(config: object) -> Any:
 
 
 def from_json(kind: type[T], values: Mapping[str, object]) -> T:
-    """The reverse of `to_json`.
-
-    Raises:
-      InputError: a field that `kind` does not have, or no such method.
-    """
+    """The reverse of `to_json`."""
     config: Any = kind
     if issubclass(kind, MethodConfig):
         values = {"kind": getattr(kind, "kind", None), **values}

@@ -62,11 +62,7 @@ class SweepConfig:
         return {name: value for name, value in fields.items() if isinstance(value, tuple) and value}
 
     def targets(self, steps: int) -> tuple[int, ...]:
-        """The step of every rung.
-
-        Raises:
-          InputError: there are fewer steps than rungs.
-        """
+        """The step of every rung."""
         if self.how == "full":
             return (steps,)
         shares = [(i + 1) / self.rungs for i in range(self.rungs)]

@@ -106,7 +106,9 @@ class WritingConfig:
                     f"{label}do_sample=True draws tokens and {label}temperature=0 draws none; set "
                     f"a temperature above 0, or {label}do_sample=False"
                 )
-            return Drawing(temperature or 1.0, TOP_K if self.top_k is None else self.top_k, self.top_p)
+            return Drawing(
+                temperature or 1.0, TOP_K if self.top_k is None else self.top_k, self.top_p
+            )
         if temperature:
             return Drawing(temperature, self.top_k or 0, self.top_p)
         if self.top_k or self.top_p < 1:

@@ -38,7 +38,7 @@ def method_of(config: Config, backbone: Backbone, tasks: Sequence[Task]) -> Meth
         else:
             method = dataclasses.replace(method, task_type=backbone.task_types[0])
     check_task(method, backbone)
-    names = {known.task_type: kind for kind, known in reversed(heads().items())}
+    names = {row.task_type: kind for kind, row in reversed(heads().items())}
     if method.task_type in names:
         if head is None and method.task_type == "SEQ_CLS":
             head = heads()["classification"]  # Which says that there are no label words.
@@ -79,9 +79,6 @@ def batches_of(
     Args:
       task: the only one that a head answers.
       task_ids: which task every example belongs to, of several.
-
-    Raises:
-      InputError: see `Batches`.
     """
     return Batches(
         examples,
@@ -132,11 +129,7 @@ def loss_of(
 def check_texts(
     config: Config, method: MethodConfig, backbone: Backbone, tasks: Sequence[Data]
 ) -> None:
-    """Checks that the backbone's table has every word of all rows, of those scored later too.
-
-    Raises:
-      InputError: a word has no row in it, see `check_words`.
-    """
+    """Checks that the backbone's table has every word of all rows, of those scored later too."""
     for data in tasks:
         examples = sum(data.tests.values(), [*data.train, *data.validation])
         sources = [example.source for example in examples]
@@ -150,11 +143,7 @@ def check_texts(
 def check_blanks(
     method: MethodConfig, backbone: Backbone, batches: Batches, examples: Sequence[Example]
 ) -> None:
-    """Checks that every text of a cloze has one mask.
-
-    Raises:
-      InputError: one has none, or several.
-    """
+    """Checks that every text of a cloze has one mask."""
     if backbone.config.is_encoder and method.num_labels is None:
         places = [place_of(example.source, i) for i, example in enumerate(examples)]
         one_mask(backbone, batches.sources, places)

@@ -38,7 +38,6 @@ def compose_attention(
       prompts: the sources, at least two, of this backbone, equal length and one placement.
       batches: one for every step that shall be made.
       config: None is Lester et al.'s optimizer, as for a prompt.
-      name: of the result.
 
     Raises:
       InputError: fewer than two prompts, or prompts that do not fit together or the backbone.
@@ -75,12 +74,7 @@ def compose_attention(
 def train_attention(
     config: Config, prompts: Sequence[Prompt], backbone: Backbone, *, name: str = ""
 ) -> Prompt:
-    """`compose_attention` on the training rows of `config.data.task`, as `config.train` says.
-
-    Raises:
-      InputError: as `compose_attention` and `load_data`, or a mixture of tasks.
-      DivergedError: the loss is no longer a number.
-    """
+    """`compose_attention` on the training rows of `config.data.task`, as `config.train` says."""
     check_one(config, "attention")
     check_mixable(prompts, "attention")
     data, train = for_backbone(load_data(config), config, backbone), resolved(config).train

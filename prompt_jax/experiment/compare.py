@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import optax
 
 from prompt_jax import disk, report
 from prompt_jax.answers import answer
@@ -70,11 +71,8 @@ def compare_methods(
     compare.json and compare.png; where a signal stops a run, there are none.
 
     Args:
-      config: the experiment.
       methods: each of another kind.
       resume: continue the run that was stopped, and go on with the methods that have none.
-      overwrite: replace what is in `config.out`.
-      say: receives every line for the user.
 
     Raises:
       InputError: no method, one named twice, a mixture of tasks, or as `train`.
@@ -121,9 +119,7 @@ def _measured(config: Config, prompt: Prompt, scores: dict[str, float]) -> Row:
         for row in read_metrics(Path(config.out))
         if "examples_per_second" in row
     ]
-    tuned = prompt.tuned if prompt.training is None else prompt.training
-    trained = sum(leaf.size for leaf in jax.tree.leaves(tuned))
-    frozen = sum(leaf.size for leaf in jax.tree.leaves(backbone.params))
+    trained, frozen = optax.tree.size(prompt.trained_tree), optax.tree.size(backbone.params)
     return Row(
         method=config.method.kind,
         scores=scores,
@@ -140,7 +136,7 @@ def _measured(config: Config, prompt: Prompt, scores: dict[str, float]) -> Row:
 
 def _step_bytes(config: Config, data: Data, backbone: Backbone, prompt: Prompt) -> int:
     """What the compiler says of a step: its temporary memory, and the state."""
-    method = prompt.trained_as or prompt.method
+    method = prompt.trained_method
     batches = batches_of(config, method, backbone, data.train, data.task)
     tuned = fresh(method, backbone, config.train.seed)
     loss = loss_of(config, method, backbone, data.task, tuned)

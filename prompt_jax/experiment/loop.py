@@ -68,8 +68,6 @@ class Members(abc.ABC):
 
         Args:
           chosen: different members, from where each is.
-          steps: of the round.
-          report: called after every step.
           going: asked before every step; False ends the round.
         """
 
@@ -103,8 +101,6 @@ class Loop:
     Args:
       members: what trains.
       folders: of every member, where its metrics are written; members that take turns share one.
-      options: how all of them train.
-      say: receives every line for the user.
     """
 
     def __init__(
@@ -135,11 +131,7 @@ class Loop:
         self._hooks.append(Hook(steps, action, first, reads))
 
     def watch(self, *, first: bool = True) -> None:
-        """Adds the hooks of a run: evaluation, metrics, checkpoints and progress.
-
-        Args:
-          first: evaluate before the first step too.
-        """
+        """Adds the hooks of a run: evaluation, metrics, checkpoints and progress."""
         self.every(self.options.eval_every, self.evaluate, first=first)
         self.every(1, self.log, first=first, reads=False)
         self.every(self.options.checkpoint_every, self.save)
@@ -153,7 +145,6 @@ class Loop:
         """Runs rounds until no member is ready or a signal arrives.
 
         Args:
-          folder: of the checkpoints.
           resume: go on from the last one, bit for bit.
         """
         with contextlib.ExitStack() as stack:

@@ -63,14 +63,6 @@ class Single(Members):
     """One prompt, for one task or a mixture, on any mesh and in any number of processes.
 
     Its program is `compile_step`, in which learning rate and seed are constants.
-
-    Args:
-      config: the experiment.
-      backbone: the frozen model.
-      tasks: the examples of every task.
-
-    Raises:
-      InputError: the method, the backbone and the data do not fit together.
     """
 
     def __init__(self, config: Config, backbone: Backbone, tasks: Sequence[Data]):
@@ -160,11 +152,6 @@ class Population(Members):
 
     Args:
       configs: what every member trains; they differ in fields of `VARYING` only.
-      backbone: the frozen model that all share.
-      data: the examples of every member's task.
-
-    Raises:
-      InputError: members that cannot share a program, or as a single experiment.
     """
 
     def __init__(self, configs: Sequence[Config], backbone: Backbone, data: Sequence[Data]):
@@ -335,11 +322,7 @@ def check_one_program(configs: Sequence[Config]) -> None:
 
 
 def check_context(method: MethodConfig, backbone: Backbone, tuned: Tuned, batches: Batches) -> None:
-    """Checks that the longest text fits the model behind a prompt.
-
-    Raises:
-      InputError: it does not.
-    """
+    """Checks that the longest text fits the model behind a prompt."""
     positions = jax.eval_shape(lambda tree: materialize(method, tree), tuned).positions
     headed = method.num_labels is not None  # Its targets take no positions.
     written = 0 if headed else batches.target_length

@@ -15,8 +15,6 @@ def profiling(loop: Loop, folder: Path, steps: int) -> Iterator[None]:
     """Writes a profile while a loop runs, for TensorBoard or Perfetto.
 
     Args:
-      loop: gets a hook that begins the profile and ends it.
-      folder: where it is written.
       steps: how many are in it, from the second one on, since the first one compiles; 0 writes
         nothing.
     """

@@ -36,7 +36,6 @@ def score_ways(
     Args:
       config: its data and eval parts say how.
       data: what to answer; an empty validation is left out.
-      backbone: the frozen model.
       ways: name -> injection, None for the plain model.
     """
     results: Results = {}
@@ -64,11 +63,7 @@ def score_ways(
 def evaluate_prompt(
     config: Config, prompt: Prompt, backbone: Backbone, *, say: Say = print
 ) -> Results:
-    """Metrics of a saved prompt and its rivals on what `scored` takes of `config.data.task`.
-
-    Raises:
-      InputError: the prompt holds those of several tasks; take one with `prompts.of_task`.
-    """
+    """Metrics of a saved prompt and its rivals on what `scored` takes of `config.data.task`."""
     prompt = of_task(prompt)
     injection = prompt.injection()
     config = dataclasses.replace(config, method=prompt.method)
@@ -94,17 +89,13 @@ def evaluate_ensemble(
     Args:
       how: as `ensemble` has it; `weighted` fits the weights on validation, where its score then is
         that of the rows that it was fitted to.
-
-    Raises:
-      InputError: as `ensemble`, or no rows of validation to fit weights on.
     """
     choose("way to ensemble prompts", how, WAYS)
     config = dataclasses.replace(config, method=prompts[0].method)
     selection = scored(config, prompts, say)
     data = for_backbone(selection.data, config, backbone)
     alone = {
-        f"{i}: {prompt.name or prompt.digest[:12]}": of_task(prompt).injection()
-        for i, prompt in enumerate(prompts, 1)
+        f"{i}: {prompt.label}": of_task(prompt).injection() for i, prompt in enumerate(prompts, 1)
     }
     options = {"data": config.data, "eval": config.scoring}
     labels, weights = data.task.labels, None

@@ -41,9 +41,6 @@ def scored(config: Config, prompts: Sequence[Prompt], say: Say) -> Scored:
     Args:
       prompts: their recipes say what they were trained on, and which rows were held out.
       say: receives a line that says what is scored, and a warning where training rows are among it.
-
-    Raises:
-      InputError: as `load_data`, or a mixture of tasks.
     """
     check_one(config, "evaluate")
     name, recipes = config.data.task, [prompt.recipe for prompt in prompts]

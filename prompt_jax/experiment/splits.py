@@ -57,20 +57,12 @@ def for_backbone(data: Data, config: Config, backbone: Backbone) -> Data:
 
 
 def load_mixture(config: Config) -> list[Data]:
-    """The examples of every task of an experiment, that of `data.task` first.
-
-    Raises:
-      InputError: see `load_data`.
-    """
+    """The examples of every task of an experiment, that of `data.task` first."""
     return [load_data(config, name) for name in (config.data.task, *config.data.mixture)]
 
 
 def check_one(config: Config, command: str) -> None:
-    """Checks that a config names one task.
-
-    Raises:
-      InputError: it has a mixture, or several.
-    """
+    """Checks that a config names one task."""
     for field in ("mixture", "tasks"):
         names = getattr(config.data, field)
         if names:
@@ -84,11 +76,7 @@ def load_data(config: Config, name: str = "") -> Data:
     """Reads and checks every example of one task of an experiment.
 
     Args:
-      config: its data and task parts.
       name: of the task; empty takes `config.data.task`.
-
-    Raises:
-      InputError: see `prompt_jax.data` and `prompt_jax.tasks`.
     """
     name, options = name or config.data.task, config.data
     parts = splits(name)

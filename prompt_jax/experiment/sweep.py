@@ -104,8 +104,6 @@ def sweep(
       config: the experiment; `train.steps` is what a candidate that wins has made.
       sweep: what candidates differ in, and who goes on.
       resume: continue the sweep in `config.out` from its last checkpoint.
-      overwrite: replace it.
-      say: receives every line for the user.
 
     Raises:
       InputError: nothing to choose from, candidates that cannot share a program, a sweep of other
@@ -149,11 +147,7 @@ def _sweep(
 
 
 def read_sweep(folder: Path) -> SweepConfig:
-    """The options of the sweep in a folder.
-
-    Raises:
-      InputError: it holds none.
-    """
+    """The options of the sweep in a folder."""
     path = folder / KEPT
     if not path.is_file():
         raise InputError(

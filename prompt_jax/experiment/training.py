@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import optax
 
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import Config, InputError, at_least, resolved, to_json
@@ -43,11 +44,8 @@ def train(
     """Trains, evaluates and saves one prompt.
 
     Args:
-      config: the experiment.
       resume: continue the run in `config.out` from its last checkpoint, bit for bit.
-      overwrite: replace the run in `config.out`.
       profile: steps whose profile is written into profile/ of the run.
-      say: receives every line for the user.
 
     Raises:
       InputError: anything about the config, the data or the backbone that cannot work.
@@ -182,9 +180,7 @@ def load(config: Config, say: Say | None = None) -> Backbone:
 
 def _introduce(single: Single, say: Say) -> None:
     config, backbone, tuned = single.config, single.backbone, single.state.tuned
-    frozen, trained = (
-        sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (backbone.params, tuned)
-    )
+    frozen, trained = optax.tree.size(backbone.params), optax.tree.size(tuned)
     dtype = jax.tree.leaves(backbone.params)[0].dtype
     say(
         f"backbone {backbone.name}: {frozen:,} frozen numbers in {dtype} on "

@@ -17,9 +17,6 @@ class Placement(str):
     """Where virtual tokens stand: `prefix`, `after_bos` or `suffix`; no leaf of a tree.
 
     Programs are compiled for it, so it is part of a tree's structure.
-
-    Raises:
-      InputError: another word.
     """
 
     __slots__ = ()

@@ -32,9 +32,6 @@ def prepend(
     Args:
       injection: None is the plain backbone: the text comes back as it is.
       mask: True where a token is real; padding stands on the right.
-
-    Raises:
-      InputError: the prompt and the embeddings differ in width.
     """
     if injection is None:
         return embeddings, mask
@@ -128,11 +125,7 @@ class Prefilled(NamedTuple):
 
     @property
     def decoder_cache(self) -> LayerCache:
-        """The cache of a model that writes.
-
-        Raises:
-          TypeError: an encoder has none.
-        """
+        """The cache of a model that writes."""
         if self.cache is None:
             raise TypeError("an encoder fills masks and has no cache to decode with")
         return self.cache

@@ -30,9 +30,9 @@ def generate(
 ) -> Int[np.ndarray, "N U"]:
     """Target tokens [B * num_return_sequences, U], the end token kept and padding behind it.
 
-    Compiles once for a shape of input, a length, a number of beams and an n-gram, and once more for
-    each rule that is switched on; every other option may change freely, and a rule that is off costs
-    nothing. A row's answer depends on no other row.
+    Compiles once for a shape of input, a length, a number of beams, an n-gram and the rules that
+    are on; their numbers and all else may change freely, and a rule that is off costs nothing. A
+    row's answer depends on no other row.
 
     Args:
       rows: what the draws of each row are seeded with, beside `seed`; None numbers the rows from

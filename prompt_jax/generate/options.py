@@ -11,6 +11,7 @@ from prompt_jax.backbones import Backbone
 from prompt_jax.config import InputError, WritingConfig, at_least, choose
 from prompt_jax.generate.rules import ANY, Rules, earlier
 from prompt_jax.generate.stops import stop_table
+from prompt_jax.trees import Tokenizer
 
 WORDS = 8
 """Bad words are filled up to a multiple of so many, so that few shapes serve all."""
@@ -158,7 +159,7 @@ def _padded(words: Sequence[Sequence[int]], size: int) -> Int32[np.ndarray, "W K
     return rows
 
 
-def _tokenizer(backbone: Backbone, option: str) -> Any:
+def _tokenizer(backbone: Backbone, option: str) -> Tokenizer:
     if backbone.tokenizer is None:
         raise InputError(
             f"{option} are texts, and backbone {backbone.name!r} has no tokenizer to read them; "

@@ -20,6 +20,6 @@ def read_once(backbone: Backbone, injection: Injection | None) -> Injection | No
     alone = injection.placement == "prefix" and not jax.tree.leaves(rest)
     if not alone or backbone.target_place != "behind" or backbone.config.bidirectional_input:
         return injection
-    found = backbone.keys_and_values(injection.prompt)
-    sockets = {f"{path}/prefix": key_and_value for path, key_and_value in found.items()}
+    read = backbone.keys_and_values(injection.prompt)
+    sockets = {f"{path}/prefix": key_and_value for path, key_and_value in read.items()}
     return Injection(sockets=flax.traverse_util.unflatten_dict(sockets, sep="/"))

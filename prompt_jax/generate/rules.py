@@ -1,10 +1,10 @@
 """Which tokens an answer may go on with: what Transformers calls logits processors."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from prompt_jax.backbones.layers import NEVER
 
@@ -15,19 +15,19 @@ ANY = -1
 class Rules(NamedTuple):
     """What is asked of an answer token by token; every field is traced, and None costs nothing."""
 
-    ends: Int[Any, " E"]
+    ends: Int[Array | np.ndarray, " E"]
     """Tokens that end an answer."""
-    min_new_tokens: Int[Any, ""]
+    min_new_tokens: Int[ArrayLike, ""]
     """Tokens before the first of those."""
-    repetition_penalty: Float[Any, ""] | None = None
+    repetition_penalty: Float[ArrayLike, ""] | None = None
     """What the scores of earlier tokens are divided by; None looks at none."""
-    bad_words: Int[Any, "W K"] | None = None
+    bad_words: Int[Array | np.ndarray, "W K"] | None = None
     """Words that are never written, their tokens on the right and `ANY` before them."""
-    read: Int[Any, "B R"] | None = None
+    read: Int[Array | np.ndarray, "B R"] | None = None
     """Tokens before the answer that count as earlier ones; None where no rule looks at them."""
-    read_lengths: Int[Any, " B"] | None = None
+    read_lengths: Int[Array | np.ndarray, " B"] | None = None
     """How many of those a row has, from the left."""
-    stops: Int[Any, "S V"] | None = None
+    stops: Int[Array | np.ndarray, "S V"] | None = None
     """What `stop_table` gives; the last state is the end of an answer."""
 
     def begin(self, *shape: int) -> Int[Array, "*B"] | None:
@@ -105,20 +105,22 @@ def penalise(
     scores: Float[Array, "B V"],
     tokens: Int[Array, "B H"],
     real: Bool[Array, "B H"],
-    penalty: Float[Any, ""],
+    penalty: Float[ArrayLike, ""],
 ) -> Float[Array, "B V"]:
     """Scores of earlier tokens made less: divided where they are positive, else multiplied."""
     seen = jnp.zeros(scores.shape, bool).at[jnp.arange(len(scores))[:, None], tokens].max(real)
     return jnp.where(seen, lessened(scores, penalty), scores)
 
 
-def lessened(scores: Float[Array, "*B V"], penalty: Float[Any, "..."]) -> Float[Array, "*B V"]:
+def lessened(
+    scores: Float[Array, "*B V"], penalty: Float[ArrayLike, "..."]
+) -> Float[Array, "*B V"]:
     """Scores of tokens that have been seen, as Transformers has them."""
     return jnp.where(scores < 0, scores * penalty, scores / penalty)
 
 
 def ban(
-    scores: Float[Array, "B V"], tokens: Int[Array, "#B N"], when: Bool[Array, "#B N"]
+    scores: Float[Array, "B V"], tokens: Int[Array, "#B N"], when: Bool[Array, "#B #N"]
 ) -> Float[Array, "B V"]:
     """Scores in which some tokens of every row, or of all rows, have no chance."""
     rows = jnp.arange(len(tokens))[:, None]

@@ -22,11 +22,12 @@ def first_stop(text: str, stops: Sequence[str]) -> int | None:
 def stop_table(tokenizer: Tokenizer, stops: tuple[str, ...], size: int) -> Int32[np.ndarray, "S V"]:
     """By state and token, the next state: how much of a stop string the text ends with.
 
-    A row of the table is a state: 0 of a text that ends with no beginning of a stop string, the last
-    of one that has had a stop string, from which nothing leads away.
+    A row of the table is a state: 0 of a text that ends with no beginning of a stop string, the
+    last of one that has had a stop string, from which nothing leads away.
 
     Args:
-      size: V, the rows of the embedding table; a token that is no word of the tokenizer has no text.
+      size: V, the rows of the embedding table; those that are no word of the tokenizer have no
+        text.
     """
     begun = sorted({stop[:n] for stop in stops for n in range(len(stop))}, key=len)
     letters = {letter: i for i, letter in enumerate(sorted(set("".join(stops))), start=1)}
@@ -57,13 +58,13 @@ def stop_table(tokenizer: Tokenizer, stops: tuple[str, ...], size: int) -> Int32
 @functools.lru_cache(maxsize=8)
 def pieces_of(tokenizer: Tokenizer, size: int) -> tuple[str, ...]:
     """The text of every token inside a text; special ones have theirs too."""
-    known = min(size, len(tokenizer))
+    count = min(size, len(tokenizer))
     # The first token of a text may lose its space, so every token is read behind another one.
     first = tokenizer("a", add_special_tokens=False)["input_ids"][-1]
-    rows = [[first], *([first, i] for i in range(known))]
+    rows = [[first], *([first, i] for i in range(count))]
     if tokenizer.is_fast:
         texts = tokenizer.backend_tokenizer.decode_batch(rows, skip_special_tokens=False)
     else:
         texts = [tokenizer.decode(row) for row in rows]
     before = len(texts[0])
-    return (*(text[before:] for text in texts[1:]), *[""] * (size - known))
+    return (*(text[before:] for text in texts[1:]), *[""] * (size - count))

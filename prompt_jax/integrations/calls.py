@@ -10,7 +10,10 @@ from prompt_jax.tasks.text import Messages
 
 Options: TypeAlias = dict[str, Any]
 """What a call names, by OpenAI's and LangChain's names."""
-SAMPLING = ("max_tokens", "temperature", "top_p", "top_k", "seed", "timeout")
+SAMPLING = (
+    "max_tokens", "temperature", "top_p", "top_k", "seed", "repetition_penalty", "min_tokens",
+    "stop_token_ids", "timeout",
+)  # fmt: skip
 OPTIONS = (*SAMPLING, "max_new_tokens", "model", "soft_prompt", "stop", "max_retries", "n")
 """What a call may have."""
 Model = TypeVar("Model", bound="Prompted")
@@ -44,9 +47,6 @@ class Prompted(BaseModel):
 
         Args:
           options: of the call itself, `soft_prompt` or `model` among them.
-
-        Raises:
-          InputError: none, where one is required.
         """
         name = options.get("soft_prompt") or options.get("model") or self.soft_prompt or self.model
         name = name.removeprefix(f"{self.source.base}:")
@@ -73,6 +73,12 @@ class Writing(Prompted):
     top_p: float = 1.0
     top_k: int = 0
     seed: int = 0
+    repetition_penalty: float = 1.0
+    """Above 1, tokens that a decoder has read or written become less likely."""
+    min_tokens: int = 0
+    """Tokens before an answer may end."""
+    stop_token_ids: tuple[int, ...] = ()
+    """Tokens that end an answer beside the model's own."""
     stop: list[str] | None = Field(default=None, alias="stop_sequences")
     timeout: float | None = None
     """Seconds of a call."""
@@ -84,11 +90,7 @@ class Writing(Prompted):
     """Whether LangChain reads an answer as it is written, where a call may choose."""
 
     def call(self, input: str | Messages, stop: list[str] | None, options: Options) -> Call:
-        """A text or a chat, and how it shall be answered.
-
-        Raises:
-          InputError: the call has an option that is not known.
-        """
+        """A text or a chat, and how it shall be answered."""
         options = options_of(options)
         sampling = {name: options.get(name, getattr(self, name)) for name in SAMPLING}
         stops = tuple(stop or self.stop or ())
@@ -97,16 +99,12 @@ class Writing(Prompted):
     @property
     def sampling(self) -> Options:
         """The fields that decide an answer."""
-        names = ("temperature", "max_tokens", "top_p", "top_k", "seed", "stop")
-        return {name: getattr(self, name) for name in names}
+        names = [*SAMPLING, "stop"]
+        return {name: getattr(self, name) for name in names if name != "timeout"}
 
 
 def options_of(options: Options) -> Options:
-    """The options of a call under the names that they have here; None asks for nothing.
-
-    Raises:
-      InputError: one that is not known, or that cannot be had.
-    """
+    """The options of a call under the names that they have here; None asks for nothing."""
     options = {name: value for name, value in options.items() if value is not None}
     for name in options:
         choose("option of a call", name, OPTIONS)

@@ -150,11 +150,7 @@ class ChatPromptJax(Writing, BaseChatModel):
     def batch_with_prompts(
         self, inputs: Sequence[Any], prompts: Sequence[str], **kwargs: Any
     ) -> list[AIMessage]:
-        """An answer for each input, each under its own prompt, in batches that they share.
-
-        Raises:
-          InputError: more or fewer prompts than inputs.
-        """
+        """An answer for each input, each under its own prompt, in batches that they share."""
         if len(inputs) != len(prompts):
             raise InputError(f"there are {len(inputs)} inputs and {len(prompts)} prompts")
 
@@ -166,11 +162,7 @@ class ChatPromptJax(Writing, BaseChatModel):
 
 
 class PromptJaxLLM(Writing, LLM):
-    """Text in, text out; every call may have another soft prompt.
-
-    Raises:
-      As `ChatPromptJax`.
-    """
+    """Text in, text out; every call may have another soft prompt."""
 
     model_config = ConfigDict(extra="forbid")  # LangChain's own classes ignore a misspelt field.
 
@@ -246,10 +238,6 @@ class PromptJaxEmbeddings(Prompted, Embeddings):
 
 
 def messages_in(messages: Sequence[BaseMessage]) -> Messages:
-    """The messages of a call under the roles that chat templates know.
-
-    Raises:
-      InputError: a part that is no text.
-    """
+    """The messages of a call under the roles that chat templates know."""
     dicts = [{"role": ROLES.get(m.type, m.type), "content": m.content} for m in messages]
     return messages_of(dicts, "the call")

@@ -23,6 +23,9 @@ class Call(NamedTuple):
     top_p: float = 1.0
     top_k: int = 0
     seed: int = 0
+    repetition_penalty: float = 1.0
+    min_tokens: int = 0
+    stop_token_ids: tuple[int, ...] = ()
     stops: tuple[str, ...] = ()
     timeout: float | None = None
 
@@ -115,6 +118,8 @@ class Local:
         return {
             "max_new_tokens": call.max_tokens or self.engine.max_new_tokens,
             "temperature": call.temperature, "seed": call.seed, "timeout": call.timeout, **drawn,
+            "repetition_penalty": call.repetition_penalty, "min_new_tokens": call.min_tokens,
+            "stop_token_ids": call.stop_token_ids,
         }  # fmt: skip
 
 
@@ -125,9 +130,6 @@ class Remote:
       url: its address, without `/v1`.
       api_key: a key of it; empty where it has none.
       timeout: seconds that a request has, where it names none.
-
-    Raises:
-      InputError: nobody answers there.
     """
 
     def __init__(self, url: str, api_key: str = "", timeout: float = 60.0):
@@ -191,6 +193,8 @@ def _request(call: Call) -> dict[str, Any]:
         "model": call.prompt, "temperature": call.temperature,
         "top_p": call.top_p, "top_k": call.top_k, "seed": call.seed, "stream": True,
         "stop": list(call.stops), "max_tokens": call.max_tokens,
+        "repetition_penalty": call.repetition_penalty, "min_tokens": call.min_tokens,
+        "stop_token_ids": list(call.stop_token_ids),
     }  # fmt: skip
     if isinstance(call.input, str):
         url, body["prompt"] = "/v1/completions", call.input

@@ -7,6 +7,7 @@ method of your own ends in the same call.
 # ruff: noqa: I001
 from prompt_jax.methods.method import init as init
 from prompt_jax.methods.method import materialize as materialize
+from prompt_jax.methods.method import materializer as materializer
 from prompt_jax.methods.method import method_of as method_of
 from prompt_jax.methods.method import of_task as of_task
 from prompt_jax.methods.method import register_method as register_method

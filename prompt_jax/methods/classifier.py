@@ -17,11 +17,7 @@ STD = 0.02  # As BERT starts it.
 
 
 def init_head(config: MethodConfig, backbone: Backbone, key: PRNGKeyArray) -> Tuned:
-    """`out` [D, C], and before it `hidden` [D, D] where the family's heads have it.
-
-    Raises:
-      InputError: such a backbone takes no head.
-    """
+    """`out` [D, C], and before it `hidden` [D, D] where the family's heads have it."""
     if config.task_type not in backbone.task_types:
         raise InputError(
             f"backbone {backbone.name!r} takes no head for {config.task_type}; it does "

@@ -23,11 +23,7 @@ class FullConfig(MethodConfig):
 
 
 def init(config: FullConfig, backbone: Backbone, key: PRNGKeyArray) -> Frozen:
-    """The backbone's own parameters, float32.
-
-    Raises:
-      InputError: they are held in few bits.
-    """
+    """The backbone's own parameters, float32."""
     check_whole(backbone.params, "full fine-tuning")
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), backbone.params)
 

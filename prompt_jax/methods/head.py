@@ -19,11 +19,7 @@ class HeadConfig(MethodConfig):
 
 
 def init(config: HeadConfig, backbone: Backbone, key: PRNGKeyArray) -> Tuned:
-    """An empty tree: the head is beside every method, see `prompt_jax.methods.classifier`.
-
-    Raises:
-      InputError: no head is asked for, and so nothing would be trained.
-    """
+    """An empty tree: the head is beside every method, see `prompt_jax.methods.classifier`."""
     if config.num_labels is None:
         raise InputError("the method head trains a head only: set num_labels and a task_type")
     return {}

@@ -52,11 +52,7 @@ def resolve(config: IA3Config, backbone: Backbone) -> IA3Config:
 
 
 def init(config: IA3Config, backbone: Backbone, key: PRNGKeyArray) -> Tuned:
-    """A fresh tree: by kernel, `scale` [L, *out], or `input_scale` [L, *in], of ones.
-
-    Raises:
-      InputError: a feed-forward module that is no target, or a target that matches nothing.
-    """
+    """A fresh tree: by kernel, `scale` [L, *out], or `input_scale` [L, *in], of ones."""
     for module in config.feedforward_modules:
         if module not in config.target_modules:
             raise InputError(
@@ -114,11 +110,7 @@ def write(
 
 
 def read(stored: Stored, model_type: str) -> tuple[IA3Config, Leaves]:
-    """The method and its factors, [L, out] or [L, in].
-
-    Raises:
-      InputError: tensors that are no factors, or do not fit the config.
-    """
+    """The method and its factors, [L, out] or [L, in]."""
     stacks = stacked(stored, model_type, {FACTOR: "factor"})
     depths = {path: len(leaves["factor"]) for path, leaves in stacks.items()}
     modules = target_modules(stored, model_type, depths)

@@ -139,11 +139,7 @@ def unnamed_kernels(config: MethodConfig, leaves: Leaves, model_type: str) -> st
 
 
 def refuse_options(stored: Stored, names: Sequence[str]) -> None:
-    """Checks that options which the method does not have here are not in use.
-
-    Raises:
-      InputError: one is.
-    """
+    """Checks that options which the method does not have here are not in use."""
     for name in names:
         value = stored.values.get(name)
         if value not in (None, False, "none", {}, []):
@@ -178,9 +174,6 @@ def stacked(
 
     Args:
       endings: how PEFT ends the name of a tensor, and the name of the leaf it is.
-
-    Raises:
-      InputError: tensors of something else, or some layers or leaves of a kernel are missing.
     """
     depths = _depths(stored, model_type, endings)
     # A name for every layer of the stack, so that a layer left out is missed.
@@ -231,9 +224,6 @@ def target_modules(stored: Stored, model_type: str, layers: Mapping[str, int]) -
 
     Args:
       layers: how many there are of every kernel, by path.
-
-    Raises:
-      InputError: a name has no tensor, or a tensor no name.
     """
     modules = {path: names_of(model_type, path, count) for path, count in layers.items()}
     untuned = [p.modules[0] for path, p in kernels(model_type).items() if path not in layers]

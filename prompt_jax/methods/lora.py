@@ -112,9 +112,6 @@ def merge(config: LoraConfig, tuned: Tuned, frozen: Frozen) -> tuple[FullConfig,
     """The frozen tree with the updates added to its kernels.
 
     The frozen tree stays as it is, so that unmerging is going back to it.
-
-    Raises:
-      InputError: its kernels are held in few bits.
     """
     check_whole(frozen, "merging")
     params: Any = flax.traverse_util.flatten_dict(dict(frozen))
@@ -170,11 +167,7 @@ def write(
 
 
 def read(stored: Stored, model_type: str) -> tuple[LoraConfig, Leaves]:
-    """The method and its factors, [L, in, R] and [L, R, out].
-
-    Raises:
-      InputError: an option that LoRA does not have here, or tensors that do not fit the config.
-    """
+    """The method and its factors, [L, in, R] and [L, R, out]."""
     refuse_options(stored, UNSUPPORTED)
     start = stored.values.get("init_lora_weights")
     if start not in STARTS:

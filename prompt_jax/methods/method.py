@@ -1,6 +1,7 @@
 """What a method is, how PEFT saves one, how it becomes known, and the functions that all share."""
 
 import dataclasses
+import functools
 import math
 import zlib
 from collections.abc import Callable, Iterable, Mapping
@@ -90,11 +91,7 @@ class Stored(NamedTuple):
         return int(value)
 
     def number(self, name: str, default: float) -> float:
-        """A field that measures something.
-
-        Raises:
-          InputError: it is no finite number.
-        """
+        """A field that measures something: a finite number."""
         value = self._value(name, default)
         if not _is_number(value):
             raise InputError(f"{self.config}: {name} must be a number, got {value!r}; {AGAIN}")
@@ -105,11 +102,7 @@ class Stored(NamedTuple):
         return default if value is None else value
 
     def expect(self, names: Iterable[str]) -> None:
-        """Checks that exactly these tensors are there.
-
-        Raises:
-          InputError: some are missing, or there are others.
-        """
+        """Checks that exactly these tensors are there."""
         names = list(names)
         missing = [name for name in names if name not in self.tensors]
         surplus = sorted(set(self.tensors) - set(names))
@@ -148,11 +141,7 @@ class PeftFormat(NamedTuple):
 
 
 def matrix(path: Path, array: np.ndarray) -> Float[np.ndarray, "N D"]:
-    """The array as float32 rows.
-
-    Raises:
-      InputError: it is not two-dimensional and real.
-    """
+    """The array as float32 rows."""
     if array.ndim != 2 or 0 in array.shape or array.dtype.kind not in "fiu":
         raise InputError(
             f"{path} holds {array.dtype} of shape {list(array.shape)}; a prompt is an array of "
@@ -210,11 +199,7 @@ def register_method(
 
 
 def method_of(config: MethodConfig) -> Method:
-    """The functions that go with a config.
-
-    Raises:
-      InputError: it is of no registered method.
-    """
+    """The functions that go with a config."""
     if type(config) not in _METHODS:
         raise InputError(f"{type(config).__name__} is of no known method; call register_method")
     return _METHODS[type(config)]
@@ -236,9 +221,6 @@ def init(
 
     Args:
       start: [P, D], only for `init="file"`: the rows that `init_file` holds.
-
-    Raises:
-      InputError: the method cannot start from what the config names on this backbone.
     """
     rows = () if start is None else (start,)
     tuned = method_of(config).init(resolve(config, backbone), backbone, key, *rows)
@@ -283,6 +265,18 @@ def materialize(
     return _placed(config, injection, head)
 
 
+def materializer(
+    config: MethodConfig,
+) -> Callable[[Tuned, PRNGKeyArray | None], Injection | TaskPrompts]:
+    """`materialize` of a config, looked up once for all steps.
+
+    It is the method's own function where no head and no placement come around it.
+    """
+    if config.num_labels is not None or config.placement != "prefix":
+        return functools.partial(materialize, config)
+    return jax.named_scope(config.kind)(functools.partial(method_of(config).materialize, config))
+
+
 def _placed(config: MethodConfig, injection: Injection, head: dict[str, Tuned]) -> Injection:
     """The injection at the method's placement, with the head beside it if there is one."""
     if config.placement != injection.placement:
@@ -318,11 +312,7 @@ def simplify(config: MethodConfig, tuned: Tuned) -> tuple[MethodConfig, Tuned]:
 
 
 def of_task(config: MethodConfig, tuned: Tuned, task: int) -> tuple[MethodConfig, Tuned]:
-    """The prompt of one task among several as a method of its own, with a head if there is one.
-
-    Raises:
-      InputError: there is no such task, or the method has one prompt for all.
-    """
+    """The prompt of one task among several as a method of its own, with a head if there is one."""
     pick = method_of(config).of_task
     if pick is None:
         raise InputError(f"{config.kind} has one prompt for all tasks; use it as it is")

@@ -117,11 +117,7 @@ def simplify(config: MultitaskPromptConfig, tuned: Tuned) -> tuple[MethodConfig,
 def of_task(
     config: MultitaskPromptConfig, tuned: Tuned, task: int
 ) -> tuple[PromptTuningConfig, Tuned]:
-    """The plain prompt of one task among several.
-
-    Raises:
-      InputError: there is no such task.
-    """
+    """The plain prompt of one task among several."""
     if not 0 <= task < config.num_tasks:
         raise InputError(f"task must be 0 to {config.num_tasks - 1}, got {task}")
     return plain_prompt(config, bank(config, tuned)[task])
@@ -154,11 +150,7 @@ def write(
 
 
 def read(stored: Stored, model_type: str) -> tuple[MultitaskPromptConfig, Leaves]:
-    """The method and its leaves.
-
-    Raises:
-      InputError: the prompts also stand in the decoder's input, or the shapes do not fit.
-    """
+    """The method and its leaves."""
     stored.expect(TENSORS.values())
     if stored.submodules != 1:
         # PEFT trains both halves and its `generate` puts in the encoder's alone.

@@ -244,11 +244,7 @@ def write(
 
 
 def read(stored: Stored, model_type: str) -> tuple[PrefixTuningConfig, Leaves]:
-    """The method, and `key` and `value` for as many layers as PEFT would have some for.
-
-    Raises:
-      InputError: a prefix that PEFT does not run on T5, or the sizes do not make the tensor.
-    """
+    """The method, and `key` and `value` for as many layers as PEFT would have some for."""
     stored.expect([KEY])
     both = stored.task_type == "SEQ_2_SEQ_LM"
     if both and stored.submodules != 2:

@@ -42,7 +42,7 @@ def init(
 
     Values' gates start at zero, and so does the branch.
     """
-    draw = from_vocab(backbone.table, config.init_population)
+    draw = from_vocab(backbone.table, backbone.word_ids[: config.init_population])
     tokens = draw(key, (config.num_virtual_tokens, backbone.width))
     tokens = tokens / jnp.linalg.norm(tokens, axis=-1, keepdims=True)
     blocks = {

@@ -68,15 +68,18 @@ def init(
     key: PRNGKeyArray,
     start: np.ndarray | None = None,
 ) -> dict[str, Float[Array, "P D"]]:
-    """The tuned tree of a fresh prompt: `prompt`, `decoder_prompt`, or both.
-
-    Raises:
-      InputError: as `initializer`, or the backbone has no decoder beside the stack it reads with.
-    """
+    """The tuned tree of a fresh prompt: `prompt`, `decoder_prompt`, or both."""
     if config.stack != "encoder" and len(backbone.sockets.blocks) == 1:
         raise InputError(
             f'stack is "{config.stack}" and backbone {backbone.name!r} has one stack only; use '
             'stack="encoder", which is its input'
+        )
+    widths = [block.width for block in backbone.sockets.blocks.values()]
+    if config.stack != "encoder" and len(set(widths)) > 1:
+        raise InputError(
+            f'stack is "{config.stack}" and the stacks of backbone {backbone.name!r} are '
+            f"{' and '.join(map(str, widths))} wide, where one prompt has one width; use "
+            'stack="encoder"'
         )
     names = {"encoder": ["prompt"], "decoder": ["decoder_prompt"]}
     names["both"] = names["encoder"] + names["decoder"]

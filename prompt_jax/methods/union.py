@@ -83,11 +83,7 @@ def unipelt(num_virtual_tokens: int = 10, r: int = 8, bottleneck_size: int = 16)
 def init(
     config: UnionConfig, backbone: Backbone, key: PRNGKeyArray, start: np.ndarray | None = None
 ) -> Tuned:
-    """The tuned tree of every method, by its number and kind, and `gates`, all half open.
-
-    Raises:
-      InputError: two methods put something into the same place, or there is nothing to gate.
-    """
+    """The tuned tree of every method, by its number and kind, and `gates`, all half open."""
     tuned = {
         name: method.init(
             part, backbone, jax.random.fold_in(key, i), start if part.start_file else None

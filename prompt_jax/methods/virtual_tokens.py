@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import PLACEMENTS, InputError, MethodConfig, at_least, choose
@@ -58,7 +58,8 @@ class InputPrompt(VirtualTokens):
     init_file: str | None = None
     """The start of `init="file"`: a saved prompt folder, a PEFT folder, or a .npy of [P, D]."""
     init_population: int = 5000
-    """`init="vocab"` samples among the first so many rows: the most frequent words."""
+    """`init="vocab"` samples among so many words, those with the lowest ids, which are the most
+    frequent. Special and added tokens and single bytes are no words."""
     init_scale: float = 0.5
     """`init="random"` is uniform(-init_scale, init_scale)."""
     placement: Place = "prefix"
@@ -98,13 +99,15 @@ def uniform(scale: float = 0.5) -> Initializer:
     return lambda key, shape: jax.random.uniform(key, shape, minval=-scale, maxval=scale)
 
 
-def from_vocab(table: Float[Array | np.ndarray, "V D"], population: int) -> Initializer:
-    """Rows drawn from the first `population` words; without replacement while there are enough."""
-    population = min(population, table.shape[0])
+def from_vocab(
+    table: Float[Array | np.ndarray, "V D"], candidates: Int[np.ndarray, " C"]
+) -> Initializer:
+    """Rows of candidates; without replacement while there are enough."""
 
     def init(key: PRNGKeyArray, shape: tuple[int, int]) -> Array:
-        rows = jax.random.choice(key, population, (shape[0],), replace=shape[0] > population)
-        return jnp.asarray(table)[rows].astype(jnp.float32)
+        places = len(candidates)
+        chosen = jax.random.choice(key, places, (shape[0],), replace=shape[0] > places)
+        return jnp.asarray(table)[jnp.asarray(candidates)[chosen]].astype(jnp.float32)
 
     return init
 
@@ -135,12 +138,8 @@ def initializer(
 
     Args:
       start: [P, D], what `config.init_file` holds; read by the caller, since methods open no file.
-
-    Raises:
-      InputError: the backbone has no tokenizer to read a text with or no row for one of its
-        tokens, there are no label words, or the start has another width or length.
     """
-    vocab = from_vocab(backbone.table, config.init_population)
+    vocab = from_vocab(backbone.table, backbone.word_ids[: config.init_population])
     if config.start == "vocab":
         return vocab
     if config.start == "random":

@@ -22,9 +22,6 @@ def token_ids(
       name: of the argument, for errors.
       batch: rows that it must have.
       also: what stands in it beside token ids.
-
-    Raises:
-      InputError: no integers, another rank or number of rows, or ids that the backbone has not.
     """
     tokens = np.asarray(values)
     if tokens.ndim != 2 or tokens.dtype.kind not in "iu":
@@ -47,11 +44,7 @@ def token_ids(
 def texts(
     backbone: Backbone, input_ids: Any, attention_mask: Any
 ) -> tuple[Int[np.ndarray, "B T"], Bool[np.ndarray, "B T"]]:
-    """Tokens and mask of a batch; without a mask, what is not padding is real.
-
-    Raises:
-      InputError: as `token_ids`, or a mask of another shape.
-    """
+    """Tokens and mask of a batch; without a mask, what is not padding is real."""
     tokens, padding = token_ids(backbone, "input_ids", input_ids), backbone.padding
     if attention_mask is None:
         return tokens, tokens != padding if padding is not None else np.ones_like(tokens, bool)

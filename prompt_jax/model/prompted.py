@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from prompt_jax.answers import head_for, mean_loss, tokenizer_of
@@ -83,10 +84,8 @@ class PromptTuningModel:
         """A model with a fresh prompt, a saved one, or none.
 
         Args:
-          backbone: the frozen model.
           source: a config makes a fresh prompt; a path, or what `load_prompt` gave, takes that
             one; None is the plain backbone.
-          seed: of a fresh prompt.
           allow_mismatch: takes a prompt of other weights or another tokenizer; the width must fit.
           task_id: of a prompt for several tasks, the one that calls mean which give no task_ids:
             its number from 0, or its name.
@@ -105,8 +104,7 @@ class PromptTuningModel:
             source = load_prompt(source)
         prompt = source.on(backbone, allow_mismatch=allow_mismatch)
         check_task(prompt.method, backbone)
-        tree = prompt.tuned if prompt.training is None else prompt.training
-        return cls(backbone, prompt, jax.tree.map(jnp.asarray, tree), task_id)
+        return cls(backbone, prompt, jax.tree.map(jnp.asarray, prompt.trained_tree), task_id)
 
     @property
     def prompt(self) -> Prompt | None:
@@ -264,12 +262,8 @@ class PromptTuningModel:
         N is B, or B * num_return_sequences.
 
         Args:
-          input_ids: [B, T].
           attention_mask, task_ids: as for a call.
           options: those of `prompt_jax.generate.generate`: max_new_tokens, num_beams, ...
-
-        Raises:
-          InputError: wrong ranks, shapes, token ids, tasks or options.
         """
         tokens, mask = texts(self.backbone, input_ids, attention_mask)
         if task_ids is not None:
@@ -306,11 +300,7 @@ class PromptTuningModel:
         return tokenizer.decode(answer, skip_special_tokens=True).strip()
 
     def save_pretrained(self, folder: str | Path, *, overwrite: bool = False) -> Path:
-        """Saves the prompt, as a folder that PEFT loads where it can represent it.
-
-        Raises:
-          InputError: there is no prompt; or as `save_prompt`.
-        """
+        """Saves the prompt, as a folder that PEFT loads where it can represent it."""
         prompt = self.prompt
         if prompt is None:
             raise InputError(
@@ -321,8 +311,8 @@ class PromptTuningModel:
 
     def print_trainable_parameters(self) -> None:
         """Prints the numbers trained and held, in PEFT's words."""
-        trainable = sum(leaf.size for leaf in jax.tree.leaves(self.tuned))
-        total = trainable + sum(leaf.size for leaf in jax.tree.leaves(self.backbone.params))
+        trainable = optax.tree.size(self.tuned)
+        total = trainable + optax.tree.size(self.backbone.params)
         print(
             f"trainable params: {trainable:,d} || all params: {total:,d} || "
             f"trainable%: {100 * trainable / total:.4f}"
@@ -334,7 +324,7 @@ class PromptTuningModel:
 
     @property
     def _method(self) -> Any:
-        return self._source and (self._source.trained_as or self._source.method)
+        return self._source and self._source.trained_method
 
     def _injection(self, task_ids: TaskIds | None, rows: int) -> Injection | None:
         """What the prompt puts into the model, of the task that is meant, or of every row's."""

@@ -67,11 +67,7 @@ TOPOLOGIES: dict[str, tuple[str, tuple[int, ...] | None]] = {
 
 
 def devices_of(topology: str | None) -> list[Device]:
-    """The devices of a topology such as `v5e:2x2` or `v5e-4`; None takes those at hand.
-
-    Raises:
-      InputError: libtpu is not installed, or does not know the topology.
-    """
+    """The devices of a topology such as `v5e:2x2` or `v5e-4`; None takes those at hand."""
     if topology is None:
         return jax.devices()
     hosts = dict(TOPOLOGIES.values())

@@ -258,9 +258,6 @@ def search(
     Args:
       enough: ends the search once so many plans fit.
       say: receives a line for every program that was compiled.
-
-    Raises:
-      InputError: as `plan`.
     """
     fitting: list[Plan] = []
     tried = 0

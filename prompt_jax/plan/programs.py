@@ -43,11 +43,7 @@ class Program(NamedTuple):
 
 
 def shape_of_backbone(config: Config, devices: Sequence[Device]) -> Backbone:
-    """The backbone of an experiment with shapes for weights, on a mesh of devices not at hand.
-
-    Raises:
-      InputError: there is no such backbone, or the mesh does not divide the devices or its heads.
-    """
+    """The backbone of an experiment with shapes for weights, on a mesh of devices not at hand."""
     kind = config.frozen.dtype if config.frozen.dtype in LIMITS else None
     # What `auto` is on the devices that are planned for, whatever this machine has.
     auto = "float32" if devices[0].platform == "cpu" else "bfloat16"
@@ -103,11 +99,7 @@ def _rows(
 
 
 def method_for(config: Config, backbone: Backbone) -> MethodConfig:
-    """The method as it would train, from a start that needs no tokenizer and no file.
-
-    Raises:
-      InputError: the backbone only reads, so its head depends on the task's labels.
-    """
+    """The method as it would train, from a start that needs no tokenizer and no file."""
     if backbone.target_place == "within":
         raise InputError(
             f"plan counts models that write, and {backbone.name!r} only reads; plan for a T5 or a "

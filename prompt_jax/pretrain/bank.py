@@ -78,11 +78,7 @@ def kind_of(config: PretrainConfig, step: int) -> int:
 
 
 def usable(material: Material, config: PretrainConfig) -> Int[np.ndarray, " N"]:
-    """The texts that classifiers are asked about.
-
-    Raises:
-      InputError: there are fewer than 50.
-    """
+    """The texts that classifiers are asked about."""
     lengths = np.array([len(row) for row in material.texts])
     texts = np.flatnonzero((lengths > 3) & (lengths <= config.text_tokens))
     if len(texts) < 50:

@@ -56,9 +56,6 @@ def read_sentences(
       weights: (file name, share of its sentences to keep, in (0, 1]).
       most_per_file: sentences of a file, at most, after thinning.
       seed: of the thinning and of the order.
-
-    Raises:
-      InputError: a file is missing, or no sentence is left.
     """
     rng = np.random.default_rng(seed)
     taken: list[str] = []
@@ -88,9 +85,6 @@ def train_tokenizer(
 
     `words`, most frequent first, are added with counts that fall as 1/rank: a corpus of old books
     lacks today's words, and a word in one piece is one a small model can know.
-
-    Raises:
-      InputError: the texts are too few for so many pieces.
     """
     import sentencepiece
 
@@ -132,11 +126,7 @@ class Pieces(Protocol):
 
 
 def load_tokenizer(path: str | Path) -> Pieces:
-    """The SentencePiece processor of a `spiece.model`.
-
-    Raises:
-      InputError: the file is missing.
-    """
+    """The SentencePiece processor of a `spiece.model`."""
     import sentencepiece
 
     if not Path(path).is_file():

@@ -36,9 +36,6 @@ def build_space(
 
     Half-whitened, because the widest directions of word vectors are those of topic, and what
     people ask of a text (is it good, is it meant) lies in narrower ones.
-
-    Raises:
-      InputError: fewer texts than twice the dimensions.
     """
     width = table.shape[1]
     if len(texts) < 2 * width:

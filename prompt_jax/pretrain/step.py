@@ -10,7 +10,8 @@ import optax
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from prompt_jax.answers import cross_entropy
-from prompt_jax.backbones.t5 import T5, T5Config, shift_right
+from prompt_jax.backbones.encoder_decoder import shift_right
+from prompt_jax.backbones.t5 import T5, T5Config
 from prompt_jax.pretrain.config import PretrainConfig
 from prompt_jax.trees import Frozen, Tree, Tuned
 

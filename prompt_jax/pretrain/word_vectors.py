@@ -25,9 +25,6 @@ def read_lexicon(path: str | Path) -> dict[str, float]:
     """Words and their ratings, tab-separated lines of which further columns are ignored.
 
     That is the format of vaderSentiment's vader_lexicon.txt, people's ratings from -4 to 4.
-
-    Raises:
-      InputError: no such file, or a line without a word and a number.
     """
     path, ratings = Path(path), {}
     if not path.is_file():
@@ -47,9 +44,6 @@ def read_teacher(folder: str | Path) -> tuple[Float[np.ndarray, "W E"], dict[str
     """The teacher's layer-0 word vectors and its WordPiece vocabulary.
 
     The vectors are those that its first layer sees: word, mean position and first type, normed.
-
-    Raises:
-      InputError: the folder has no model.safetensors or tokenizer.json, or they are not a BERT's.
     """
     from safetensors import safe_open
 
@@ -106,9 +100,6 @@ def token_table(
     Half-whitened principal coordinates fill all but the last `FORM_DIMENSIONS`, of which one is the
     word's rating; columns are then shuffled so that every attention head gets its share of the
     wide ones.
-
-    Raises:
-      InputError: `width` leaves no room, or the teacher is narrower than it.
     """
     vectors, vocabulary = teacher
     kept = width - FORM_DIMENSIONS

@@ -4,6 +4,7 @@ Identity is the sha256 of the rows. What PEFT cannot represent is never written 
 PEFT loads and runs differently.
 """
 
+from prompt_jax.backbones.backbone import tokenizer_hash as tokenizer_hash
 from prompt_jax.prompts.composition import compose as compose
 from prompt_jax.prompts.folder import check_free as check_free
 from prompt_jax.prompts.folder import export_peft as export_peft
@@ -25,7 +26,6 @@ from prompt_jax.prompts.peft import PeftFolder as PeftFolder
 from prompt_jax.prompts.prompt import Prompt as Prompt
 from prompt_jax.prompts.prompt import check_task as check_task
 from prompt_jax.prompts.prompt import prompt_for as prompt_for
-from prompt_jax.prompts.prompt import tokenizer_hash as tokenizer_hash
 from prompt_jax.prompts.transfer import Similar as Similar
 from prompt_jax.prompts.transfer import recycle as recycle
 from prompt_jax.prompts.transfer import similarities as similarities

@@ -16,7 +16,7 @@ def card(prompt: Prompt) -> str:
         "Backbone sha256": prompt.fingerprint or "unknown",
         "Method": prompt.method.kind,
         "Numbers": f"{prompt.size:,}",
-        **dict(flat(to_json(prompt.trained_as or prompt.method), "Method: ")),
+        **dict(flat(to_json(prompt.trained_method), "Method: ")),
         "Seed": "unknown" if prompt.seed is None else prompt.seed,
         "Prompt sha256": prompt.digest,
         **{f"Task: {name}": value for name, value in flat(task)},

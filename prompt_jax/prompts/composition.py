@@ -35,7 +35,6 @@ def compose(
         the first prompt as the start S and gives S + sum of w_i (P_i - S) over the others.
       weights: of `weighted`, one a prompt, which need not sum to one; of `task_arithmetic`, one a
         prompt after the start, 1 each unless given; negative ones unlearn. The others take none.
-      name: of the result.
 
     Raises:
       InputError: fewer than two prompts, another `how`, weights that do not fit it, or prompts
@@ -77,11 +76,7 @@ def compose(
 
 
 def check_mixable(prompts: Sequence[Prompt], how: str) -> None:
-    """Checks that prompts can become one.
-
-    Raises:
-      InputError: fewer than two, or as `compose`.
-    """
+    """Checks that prompts can become one."""
     if len(prompts) < 2:
         raise InputError(
             f"compose needs at least two prompts, got {len(prompts)}; a single one is used as it is"
@@ -94,29 +89,21 @@ def check_mixable(prompts: Sequence[Prompt], how: str) -> None:
 
 
 def input_rows(prompt: Prompt) -> Float[np.ndarray, "P D"]:
-    """`prompt.rows`, of a prompt that is these rows and nothing else.
-
-    Raises:
-      InputError: it has no rows, or others in the decoder's input, which would be lost.
-    """
+    """`prompt.rows`, of a prompt that is these rows and nothing else."""
     rows = prompt.rows
     if len(prompt.own_arrays) > 1:
         raise InputError(
-            f"{called(prompt)} also has rows in the decoder's input, which cannot be combined yet; "
-            'use prompts with stack="encoder"'
+            f"prompt {prompt.label!r} also has rows in the decoder's input, which cannot be "
+            'combined yet; use prompts with stack="encoder"'
         )
     return rows
 
 
 def check_alike(prompts: Sequence[Prompt]) -> None:
-    """Checks that the rows of prompts mean the same to one model.
-
-    Raises:
-      InputError: they differ in width, placement, or in backbone as far as their files tell.
-    """
+    """Checks that the rows of prompts mean the same to one model."""
     first = prompts[0]
     for prompt in prompts[1:]:
-        names = f"{called(first)} and {called(prompt)}"
+        names = f"prompt {first.label!r} and prompt {prompt.label!r}"
         widths = first.rows.shape[1], prompt.rows.shape[1]
         if widths[0] != widths[1]:
             raise InputError(
@@ -131,15 +118,10 @@ def check_alike(prompts: Sequence[Prompt]) -> None:
     for prompt in identified[1:]:
         if prompt.fingerprint != identified[0].fingerprint:
             raise InputError(
-                f"{called(identified[0])} was trained on {_backbone(identified[0])} and "
-                f"{called(prompt)} on {_backbone(prompt)}; use prompts of one backbone, or "
+                f"prompt {identified[0].label!r} was trained on {_backbone(identified[0])} and "
+                f"prompt {prompt.label!r} on {_backbone(prompt)}; use prompts of one backbone, or "
                 "`recycle` one for the other's"
             )
-
-
-def called(prompt: Prompt) -> str:
-    """How an error names a prompt."""
-    return f"prompt {prompt.name or prompt.digest[:12]!r}"
 
 
 def parent(prompt: Prompt) -> dict[str, str]:
@@ -151,14 +133,11 @@ def plain_method(prompt: Prompt, length: int) -> PromptTuningConfig:
     """The config of rows that were computed from a prompt's.
 
     Where the parents' training began is not where these rows began, so no `init` is kept.
-
-    Raises:
-      InputError: the prompt has a head.
     """
     if prompt.method.num_labels is not None:
         raise InputError(
-            f"{called(prompt)} has a trained head, which a prompt computed from its rows would "
-            "lose; use prompts that answer in words"
+            f"prompt {prompt.label!r} has a trained head, which a prompt computed from its rows "
+            "would lose; use prompts that answer in words"
         )
     kept = ("task_type", "tokenizer_name_or_path", "placement")
     return PromptTuningConfig(

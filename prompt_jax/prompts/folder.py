@@ -53,7 +53,6 @@ def save_prompt(
     Args:
       folder: appears whole or not at all.
       prompt: what to write; a `PeftFolder` stays one, of safetensors.
-      overwrite: whether an earlier prompt there is replaced.
 
     Raises:
       InputError: the folder exists, is no prompt, or cannot be written.
@@ -96,12 +95,7 @@ def export_prompt(
     """Writes a prompt for other tools: `.npy` as Lester et al. released theirs, else PEFT's folder.
 
     Args:
-      prompt: what to write.
       path: the ending `.npy` makes it a bare float32 array [P, D].
-      overwrite: whether what is there is replaced.
-
-    Raises:
-      InputError: the format cannot hold this prompt; the path exists or cannot be written.
     """
     path = Path(path)
     if path.suffix != ".npy":
@@ -177,11 +171,7 @@ def _write_folder(folder: Path, files: Mapping[str, bytes], overwrite: bool) -> 
 
 
 def check_free(folder: Path, overwrite: bool) -> None:
-    """Checks that a prompt may be written there.
-
-    Raises:
-      InputError: the folder exists and may not be overwritten, or is no prompt.
-    """
+    """Checks that a prompt may be written there."""
     check_place(folder)
     if not (folder.exists() or folder.is_symlink()):
         return

@@ -30,11 +30,7 @@ def has_tensors(folder: Path) -> bool:
 
 
 def read_tensors(folder: Path) -> dict[str, Any]:
-    """The prompt of TGIS or caikit in a folder.
-
-    Raises:
-      InputError: a file holds no [P, D], or the two do not have one shape.
-    """
+    """The prompt of TGIS or caikit in a folder."""
     encoder, decoder = (folder / name for name in TENSORS)
     if not encoder.is_file():
         return _rows(_tensor(decoder), task_type="CAUSAL_LM")
@@ -52,11 +48,7 @@ def read_tensors(folder: Path) -> dict[str, Any]:
 
 
 def read_tensor(file: Path) -> dict[str, Any]:
-    """The prompt [P, D] that `torch.save` wrote as one tensor.
-
-    Raises:
-      InputError: the file holds something else.
-    """
+    """The prompt [P, D] that `torch.save` wrote as one tensor."""
     return _rows(_tensor(file))
 
 
@@ -66,11 +58,7 @@ def is_adapterhub(values: Mapping[str, object]) -> bool:
 
 
 def read_adapterhub(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
-    """The prompt in a folder of `model.save_adapter`.
-
-    Raises:
-      InputError: another kind of adapter, or the folder lacks its weights.
-    """
+    """The prompt in a folder of `model.save_adapter`."""
     config = values.get("config")
     config = config if isinstance(config, dict) else {"architecture": config}
     kind = config.get("architecture") or "a bottleneck"

@@ -20,7 +20,7 @@ def task_names(prompt: Prompt) -> tuple[str, ...]:
 
     One that does not know them, such as PEFT's, has their numbers.
     """
-    count = (prompt.trained_as or prompt.method).num_tasks
+    count = prompt.trained_method.num_tasks
     if count is None:
         return ()
     names = _trained_on(prompt)
@@ -38,11 +38,7 @@ def of_task(prompt: Prompt, task: int | str | None = None) -> Prompt:
     """The prompt of one task, as if it had been trained alone.
 
     Args:
-      prompt: of any method.
       task: its number from 0, or its name; None where the prompt has no tasks, or one.
-
-    Raises:
-      InputError: there are several tasks and none is named, or there is no such task.
     """
     number = task_numbers(prompt, task)
     method, count = prompt.method, prompt.method.num_tasks
@@ -79,19 +75,14 @@ def task_numbers(
 
     Args:
       rows: B; None where one task is for all.
-
-    Raises:
-      InputError: there are several tasks and none is named, there is no such task, or the prompt
-        has no tasks and one is named.
     """
     names = task_names(prompt)
-    named = prompt.name or prompt.digest[:12]
     if not names:
         if task_ids is None:
             return None
         raise InputError(
-            f"prompt {named!r} is the same for all tasks, and task {str(task_ids)[:50]} is named; "
-            "leave out the task"
+            f"prompt {prompt.label!r} is the same for all tasks, and task {str(task_ids)[:50]} is "
+            "named; leave out the task"
         )
     tasks = ", ".join(f"{i} ({name})" for i, name in enumerate(names) if name != str(i))
     tasks = tasks or f"0 to {len(names) - 1}"
@@ -99,19 +90,21 @@ def task_numbers(
         if len(names) == 1:
             return np.zeros((), np.int32)
         raise InputError(
-            f"prompt {named!r} holds a prompt for each of {len(names)} tasks, and none is named; "
-            f"give --task-id, or task_ids in Python: {tasks}"
+            f"prompt {prompt.label!r} holds a prompt for each of {len(names)} tasks, and none is "
+            f"named; give --task-id, or task_ids in Python: {tasks}"
         )
     numbers = np.asarray(_number(task_ids, names) if isinstance(task_ids, str) else task_ids)
     if numbers.dtype.kind not in "iu" or (numbers.shape not in ((), (rows,))):
         allowed = "one integer" if rows is None else f"one integer, or {rows} of them, one a row"
         raise InputError(
             f"a task is {allowed}, got {numbers.dtype} of shape {list(numbers.shape)}; tasks of "
-            f"prompt {named!r}: {tasks}"
+            f"prompt {prompt.label!r}: {tasks}"
         )
     wrong = numbers[(numbers < 0) | (numbers >= len(names))]
     if wrong.size:
-        raise InputError(f"prompt {named!r} has no task {str(task_ids)[:50]!r}; tasks: {tasks}")
+        raise InputError(
+            f"prompt {prompt.label!r} has no task {str(task_ids)[:50]!r}; tasks: {tasks}"
+        )
     return numbers.astype(np.int32)
 
 

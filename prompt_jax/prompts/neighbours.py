@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from prompt_jax import disk
 from prompt_jax.backbones import Backbone
+from prompt_jax.backbones.vocabulary import readable
 from prompt_jax.config import InputError, at_least, check_place, choose, to_json
 from prompt_jax.prompts.card import flat
 from prompt_jax.prompts.multitask import task_names
@@ -30,17 +31,12 @@ def nearest_words(
     k: int = 5,
     by: str = "cosine",
 ) -> list[list[tuple[str, float]]]:
-    """The k words of the vocabulary nearest to every row, nearest first.
+    """The k words of the vocabulary nearest to every row, as texts, nearest first.
 
     Args:
-      rows: the prompt.
       table: the embedding table; rows that pad it beyond the tokenizer's vocabulary are left out.
-      tokenizer: names the words.
       k: how many, at most the vocabulary.
       by: `cosine` gives similarities, the largest first; `l2` distances, the smallest first.
-
-    Raises:
-      InputError: no tokenizer, an unknown measure, k below 1, or rows of another width.
     """
     choose("measure", by, get_args(Measure))
     at_least("k", k, 1)
@@ -56,7 +52,7 @@ def nearest_words(
     for row, ids in zip(rows, np.argsort(far, axis=1, kind="stable")[:, :k], strict=True):
         near = words[ids]
         scores = _unit(near) @ _unit(row[None])[0] if by == "cosine" else _norm(near - row)
-        names = tokenizer.convert_ids_to_tokens(ids.tolist())
+        names = readable(tokenizer, ids.tolist())
         neighbours.append(list(zip(names, scores.tolist(), strict=True)))
     return neighbours
 
@@ -79,13 +75,8 @@ def inspect(prompt: Prompt, backbone: Backbone, *, k: int = 3, allow_mismatch: b
     """A page of text: identity, scores, and the nearest words of every row by both measures.
 
     Args:
-      prompt: the prompt.
-      backbone: where its words come from.
       k: neighbours of a row.
       allow_mismatch: as for `Prompt.on`.
-
-    Raises:
-      InputError: the prompt does not fit, or as `nearest_words`.
     """
     from rich.console import Console, Group
     from rich.table import Table
@@ -125,7 +116,7 @@ def _facts(prompt: Prompt) -> dict[str, object]:
         "digest": prompt.digest,
         "backbone": prompt.backbone,
         "fingerprint": prompt.fingerprint,
-        **dict(flat(to_json(prompt.trained_as or prompt.method), "method.")),
+        **dict(flat(to_json(prompt.trained_method), "method.")),
         "numbers": f"{prompt.size:,}",
         "seed": prompt.seed,
         **dict(flat(to_json(prompt.task) if prompt.task else {}, "task.")),
@@ -135,19 +126,12 @@ def _facts(prompt: Prompt) -> dict[str, object]:
 
 
 def _phrase(words: list[tuple[str, float]]) -> str:
-    return "  ".join(f"{word} {score:.2f}" for word, score in words)
+    # In quotes, as a word often begins with a space.
+    return "  ".join(f"{word!r} {score:.2f}" for word, score in words)
 
 
 def draw_similarity(prompt: Prompt, path: str | Path) -> Path:
-    """Draws `similarity` as a heat map.
-
-    Args:
-      prompt: the prompt.
-      path: a PNG file; replaced if it is there.
-
-    Raises:
-      InputError: it cannot be written.
-    """
+    """Draws `similarity` as a heat map, a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -158,7 +142,7 @@ def draw_similarity(prompt: Prompt, path: str | Path) -> Path:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     image = axes.imshow(similarity(prompt.rows), vmin=-1, vmax=1, cmap="RdBu_r")
-    axes.set_title(f"Similarity of virtual tokens: {prompt.name or prompt.digest[:12]}")
+    axes.set_title(f"Similarity of virtual tokens: {prompt.label}")
     axes.set_xlabel("virtual token")
     axes.set_ylabel("virtual token")
     for axis in (axes.xaxis, axes.yaxis):

@@ -21,7 +21,7 @@ from prompt_jax.methods.method import (
     method_of,
     peft_formats,
 )
-from prompt_jax.prompts.prompt import Prompt, check_shapes, from_paths, identity_of, shapes_on
+from prompt_jax.prompts.prompt import Prompt, check_shapes, from_paths, shapes_on
 from prompt_jax.weights.pickle import open_pickle
 from prompt_jax.weights.safetensors import open_safetensors
 from prompt_jax.weights.stored import read_json, unwrapped
@@ -109,7 +109,7 @@ class PeftFolder:
         leaves = fields.pop("leaves")
         expected = shapes_on(fields["method"], backbone)
         leaves = fitted(self.format, leaves, expected)
-        identity = {name: value for name, value in identity_of(backbone).items() if value}
+        identity = {name: value for name, value in backbone.identity.items() if value}
         stated = {name: value for name, value in fields.items() if value}
         about = {"name": self.name, "versions": {}, **identity, **stated}
         prompt = Prompt(tuned=from_paths(dict(leaves)), **about)
@@ -125,10 +125,6 @@ def read_adapter(stored: Stored, model_type: str) -> dict[str, Any]:
     Args:
       model_type: of the backbone, by which PEFT's names of its kernels are known; formats without
         kernels do not read it.
-
-    Raises:
-      InputError: tensors that are missing or too many, numbers that do not fit them, or an option
-        that the method does not have here.
     """
     format = peft_formats()[str(stored.values.get("peft_type"))]
     stored, head = _take_head(stored) if stored.task_type in WITH_HEAD else (stored, {})
@@ -158,11 +154,7 @@ def fitted(format: PeftFormat | None, leaves: Leaves, shapes: Shapes) -> Leaves:
 
 
 def open_adapter(folder: Path, weights: Path) -> Stored:
-    """The two files of an adapter folder.
-
-    Raises:
-      InputError: the config is missing, or a file is cut or damaged.
-    """
+    """The two files of an adapter folder."""
     path = folder / ADAPTER_CONFIG
     if not path.is_file():
         raise InputError(f"{folder} holds no {ADAPTER_CONFIG}; copy it again")
@@ -170,11 +162,7 @@ def open_adapter(folder: Path, weights: Path) -> Stored:
 
 
 def read_weights(path: Path) -> dict[str, np.ndarray]:
-    """The tensors in a .safetensors or .bin file, float32.
-
-    Raises:
-      InputError: the file is cut or damaged.
-    """
+    """The tensors in a .safetensors or .bin file, float32."""
     stored = unwrapped(open_pickle(path) if path.suffix == ".bin" else open_safetensors(path))
     # In float32 at once: NumPy itself does not count bfloat16 among the real numbers.
     return {name: tensor.read().astype(np.float32) for name, tensor in stored.items()}
@@ -199,11 +187,7 @@ def obstacle(prompt: Prompt) -> str:
 
 
 def adapter_files(prompt: Prompt) -> tuple[dict[str, object], Leaves]:
-    """The adapter_config.json of a prompt, every dimension filled in, and the tensors beside it.
-
-    Raises:
-      InputError: PEFT would run this prompt differently.
-    """
+    """The adapter_config.json of a prompt, every dimension filled in, and the tensors beside it."""
     method, kind, format = prompt.method, prompt.model_type, method_of(prompt.method).peft
     if format is None or format.write is None:
         raise InputError(obstacle(prompt))
@@ -262,11 +246,7 @@ def _modules_to_save(task_type: str, head: Leaves) -> list[str] | None:
 
 
 def _take_head(stored: Stored) -> tuple[Stored, dict[str, np.ndarray]]:
-    """The folder without the tensors of its head, and these as leaves by path.
-
-    Raises:
-      InputError: there are none, and its task has one.
-    """
+    """The folder without the tensors of its head, and these as leaves by path."""
     rest, head = dict(stored.tensors), {}
     for name in stored.tensors:
         bare = name.removeprefix("base_model.").removeprefix("model.")

@@ -6,7 +6,6 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-import weakref
 from typing import Any
 
 import jax
@@ -14,6 +13,7 @@ import numpy as np
 from jaxtyping import ArrayLike, Int
 
 from prompt_jax.backbones import BACKBONES, Backbone
+from prompt_jax.backbones.backbone import tokenizer_hash
 from prompt_jax.backbones.sizes import numbers
 from prompt_jax.config import InputError, MethodConfig
 from prompt_jax.forward import Injection, for_tasks
@@ -21,7 +21,7 @@ from prompt_jax.methods.classifier import CLASSIFIER
 from prompt_jax.methods.method import Shapes, materialize, resolve, shapes, simplify
 from prompt_jax.tasks import Task
 from prompt_jax.tasks.chat import template_hash
-from prompt_jax.trees import Tokenizer, Tree, Tuned
+from prompt_jax.trees import Tree, Tuned
 
 
 def _versions() -> dict[str, str]:
@@ -99,6 +99,21 @@ class Prompt:
         return f"<Prompt{name}: {kind}{', for' if on else ''}{on}>"
 
     @property
+    def label(self) -> str:
+        """What it is called, where somebody reads: its name, or how its digest begins."""
+        return self.name or self.digest[:12]
+
+    @property
+    def trained_method(self) -> MethodConfig:
+        """The method of the tree that training ended with, `trained_tree`."""
+        return self.trained_as or self.method
+
+    @property
+    def trained_tree(self) -> Tuned:
+        """What training ended with and goes on from; `tuned` is what it is served as."""
+        return self.tuned if self.training is None else self.training
+
+    @property
     def arrays(self) -> dict[str, np.ndarray]:
         """The leaves of `tuned`, by path."""
         return by_path(self.tuned)
@@ -116,15 +131,11 @@ class Prompt:
 
     @property
     def rows(self) -> np.ndarray:
-        """The virtual tokens [P, D] before the input.
-
-        Raises:
-          InputError: the method has no such rows.
-        """
+        """The virtual tokens [P, D] before the input."""
         rows = self.arrays.get("prompt")
         if not self.method.rows_only or rows is None:
             raise InputError(
-                f"{self.name or self.digest[:12]} is {self.method.kind} and has no rows before the "
+                f"{self.label} is {self.method.kind} and has no rows before the "
                 "input; this is for prompt tuning and what becomes it: P-tuning, residual prompts, "
                 "one task of a multitask prompt"
             )
@@ -149,9 +160,6 @@ class Prompt:
         Args:
           task: of a prompt for several tasks, the number of the one that is meant, or of every
             row's; see `task_numbers` for names.
-
-        Raises:
-          InputError: there are several tasks, and none is named.
         """
         return for_tasks(materialize(self.method, self.tuned), task)
 
@@ -165,16 +173,13 @@ class Prompt:
             is not checked.
           allow_mismatch: lets another family, fingerprint or tokenizer pass; another width never
             does.
-
-        Raises:
-          InputError: width, family, fingerprint or tokenizer differ.
         """
         if not allow_mismatch:
             _check_family(self, backbone)
         check_shapes(self, backbone)
         if not allow_mismatch:
             _check_weights(self, backbone)
-        identity = identity_of(backbone).items()
+        identity = backbone.identity.items()
         unknown = {name: value for name, value in identity if value and not getattr(self, name)}
         return dataclasses.replace(self, **unknown) if unknown else self
 
@@ -244,11 +249,8 @@ def check_shapes(prompt: Prompt, backbone: Backbone, expected: Shapes | None = N
 
     Args:
       expected: the shapes of such a tree by path, where they are at hand.
-
-    Raises:
-      InputError: it is not.
     """
-    names = f"prompt {prompt.name or prompt.digest[:12]!r}", f"backbone {backbone.name!r}"
+    names = f"prompt {prompt.label!r}", f"backbone {backbone.name!r}"
     trained_on = f" ({prompt.backbone})" if prompt.backbone else ""
     remedy = f"use the backbone that it was trained on{trained_on}"
     if prompt.method.rows_only:
@@ -280,7 +282,7 @@ REMEDY = "use that backbone, or pass allow_mismatch=True (--allow-mismatch) to r
 def _check_family(prompt: Prompt, backbone: Backbone) -> None:
     if prompt.model_type and BACKBONES.get(prompt.model_type) is not backbone.family:
         raise InputError(
-            f"prompt {prompt.name or prompt.digest[:12]!r} was trained on a {prompt.model_type} "
+            f"prompt {prompt.label!r} was trained on a {prompt.model_type} "
             f"({prompt.backbone or 'unnamed'}) and backbone {backbone.name!r} is a "
             f"{backbone.model_type}; {REMEDY}"
         )
@@ -293,7 +295,7 @@ def _check_weights(prompt: Prompt, backbone: Backbone) -> None:
     ):
         if here and there and here != there:
             raise InputError(
-                f"prompt {prompt.name or prompt.digest[:12]!r} was trained on other {part} "
+                f"prompt {prompt.label!r} was trained on other {part} "
                 f"({prompt.backbone or 'unnamed'}, sha256 {there[:12]}) than backbone "
                 f"{backbone.name!r} has (sha256 {here[:12]}); {REMEDY}"
             )
@@ -307,7 +309,7 @@ def _check_template(prompt: Prompt, backbone: Backbone) -> None:
     if there and here != there:
         written = f"another (sha256 {here[:12]})" if here else "none"
         raise InputError(
-            f"prompt {prompt.name or prompt.digest[:12]!r} was trained with the chat template "
+            f"prompt {prompt.label!r} was trained with the chat template "
             f"sha256 {there[:12]} and the tokenizer of backbone {backbone.name!r} has {written}; "
             f"{REMEDY.replace('that backbone', 'the tokenizer that it was trained with')}"
         )
@@ -319,7 +321,6 @@ def prompt_for(tuned: Tuned, method: MethodConfig, backbone: Backbone, **about: 
     Args:
       tuned: the tree of `method`, numpy or jax, of any float type.
       method: how it was made.
-      backbone: what it was trained on.
       about: other fields of `Prompt`: name, task, metrics, seed, recipe.
 
     Raises:
@@ -329,15 +330,11 @@ def prompt_for(tuned: Tuned, method: MethodConfig, backbone: Backbone, **about: 
     check_task(method, backbone)
     served, tree = simplify(method, tuned)
     form = {} if served == method else {"training": tuned, "trained_as": method}
-    return Prompt(tuned=tree, method=served, **{**identity_of(backbone), **form, **about})
+    return Prompt(tuned=tree, method=served, **{**backbone.identity, **form, **about})
 
 
 def check_task(method: MethodConfig, backbone: Backbone) -> None:
-    """Checks that a prompt is of a task that the backbone does, which PEFT reads from its file.
-
-    Raises:
-      InputError: it is not, or it is to write and the backbone has no head over words.
-    """
+    """Checks that a prompt is of a task that the backbone does, which PEFT reads from its file."""
     if method.task_type not in backbone.task_types:
         raise InputError(
             f'task_type is "{method.task_type}" and backbone {backbone.name!r} does '
@@ -346,34 +343,3 @@ def check_task(method: MethodConfig, backbone: Backbone) -> None:
         )
     if method.task_type in ("SEQ_2_SEQ_LM", "CAUSAL_LM"):
         backbone.check_word_head()
-
-
-def identity_of(backbone: Backbone) -> dict[str, Any]:
-    """What a saved prompt tells about its backbone, as fields of a `Prompt`."""
-    return {
-        "backbone": backbone.name,
-        "fingerprint": backbone.fingerprint,
-        "tokenizer_hash": tokenizer_hash(backbone.tokenizer),
-        "model_type": backbone.model_type,
-        "num_layers": backbone.config.num_layers,
-        "num_attention_heads": backbone.config.num_heads,
-    }
-
-
-def tokenizer_hash(tokenizer: Tokenizer | None) -> str:
-    """sha256 over the sorted vocabulary; empty without a tokenizer.
-
-    Neither paths nor file formats go in, so copies of one tokenizer agree.
-    """
-    if tokenizer is None:
-        return ""
-    size, digest = _HASHES.get(tokenizer, (-1, ""))
-    if size != len(tokenizer):  # A vocabulary only ever grows.
-        words = json.dumps(sorted(tokenizer.get_vocab().items()))
-        digest = hashlib.sha256(words.encode()).hexdigest()
-        _HASHES[tokenizer] = len(tokenizer), digest
-    return digest
-
-
-_HASHES: weakref.WeakKeyDictionary[Tokenizer, tuple[int, str]] = weakref.WeakKeyDictionary()
-"""Hashes of tokenizers met before, and the size of their vocabulary then: hashing takes 30 ms."""

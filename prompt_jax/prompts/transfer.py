@@ -33,11 +33,7 @@ class Similar(NamedTuple):
 
 
 def task_embedding(prompt: Prompt) -> Float[np.ndarray, " D"]:
-    """A vector for the task that a prompt was trained on: the mean of its rows (SPoT, section 3).
-
-    Raises:
-      InputError: the prompt has no rows.
-    """
+    """A vector for the task of a prompt: the mean of its rows (SPoT, section 3)."""
     return input_rows(prompt).mean(0)
 
 
@@ -83,15 +79,12 @@ def recycle(
     start, and needs no training; evaluate it before it is used.
 
     Args:
-      prompt: of the source backbone.
-      source_backbone: with a tokenizer.
       target_backbone: with a tokenizer; only tokens of the same spelling are shared.
       how: `linear` maps by least squares; `mlp` trains a hidden layer; `combination` writes every
         row as a combination of source words and takes the same one of target words.
       words: tokens to go by, as the tokenizers spell them; those that are not shared are left out.
         None takes up to 4,000 shared ones in the order of the source's vocabulary, and leaves the
         first 1,000 out where enough are left.
-      seed: of the `mlp`.
 
     Raises:
       InputError: another `how`, a prompt without rows or of another backbone, no tokenizer, or no

@@ -26,12 +26,7 @@ DeviceLeaves: TypeAlias = Mapping[str, Array]
 
 
 class Bank:
-    """N slots of one layout; the longest unused prompt gives way to a new one.
-
-    Args:
-      layout: of a slot, see `layout_of`.
-      slots: N.
-    """
+    """N slots of one layout; the longest unused prompt gives way to a new one."""
 
     def __init__(self, layout: Layout, slots: int):
         self.layout, self.slots = dict(layout), slots
@@ -55,14 +50,7 @@ class Bank:
         self._free = list(range(slots - 1, PLAIN_SLOT, -1))
 
     def put(self, slot: int, leaves: Leaves) -> None:
-        """Takes a prompt into a slot, in place of what was there.
-
-        Args:
-          leaves: as `leaves_of` gives them.
-
-        Raises:
-          InputError: they need room that the layout has not.
-        """
+        """Takes a prompt into a slot, in place of what was there."""
         self.leaves = _put(self.leaves, np.int32(slot), fitted(leaves, self.layout))
 
     def clear(self, slot: int) -> None:

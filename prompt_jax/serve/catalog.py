@@ -31,10 +31,6 @@ class Catalog:
     """The prompts of a store in an engine; safe to use from any thread.
 
     A request asks what a name means once, and keeps the record that it was given.
-
-    Args:
-      engine: where prompts are put.
-      store: where they are kept.
     """
 
     def __init__(self, engine: Engine, store: Store):
@@ -147,11 +143,7 @@ class Catalog:
             return served
 
     def unload(self, name: str) -> None:
-        """Forgets a name that was loaded.
-
-        Raises:
-          UnknownPromptError: it was not.
-        """
+        """Forgets a name that was loaded."""
         with self._lock:
             if self._loaded.pop(name, None) is None:
                 raise UnknownPromptError(f"{name[:80]!r} was not loaded")
@@ -160,11 +152,7 @@ class Catalog:
     def composed(
         self, parts: Sequence[Served], how: str, weights: Sequence[float] | None
     ) -> Served:
-        """A prompt composed of some, in the engine while it is among the last that were asked for.
-
-        Raises:
-          InputError: as `prompt_jax.compose`, and `Engine.put`.
-        """
+        """A prompt composed of several, in the engine while it is among the last in use."""
         key = json.dumps([how, weights, [part.digest for part in parts]])
         with self._lock:
             served = self._composed.pop(key, None)
@@ -199,22 +187,14 @@ class Catalog:
             return self._versions[str(entry)]
 
     def alias(self, name: str, alias: str, version: int, *, expected: str | None = None) -> None:
-        """Makes an alias mean a version, in the store and here.
-
-        Raises:
-          As `put` and `Store.alias`.
-        """
+        """Makes an alias mean a version, in the store and here."""
         with self._lock:
             self._check(f"{name}@{alias}", expected)
             self.store.alias(name, alias, version)
             self._refresh(name)
 
     def remove(self, name: str, version: int, *, expected: str | None = None) -> None:
-        """Deletes a version that no alias means, from the store and from the engine.
-
-        Raises:
-          As `put` and `Store.remove`.
-        """
+        """Deletes a version that no alias means, from the store and from the engine."""
         with self._lock:
             self._check(f"{name}@{version}", expected)
             self.store.remove(name, version)
@@ -234,9 +214,6 @@ def open_catalog(
     backbone: Backbone, store: Store, room: Sequence[MethodConfig], **sizes: Any
 ) -> tuple[Catalog, list[str]]:
     """An engine with room for all that a store has and for what may come, and its catalog.
-
-    Args:
-      room, sizes: as `Engine` takes them.
 
     Returns:
       The catalog, and what of the store cannot be served, and why.

@@ -36,7 +36,6 @@ class ContinuousBatch:
 
     Args:
       model: without a prompt.
-      programs: notes what is compiled.
       places: R, rows at once.
       length: T, to which inputs are padded.
       room: U, tokens of an answer at most.
@@ -110,16 +109,12 @@ class ContinuousBatch:
             np.array(slots, np.int32),
             tokens,
             mask,
-            draws_of([row.sampling for row in rows], config.vocab_size),
+            draws_of([row.sampling for row in rows], config),
             room=self._room,
         )
 
     def advance(self, poison: Callable[[Request], None]) -> None:
-        """Writes some tokens, sends them to who listens, and settles answers that have ended.
-
-        Args:
-          poison: called with requests whose numbers are NaN or infinite.
-        """
+        """Writes some tokens, sends them to who listens, and settles answers that have ended."""
         awaited = np.zeros(self._places, bool)
         for place, request in list(self.requests.items()):
             awaited[place] = not request.is_over()

@@ -15,10 +15,12 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt
 
 from prompt_jax.backbones.cache import LayerCache
+from prompt_jax.backbones.config import ModelConfig
 from prompt_jax.forward import PromptedModel
+from prompt_jax.generate.rules import ban, lessened
 from prompt_jax.generate.sampling import restrict
 from prompt_jax.serve.bank import DeviceLeaves, injection_of, rows_of
-from prompt_jax.serve.requests import Sampling
+from prompt_jax.serve.requests import STOP_IDS, Sampling
 
 
 class Draws(NamedTuple):
@@ -29,6 +31,10 @@ class Draws(NamedTuple):
     top_k: Int[Array | np.ndarray, " R"]
     top_p: Float[Array | np.ndarray, " R"]
     seed: UInt[Array | np.ndarray, " R"]
+    ends: Int[Array | np.ndarray, "R E"]
+    """Tokens that end an answer; a token beyond the vocabulary fills up."""
+    min_new_tokens: Int[Array | np.ndarray, " R"]
+    repetition_penalty: Float[Array | np.ndarray, " R"]
 
 
 class Board(NamedTuple):
@@ -46,6 +52,8 @@ class Board(NamedTuple):
     """Tokens written."""
     live: Bool[Array, " R"]
     """Whether a row goes on."""
+    seen: Bool[Array, "R V"]
+    """Which tokens a row has read or written, for `repetition_penalty`."""
 
 
 # Donated, here and in `write`: a board holds the cache of all rows and must not stand twice.
@@ -71,6 +79,12 @@ def admit(
     """
     prompted = dataclasses.replace(model, injection=rows_of(leaves, slots))
     first = prompted.prefill(tokens, mask, room)
+    config, rows = model.module.config, jnp.arange(len(slots))[:, None]
+    seen = jnp.zeros((len(slots), config.vocab_size), bool)
+    if config.target_place == "behind":
+        seen = seen.at[rows, tokens].max(mask)
+    else:  # A decoder of its own has read its start token, and no text.
+        seen = seen.at[:, config.decoder_start_token_id].set(True)
     blank = jnp.zeros((len(slots), room))
     admitted = Board(
         slots,
@@ -81,8 +95,9 @@ def admit(
         blank,
         jnp.zeros_like(slots),
         jnp.ones(slots.shape, bool),
+        seen,
     )
-    admitted = _append(model, admitted, first.logits)
+    admitted = _append(admitted, first.logits)
 
     def put(path: jax.tree_util.KeyPath, rows: Array, new: Array) -> Array:
         # Leaves of the cache have L in front of the rows. What stands beyond the board is dropped.
@@ -105,7 +120,6 @@ def write(
     """Writes up to so many tokens of all rows that go on.
 
     Args:
-      model: without a prompt.
       awaited: False at rows that nobody waits for any more.
     """
     prompts = {path: leaf[board.slots] for path, leaf in leaves.items()}
@@ -126,7 +140,7 @@ def write(
         last = jnp.take_along_axis(board.tokens, at, axis=1)[:, 0]
         by_row = jax.vmap(decode, in_axes=(0, 0, 1, 0, 0), out_axes=(0, 1))
         logits, cache = by_row(prompts, board.mask, board.cache, last, jnp.maximum(board.step, 1))
-        return done + 1, _append(model, board._replace(cache=cache), logits)
+        return done + 1, _append(board._replace(cache=cache), logits)
 
     board = board._replace(live=board.live & awaited)
     # Ends early once no row goes on, so that a burst costs no more than its longest answer.
@@ -134,35 +148,53 @@ def write(
     return jax.lax.while_loop(goes_on, advance, (jnp.int32(0), board))[1]
 
 
-def _append(model: PromptedModel, board: Board, logits: Float[Array, "R V"]) -> Board:
+def _append(board: Board, logits: Float[Array, "R V"]) -> Board:
     """The board with one token more in every row that goes on."""
     draws = board.draws
     cut = (draws.top_k < logits.shape[-1]) | (draws.top_p < 1)
     drawn = draws.temperature > 0
+    allowed = _ruled(board, logits)
 
     def draw() -> Int[Array, " R"]:
         # Greedy rows are divided by 1, not by their 0; their draw is not looked at.
-        scores = logits / jnp.where(drawn, draws.temperature, 1.0)[:, None]
+        scores = allowed / jnp.where(drawn, draws.temperature, 1.0)[:, None]
         # Cutting sorts the vocabulary, which costs more than a layer of a small model.
         scores = jax.lax.cond(cut.any(), lambda: _restricted(scores, draws), lambda: scores)
         return jax.vmap(_draw)(draws.seed, board.step, scores)
 
-    likeliest = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    likeliest = jnp.argmax(allowed, axis=-1).astype(jnp.int32)
     chosen = jax.lax.cond(drawn.any(), draw, lambda: likeliest)
     token = jnp.where(drawn, chosen, likeliest)
-    # Of the model itself: a caller compares answers that were drawn at different temperatures.
+    # Of the model itself: a caller compares answers that were written under different rules.
     log_prob = jnp.take_along_axis(logits, token[:, None], axis=1)[:, 0]
     log_prob = log_prob - jax.nn.logsumexp(logits, axis=-1)
     rows, room = jnp.arange(len(token)), board.tokens.shape[1]
     at = jnp.where(board.live, board.step, room)  # What has ended writes beyond the last column.
     step = board.step + board.live
-    ends = jnp.array(model.module.config.eos_token_ids, jnp.int32)
-    ended = jnp.isin(token, ends) | (step >= draws.limit)
+    ended = (token[:, None] == draws.ends).any(1) | (step >= draws.limit)
     return board._replace(
         tokens=board.tokens.at[rows, at].set(token, mode="drop"),
         log_probs=board.log_probs.at[rows, at].set(log_prob, mode="drop"),
         step=step,
         live=board.live & ~ended,
+        seen=board.seen.at[rows, token].set(True),
+    )
+
+
+def _ruled(board: Board, logits: Float[Array, "R V"]) -> Float[Array, "R V"]:
+    """What `generate.rules.obey` makes of logits; each row has its own rules, at its own step."""
+    draws, penalty = board.draws, board.draws.repetition_penalty
+    early = board.step < draws.min_new_tokens
+    # Boards without such a request skip both: they go over the whole vocabulary.
+    scores = jax.lax.cond(
+        (penalty != 1.0).any(),
+        lambda: jnp.where(board.seen, lessened(logits, penalty[:, None]), logits),
+        lambda: logits,
+    )
+    return jax.lax.cond(
+        early.any(),
+        lambda: ban(scores, jnp.asarray(draws.ends), early[:, None]),
+        lambda: scores,
     )
 
 
@@ -183,15 +215,9 @@ def _draw(
 def empty_board(
     model: PromptedModel, leaves: DeviceLeaves, rows: int, length: int, room: int
 ) -> Board:
-    """A board without a row.
-
-    Args:
-      model: without a prompt.
-      rows: R.
-      length: T, to which inputs are padded.
-      room: U, the tokens that an answer may have.
-    """
-    draws = draws_of([Sampling()] * rows, model.module.config.vocab_size)
+    """A board without a request; its sizes are those of `ContinuousBatch`."""
+    config = model.module.config
+    draws = draws_of([Sampling()] * rows, config)
     zeros = jnp.zeros(rows, jnp.int32)
 
     def first(leaves: DeviceLeaves, slots: Array, tokens: Array) -> tuple[Array, LayerCache | None]:
@@ -213,15 +239,24 @@ def empty_board(
         blank,
         zeros.copy(),  # The board is donated, and a buffer can be given away only once.
         zeros > 0,
+        jnp.zeros((rows, config.vocab_size), bool),
     )
 
 
-def draws_of(rows: Sequence[Sampling], vocabulary: int) -> Draws:
-    """The `Sampling` of several rows as arrays."""
+def draws_of(rows: Sequence[Sampling], config: ModelConfig) -> Draws:
+    """The `Sampling` of several rows as arrays, for a model of this shape."""
+    vocabulary, count = config.vocab_size, len(config.eos_token_ids)
+    ends = np.full((len(rows), count + STOP_IDS), vocabulary, np.int32)
+    ends[:, :count] = config.eos_token_ids
+    for line, row in zip(ends, rows, strict=True):
+        line[count : count + len(row.stop_token_ids)] = row.stop_token_ids
     return Draws(
         np.array([row.max_new_tokens for row in rows], np.int32),
         np.array([row.temperature for row in rows], np.float32),
         np.array([row.top_k or vocabulary for row in rows], np.int32),
         np.array([row.top_p for row in rows], np.float32),
         np.array([row.seed for row in rows], np.uint32),
+        ends,
+        np.array([row.min_new_tokens for row in rows], np.int32),
+        np.array([row.repetition_penalty for row in rows], np.float32),
     )

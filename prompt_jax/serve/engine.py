@@ -48,7 +48,6 @@ class Engine:
     `version`; None is the plain model.
 
     Args:
-      backbone: the frozen model.
       prompts: by name; more may come later, see `put`.
       room: methods that a slot has room for at their sizes, beside those of `prompts`: a prompt of
         up to so many virtual tokens, a LoRA of up to so high a rank.
@@ -198,7 +197,6 @@ class Engine:
 
         Args:
           prompts: names or records, at most as many as there are slots.
-          how, weights: as `prompt_jax.answers.combine` has them.
 
         Raises:
           TooManyPromptsError: more prompts than slots.
@@ -235,11 +233,7 @@ class Engine:
     def embed(
         self, prompt: str | Served | None, text: TextOrTokens, *, timeout: float | None = None
     ) -> "Future[Embedded]":
-        """The mean of the model's last states over the tokens of a text, read under a prompt.
-
-        Raises:
-          As `score`.
-        """
+        """The mean of the model's last states over the tokens of a text, read under a prompt."""
         served, (tokens, length) = self.version(prompt), self._inputs.encode(text)
         request = Request(served, Kind("embed", length), tokens, timeout)
         return self._worker.submit([request])[0]
@@ -254,6 +248,9 @@ class Engine:
         top_k: int = 0,
         top_p: float = 1.0,
         seed: int = 0,
+        min_new_tokens: int = 0,
+        repetition_penalty: float = 1.0,
+        stop_token_ids: Sequence[int] = (),
         stream: Callable[[list[int]], None] | None = None,
         timeout: float | None = None,
     ) -> "Future[Written]":
@@ -262,17 +259,21 @@ class Engine:
         Rows enter and leave the batch while others are being written.
 
         Args:
+          stop_token_ids: beside the backbone's own ends, up to eight.
           stream: called with new tokens as they come, from the thread of the engine.
 
         Raises:
           InputError: a backbone that writes nothing, or numbers outside of their range; or as
             `score`.
         """
-        sampling = Sampling(max_new_tokens, temperature, top_k, top_p, seed, stream)
+        sampling = Sampling(
+            max_new_tokens, temperature, top_k, top_p, seed, min_new_tokens, repetition_penalty,
+            tuple(stop_token_ids), stream,
+        )  # fmt: skip
         if self._worker.writer is None:
             raise InputError(f"backbone {self.backbone.name!r} only reads and writes no answers")
         self.backbone.check_word_head()
-        sampling.check(self.max_new_tokens)
+        sampling.check(self.max_new_tokens, self.backbone.config.vocab_size)
         served = self.version(prompt)
         tokens, _ = self._inputs.encode(text)
         request = Request(served, WRITE, tokens, timeout, sampling=sampling)

@@ -138,12 +138,7 @@ def poisoned(served: Served) -> PoisonedPromptError:
 
 
 def injection_for(backbone: Backbone, prompt: Prompt, allow_mismatch: bool) -> Injection:
-    """What a prompt puts into rows of its own.
-
-    Raises:
-      InputError: it is of another backbone, holds those of several tasks, or stands elsewhere
-        than before the text.
-    """
+    """What a prompt puts into rows of its own."""
     prompt = of_task(prompt.on(backbone, allow_mismatch=allow_mismatch))
     if prompt.method.placement != "prefix":
         raise InputError(
@@ -167,11 +162,7 @@ def example(backbone: Backbone, method: MethodConfig) -> Injection:
 
 
 def layout_of(injections: Iterable[Injection]) -> Layout:
-    """The smallest slot that each of these fits into.
-
-    Raises:
-      InputError: one of them cannot be one row's alone, or two have one leaf of other ranks.
-    """
+    """The smallest slot that each of these fits into."""
     layout: Layout = {}
     for injection in injections:
         for path, leaf in leaves_of(injection).items():
@@ -186,11 +177,7 @@ def layout_of(injections: Iterable[Injection]) -> Layout:
 
 
 def leaves_of(injection: Injection) -> dict[str, np.ndarray]:
-    """The leaves of an injection by path, with masks of what is virtual.
-
-    Raises:
-      InputError: a row of a batch cannot have it for itself.
-    """
+    """The leaves of an injection by path, with masks of what is virtual."""
     _check_rows_apart(injection)
     leaves: dict[str, np.ndarray] = {}
     if injection.prompt is not None:
@@ -216,11 +203,7 @@ def leaves_of(injection: Injection) -> dict[str, np.ndarray]:
 
 
 def check_room(leaves: Leaves, layout: Layout) -> None:
-    """Whether leaves fit into a slot.
-
-    Raises:
-      InputError: they need more than it has.
-    """
+    """Checks that leaves fit into a slot."""
     for path, leaf in leaves.items():
         room = layout.get(path)
         if room is None or any(a > b for a, b in zip(leaf.shape, room, strict=True)):
@@ -232,11 +215,7 @@ def check_room(leaves: Leaves, layout: Layout) -> None:
 
 
 def fitted(leaves: Leaves, layout: Layout) -> dict[str, np.ndarray]:
-    """Leaves in the room of a slot.
-
-    Raises:
-      InputError: as `check_room`.
-    """
+    """Leaves in the room of a slot."""
     check_room(leaves, layout)
     slot = neutral(layout)
     for path, leaf in leaves.items():
@@ -266,11 +245,7 @@ def _ends(path: str, end: str) -> bool:
 
 
 def _check_rows_apart(injection: Injection) -> None:
-    """Whether every row of a batch can have an injection of this kind for itself.
-
-    Raises:
-      InputError: it cannot.
-    """
+    """Checks that every row of a batch can have an injection of this kind for itself."""
     leaves = flax.traverse_util.flatten_dict(injection.sockets, sep="/")
     refused = {
         "weights of its own": injection.params is not None,

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Int, Int32, Integer
 
 from prompt_jax.backbones import Backbone
-from prompt_jax.config import InputError, at_least
+from prompt_jax.config import InputError, WritingConfig
 from prompt_jax.data import encode_labels, pad
 from prompt_jax.data.files import whole
 from prompt_jax.data.texts import tokenized
@@ -24,6 +24,8 @@ from prompt_jax.trees import Tokenizer
 TextOrTokens: TypeAlias = str | Sequence[int] | Integer[np.ndarray, " T"]
 """Words, or the tokens of them."""
 Tokens: TypeAlias = Int32[np.ndarray, " T"]
+STOP_IDS = 8
+"""Tokens that end an answer beside the model's own, at most."""
 LABEL_SETS = 1024
 """Sets of label words whose tokens are remembered."""
 
@@ -63,24 +65,36 @@ class Sampling(NamedTuple):
     top_p: float = 1.0
     """Draw among the likeliest tokens that hold so much probability."""
     seed: int = 0
+    min_new_tokens: int = 0
+    """Tokens before an answer may end."""
+    repetition_penalty: float = 1.0
+    """Above 1, tokens that a decoder has read or written become less likely."""
+    stop_token_ids: tuple[int, ...] = ()
+    """Tokens that end an answer beside the model's own."""
     stream: Callable[[list[int]], None] | None = None
     """Called with the new tokens, from the thread of the engine."""
 
-    def check(self, limit: int) -> None:
-        """Whether an answer can be written so.
+    def check(self, limit: int, vocabulary: int) -> None:
+        """Checks that an answer can be written with these options.
 
         Args:
           limit: tokens of an answer at most.
+          vocabulary: V, the rows of the embedding table.
 
         Raises:
           TooLongError: more tokens than that.
           InputError: numbers outside of their range.
         """
-        at_least("max_new_tokens", self.max_new_tokens, 1)
-        at_least("temperature", self.temperature, 0.0, "0 is greedy")
-        at_least("top_k", self.top_k, 0, "0 draws among all tokens")
-        if not 0.0 < self.top_p <= 1.0:
-            raise InputError(f"top_p must be in (0, 1], got {self.top_p}")
+        WritingConfig(
+            max_new_tokens=self.max_new_tokens, min_new_tokens=self.min_new_tokens,
+            do_sample=self.temperature > 0, temperature=self.temperature, top_k=self.top_k,
+            top_p=self.top_p, repetition_penalty=self.repetition_penalty,
+        )  # fmt: skip
+        stops = self.stop_token_ids
+        if len(stops) > STOP_IDS or not all(0 <= token < vocabulary for token in stops):
+            raise InputError(
+                f"stop_token_ids are up to {STOP_IDS} tokens, 0 to {vocabulary - 1}, got {stops}"
+            )
         if not 0 <= self.seed < 2**32:
             raise InputError(f"seed must be from 0 to {2**32 - 1}, got {self.seed}")
         if self.max_new_tokens > limit:
@@ -134,9 +148,6 @@ class Queue:
     """Requests that wait: those of one kind together, and every prompt in its turn.
 
     One lock of the engine's guards it.
-
-    Args:
-      limit: requests that may wait.
     """
 
     def __init__(self, limit: int):
@@ -164,10 +175,6 @@ class Queue:
         self, size: int, capacity: int, held: Collection[str], window: float
     ) -> tuple[list[Request], float]:
         """The next requests to read: those of the kind that somebody has waited for longest.
-
-        Args:
-          size, capacity, held: as `take` has them.
-          window: seconds that a request waits for others to share its batch.
 
         Returns:
           None of them where it is better to wait for others, and for how many seconds.

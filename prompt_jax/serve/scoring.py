@@ -95,7 +95,6 @@ class Scorer:
 
     Args:
       model: without a prompt.
-      programs: notes what is compiled.
       sizes: of batches, growing.
     """
 
@@ -107,11 +106,7 @@ class Scorer:
         self.requests = self.batches = self.mixed = 0
 
     def read(self, requests: Sequence[Request], poison: Callable[[Request], None]) -> None:
-        """Answers requests of one kind.
-
-        Args:
-          poison: called with those whose numbers are NaN or infinite.
-        """
+        """Answers requests of one kind."""
         kind = requests[0].kind
         digests = {request.served.digest for request in requests}
         slots = [self._bank.place(request.served, digests) for request in requests]

@@ -245,11 +245,7 @@ def _aliases_of(number: int, aliases: dict[str, int]) -> tuple[str, ...]:
 
 
 def check_folder(folder: Path) -> None:
-    """Whether a folder may be looked into as a prompt: files of known names, none a link or large.
-
-    Raises:
-      InputError: it may not, and why.
-    """
+    """Checks that a folder may be read as a prompt: files of known names, none a link or large."""
     if folder.is_symlink() or not folder.is_dir():
         raise InputError(f"{folder.name} is no folder; a version of a prompt is one")
     for path in sorted(folder.iterdir()):

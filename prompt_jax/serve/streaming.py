@@ -70,12 +70,7 @@ def pieces(
     A label word comes in one piece, whatever `max_new_tokens` is.
 
     Args:
-      prompt: a name in the engine, or a record; None is the plain model.
       stops: the answer ends before the first of these.
-      sampling: as `Engine.generate` takes it.
-
-    Raises:
-      As `Engine.generate` and what its future may hold.
     """
     served = engine.version(prompt)
     if served.labels:
@@ -87,7 +82,7 @@ def pieces(
         return
     new: queue.SimpleQueue[list[int] | None] = queue.SimpleQueue()
     future = _begin(engine, served, tokens, new.put, sampling)
-    text = Detokeniser(engine.backbone, stops)
+    text = Detokeniser(engine.backbone, stops, sampling.get("stop_token_ids", ()))
     try:
         while (burst := new.get()) is not None:
             yield from text.add(burst)
@@ -122,7 +117,7 @@ async def apieces(
         loop.call_soon_threadsafe(new.put_nowait, burst)
 
     future = _begin(engine, served, tokens, send, sampling)
-    text = Detokeniser(engine.backbone, stops)
+    text = Detokeniser(engine.backbone, stops, sampling.get("stop_token_ids", ()))
     try:
         while (burst := await new.get()) is not None:
             for piece in text.add(burst):
@@ -171,8 +166,9 @@ def _label(
 class Detokeniser:
     """The text of one answer, whose tokens come a few at a time."""
 
-    def __init__(self, backbone: Backbone, stops: Sequence[str]):
+    def __init__(self, backbone: Backbone, stops: Sequence[str], stop_token_ids: Sequence[int]):
         self._backbone, self._stops = backbone, stops
+        self._ends = (*backbone.config.eos_token_ids, *stop_token_ids)
         self._tokens: list[int] = []
         self._sent = ""
         self.stopped = False
@@ -196,8 +192,7 @@ class Detokeniser:
         """The last piece of an answer that no stop sequence has ended."""
         self._tokens = written.tokens.tolist()
         text = self._decoded()
-        ends = self._backbone.config.eos_token_ids
-        finish = "stop" if self._tokens and self._tokens[-1] in ends else "length"
+        finish = "stop" if self._tokens and self._tokens[-1] in self._ends else "length"
         return Piece(text[len(self._sent) :], self._tokens, finish, written.log_probs.tolist())
 
     def _decoded(self) -> str:

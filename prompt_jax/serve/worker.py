@@ -20,11 +20,7 @@ CLOSED = "the engine is closed; make a new one"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """How much an engine holds at once, see `Engine`.
-
-    Raises:
-      InputError: a size that cannot be.
-    """
+    """How much an engine holds at once, see `Engine`."""
 
     slots: int
     rows: tuple[int, ...]
@@ -130,11 +126,7 @@ class Worker:
         future.result()
 
     def stats(self, prompts: int) -> Stats:
-        """Counters since the thread began, of one moment.
-
-        Args:
-          prompts: how many there are.
-        """
+        """Counters since the thread began, of one moment."""
         with self.lock:
             return Stats(
                 rows=self.scorer.requests,

@@ -8,6 +8,7 @@ The text is what `apply_chat_template` of Transformers gives, byte for byte. It 
 contents of the messages stand in it: a cut takes from them, and a control token inside is text.
 """
 
+import functools
 import hashlib
 import itertools
 import re
@@ -23,8 +24,12 @@ SYSTEM = ("system", "developer")
 """Roles of a message that instructs and stands in front."""
 QUESTION = Message("user", "?")
 """Any question: a template takes no answer alone."""
-_MARK = "\ue000{}\ue001"
+TRUSTED = (*SYSTEM, "assistant")
+"""Roles whose control tokens are meant, such as the marks of thoughts."""
+MARK = "\ue000{}\ue001"
 """Stands for a content while the frame around it is sought; templates keep it, trimming or not."""
+TEAR = "\ue002"
+"""Stands within a control token that a user has written, until it is torn there."""
 
 
 class Turn(NamedTuple):
@@ -98,8 +103,9 @@ def chat_text(messages: Messages) -> str:
 
 def with_system(messages: Messages, system: str) -> Messages:
     """The messages with a system text in front, where they bring none of their own."""
-    own = bool(messages) and messages[0].role in SYSTEM
-    return messages if own or not system else (Message("system", system), *messages)
+    if not system or (messages and messages[0].role in SYSTEM):
+        return messages
+    return (Message("system", system), *messages)
 
 
 def template_of(tokenizer: Tokenizer | None) -> str:
@@ -127,19 +133,19 @@ def rendered(tokenizer: Tokenizer, text: Text, index: int = 0) -> Rendered:
       InputError: the tokenizer has no chat template, or the template refuses the messages.
     """
     turns, place = text.turns, place_of(text, index)
-    words = render(tokenizer, turns, place)
-    fields, contents = [], []
+    words, pieces = _torn(tokenizer, turns, place)
+    fields: list[tuple[int, int]] = []
     for i, (start, stop) in _contents(tokenizer, turns, words, place):
         role, content = turns[i]
-        parts = [(start, stop)]
-        # A filled template is a turn whose own words stay, as those of the chat's template do.
         if content == text and text.columns:
+            # A filled template: its own words stay, as those of the chat's template do.
             shift = start - content.find(words[start:stop])  # The content may have been trimmed.
-            parts = [(max(a + shift, start), min(b + shift, stop)) for a, b in text.columns]
-        contents += parts
-        fields += parts if role not in SYSTEM else []
-    chat = Rendered(words, text.place, tuple(fields), candidates=text.candidates)
-    chat.pieces = _pieces(tokenizer, words, contents)
+            fields += [(max(a + shift, start), min(b + shift, stop)) for a, b in text.columns]
+        elif role not in SYSTEM:
+            fields.append((start, stop))
+    # Without fields nothing may be cut.
+    chat = Rendered(words, text.place, tuple(fields or [(0, 0)]), candidates=text.candidates)
+    chat.pieces = pieces
     return chat
 
 
@@ -186,8 +192,7 @@ def answer_turn(tokenizer: Tokenizer, answer: str) -> Turn:
       InputError: as `rendered`.
     """
     place = f"the answer {answer!r:.40}"
-    cue = render(tokenizer, (QUESTION,), place)
-    _, behind = _answered(tokenizer, _MARK.format(1), place).split(_MARK.format(1))
+    cue, behind = _around(tokenizer, template_of(tokenizer))
     chat = _answered(tokenizer, answer, place)
     words = chat[len(cue) : len(chat) - len(behind)]
     if not (chat.startswith(cue) and chat.endswith(behind)):
@@ -195,6 +200,25 @@ def answer_turn(tokenizer: Tokenizer, answer: str) -> Turn:
     control = _controls(tokenizer).search(behind)
     end = behind[: control.start() + len(control[1])] if control else ""
     return Turn(cue, words, end)
+
+
+def turn_ends(tokenizer: Tokenizer | None) -> tuple[int, ...]:
+    """The token that ends the assistant's turn; none where no chat template says it.
+
+    Raises:
+      InputError: as `rendered`.
+    """
+    if tokenizer is None or not template_of(tokenizer):
+        return ()
+    end = answer_turn(tokenizer, "").end
+    return tuple(tokenizer(end, add_special_tokens=False)["input_ids"]) if end else ()
+
+
+@functools.lru_cache(maxsize=8)
+def _around(tokenizer: Tokenizer, template: str) -> tuple[str, str]:
+    """What stands before an answer, and behind it."""
+    cue = render(tokenizer, (QUESTION,), "an answer")
+    return cue, _answered(tokenizer, MARK, "an answer").partition(MARK)[2]
 
 
 def _answered(tokenizer: Tokenizer, answer: str, place: str) -> str:
@@ -206,25 +230,23 @@ def _contents(
     tokenizer: Tokenizer, messages: Messages, words: str, place: str
 ) -> list[tuple[int, tuple[int, int]]]:
     """Which message's content stands where in the rendered text, in the order of the text."""
-    known = _FRAMES.setdefault(tokenizer, {})
+    frames = _FRAMES.setdefault(tokenizer, {})
     key = (template_of(tokenizer), tuple(role for role, _ in messages))
-    for fresh in (False, True):  # A frame may have the date in it.
-        if fresh or key not in known:
-            known[key] = _frame(tokenizer, messages, place)
-        pieces, order = known[key]
-        for contents in ([m.content for m in messages], [m.content.strip() for m in messages]):
-            inside = [contents[i] for i in order]
-            if words == "".join(itertools.chain(*zip(pieces, (*inside, ""), strict=True))):
-                lengths = itertools.chain(
-                    *zip(map(len, pieces), map(len, (*inside, "")), strict=True)
-                )
-                ends = list(itertools.accumulate(lengths))
+    for stale in (False, True):  # A frame may have the date in it.
+        if stale or key not in frames:
+            frames[key] = _frame(tokenizer, messages, place)
+        pieces, order = frames[key]
+        for trim in (str, str.strip):
+            inside = [trim(messages[i].content) for i in order]
+            parts = [*itertools.chain(*zip(pieces, inside, strict=False)), pieces[-1]]
+            if words == "".join(parts):
+                ends = list(itertools.accumulate(map(len, parts)))
                 return [(i, (ends[2 * n], ends[2 * n + 1])) for n, i in enumerate(order)]
-    return _between(known[key], words)
+    return _between(frames[key], words)
 
 
 def _frame(tokenizer: Tokenizer, messages: Messages, place: str) -> Frame:
-    marked = tuple(Message(role, _MARK.format(i)) for i, (role, _) in enumerate(messages))
+    marked = tuple(Message(role, MARK.format(i)) for i, (role, _) in enumerate(messages))
     pieces = re.split("\ue000([0-9]+)\ue001", render(tokenizer, marked, place))
     return Frame(tuple(pieces[::2]), tuple(map(int, pieces[1::2])))
 
@@ -249,17 +271,27 @@ _FRAMES: weakref.WeakKeyDictionary[Tokenizer, dict[tuple[str, tuple[str, ...]], 
 """Frames by template and roles: a template costs more than the words that it writes."""
 
 
-def _pieces(tokenizer: Tokenizer, words: str, contents: Sequence[tuple[int, int]]) -> Places:
-    """The parts of a chat that are tokenized apart: one, unless a content has control tokens.
+def _torn(tokenizer: Tokenizer, messages: Messages, place: str) -> tuple[str, Places]:
+    """The text of a chat, and the parts of it that are tokenized apart.
 
-    Those are torn behind their first letter, and so are text, as all that a user writes.
+    It is one part, unless people have written control tokens. Those are torn behind their first
+    letter, and so are text.
     """
-    cuts = {
-        match.start() + 1
-        for start, stop in contents
-        for match in _controls(tokenizer).finditer(words, start, stop)
-    }
-    return tuple(itertools.pairwise([0, *sorted(cuts), len(words)]))
+    safe = tuple(
+        turn if turn.role in TRUSTED else turn._replace(content=_tear(tokenizer, turn.content))
+        for turn in messages
+    )
+    parts = render(tokenizer, safe, place).split(TEAR)
+    edges = [0, *itertools.accumulate(map(len, parts))]
+    return "".join(parts), tuple(itertools.pairwise(edges))
+
+
+def _tear(tokenizer: Tokenizer, content: str) -> str:
+    """A content with a mark within each of its control tokens, at which it is torn."""
+    starts = [match.start() for match in _controls(tokenizer).finditer(content)]
+    edges = [0, *(start + 1 for start in starts), len(content)]
+    content = content.replace(TEAR, "\ufffd") if starts else content
+    return TEAR.join(content[a:b] for a, b in itertools.pairwise(edges))
 
 
 def _controls(tokenizer: Tokenizer) -> re.Pattern[str]:

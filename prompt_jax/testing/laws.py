@@ -27,16 +27,16 @@ _prefill = jax.jit(PromptedModel.prefill, static_argnames="length")
 _decode = jax.jit(PromptedModel.decode)
 
 
-def _close(ours: PyTree, reference: PyTree, atol: float = 2e-5, rtol: float = 1e-4) -> None:
+def _close(tree: PyTree, reference: PyTree, atol: float = 2e-5, rtol: float = 1e-4) -> None:
     """Two trees are equal up to rounding."""
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=atol, rtol=rtol), ours, reference
+        lambda a, b: np.testing.assert_allclose(a, b, atol=atol, rtol=rtol), tree, reference
     )
 
 
-def _equal(ours: PyTree, reference: PyTree) -> None:
+def _equal(tree: PyTree, reference: PyTree) -> None:
     """Two trees are equal to the bit."""
-    jax.tree.map(np.testing.assert_array_equal, ours, reference)
+    jax.tree.map(np.testing.assert_array_equal, tree, reference)
 
 
 def _changed(backbone: Backbone, **fields: object) -> Backbone:
@@ -258,10 +258,10 @@ def rematerialised_layers_equal_stored(backbone: Backbone) -> None:
     tuned, batch = subject.fresh(), subject.batch()
     (loss, _), gradient = subject.gradient(tuned, backbone.params, batch)
     for remat in ("minimal", "full"):
-        other = dataclasses.replace(subject, backbone=_changed(backbone, remat=remat))
-        (other_loss, _), other_gradient = other.gradient(tuned, backbone.params, batch)
-        np.testing.assert_allclose(other_loss, loss, rtol=1e-6)
-        _close(other_gradient, gradient, atol=1e-6)
+        remat_subject = dataclasses.replace(subject, backbone=_changed(backbone, remat=remat))
+        (remat_loss, _), remat_gradient = remat_subject.gradient(tuned, backbone.params, batch)
+        np.testing.assert_allclose(remat_loss, loss, rtol=1e-6)
+        _close(remat_gradient, gradient, atol=1e-6)
 
 
 def dropout_needs_a_key(backbone: Backbone) -> None:
@@ -272,8 +272,8 @@ def dropout_needs_a_key(backbone: Backbone) -> None:
     plain, loss = jax.jit(subject.loss), jax.jit(dropping.loss)
     without = plain(tuned, params, batch)[0]
     assert loss(tuned, params, batch)[0] == without
-    first, again, other = (loss(tuned, params, batch, jax.random.key(k))[0] for k in (0, 0, 1))
-    assert first == again and first != other and first != without
+    first, again, second = (loss(tuned, params, batch, jax.random.key(k))[0] for k in (0, 0, 1))
+    assert first == again and first != second and first != without
 
 
 BACKBONE_LAWS: dict[str, Callable[[Backbone], None]] = {

@@ -1,5 +1,6 @@
 """Tiny random backbones, a tokenizer of a few words, and batches: a test runs in milliseconds."""
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -11,8 +12,9 @@ from jaxtyping import PyTree
 
 from prompt_jax.backbones import Backbone, init_params
 from prompt_jax.backbones.bert import BertConfig
-from prompt_jax.backbones.causal import CausalConfig, Rope
+from prompt_jax.backbones.causal import CausalConfig, Rope, StackConfig
 from prompt_jax.backbones.t5 import T5Config
+from prompt_jax.backbones.t5gemma import T5GemmaConfig
 from prompt_jax.config import choose
 from prompt_jax.data import Batch
 
@@ -20,6 +22,17 @@ VOCABULARY = 64
 _CAUSAL = CausalConfig(
     model_type="gpt2", vocab_size=VOCABULARY, d_model=16, d_kv=4, d_ff=32, num_heads=4,
     num_kv_heads=4, num_layers=2, max_positions=64, eos_token_ids=(1,),
+)  # fmt: skip
+_BLOCKS: dict[str, Any] = {
+    **{"d_model": 16, "d_kv": 8, "d_ff": 32, "num_heads": 4, "max_positions": 64},
+    **{"norm": "rms_from_one", "norm_places": ("before", "behind"), "layer_norm_epsilon": 1e-6},
+    **{"rope": Rope(), "fused": False, "qkv_bias": False, "out_bias": False, "mlp_bias": False},
+    **{"query_scale": 0.25, "attention_cap": 50.0, "sliding_window": 4},
+    **{"activation": "gelu_pytorch_tanh", "gated": True},
+}
+_GEMMA = CausalConfig(
+    **_BLOCKS, model_type="gemma2", vocab_size=VOCABULARY, num_kv_heads=2, num_layers=2,
+    full_layers=(1,), logit_cap=30.0, embedding_scale=4.0, eos_token_ids=(1,),
 )  # fmt: skip
 CONFIGS = {
     # heads * d_kv differs from d_model, and the decoder is deeper than the encoder.
@@ -35,13 +48,30 @@ CONFIGS = {
         fused=False, qkv_bias=False, out_bias=False, mlp_bias=False, activation="silu", gated=True,
         tie_embeddings=False,
     ),
+    # Every other layer has a window, norms behind sublayers too, and caps on scores and logits.
+    "gemma2": _GEMMA,
+    # Layers with a window turn at a rate of their own; queries and keys are normed.
+    "gemma3": dataclasses.replace(
+        _GEMMA, model_type="gemma3_text", attention_cap=None, logit_cap=None, qk_norm=True,
+        num_kv_heads=1, num_layers=3, full_layers=(2,),
+        rope=Rope(theta=1e6, kind="linear", factor=8.0), sliding_rope=Rope(),
+    ),
+    # The same blocks in two stacks of different depth; the decoder has fewer heads of keys.
+    "t5gemma": T5GemmaConfig(
+        **_BLOCKS, model_type="t5gemma", vocab_size=VOCABULARY, num_kv_heads=2, num_layers=2,
+        full_layers=(1,), logit_cap=30.0,
+        decoder=StackConfig(
+            **_BLOCKS, model_type="t5gemma", vocab_size=VOCABULARY, num_kv_heads=1, num_layers=3,
+            full_layers=(1,), cross_width=16,
+        ),
+    ),
     # With a pooler, and with a head that fills masks.
     "bert": BertConfig(
         vocab_size=VOCABULARY, d_model=16, d_kv=4, d_ff=32, num_heads=4, num_layers=2,
         max_positions=64, mask_token_id=63,
     ),
 }  # fmt: skip
-"""One configuration a family (two for decoders): 16 wide, 2 or 3 layers, 64 tokens."""
+"""One configuration a family (four for decoders): 16 wide, 2 or 3 layers, 64 tokens."""
 
 
 @functools.cache
@@ -49,11 +79,7 @@ def tiny(family: str = "t5", seed: int = 0) -> Backbone:
     """A random backbone of a family, without a tokenizer; the same object at every call.
 
     Args:
-      family: `t5`, `gpt2`, `llama` or `bert`, the keys of `CONFIGS`.
-      seed: of the weights.
-
-    Raises:
-      InputError: an unknown family.
+      family: a key of `CONFIGS`, e.g. `t5` or `gemma2`.
 
     Example:
       >>> tiny("gpt2").width
@@ -99,8 +125,6 @@ def random_batch(
     """Random rows of 1 to T tokens, padded on the right, with tokens from 2 to 29.
 
     Args:
-      seed: of the numbers.
-      rows: B.
       text: T, tokens of the longest input that may come.
       target: U, tokens of the longest target; an encoder's inputs begin with U masks.
       tasks: task ids are drawn from 0 to `tasks` - 1.

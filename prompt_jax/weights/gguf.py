@@ -7,17 +7,24 @@ import functools
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
 
 from prompt_jax.backbones import BACKBONES, Family, ModelConfig
 from prompt_jax.backbones.causal import CausalConfig
+from prompt_jax.backbones.causal.config_json import FULL, SLIDING
 from prompt_jax.backbones.causal.rope import rotations
 from prompt_jax.config import InputError, choose
 from prompt_jax.weights.mapping import is_tied
 from prompt_jax.weights.stored import StoredTensor, at_extent, parsing, reordered, transposed
+
+if TYPE_CHECKING:
+    from gguf import GGMLQuantizationType as Kind
+    from gguf import ReaderTensor
+else:
+    Kind = ReaderTensor = Any
 
 Metadata: TypeAlias = Mapping[str, Any]
 """Numbers, texts and lists by llama.cpp's keys."""
@@ -33,6 +40,10 @@ LLAMA = {
     "attention.key_length": "head_dim",
     "attention.layer_norm_rms_epsilon": "rms_norm_eps",
     "attention.sliding_window": "sliding_window",
+}
+GEMMA = LLAMA | {
+    "attn_logit_softcapping": "attn_logit_softcapping",
+    "final_logit_softcapping": "final_logit_softcapping",
 }
 GPT2 = {
     CONTEXT: "n_positions",
@@ -69,6 +80,9 @@ ARCHITECTURES = {
     "llama": Architecture("llama", LLAMA, interleaved=True),
     "qwen2": Architecture("qwen2", LLAMA),
     "qwen3": Architecture("qwen3", LLAMA),
+    "gemma": Architecture("gemma", GEMMA),
+    "gemma2": Architecture("gemma2", GEMMA),
+    "gemma3": Architecture("gemma3_text", GEMMA),
     "gpt2": Architecture("gpt2", GPT2),
     "t5": Architecture("t5", T5),
 }
@@ -137,7 +151,7 @@ def _open(file: Path, modified: int, size: int) -> GGUF:
         raise InputError(f"{file} is big-endian; use a little-endian file of the same model")
     kinds = {tensor.tensor_type for tensor in reader.tensors}
     for kind in sorted(kinds - set(_dequantisable(kinds))):
-        names = ", ".join(known.name for known in _dequantisable(gguf.GGMLQuantizationType))
+        names = ", ".join(readable.name for readable in _dequantisable(gguf.GGMLQuantizationType))
         raise InputError(
             f"{file} holds weights of type {kind.name}, which the gguf library cannot dequantise; "
             f"allowed: {names}; use another file of the same model"
@@ -145,7 +159,7 @@ def _open(file: Path, modified: int, size: int) -> GGUF:
     return GGUF(metadata, {tensor.name: _stored(file, tensor) for tensor in reader.tensors})
 
 
-def _dequantisable(kinds: Iterable[Any]) -> list[Any]:
+def _dequantisable(kinds: Iterable[Kind]) -> list[Kind]:
     """The quantisations of which the library can read a block, tried on one of zeros."""
     gguf, readable = library(), []
     for kind in kinds:
@@ -157,7 +171,7 @@ def _dequantisable(kinds: Iterable[Any]) -> list[Any]:
     return readable
 
 
-def _stored(file: Path, tensor: Any) -> StoredTensor:
+def _stored(file: Path, tensor: ReaderTensor) -> StoredTensor:
     """A weight of the file; its rows are dequantised as they are read."""
     gguf, kind = library(), tensor.tensor_type
     shape = tuple(int(size) for size in tensor.shape[::-1])
@@ -225,14 +239,21 @@ def _config_json(contents: GGUF, name: str) -> dict[str, Any]:
             "feed_forward_proj": "gated-gelu" if "enc.blk.0.ffn_gate.weight" in tensors else "relu",
             "tie_word_embeddings": "output.weight" not in tensors,
         }
-    if fields is LLAMA:
-        values["attention_bias"] = "blk.0.attn_q.bias" in tensors
-        values["mlp_bias"] = "blk.0.ffn_up.bias" in tensors
-        values["rope_parameters"] = _rope(metadata, name, tensors)
-        width = values.get("head_dim", values["hidden_size"] // values["num_attention_heads"])
-        values["partial_rotary_factor"] = (
-            metadata.get(f"{name}.rope.dimension_count", width) / width
-        )
+    if fields is GPT2:
+        return values
+    values["attention_bias"] = "blk.0.attn_q.bias" in tensors
+    values["mlp_bias"] = "blk.0.ffn_up.bias" in tensors
+    values["rope_parameters"] = _rope(metadata, name, tensors)
+    share = values["hidden_size"] // values["num_attention_heads"]
+    width = values.get("head_dim", share)
+    values["partial_rotary_factor"] = metadata.get(f"{name}.rope.dimension_count", width) / width
+    if fields is GEMMA:
+        # No key tells; llama.cpp knows the two models that differ by their depth.
+        deep = (name, values["num_hidden_layers"]) in (("gemma2", 46), ("gemma3", 62))
+        values["query_pre_attn_scalar"] = share if deep else width
+    if name == "gemma3":
+        near = {"rope_theta": metadata.get("gemma3.rope.freq_base_swa", 10000.0)}
+        values["rope_parameters"] = {FULL: values["rope_parameters"], SLIDING: near}
     return values
 
 
@@ -310,8 +331,15 @@ def _renamed(
         matrix = "/layers/" in path and len(tensor.shape) == 2
         if matrix and not family.transposed(config, f"{path}/kernel"):
             tensor = transposed(tensor)
+        # Gemma's norms multiply by 1 + w, and llama.cpp stores that.
+        if path.endswith("norm") and getattr(config, "norm", "") == "rms_from_one":
+            tensor = _less_one(tensor)
         renamed[f"{module}.{leaf}"] = tensor
     return renamed
+
+
+def _less_one(tensor: StoredTensor) -> StoredTensor:
+    return StoredTensor(tensor.shape, tensor.dtype, lambda: tensor.read() - 1)
 
 
 def _halves(rows: int, width: int) -> np.ndarray:

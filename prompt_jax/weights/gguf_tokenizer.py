@@ -1,11 +1,17 @@
 """The tokenizer in a .gguf file, as transformers builds it."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from prompt_jax.config import InputError
 from prompt_jax.trees import Tokenizer
 from prompt_jax.weights.gguf import Metadata, open_gguf
 from prompt_jax.weights.stored import parsing
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Words
+else:
+    Words: TypeAlias = Any
 
 PARTS = {
     "tokenizer_type": "model",
@@ -66,7 +72,8 @@ def read_tokenizer(file: Path) -> Tokenizer:
         default = flag == "add_bos_token" and parts["tokenizer_type"] == "llama"
         options[flag] = metadata.get(f"tokenizer.ggml.{flag}", default)
     template = metadata.get("tokenizer.chat_template")
-    return PreTrainedTokenizerFast(tokenizer_object=words, chat_template=template, **options)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, chat_template=template, **options)
+    return cast(Tokenizer, tokenizer)
 
 
 def _check_split(file: Path, metadata: Metadata) -> None:
@@ -86,7 +93,7 @@ def _check_split(file: Path, metadata: Metadata) -> None:
         )
 
 
-def _complete(words: Tokenizer, metadata: Metadata) -> None:
+def _complete(words: Words, metadata: Metadata) -> None:
     """Puts in what transformers leaves out of the file's `tokenizers` tokenizer."""
     from tokenizers import decoders, normalizers, pre_tokenizers
 

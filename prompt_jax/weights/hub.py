@@ -3,6 +3,7 @@
 import difflib
 import importlib.resources
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from prompt_jax.backbones import PRESETS
@@ -13,6 +14,8 @@ SMALL_FILES = ("*.json", "*.jinja", "*.model", "*.txt")
 """The configs, the tokenizer and its chat template."""
 WEIGHTS = ("model*.safetensors*", "pytorch_model*.bin*", "flax_model*.msgpack*")
 """Formats in order of preference; only the first that a repository holds is downloaded."""
+GGUF_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+/[\w.-]+\.gguf")
+"""A file of a repository, which often has one for every quantisation."""
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
@@ -31,9 +34,15 @@ def locate(name: str, revision: str | None, token: str | None) -> str:
         return str(_only_gguf(place) or place)
     if is_gguf(place):
         return str(place)
+    if GGUF_ID.fullmatch(name):
+        repository, _, file = name.rpartition("/")
+        place = Path(_download(name, repository, revision, token, (file,)), file)
+        if not is_gguf(place):
+            raise InputError(f"{repository} on the Hugging Face hub has no {file}")
+        return str(place)
     if not HUB_ID.fullmatch(name) or Path(name).exists():
         raise InputError(f"no folder {name!r}. {_allowed(name)}")
-    return _download(name, revision, token)
+    return _download(name, name, revision, token, WEIGHTS)
 
 
 def _only_gguf(folder: Path) -> Path | None:
@@ -51,17 +60,27 @@ def _only_gguf(folder: Path) -> Path | None:
     return files[0]
 
 
-def _download(name: str, revision: str | None, token: str | None) -> str:
-    """The snapshot of a hub id, from the local cache where that is complete or nothing else is."""
+def _download(
+    name: str, repository: str, revision: str | None, token: str | None, formats: Sequence[str]
+) -> str:
+    """The snapshot of a repository, from the local cache where it is complete or nothing else is.
+
+    Args:
+      name: what was asked for, for errors.
+      repository: its id on the hub.
+      revision: of it.
+      token: for private repositories.
+      formats: patterns of files, of which the first that is there is enough.
+    """
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     folder = ""
     try:
-        for weights in WEIGHTS:
+        for weights in formats:
             patterns = [*SMALL_FILES, weights]
             folder = huggingface_hub.snapshot_download(
-                name, revision=revision, token=token, allow_patterns=patterns
+                repository, revision=revision, token=token, allow_patterns=patterns
             )
             if next(Path(folder).glob(weights), None):
                 break
@@ -81,5 +100,6 @@ def _allowed(name: str) -> str:
     return (
         f"{hint}Allowed: embedded; random models {', '.join(PRESETS)}; a folder in Hugging Face's "
         f"format; a .gguf file; a T5X checkpoint folder, on disk or gs://...; a hub id such as "
-        f"google/t5-v1_1-base (offline: one that is in the cache; private: with a token)"
+        f"google/t5-v1_1-base or owner/name/file.gguf (offline: one that "
+        "is in the cache; private: with a token)"
     )

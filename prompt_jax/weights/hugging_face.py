@@ -4,14 +4,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from prompt_jax.backbones import BACKBONES, ModelConfig
+from prompt_jax.backbones import BACKBONES, Family, ModelConfig
 from prompt_jax.backbones.config import end_ids
 from prompt_jax.config import InputError, choose
+from prompt_jax.weights.few_bits import Settings, unpacked
 from prompt_jax.weights.mapping import is_tied
 from prompt_jax.weights.msgpack import open_msgpack, torch_name
 from prompt_jax.weights.pickle import open_pickle
 from prompt_jax.weights.safetensors import open_safetensors
-from prompt_jax.weights.stored import StoredTensor, damaged, parsing, read_json, unwrapped
+from prompt_jax.weights.stored import (
+    StoredTensor,
+    damaged,
+    float_dtype,
+    parsing,
+    read_json,
+    unwrapped,
+)
 
 FORMATS: dict[str, Callable[[Path], dict[str, StoredTensor]]] = {
     "model.safetensors": open_safetensors,
@@ -19,6 +27,9 @@ FORMATS: dict[str, Callable[[Path], dict[str, StoredTensor]]] = {
     "flax_model.msgpack": open_msgpack,
 }
 """Files of weights, the preferred ones first; each may be shards behind `<name>.index.json`."""
+ATTRIBUTES = ("", "model.", "transformer.")
+"""What stands before every name where a model was an attribute of what was saved, as Lightning's
+modules have it."""
 
 
 def read_hugging_face(location: str, **fields: Any) -> tuple[ModelConfig, dict[str, StoredTensor]]:
@@ -40,11 +51,27 @@ def read_hugging_face(location: str, **fields: Any) -> tuple[ModelConfig, dict[s
         model_type = values.get("model_type", "t5")
         choose(f"model_type in {file}", model_type, BACKBONES)
         family = BACKBONES[model_type]
-        tensors = family.canonical(open_weights(folder), model_type)
+        stored = open_weights(folder, values.get("quantization_config"))
+        tensors = _named(stored, family, model_type)
         untied = values.get("tie_word_embeddings") is False
         shape = family.told_by_weights(tensors, tied=is_tied(tensors, family), untied=untied)
         config = family.from_hugging_face(values, **shape, **fields)
     return config, tensors
+
+
+def _named(
+    stored: dict[str, StoredTensor], family: Family, model_type: str
+) -> dict[str, StoredTensor]:
+    """The weights under our names, also where the model was an attribute of another module.
+
+    It is the name of the embedding table that tells.
+    """
+    for attribute in ATTRIBUTES:
+        names = {name.removeprefix(attribute): tensor for name, tensor in stored.items()}
+        tensors = family.canonical(names, model_type)
+        if any(table in tensors for table in family.TABLES):
+            return tensors
+    return family.canonical(stored, model_type)
 
 
 def _ends(folder: Path) -> list[int]:
@@ -53,18 +80,32 @@ def _ends(folder: Path) -> list[int]:
     return list(end_ids(*(read_json(file) for file in files if file.exists())))
 
 
-def open_weights(folder: Path) -> dict[str, StoredTensor]:
+def open_weights(folder: Path, settings: Settings | None = None) -> dict[str, StoredTensor]:
     """The weights of a folder, in the first of `FORMATS` that it holds.
 
+    Args:
+      folder: of the model.
+      settings: `quantization_config` of its config.json: how weights are stored in few bits.
+
     Raises:
-      InputError: there are none, or a file is damaged or missing.
+      InputError: there are none, or a file is damaged or missing, or the weights are in few bits
+        and no settings say how.
     """
+    tensors = unwrapped(_open_files(folder))
+    if settings:
+        tensors = unpacked(folder / "config.json", tensors, settings)
+    for name, tensor in tensors.items():
+        float_dtype(folder, name, tensor.dtype.name)
+    return tensors
+
+
+def _open_files(folder: Path) -> dict[str, StoredTensor]:
     for name, open_file in FORMATS.items():
         if (folder / name).exists():
-            return unwrapped(open_file(folder / name))
+            return open_file(folder / name)
         index = folder / f"{name}.index.json"
         if index.exists():
-            return unwrapped(_open_shards(index, open_file))
+            return _open_shards(index, open_file)
     kept = sorted(path.name for path in folder.iterdir())
     raise InputError(
         f"{folder} has no weights; allowed: {', '.join(FORMATS)} or their shards with an "

@@ -1,5 +1,6 @@
 """From the name of a backbone to its config, its weights on their devices and its tokenizer."""
 
+import contextlib
 import dataclasses
 import hashlib
 import math
@@ -16,8 +17,9 @@ from jaxtyping import PRNGKeyArray
 
 from prompt_jax.backbones import PRESETS, Backbone, ModelConfig, init_params, shardings
 from prompt_jax.backbones.quantised import LIMITS, quantise_tree
-from prompt_jax.config import DTYPES, REMATS, MeshConfig, choose
+from prompt_jax.config import DTYPES, REMATS, InputError, MeshConfig, choose
 from prompt_jax.sharding import build_mesh, check_mesh
+from prompt_jax.tasks.chat import turn_ends
 from prompt_jax.trees import Frozen, Tokenizer
 from prompt_jax.weights.gguf import is_gguf, read_gguf
 from prompt_jax.weights.hub import locate
@@ -94,6 +96,10 @@ def load_backbone(
         progress = None if say is None else reading(total, say)
         params, fingerprint = assemble(source, tensors, config, progress, kind)
     config = config.told_by_tokenizer(words)
+    if config.eos_token_ids:  # Targets of chats end with their turn, so that answers do too.
+        with contextlib.suppress(InputError):  # A template that takes no chat as plain as this.
+            ends = dict.fromkeys((*config.eos_token_ids, *turn_ends(words)))
+            config = dataclasses.replace(config, eos_token_ids=tuple(ends))
     return Backbone(
         name=name, config=config, params=params, tokenizer=words, fingerprint=fingerprint
     )

@@ -3,7 +3,11 @@
 import json
 from pathlib import Path
 
+import ml_dtypes
+import numpy as np
+
 from prompt_jax.weights.stored import (
+    FLOATS,
     StoredTensor,
     at_extent,
     damaged,
@@ -12,7 +16,14 @@ from prompt_jax.weights.stored import (
     parsing,
 )
 
-NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+TYPES = {
+    **{"F64": FLOATS["float64"], "F32": FLOATS["float32"]},
+    **{"F16": FLOATS["float16"], "BF16": FLOATS["bfloat16"]},
+    **{"I8": np.dtype(np.int8), "U8": np.dtype(np.uint8), "I32": np.dtype(np.int32)},
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+}
+"""What the format calls the types of weights, and of what weights of few bits are made of."""
 
 
 def open_safetensors(file: Path) -> dict[str, StoredTensor]:
@@ -23,7 +34,7 @@ def open_safetensors(file: Path) -> dict[str, StoredTensor]:
     leaves a finite number goes unseen.
 
     Raises:
-      InputError: the file is truncated or damaged, or holds weights that are not floating.
+      InputError: the file is truncated or damaged, or holds weights of a type that is not known.
     """
     size = file.stat().st_size
     with file.open("rb") as stream:
@@ -45,7 +56,7 @@ def open_safetensors(file: Path) -> dict[str, StoredTensor]:
             end = last
             if is_buffer(name):
                 continue
-            kind = float_dtype(file, name, NAMES.get(dtype) or str(dtype))
+            kind = TYPES.get(dtype) or float_dtype(file, name, str(dtype))
             tensors[name] = at_extent(file, name, 8 + length + first, last - first, shape, kind)
     if 8 + length + end != size:
         raise damaged(file, f"it has {size} bytes, its header describes {8 + length + end}")

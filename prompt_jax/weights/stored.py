@@ -149,7 +149,7 @@ def float_dtype(file: Path | str, name: str, dtype: str) -> np.dtype:
     if dtype not in FLOATS:
         raise InputError(
             f"{file}: {name} is {dtype}; allowed: {', '.join(FLOATS)}; use a checkpoint that is "
-            f"not quantised"
+            "not quantised, or whose config.json has a quantization_config"
         )
     return FLOATS[dtype]
 

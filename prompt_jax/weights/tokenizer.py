@@ -20,7 +20,7 @@ def has_tokenizer(source: Path) -> bool:
 def load_tokenizer(
     name: str, *, revision: str | None = None, token: str | None = None
 ) -> Tokenizer:
-    """The tokenizer in a folder or a .gguf file, or of a hub id; never runs code that comes with it.
+    """The tokenizer of a folder, a .gguf file or a hub id; never runs code that comes with it.
 
     Raises:
       InputError: there is none, or it is incomplete, damaged, or needs code of its own.

@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 from typing import TypeVar
 
-from prompt_jax.backbones.causal.config import CausalConfig
+from prompt_jax.backbones.causal.config import CausalConfig, StackConfig
 from prompt_jax.backbones.sockets import Attention, Axes, Layers, Norm, Sockets, projection
 
 T = TypeVar("T")
 TABLES = ("transformer.wte.weight", "model.embed_tokens.weight")
 """What the embedding table is called, in GPT-2 and in the others."""
+TEXT = "language_model."
+"""What stands in the names of a text model beside a vision tower."""
 COPIES = ("lm_head.weight",)
 """A second name of the table, which some checkpoints of tied models keep."""
 OTHERS = ("score.", "classifier.", "qa_outputs.")
@@ -34,6 +36,23 @@ LLAMA = {
     "mlp/wi_1": "mlp.up_proj",
     "mlp/wo": "mlp.down_proj",
 }
+GEMMA2 = LLAMA | {
+    "attention_post_norm": "post_attention_layernorm",
+    "mlp_norm": "pre_feedforward_layernorm",
+    "mlp_post_norm": "post_feedforward_layernorm",
+}
+T5GEMMA = GEMMA2 | {
+    "attention_norm": "pre_self_attn_layernorm",
+    "attention_post_norm": "post_self_attn_layernorm",
+    "cross_attention_norm": "pre_cross_attn_layernorm",
+    "cross_attention/query": "cross_attn.q_proj",
+    "cross_attention/key": "cross_attn.k_proj",
+    "cross_attention/value": "cross_attn.v_proj",
+    "cross_attention/out": "cross_attn.o_proj",
+    "cross_attention_post_norm": "post_cross_attn_layernorm",
+}
+MODULES = {"gpt2": GPT2, "gemma2": GEMMA2, "gemma3_text": GEMMA2, "t5gemma": T5GEMMA}
+"""The parts of a layer by model type, where they are not Llama's."""
 QK_NORMS = ("attention/query_norm", "attention/key_norm")
 
 
@@ -52,7 +71,14 @@ def head_names(task_type: str, model_type: str) -> dict[str, str]:
 
 
 def canonical(tensors: Mapping[str, T], model_type: str) -> dict[str, T]:
-    """Weights under the names that we read: those of a bare GPT-2 or Llama lack their root."""
+    """Weights under the names that we read: those of a bare GPT-2 or Llama lack their root.
+
+    Of a Gemma 3 that sees, those of the text model; its writer decides where that hangs.
+    """
+    if model_type == "gemma3":
+        text = {name.replace(TEXT, "", 1): name for name in tensors if TEXT in name}
+        text |= {name: name for name in COPIES if name in tensors}
+        tensors = {name: tensors[source] for name, source in text.items()} if text else tensors
     weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(OTHERS)}
     root = "" if TABLES[0] in weights or TABLES[1] in weights else _root(model_type) + "."
     return {name if name in COPIES else root + name: tensor for name, tensor in weights.items()}
@@ -64,19 +90,30 @@ def _root(model_type: str) -> str:
 
 def hugging_face_names(config: CausalConfig) -> dict[str, list[str]]:
     """Paths of our tree to Hugging Face's names: one, or one a layer for stacked leaves."""
-    c, gpt2 = config, config.model_type == "gpt2"
-    root, (layers, final) = _root(c.model_type), ("h", "ln_f") if gpt2 else ("layers", "norm")
+    c, gpt2, root = config, config.model_type == "gpt2", _root(config.model_type)
     names = {"embedding": [f"{root}.{'wte' if gpt2 else 'embed_tokens'}.weight"]}
     if c.rope is None:
         names["positions"] = [f"{root}.wpe.weight"]
     if not c.tie_embeddings:
         names["head/kernel"] = ["lm_head.weight"]
-    for leaf, word in _norm_leaves(c):
-        names[f"decoder/final_norm/{leaf}"] = [f"{root}.{final}.{word}"]
+    layers, final = ("h", "ln_f") if gpt2 else ("layers", "norm")
+    return names | stack_names(c, "decoder", f"{root}.{layers}", f"{root}.{final}")
+
+
+def stack_names(config: StackConfig, stack: str, layers: str, final: str) -> dict[str, list[str]]:
+    """Names of a stack's weights, by path.
+
+    Args:
+      stack: what it is called in our tree.
+      layers: what Hugging Face calls its layers.
+      final: and the norm behind them.
+    """
+    c = config
+    names = {f"{stack}/final_norm/{leaf}": [f"{final}.{word}"] for leaf, word in _norm_leaves(c)}
     for path, module in _modules(c).items():
         for leaf, word in _leaves(c, path):
-            names[f"decoder/layers/{path}/{leaf}"] = [
-                f"{root}.{layers}.{i}.{module}.{word}" for i in range(c.num_layers)
+            names[f"{stack}/layers/{path}/{leaf}"] = [
+                f"{layers}.{i}.{module}.{word}" for i in range(c.num_layers)
             ]
     return names
 
@@ -87,51 +124,69 @@ def transposed(config: CausalConfig, path: str) -> bool:
     return path.endswith("kernel") and not inside_gpt2
 
 
-def _modules(c: CausalConfig) -> dict[str, str]:
+def _modules(c: StackConfig) -> dict[str, str]:
     """The parts of a layer by path, and what Hugging Face calls them."""
-    table = GPT2 if c.model_type == "gpt2" else LLAMA
-    return {path: name for path, name in table.items() if c.qk_norm or path not in QK_NORMS}
+    absent = set() if c.qk_norm else set(QK_NORMS)
+    table = MODULES.get(c.model_type, LLAMA)
+    if "behind" not in c.norm_places:
+        absent |= {path for path in table if path.endswith("post_norm")}
+    if c.cross_width is None:
+        absent |= {path for path in table if path.startswith("cross_attention")}
+    return {path: name for path, name in table.items() if path not in absent}
 
 
-def _leaves(c: CausalConfig, path: str) -> list[tuple[str, str]]:
+def _leaves(c: StackConfig, path: str) -> list[tuple[str, str]]:
     if path.endswith("norm"):
         return _norm_leaves(c)
     bias = c.mlp_bias if path.startswith("mlp") else c.qkv_bias
-    bias = c.out_bias if path == "attention/out" else bias
+    bias = c.out_bias if path.endswith("attention/out") else bias
     return [("kernel", "weight"), *([("bias", "bias")] if bias else [])]
 
 
-def _norm_leaves(c: CausalConfig) -> list[tuple[str, str]]:
+def _norm_leaves(c: StackConfig) -> list[tuple[str, str]]:
     return [("scale", "weight"), *([("bias", "bias")] if c.norm == "layer" else [])]
 
 
 def sockets(config: CausalConfig) -> Sockets:
     """Every place of a decoder-only model where a method may put something."""
+    places = Sockets({}, {}, {}, {})
+    add_places(places, config, "decoder", hugging_face_names(config))
+    return places
+
+
+def add_places(
+    places: Sockets, config: StackConfig, stack: str, names: Mapping[str, list[str]]
+) -> None:
+    """Adds those of a stack to the places of a model.
+
+    Args:
+      stack: `encoder` or `decoder`.
+      names: of the model's weights, by path.
+    """
     c = config
     inner, mlp, outer = ("embed", c.d_model), ("mlp", c.d_ff), ("heads", c.num_heads)
     few, kv = ("kv_heads", c.num_kv_heads), ("kv", c.d_kv)
+    read = ("embed", c.cross_width or 0)
     ends: dict[str, tuple[Axes, Axes]] = {
         "attention/qkv": ((inner,), (("qkv", 3), outer, kv)),
-        "attention/query": ((inner,), (outer, kv)),
-        "attention/key": ((inner,), (few, kv)),
-        "attention/value": ((inner,), (few, kv)),
-        "attention/out": ((outer, kv), (inner,)),
-        "mlp/wo": ((mlp,), (inner,)),
+        **dict.fromkeys(("attention/query", "cross_attention/query"), ((inner,), (outer, kv))),
+        **dict.fromkeys(("attention/key", "attention/value"), ((inner,), (few, kv))),
+        **dict.fromkeys(("cross_attention/key", "cross_attention/value"), ((read,), (few, kv))),
+        **dict.fromkeys(("attention/out", "cross_attention/out"), ((outer, kv), (inner,))),
         **dict.fromkeys(("mlp/wi", "mlp/wi_0", "mlp/wi_1"), ((inner,), (mlp,))),
+        "mlp/wo": ((mlp,), (inner,)),
     }
-    places = Sockets({}, {}, {}, {})
-    names = hugging_face_names(c)
     for path in _modules(c):
-        place = f"decoder/layers/{path}"
+        place = f"{stack}/layers/{path}"
         if path.endswith("norm"):
             width = c.d_kv if path in QK_NORMS else c.d_model
             places.norms[place] = Norm(c.num_layers, width)
             continue
         places.projections[place] = projection(*ends[path], names[f"{place}/kernel"])
-    places.norms["decoder/final_norm"] = Norm(0, c.d_model)
-    attention = Attention(c.num_layers, c.num_kv_heads, c.d_kv, "decoder")
-    places.attentions["decoder/layers/attention"] = attention
-    places.blocks["decoder/layers"] = Layers(
-        c.num_layers, c.d_model, ("attention", "mlp"), "decoder"
-    )
-    return places
+    places.norms[f"{stack}/final_norm"] = Norm(0, c.d_model)
+    sublayers = ("attention", *(("cross_attention",) if c.cross_width else ()), "mlp")
+    for sublayer in sublayers[:-1]:
+        role = "cross" if sublayer == "cross_attention" else stack
+        attention = Attention(c.num_layers, c.num_kv_heads, c.d_kv, role)
+        places.attentions[f"{stack}/layers/{sublayer}"] = attention
+    places.blocks[f"{stack}/layers"] = Layers(c.num_layers, c.d_model, sublayers, stack)

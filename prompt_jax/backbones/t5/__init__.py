@@ -10,7 +10,6 @@ from prompt_jax.backbones.t5.config import one_layer as one_layer
 from prompt_jax.backbones.t5.config import to_hugging_face as to_hugging_face
 from prompt_jax.backbones.t5.model import T5 as Module
 from prompt_jax.backbones.t5.model import T5 as T5
-from prompt_jax.backbones.t5.model import shift_right as shift_right
 from prompt_jax.backbones.t5.names import COPIES as COPIES
 from prompt_jax.backbones.t5.names import TABLES as TABLES
 from prompt_jax.backbones.t5.names import canonical as canonical

@@ -19,18 +19,19 @@ from prompt_jax.backbones.blocks import (
     attend,
     by_heads,
     dropout,
+    key_bias,
     prefix_length,
     prefix_of,
     relative_buckets,
     stack,
     virtual_rows,
 )
-from prompt_jax.backbones.cache import LayerCache, empty_cache, swap, written
+from prompt_jax.backbones.cache import LayerCache, swap, written
+from prompt_jax.backbones.encoder_decoder import EncoderDecoder, behind_prompt
 from prompt_jax.backbones.layers import (
     Dense,
     RMSNorm,
     constrain,
-    look_up,
     mask_bias,
     parameter,
     socket,
@@ -185,7 +186,7 @@ class Encoder(nn.Module):
             keys = jnp.where((keys < 0)[None], keys[None] + begins, keys[None])
         buckets = _buckets(c, positions, keys, bidirectional=True)
         # Two biases and not their sum: a row for every text, and one for every head.
-        biases = (_key_bias(mask, virtual),)
+        biases = (key_bias(mask, virtual),)
         if not c.bias_per_layer:
             biases = (*biases, RelativeBias(c, name="relative_bias")(buckets))
         x = dropout(self, x.astype(c.dtype))
@@ -205,16 +206,10 @@ class Decoder(nn.Module):
         encoded: Float[Array, "B S D"] | None,
         mask: Bool[Array, "B S"],
         cache: LayerCache | None,
-        index: Int[Array, ""],
+        index: Int[Array, ""] | int,
     ) -> tuple[Float[Array, "B U D"], LayerCache | None]:
-        c, tuned = self.config, self.variables.get("tuned", {})
-        prompt = socket(self, "prompt")
-        virtual = 0 if prompt is None else prompt.shape[-2]
-        if prompt is not None and encoded is not None:  # The first call, before any target.
-            rows = jnp.broadcast_to(prompt.astype(x.dtype), (len(x), virtual, c.d_model))
-            x = jnp.concatenate([rows, x], axis=1)
-        elif virtual:
-            index = index + virtual
+        c, tuned, tokens = self.config, self.variables.get("tuned", {}), x.shape[1]
+        x, index = behind_prompt(socket(self, "prompt"), x, index, first=encoded is not None)
         prefix = prefix_length(tuned, "attention")
         # With a cache, what is new stands at `index` and behind; keys are counted from its front.
         queries = index + jnp.arange(x.shape[1])
@@ -223,21 +218,14 @@ class Decoder(nn.Module):
         biases = (mask_bias(keys[None, :] <= queries[:, None])[None, None],)
         if not c.bias_per_layer:
             biases = (*biases, RelativeBias(c, name="relative_bias")(buckets))
-        cross_bias = _key_bias(mask, prefix_length(tuned, "cross_attention"))
+        cross_bias = key_bias(mask, prefix_length(tuned, "cross_attention"))
         x = dropout(self, x.astype(c.dtype))
         shared = (biases, buckets, index, encoded, cross_bias)
         x, added = stack(self, DecoderBlock, c.num_decoder_layers, x, *shared, sliced=(cache,))
         if cache is not None:
             cache = written(cache, added, index)
-        if virtual and encoded is not None:  # Nothing is asked of what stands behind a prompt.
-            x = x[:, virtual:]
-        return dropout(self, norm(c, "final_norm")(x)), cache
-
-
-def _key_bias(mask: Bool[Array, "B S"], prefix: int) -> Float[Array, "B 1 1 PS"]:
-    """The bias that hides masked keys; a prefix stands before them and is seen."""
-    # The same for all heads and queries: as [B, H, T, S] a bias would be as large as the scores.
-    return mask_bias(jnp.pad(mask, ((0, 0), (prefix, 0)), constant_values=True))[:, None, None, :]
+        # Nothing is asked of what stands behind a prompt.
+        return dropout(self, norm(c, "final_norm")(x[:, -tokens:])), cache
 
 
 def _buckets(c: T5Config, queries: Array, keys: Array, *, bidirectional: bool) -> Array:
@@ -250,7 +238,7 @@ def _buckets(c: T5Config, queries: Array, keys: Array, *, bidirectional: bool) -
     )
 
 
-class T5(nn.Module):
+class T5(EncoderDecoder):
     """The whole model; `embed` and `__call__` are what the rest of the library uses."""
 
     config: T5Config
@@ -265,10 +253,6 @@ class T5(nn.Module):
             head = ((c.d_model, c.vocab_size), ("embed", "vocab"), c.d_model**-0.5)
             self.head = Dense(*head, dtype=c.dtype)
 
-    def embed(self, tokens: Int[Array, "*B T"]) -> Float[Array, "*B T D"]:
-        """Rows of the embedding table; T5 scales nothing here."""
-        return look_up(self, "embedding", tokens)
-
     def encode(
         self, embeddings: Float[Array, "B S D"], mask: Bool[Array, "B S"]
     ) -> Float[Array, "B S D"]:
@@ -277,64 +261,21 @@ class T5(nn.Module):
 
     def decode(
         self,
-        decoder_tokens: Int[Array, "B U"],
+        tokens: Int[Array, "B U"],
         encoded: Float[Array, "B S D"] | None,
         mask: Bool[Array, "B S"],
         cache: LayerCache | None = None,
         index: Int[Array, ""] | int = 0,
     ) -> tuple[Float[Array, "B U V"], LayerCache | None]:
-        """Logits of the next token after every decoder token.
-
-        With a `cache`, see `prefill`, the first call needs `encoded` and fills the keys and
-        values of cross-attention; later calls pass `encoded=None` and only the new tokens, whose
-        first one stands at position `index`. Virtual tokens of the decoder come into the cache
-        with the first call and count in its length, but not in `index`.
-        """
+        """Logits of the next token after every decoder token, see `EncoderDecoder`."""
         c = self.config
-        x = self.embed(decoder_tokens)
-        x, cache = self.decoder(x, encoded, mask, cache, jnp.asarray(index))
+        x, cache = self.decoder(self.embed(tokens), encoded, mask, cache, index)
         # Rows of a tied table have unit variance: logits would grow as sqrt(D) with the width.
         if c.scale_logits:
             x = x * c.d_model**-0.5
         return word_logits(self, x, None if c.tie_embeddings else self.head), cache
 
-    def __call__(
-        self,
-        embeddings: Float[Array, "B S D"],
-        mask: Bool[Array, "B S"],
-        decoder_tokens: Int[Array, "B U"],
-    ) -> Float[Array, "B U V"]:
-        """Logits [B, U, V], float32; `decoder_tokens` start with the decoder's start token."""
-        return self.decode(decoder_tokens, self.encode(embeddings, mask), mask)[0]
-
-    def predict(
-        self,
-        embeddings: Float[Array, "B S D"],
-        mask: Bool[Array, "B S"],
-        targets: Int[Array, "B U"],
-    ) -> Float[Array, "B U V"]:
-        """Logits [B, U, V] of every target token, from the input and the targets before it."""
-        return self(embeddings, mask, shift_right(targets, self.config.decoder_start_token_id))
-
-    def prefill(
-        self, embeddings: Float[Array, "B S D"], mask: Bool[Array, "B S"], length: int
-    ) -> tuple[Float[Array, "B V"], LayerCache | None]:
-        """Logits of the first target token, and the cache that `decode` goes on with.
-
-        The cache has the keys and values of cross-attention, so no later step sees the encoder.
-
-        Args:
-          length: target tokens that the cache has room for, the start token among them.
-        """
-        c, batch = self.config, len(mask)
-        prompt = self.variables.get("tuned", {}).get("decoder", {}).get("prompt")
-        room = length + (0 if prompt is None else prompt.shape[-2])
-        cache = empty_cache(c, c.num_heads, c.num_decoder_layers, batch, room)
-        start = jnp.full((batch, 1), c.decoder_start_token_id, jnp.int32)
-        logits, cache = self.decode(start, self.encode(embeddings, mask), mask, cache)
-        return logits[:, 0], cache
-
-
-def shift_right(targets: Int[Array, "B U"], start: int) -> Int[Array, "B U"]:
-    """Decoder inputs of `targets`: the start token, then every target but the last."""
-    return jnp.pad(targets[:, :-1], ((0, 0), (1, 0)), constant_values=start)
+    @property
+    def kept(self) -> tuple[T5Config, int, int]:
+        """The config of the decoder's heads, how many of keys there are, and of layers."""
+        return self.config, self.config.num_heads, self.config.num_decoder_layers

@@ -38,14 +38,9 @@ def create_app(
     """The ASGI application.
 
     Args:
-      catalog: what is served.
       keys: who may ask; without any everybody may.
-      timeout: seconds that a request has.
       body_bytes: of a request at most.
       refresh: seconds between two looks at the store; 0 never looks.
-
-    Raises:
-      InputError: the model has no tokenizer, so that nobody could ask it in words.
     """
     backbone = catalog.engine.backbone
     if backbone.tokenizer is None:

@@ -94,11 +94,7 @@ class Keys:
 
 
 def read_keys(path: str | Path) -> Keys:
-    """The keys of a file: a JSON list of `name`, `sha256`, `scopes` and `prompts`.
-
-    Raises:
-      InputError: no such file, or not such a list.
-    """
+    """The keys of a file: a JSON list of `name`, `sha256`, `scopes` and `prompts`."""
     try:
         rows = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -181,7 +177,6 @@ class Gate:
     """Refuses what is no sane request: of a strange host, larger or slower than allowed.
 
     Args:
-      app: the application behind it.
       metrics: where what passes is counted.
       limit: bytes of a body at most.
       patience: seconds until a request is over, whoever is slow.

@@ -63,11 +63,7 @@ def add_openai(app: FastAPI) -> None:
 
 
 def messages_in(body: schemas.ChatRequest) -> Messages:
-    """The messages of a request.
-
-    Raises:
-      Refused: a part that is no text.
-    """
+    """The messages of a request; `Refused` for a part that is no text."""
     try:
         messages = [whole(message.model_dump()) for message in body.messages]
         return messages_of(messages, "the request")

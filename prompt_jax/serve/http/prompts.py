@@ -54,6 +54,7 @@ def add_prompts(app: FastAPI) -> None:
         words = await asyncio.to_thread(responses.nearest_words, served)
         return {
             **responses.model(served), "task": task and task.name, "template": task and task.source,
+            "chat": bool(task and task.chat), "system": task.system if task else "",
             "size": served.prompt.size, "metrics": served.prompt.metrics, "nearest_words": words,
         }  # fmt: skip
 
@@ -97,11 +98,7 @@ def expected_of(request: Request) -> str | None:
 
 
 def unpacked(body: bytes, backbone: Backbone | None = None) -> Prompt:
-    """The prompt of a zip: flat, a few files of known names, looked at before it is read.
-
-    Raises:
-      InputError: it is none.
-    """
+    """The prompt of a zip: flat, a few files of known names, looked at before it is read."""
     try:
         archive = zipfile.ZipFile(io.BytesIO(body))
         entries = archive.infolist()

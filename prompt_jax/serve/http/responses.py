@@ -44,12 +44,7 @@ class Responses:
         self._nearest: dict[str, list[str]] = {}
 
     async def served(self, key: Key, body: schemas.Prompted) -> Served | None:
-        """The prompt that a request names, or composes.
-
-        Raises:
-          UnknownPromptError: there is none, or none that the key may see.
-          InputError: they cannot be composed so.
-        """
+        """The prompt that a request names, or composes."""
         compose = body.compose
         if compose is None:
             return self.catalog.find(body.model, key.sees)
@@ -112,7 +107,8 @@ class Responses:
         return apieces(
             self.engine, prompted.served, prompted.tokens, body.stops, seed=seed,
             max_new_tokens=body.limit or self.engine.max_new_tokens, temperature=body.temperature,
-            timeout=self.timeout, **drawn,
+            repetition_penalty=body.repetition_penalty, min_new_tokens=body.min_tokens,
+            stop_token_ids=body.stop_token_ids or (), timeout=self.timeout, **drawn,
         )  # fmt: skip
 
     async def respond(
@@ -234,13 +230,10 @@ async def gathered(requests: Iterable[Future[Answer]]) -> list[Answer]:
 
 
 def refuse_unsupported(body: schemas.Body) -> None:
-    """Refuses fields that would change the answer and cannot.
-
-    Raises:
-      Refused: the request has one.
-    """
+    """Refuses fields that would change the answer and cannot."""
     for name in schemas.UNSUPPORTED:
-        if (body.model_extra or {}).get(name) not in (None, 0, 1, [], {}, ""):
+        value = (body.model_extra or {}).get(name)
+        if value is True or value not in (None, 0, 1, [], {}, ""):  # True equals 1.
             raise Refused(400, "unsupported", f"{name} is not supported here", name)
 
 

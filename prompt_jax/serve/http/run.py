@@ -15,11 +15,7 @@ else:  # uvicorn is imported where a server begins.
 
 
 def check_open(host: str, keys: Keys) -> None:
-    """Whether a server without keys is for its own machine alone.
-
-    Raises:
-      InputError: others could reach it.
-    """
+    """Checks that a server without keys is for its own machine alone."""
     try:
         loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:

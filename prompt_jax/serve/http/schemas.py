@@ -10,9 +10,13 @@ Stop = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 UNSUPPORTED = (
     "tools", "tool_choice", "functions", "logit_bias", "response_format", "presence_penalty",
-    "frequency_penalty", "best_of", "suffix", "echo",
+    "frequency_penalty", "best_of", "suffix", "echo", "bad_words", "min_p", "use_beam_search",
+    "length_penalty", "ignore_eos", "allowed_token_ids", "logits_processors", "guided_json",
+    "guided_regex", "guided_choice", "guided_grammar", "structured_outputs", "prompt_logprobs",
+    "no_repeat_ngram_size",
 )  # fmt: skip
-"""Fields that change an answer and that nothing here does; null, 0 and 1 ask for nothing."""
+"""Fields that change an answer and that nothing here does, of OpenAI's API and of vLLM's; null,
+false, 0 and 1 ask for nothing."""
 
 
 class Body(BaseModel):
@@ -48,6 +52,9 @@ class Sampling(Prompted):
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     top_k: Annotated[int, Field(ge=0, le=2**20)] = 0
     seed: Seed = 0
+    repetition_penalty: Annotated[float, Field(gt=0, le=10)] = 1.0
+    min_tokens: Annotated[int, Field(ge=0, le=4096)] = 0
+    stop_token_ids: Annotated[list[int], Field(max_length=8)] | None = None
     n: Annotated[int, Field(ge=1, le=8)] = 1
     stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
     stream: bool = False

@@ -1,0 +1,292 @@
+"""The blocks of a decoder, of an encoder with rotary positions, and of one that reads another.
+
+A layer that sees less far than others, or whose positions turn at another rate, picks what is its
+own by number: a scan over layers cannot branch, but it can look up.
+"""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from prompt_jax.backbones.blocks import MLP, add, attend, by_heads, dropout, stack, virtual_rows
+from prompt_jax.backbones.cache import LayerCache, swap, written
+from prompt_jax.backbones.causal.config import StackConfig
+from prompt_jax.backbones.causal.rope import rotate, rotations
+from prompt_jax.backbones.layers import (
+    Dense,
+    LayerNorm,
+    RMSNorm,
+    constrain,
+    mask_bias,
+    socket,
+)
+from prompt_jax.backbones.sockets import openness, prefix_seen
+
+
+class Cross(NamedTuple):
+    """What every cross-attention of a stack reads."""
+
+    encoded: Float[Array, "B S E"] | None
+    """None where the cache has their keys and values."""
+    bias: Float[Array, "B 1 1 PS"]
+
+
+class Attention(nn.Module):
+    """Attention whose keys and values may be those of a cache, or of other states."""
+
+    config: StackConfig
+    width: int
+    """D of what keys and values are made of."""
+
+    def setup(self):
+        c = self.config
+        std = c.d_model**-0.5
+        if c.fused:
+            shape = (c.d_model, 3, c.num_heads, c.d_kv)
+            axes = ("embed", "qkv", "heads", "kv")
+            options = {"use_bias": c.qkv_bias, "dtype": c.dtype, "as_matrix": c.mesh is None}
+            self.qkv = Dense(shape, axes, std, **options)
+        else:
+            shape, few = (c.d_model, c.num_heads, c.d_kv), (self.width, c.num_kv_heads, c.d_kv)
+            axes, options = ("embed", "heads", "kv"), {"use_bias": c.qkv_bias, "dtype": c.dtype}
+            self.query = Dense(shape, axes, std, **options)
+            self.key = Dense(few, ("embed", "kv_heads", "kv"), self.width**-0.5, **options)
+            self.value = Dense(few, ("embed", "kv_heads", "kv"), self.width**-0.5, **options)
+        if c.qk_norm:
+            self.query_norm = _rms(c, c.d_kv, "kv")
+            self.key_norm = _rms(c, c.d_kv, "kv")
+        self.out = Dense(
+            (c.num_heads, c.d_kv, c.d_model),
+            ("heads", "kv", "embed"),
+            (c.num_heads * c.d_kv) ** -0.5,
+            contracted=2,
+            use_bias=c.out_bias,
+            dtype=c.dtype,
+        )
+
+    def project(
+        self, x: Float[Array, "B T D"], turn: Float[Array, "2 B T K"] | None
+    ) -> tuple[Array, Array, Array]:
+        """Queries [B, T, H, K], keys and values of `x`, turned to their positions."""
+        c = self.config
+        x = constrain(x, c.mesh, "batch")
+        if c.fused:
+            query, key, value = (part[:, :, 0] for part in jnp.split(self.qkv(x), 3, axis=2))
+        else:
+            query, key, value = self.query(x), self.key(x), self.value(x)
+        (query,) = by_heads(c.mesh, query)
+        key, value = by_heads(c.mesh, key, value, axis="kv_heads")
+        if c.qk_norm:  # Before they are turned, which keeps their norms.
+            query, key = self.query_norm(query), self.key_norm(key)
+        if turn is not None:
+            query, key = rotate(query, turn), rotate(key, turn)
+        return query, *self._kept(key, value)
+
+    def queries(self, x: Float[Array, "B T D"]) -> Float[Array, "B T H K"]:
+        """Queries to the keys of other states, which stand nowhere beside `x`."""
+        (query,) = by_heads(self.config.mesh, self.query(constrain(x, self.config.mesh, "batch")))
+        return query
+
+    def keys(self, encoded: Float[Array, "B S E"]) -> tuple[Array, Array]:
+        """Keys and values of other states, both [B, S, H, K]."""
+        mesh = self.config.mesh
+        encoded = constrain(encoded, mesh, "batch")
+        return self._kept(*by_heads(mesh, self.key(encoded), self.value(encoded), axis="kv_heads"))
+
+    def _kept(self, key: Array, value: Array) -> tuple[Array, Array]:
+        # Kept only for a caller that asks for them, see `keys_and_values`.
+        self.sow("intermediates", "keys", key)
+        self.sow("intermediates", "values", value)
+        return key, value
+
+    def __call__(
+        self, x: Float[Array, "B T D"], query: Array, key: Array, value: Array, bias: Array
+    ) -> Float[Array, "B T D"]:
+        c = self.config
+        group = c.num_heads // c.num_kv_heads
+        prefix = socket(self, "prefix")
+        opened = None if prefix is None else openness(x, prefix)
+        if group > 1:  # Heads of queries that share a head of keys.
+            key, value = (jnp.repeat(x, group, axis=-2) for x in (key, value))
+            if prefix is not None:
+                heads = {n: jnp.repeat(prefix[n], group, axis=-2) for n in ("key", "value")}
+                prefix = {**prefix, **heads}
+        # Before the product: fewer numbers than scores, and none of them overflows.
+        query = query * (c.d_kv**-0.5 if c.query_scale is None else c.query_scale)
+        limits = {"chunk": c.attention_chunk, "cap": c.attention_cap}
+        out = attend(query, key, value, [bias], prefix, opened, **limits)
+        return self.out(*by_heads(c.mesh, out))
+
+
+class Block(nn.Module):
+    """Attention, cross-attention if it has one, and MLP, each with its norms and a residual.
+
+    Layers that see differently far have a `window`: which of the W biases is theirs, and which of
+    the turns.
+    """
+
+    config: StackConfig
+    continued: bool = False
+    """The states are those behind a cache: a layer's own virtual tokens are already in it."""
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        biases: Float[Array, "W B 1 T PS"],
+        turns: Float[Array, "R 2 B T K"] | None,
+        index: Int[Array, ""],
+        cross: Cross | None,
+        cache: LayerCache | None,
+        window: Int[Array, ""] | None,
+    ) -> tuple[Float[Array, "B T D"], LayerCache | None]:
+        c = self.config
+        bias, turn = _of_layer(biases, window), None if turns is None else _of_layer(turns, window)
+        if not self.continued:
+            x = virtual_rows(self, x)
+        attention = Attention(c, c.d_model, name="attention")
+        normed = _entering(self, "attention", x)
+        query, key, value = attention.project(normed, turn)
+        added = None
+        if cache is not None:
+            added = LayerCache(swap(key), swap(value))
+            key, value = map(swap, written(cache, added, index)[:2])
+        out = attention(normed, query, key, value, bias)
+        x = _leaving(self, "attention", x, normed, out)
+        if cross is not None:
+            x, added = _crossed(self, x, cross, cache, added)
+        normed = _entering(self, "mlp", x)
+        return _leaving(self, "mlp", x, normed, MLP(c, c.mlp_bias, name="mlp")(normed)), added
+
+
+def _of_layer(views: Float[Array, "W ..."], window: Int[Array, ""] | None) -> Array:
+    """The part of `views` that a layer reads: by its number, where there are several."""
+    return views[0 if window is None or len(views) == 1 else window]
+
+
+def _crossed(
+    block: Block,
+    x: Float[Array, "B T D"],
+    cross: Cross,
+    cache: LayerCache | None,
+    added: LayerCache | None,
+) -> tuple[Float[Array, "B T D"], LayerCache | None]:
+    """`x` behind its cross-attention, and what a cache takes, now with keys of the other states."""
+    c = block.config
+    assert c.cross_width is not None
+    attention = Attention(c, c.cross_width, name="cross_attention")
+    normed = _entering(block, "cross_attention", x)
+    if cross.encoded is not None:
+        key, value = attention.keys(cross.encoded)
+        if added is not None:
+            added = LayerCache(added.key, added.value, swap(key), swap(value))
+    else:  # What the first call put there.
+        assert cache and cache.cross_key is not None and cache.cross_value is not None
+        key, value = swap(cache.cross_key), swap(cache.cross_value)
+    out = attention(normed, attention.queries(normed), key, value, cross.bias)
+    return _leaving(block, "cross_attention", x, normed, out), added
+
+
+def _entering(block: Block, sublayer: str, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+    """What a sublayer reads."""
+    c = block.config
+    return norm(c, f"{sublayer}_norm")(x) if "before" in c.norm_places else x
+
+
+def _leaving(
+    block: Block, sublayer: str, x: Array, normed: Array, out: Float[Array, "B T D"]
+) -> Float[Array, "B T D"]:
+    """The residual sum behind a sublayer, see `add`."""
+    c = block.config
+    out = norm(c, f"{sublayer}_post_norm")(out) if "behind" in c.norm_places else out
+    return add(block, sublayer, x, normed, out)
+
+
+def norm(config: StackConfig, name: str) -> nn.Module:
+    """The norm at a sublayer or behind the stack."""
+    if config.norm == "layer":
+        return LayerNorm(config.d_model, config.layer_norm_epsilon, config.dtype, name=name)
+    return _rms(config, config.d_model, "embed", name)
+
+
+def _rms(config: StackConfig, width: int, axis: str, name: str | None = None) -> RMSNorm:
+    options = {"axis": axis, "from_one": config.norm == "rms_from_one", "name": name}
+    return RMSNorm(width, config.layer_norm_epsilon, config.dtype, **options)
+
+
+class Stack(nn.Module):
+    """[B, T, D] embeddings to [B, T, D] states."""
+
+    config: StackConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        positions: Int[Array, "B T"],
+        biases: Float[Array, "W B 1 T PS"],
+        index: Int[Array, ""] | int = 0,
+        cross: Cross | None = None,
+        cache: LayerCache | None = None,
+        continued: bool = False,
+    ) -> tuple[Float[Array, "B T D"], LayerCache | None]:
+        c, turns, index = self.config, None, jnp.asarray(index)
+        if c.rope is not None:
+            ropes = [c.rope, c.sliding_rope or c.rope]
+            ropes = ropes if c.full_layers else ropes[-1:] if c.sliding_window else ropes[:1]
+            # One rope turns all layers once; two are made for both kinds of layers.
+            turns = jnp.stack([rotations(rope, positions, c.d_kv) for rope in dict.fromkeys(ropes)])
+        x = dropout(self, x.astype(c.dtype))
+        windows = [int(i not in c.full_layers) for i in range(c.num_layers)]
+        sliced = (cache, jnp.array(windows) if c.full_layers else None)
+        shared, fields = (biases, turns, index, cross), {"continued": continued}
+        x, added = stack(self, Block, c.num_layers, x, *shared, sliced=sliced, fields=fields)
+        cache = None if cache is None else written(cache, added, index)
+        return norm(c, "final_norm")(x), cache
+
+
+def sight(
+    prefix: dict[str, Array] | None,
+    mask: Bool[Array, "B S"],
+    counted: Bool[Array, "B S"],
+    queries: Int[Array, " T"],
+    seen: Bool[Array, "T S"],
+) -> tuple[Int[Array, "B T"], Bool[Array, "B T PS"], Int[Array, "B T PS"]]:
+    """The positions of queries, which keys each may see, and how far these stand behind it.
+
+    Args:
+      prefix: of the stack's attentions; its P keys stand before all others.
+      mask: which of S places are real.
+      counted: which of them take a position.
+      queries: where the T states stand among them.
+      seen: which places a query may see where they are real.
+    """
+    virtual = prefix_seen(prefix, len(mask)) if prefix else jnp.zeros((len(mask), 0), bool)
+    # Counted over what is real, so that a row padded on the left is the row without padding.
+    positions = jnp.cumsum(jnp.concatenate([virtual, counted], axis=1), axis=1)
+    # Padding before the first token counts to -1, which would be the last row of a table.
+    positions = jnp.maximum(positions - 1, 0)
+    query_positions = positions[:, virtual.shape[1] + queries]
+    visible = seen[None] & mask[:, None, :]
+    # A prefix stands before all of a text, and so every query sees it.
+    before = jnp.broadcast_to(virtual[:, None], (*visible.shape[:2], virtual.shape[1]))
+    visible = jnp.concatenate([before, visible], axis=2)
+    return query_positions, visible, query_positions[:, :, None] - positions[:, None, :]
+
+
+def layer_biases(
+    config: StackConfig, visible: Bool[Array, "B T S"], behind: Int[Array, "B T S"]
+) -> Float[Array, "W B 1 T S"]:
+    """The bias of every kind of layer: of full ones, of those with a window, or of both.
+
+    Args:
+      behind: how far behind a query a key stands.
+    """
+    views = [visible]
+    if config.sliding_window is not None:
+        near = visible & (behind < config.sliding_window)
+        views = [visible, near] if config.full_layers else [near]
+    # Once for all layers; each picks its view by number, as a scan cannot branch by layer.
+    return mask_bias(jnp.stack(views))[:, :, None]

@@ -1,0 +1,115 @@
+"""What models of an encoder and a decoder share: how the rest of the library calls them."""
+
+import abc
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from prompt_jax.backbones.cache import LayerCache, empty_cache
+from prompt_jax.backbones.config import ModelConfig
+from prompt_jax.backbones.layers import look_up
+
+
+class EncoderDecoder(nn.Module):
+    """A prompt stands in the encoder's input; targets are read by a decoder of their own."""
+
+    config: ModelConfig
+
+    def embed(self, tokens: Int[Array, "*B T"]) -> Float[Array, "*B T D"]:
+        """Rows of the embedding table; what scales them, if anything, is the encoder's."""
+        return look_up(self, "embedding", tokens)
+
+    @abc.abstractmethod
+    def encode(
+        self, embeddings: Float[Array, "B S D"], mask: Bool[Array, "B S"]
+    ) -> Float[Array, "B S D"]:
+        """The encoder's states; a prompt, if any, is already in `embeddings` and `mask`."""
+
+    @abc.abstractmethod
+    def decode(
+        self,
+        tokens: Int[Array, "B U"],
+        encoded: Float[Array, "B S D"] | None,
+        mask: Bool[Array, "B S"],
+        cache: LayerCache | None = None,
+        index: Int[Array, ""] | int = 0,
+    ) -> tuple[Float[Array, "B U V"], LayerCache | None]:
+        """Logits of the next token after every decoder token.
+
+        With a `cache`, see `prefill`, the first call needs `encoded` and fills the keys and
+        values of cross-attention; later calls pass `encoded=None` and only the new tokens, whose
+        first one stands at position `index`. Virtual tokens of the decoder come into the cache
+        with the first call and count in its length, but not in `index`.
+        """
+
+    def __call__(
+        self,
+        embeddings: Float[Array, "B S D"],
+        mask: Bool[Array, "B S"],
+        decoder_tokens: Int[Array, "B U"],
+    ) -> Float[Array, "B U V"]:
+        """Logits [B, U, V], float32; `decoder_tokens` start with the decoder's start token."""
+        return self.decode(decoder_tokens, self.encode(embeddings, mask), mask)[0]
+
+    def predict(
+        self,
+        embeddings: Float[Array, "B S D"],
+        mask: Bool[Array, "B S"],
+        targets: Int[Array, "B U"],
+    ) -> Float[Array, "B U V"]:
+        """Logits [B, U, V] of every target token, from the input and the targets before it."""
+        return self(embeddings, mask, shift_right(targets, self.config.decoder_start_token_id))
+
+    def prefill(
+        self, embeddings: Float[Array, "B S D"], mask: Bool[Array, "B S"], length: int
+    ) -> tuple[Float[Array, "B V"], LayerCache | None]:
+        """Logits of the first target token, and the cache that `decode` goes on with.
+
+        The cache has the keys and values of cross-attention, so no later step sees the encoder.
+
+        Args:
+          length: target tokens that the cache has room for, the start token among them.
+        """
+        batch, prompt = len(mask), self.decoder_prompt
+        room = length + (0 if prompt is None else prompt.shape[-2])
+        cache = empty_cache(*self.kept, batch, room)
+        start = jnp.full((batch, 1), self.config.decoder_start_token_id, jnp.int32)
+        logits, cache = self.decode(start, self.encode(embeddings, mask), mask, cache)
+        return logits[:, 0], cache
+
+    @property
+    @abc.abstractmethod
+    def kept(self) -> tuple[ModelConfig, int, int]:
+        """The config of the decoder's heads, how many of keys there are, and of layers."""
+
+    @property
+    def decoder_prompt(self) -> Float[Array, "*B P D"] | None:
+        """Virtual tokens before a target, where a method put some."""
+        return self.variables.get("tuned", {}).get("decoder", {}).get("prompt")
+
+
+def behind_prompt(
+    prompt: Float[Array, "*B P D"] | None,
+    x: Float[Array, "B U D"],
+    index: Int[Array, ""] | int,
+    *,
+    first: bool,
+) -> tuple[Float[Array, "B PU D"], Int[Array, ""]]:
+    """What a decoder reads at a call, its own virtual tokens before it, and where that stands.
+
+    Args:
+      first: the call that comes before any other, after which the cache has the virtual tokens.
+    """
+    index = jnp.asarray(index)
+    if prompt is None:
+        return x, index
+    if not first:
+        return x, index + prompt.shape[-2]
+    rows = jnp.broadcast_to(prompt.astype(x.dtype), (len(x), *prompt.shape[-2:]))
+    return jnp.concatenate([rows, x], axis=1), index
+
+
+def shift_right(targets: Int[Array, "B U"], start: int) -> Int[Array, "B U"]:
+    """Decoder inputs of `targets`: the start token, then every target but the last."""
+    return jnp.pad(targets[:, :-1], ((0, 0), (1, 0)), constant_values=start)
