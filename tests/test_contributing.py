@@ -22,6 +22,8 @@ def follow(page, folder):
 
 def run(folder, *arguments):
     environment = {**os.environ, "PYTHONPATH": f"{folder}:{ROOT}", "JAX_PLATFORMS": "cpu"}
+    # A stranger has few plugins of pytest; importing all that the suite brings takes longer.
+    environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     done = subprocess.run(
         [sys.executable, "-m", *arguments],
         cwd=folder,
@@ -34,20 +36,22 @@ def run(folder, *arguments):
 
 
 @pytest.mark.slow
-def test_the_toy_method_of_contributing(tmp_path):
+def test_the_toy_method_of_contributing(tmp_path, tiny_folder, task_file):
     """As a stranger who follows the page, in an empty folder: no file of the package is touched."""
+    folder = tmp_path / "toy"
+    folder.mkdir()
     page = (ROOT / "CONTRIBUTING.md").read_text()
-    follow(page[page.index("## A new method") : page.index("## A new family")], tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {
+    follow(page[page.index("## A new method") : page.index("## A new family")], folder)
+    assert {path.name for path in folder.iterdir()} == {
         *("query_shift.py", "test_query_shift.py", "query_shift_recipe.py"),
     }
     laws = "training_lowers or gradient_is or saved_equals"
-    out = run(tmp_path, "pytest", "-q", "-p", "no:cacheprovider", "test_query_shift.py", "-k", laws)
+    out = run(folder, "pytest", "-q", "-p", "no:cacheprovider", "test_query_shift.py", "-k", laws)
     assert "3 passed" in out
     steps = ["--train.steps", "2", "--train.eval-every", "2", "--train.batch-size", "4"]
-    few = ["--data.max-examples", "20", "--train.eval-examples", "8"]
-    run(tmp_path, "prompt_jax", "train", "query_shift_recipe.py", *steps, *few)
-    assert '"kind": "query_shift"' in (tmp_path / "runs/query_shift/config.json").read_text()
+    small = ["--backbone", str(tiny_folder), "--data.task", f"file:{task_file}"]
+    run(folder, "prompt_jax", "train", "query_shift_recipe.py", *steps, *small)
+    assert '"kind": "query_shift"' in (folder / "runs/query_shift/config.json").read_text()
 
 
 def test_backbones_know_no_method():

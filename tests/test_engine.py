@@ -68,8 +68,12 @@ def roomy(request):
 
 
 @pytest.mark.slow
-def test_any_row_of_64_prompts_is_the_row_alone(roomy):
-    """Lengths of 1 to 100 and three methods: to the bit at one shape, to rounding across shapes."""
+def test_any_row_of_64_prompts_is_the_row_alone(tiny):
+    """Lengths of 1 to 100 and three methods: to the bit at one shape, to rounding across shapes.
+
+    Every family has rows of its own in test_bank.py.
+    """
+    roomy = with_positions(tiny)
     rng = np.random.default_rng(7)
     lengths = [1, 100, *rng.integers(1, 101, 42)]
     methods = [PromptTuningConfig(num_virtual_tokens=int(n)) for n in lengths]

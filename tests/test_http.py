@@ -64,7 +64,9 @@ def test_a_classification_is_completed_by_its_label_word(client, served):
     prompt = prompt_of(backbone, PromptTuningConfig(num_virtual_tokens=3), 4)
     catalog.put("tickets", dataclasses.replace(prompt, task=task))
     asked = {"input": "a fine film", "model": "tickets"}
-    found = httpx.post(f"{address}/v1/classify", headers=USER, json=asked).json()["data"][0]
+    # It compiles what classifies, which takes a slow machine longer than httpx waits by itself.
+    options = {"headers": USER, "json": asked, "timeout": 60}
+    found = httpx.post(f"{address}/v1/classify", **options).json()["data"][0]
     given = {"model": "tickets", "max_tokens": 1}
     whole = client.completions.create(prompt="a fine film", **given)
     assert whole.choices[0].text == found["label"] and whole.choices[0].finish_reason == "stop"

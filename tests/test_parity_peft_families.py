@@ -81,7 +81,6 @@ CASES += [
 QUICK = {
     ("gpt2", "CAUSAL_LM", "lora"),
     ("bert", "SEQ_CLS", "prompt"),
-    ("bert", "SEQ_CLS", "dora"),
     ("bert", "QUESTION_ANS", "prefix"),
 }
 cases = pytest.mark.parametrize(

@@ -77,13 +77,19 @@ def test_what_a_compiler_asked_for_in_vain():
     assert _needed("INTERNAL: something else") is None
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def config(tiny_folder):
     return Config(
         backbone=str(tiny_folder),
         data=DataConfig(max_source_length=12, max_target_length=4),
         train=TrainConfig(batch_size=4),
     )
+
+
+@pytest.fixture(scope="module")
+def made(config):
+    """Its plan on one device of this machine."""
+    return plan(config, None)
 
 
 def test_a_plan_for_the_devices_at_hand(config, tmp_path, capsys):
@@ -121,19 +127,21 @@ def test_what_scores_validation_is_planned_too(changes, programs):
     assert programs_of(Config(**changes)) == programs
 
 
-def test_a_run_is_its_step_and_what_scores_validation(config):
+def test_a_run_is_its_step_and_what_scores_validation(config, made):
     """A batch of evaluation may be what does not fit: fewer rows of it are then proposed."""
-    made = plan(config, None)
     train, score = made.costs
     assert (train.program, score.program) == ("train", "score")
     assert "4 of target; 4 rows to evaluate" in text(made)
     # Rows of evaluation are those of a micro-batch, or as many as are wanted.
     halved = dataclasses.replace(config, train=TrainConfig(batch_size=4, accumulate=2))
     many = dataclasses.replace(config, eval=EvalConfig(batch_size=256))
-    needed = [plan(c, None, programs=("score",)).needed for c in (halved, config, many)]
+    needed = [plan(c, None, programs=("score",)).needed for c in (halved, many)]
+    needed.insert(1, made.costs[1].needed)
     assert needed == sorted(needed) and needed[2] > train.needed and needed[1] == score.needed
     limit = (train.needed + needed[2]) / 2
-    costs = [cost._replace(limit=limit) for cost in plan(many, None).costs]
+    costs = [
+        cost._replace(limit=limit) for cost in (train, *plan(many, None, programs=("score",)).costs)
+    ]
     large = Plan(many, None, 1, "cpu", made.mesh, costs)
     assert [cost.fits for cost in costs] == [True, False]
     assert "no, score takes" in text(large) and "eval.batch_size 256" in text(large)
@@ -163,8 +171,7 @@ def test_the_command(config, capsys):
     assert last["fits"] and last["others"] == [] and last["kind"] == "cpu"
 
 
-def test_alternatives_keep_less_before_they_take_fewer_bits(config):
-    made = plan(config, None)
+def test_alternatives_keep_less_before_they_take_fewer_bits(made):
     words = [what for what, _ in alternatives(made)]
     assert words[0] == "one device, remat full, weights auto"
     assert all("weights int8" in what for what in words[2:]) and len(words) == 5
@@ -248,9 +255,13 @@ class TestTpu:
 
     @pytest.mark.slow
     def test_a_model_that_does_not_fit_is_answered(self):
-        """T5-XL keeps too much for one chip of 16 GB, and fits once it keeps less."""
-        lengths = DataConfig(max_source_length=412, max_target_length=16)
-        large = Config(backbone="t5_1_1_xl", data=lengths, frozen=BackboneConfig(dtype="bfloat16"))
+        """256 rows of small T5 keep too much for one chip of 16 GB, and fit once they keep less."""
+        large = Config(
+            backbone="t5_1_1_small",
+            data=DataConfig(max_source_length=412, max_target_length=16),
+            frozen=BackboneConfig(dtype="bfloat16"),
+            train=TrainConfig(batch_size=256),
+        )
         made = plan(large, "v5e-1")
         assert not made.fits and made.needed > 15.75
         assert ", train takes " in text(made) and "over the 15.75 of each" in text(made)
@@ -260,6 +271,7 @@ class TestTpu:
         assert "the cheapest that fit:" in text(made, [other])
 
 
+@pytest.mark.slow
 def test_a_device_that_does_not_tell_has_what_is_assumed(config, monkeypatch):
     said = []
     found = plan_remat(config, say=said.append)

@@ -1,6 +1,7 @@
 """A step of pretraining, and the weights that it starts from."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -76,7 +77,11 @@ def test_a_text_is_answered_with_the_virtual_token_it_resembles(prepared, stage)
     gap = stood[side].mean(0) - stood[~side].mean(0)
     gap *= 12.0 / np.linalg.norm(gap)
     tokens = jnp.asarray(padded(texts, 44))
-    words = module.apply({"params": params}, tokens, method="embed")
+    embed, encode, decode = (
+        jax.jit(functools.partial(module.apply, {"params": params}, method=name))
+        for name in ("embed", "encode", "decode")
+    )
+    words = embed(tokens)
     mask = jnp.concatenate([jnp.ones((200, 2), bool), tokens > 0], axis=1)
 
     def lean(one, other):
@@ -85,11 +90,8 @@ def test_a_text_is_answered_with_the_virtual_token_it_resembles(prepared, stage)
         before = jnp.broadcast_to(prompt, (200, 2, 16)).astype(words.dtype)
         both = jnp.concatenate([before, words], axis=1)
         begin = jnp.zeros((200, 1), jnp.int32)
-        logits, _ = module.apply({"params": params}, begin, *encoded(both), method="decode")
+        logits, _ = decode(begin, encode(both, mask), mask)
         return np.asarray(logits)[:, 0, first] - np.asarray(logits)[:, 0, second]
-
-    def encoded(both):
-        return module.apply({"params": params}, both, mask, method="encode"), mask
 
     told = lean(first, second) - lean(second, first)  # less what the text says of the words itself
     assert ((told > np.median(told)) == side).mean() > 0.75

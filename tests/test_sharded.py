@@ -13,10 +13,11 @@ import pytest
 FLAGS = "--xla_force_host_platform_device_count=8"
 
 
-def run_on_eight_devices(marker, processes="0"):
+@pytest.mark.slow
+def test_on_eight_devices():
     here = Path(__file__).parent
     files = map(str, here.glob("eight_devices*.py"))
-    command = [sys.executable, "-m", "pytest", "-q", "-n", processes, "-m", marker, *files]
+    command = [sys.executable, "-m", "pytest", "-q", "--dist", "worksteal", "-m", "", *files]
     done = subprocess.run(
         command,
         env={**os.environ, "XLA_FLAGS": FLAGS, "JAX_PLATFORMS": "cpu"},
@@ -25,13 +26,3 @@ def run_on_eight_devices(marker, processes="0"):
         text=True,
     )
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
-
-
-@pytest.mark.slow
-def test_on_eight_devices():
-    run_on_eight_devices("not slow")
-
-
-@pytest.mark.slow
-def test_every_backbone_method_and_mesh_on_eight_devices():
-    run_on_eight_devices("slow", processes="2")
