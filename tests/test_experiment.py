@@ -229,7 +229,8 @@ def command(config, *flags):
     )
 
 
-@pytest.mark.parametrize("steps", [2, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("steps", [2, 50])
 def test_a_profile_of_some_steps_is_written(config, tmp_path, steps):
     """In a process of its own: libtpu, once a test has loaded it, crashes JAX's profiler.
 

@@ -126,6 +126,7 @@ def test_who_leaves_is_not_answered(catalog, monkeypatch):
             assert len(steps) - begun < 8  # Of the 16 that it would have taken.
 
 
+@pytest.mark.slow
 def test_slow_senders_and_no_requests(catalog, monkeypatch):
     monkeypatch.setattr(app_module, "SLACK", 0.5)
     with serving(create_app(catalog, KEYS, timeout=3.0)) as address:

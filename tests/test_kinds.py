@@ -37,6 +37,7 @@ def predictions(run, backbone, tmp_path, rows):
     return [json.loads(line) for line in output.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_numbers_are_learned(bert_folder, tmp_path, capsys):
     rows = [
         {"input": f"{'good' if i % 3 else 'bad'} film {i}", "target": 2.5 if i % 3 else -1}

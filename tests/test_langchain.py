@@ -299,11 +299,12 @@ def test_the_example_routes_every_message(tmp_path):
     pytest.importorskip("langgraph")
     example = Path(__file__).parent.parent / "examples" / "langgraph_prompt_routing.py"
     backbone = load_backbone("embedded")
-    for seed, name in enumerate(("film", "word", "country", "news")):  # The router is trained.
-        method = PromptTuningConfig(num_virtual_tokens=20) if seed < 3 else LoraConfig(r=4)
+    # Trained prompts are there already: training has tests of its own.
+    for seed, name in enumerate(("film", "word", "country", "news", "router")):
+        method = LoraConfig(r=4) if name == "news" else PromptTuningConfig(num_virtual_tokens=20)
         kept = tmp_path / "runs" / "routing" / "kept" / name
         save_prompt(kept, prompt_of(backbone, method, seed))
-    command = [sys.executable, str(example), "--steps", "2"]
+    command = [sys.executable, str(example)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     assert "32 messages: " in done.stdout

@@ -93,6 +93,7 @@ def test_a_folder_of_something_else_is_refused(stage, tmp_path):
         pretrain(dataclasses.replace(stage, output=str(tmp_path / "thesis.tex")))
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_stops_the_stage(stage, tmp_path):
     wild = dataclasses.replace(
         stage, output=str(tmp_path), learning_rate=1e30, warmup_steps=0, steps=6

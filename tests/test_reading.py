@@ -91,6 +91,7 @@ def commands(result, folder, tmp_path, rows):
     return [json.loads(line)["prediction"] for line in output.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_tags_are_learned(bert_folder, tmp_path, capsys):
     config = config_for(bert_folder, tmp_path, rows_of_tags(), **TAGGING)
     result = train(config, say=lambda line: None)

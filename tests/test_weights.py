@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from prompt_jax.backbones.t5 import PRESETS, hugging_face_names
+from prompt_jax.backbones import PRESETS
+from prompt_jax.backbones.t5 import hugging_face_names
 from prompt_jax.config import InputError
 from prompt_jax.weights import load_backbone, save_hugging_face
 from prompt_jax.weights.hugging_face import open_weights

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import math
 import os
@@ -170,13 +171,15 @@ def _on_mesh(
 
 def _random(config: ModelConfig, seed: int, kind: str | None) -> Frozen:
     plain = dataclasses.replace(config, scan=True, remat="none", mesh=None)
+    key, draw = jax.random.key(seed), _draw
+    if config.mesh is not None:
+        draw = jax.jit(draw, static_argnums=(0, 1), out_shardings=shardings(config, kind))
+    return draw(plain, kind, key)
 
-    def draw(key: PRNGKeyArray) -> Frozen:
-        params = init_params(plain, key)
-        params = jax.tree.map(lambda leaf: leaf.astype(config.dtype), params)
-        return params if kind is None else quantise_tree(params, kind)
 
-    key = jax.random.key(seed)
-    if config.mesh is None:
-        return jax.jit(draw)(key)
-    return jax.jit(draw, out_shardings=shardings(config, kind))(key)
+# By itself, so that a second seed compiles nothing.
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _draw(config: ModelConfig, kind: str | None, key: PRNGKeyArray) -> Frozen:
+    params = init_params(config, key)
+    params = jax.tree.map(lambda leaf: leaf.astype(config.dtype), params)
+    return params if kind is None else quantise_tree(params, kind)
