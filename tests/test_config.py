@@ -107,6 +107,7 @@ def test_task_types_in_any_case(name):
         (lambda: c.DataConfig(max_source_length=0), "max_source_length must be at least 1"),
         (lambda: c.DataConfig(max_target_length=0), "max_target_length must be at least 1"),
         (lambda: c.DataConfig(max_examples=0), "max_examples must be at least 1"),
+        (lambda: c.DataConfig(max_test_examples=0), "max_test_examples must be at least 1"),
         (lambda: c.TrainConfig(optimizer="adam"), "unknown optimizer 'adam'.*meant 'adamw'"),
         (lambda: c.TrainConfig(schedule="cosin"), "unknown schedule.*meant 'cosine'"),
         (lambda: c.TrainConfig(steps=0), "train.steps must be at least 1"),

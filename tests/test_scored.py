@@ -130,3 +130,10 @@ def test_one_task_is_scored(config, trained):
     data = dataclasses.replace(config.data, mixture=("file:b.tsv",))
     with pytest.raises(InputError, match="evaluate is for one task, and data.mixture names"):
         outcome(Config(data=data), trained)
+
+
+def test_test_sets_are_capped_with_every_label(task_file):
+    task = TaskConfig(labels=("negative", "positive"))
+    data = DataConfig(task=f"file:{task_file}", test=f"file:{task_file}", max_test_examples=6)
+    (rows,) = load_data(Config(data=data, task=task)).tests.values()
+    assert sorted(row.target for row in rows) == ["negative"] * 3 + ["positive"] * 3

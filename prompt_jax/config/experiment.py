@@ -105,9 +105,11 @@ class DataConfig:
     max_examples: int | None = None
     """Only so many training rows of a task, drawn at random after validation is held out, every
     label in its share; None takes all."""
+    max_test_examples: int | None = None
+    """Only so many rows of every test set, drawn the same way; None takes all."""
     seed: int = 0
-    """Seeds which rows are held out, which ones max_examples draws, and which validation rows are
-    scored while training."""
+    """Seeds which rows are held out, which ones max_examples and max_test_examples draw, and which
+    validation rows are scored while training."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -132,8 +134,10 @@ class DataConfig:
             )
         at_least("max_source_length", self.max_source_length, 1)
         at_least("max_target_length", self.max_target_length, 1)
-        if self.max_examples is not None:
-            at_least("max_examples", self.max_examples, 1)
+        for name in ("max_examples", "max_test_examples"):
+            count = getattr(self, name)
+            if count is not None:
+                at_least(name, count, 1)
         at_least("data.seed", self.seed, 0)
         if not 0.0 < self.validation_fraction < 1.0:
             raise InputError(

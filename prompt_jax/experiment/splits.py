@@ -84,7 +84,10 @@ def load_data(config: Config, name: str = "") -> Data:
     task = resolve(name, config.task, rows[0].values, rows)
     train = to_examples(task, rows)
     task = completed(task, train)
-    tests = _tests(config, task, name, parts)
+    tests = {
+        split: sample(examples, options.max_test_examples, task, options.seed)
+        for split, examples in _tests(config, task, name, parts).items()
+    }
     held_out = False
     if options.validation:
         validation = examples_of(task, options.validation, "validation")

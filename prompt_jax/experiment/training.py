@@ -197,6 +197,13 @@ def _introduce(single: Single, say: Say) -> None:
             say(line)
         if data.task.chat:
             say(_chat_line(data, backbone))
+    watched = sum(len(data.watched(config)) for data in single.tasks)
+    parts = [part for data in single.tasks for part in (data.validation, *data.tests.values())]
+    say(
+        f"scoring: {watched:,} validation rows every {options.eval_every} steps, "
+        f"{sum(map(len, parts)):,} rows at the end; for fewer, --train.eval-examples and "
+        "--data.max-test-examples"
+    )
     cut = single.batches.truncated
     if any(cut):
         say(
