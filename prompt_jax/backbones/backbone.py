@@ -79,6 +79,7 @@ class Backbone:
     @property
     def module(self) -> nn.Module:
         """The Flax module that `params` belong to."""
+        # Modules of equal configs are equal, so a program compiled for one serves the next.
         return self.family.Module(self.config)
 
     @functools.cached_property
@@ -99,6 +100,7 @@ class Backbone:
     @property
     def table(self) -> Float[Array | np.ndarray, "V D"]:
         """[V, D], the rows of all words, as `embed` gives them."""
+        # The scale is rounded to the type of the rows, as in `embed`.
         table, scale = dequantised(self.params, "embedding"), self.config.embedding_scale
         return table if scale == 1 else table * np.asarray(scale, table.dtype)
 

@@ -30,6 +30,7 @@ from prompt_jax.backbones.sockets import (
 from prompt_jax.trees import Tree, Tuned
 
 REMAT_POLICIES = {
+    # Products with kernels are kept. Those of attention have batch axes, and are made again.
     "minimal": jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,
     "full": jax.checkpoint_policies.nothing_saveable,
 }
@@ -48,18 +49,22 @@ def relative_buckets(
     Keys may stand elsewhere in every row. Raffel et al. 2020, section 2.1; distances from
     `max_distance` on share the last bucket.
     """
+    # Ranks are made equal by hand, as the suite forbids that JAX does it.
     query = query.reshape(*[1] * (key.ndim - 1), -1, 1)
     distance = key[..., None, :] - query
     offset = jnp.zeros_like(distance)
     if bidirectional:  # Half of the buckets for each side.
         buckets //= 2
+        # Keys to the right of a query have the upper half, as in T5's checkpoints.
         offset = jnp.where(distance > 0, buckets, 0)
         distance = jnp.abs(distance)
     else:
+        # Keys ahead are hidden by the causal mask; here they only need some bucket.
         distance = jnp.maximum(-distance, 0)
     exact = buckets // 2
     # At least 1, as the branch that is not taken must be finite too.
     ratio = jnp.log(jnp.maximum(distance, 1) / exact) / jnp.log(max_distance / exact)
+    # The cast cuts, as T5 does: rounding would move the borders of the buckets.
     far = jnp.minimum(exact + (ratio * (buckets - exact)).astype(jnp.int32), buckets - 1)
     return offset + jnp.where(distance < exact, distance, far)
 
@@ -107,12 +112,14 @@ def attend(
         answers all at once.
       cap: what no score passes, see `soft_capped`.
     """
+    # Heads before positions, as both products are batched over B and H.
     query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
     length = query.shape[2]
     if chunk is None or length <= chunk:
         return _answers(query, key, value, biases, prefix, opened, cap).swapaxes(1, 2)
 
     # Each chunk's scores are made again for the backward pass, or it would keep them all.
+    # `lax.map` is a loop, and nothing is merged across the border of its body.
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def answer(first: Int[Array, ""]) -> Float[Array, "B H C K"]:
         # Tied to the queries: what depends on no layer, as biases do, a loop over layers would
@@ -128,8 +135,10 @@ def attend(
 
     # The last chunk ends with the queries, and so begins among those of the one before it.
     starts = jnp.append(jnp.arange(0, length - chunk, chunk), length - chunk)
+    # One chunk after the other: a vmap would hold the scores of all of them.
     out = jax.lax.map(answer, starts)
     before = jnp.moveaxis(out[:-1], 0, 2).reshape(*query.shape[:2], -1, query.shape[-1])
+    # Of the last chunk, only the queries that the one before it has not answered.
     last = out[-1][:, :, before.shape[2] - length :]
     return jnp.concatenate([before, last], axis=2).swapaxes(1, 2)
 
@@ -156,8 +165,10 @@ def _answers(
     scores = soft_capped(scores, cap)
     virtual = 0
     if prefix is not None:
+        # A scaled query has the scores of keys scaled for it, and no key is copied for every query.
         asking = query if opened is None else query * opened[:, None, :, None]
         first = prefix_masked(soft_capped(prefix_scores(asking, prefix), cap), prefix, NEVER)
+        # Scores are joined and not keys: a prefix of all rows would be copied to each of them.
         virtual = first.shape[-1]
         scores = jnp.concatenate([first, scores], axis=-1)
     for bias in biases:  # Added one by one: their sum would be as large as the scores.
@@ -188,6 +199,7 @@ class MLP(nn.Module):
             return Dense(*kernel, use_bias=self.use_bias, dtype=c.dtype, name=name)(x)
 
         activate = ACTIVATIONS[c.activation]
+        # `wi_0` is the half that is activated: Shazeer's gate, which Llama calls `gate_proj`.
         hidden = activate(inner("wi_0")) * inner("wi_1") if c.gated else activate(inner("wi"))
         # Split as the columns of `wi` and the rows of `wo` are, so that neither kernel moves.
         hidden = constrain(dropout(self, hidden), c.mesh, "batch", None, "mlp")
@@ -228,6 +240,7 @@ def key_bias(mask: Bool[Array, "B S"], prefix: int) -> Float[Array, "B 1 1 PS"]:
 def prefix_length(tuned: Tuned, attention: str) -> int:
     """How many keys a prefix puts before those of an attention; 0 without one."""
     prefix = prefix_of(tuned, attention)
+    # Counted from the right, since L and B may stand in front.
     return 0 if prefix is None else prefix["key"].shape[-3]
 
 
@@ -273,16 +286,19 @@ def stack(
     if c.remat != "none":
         # In a scan nothing is merged across its border, so that a barrier against it is no use.
         block = nn.remat(block, policy=REMAT_POLICIES[c.remat], prevent_cse=not c.scan)
+    # Weights are stacked however layers are run, so they are always initialised by the scan.
     if not (c.scan or module.is_initializing()):
         return _apart(module, functools.partial(block, **fields), length, x, shared, sliced)
     axes: Any = (*[nn.broadcast] * len(shared), *[0] * len(sliced))
     # A rng for dropout a layer, or all would drop the same places.
     scanned = nn.scan(
         block,
+        # Sown values are stacked too, as `keys_and_values` reads them.
         variable_axes={"params": 0, "tuned": 0, "intermediates": 0},
         split_rngs={"params": True, "dropout": True},
         in_axes=axes,
         length=length,
+        # No rule of `sharding` knows this name, so that no mesh splits the axis of layers.
         metadata_params={nn.PARTITION_NAME: "layers"},
     )
     return scanned(c, **fields, name="layers")(x, *shared, *sliced)
@@ -297,13 +313,16 @@ def _apart(
     sliced: tuple,
 ) -> tuple[Array, Tree]:
     """The blocks one by one, so that each is compiled; leaves are stacked, or tuples of layers."""
+    # Applied to trees by hand: as submodules, the blocks would need a tree of their own each.
     variables = {k: tree["layers"] for k, tree in module.variables.items() if "layers" in tree}
     outs = []
     for i in range(length):
         layer = jax.tree.map(lambda v: v[i], variables, is_leaf=lambda v: isinstance(v, tuple))  # noqa: B023
+        # Each call of `make_rng` gives another key, so layers do not drop the same places.
         slices = jax.tree.map(lambda v: v[i], sliced)  # noqa: B023
         rngs = {"dropout": module.make_rng("dropout")} if module.has_rng("dropout") else None
         with jax.named_scope(f"layer_{i}"):
             x, out = block(module.config).apply(layer, x, *shared, *slices, rngs=rngs)
         outs.append(out)
+    # With L in front, as a scan gives them.
     return x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outs)

@@ -42,7 +42,9 @@ def written(cache: LayerCache, added: LayerCache, index: Int[Array, ""]) -> Laye
     Layers only give what is new: a whole cache that came out of their scan would be copied at
     every step, and this one write is in place.
     """
+    # The axis is counted from the right: a layer's cache has no L, the stack's has.
     write = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=index, axis=-2)
     key, value = write(cache.key, added.key), write(cache.value, added.value)
+    # Keys of cross-attention come with the first call, and no later step changes them.
     filled = added if cache.cross_key is None else cache
     return LayerCache(key, value, filled.cross_key, filled.cross_value)

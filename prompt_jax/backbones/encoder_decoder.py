@@ -71,6 +71,7 @@ class EncoderDecoder(nn.Module):
         Args:
           length: target tokens that the cache has room for, the start token among them.
         """
+        # The decoder's own virtual tokens take places of its cache.
         batch, prompt = len(mask), self.decoder_prompt
         room = length + (0 if prompt is None else prompt.shape[-2])
         cache = empty_cache(*self.kept, batch, room)
@@ -112,4 +113,5 @@ def behind_prompt(
 
 def shift_right(targets: Int[Array, "B U"], start: int) -> Int[Array, "B U"]:
     """Decoder inputs of `targets`: the start token, then every target but the last."""
+    # Padding behind a target is read too: attention is causal, so no logit before it changes.
     return jnp.pad(targets[:, :-1], ((0, 0), (1, 0)), constant_values=start)

@@ -23,6 +23,7 @@ from prompt_jax.sharding import activation_spec
 NEVER = -1e9  # Added to a masked score: exp() of it is exactly zero, and unlike -inf it has no NaN.
 ACTIVATIONS = {
     "relu": jax.nn.relu,
+    # Hugging Face's names: its "gelu" is the exact one, and the default of JAX is its "gelu_new".
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
     "gelu_new": jax.nn.gelu,
     "gelu_pytorch_tanh": jax.nn.gelu,
@@ -40,6 +41,8 @@ def constrain(x: Array, mesh: Mesh | None, *names: str | None) -> Array:
     """
     if mesh is None:
         return x
+    # An axis without a name is replicated: constrained to "batch" alone, states whose positions
+    # were split are gathered.
     spec = activation_spec(names, x.shape, mesh)
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
 
@@ -52,17 +55,20 @@ def parameter(
     shape: Sequence[int],
 ) -> Array:
     """A parameter of a module that names its axes where it is born."""
+    # The box is there for `boxed_shapes` alone; without it a leaf is a plain array.
     boxed: Any = nn.with_logical_partitioning(init, tuple(axes))
     return module.param(name, boxed, tuple(shape))
 
 
 def socket(module: nn.Module, name: str) -> Any:
     """What a method put at this place of the model; None where there is nothing."""
+    # Known while the program is traced, so a model without the socket has no branch for it.
     return module.get_variable("tuned", name) if module.has_variable("tuned", name) else None
 
 
 def scale_of(module: nn.Module, name: str) -> Array | None:
     """The scales of a parameter that is held in few bits; None of any other."""
+    # Looked up and not declared: `init` makes no scales, and the tree of whole weights has none.
     name += SCALE
     return module.get_variable("params", name) if module.has_variable("params", name) else None
 
@@ -99,15 +105,18 @@ class Dense(nn.Module):
             y = y if groups else y * per_row(factor, y)
         lora = socket(self, "lora")
         if lora is not None:
+            # The frozen product above read `x` without dropout, as in PEFT's LoRA.
             change = low_rank(_dropped(self, x, lora), lora, inputs)
             y = y + gated(x, lora, change)
             if "magnitude" in lora:
                 outputs = range(inputs, kernel.ndim)
+                # The norm is that of the weights as they multiply: those in few bits are widened.
                 weight = kernel if factor is None else widened(kernel, factor, outputs)
                 y = y * per_row(magnitude_ratio(weight, lora, inputs), y)
         if self.use_bias:  # Behind DoRA, whose magnitude is that of the kernel alone.
             shape = (self.axes[inputs:], self.shape[inputs:])
             y = y + _like(parameter(self, "bias", nn.initializers.zeros_init(), *shape), y)
+        # IA3's scale comes last, because PEFT scales what the whole layer gives, its bias included.
         bias, scale = socket(self, "bias"), socket(self, "scale")
         y = y if bias is None else y + per_row(bias, y)
         return y if scale is None else y * per_row(scale, y)
@@ -123,6 +132,7 @@ def _product(
     # To the dtype of activations, so that the product is no wider than they are.
     kernel = kernel.astype(x.dtype)
     if as_matrix is None:
+        # Whatever stands behind B and T in `x` is contracted.
         return jnp.tensordot(x, kernel, x.ndim - 2)
     # The transposed product of the backward pass would copy a kernel of rank 3.
     inputs, outputs = kernel.shape[:as_matrix], kernel.shape[as_matrix:]
@@ -134,6 +144,7 @@ def _dropped(module: nn.Module, x: Array, lora: dict[str, Array]) -> Array:
     """The input of a LoRA: with dropout where it asks for it and a "dropout" rng is given."""
     if "dropout" not in lora or not module.has_rng("dropout"):
         return x
+    # The rate is a leaf and not a field of the module, so another rate compiles nothing.
     keep = 1.0 - lora["dropout"]
     mask = jax.random.bernoulli(module.make_rng("dropout"), keep, x.shape)
     # Divided by what is kept, so that the expectation is that of no dropout.
@@ -168,6 +179,7 @@ class RMSNorm(nn.Module):
             scale = 1.0 + scale.astype(jnp.float32)
             y = (wide * jnp.broadcast_to(scale, x.shape)).astype(self.dtype)
         else:
+            # T5 and Llama round before the scale in Transformers, and Gemma behind it.
             y = wide.astype(self.dtype) * jnp.broadcast_to(scale.astype(self.dtype), x.shape)
         tuned = socket(self, "scale")
         return y if tuned is None else y * per_row(tuned, y)
@@ -209,6 +221,7 @@ def look_up(module: nn.Module, name: str, tokens: Int[Array, "*B T"]) -> Float[A
     c, table, scale = module.config, getattr(module, name), scale_of(module, name)
     # Over `data` alone: fsdp and tensor hold words, and a row's words may be in any part.
     tokens = constrain(tokens, c.mesh, "rows")
+    # Gathered before anything is cast or widened, so that no copy of the whole table is made.
     rows = constrain(table[tokens], c.mesh, "rows")
     rows = rows if scale is None else widened(rows, scale[tokens], ())
     return constrain(rows.astype(c.dtype), c.mesh, "batch")
@@ -232,6 +245,7 @@ def word_logits(
         table = table if scale is None else widened(table, scale, ())
         table = constrain(table.astype(c.dtype), c.mesh, "vocab")
         logits = jnp.einsum("btd,vd->btv", states, table)
+    # The product is of the model's dtype; a softmax over V words and the loss need float32.
     return constrain(logits.astype(jnp.float32), c.mesh, "rows", None, "vocab")
 
 

@@ -26,6 +26,7 @@ def init_params(config: ModelConfig, key: PRNGKeyArray, *, boxed: bool = False) 
       key: of the random numbers.
       boxed: keeps the names of every leaf's axes beside it.
     """
+    # One token of one row: no parameter's shape depends on either.
     embeddings, mask = jnp.zeros((1, 1, config.d_model), config.dtype), jnp.ones((1, 1), bool)
     targets = [jnp.zeros((1, 1), jnp.int32)] if config.target_place == "apart" else []
     module = family_of(config).Module(config)
@@ -43,6 +44,7 @@ def boxed_shapes(config: ModelConfig, kind: str | None = None) -> Frozen:
     # Of stacked layers, as weights are held however they are run; a mesh would constrain shapes.
     plain = dataclasses.replace(config, scan=True, remat="none", mesh=None)
     shapes = jax.eval_shape(lambda: init_params(plain, jax.random.key(0), boxed=True))
+    # Initialisers give float32 whatever the config says; weights are held in its dtype.
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, config.dtype), shapes)
     return shapes if kind is None else quantised_shapes(shapes, kind)
 
@@ -87,6 +89,7 @@ def keys_and_values(
       By path, `key` and `value`.
     """
     family = family_of(config)
+    # Blocks that run one by one collect nothing that is sown; a scan stacks it with L in front.
     module = family.Module(dataclasses.replace(config, scan=True))
     frozen = {"params": params}
     embeddings = jnp.asarray(text if text.ndim == 2 else module.apply(frozen, text, method="embed"))
@@ -96,6 +99,7 @@ def keys_and_values(
     sown: Tree = module.apply(frozen, *inputs, method=method, mutable=["intermediates"])[1]
     leaves = by_path(sown["intermediates"])
     return {
+        # What is sown is a tuple with an entry a call; behind L stands the only row.
         path: {name: leaves[f"{path}/{name}s"][0][:, 0] for name in ("key", "value")}
         for path in family.sockets(config).attentions
     }

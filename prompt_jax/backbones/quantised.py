@@ -65,6 +65,7 @@ def scale_axes(shape: Sequence[int], outputs: tuple[int, ...], grouped: bool) ->
     """How many scales stand along each axis of a leaf: of groups, or of its outputs alone."""
     if not grouped:
         return {axis: shape[axis] for axis in outputs}
+    # Groups lie along the last input axis; of an attention's output that is K, inside a head.
     last = max(axis for axis in range(len(shape)) if axis not in outputs)
     group = next(n for n in range(min(GROUP, shape[last]), 0, -1) if shape[last] % n == 0)
     return {axis: n // group if axis == last else n for axis, n in enumerate(shape)}
@@ -77,6 +78,7 @@ def quantise(
     axes = scale_axes(leaf.shape, outputs, how.grouped)
     wide = leaf.astype(jnp.float32)
     counts = [axes.get(axis, 1) for axis in range(leaf.ndim)]
+    # Every axis is split into its scales and what is under each, so one maximum serves both kinds.
     grouped = [
         part for n, count in zip(leaf.shape, counts, strict=True) for part in (count, n // count)
     ]
@@ -84,6 +86,7 @@ def quantise(
     limit = LIMITS[how.kind]
     # Zeros have any scale, but not zero, which they are divided by.
     scale = jnp.where(largest > 0, largest / limit, 1.0)
+    # In float32, whatever the weights came in: a rounded quotient may fall on the wrong side of .5.
     small = wide / spread(scale, leaf.shape)
     # A cast to float8 rounds by itself, and one to integers cuts. The lowest integer stays unused,
     # so that numbers of both signs round alike and no scale needs a zero point.
@@ -165,6 +168,7 @@ def check_whole(params: Frozen, user: str) -> None:
     Raises:
       InputError: some are.
     """
+    # Numbers of four bits have an item size of one byte too.
     if any(leaf.dtype.itemsize == 1 for leaf in jax.tree.leaves(params)):
         raise InputError(
             f"{user} changes or copies the weights themselves, and these are held in few bits; "

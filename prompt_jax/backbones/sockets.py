@@ -102,6 +102,7 @@ class Sockets(NamedTuple):
 
 def per_row(leaf: Array, x: Float[Array, "B T *out"]) -> Array:
     """A leaf of [*out], or of [B, *out] with a value a row, ready to meet `x`."""
+    # The rank tells, since the scan over layers has already taken L away.
     by_row = leaf.ndim == x.ndim - 1
     return jnp.broadcast_to(leaf[:, None] if by_row else leaf, x.shape).astype(x.dtype)
 
@@ -114,6 +115,7 @@ def low_rank(
     a, b = lora["a"].astype(x.dtype), lora["b"].astype(x.dtype)
     row = "b" if a.ndim > inputs + 1 else ""
     i, o = "ijk"[:inputs], "xyz"[: b.ndim - 1 - len(row)]
+    # Two thin products: A B would be as large as the kernel, and one for each row.
     hidden = jnp.einsum(f"bt{i},{row}{i}r->btr", x, a)
     return jnp.einsum(f"btr,{row}r{o}->bt{o}", hidden, b)
 
@@ -126,6 +128,7 @@ def magnitude_ratio(
 
     The norm takes no gradient, as in section 4.3 of the paper.
     """
+    # In float32: the ratio begins at one, and bfloat16 has seven bits for what it moves by.
     updated = kernel.astype(jnp.float32) + jnp.tensordot(lora["a"], lora["b"], axes=1)
     square = jnp.square(updated).sum(tuple(range(inputs)))
     return lora["magnitude"] / jax.lax.stop_gradient(jnp.sqrt(square))
@@ -143,6 +146,7 @@ def openness(x: Float[Array, "B T *in"], leaves: dict[str, Array]) -> Float[Arra
     gate, bias = (leaves[name].astype(x.dtype) for name in ("gate", "gate_bias"))
     inputs = "ijk"[: x.ndim - 2]
     row = "b" if gate.ndim > len(inputs) else ""
+    # One for all rows has no axis; one a row meets the tokens of its row.
     bias = bias[:, None] if bias.ndim else bias
     scores = jnp.einsum(f"bt{inputs},{row}{inputs}->bt", x, gate)
     return jax.nn.sigmoid(scores + jnp.broadcast_to(bias, scores.shape))
@@ -196,6 +200,7 @@ def prefix_scores(
     """Scores of a prefix's keys, which have no batch axis unless every row has its own."""
     row = "b" if prefix["key"].ndim == 4 else ""
     key = prefix["key"].astype(query.dtype)
+    # Sums in float32, as those of the text's keys, with which these share a softmax.
     return jnp.einsum(f"bhtk,{row}phk->bhtp", query, key, preferred_element_type=jnp.float32)
 
 
@@ -207,6 +212,7 @@ def prefix_masked(
         return scores
     seen: Bool[Array, "*B P"] = prefix["mask"]
     bias = jnp.where(seen, 0.0, never)
+    # A mask a row is the same for all heads and queries.
     bias = bias[:, None, None, :] if bias.ndim == 2 else bias
     return scores + jnp.broadcast_to(bias, scores.shape)
 

@@ -72,6 +72,7 @@ class Block(nn.Module):
         c = self.config
         x = virtual_rows(self, x)
         out = Attention(c, name="attention")(x, bias)
+        # BERT norms behind residuals, so what attention and a parallel adapter read is the stream.
         x = _norm(c, "attention_norm")(add(self, "attention", x, x, out))
         out = MLP(c, use_bias=True, name="mlp")(x)
         return _norm(c, "mlp_norm")(add(self, "mlp", x, x, out)), None
@@ -129,6 +130,7 @@ class Bert(nn.Module):
         if c.num_token_types < 2 or c.sep_token_id is None:
             return x
         separators = tokens == c.sep_token_id
+        # Less itself, as the separator still belongs to the first text.
         second = (jnp.cumsum(separators, axis=-1) - separators > 0)[..., None]
         first_type, second_type = self.token_types[:2].astype(c.dtype)
         return x + jnp.where(second, jnp.broadcast_to(second_type - first_type, x.shape), 0)
@@ -152,6 +154,7 @@ class Bert(nn.Module):
 
     def pool(self, states: Float[Array, "B T D"], mask: Bool[Array, "B T"]) -> Float[Array, "B D"]:
         """What stands for a text before a head: its first real token, through the pooler if any."""
+        # Not place 0, where a virtual token or padding may stand.
         first = jnp.take_along_axis(states, mask.argmax(1)[:, None, None], axis=1)
         return (jnp.tanh(self.pooler(first)) if self.config.pooled else first)[:, 0]
 
@@ -160,6 +163,7 @@ class Bert(nn.Module):
         c = self.config
         x = self.word_norm(ACTIVATIONS[c.word_activation](self.word_dense(states)))
         logits = word_logits(self, x)
+        # Behind the cast to float32, so that the sum is not rounded.
         return logits + jnp.broadcast_to(self.word_bias.astype(jnp.float32), logits.shape)
 
     def __call__(

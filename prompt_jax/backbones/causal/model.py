@@ -101,10 +101,12 @@ class Causal(nn.Module):
         The head is applied to these U states only. Targets are read whole: what stands behind a
         target's end has no part in the logits before it.
         """
+        # The last target is predicted and never read.
         inputs, read = mask.shape[1], targets[:, :-1]
         x = jnp.concatenate([embeddings, self.embed(read).astype(embeddings.dtype)], axis=1)
         visible = jnp.concatenate([mask, jnp.ones(read.shape, bool)], axis=1)
         states, _ = self._states(x, visible, inputs, 0)
+        # The last real position predicts the first target; padding may stand between the two.
         last = _last(states[:, :inputs], mask)
         return self._logits(jnp.concatenate([last, states[:, inputs:]], axis=1))
 
@@ -118,6 +120,7 @@ class Causal(nn.Module):
         """
         c, (batch, inputs) = self.config, mask.shape
         cache = empty_cache(c, c.num_kv_heads, c.num_layers, batch, inputs + length)
+        # Places that are still empty are hidden, or their zeros would have a share of the softmax.
         room = jnp.pad(mask, ((0, 0), (0, length)))
         states, cache = self._states(embeddings, room, inputs, 0, cache)
         return self._logits(_last(states, mask))[:, 0], cache
@@ -136,8 +139,10 @@ class Causal(nn.Module):
           mask: of the input, as `prefill` had it.
         """
         inputs = mask.shape[1]
+        # `prefill` predicted the first target, which now takes the first place behind the input.
         first = inputs + jnp.asarray(index) - 1
         room = cache.key.shape[3] - inputs
+        # Those of `tokens` too, which are written before they are read.
         filled = jnp.arange(room) < jnp.asarray(index) - 1 + tokens.shape[1]
         visible = jnp.concatenate([mask, jnp.broadcast_to(filled, (len(mask), room))], axis=1)
         states, added = self._states(self.embed(tokens), visible, inputs, first, cache, True)

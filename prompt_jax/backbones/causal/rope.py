@@ -100,8 +100,11 @@ def rotations(rope: Rope, positions: Int[Array, "B T"], width: int) -> Float[Arr
     rates = rope.theta ** (-jnp.arange(0, width, 2, dtype=jnp.float32) / width)
     kept = _kept(rope, rates, width)
     rates = rates * kept + rates / rope.factor * (1 - kept)
+    # In float32: bfloat16 has no digits left for the angle of a far position.
     angles = positions[..., None].astype(jnp.float32) * rates[None, None, :]
+    # Checkpoints of Hugging Face pair number i of a head with i + K/2, not with its neighbour.
     angles = jnp.concatenate([angles, angles], axis=-1)
+    # Queries and keys both have it, so that scores grow by its square, as in Transformers.
     return jnp.stack([jnp.cos(angles), jnp.sin(angles)]) * rope.attention
 
 
@@ -119,11 +122,13 @@ def _kept(rope: Rope, rates: Float[Array, " R"], width: int) -> Float[Array, " R
         first, last = math.floor(first), math.ceil(last)
     first, last = max(first, 0), min(last, width - 1)
     pairs = jnp.arange(len(rates), dtype=jnp.float32)
+    # As in Transformers, where both ends may be the same pair.
     return 1 - jnp.clip((pairs - first) / (last - first or 0.001), 0.0, 1.0)
 
 
 def rotate(x: Float[Array, "B T H K"], turn: Float[Array, "2 B T K"]) -> Float[Array, "B T H K"]:
     """Each half of every head turned against the other."""
+    # Rounded to the type of the states before the product, as in Transformers.
     cos, sin = (part[:, :, None, :].astype(x.dtype) for part in turn)
     first, second = jnp.split(x, 2, axis=-1)
     turned = jnp.concatenate([-second, first], axis=-1)

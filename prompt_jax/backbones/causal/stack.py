@@ -44,8 +44,11 @@ class Attention(nn.Module):
         c = self.config
         std = c.d_model**-0.5
         if c.fused:
+            # GPT-2 stores all queries, then all keys, then all values: three, and then heads.
             shape = (c.d_model, 3, c.num_heads, c.d_kv)
             axes = ("embed", "qkv", "heads", "kv")
+            # Heads, which a mesh splits, stand behind the axis of three: one axis of both could not
+            # be split so.
             options = {"use_bias": c.qkv_bias, "dtype": c.dtype, "as_matrix": c.mesh is None}
             self.qkv = Dense(shape, axes, std, **options)
         else:
@@ -82,6 +85,7 @@ class Attention(nn.Module):
             query, key = self.query_norm(query), self.key_norm(key)
         if turn is not None:
             query, key = rotate(query, turn), rotate(key, turn)
+        # Kept as they were turned, as a cache and a prefix hold them: a prefix is not turned again.
         return query, *self._kept(key, value)
 
     def queries(self, x: Float[Array, "B T D"]) -> Float[Array, "B T H K"]:
@@ -109,6 +113,8 @@ class Attention(nn.Module):
         prefix = socket(self, "prefix")
         opened = None if prefix is None else openness(x, prefix)
         if group > 1:  # Heads of queries that share a head of keys.
+            # Repeated here, so that a cache holds the few; not tiled, as those that share stand
+            # side by side.
             key, value = (jnp.repeat(x, group, axis=-2) for x in (key, value))
             if prefix is not None:
                 heads = {n: jnp.repeat(prefix[n], group, axis=-2) for n in ("key", "value")}
@@ -143,6 +149,7 @@ class Block(nn.Module):
         window: Int[Array, ""] | None,
     ) -> tuple[Float[Array, "B T D"], LayerCache | None]:
         c = self.config
+        # Those of all kinds of layers come in, as a scan gives all layers the same arguments.
         bias, turn = _of_layer(biases, window), None if turns is None else _of_layer(turns, window)
         if not self.continued:
             x = virtual_rows(self, x)
@@ -163,6 +170,7 @@ class Block(nn.Module):
 
 def _of_layer(views: Float[Array, "W ..."], window: Int[Array, ""] | None) -> Array:
     """The part of `views` that a layer reads: by its number, where there are several."""
+    # Under a scan the number is traced, so that this is a gather and no branch.
     return views[0 if window is None or len(views) == 1 else window]
 
 
@@ -239,10 +247,12 @@ class Stack(nn.Module):
             # One rope turns all layers once; two are made for both kinds of layers.
             turns = jnp.stack([rotations(rope, positions, c.d_kv) for rope in dict.fromkeys(ropes)])
         x = dropout(self, x.astype(c.dtype))
+        # Numbers of views, as `layer_biases` and `turns` have them: 0 is full, 1 has a window.
         windows = [int(i not in c.full_layers) for i in range(c.num_layers)]
         sliced = (cache, jnp.array(windows) if c.full_layers else None)
         shared, fields = (biases, turns, index, cross), {"continued": continued}
         x, added = stack(self, Block, c.num_layers, x, *shared, sliced=sliced, fields=fields)
+        # One write for all layers, behind the scan: see `written`.
         cache = None if cache is None else written(cache, added, index)
         return norm(c, "final_norm")(x), cache
 
@@ -269,6 +279,7 @@ def sight(
     # Padding before the first token counts to -1, which would be the last row of a table.
     positions = jnp.maximum(positions - 1, 0)
     query_positions = positions[:, virtual.shape[1] + queries]
+    # A query that is padding may see no key. `NEVER` is finite, so its softmax is no NaN.
     visible = seen[None] & mask[:, None, :]
     # A prefix stands before all of a text, and so every query sees it.
     before = jnp.broadcast_to(virtual[:, None], (*visible.shape[:2], virtual.shape[1]))

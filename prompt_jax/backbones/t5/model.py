@@ -95,6 +95,7 @@ class RelativeBias(nn.Module):
         axes = ("relative_buckets", "heads")
         shape = (c.relative_attention_num_buckets, c.num_heads)
         table = parameter(self, "embedding", init, axes, shape)
+        # Scores are float32, and the bias is added to them unrounded.
         bias = ByBucket(table.astype(jnp.float32), buckets)
         # Once for all layers, unless it would have rows for more queries than are answered at once.
         queries = buckets.shape[-2]
@@ -147,6 +148,7 @@ class DecoderBlock(nn.Module):
         added = None
         if cache is not None:
             added = LayerCache(swap(key), swap(value))
+            # A block reads a cache with its own tokens in it; the stack keeps those of all layers.
             key, value = map(swap, written(cache, added, index)[:2])
         x = add(self, "attention", x, normed, attention(normed, key, value, biases))
 
@@ -159,6 +161,7 @@ class DecoderBlock(nn.Module):
         else:  # What the first call put there.
             assert cache and cache.cross_key is not None and cache.cross_value is not None
             cross_key, cross_value = swap(cache.cross_key), swap(cache.cross_value)
+        # T5 has no relative bias in cross-attention, so a prompt's positions do not matter there.
         out = cross(normed, cross_key, cross_value, [cross_bias])
         x = add(self, "cross_attention", x, normed, out)
         normed = norm(c, "mlp_norm")(x)
@@ -179,6 +182,7 @@ class Encoder(nn.Module):
     def __call__(self, x: Float[Array, "B S D"], mask: Bool[Array, "B S"]) -> Float[Array, "B S D"]:
         c, tuned = self.config, self.variables.get("tuned", {})
         prefix, virtual = prefix_of(tuned, "attention"), prefix_length(tuned, "attention")
+        # A prefix takes no place of the input: its keys are read as if they stood just before it.
         positions, keys = jnp.arange(x.shape[1]), jnp.arange(-virtual, x.shape[1])
         if prefix is not None and "mask" in prefix:
             # It ends where the text begins, and so behind the padding that a row may begin with.
@@ -213,8 +217,10 @@ class Decoder(nn.Module):
         prefix = prefix_length(tuned, "attention")
         # With a cache, what is new stands at `index` and behind; keys are counted from its front.
         queries = index + jnp.arange(x.shape[1])
+        # Those of a prefix are negative, and so each query sees them.
         keys = jnp.arange(-prefix, x.shape[1] if cache is None else cache.key.shape[3])
         buckets = _buckets(c, queries, keys, bidirectional=False)
+        # Targets have no mask: padding and the empty places of a cache stand behind them.
         biases = (mask_bias(keys[None, :] <= queries[:, None])[None, None],)
         if not c.bias_per_layer:
             biases = (*biases, RelativeBias(c, name="relative_bias")(buckets))
@@ -250,6 +256,7 @@ class T5(EncoderDecoder):
         self.encoder = Encoder(c)
         self.decoder = Decoder(c)
         if not c.tie_embeddings:
+            # A head of its own reads states as they are: T5 1.1 was trained without a scale.
             head = ((c.d_model, c.vocab_size), ("embed", "vocab"), c.d_model**-0.5)
             self.head = Dense(*head, dtype=c.dtype)
 

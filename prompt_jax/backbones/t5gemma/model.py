@@ -61,6 +61,7 @@ class T5Gemma(EncoderDecoder):
         room = jnp.arange(x.shape[1] if cache is None else cache.key.shape[3])
         queries = index + jnp.arange(x.shape[1])
         filled = jnp.ones((len(mask), len(room)), bool)
+        # Hides the empty places of a cache as well, which are all ahead.
         seen = room[None, :] <= queries[:, None]
         prefix = prefix_of(tuned, "attention")
         positions, visible, behind = sight(prefix, filled, filled, queries, seen)
