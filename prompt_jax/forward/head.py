@@ -12,6 +12,7 @@ def apply_head(
     head: dict[str, Any], x: Float[Array, "B *T D"], activation: str | None
 ) -> Float[Array, "B *T C"]:
     """Logits, float32. A leaf may have an axis B in front, with a head for every row."""
+    # A head is trained and so float32, whatever the frozen model computes in.
     x = x.astype(jnp.float32)
     if activation is not None:
         x = ACTIVATIONS[activation](_linear(head["hidden"], x))
@@ -19,6 +20,7 @@ def apply_head(
 
 
 def _linear(leaves: dict[str, Array], x: Float[Array, "B *T D"]) -> Float[Array, "B *T C"]:
+    # One kernel for all rows has no axis B, so that none is copied for every row.
     row = "b" if leaves["kernel"].ndim == 3 else ""
     y = jnp.einsum(f"b...d,{row}dc->b...c", x, leaves["kernel"])
     if "bias" not in leaves:

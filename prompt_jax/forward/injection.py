@@ -103,6 +103,7 @@ def for_tasks(
             f"the prompt holds those of {len(prompts)} tasks; name one, 0 to "
             f"{len(prompts) - 1}: --task-id, or task_ids in Python"
         )
+    # A number picks [P, D], which no row copies before `prepend`; one a row gathers [B, P, D].
     rows = 0 if tasks is None else jnp.asarray(tasks)
     return rest._replace(prompt=prompts[rows])
 
@@ -111,6 +112,7 @@ def only_real(injection: Injection, real: Bool[Array, " P"]) -> Injection:
     """The injection with the virtual tokens at which `real` is True, before input and in layers."""
     leaves: dict[str, Any] = flax.traverse_util.flatten_dict(injection.sockets, sep="/")
     for path in [path for path in leaves if path.endswith("prefix/key")]:
+        # With L in front, as the scan over layers slices every leaf of a socket.
         mask = jnp.broadcast_to(real, (leaves[path].shape[0], len(real)))
         leaves[path.removesuffix("key") + "mask"] = mask
     sockets = flax.traverse_util.unflatten_dict(leaves, sep="/")

@@ -37,6 +37,7 @@ def prepend(
         return embeddings, mask
     batch, length, width = embeddings.shape
     if injection.shift is not None:
+        # A batch may be shorter than the texts that the shift was trained on.
         shift = injection.shift[..., :length, :].astype(embeddings.dtype)
         shift = jnp.broadcast_to(shift, (batch, *shift.shape[-2:]))
         embeddings = embeddings.at[:, : shift.shape[1]].add(shift)
@@ -48,6 +49,7 @@ def prepend(
             f"use the backbone that the prompt was trained on"
         )
     virtual = injection.prompt.shape[-2]
+    # What is trained is float32, and here takes the dtype of the frozen model.
     prompt = jnp.broadcast_to(injection.prompt.astype(embeddings.dtype), (batch, virtual, width))
     real = True if injection.prompt_mask is None else injection.prompt_mask
     prompt_mask = jnp.broadcast_to(real, (batch, virtual))
@@ -55,6 +57,7 @@ def prepend(
     joined_mask = jnp.concatenate([prompt_mask, mask], axis=1)
     if injection.placement == "prefix":
         return joined, joined_mask
+    # The place differs by row, so rows are put in order by a gather, which keeps shapes static.
     order = _order(_tokens_before(injection, mask), virtual, length)
     return (
         jnp.take_along_axis(joined, order[:, :, None], axis=1),
@@ -65,6 +68,7 @@ def prepend(
 def _tokens_before(injection: Injection, mask: Bool[Array, "B T"]) -> Int[Array, " B"]:
     """How many tokens of every text stand before the prompt."""
     tokens = mask.sum(1)
+    # A text without tokens has no first one to stand behind.
     return jnp.minimum(tokens, 1) if injection.placement == "after_bos" else tokens
 
 
@@ -74,6 +78,7 @@ def _order(before: Array, virtual: int, length: int) -> Array:
     before = before[:, None]
     leading = position < before
     in_prompt = (position >= before) & (position < before + virtual)
+    # Behind the prompt, text stands where the concatenation has it already.
     return jnp.where(leading, position + virtual, jnp.where(in_prompt, position - before, position))
 
 
@@ -102,6 +107,7 @@ def text_mask(
     """Where the real tokens of the text stand once `prepend` has joined it with a prompt."""
     if injection is None or not injection.input_tokens:
         return mask
+    # By `prepend` itself, so that the two cannot disagree; XLA drops the embeddings that it joins.
     hidden = injection._replace(prompt_mask=jnp.zeros(injection.input_tokens, bool))
     return prepend(hidden, embeddings, mask)[1]
 
@@ -146,6 +152,7 @@ class PromptedModel:
 
     module: nn.Module = dataclasses.field(metadata={"static": True})
     """A program is compiled for it."""
+    # No static field: weights are an argument of programs, and never a constant in them.
     frozen: Any
     """The backbone's parameters."""
     injection: Any = None
@@ -237,6 +244,7 @@ class PromptedModel:
         states = self.apply(*prepend(self.injection, embeddings, mask), method="encode")
         visible = text_mask(self.injection, embeddings, mask)
         if self.injection.pool_prompt is not None:
+            # An array and no flag, so that heads of both kinds share a program.
             visible = visible | self.injection.pool_prompt
         pooled = self.apply(states, visible, method="pool")
         hidden = self.module.config.head("SEQ_CLS").hidden
@@ -251,6 +259,8 @@ class PromptedModel:
         """
         states = self.text_states(tokens, mask)
         masks = (tokens == self.module.config.mask_token_id) & mask
+        # A stable sort puts masks first, in their order, and has the same shape for any number of
+        # them.
         places = jnp.argsort(~masks, axis=1, stable=True)[:, :count]
         states = jnp.take_along_axis(states, places[:, :, None], axis=1)
         return self.apply(states, method="words")
@@ -277,4 +287,5 @@ class PromptedModel:
         index: Int[Array, ""] | int,
     ) -> tuple[Float[Array, "B U V"], LayerCache]:
         """Logits behind tokens of the answer, the first of which is its `index`-th, from 1."""
+        # No encoder's states: the cache has the keys and values that were made of them.
         return self.apply(tokens, None, mask, cache, index, method="decode")
