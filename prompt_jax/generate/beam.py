@@ -64,6 +64,7 @@ def search_beams(
       stop_when_full: a row is decided when `beams` hypotheses have ended, whatever their scores.
     """
     config = model.module.config
+    # An input is read once and not by every beam.
     first = _spread(model.prefill(tokens, mask, length), beams)
     extend = functools.partial(_extend, rules.spread(beams), ngram, lengths, stop_when_full)
 
@@ -90,6 +91,7 @@ def _spread(first: Prefilled, beams: int) -> Prefilled:
     """Every row as often as it has beams, one copy beside the other."""
     return Prefilled(
         jnp.repeat(first.logits, beams, axis=0),
+        # Along axis 1, as L stands in front.
         jax.tree.map(lambda part: jnp.repeat(part, beams, axis=1), first.cache),
         jnp.repeat(first.mask, beams, axis=0),
     )
@@ -130,6 +132,7 @@ def _extend(
     vocab = logits.shape[-1]
     tried = beams * max(2, 1 + len(rules.ends))
     written = state.tokens.reshape(batch * beams, length)
+    # Rules change log-probabilities here and logits elsewhere, as in Transformers.
     grown = obey(rules, ngram, jax.nn.log_softmax(logits), written, state.step)
     grown = grown.reshape(batch, beams, vocab) + state.scores[:, :, None]
     scores, flat = jax.lax.top_k(grown.reshape(batch, beams * vocab), tried)
@@ -138,6 +141,7 @@ def _extend(
     tokens = jax.lax.dynamic_update_index_in_dim(tokens, token, state.step, 2)
     progress = None if state.progress is None else _pick(state.progress, parents)
     progress, ends = rules.advance(progress, token)
+    # The last token ends them all, so that every hypothesis is compared by its own length.
     ends |= state.step == length - 1
 
     running_scores, kept = jax.lax.top_k(jnp.where(ends, scores + NEVER, scores), beams)
@@ -148,6 +152,7 @@ def _extend(
     has_ended = _pick(jnp.concatenate([state.has_ended, may_end], 1), best)
 
     worst = jnp.where(has_ended, ended_scores.min(-1, keepdims=True), NEVER)
+    # The best one speaks for all: those that run are equally long.
     hoped = running_scores[:, :1] / lengths.hoped[state.step]
     grown_state = _Beams(
         step=state.step + 1,
@@ -173,4 +178,5 @@ def _reorder(cache: LayerCache, parents: Int[Array, "B beams"]) -> LayerCache:
     """The cache of every beam's parent."""
     batch, beams = parents.shape
     rows = (jnp.arange(batch)[:, None] * beams + parents).reshape(-1)
+    # Keys of cross-attention are those of the input, alike for all beams of a row, and stay.
     return cache._replace(key=cache.key[:, rows], value=cache.value[:, rows])

@@ -47,6 +47,7 @@ def generate(
       InputError: a backbone that writes nothing, an unknown option (it names all), one outside its
         range, sampling together with beams, or more tokens than the backbone has positions.
     """
+    # In numpy, as lengths are checked and rules are made on the host.
     tokens, mask = np.asarray(tokens, np.int32), np.asarray(mask, bool)
     chosen = options_of(backbone, tokens.shape[1], options)
     if backbone.config.is_encoder:
@@ -66,6 +67,7 @@ def generate(
     rules = rules_of(backbone, chosen, tokens, mask)
     placed = place_rows((tokens, mask), backbone.mesh)
     arguments = (PromptedModel.of(backbone, injection), *placed, rules)
+    # Static: a cache has room for the length, and a loop over the n-gram is unrolled.
     shape = {"length": length, "ngram": chosen.no_repeat_ngram_size}
     if chosen.num_beams == 1:
         draw = chosen.drawing and _draw(
@@ -77,6 +79,7 @@ def generate(
         _lengths(length, chosen.length_penalty, chosen.early_stopping),
         **shape,
         beams=chosen.num_beams,
+        # Not its truth value: "never" is a text and would count as True.
         stop_when_full=chosen.early_stopping is True,
     )
     return on_host(answers[:, : chosen.num_return_sequences].reshape(-1, length))
@@ -89,6 +92,7 @@ def _copies(
     copies = np.tile(np.arange(count, dtype=np.uint32) * np.uint32(APART), len(tokens))
     rows = np.repeat(rows, count).astype(np.uint32) + copies
     if injection is not None:
+        # The rank of a part with an axis B; a part without one serves copies as it serves rows.
         by_row = {"prompt": 3, "prompt_mask": 2, "shift": 3}
         parts = {name: getattr(injection, name) for name in by_row}
         parts = {
@@ -105,8 +109,10 @@ def _draw(drawn: Drawing, seed: int, rows: np.ndarray, vocabulary: int) -> Draw:
         jax.random.key(seed),
         *jax.device_put(
             (
+                # The same 32 bits, which `fold_in` reads as unsigned ones.
                 rows.astype(np.uint32).view(np.int32),
                 np.float32(drawn.temperature),
+                # All words are a number too, so that no top_k is the same program.
                 np.int32(drawn.top_k or vocabulary),
                 np.float32(drawn.top_p),
             )
@@ -115,6 +121,7 @@ def _draw(drawn: Drawing, seed: int, rows: np.ndarray, vocabulary: int) -> Draw:
 
 
 def _lengths(tokens: int, penalty: float, early_stopping: bool | str) -> Lengths:
+    # In float64 on the host, as Transformers has it: powers in float32 may rank otherwise.
     divisor = (np.arange(1, tokens + 1, dtype=np.float64) ** penalty).astype(np.float32)
     # Where long is cheap, the best that a beam may become is as long as it can get.
     patient = early_stopping == "never" and penalty > 0

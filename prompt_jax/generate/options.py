@@ -104,11 +104,13 @@ def rules_of(
         tokenizer = _tokenizer(backbone, "stop_strings")
         table = stop_table(tokenizer, options.stop_strings, backbone.config.vocab_size)
         rules = rules._replace(stops=table)
+    # As in Transformers, a bad word that is an end token alone is left out: no answer could end.
     words = [word for word in _bad_words(backbone, options) if word[1:] or word[0] not in ends]
     if words:
         rules = rules._replace(bad_words=_padded(words, backbone.config.vocab_size))
     if options.repetition_penalty != 1.0:
         rules = rules._replace(repetition_penalty=np.float32(options.repetition_penalty))
+    # `read` stays None, and the program keeps no history.
     if not words and options.repetition_penalty == 1.0 and not options.no_repeat_ngram_size:
         return rules
     if backbone.target_place == "apart":  # The decoder has read its start token, and no text.
@@ -144,6 +146,7 @@ def _bad_words(backbone: Backbone, options: Options) -> list[tuple[int, ...]]:
         return list(options.bad_words_ids)
     tokenizer = _tokenizer(backbone, "bad_words")
     bare = [word.strip() or word for word in options.bad_words]
+    # Both, as a tokenizer may have other tokens for a word behind a space.
     texts = [text for word in bare for text in (word, f" {word}")]
     rows = tokenizer(texts, add_special_tokens=False)["input_ids"]
     return list(dict.fromkeys([*options.bad_words_ids, *map(tuple, rows)]))

@@ -64,6 +64,7 @@ class _History(NamedTuple):
         """The last so many; what no token stands at is no token."""
         places = self.real.sum(1, keepdims=True) + jnp.arange(-count, 0)[None, :]
         tokens = jnp.take_along_axis(self.tokens, jnp.maximum(places, 0), axis=1)
+        # Neither a token nor `ANY`, and so equal to nothing.
         return jnp.where(places < 0, ANY - 1, tokens)
 
 
@@ -90,6 +91,7 @@ def obey(
       written: the answer so far, its first `step` tokens.
     """
     if rules.read is not None:
+        # The order of what follows is that of the processors of Transformers.
         history = _history(rules, written, step)
         if rules.repetition_penalty is not None:
             scores = penalise(scores, history.tokens, history.real, rules.repetition_penalty)
@@ -108,6 +110,7 @@ def penalise(
     penalty: Float[ArrayLike, ""],
 ) -> Float[Array, "B V"]:
     """Scores of earlier tokens made less: divided where they are positive, else multiplied."""
+    # The maximum, as a token may stand at several places: one that is real is enough.
     seen = jnp.zeros(scores.shape, bool).at[jnp.arange(len(scores))[:, None], tokens].max(real)
     return jnp.where(seen, lessened(scores, penalty), scores)
 
@@ -135,6 +138,7 @@ def _history(rules: Rules, written: Int[Array, "B U"], step: Int[Array, ""]) -> 
     lengths = jnp.asarray(rules.read_lengths)[:, None]
     tokens = jnp.pad(jnp.asarray(rules.read), ((0, 0), (0, length)))
     places = lengths + jnp.arange(length)[None, :]
+    # Rows differ in length, so each answer is scattered to where its own text ends.
     tokens = tokens.at[jnp.arange(batch)[:, None], places].set(written)
     return _History(tokens, jnp.arange(tokens.shape[1])[None, :] < lengths + step)
 

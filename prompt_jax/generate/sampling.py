@@ -72,6 +72,7 @@ def decode_tokens(
         )
 
     def body(state: _State) -> _State:
+        # The mask is that of the input: it never changes, and so is no part of the state.
         last = state.last[:, None]
         logits, cache = model.decode(last, first.mask, state.cache, state.step)
         return append(state, logits[:, 0], cache)
@@ -85,6 +86,7 @@ def decode_tokens(
         rules.begin(batch),
         first.decoder_cache,
     )
+    # No scan, which would go on to `length` when all rows have ended.
     state = jax.lax.while_loop(
         lambda s: (s.step < length) & ~s.ended.all(),
         body,
@@ -100,10 +102,12 @@ def sample(draw: Draw, logits: Float[Array, "B V"], step: Int[Array, ""]) -> Int
         restricted,
         lambda scores: restrict(scores, draw.top_k, draw.top_p),
         lambda scores: scores,  # Spares the sort.
+        # Before the cuts, as in Transformers: a temperature changes which tokens are the nucleus.
         logits / draw.temperature,
     )
 
     def one(row: Int[Array, ""], scores: Float[Array, " V"]) -> Int[Array, ""]:
+        # Folded and not split by the size of the batch, so a row draws the same in any batch.
         key = jax.random.fold_in(jax.random.fold_in(draw.key, row), step)
         return jax.random.categorical(key, scores)
 
@@ -120,9 +124,12 @@ def restrict(
     """
     descending = -jnp.sort(-logits, axis=-1)
     rank = jnp.arange(logits.shape[-1])[None, :]
+    # By rank, as k is traced: that of `lax.top_k` is static, and each would be a program.
     descending = jnp.where(rank < top_k, descending, NEVER)
     probability = jax.nn.softmax(descending, axis=-1)
+    # Less itself, as the token that passes `top_p` still belongs to the nucleus.
     before = jnp.cumsum(probability, axis=-1) - probability
     stays = (rank < top_k) & ((before < top_p) | (rank == 0))
+    # The cut goes by value, which needs no way back from the sorted order to tokens.
     lowest = jnp.where(stays, descending, jnp.inf).min(axis=-1, keepdims=True)
     return jnp.where(logits < lowest, NEVER, logits)

@@ -116,6 +116,7 @@ def score_candidates(
         logits = first.logits[:, None]
         if length > 1:
             read = jnp.broadcast_to(candidate[:, :-1], (batch, length - 1))
+            # Every candidate goes on from the same cache, and what it writes there is dropped.
             later, _ = model.decode(read, first.mask, first.decoder_cache, 1)
             logits = jnp.concatenate([logits, later], axis=1)
         picked = jnp.take_along_axis(logits, candidate[:, :, None], axis=2)[..., 0]
@@ -124,9 +125,12 @@ def score_candidates(
 
     # As many candidates at a time as their logits have room for.
     at_once = min(count, max(1, LOGITS_BYTES // (4 * batch * length * vocab)))
+    # Candidates of all rows have one row, which is broadcast and not copied.
     rows = -1 if candidates.ndim == 3 else 1
     by_candidate = tuple(
-        x.reshape(rows, count, length).swapaxes(0, 1) for x in (candidates, candidate_mask)
+        # Candidates in front, since `lax.map` goes over the first axis.
+        x.reshape(rows, count, length).swapaxes(0, 1)
+        for x in (candidates, candidate_mask)
     )
     scores = jax.lax.map(lambda pair: likelihood(*pair), by_candidate, batch_size=at_once).T
     return scores / divisor.reshape(rows, count)
