@@ -71,9 +71,11 @@ def loss_fn(
         )
     if not method.num_labels:
         backbone.check_word_head()
+    # A module has no weights, so the loss may close over it.
     module = module or backbone.module
     readout, inject = readout_for(method, objective), materializer(method)
     candidates = NO_CANDIDATES if candidates is None else candidates
+    # Constants of the program: label words are a few tokens.
     options = LossOptions(label_smoothing, z_loss, objective, candidates, margin)
 
     def loss(
@@ -85,6 +87,7 @@ def loss_fn(
             injection = for_tasks(injection, batch.task_ids)
         if real is not None:
             injection = only_real(injection, real)
+        # One key for the model and for the method: a step without it has no dropout anywhere.
         model = PromptedModel(module, frozen, injection, dropout=key)
         mean, count = readout.loss(model, batch, options)
         if pull is not None:

@@ -69,6 +69,7 @@ def cut(tuned: Tuned, method: MethodConfig, length: int) -> Tuned:
     missing = length - length_of(method)
     if not missing:
         return tuned
+    # The axis is counted from the right, and so is the same with N in front.
     place = (Ellipsis, slice(missing, None), *[slice(None)] * (-_virtual_axis(method) - 1))
     return jax.tree.map(lambda leaf: leaf[place], tuned)
 
@@ -90,6 +91,7 @@ def members_of(
     lengths = np.array([[length_of(method)] for method in methods])
     real = None
     if (lengths != length).any():
+        # Padding is on the left, where it moves no virtual token away from the text.
         real = np.arange(length)[None] >= length - lengths
     return Member(
         learning_rate=np.array([config.learning_rate for config in configs], np.float32),
@@ -150,6 +152,7 @@ def joined(batches: Sequence[Batch]) -> Batch:
 
     def join(*leaves: np.ndarray) -> np.ndarray:
         shape = (len(leaves), *np.max([leaf.shape for leaf in leaves], axis=0))
+        # Zeros are False in a mask, so that what is filled up counts nowhere.
         padded = np.zeros(shape, leaves[0].dtype)
         for rows, leaf in zip(padded, leaves, strict=True):
             rows[tuple(map(slice, leaf.shape))] = leaf
@@ -178,6 +181,8 @@ def fit_population(
       step_fn: of `compile_population_step`; it compiles once for N and the lengths of a batch.
       mesh: that of the backbone; each device has its part of the members.
     """
+    # N is split as the rows of a batch are: a device has whole members, and none exchanges a
+    # gradient.
     states, members = (place_rows(tree, mesh) for tree in (states, members))
 
     def step(states: State, batch: Batch) -> tuple[State, Aux]:
@@ -188,4 +193,5 @@ def fit_population(
             after_step(step, states, jax.tree.map(np.asarray, jax.device_get(metrics)))
         return False
 
+    # No step is due: only the last states are wanted, and the device waits for no number.
     return run_steps(step, states, batches, report, due=lambda _: False)

@@ -207,6 +207,7 @@ def build_mesh(
             f"a mesh of {used} devices leaves some of {processes} processes without work; use all "
             f'{len(devices)}, with "auto" for mesh.data'
         )
+    # Auto axes: XLA lays out what nothing constrains, and Linen fails on Explicit ones.
     return None if used == 1 else Mesh(_grid(shape, devices[:used]), AXES, (AxisType.Auto,) * 3)
 
 
@@ -232,6 +233,7 @@ def mesh_shape(
         )
     left = count // fixed
     data, fsdp, tensor = sizes
+    # How many devices have to share one copy of the weights.
     parts = -(-size // int(ROOM * (memory or device_memory(devices))))
     if tensor == "auto":
         local = sum(device.process_index == devices[0].process_index for device in devices)
@@ -317,5 +319,6 @@ def _grid(shape: tuple[int, int, int], devices: list[Device]) -> np.ndarray:
             f"mesh.data {shape[0]} does not divide over {slices} slices, and only data may cross "
             f"them; take a multiple of {slices}"
         )
+    # `data` alone crosses slices.
     per_slice = (shape[0] // slices, *shape[1:])
     return mesh_utils.create_hybrid_device_mesh(per_slice, (slices, 1, 1), devices)

@@ -71,6 +71,7 @@ def learning_rate(config: TrainConfig) -> optax.Schedule:
     if not config.warmup_steps:
         return after
     # Counted from one, so that the first step already moves the prompt.
+    # A warm-up of one step is at its peak at once, and optax wants at least one step.
     ramp = optax.linear_schedule(rate / config.warmup_steps, rate, config.warmup_steps - 1 or 1)
     return optax.join_schedules([ramp, after], [config.warmup_steps])
 
@@ -100,6 +101,7 @@ def optimizer(
         small = dataclasses.replace(config, optimizer="adamw", learning_rate=rate)
         parts: dict[Hashable, optax.GradientTransformation]
         parts = {"method": _optimizer(config, member), CLASSIFIER: _optimizer(small)}
+        # Labels may be a prefix of the tree: one for all leaves under a name.
         kinds = {name: name if name == CLASSIFIER else "method" for name in tuned}
         return optax.partition(parts, kinds)
     return _optimizer(config, member)
@@ -119,6 +121,7 @@ def _optimizer(config: TrainConfig, member: Member | None = None) -> optax.Gradi
         factored=False,
         multiply_by_parameter_scale=False,
         clipping_threshold=clip,
+        # The decay of second moments is 1 - step ** -0.8, as in Shazeer and Stern 2018.
         decay_rate=0.8,
         # optax subtracts the offset from the step.
         decay_offset=-T5X_RESUME_STEP if config.optimizer == "adafactor_t5x" else 0,
@@ -151,6 +154,7 @@ def train_step(
     if member is not None and member.real is not None:
         loss = functools.partial(loss, real=member.real)
     (mean, _), grads = _gradient(loss, config.accumulate, state.tuned, frozen, batch, key)
+    # Made while the step is traced, as the rate and the decay of a member are traced too.
     change = optimizer(config, state.tuned, member).update
     updates, opt_state = change(grads, state.opt_state, state.tuned)
     tuned: Tree = optax.apply_updates(state.tuned, updates)
@@ -183,6 +187,7 @@ def _gradient(
     def add(total: Tree, part: tuple[Tree, Array]) -> tuple[Tree, None]:
         batch, index = part
         part_key = jax.random.fold_in(key, index)
+        # A key of its own, or all micro-batches would drop the same places.
         (mean, aux), grads = value_and_grad(tuned, frozen, batch, part_key)
         # Means are weighted by their tokens, so the sum is the mean over the whole batch.
         weighted = jax.tree.map(lambda leaf: leaf * aux["tokens"], (mean, grads))
@@ -191,6 +196,7 @@ def _gradient(
     split = jax.tree.map(lambda a: a.reshape(parts, a.shape[0] // parts, *a.shape[1:]), batch)
     zeros = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, tuned))
     none = jnp.zeros((), jnp.int32)
+    # A scan holds the activations of one micro-batch at a time, and compiles the model once.
     ((mean, grads), tokens), _ = jax.lax.scan(add, (zeros, none), (split, jnp.arange(parts)))
     mean, grads = jax.tree.map(lambda leaf: leaf / jnp.maximum(tokens, 1), (mean, grads))
     return (mean, {"tokens": tokens}), grads
@@ -271,16 +277,19 @@ def fit(
         return compiled(state, frozen, place_rows(batch, mesh))
 
     def report(step: int, state: State | None, metrics: Aux) -> bool:
+        # One transfer for all, as each one waits for the device.
         row = {name: float(value) for name, value in jax.device_get(metrics).items()}
         _check_finite(step, state, row, frozen)
         return bool(after_step and after_step(step, state, row))
 
+    # As a step gives it back, or the second step would be compiled anew for other shardings.
     return run_steps(step, replicate(state, mesh), batches, report, due, int(state.step))
 
 
 @jax.jit
 def is_finite(tree: Tree) -> Array:
     """Whether all numbers of a tree are."""
+    # One number comes to the host, and not the tree.
     return jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
