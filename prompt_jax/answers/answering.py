@@ -88,6 +88,7 @@ def answer(
     if backbone.config.is_encoder and in_words and backbone.config.word_head:
         one_mask(backbone, rows, [place_of(text, i) for i, text in enumerate(sources)])
     program = readout.program(backbone, injection, task, data, eval)
+    # Lengths are padded so that prompt and text together fill tiles of the hardware.
     virtual = 0 if injection is None else injection.input_tokens
     results: list[Any] = [None] * len(rows)
     done, filler = 0, backbone.config.filler

@@ -56,6 +56,7 @@ def head_program(logits: Callable[..., Array], *, log_probs: bool = True) -> Cal
     ) -> Program:
         def run(tokens: np.ndarray, mask: np.ndarray, texts: Sequence[str]) -> Any:
             scores = head_logits(logits, backbone, injection, tokens, mask)
+            # A whole batch comes to the host at once; readers go over it in numpy.
             return on_host(jax.nn.log_softmax(scores) if log_probs else scores)
 
         return run
@@ -68,6 +69,7 @@ def loss(
 ) -> tuple[Float[Array, ""], Array]:
     """The loss over the classes of the head, a mean over rows."""
     scores = model.class_logits(batch.tokens, batch.mask)
+    # A head has no tokens to predict, and its classes are the label words.
     objective = "labels" if options.objective == "tokens" else options.objective
     right = words.gold(batch, options.candidates)
     mean = words.label_loss(objective, scores, right, options.margin)
@@ -111,9 +113,11 @@ def mean_label_loss(
 ) -> Float[Array, ""]:
     """Cross-entropy of classes [B]."""
     labels = class_labels(labels, (len(mask),), logits.shape[-1])
+    # As of texts of one place, so that `IGNORED` is left out here too.
     return mean_loss(logits[:, None], labels[:, None])
 
 
+# At module level: a jit that is made for every call would compile every time.
 logits = jax.jit(PromptedModel.class_logits)
 KIND = words.KIND
 READOUT = words.READOUT

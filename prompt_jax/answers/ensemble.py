@@ -73,6 +73,7 @@ def ask_each(
     count = len(injections)
     inputs = max(1, eval.rows // count)
     repeated = Injection(
+        # Tiled and not repeated: an input's copies stand side by side, one for each prompt.
         jnp.tile(prompts, (inputs, 1, 1)),
         jnp.tile(masks, (inputs, 1)),
         placement=injections[0].placement,
@@ -87,6 +88,7 @@ def ask_each(
         data=data,
         eval=dataclasses.replace(eval, batch_size=inputs * count),
     )
+    # Normalised by prompt, or one that finds every label unlikely would count for less.
     scores = np.asarray(jax.nn.log_softmax(jnp.asarray(answers.scores), axis=-1))
     return scores.reshape(len(sources), count, len(task.choices))
 
@@ -110,6 +112,7 @@ def combine(
     """
     check_weights(how, weights, log_probs.shape[1])
     if how == "weighted":
+        # Probabilities are mixed and not logarithms: `fit_weights` fits those of a mixture.
         shares = np.array(weights, np.float64)
         shares = shares / shares.sum()
         scores = np.log(_mixed(np.exp(log_probs), shares)).astype(np.float32)
@@ -131,6 +134,7 @@ def fit_weights(
       Shares from 0 on that sum to 1.
     """
     right = np.take_along_axis(np.exp(log_probs), labels[:, None, None], axis=2)[:, :, 0]
+    # A label that every prompt rules out would give 0 / 0 below.
     right = np.maximum(right.astype(np.float64), np.finfo(np.float32).tiny)
     weights = np.full(log_probs.shape[1], 1 / log_probs.shape[1])
     for _ in range(ROUNDS):

@@ -103,9 +103,12 @@ def program(
         length, most = padded_length(max(map(len, rows))), 2 ** (max(counts) - 1).bit_length()
         candidates = np.full((len(texts), most, length), filler, np.int32)
         real = np.zeros(candidates.shape, bool)
+        # Candidates stand on the left of a row; what fills it up gives the batch one shape.
         missing = np.arange(most)[None] >= np.array(counts)[:, None]
+        # A boolean index counts row by row, which is the order of `flat`.
         candidates[~missing], real[~missing] = pad(rows, length, filler)
         lengths = real.sum(-1) if eval.length_normalize else np.ones((len(texts), most), int)
+        # Missing candidates have no tokens; they are divided by one and become -inf below.
         placed = place_rows((tokens, mask, candidates, real, np.maximum(lengths, 1)), backbone.mesh)
         return np.where(missing, -np.inf, on_host(score_candidates(model, *placed)))
 

@@ -65,6 +65,7 @@ def loss(
     model: PromptedModel, batch: Batch, options: LossOptions
 ) -> tuple[Float[Array, ""], Array]:
     """The mean squared error over rows."""
+    # Both are [B, 1]; with [B] on one side every row would meet every target.
     errors = model.class_logits(batch.tokens, batch.mask) - batch.targets
     return jnp.square(errors).mean(), jnp.asarray(len(batch.targets))
 
@@ -93,6 +94,7 @@ def mean_label_loss(
             f"labels must be numbers of shape {list(logits.shape[:1])}, got shape "
             f"{list(labels.shape)}; give one number a text"
         )
+    # To the shape of logits: [B, 1] less [B] would be [B, B].
     return jnp.square(logits - labels.reshape(logits.shape)).mean()
 
 

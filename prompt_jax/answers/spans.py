@@ -129,11 +129,13 @@ def span_of(
     With `labels`, which are `NO_ANSWER`, it is empty too where the first token, which stands for
     no answer, is likelier than any part.
     """
+    # Special tokens stand for no characters, and so no answer begins or ends at one.
     tokens = np.flatnonzero(places[:, 0] < places[:, 1])
     if not len(tokens):
         return ""
     first, last = scores[:, tokens]
     ahead = tokens[None, :] - tokens[:, None]
+    # Both ends are distributions of their own, so that a span has the sum of two log-probabilities.
     together = np.where((ahead >= 0) & (ahead < LONGEST_SPAN), first[:, None] + last, -np.inf)
     begin, end = np.unravel_index(together.argmax(), together.shape)
     if "" in labels and scores[:, 0].sum() > together[begin, end]:

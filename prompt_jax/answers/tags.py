@@ -90,6 +90,7 @@ def tags_of(
     """The tag of every word of a text; words that were cut off have the first one, "O"."""
     best = scores.argmax(-1)
     first = first_tokens(text, places)
+    # The model reads every token of a word, and its tag is read at the first, where it was trained.
     return " ".join(labels[best[token] if token >= 0 else 0] for token in first)
 
 

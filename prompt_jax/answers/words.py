@@ -42,6 +42,7 @@ def gold(batch: Batch, candidates: Candidates) -> Int[Array, " B"]:
     width = max(batch.targets.shape[1], candidates.tokens.shape[1])
 
     def padded(tokens: Any, mask: Any) -> Array:
+        # Targets and label words may be padded to different lengths; -1 is no token.
         visible = jnp.where(jnp.asarray(mask), jnp.asarray(tokens), -1)
         return jnp.pad(visible, ((0, 0), (0, width - visible.shape[1])), constant_values=-1)
 
@@ -62,6 +63,7 @@ def label_loss(
     right = jnp.take_along_axis(scores, gold[:, None], axis=1)[:, 0]
     if objective == "labels":
         return (jax.nn.logsumexp(scores, axis=1) - right).mean()
+    # A mask and no index: the right word is another column in every row.
     is_right = jax.nn.one_hot(gold, scores.shape[1], dtype=bool)
     best_wrong = jnp.where(is_right, -jnp.inf, scores).max(1)
     return jnp.maximum(0.0, margin + best_wrong - right).mean()
@@ -84,6 +86,7 @@ def program(
     """Log-likelihoods [B, C] of all label words."""
     injection = read_once(backbone, injection)
     words = (backbone.tokenizer, task.choices, data.max_target_length)
+    # Once for all batches, as every text has the same label words.
     rows = encode_labels(*words, place=task.target_place(backbone.target_place))
     candidates = pad(rows, max(map(len, rows)), backbone.config.filler)
     normalize = eval.length_normalize
@@ -110,6 +113,7 @@ def likelihood(answers: Answers, examples: Sequence[Example], task: Task) -> flo
     for row, (options, example) in zip(right, pairs, strict=True):
         row[: len(options)] = [option in example.references for option in options]
     with np.errstate(invalid="ignore"):  # A prompt that diverged has no likelihood: NaN.
+        # Scores are of all texts that may be written; shares are among a row's options.
         shares = scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)
         return float(np.logaddexp.reduce(np.where(right, shares, -np.inf), axis=1).mean())
 

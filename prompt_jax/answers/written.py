@@ -56,12 +56,14 @@ def token_loss(
     smooth = {"label_smoothing": options.label_smoothing, "z_loss": options.z_loss}
     nll = cross_entropy(logits, batch.targets, **smooth)
     count = batch.target_mask.sum()
+    # Over tokens and not over rows, so that a long target weighs more than a short one.
     return jnp.where(batch.target_mask, nll, 0.0).sum() / jnp.maximum(count, 1), count
 
 
 def mean_loss(logits: Float[Array, "B U C"], labels: Int[np.ndarray, "B U"]) -> Float[Array, ""]:
     """The mean cross-entropy of the labels that are not `IGNORED`, in nats."""
     counted = jnp.asarray(labels != IGNORED)
+    # `IGNORED` is negative and would index from the end; such places do not count.
     nll = cross_entropy(logits, jnp.maximum(labels, 0))
     return jnp.where(counted, nll, 0.0).sum() / jnp.maximum(counted.sum(), 1)
 
@@ -124,12 +126,15 @@ def target_likelihood(
     for indices, tokens, mask in batches_by_length(rows, eval.rows, virtual, pad_id):
         # The last batch is filled up with copies of its last row.
         copies = np.pad(indices, (0, len(tokens) - len(indices)), mode="edge")
+        # To the longest target of all, so that only the length of inputs makes another program.
         candidates, real = pad([target_tokens[i] for i in copies], length, pad_id)
         scores = score_candidates(
             model,
             *place_rows((tokens, mask, candidates[:, None], real[:, None]), backbone.mesh),
+            # Sums and no means: all tokens are divided by their number at the end.
             np.ones((len(tokens), 1), int),
         )
+        # In float64, as the sum over a whole data set outgrows the digits of float32.
         total += float(on_host(scores)[: len(indices)].sum(dtype=np.float64))
     return total / sum(map(len, target_tokens))
 
