@@ -61,6 +61,7 @@ def evaluate(
     answers = answer(backbone, injection, sources, task, **way, progress=progress)
     references = [example.references for example in examples]
     metrics = measure(task.metrics, answers.predictions, references, task.labels)
+    # From the scores that ranked the answers, so that it takes no second pass.
     log_likelihood = readout_in(injection, task).likelihood(answers, examples, task)
     if log_likelihood is None and likelihood:
         targets = [example.target for example in examples]

@@ -181,8 +181,7 @@ def fit_population(
       step_fn: of `compile_population_step`; it compiles once for N and the lengths of a batch.
       mesh: that of the backbone; each device has its part of the members.
     """
-    # N is split as the rows of a batch are: a device has whole members, and none exchanges a
-    # gradient.
+    # N is split as the rows of a batch are: a device has whole members, and shares no gradient.
     states, members = (place_rows(tree, mesh) for tree in (states, members))
 
     def step(states: State, batch: Batch) -> tuple[State, Aux]:

@@ -17,8 +17,7 @@ def read_once(backbone: Backbone, injection: Injection | None) -> Injection | No
     if injection is None or injection.prompt is None or injection.prompt.ndim != 2:
         return injection
     rest = injection._replace(prompt=None)
-    # `rest` has leaves where there is a mask, a shift, a head or a socket: more than a prefix
-    # holds.
+    # Leaves of `rest` are a mask, a shift, a head or sockets: more than a prefix holds.
     alone = injection.placement == "prefix" and not jax.tree.leaves(rest)
     if not alone or backbone.target_place != "behind" or backbone.config.bidirectional_input:
         return injection

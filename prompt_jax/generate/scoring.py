@@ -127,10 +127,9 @@ def score_candidates(
     at_once = min(count, max(1, LOGITS_BYTES // (4 * batch * length * vocab)))
     # Candidates of all rows have one row, which is broadcast and not copied.
     rows = -1 if candidates.ndim == 3 else 1
+    # Candidates in front, since `lax.map` goes over the first axis.
     by_candidate = tuple(
-        # Candidates in front, since `lax.map` goes over the first axis.
-        x.reshape(rows, count, length).swapaxes(0, 1)
-        for x in (candidates, candidate_mask)
+        x.reshape(rows, count, length).swapaxes(0, 1) for x in (candidates, candidate_mask)
     )
     scores = jax.lax.map(lambda pair: likelihood(*pair), by_candidate, batch_size=at_once).T
     return scores / divisor.reshape(rows, count)

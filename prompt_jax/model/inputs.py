@@ -38,6 +38,7 @@ def token_ids(
         raise InputError(
             f"{name} holds {wrong[0]}; allowed: {allowed}; use the backbone's own tokenizer"
         )
+    # Of one type, since int64 tokens would compile programs of their own where x64 is on.
     return tokens.astype(np.int32)
 
 

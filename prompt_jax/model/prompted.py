@@ -26,8 +26,10 @@ from prompt_jax.prompts.prompt import check_task
 from prompt_jax.tasks import conversation
 from prompt_jax.tasks.chat import messages_of
 
+# Jitted once for all models: weights are arguments, so models of one config share programs.
 _logits = jax.jit(PromptedModel.seq2seq_logits)
 _target_logits = jax.jit(PromptedModel.target_logits)
+# Static, as it decides the shape of what comes out.
 _text_logits = jax.jit(PromptedModel.text_logits, static_argnames="virtual")
 _text_states = jax.jit(PromptedModel.text_states)
 
@@ -218,6 +220,7 @@ class PromptTuningModel:
             )
         none = ((0, 0), (logits.shape[1] - labels.shape[1], 0))  # Virtual tokens have no labels.
         labels = np.pad(labels, none, constant_values=IGNORED)
+        # Shifted here, as in Transformers: labels of one stack stand at the tokens themselves.
         return Output(logits, mean_loss(logits[:, :-1], labels[:, 1:]))
 
     def _write(
@@ -241,6 +244,7 @@ class PromptTuningModel:
                 )
             logits = _logits(model, tokens, mask, inputs)
         elif labels is not None:
+            # -100 has no row in the table; Transformers reads padding in its place too.
             targets = np.where(labels != IGNORED, labels, self.backbone.config.filler)
             logits = _target_logits(model, tokens, mask, targets)
         else:
@@ -269,6 +273,7 @@ class PromptTuningModel:
         if task_ids is not None:
             injection = self._injection(task_ids, len(tokens))
             return generate(self.backbone, injection, tokens, mask, **options)
+        # By identity, as a trained tree is assigned whole; comparing numbers would fetch them.
         if self._read_once is None or self._read_once[0] is not self.tuned:
             read = read_once(self.backbone, self._injection(None, len(tokens)))
             self._read_once = self.tuned, read
@@ -333,6 +338,7 @@ class PromptTuningModel:
             if task_ids is not None:
                 raise InputError("the plain backbone has no prompt and so no task; leave it out")
             return None
+        # At every call, since a caller may have assigned another tree.
         injection = materialize(self._method, self.tuned)
         if isinstance(injection, Injection) and task_ids is None:
             return injection

@@ -23,12 +23,14 @@ from prompt_jax.testing.subject import TRAINING, Subject
 from prompt_jax.train import fit, start
 
 PROMPT = PromptTuningConfig(num_virtual_tokens=4)
+# Compiled once for all subjects of a shape.
 _prefill = jax.jit(PromptedModel.prefill, static_argnames="length")
 _decode = jax.jit(PromptedModel.decode)
 
 
 def _close(tree: PyTree, reference: PyTree, atol: float = 2e-5, rtol: float = 1e-4) -> None:
     """Two trees are equal up to rounding."""
+    # Programs of other shapes add in another order, which float32 shows.
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=atol, rtol=rtol), tree, reference
     )
@@ -69,6 +71,7 @@ def optimizer_holds_the_tuned_tree_alone(subject: Subject) -> None:
 
 def training_lowers_the_loss_and_leaves_the_frozen_tree(subject: Subject) -> None:
     """Sixteen steps on one batch lower its loss; the backbone's weights stay to the bit."""
+    # Copies on the host: a tree that was changed in place would equal itself.
     before = jax.tree.map(np.array, subject.backbone.params)
     tuned, batch, losses = subject.fresh(), subject.batch(), []
     for _ in range(8):
@@ -99,6 +102,7 @@ def trees_by_vmap_equal_separate_runs(subject: Subject) -> None:
     batch, params = subject.batch(), subject.backbone.params
     trees = [subject.trained(seed) for seed in range(2)]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+    # The frozen weights have no axis N, as when a population trains.
     both = jax.jit(jax.vmap(subject.gradient, in_axes=(0, None, None)))(stacked, params, batch)[1]
     for member, tuned in enumerate(trees):
         alone = subject.gradient(tuned, params, batch)[1]
@@ -181,7 +185,9 @@ def resumed_equals_uninterrupted(subject: Subject) -> None:
     def run(state, part):
         return fit(subject.loss, state, frozen, part, TRAINING, step_fn=subject.step)
 
+    # A copy, because the first step takes the state by donation and `fresh` runs again below.
     uninterrupted = run(jax.tree.map(jnp.copy, fresh), batches)
+    # Through numpy, as a checkpoint would: nothing but arrays survives.
     stored = jax.tree.map(np.array, run(fresh, batches[:2]))
     _equal(run(jax.tree.map(jnp.asarray, stored), batches[2:]), uninterrupted)
 
@@ -228,6 +234,7 @@ def prompt_of_embedded_words_is_those_words(backbone: Backbone) -> None:
             text = np.insert(tokens[mask], before, words)
             row[: len(text)] = text
         logits = subject.logits(Injection(prompt, placement=Placement(placement)), batch)
+        # Neither `words` nor a random batch has token 0, so that it is padding here.
         reference = subject.logits(None, batch._replace(tokens=spelled, mask=spelled > 0))
         _close(logits, reference)
 
@@ -236,6 +243,7 @@ def padding_of_a_prompt_changes_no_logit(backbone: Backbone) -> None:
     """A shorter prompt is padded on the left: text and prompt keep their distances."""
     subject = Subject(backbone, PROMPT)
     batch, prompt = subject.batch(), subject.fresh()["prompt"]
+    # Large numbers, as zeros would hide a mask that is not applied.
     padded = jnp.pad(prompt, ((3, 0), (0, 0)), constant_values=9.0)
     padded = Injection(padded, jnp.arange(len(padded)) >= 3)
     _close(subject.logits(padded, batch), subject.logits(Injection(prompt), batch))
