@@ -108,6 +108,7 @@ def from_hugging_face(values: ConfigJson, **fields: Any) -> BertConfig:
     sizes = {name: values[short if small else name] for name, short in _DISTILBERT.items()}
     pad = values.get("pad_token_id")
     pad = 0 if pad is None else pad
+    # RoBERTa numbers positions from the one behind its padding token on.
     first = pad + 1 if "roberta" in kind else 0
     width, heads = sizes["hidden_size"], sizes["num_attention_heads"]
     return BertConfig(
@@ -121,6 +122,7 @@ def from_hugging_face(values: ConfigJson, **fields: Any) -> BertConfig:
         max_positions=values["max_position_embeddings"] - first,
         first_position=first,
         num_token_types=0 if small else values.get("type_vocab_size", 2),
+        # DistilBERT's norms have 1e-12 in Transformers, and its config.json has no field for it.
         layer_norm_epsilon=1e-12 if small else values.get("layer_norm_eps", 1e-12),
         activation=sizes["hidden_act"],
         pad_token_id=pad,

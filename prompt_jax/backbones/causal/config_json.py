@@ -109,6 +109,7 @@ def stack_fields(values: ConfigJson) -> dict[str, Any]:
     rope, sliding_rope = read_ropes(values, limit)
     bias = values.get("attention_bias", kind == "qwen2")
     head = values.get("head_dim") or width // heads
+    # Gemma 2 and 3 may divide by the root of another number than the width of a head.
     scalar = values.get("query_pre_attn_scalar", head)
     activation = values.get("hidden_act", "silu")
     if kind == "gemma":  # Its first config.json says "gelu" and means the approximation.

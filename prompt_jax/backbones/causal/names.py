@@ -120,6 +120,7 @@ def stack_names(config: StackConfig, stack: str, layers: str, final: str) -> dic
 
 def transposed(config: CausalConfig, path: str) -> bool:
     """Whether a leaf is stored the other way round: matrices [out, in], but inside GPT-2."""
+    # GPT-2 is made of Conv1D, which stores [in, out]; its head is a Linear.
     inside_gpt2 = config.model_type == "gpt2" and path != "head/kernel"
     return path.endswith("kernel") and not inside_gpt2
 

@@ -67,6 +67,7 @@ def from_hugging_face(values: ConfigJson, **fields: Any) -> T5Config:
       InputError: a model type or an activation that is not T5's.
     """
     choose("T5 model type", values.get("model_type", "t5"), MODEL_TYPES)
+    # What Transformers takes where config.json leaves it out.
     default = "relu" if values.get("model_type", "t5") == "t5" else "gated-gelu"
     gate, _, activation = values.get("feed_forward_proj", default).rpartition("-")
     scaled = values.get("scale_decoder_outputs", values.get("tie_word_embeddings", True))
@@ -77,6 +78,8 @@ def from_hugging_face(values: ConfigJson, **fields: Any) -> T5Config:
     return T5Config(
         **{
             **taken,
+            # T5's gated GELU is the tanh approximation, which Transformers reads out of
+            # "gated-gelu".
             "activation": "gelu_new" if (gate, activation) == ("gated", "gelu") else activation,
             "gated": gate == "gated",
             # mT5 never scales; umT5 and T5 scale when they were trained tied.
