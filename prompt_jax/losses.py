@@ -87,7 +87,7 @@ def loss_fn(
             injection = for_tasks(injection, batch.task_ids)
         if real is not None:
             injection = only_real(injection, real)
-        # One key for the model and for the method: a step without it has no dropout anywhere.
+        # One key for the model and for the method: without it there is no dropout anywhere.
         model = PromptedModel(module, frozen, injection, dropout=key)
         mean, count = readout.loss(model, batch, options)
         if pull is not None:

@@ -186,8 +186,8 @@ def _gradient(
 
     def add(total: Tree, part: tuple[Tree, Array]) -> tuple[Tree, None]:
         batch, index = part
-        part_key = jax.random.fold_in(key, index)
         # A key of its own, or all micro-batches would drop the same places.
+        part_key = jax.random.fold_in(key, index)
         (mean, aux), grads = value_and_grad(tuned, frozen, batch, part_key)
         # Means are weighted by their tokens, so the sum is the mean over the whole batch.
         weighted = jax.tree.map(lambda leaf: leaf * aux["tokens"], (mean, grads))

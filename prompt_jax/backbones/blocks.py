@@ -318,8 +318,8 @@ def _apart(
     outs = []
     for i in range(length):
         layer = jax.tree.map(lambda v: v[i], variables, is_leaf=lambda v: isinstance(v, tuple))  # noqa: B023
-        # Each call of `make_rng` gives another key, so layers do not drop the same places.
         slices = jax.tree.map(lambda v: v[i], sliced)  # noqa: B023
+        # Each call of `make_rng` gives another key, so layers do not drop the same places.
         rngs = {"dropout": module.make_rng("dropout")} if module.has_rng("dropout") else None
         with jax.named_scope(f"layer_{i}"):
             x, out = block(module.config).apply(layer, x, *shared, *slices, rngs=rngs)

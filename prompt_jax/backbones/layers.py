@@ -41,8 +41,7 @@ def constrain(x: Array, mesh: Mesh | None, *names: str | None) -> Array:
     """
     if mesh is None:
         return x
-    # An axis without a name is replicated: constrained to "batch" alone, states whose positions
-    # were split are gathered.
+    # An axis without a name is replicated, so "batch" alone gathers positions that were split.
     spec = activation_spec(names, x.shape, mesh)
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
 

@@ -259,8 +259,7 @@ class PromptedModel:
         """
         states = self.text_states(tokens, mask)
         masks = (tokens == self.module.config.mask_token_id) & mask
-        # A stable sort puts masks first and keeps their order; its shape is that of any number of
-        # them.
+        # A stable sort puts masks first, in their order; its shape does not depend on their number.
         places = jnp.argsort(~masks, axis=1, stable=True)[:, :count]
         states = jnp.take_along_axis(states, places[:, :, None], axis=1)
         return self.apply(states, method="words")

@@ -72,8 +72,8 @@ def decode_tokens(
         )
 
     def body(state: _State) -> _State:
-        # The mask is that of the input: it never changes, and so is no part of the state.
         last = state.last[:, None]
+        # The mask is that of the input: it never changes, and so is no part of the state.
         logits, cache = model.decode(last, first.mask, state.cache, state.step)
         return append(state, logits[:, 0], cache)
 

@@ -72,7 +72,7 @@ class Block(nn.Module):
         c = self.config
         x = virtual_rows(self, x)
         out = Attention(c, name="attention")(x, bias)
-        # BERT norms behind residuals, so what attention and a parallel adapter read is the stream.
+        # BERT has its norms behind residuals, so attention and a parallel adapter read the stream.
         x = _norm(c, "attention_norm")(add(self, "attention", x, x, out))
         out = MLP(c, use_bias=True, name="mlp")(x)
         return _norm(c, "mlp_norm")(add(self, "mlp", x, x, out)), None

@@ -122,7 +122,7 @@ def _kept(rope: Rope, rates: Float[Array, " R"], width: int) -> Float[Array, " R
         first, last = math.floor(first), math.ceil(last)
     first, last = max(first, 0), min(last, width - 1)
     pairs = jnp.arange(len(rates), dtype=jnp.float32)
-    # As in Transformers, where both ends may be the same pair.
+    # Both ends may be the same pair, and Transformers has the same 0.001 then.
     return 1 - jnp.clip((pairs - first) / (last - first or 0.001), 0.0, 1.0)
 
 

@@ -47,8 +47,7 @@ class Attention(nn.Module):
             # GPT-2 stores all queries, then all keys, then all values: three, and then heads.
             shape = (c.d_model, 3, c.num_heads, c.d_kv)
             axes = ("embed", "qkv", "heads", "kv")
-            # Heads, which a mesh splits, stand behind the axis of three: one axis of both could not
-            # be split so.
+            # A mesh splits heads, and one axis of three times the heads could not be split so.
             options = {"use_bias": c.qkv_bias, "dtype": c.dtype, "as_matrix": c.mesh is None}
             self.qkv = Dense(shape, axes, std, **options)
         else:
@@ -113,8 +112,7 @@ class Attention(nn.Module):
         prefix = socket(self, "prefix")
         opened = None if prefix is None else openness(x, prefix)
         if group > 1:  # Heads of queries that share a head of keys.
-            # Repeated here, so that a cache holds the few; not tiled, as those that share stand
-            # side by side.
+            # Behind the cache, which holds the few. Queries that share a head stand side by side.
             key, value = (jnp.repeat(x, group, axis=-2) for x in (key, value))
             if prefix is not None:
                 heads = {n: jnp.repeat(prefix[n], group, axis=-2) for n in ("key", "value")}
