@@ -50,6 +50,8 @@ def init(config: AdapterConfig, backbone: Backbone, key: PRNGKeyArray) -> Tuned:
     for i, (path, block) in enumerate(backbone.sockets.blocks.items()):
         sublayers = block.sublayers if config.style == "houlsby" else block.sublayers[-1:]
         for j, sublayer in enumerate(sublayers):
+            # By block and sublayer, so that another style changes no draw of the sublayers that
+            # both have.
             down_key = jax.random.fold_in(jax.random.fold_in(key, i), j)
             leaves[f"{path}/{socket}/{sublayer}"] = {
                 "down": STD * jax.random.normal(down_key, (block.layers, block.width, size)),
@@ -64,6 +66,7 @@ def materialize(config: AdapterConfig, tuned: Tuned, key: PRNGKeyArray | None = 
     """The adapters in their blocks' sockets, the scaling in the way up."""
     sockets = {
         path: {
+            # `up` and its bias: together they scale the whole answer of the adapter.
             name: leaf * config.scaling if name.startswith("up") else leaf
             for name, leaf in leaves.items()
         }

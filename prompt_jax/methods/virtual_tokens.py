@@ -155,6 +155,7 @@ def initializer(
     if config.start == "random":
         return uniform(config.init_scale)
     if config.start == "file":
+        # Checked when it is called, since only then the shape of the prompt is known.
         return lambda key, shape: _checked(start, shape)
     if backbone.tokenizer is None:
         raise InputError(
