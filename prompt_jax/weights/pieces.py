@@ -64,8 +64,10 @@ def make_leaf(
     if sharding is None:
         piece = _piece((slice(None),) * len(shape), shape, dtype, layout)
         fill([piece])
+        # Waited for, since a transfer under way keeps the host's memory of a leaf.
         return jax.device_put(piece.values).block_until_ready()
     indices = sharding.addressable_devices_indices_map(shape).values()
+    # Devices with copies of the same part have one index, and share a piece.
     pieces = {_key(i): _piece(i, shape, dtype, layout) for i in indices if i is not None}
     fill(list(pieces.values()))
     leaf = jax.make_array_from_callback(shape, sharding, lambda i: pieces[_key(i or ())].values)
