@@ -57,7 +57,9 @@ def compose_attention(
         return plain({"prompt": mixed(tuned, sources)}, params, batch, key)
 
     config = config or TrainConfig()
+    # From zeros all sources weigh the same, and the task's own rows add nothing.
     tuned = {"logits": jnp.zeros(len(sources)), "prompt": jnp.zeros(sources.shape[1:])}
+    # Sources beside the frozen tree get no gradient, and are no constants of the program.
     frozen = (backbone.unstacked(), sources)
     state = fit(loss, start(tuned, config), frozen, batches, config, mesh=backbone.mesh)
     weights = jax.nn.softmax(state.tuned["logits"])
