@@ -16,6 +16,7 @@ Place = Literal["apart", "behind", "joined", "turn", "within"]
 begins with a space if its tokens would run into those of the input; `joined` to an input that ends
 with space; as the assistant's `turn` in a chat; `within` it, in place of a mask, and without an
 end."""
+# `verbose` is off because Transformers warns of long texts, which are cut here.
 BARE = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
 """How words are tokenized that begin no text."""
 

@@ -115,6 +115,7 @@ def _tuned(method: MethodConfig, backbone: Backbone) -> Tuned:
     def fresh(params: Frozen) -> Tuned:
         return init(method, dataclasses.replace(backbone, params=params), jax.random.key(0))
 
+    # The shapes of the weights become tracers, which an initialiser may read as it would numbers.
     return jax.eval_shape(fresh, backbone.params)
 
 
