@@ -123,6 +123,7 @@ def length_ladder(
     Each rung is a length T for which `prompt_length` + T is a multiple of `multiple`, as hardware
     tiles want; the last one holds the longest row.
     """
+    # -(-a // b) is a / b rounded up.
     tiled = -(-(np.asarray(lengths) + prompt_length) // multiple) * multiple
     sizes, counts = np.unique(tiled - prompt_length, return_counts=True)
     sizes, rows = sizes.tolist(), np.cumsum(counts).tolist()

@@ -228,6 +228,7 @@ def pad(
     values = np.concatenate(rows)
     kind = np.float32 if values.dtype.kind == "f" else np.int32
     tokens = np.full(mask.shape, pad_id, kind)
+    # A mask as index goes row by row, in the order in which the values were concatenated.
     tokens[mask] = values
     return tokens, mask
 

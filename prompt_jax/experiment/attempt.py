@@ -81,6 +81,7 @@ def train_attention(
     check_mixable(prompts, "attention")
     data, train = for_backbone(load_data(config), config, backbone), resolved(config).train
     batches = batches_of(config, prompts[0].method, backbone, data.train, data.task)
+    # Batches are a function of the step, so the next ones are prepared while one is used.
     steps = prefetch(batches, 0, train.steps)
     mixture = compose_attention(prompts, backbone, steps, train, name=name)
     held_out = {data.task.name: digest(data.validation)} if data.held_out else {}

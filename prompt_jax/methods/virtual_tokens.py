@@ -234,6 +234,7 @@ def peft_start(stored: Stored) -> dict[str, Any]:
     text = stored.values.get("prompt_tuning_init_text")
     init = PEFT_INITS.get(str(stored.values.get("prompt_tuning_init")), "random")
     return {
+        # A config that does not have the text cannot start from it again.
         "init": init if init != "text" or text else "random",
         "init_text": text,
         "tokenizer_name_or_path": stored.values.get("tokenizer_name_or_path"),

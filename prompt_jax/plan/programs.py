@@ -143,6 +143,7 @@ def decode_program(config: Config, backbone: Backbone, device: Device) -> Progra
 
     @jax.jit
     def decode(injection: Injection, frozen: Frozen, tokens: Array, mask: Array) -> Tree:
+        # The frozen tree comes as an argument; what the closure holds are shapes without numbers.
         model = PromptedModel.of(dataclasses.replace(backbone, params=frozen), injection)
         return decode_tokens(model, tokens, mask, rules, None, length=longest)
 

@@ -43,6 +43,7 @@ class Piece(NamedTuple):
 
     def put(self, layer: int, first: int, block: np.ndarray) -> None:
         """Takes its part of rows `first` and later of a layer."""
+        # Rows are ascending, so those of a block are neighbours among them.
         start, end = np.searchsorted(self.rows, (first, first + len(block)))
         if start < end:
             part = block[_slice(self.rows[start:end] - first)]
