@@ -163,8 +163,8 @@ def _write_folder(folder: Path, files: Mapping[str, bytes], overwrite: bool) -> 
             for name, data in files.items():
                 (fresh / name).write_bytes(data)
                 disk.sync(fresh / name)
-            # All content is on the disk before the name appears, so no power cut leaves half a
-            # prompt.
+            # All content is on the disk before the name
+            # appears, so no power cut leaves half a prompt.
             disk.sync(fresh)
             _swap(fresh, folder)
         finally:

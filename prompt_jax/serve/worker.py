@@ -211,8 +211,8 @@ class Worker:
         try:
             work()
         except BaseException as error:
-            # SystemExit too settles the futures, whose callers would wait forever, before it ends
-            # the thread.
+            # SystemExit too settles the futures, whose callers
+            # would wait forever, before it ends the thread.
             failed = EngineError(f"the batch failed: {error!r}")
             failed.__cause__ = error
             if self.writer is not None:

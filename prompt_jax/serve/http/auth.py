@@ -60,7 +60,7 @@ class Key(NamedTuple):
 
     def sees(self, name: str) -> bool:
         """Whether prompts of this name exist for it."""
-        # `fnmatch.fnmatch` ignores case on some systems; a key sees the same prompts on all of them.
+        # `fnmatch.fnmatch` ignores case on some systems, and a key sees the same prompts on all.
         return any(fnmatch.fnmatchcase(name, pattern) for pattern in self.prompts)
 
 
