@@ -98,8 +98,7 @@ def restore(manager: Manager, like: Tree) -> tuple[int, Tree] | None:
         return None
     folder = Path(manager.directory) / str(step)
     remedy = f"delete {folder} to resume from an earlier step, or start again with --overwrite"
-    # Targets of numpy make Orbax restore numpy, whatever
-    # devices the state was on when it was saved.
+    # Targets of numpy make Orbax restore numpy, whatever devices the state was on.
     targets = jax.tree.map(np.asarray, _by_path(like))
     try:
         loaded = manager.restore(

@@ -98,8 +98,7 @@ def predict(
             new = records[len(earlier) :]
             file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in new)
             file.flush()
-            # The next run builds on these lines, so they must
-            # survive a power cut. A pipe has no disk.
+            # The next run builds on these lines, also after a power cut. A pipe has no disk.
             if file is not sys.stdout:
                 os.fsync(file.fileno())
     return len(inputs) - len(old)

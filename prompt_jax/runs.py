@@ -106,8 +106,7 @@ def begin_run(folder: Path, config: Config, *, resume: bool = False) -> None:
         for path in [] if resume else folder.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)
-            # This process holds the lock; without its file
-            # another process would get a lock of its own.
+            # Without the file of the lock, which is held, another process would get its own.
             elif path.name != LOCK:
                 path.unlink()
     disk.write(folder / "config.json", json.dumps(to_json(config), indent=2) + "\n")
@@ -146,8 +145,7 @@ class Metrics(contextlib.AbstractContextManager):
         self._folder = folder
         self._path = folder / "metrics.jsonl"
         self.rows = [row for row in read_metrics(folder) if row["step"] <= step]
-        # Rewritten before it is appended to: steps behind
-        # the checkpoint are run, and written, again.
+        # Steps behind the checkpoint are run again, and so are their rows written again.
         disk.write(self._path, "".join(json.dumps(row) + "\n" for row in self.rows))
         self._file = self._path.open("a", encoding="utf-8")
         self._board = _board(folder / "tensorboard") if tensorboard else None

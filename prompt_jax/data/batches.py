@@ -262,6 +262,6 @@ def _assemble(encoded: Encoded, rows: np.ndarray, length: int, target_length: in
     if not encoded.by_token:
         return Batch(*inputs, *pad(picked, target_length, encoded.pad_id))
     tags = pad(picked, length, IGNORED)[0]
-    # IGNORED would be a negative index into the classes; the mask hides what replaces it.
+    # IGNORED is no class, and the mask hides what stands in its place.
     there = tags != IGNORED
     return Batch(*inputs, np.where(there, tags, np.int32(0)), there)

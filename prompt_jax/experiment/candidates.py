@@ -28,8 +28,7 @@ class Candidates(Members):
         self.configs, self.sweep = configs, sweep
         self.targets = sweep.targets(configs[0].train.steps)
         self.course = begin(len(configs), len(self.targets))
-        # A placement decides the program. All else that
-        # candidates differ in is numbers, or padding.
+        # A placement is part of the program; all else that candidates differ in is numbers.
         by_program: dict[str, list[int]] = {}
         for i, config in enumerate(configs):
             by_program.setdefault(config.method.placement, []).append(i)

@@ -216,8 +216,7 @@ class Loop:
                     for i, row in rows.items()
                     if (begin[i] + step) % hook.steps == 0 or begin[i] + step == targets[i]
                 }
-                # Before its end the states of a round are on the
-                # device, where the next step donates them.
+                # Until a round ends its states are on the device, and the next step donates them.
                 if due and (ended or not hook.reads):
                     hook.action(self.clock, due)
 

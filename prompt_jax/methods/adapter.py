@@ -50,9 +50,8 @@ def init(config: AdapterConfig, backbone: Backbone, key: PRNGKeyArray) -> Tuned:
     for i, (path, block) in enumerate(backbone.sockets.blocks.items()):
         sublayers = block.sublayers if config.style == "houlsby" else block.sublayers[-1:]
         for j, sublayer in enumerate(sublayers):
-            # By block and sublayer, so that another style
-            # changes no draw of the sublayers that both have.
             down_key = jax.random.fold_in(jax.random.fold_in(key, i), j)
+            # With `up` at zero an adapter changes nothing before its first step.
             leaves[f"{path}/{socket}/{sublayer}"] = {
                 "down": STD * jax.random.normal(down_key, (block.layers, block.width, size)),
                 "down_bias": jnp.zeros((block.layers, size)),

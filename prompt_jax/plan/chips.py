@@ -82,6 +82,7 @@ def devices_of(topology: str | None) -> list[Device]:
         for key, value in _NO_TPU.items():
             # What the user has set goes before.
             os.environ.setdefault(key, value)
+    # Only here: planning for the devices at hand needs neither this module nor libtpu.
     from jax.experimental import topologies
 
     try:

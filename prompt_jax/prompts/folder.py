@@ -144,6 +144,7 @@ def safetensors_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
     """The bytes of a safetensors file, marked as PEFT marks its own."""
     import safetensors.numpy
 
+    # safetensors wants the numbers of a tensor in row-major order.
     contiguous = {name: np.ascontiguousarray(leaf) for name, leaf in arrays.items()}
     return safetensors.numpy.save(contiguous, {"format": "pt"})
 
@@ -163,8 +164,7 @@ def _write_folder(folder: Path, files: Mapping[str, bytes], overwrite: bool) -> 
             for name, data in files.items():
                 (fresh / name).write_bytes(data)
                 disk.sync(fresh / name)
-            # All content is on the disk before the name
-            # appears, so no power cut leaves half a prompt.
+            # Before the name appears, so that no power cut leaves half a prompt.
             disk.sync(fresh)
             _swap(fresh, folder)
         finally:

@@ -163,8 +163,7 @@ class Catalog:
             if served is None:
                 prompt = compose([part.prompt for part in parts if part.prompt], how, weights)
                 reference = f"{how}({','.join(part.reference for part in parts)})"
-                # The readable part leaves out weights and
-                # digests, by which two compositions may differ.
+                # The readable part leaves out weights and digests, by which two may differ.
                 reference += f"#{hashlib.sha256(key.encode()).hexdigest()[:12]}"
                 self.engine.put(reference, prompt)
                 served = self.engine.version(reference)

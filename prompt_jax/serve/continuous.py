@@ -185,6 +185,5 @@ class ContinuousBatch:
                 # At places beyond the board, so that it stays empty.
                 places, slots = [self._places] * count, [PLAIN_SLOT] * count
                 self._read([request] * count, places, slots, leaves)
-            # Nobody is awaited, so the loop ends before its
-            # first token; it is compiled all the same.
+            # Nobody is awaited, so the loop ends before its first token; it compiles all the same.
             self._write(leaves, np.zeros(self._places, bool))

@@ -82,8 +82,7 @@ class Engine:
             self._layout = layout_of(injections or [Injection()])
         except InputError as error:
             raise PromptRefusedError(str(error)) from error
-        # The largest row that can come is checked here, so
-        # that no later request exceeds the context.
+        # For the largest row that can come, so that no later request exceeds the context.
         virtual = self._layout.get("prompt", (0,))[0]
         writes = 0 if backbone.config.is_encoder else max_new_tokens
         backbone.check_context(virtual, self.lengths[-1], writes)

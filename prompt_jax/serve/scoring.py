@@ -28,8 +28,8 @@ Program: TypeAlias = tuple[Kind, frozenset[str], int | str]
 """Kind, leaves that it reads, and rows: what one compilation is for."""
 
 
-# `read` is static since it decides the program. The model is an
-# argument: a closure would bake its weights into the program.
+# `read` is static since it decides the program. The model is an argument: a closure would bake
+# its weights into the program.
 @functools.partial(jax.jit, static_argnames="read")
 def read_rows(
     model: PromptedModel,

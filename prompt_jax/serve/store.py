@@ -219,8 +219,7 @@ class Store:
         names = [entry.name for entry in folder.iterdir()]
         if gone:
             names = [name.removesuffix(REMOVED) for name in names]
-        # Neither `01`, which would be version 1 again, nor
-        # the hidden folders of unfinished writers.
+        # Neither `01`, which would be version 1 again, nor hidden folders of unfinished writers.
         return {int(name) for name in names if re.fullmatch("[1-9][0-9]{0,8}", name, re.ASCII)}
 
     def _aliases(self, folder: Path) -> dict[str, int]:

@@ -90,8 +90,7 @@ def pieces(
                 return
         yield text.rest(future.result())
     finally:
-        # Also reached when the consumer closes the
-        # generator: the engine drops rows nobody waits for.
+        # Also when the consumer closes the generator: the engine drops what nobody waits for.
         future.cancel()
 
 

@@ -211,8 +211,7 @@ class Worker:
         try:
             work()
         except BaseException as error:
-            # SystemExit too settles the futures, whose callers
-            # would wait forever, before it ends the thread.
+            # After SystemExit too: callers would wait for the futures forever.
             failed = EngineError(f"the batch failed: {error!r}")
             failed.__cause__ = error
             if self.writer is not None:

@@ -161,6 +161,7 @@ def render(
     Raises:
       InputError: as `rendered`.
     """
+    # Templates of chats need jinja2, and plain texts do not.
     from jinja2 import TemplateError
 
     if not template_of(tokenizer):

@@ -180,8 +180,7 @@ def _config(location: str, tensors: Mapping[str, StoredTensor], fields: dict) ->
                 "activation": "gelu_new" if gated else "relu",
                 "gated": gated,
                 "tie_embeddings": tied,
-                # T5 1.0 ties its head to the table and scales
-                # by width ** -0.5; T5 1.1 does neither.
+                # T5 1.0 ties its head and scales by width ** -0.5; T5 1.1 does neither.
                 "scale_logits": tied,
                 "relative_attention_num_buckets": buckets,
                 **fields,

@@ -107,7 +107,7 @@ def unpacked(body: bytes, backbone: Backbone | None = None) -> Prompt:
         raise InputError(f"the body is a zip of a prompt's folder: {error}") from error
     if not 0 < len(entries) <= FILES:
         raise InputError(f"a prompt has 1 to {FILES} files, got {len(entries)}")
-    # Sizes are what the archive claims, and zipfile reads no more than that of an entry.
+    # Sizes are what the archive claims; zipfile gives no more of an entry than that.
     if sum(entry.file_size for entry in entries) > 64 * max(len(body), 1):
         raise InputError("the zip grows more than 64 times; send it less compressed")
     with tempfile.TemporaryDirectory() as place:
