@@ -115,7 +115,6 @@ def loss_of(
     # Dropout is for training alone, so the backbone itself keeps its config.
     shape = dataclasses.replace(backbone.config, dropout=options.dropout)
     module = dataclasses.replace(backbone, config=shape).module
-    # A pull has its own copy of the start: a step donates the arrays that it is given.
     return loss_fn(
         method,
         backbone,
