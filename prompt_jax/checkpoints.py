@@ -36,6 +36,7 @@ def writing(folder: Path, *, keep: int = 2) -> Iterator[Manager]:
     try:
         yield manager
     finally:
+        # The last save runs in a thread of Orbax, and its error appears only when it is waited for.
         with disk.writing(folder):
             manager.close()
 
@@ -60,6 +61,7 @@ def open_checkpoints(folder: Path, *, keep: int = 2) -> Manager:
             active_processes={jax.process_index()} if several else None
         ),
     )
+    # Orbax saves to absolute paths only.
     return ocp.CheckpointManager(folder.absolute(), options=options)
 
 
@@ -96,6 +98,7 @@ def restore(manager: Manager, like: Tree) -> tuple[int, Tree] | None:
         return None
     folder = Path(manager.directory) / str(step)
     remedy = f"delete {folder} to resume from an earlier step, or start again with --overwrite"
+    # Targets of numpy make Orbax restore numpy, whatever devices the state was on.
     targets = jax.tree.map(np.asarray, _by_path(like))
     try:
         loaded = manager.restore(
@@ -137,6 +140,7 @@ def _digest(tree: Tree) -> str:
     digest = hashlib.sha256()
     for name, leaf in sorted(_by_path(tree).items()):
         leaf = np.asarray(leaf)
+        # The same bytes are other numbers in another dtype or shape.
         digest.update(f"{name} {leaf.dtype} {leaf.shape}".encode())
         digest.update(leaf.tobytes())
     return digest.hexdigest()

@@ -80,12 +80,15 @@ def replacing(path: Path) -> Iterator[Path]:
             sync(fresh)
             os.replace(fresh, path)
         finally:
+            # After a successful rename there is nothing left under this name.
             fresh.unlink(missing_ok=True)
+        # The rename changed the folder, which has to reach the disk as well.
         sync(path.parent)
 
 
 def beside(path: Path) -> Path:
     """A hidden name on the same file system, so that renaming is atomic; the ending stays."""
+    # Random, so that two writers of one file do not write into the same fresh one.
     return path.with_name(f".{secrets.token_hex(4)}.{path.name}")
 
 
@@ -106,6 +109,7 @@ def lock(file: IO[str], place: Path, remedy: str) -> None:
       place: what the file stands for.
       remedy: what to do where another process has it.
     """
+    # Only Unix has this module, and nothing else here needs it.
     import fcntl
 
     try:
@@ -113,5 +117,6 @@ def lock(file: IO[str], place: Path, remedy: str) -> None:
     except BlockingIOError as error:
         raise InputError(f"{place} is in use by another process; {remedy}") from error
     except OSError as error:
+        # A file system without locks is used unlocked, which is better than no run there.
         if error.errno not in LOCKLESS:
             raise

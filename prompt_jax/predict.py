@@ -73,6 +73,7 @@ def predict(
     output = Path(output_path)
     if str(output) != STREAM:
         _check_writable(output, input_path)
+    # Every device of a mesh takes an equal share of a batch.
     rows = whole_rows(max(1, min(eval.rows, len(inputs))), backbone.mesh)
     eval = dataclasses.replace(eval, batch_size=rows)
     size = CHUNK * rows
@@ -97,6 +98,7 @@ def predict(
             new = records[len(earlier) :]
             file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in new)
             file.flush()
+            # The next run builds on these lines, also after a power cut. A pipe has no disk.
             if file is not sys.stdout:
                 os.fsync(file.fileno())
     return len(inputs) - len(old)
@@ -191,6 +193,7 @@ def _opened(
     with disk.writing(output), output.open("a", encoding="utf-8", newline="\n") as file:
         disk.lock(file, output, "wait for its end, or choose another output")
         if overwrite:
+            # Only under the lock: another process may be writing to this file.
             file.truncate(0)
         yield file, _resume(output, inputs)
 
@@ -198,6 +201,7 @@ def _opened(
 def _resume(output: Path, inputs: Sequence[Input]) -> list[dict[str, Any]]:
     """The records of an unfinished output, after cutting off a line that was half written."""
     content = output.read_bytes() if output.exists() else b""
+    # A whole line ends in a newline, so what stands behind the last newline was cut short.
     *lines, half = content.split(b"\n")
     if len(lines) > len(inputs):
         raise _other(output, f"it has {len(lines)} lines for {len(inputs)} inputs")
@@ -206,6 +210,7 @@ def _resume(output: Path, inputs: Sequence[Input]) -> list[dict[str, Any]]:
         if (record.get("index"), record.get("input")) != row:
             raise _other(output, f"line {number} does not answer input {row.index}")
     if half:
+        # Cut off only what is the beginning of the very next answer; anything else is not ours.
         begins = _beginning(inputs[len(records)]) if len(records) < len(inputs) else b""
         if not begins or half[: len(begins)] != begins[: len(half)]:
             raise _other(output, f"line {len(lines) + 1} does not answer the next input")
@@ -244,6 +249,7 @@ def _records(chunk: Sequence[Input], answers: Answers) -> list[dict[str, Any]]:
         for (index, text), prediction in zip(chunk, answers.predictions, strict=True)
     ]
     if answers.scores is not None and answers.options is not None:
+        # The maximum is taken off first so that exp does not overflow.
         odds = np.exp(answers.scores - answers.scores.max(1, keepdims=True))
         shares = odds / odds.sum(1, keepdims=True)
         for record, row, options in zip(records, shares, answers.options, strict=True):

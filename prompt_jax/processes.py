@@ -36,6 +36,7 @@ def join(config: DistributedConfig) -> None:
             address or None,
             config.num_processes,
             config.process_id,
+            # An address that was given is enough; what a cluster says could only contradict it.
             cluster_detection_method="deactivate" if address else None,
         )
     except ValueError:  # So JAX says that it found nobody.
@@ -60,6 +61,7 @@ def from_first(tree: Tree) -> Tree:
     """The first process's tree in all of them: numpy arrays, of the same shapes everywhere."""
     if jax.process_count() == 1:
         return tree
+    # One process alone, which is the usual run, never needs this module.
     from jax.experimental import multihost_utils
 
     return jax.tree.map(np.asarray, multihost_utils.broadcast_one_to_all(tree))
@@ -85,6 +87,7 @@ def together(work: Callable[[], T]) -> T:
         return work()
     results, mistake = [], ""
     try:
+        # All processes must reach `from_all`, so a mistake waits until each of them has spoken.
         results.append(work())
     except InputError as error:
         mistake = str(error)
@@ -125,6 +128,7 @@ def _flat(facts: Mapping[str, object], prefix: str = "") -> dict[str, object]:
 def code() -> dict[str, str]:
     """Versions of everything that decides what a step computes, and a digest of this package."""
     digest = hashlib.sha256()
+    # Sorted, since file systems list a folder in any order and the digest depends on it.
     for path in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(path.read_bytes())
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}

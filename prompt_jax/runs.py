@@ -63,6 +63,7 @@ def hold(folder: Path) -> Iterator[None]:
                 disk.lock(file, folder, f"wait for its end or stop it, or {REMEDY}")
                 # Else its owner has removed it since it was opened.
                 held = path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno()))
+        # Registered last and so run first: the file goes while its lock is still held.
         stack.callback(path.unlink, missing_ok=True)
         yield
 
@@ -93,6 +94,7 @@ def check_run(config: Config, *, resume: bool = False, overwrite: bool = False) 
         _check_own(folder)
     with disk.writing(folder, REMEDY):
         folder.mkdir(parents=True, exist_ok=True)
+        # Permissions alone do not tell whether a mounted disk takes a file.
         with tempfile.TemporaryFile(dir=folder):
             pass
     return folder
@@ -104,6 +106,7 @@ def begin_run(folder: Path, config: Config, *, resume: bool = False) -> None:
         for path in [] if resume else folder.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)
+            # Without the file of the lock, which is held, another process would get its own.
             elif path.name != LOCK:
                 path.unlink()
     disk.write(folder / "config.json", json.dumps(to_json(config), indent=2) + "\n")
@@ -142,6 +145,7 @@ class Metrics(contextlib.AbstractContextManager):
         self._folder = folder
         self._path = folder / "metrics.jsonl"
         self.rows = [row for row in read_metrics(folder) if row["step"] <= step]
+        # Steps behind the checkpoint are run again, and so are their rows written again.
         disk.write(self._path, "".join(json.dumps(row) + "\n" for row in self.rows))
         self._file = self._path.open("a", encoding="utf-8")
         self._board = _board(folder / "tensorboard") if tensorboard else None
@@ -151,6 +155,7 @@ class Metrics(contextlib.AbstractContextManager):
         self.rows.append(row)
         with disk.writing(self._path):
             self._file.write(json.dumps(row) + "\n")
+            # Whoever follows the run sees the row now; only `sync` makes it survive a power cut.
             self._file.flush()
         if self._board:
             for name in row.keys() - {"step"}:
@@ -171,6 +176,7 @@ class Metrics(contextlib.AbstractContextManager):
         self.sync()
         names = list(dict.fromkeys(name for row in self.rows for name in row))
         text = io.StringIO()
+        # The csv module ends lines with \r\n unless it is told otherwise.
         writer = csv.DictWriter(text, names, lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.rows)

@@ -63,6 +63,7 @@ def first_tokens(text: str, places: Int[np.ndarray, "T 2"]) -> Int[np.ndarray, "
     """
     words = np.array(words_of(text), np.int32).reshape(-1, 2)
     first = np.full(len(words), -1)
+    # Backwards, so that the first token of a word is written last and stays.
     for token in reversed(np.flatnonzero(places[:, 0] < places[:, 1])):
         start = places[token, 0]
         word = np.searchsorted(words[:, 0], start, side="right") - 1

@@ -123,6 +123,7 @@ def length_ladder(
     Each rung is a length T for which `prompt_length` + T is a multiple of `multiple`, as hardware
     tiles want; the last one holds the longest row.
     """
+    # -(-a // b) is a / b rounded up.
     tiled = -(-(np.asarray(lengths) + prompt_length) // multiple) * multiple
     sizes, counts = np.unique(tiled - prompt_length, return_counts=True)
     sizes, rows = sizes.tolist(), np.cumsum(counts).tolist()
@@ -142,8 +143,10 @@ def length_ladder(
     return best[-1][1]
 
 
+# A window may reach into the next epoch, whose order is then in use beside this one's.
 @functools.lru_cache(maxsize=4)
 def _order(seed: int, epoch: int, rows: int) -> np.ndarray:
+    # The 0 keeps these draws apart from the shuffling in `Batches.rows`, which has a 1.
     return np.random.default_rng((seed, 0, epoch)).permutation(rows)
 
 
@@ -189,11 +192,13 @@ class Batches:
         self._task_ids = None if task_ids is None else np.asarray(task_ids, np.int32)
         self.truncated = self._encoded.truncated
         self.source_lengths = length_ladder(self._lengths, prompt_length)
+        # One length for all targets: they are short, and each further length is another program.
         self.target_length = max(map(len, self._encoded.targets))
 
     def reseeded(self, seed: int) -> "Batches":
         """The same rows in another order."""
         at_least("train.seed", seed, 0)
+        # Shallow, so that all seeds share the encoded rows.
         batches = copy.copy(self)
         batches._seed = seed
         return batches
@@ -223,6 +228,7 @@ class Batches:
         start = first + (step - first) // WINDOW * WINDOW
         stop = min(start + WINDOW, last)
         rows = self._stream(start * size, stop * size)
+        # Stable: the batch of a step must not depend on how numpy sorts.
         rows = rows[np.argsort(self._lengths[rows], kind="stable")]
         shuffle = np.random.default_rng((self._seed, 1, start)).permutation(stop - start)
         return rows.reshape(-1, size)[shuffle[step - start]]
@@ -256,5 +262,6 @@ def _assemble(encoded: Encoded, rows: np.ndarray, length: int, target_length: in
     if not encoded.by_token:
         return Batch(*inputs, *pad(picked, target_length, encoded.pad_id))
     tags = pad(picked, length, IGNORED)[0]
+    # IGNORED is no class, and the mask hides what stands in its place.
     there = tags != IGNORED
     return Batch(*inputs, np.where(there, tags, np.int32(0)), there)

@@ -70,6 +70,7 @@ def _shares(
     exact = count * sizes / sizes.sum()
     least = (limits > 0).astype(int) if count >= (limits > 0).sum() else np.zeros_like(limits)
     shares = np.clip(np.floor(exact).astype(int), least, limits)
+    # Rounding down leaves rows over, each for the stratum that is furthest below its share.
     while shares.sum() < count:
         shares[np.where(shares < limits, exact - shares, -np.inf).argmax()] += 1
     while shares.sum() > count:

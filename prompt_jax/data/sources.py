@@ -172,6 +172,7 @@ def _plain(value: Any, feature: Any) -> Any:
     if isinstance(value, list) or getattr(value, "ndim", 0) == 1:
         return [_plain(part, getattr(feature, "feature", feature)) for part in value]
     if hasattr(feature, "int2str"):
+        # TFDS has -1 for a label that is kept secret.
         return feature.int2str(int(value)) if value >= 0 else None
     if isinstance(value, bytes):
         return value.decode(errors="replace")

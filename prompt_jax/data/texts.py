@@ -16,6 +16,7 @@ Place = Literal["apart", "behind", "joined", "turn", "within"]
 begins with a space if its tokens would run into those of the input; `joined` to an input that ends
 with space; as the assistant's `turn` in a chat; `within` it, in place of a mask, and without an
 end."""
+# `verbose` is off because Transformers warns of long texts, which are cut here.
 BARE = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
 """How words are tokenized that begin no text."""
 
@@ -227,6 +228,7 @@ def pad(
     values = np.concatenate(rows)
     kind = np.float32 if values.dtype.kind == "f" else np.int32
     tokens = np.full(mask.shape, pad_id, kind)
+    # A mask as index goes row by row, in the order in which the values were concatenated.
     tokens[mask] = values
     return tokens, mask
 

@@ -38,6 +38,7 @@ def method_of(config: Config, backbone: Backbone, tasks: Sequence[Task]) -> Meth
         else:
             method = dataclasses.replace(method, task_type=backbone.task_types[0])
     check_task(method, backbone)
+    # Reversed, so that of several kinds of one task type the first is named.
     names = {row.task_type: kind for kind, row in reversed(heads().items())}
     if method.task_type in names:
         if head is None and method.task_type == "SEQ_CLS":
@@ -111,6 +112,7 @@ def loss_of(
     if task.choices and (method.num_labels or options.objective != "tokens"):
         rows = _label_rows(config, backbone, task)
         candidates = Candidates(*pad(rows, max(map(len, rows)), backbone.config.filler))
+    # Dropout is for training alone, so the backbone itself keeps its config.
     shape = dataclasses.replace(backbone.config, dropout=options.dropout)
     module = dataclasses.replace(backbone, config=shape).module
     return loss_fn(

@@ -57,7 +57,9 @@ def compose_attention(
         return plain({"prompt": mixed(tuned, sources)}, params, batch, key)
 
     config = config or TrainConfig()
+    # From zeros all sources weigh the same, and the task's own rows add nothing.
     tuned = {"logits": jnp.zeros(len(sources)), "prompt": jnp.zeros(sources.shape[1:])}
+    # Sources beside the frozen tree get no gradient, and are no constants of the program.
     frozen = (backbone.unstacked(), sources)
     state = fit(loss, start(tuned, config), frozen, batches, config, mesh=backbone.mesh)
     weights = jax.nn.softmax(state.tuned["logits"])
@@ -79,6 +81,7 @@ def train_attention(
     check_mixable(prompts, "attention")
     data, train = for_backbone(load_data(config), config, backbone), resolved(config).train
     batches = batches_of(config, prompts[0].method, backbone, data.train, data.task)
+    # Batches are a function of the step, so the next ones are prepared while one is used.
     steps = prefetch(batches, 0, train.steps)
     mixture = compose_attention(prompts, backbone, steps, train, name=name)
     held_out = {data.task.name: digest(data.validation)} if data.held_out else {}

@@ -28,6 +28,7 @@ class Candidates(Members):
         self.configs, self.sweep = configs, sweep
         self.targets = sweep.targets(configs[0].train.steps)
         self.course = begin(len(configs), len(self.targets))
+        # A placement is part of the program; all else that candidates differ in is numbers.
         by_program: dict[str, list[int]] = {}
         for i, config in enumerate(configs):
             by_program.setdefault(config.method.placement, []).append(i)
@@ -107,6 +108,7 @@ class Candidates(Members):
         """The worst of a generation go on with prompts of the best, at other rates."""
         if rung + 1 == len(self.targets):
             return
+        # By the rung, so that a resumed sweep draws what it would have drawn.
         generator = np.random.default_rng((self.sweep.seed, rung))
         for index, parent in followers(self.course, rung, generator).items():
             options = self.configs[parent].train

@@ -130,6 +130,7 @@ def lesson(best: Best, rows: Sequence[Mapping[str, float]], metric: str) -> str:
             "is untrained. Train longer (train.steps), at another train.learning_rate, or give "
             "more validation rows"
         )
+    # Compared as float32, since the best score is kept so (`Best.after`).
     if before is None or np.float32(before) < best.score:
         return ""
     gain = "" if likely is None else f" ({likely:.3f} at the start, {best.likelihood:.3f} now)"

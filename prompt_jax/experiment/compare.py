@@ -125,6 +125,7 @@ def _measured(config: Config, prompt: Prompt, scores: dict[str, float]) -> Row:
         scores=scores,
         trained=trained,
         share=trained / frozen,
+        # A saved prompt is float32.
         bytes=4 * prompt.size,
         examples_per_second=statistics.median(rates),
         step_bytes=_step_bytes(config, data, backbone, prompt),

@@ -69,6 +69,7 @@ def conclude(
     prompt = _prompt(config, tasks[0], backbone, method, best.tuned, scores, config.data, lineage)
     if method.num_tasks is not None:
         prompt = dataclasses.replace(prompt, tasks=tuple(data.task for data in tasks))
+    # A run that is resumed at its end may have saved its prompt before.
     saved = save_prompt(folder / "prompt", prompt, overwrite=True)
     words = inspect(prompt, backbone)
     rows = report.table(results)

@@ -50,6 +50,7 @@ def ready(course: Course, sweep: SweepConfig) -> list[int]:
             places = 0
         elif rung and sweep.how in ("halving", "asha"):
             full = len(there) >= entered
+            # A rung lets in one of every eta that entered the one before it.
             entered = max(1, entered // sweep.eta)
             places = entered if full else len(there) // sweep.eta if sweep.how == "asha" else 0
         # Stable: of equals the earlier candidate, in a resumed sweep too. NaN comes last.

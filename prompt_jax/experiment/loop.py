@@ -165,6 +165,7 @@ class Loop:
             stack.enter_context(stopping(self.stop))
             while not self.stopped and (chosen := self.members.ready()):
                 self._round(chosen)
+            # Also after a signal, so that a resumed run repeats no step.
             self.save(self.clock, {})
         if self.stopped:
             self.say(f"stopped after step {self.clock}; continue with --resume")
@@ -215,6 +216,7 @@ class Loop:
                     for i, row in rows.items()
                     if (begin[i] + step) % hook.steps == 0 or begin[i] + step == targets[i]
                 }
+                # Until a round ends its states are on the device, and the next step donates them.
                 if due and (ended or not hook.reads):
                     hook.action(self.clock, due)
 
@@ -222,6 +224,7 @@ class Loop:
 
     def _going(self) -> bool:
         """Whether the next step is made; all processes agree on that."""
+        # All processes count the same steps: `preempted` makes them agree on one of these numbers.
         self._ahead += 1
         self.stopped |= preempted(self._ahead)
         return not self.stopped

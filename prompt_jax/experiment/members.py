@@ -286,6 +286,7 @@ class Population(Members):
 
     def tree(self, index: int) -> Tuned:
         """A member's tuned tree as it is trained, padded."""
+        # Copied, since `states` is written in place and the best prompt has to stay what it was.
         return jax.tree.map(lambda leaf: leaf[index].copy(), self.states.tuned)
 
 

@@ -18,6 +18,7 @@ def profiling(loop: Loop, folder: Path, steps: int) -> Iterator[None]:
       steps: how many are in it, from the second one on, since the first one compiles; 0 writes
         nothing.
     """
+    # One more than asked for: the first call starts the trace, after the step that compiles.
     left = steps + 1
 
     def trace(clock: int, rows: Rows) -> None:

@@ -126,6 +126,7 @@ def _sweep(
     data, backbone = load_data(config), load(config, say)
     data = for_backbone(data, config, backbone)
     pool = Candidates(configs, sweep, backbone, data)
+    # After data and backbone have loaded: until then a folder to overwrite stays as it is.
     begin_run(folder, config, resume=resume)
     disk.write(folder / KEPT, json.dumps(to_json(sweep), indent=2) + "\n")
     say(_introduction(configs, sweep, pool.targets))

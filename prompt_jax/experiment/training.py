@@ -53,6 +53,7 @@ def train(
     """
     at_least("profile", profile, 0)
     config = resolved(config)
+    # First of all: processes that differ would compile different programs and wait for each other.
     check_alike({**code(), **to_json(config)})
     with elsewhere() as scratch, contextlib.ExitStack() as stack:
         claimed = claim(config, resume=resume, overwrite=overwrite)
@@ -143,6 +144,7 @@ def _train_tasks(
         for line in warnings_of(data, config):
             say(line)
     loop = Loop(population, folders, config.train, say)
+    # Before the hooks of `watch`, so that there is no checkpoint of a run that has diverged.
     loop.every(1, _check_losses, reads=False)
     loop.watch()
     with profiling(loop, folder / "profile", profile):
@@ -228,6 +230,7 @@ def _sha256(tree: Frozen) -> str:
         return ""
     digest = hashlib.sha256()
     for leaf in leaves:
+        # Of several processes each has only its own shards of a leaf.
         for shard in leaf.addressable_shards:
             digest.update(np.asarray(shard.data).tobytes())
     return digest.hexdigest()

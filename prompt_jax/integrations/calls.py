@@ -84,6 +84,7 @@ class Writing(Prompted):
     """Seconds of a call."""
     max_retries: int = 0
     """Accepted and without effect: a call is tried once."""
+    # Neither printed nor saved with the model, since it may be a secret.
     api_key: SkipValidation[object] = Field(default=None, exclude=True, repr=False)
     """Accepted and without effect: the key is that of the source, `Remote(url, api_key)`."""
     streaming: bool = False

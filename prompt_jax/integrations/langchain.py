@@ -55,6 +55,7 @@ class ChatPromptJax(Writing, BaseChatModel):
         return {**self.identity_of({}), **self.sampling}
 
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: object) -> str:
+        # LangChain's cache goes by this string: a new version of a prompt must not get old answers.
         identity = sorted(self.identity_of(kwargs).items())
         return f"{super()._get_llm_string(stop=stop, **kwargs)}{identity}"
 
@@ -157,6 +158,7 @@ class ChatPromptJax(Writing, BaseChatModel):
         def ask(messages: Any, prompt: str) -> AIMessage:
             return self.invoke(messages, soft_prompt=prompt, **kwargs)
 
+        # A thread for each call: only calls that wait at the same time share a batch.
         with ThreadPoolExecutor(max(len(inputs), 1)) as pool:
             return list(pool.map(ask, inputs, prompts))
 

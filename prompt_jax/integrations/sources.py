@@ -93,6 +93,7 @@ class Local:
 
     async def awrite(self, call: Call) -> AsyncIterator[Piece]:
         """An answer as it is written, for an event loop."""
+        # In a thread, since a long text would hold up the event loop.
         tokens = await asyncio.to_thread(self._tokens, call)
         sampling = self._sampling(call)
         async for piece in apieces(
@@ -102,6 +103,7 @@ class Local:
 
     def embed(self, prompt: str, texts: Sequence[str]) -> list[list[float]]:
         """A vector for each text."""
+        # All are submitted before one is waited for, so that they share batches.
         futures = [self.engine.embed(prompt or None, text) for text in texts]
         return [future.result().vector.tolist() for future in futures]
 
@@ -156,6 +158,7 @@ class Remote:
         """An answer as it is written."""
         with self._client.stream("POST", **_request(call)) as response:
             if response.status_code != 200:
+                # The body of a stream is not there until it is read, and it says what was wrong.
                 response.read()
                 _check(response)
             written: list[int] = []

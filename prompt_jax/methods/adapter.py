@@ -51,6 +51,7 @@ def init(config: AdapterConfig, backbone: Backbone, key: PRNGKeyArray) -> Tuned:
         sublayers = block.sublayers if config.style == "houlsby" else block.sublayers[-1:]
         for j, sublayer in enumerate(sublayers):
             down_key = jax.random.fold_in(jax.random.fold_in(key, i), j)
+            # With `up` at zero an adapter changes nothing before its first step.
             leaves[f"{path}/{socket}/{sublayer}"] = {
                 "down": STD * jax.random.normal(down_key, (block.layers, block.width, size)),
                 "down_bias": jnp.zeros((block.layers, size)),
@@ -64,6 +65,7 @@ def materialize(config: AdapterConfig, tuned: Tuned, key: PRNGKeyArray | None = 
     """The adapters in their blocks' sockets, the scaling in the way up."""
     sockets = {
         path: {
+            # `up` and its bias: together they scale the whole answer of the adapter.
             name: leaf * config.scaling if name.startswith("up") else leaf
             for name, leaf in leaves.items()
         }

@@ -44,6 +44,7 @@ def init(
     first, second = jax.random.split(key)
     return {
         "prompt": start_rows(config, backbone, first, start),
+        # With this factor the size of a @ b does not depend on the rank.
         "a": jax.random.normal(second, (config.max_length, config.r)) * config.r**-0.5,
         "b": jnp.zeros((config.r, backbone.width)),
     }

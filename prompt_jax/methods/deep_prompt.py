@@ -71,6 +71,7 @@ def materialize(
 
     def socket(layers: Array) -> Tuned:
         if config.how == "replace":
+            # The first layer gets the input's own rows, which so count and have a gradient.
             layers = jnp.concatenate([prompt[None], layers])
         return {"prompt": {config.how: layers}}
 

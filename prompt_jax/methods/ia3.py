@@ -123,6 +123,7 @@ def read(stored: Stored, model_type: str) -> tuple[IA3Config, Leaves]:
                 f"{FACTOR} of {names_of(model_type, path, 1)[0]} is {shape}, and a factor is "
                 "[out, 1] or [1, in]"
             )
+        # Only the place of the 1 tells whether PEFT scaled the input or the output.
         at_input = shape[0] == 1
         scaled += names_of(model_type, path, depths[path]) if at_input else []
         name = "input_scale" if at_input else "scale"

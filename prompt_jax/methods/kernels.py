@@ -128,6 +128,7 @@ def stores_in_out(model_type: str) -> bool:
 
 
 def _without_layer(name: str) -> str:
+    # Only the first match: in T5's `block.3.layer.1` the second number is that of a sublayer.
     return LAYER.sub(r"\1", name, count=1)
 
 
@@ -199,11 +200,13 @@ def _depths(stored: Stored, model_type: str, endings: Mapping[str, str]) -> dict
     """The kernels that there are tensors of, by path, and the layers of their stacks."""
     paths = {_without_layer(p.modules[0]): path for path, p in kernels(model_type).items()}
     present: dict[str, str] = {}
+    # By stack and not by kernel, so that a kernel that lacks the last layers is noticed.
     depths: dict[str, int] = {}
     for name in stored.tensors:
         module = name.removeprefix(ROOT)
         module = next((module[: -len(e) - 1] for e in endings if name.endswith(f".{e}")), "")
         path, layer = paths.get(_without_layer(module)), LAYER.search(module)
+        # A number of five digits is no layer, and a name would be made for each one below it.
         if path is None or layer is None or len(layer[2]) > 4:
             continue
         present[path] = stack = path.partition("/")[0]

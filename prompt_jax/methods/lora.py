@@ -85,12 +85,14 @@ def init(config: LoraConfig, backbone: Backbone, key: PRNGKeyArray) -> Tuned:
     """
     leaves = {}
     for i, (path, place) in enumerate(targets(backbone, config.target_modules).items()):
+        # PEFT draws A by kaiming_uniform_(a=sqrt(5)), which is uniform within 1 / sqrt(inputs).
         bound = math.prod(place.inputs) ** -0.5
         shape = (place.layers, *place.inputs, config.r)
         draw = jax.random.uniform(jax.random.fold_in(key, i), shape, minval=-bound, maxval=bound)
         leaves[path] = {"a": draw, "b": jnp.zeros((place.layers, config.r, *place.outputs))}
         if config.use_dora:
             kernel = dequantised(backbone.params, f"{path}/kernel")
+            # As in PEFT, the norm of each output over all of its inputs, in float32.
             axes = tuple(range(1, 1 + len(place.inputs)))
             norm = jnp.sqrt(jnp.square(kernel.astype(jnp.float32)).sum(axes))
             leaves[path]["magnitude"] = norm
@@ -103,6 +105,7 @@ def materialize(config: LoraConfig, tuned: Tuned, key: PRNGKeyArray | None = Non
     for path, leaves in by_place(tuned).items():
         lora = {**leaves, "b": leaves["b"] * config.scaling}
         if config.lora_dropout and key is not None:
+            # One number a layer, since the scan over layers slices every leaf of a socket.
             lora["dropout"] = jnp.full(len(leaves["b"]), config.lora_dropout)
         sockets[(*path, "lora")] = lora
     return Injection(sockets=flax.traverse_util.unflatten_dict(sockets))
@@ -118,6 +121,7 @@ def merge(config: LoraConfig, tuned: Tuned, frozen: Frozen) -> tuple[FullConfig,
     for path, leaves in by_place(tuned).items():
         kernel = params[(*path, "kernel")]
         update = jax.vmap(lambda a, b: jnp.tensordot(a, b, axes=1))(leaves["a"], leaves["b"])
+        # Added in float32 and rounded once, to the type of the kernel.
         merged = kernel.astype(jnp.float32) + config.scaling * update
         if "magnitude" in leaves:
             axes = tuple(range(1, leaves["a"].ndim - 1))

@@ -226,6 +226,7 @@ def init(
     tuned = method_of(config).init(resolve(config, backbone), backbone, key, *rows)
     if config.num_labels is None:
         return tuned
+    # crc32, because Python's own `hash` of a text differs from process to process.
     head_key = jax.random.fold_in(key, zlib.crc32(CLASSIFIER.encode()))
     return {**tuned, CLASSIFIER: init_head(config, backbone, head_key)}
 

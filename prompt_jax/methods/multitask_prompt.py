@@ -70,6 +70,8 @@ def init(
     half = virtual // 2
     match config.combine:
         case "multiply":
+            # The first rank alone makes the factor one. The others have columns of zeros, which
+            # get a gradient because `rows` is not zero.
             cols = jnp.zeros((tasks, virtual, rank)).at[:, :, 0].set(1.0)
             return {"prompt": rows, "cols": cols, "rows": jnp.zeros((tasks, rank, width)) + 1.0}
         case "add":

@@ -93,6 +93,7 @@ def apply_linear(layer: dict[str, Array], x: Float[Array, "P I"]) -> Float[Array
 
 
 def _cell(key: PRNGKeyArray, inputs: int, hidden: int) -> Tuned:
+    # As torch starts an LSTM, with one bias where torch has two: only their sum matters.
     bound, keys = hidden**-0.5, jax.random.split(key, 3)
     shapes = {"input": (inputs, 4 * hidden), "hidden": (hidden, 4 * hidden), "bias": (4 * hidden,)}
     return {
@@ -103,6 +104,7 @@ def _cell(key: PRNGKeyArray, inputs: int, hidden: int) -> Tuned:
 
 def _lstm(cell: dict[str, Array], x: Float[Array, "P I"]) -> Float[Array, "P H"]:
     """One direction of an LSTM layer; gates in torch's order."""
+    # One product for the inputs of all steps, so that the scan has only the hidden state's.
     gates = x @ cell["input"]
     gates = gates + jnp.broadcast_to(cell["bias"], gates.shape)
 

@@ -157,6 +157,7 @@ def _of_text(config: PrefixTuningConfig, backbone: Backbone, places: dict[str, A
     backbone.check_tokens(ids, "method.init_text")
     tokens = np.resize(np.asarray(ids), config.num_virtual_tokens)
     states = backbone.keys_and_values(tokens)
+    # What is trained is float32, whatever the backbone computes in.
     return {path: jax.tree.map(lambda v: v.astype(jnp.float32), states[path]) for path in places}
 
 
@@ -168,6 +169,7 @@ def keys_and_values(config: PrefixTuningConfig, tuned: Tuned) -> Tuned:
     """The prefix of every attention by path, whether it is trained itself or written."""
     if not config.prefix_projection:
         return {"/".join(path): leaves for path, leaves in by_place(tuned).items()}
+    # PEFT's prefix encoder also has tanh between its two maps.
     hidden = jnp.tanh(apply_linear(tuned["inner"], tuned["embedding"]))
     return {
         "/".join(path): dict(
@@ -265,6 +267,7 @@ def read(stored: Stored, model_type: str) -> tuple[PrefixTuningConfig, Leaves]:
     if not both:
         plain = PrefixTuningConfig(num_virtual_tokens=virtual)
         return plain, {"key": parts[0::2], "value": parts[1::2]}
+    # PEFT repeats the parts for the second stack, see `write`.
     parts = np.concatenate([parts, parts])
     method = PrefixTuningConfig(num_virtual_tokens=virtual, encoder=False, cross=False)
     return method, {"key": parts[0::4], "value": parts[1::4]}

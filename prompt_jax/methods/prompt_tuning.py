@@ -103,6 +103,7 @@ def plain_prompt(
         task_type=config.task_type,
         tokenizer_name_or_path=config.tokenizer_name_or_path,
         num_virtual_tokens=len(rows),
+        # The rows are already there, and this start needs no text, labels or file.
         init="random",
         placement=config.placement,
         num_labels=config.num_labels,

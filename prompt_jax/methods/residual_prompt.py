@@ -57,6 +57,7 @@ def rows(tuned: Tuned) -> Float[Array, "P D"]:
     """P + LayerNorm(up(ReLU(down(P)))), figure 2 of the paper."""
     prompt, (down, up), norm = tuned["prompt"], tuned["mlp"], tuned["norm"]
     x = apply_linear(up, jax.nn.relu(apply_linear(down, prompt)))
+    # The epsilon of torch's LayerNorm.
     x = jax.nn.standardize(x, axis=-1, epsilon=1e-5)
     scale, bias = (jnp.broadcast_to(norm[name], x.shape) for name in ("scale", "bias"))
     return prompt + x * scale + bias

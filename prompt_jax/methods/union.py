@@ -90,6 +90,7 @@ def init(
         )
         for i, (name, part) in enumerate(_named(config).items())
     }
+    # Also without gates: two methods that claim one place are refused here, before training.
     sockets = jax.eval_shape(lambda tree: _together(config, tree)[1], tuned).sockets
     if not config.gated:
         return tuned
@@ -113,6 +114,7 @@ def _gates(sockets: Tuned, backbone: Backbone, key: PRNGKeyArray) -> Tuned:
     gates = {}
     for i, (path, shape) in enumerate(sorted(inputs.items())):
         gates[*path, "gate"] = STD * jax.random.normal(jax.random.fold_in(key, i), shape)
+        # sigmoid(0) is 0.5: gates start half open.
         gates[*path, "gate_bias"] = jnp.zeros(shape[0])
     return flax.traverse_util.unflatten_dict(gates)
 

@@ -155,6 +155,7 @@ def initializer(
     if config.start == "random":
         return uniform(config.init_scale)
     if config.start == "file":
+        # Checked when it is called, since only then the shape of the prompt is known.
         return lambda key, shape: _checked(start, shape)
     if backbone.tokenizer is None:
         raise InputError(
@@ -233,6 +234,7 @@ def peft_start(stored: Stored) -> dict[str, Any]:
     text = stored.values.get("prompt_tuning_init_text")
     init = PEFT_INITS.get(str(stored.values.get("prompt_tuning_init")), "random")
     return {
+        # A config that does not have the text cannot start from it again.
         "init": init if init != "text" or text else "random",
         "init_text": text,
         "tokenizer_name_or_path": stored.values.get("tokenizer_name_or_path"),

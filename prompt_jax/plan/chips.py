@@ -80,7 +80,9 @@ def devices_of(topology: str | None) -> list[Device]:
     if jax.default_backend() != "tpu":
         # Or libtpu asks a server that only Google's machines have, and lets in one process.
         for key, value in _NO_TPU.items():
+            # What the user has set goes before.
             os.environ.setdefault(key, value)
+    # Only here: planning for the devices at hand needs neither this module nor libtpu.
     from jax.experimental import topologies
 
     try:

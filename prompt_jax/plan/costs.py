@@ -47,6 +47,7 @@ def work_of(jaxpr: core.Jaxpr, rounds: int = 1) -> Work:
         elif equation.primitive.name == "while":
             total += sum(inner, NOTHING).times(rounds)
         elif equation.primitive.name == "cond":
+            # One branch runs; which one is not known here, so the most expensive one counts.
             total += max(inner, key=lambda work: work.flops)
         else:
             total += sum(inner, NOTHING)
@@ -71,6 +72,7 @@ def _product(equation: core.JaxprEqn) -> Work:
     left, right, out = (cast(Any, v.aval) for v in (*equation.invars, equation.outvars[0]))
     depth = math.prod(left.shape[axis] for axis in contracted)
     size = sum(a.size * a.dtype.itemsize for a in (left, right, out))
+    # A multiplication and an addition for each number that is contracted.
     return Work(2.0 * out.size * depth, float(size))
 
 
@@ -130,6 +132,7 @@ def _computations(hlo: str) -> tuple[dict, dict, dict, str]:
         loop = _LOOP.search(line)
         if loop:
             calls[name].append((loop.group(2), loop.group(1)))
+        # What a collective calls adds two numbers, and is no part of the program to walk into.
         elif operation is None:
             calls[name].extend((callee, "") for callee in _CALL.findall(line))
         number = _TRIPS.search(line)

@@ -187,6 +187,7 @@ def _cost(program: Program, bare: Program, ways: int, chip: Chip | None) -> Cost
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
+        # The compiler tells how much it wanted in the text of its error alone.
         needed = _needed(str(error))
         if needed is None:
             raise
@@ -294,6 +295,7 @@ def alternatives(first: Plan) -> Iterator[tuple[str, Config]]:
     remats = [r for r in ("none", "minimal", "full") if r != config.frozen.remat]
     kinds = [config.frozen.dtype, *(["int8"] if config.frozen.dtype not in LIMITS else [])]
     heads = shape_of_backbone(config, devices).config.num_heads
+    # After the remat that was asked for: what keeps less comes first, since it is likelier to fit.
     for kind, remat in itertools.product(kinds, (config.frozen.remat, *reversed(remats))):
         for sizes in _meshes(len(devices), heads):
             frozen = dataclasses.replace(config.frozen, dtype=kind, remat=remat)

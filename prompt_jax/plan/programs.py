@@ -115,6 +115,7 @@ def _tuned(method: MethodConfig, backbone: Backbone) -> Tuned:
     def fresh(params: Frozen) -> Tuned:
         return init(method, dataclasses.replace(backbone, params=params), jax.random.key(0))
 
+    # The shapes of the weights become tracers, which an initialiser may read as it would numbers.
     return jax.eval_shape(fresh, backbone.params)
 
 
@@ -142,6 +143,7 @@ def decode_program(config: Config, backbone: Backbone, device: Device) -> Progra
 
     @jax.jit
     def decode(injection: Injection, frozen: Frozen, tokens: Array, mask: Array) -> Tree:
+        # The frozen tree comes as an argument; what the closure holds are shapes without numbers.
         model = PromptedModel.of(dataclasses.replace(backbone, params=frozen), injection)
         return decode_tokens(model, tokens, mask, rules, None, length=longest)
 

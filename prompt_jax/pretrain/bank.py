@@ -73,6 +73,8 @@ def generation(config: PretrainConfig, slot: int, step: int) -> int:
 
 def kind_of(config: PretrainConfig, step: int) -> int:
     """CLASSIFY or REWRITE: what a step trains on."""
+    # Draws of one seed are kept apart by a second number: 1 for kinds, 2 for tasks, 3 for batches
+    # and, in `run`, 4 for the words that prompts start from.
     rng = np.random.default_rng((config.seed, 1, step))
     return CLASSIFY if rng.random() < config.classify_share else REWRITE
 

@@ -92,6 +92,7 @@ def train_tokenizer(
     extra = (" ".join([word] * 10) for word, n in zip(words, counts, strict=True) for _ in range(n))
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    # Into memory first, so that the file appears whole or not at all.
     target, model = folder / "spiece.model", io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -100,6 +101,7 @@ def train_tokenizer(
             vocab_size=size,
             model_type="unigram",
             character_coverage=0.9995,
+            # The ids of T5: its config and Transformers' tokenizer expect them.
             pad_id=PAD,
             eos_id=EOS,
             unk_id=2,

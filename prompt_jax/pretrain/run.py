@@ -162,6 +162,7 @@ def _train(
                 f"{config.learning_rate}, and begin again in another output folder"
             )
         if state is not None:
+            # Rows first: a checkpoint must not be ahead of the metrics on the disk.
             metrics.sync()
             checkpoints.save(manager, step, state)
         return stop.is_set()
@@ -239,6 +240,7 @@ def _initial(
                 "give both stages the same sizes"
             )
         return rescaled(jax.tree.map(jnp.asarray, params), lookup.SCALE)
+    # Trained weights are float32, whatever type the module computes in.
     float32 = dataclasses.replace(shape, dtype=jnp.float32)
     params = quieted(init_params(float32, jax.random.key(config.seed)), lookup.QUIET)
     if config.word_vectors == "random":
@@ -273,5 +275,6 @@ def _hugging_face_tokenizer(folder: Path) -> Tokenizer:
     settings = {"tokenizer_class": "T5Tokenizer", "extra_ids": NUM_SENTINELS}
     if not (folder / "tokenizer_config.json").is_file():
         disk.write(folder / "tokenizer_config.json", json.dumps(settings) + "\n")
+        # Transformers reads the type of the tokenizer there; the model's own config replaces it.
         disk.write(folder / "config.json", json.dumps({"model_type": "t5"}) + "\n")
     return load_hugging_face_tokenizer(str(folder))

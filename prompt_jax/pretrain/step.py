@@ -112,6 +112,7 @@ def start(config: PretrainConfig, params: Frozen, head: Float[Array, "D Z"]) -> 
         weights,
         optimizer(config).init(weights),
         empty,
+        # Not `empty` again: the state is donated, and a buffer can be given away only once.
         jnp.zeros_like(empty),
         jnp.zeros(count, jnp.int32),
         jnp.full(count, -1, jnp.int32),
@@ -139,6 +140,7 @@ def loss(
     logits, _ = module.apply(variables, inputs, encoded, mask, method="decode")
     real = rows.targets > 0
     nll = jnp.where(real, cross_entropy(logits, rows.targets), 0.0).sum() / real.sum()
+    # Without padding and EOS, ids 0 and 1, as `space` takes the means of texts.
     guess = _mean(encoded[:, before.shape[1] :], rows.tokens > 1) @ weights["head"]
     miss = jnp.mean(jnp.square(guess - rows.places))
     first = (logits[:, 0].argmax(-1) == rows.targets[:, 0]).mean()
@@ -164,6 +166,7 @@ def adafactor(
     prompts: Array, grads: Array, moments: Array, ages: Array, rate: float
 ) -> tuple[Array, Array]:
     """Unfactored Adafactor, a slot at a time, since slots have ages of their own."""
+    # This decay, the epsilon and the clipping at one are those of Shazeer and Stern 2018.
     decay = (1.0 - (ages + 1.0) ** -0.8)[:, None, None]
     moments = decay * moments + (1.0 - decay) * (jnp.square(grads) + 1e-30)
     update = grads * jax.lax.rsqrt(moments)
@@ -171,6 +174,7 @@ def adafactor(
     return prompts - rate * update / jnp.maximum(size, 1.0), moments
 
 
+# Donated, or the weights and Adam's moments would stand in memory twice.
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
 def train_step(
     config: PretrainConfig, module: T5, state: State, rows: Rows, head_weight: Float[ArrayLike, ""]

@@ -67,6 +67,7 @@ def read_teacher(folder: str | Path) -> tuple[Float[np.ndarray, "W E"], dict[str
     words = tensors[WORDS] + tensors["token_type_embeddings.weight"][0]
     words = words + tensors["position_embeddings.weight"][1:20].mean(0)
     words = words - words.mean(-1, keepdims=True)
+    # The LayerNorm of BERT, whose epsilon is 1e-12.
     words /= np.sqrt(words.var(-1, keepdims=True) + 1e-12)
     return words * tensors["LayerNorm.weight"] + tensors["LayerNorm.bias"], vocabulary["vocab"]
 

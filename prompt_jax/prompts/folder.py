@@ -144,6 +144,7 @@ def safetensors_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
     """The bytes of a safetensors file, marked as PEFT marks its own."""
     import safetensors.numpy
 
+    # safetensors wants the numbers of a tensor in row-major order.
     contiguous = {name: np.ascontiguousarray(leaf) for name, leaf in arrays.items()}
     return safetensors.numpy.save(contiguous, {"format": "pt"})
 
@@ -163,6 +164,7 @@ def _write_folder(folder: Path, files: Mapping[str, bytes], overwrite: bool) -> 
             for name, data in files.items():
                 (fresh / name).write_bytes(data)
                 disk.sync(fresh / name)
+            # Before the name appears, so that no power cut leaves half a prompt.
             disk.sync(fresh)
             _swap(fresh, folder)
         finally:
@@ -173,6 +175,7 @@ def _write_folder(folder: Path, files: Mapping[str, bytes], overwrite: bool) -> 
 def check_free(folder: Path, overwrite: bool) -> None:
     """Checks that a prompt may be written there."""
     check_place(folder)
+    # `exists` is False of a link whose target is gone.
     if not (folder.exists() or folder.is_symlink()):
         return
     if not overwrite:
@@ -187,6 +190,7 @@ def _swap(fresh: Path, folder: Path) -> None:
     if not folder.exists():
         os.rename(fresh, folder)
         return disk.sync(folder.parent)
+    # A folder with content cannot be replaced by a rename, so the old one is renamed first.
     old = disk.beside(folder)
     os.rename(folder, old)
     try:

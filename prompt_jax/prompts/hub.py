@@ -45,6 +45,7 @@ def push_prompt(
             repo_id=repository,
             folder_path=folder,
             commit_message=message,
+            # The prompt before may have had files that this one has not.
             delete_patterns=FILES,
         )
     return done.oid

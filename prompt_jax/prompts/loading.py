@@ -202,6 +202,7 @@ def _load_file(path: Path) -> Prompt:
             "width]"
         )
     try:
+        # An array of objects is a pickle, which could run code.
         array = np.load(path, allow_pickle=False)
     except (ValueError, EOFError) as error:
         raise InputError(

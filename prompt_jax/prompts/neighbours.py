@@ -64,6 +64,7 @@ def similarity(rows: Float[Array | np.ndarray, "P D"]) -> Float[np.ndarray, "P P
 
 
 def _unit(rows: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N D"]:
+    # A row of zeros has no direction: it stays zeros instead of becoming NaN.
     return rows / np.maximum(_norm(rows)[:, None], 1e-12)
 
 
@@ -139,6 +140,7 @@ def draw_similarity(prompt: Prompt, path: str | Path) -> Path:
     check_place(path)
     path = Path(path)
     figure = Figure(figsize=(6, 5), layout="constrained")
+    # Agg needs no display, and without pyplot there is no global state.
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     image = axes.imshow(similarity(prompt.rows), vmin=-1, vmax=1, cmap="RdBu_r")

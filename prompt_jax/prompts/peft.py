@@ -60,6 +60,7 @@ class PeftFolder:
         choose(f"peft_type in {self.stored.config}", self.peft_type, peft_formats())
         choose(f"task_type in {self.stored.config}", self.stored.task_type, TASK_TYPES)
         if self.stored.task_type in WITH_HEAD:
+            # Only to refuse a folder without its head at once; `read_adapter` takes the head again.
             _take_head(self.stored)
 
     def __repr__(self) -> str:
@@ -249,6 +250,7 @@ def _take_head(stored: Stored) -> tuple[Stored, dict[str, np.ndarray]]:
     """The folder without the tensors of its head, and these as leaves by path."""
     rest, head = dict(stored.tensors), {}
     for name in stored.tensors:
+        # PEFT's methods with virtual tokens have `base_model.` in front, LoRA and IA3 `model.` too.
         bare = name.removeprefix("base_model.").removeprefix("model.")
         module, _, word = bare.rpartition(".")
         if module in LAYERS and word in LEAVES:

@@ -151,6 +151,7 @@ class Prompt:
         """sha256 of paths, shapes and numbers: the same for the same prompt, whatever its file."""
         digest = hashlib.sha256()
         for path, leaf in sorted(self.arrays.items()):
+            # Little-endian, so that the digest is the same on every machine.
             digest.update(f"{path}{leaf.shape}".encode() + leaf.astype("<f4").tobytes())
         return digest.hexdigest()
 
@@ -213,6 +214,7 @@ def _listed(tree: Tree) -> Tree:
 
 
 def _frozen(leaf: ArrayLike) -> np.ndarray:
+    # A copy: the digest must not change with an array that the caller still holds.
     array = np.array(leaf, np.float32, order="C")
     array.setflags(write=False)
     return array

@@ -47,10 +47,12 @@ class Bank:
         self.loaded = 0
         """Prompts put into a slot so far."""
         self._slot_of: OrderedDict[str, int] = OrderedDict()  # By digest, the longest unused first.
+        # Downwards, because `pop` takes the last one: slots fill from 1 on.
         self._free = list(range(slots - 1, PLAIN_SLOT, -1))
 
     def put(self, slot: int, leaves: Leaves) -> None:
         """Takes a prompt into a slot, in place of what was there."""
+        # The slot is traced and not static, so one program fills every slot.
         self.leaves = _put(self.leaves, np.int32(slot), fitted(leaves, self.layout))
 
     def clear(self, slot: int) -> None:
@@ -79,6 +81,7 @@ class Bank:
             self.put(slot, served.leaves)
             self._slot_of[served.digest] = slot
             self.loaded += 1
+        # In use now, so it is the last one to give way.
         self._slot_of.move_to_end(served.digest)
         return slot
 
@@ -102,6 +105,7 @@ class Bank:
     def leaves_with(self, paths: Iterable[str]) -> DeviceLeaves:
         """The leaves of the first part that has all of these paths."""
         needed = set(paths)
+        # The last part has all paths, so one is always found.
         part = next(part for part in self.parts if needed <= part)
         return {path: leaf for path, leaf in self.leaves.items() if path in part}
 

@@ -38,6 +38,7 @@ class Catalog:
         name = engine.backbone.name
         self.base = Path(name).name if Path(name).exists() else name
         """What the frozen model is called; of a local folder no more than its own name."""
+        # Taken by those who change something. Readers need no lock, see `_publish`.
         self._lock = threading.Lock()
         self._versions: Mapping[str, Served] = {}
         self._names: Mapping[str, Served] = {}
@@ -58,6 +59,7 @@ class Catalog:
           What cannot be served, and why.
         """
         with self._lock:
+            # Before the store is read, so that a change made meanwhile shows in the next marks.
             marks, now = self.store.marks(), time.time_ns()
             # A change in the moment of the last look may have left its mark as it was.
             if marks != self._marks or max(marks.values(), default=0) > now - MOMENT:
@@ -95,6 +97,7 @@ class Catalog:
         for served in versions.values():  # The newest version comes last.
             names[served.name] = served
             names |= {f"{served.name}@{alias}": served for alias in served.aliases}
+        # After the newest versions, over which the alias `default` has precedence.
         names |= {s.name: s for s in versions.values() if "default" in s.aliases}
         for name, reference in self._loaded.items():
             names.pop(name, None)  # A name that was loaded means its version or nothing.
@@ -155,10 +158,12 @@ class Catalog:
         """A prompt composed of several, in the engine while it is among the last in use."""
         key = json.dumps([how, weights, [part.digest for part in parts]])
         with self._lock:
+            # Taken out and put back below, which makes it the last in use.
             served = self._composed.pop(key, None)
             if served is None:
                 prompt = compose([part.prompt for part in parts if part.prompt], how, weights)
                 reference = f"{how}({','.join(part.reference for part in parts)})"
+                # The readable part leaves out weights and digests, by which two may differ.
                 reference += f"#{hashlib.sha256(key.encode()).hexdigest()[:12]}"
                 self.engine.put(reference, prompt)
                 served = self.engine.version(reference)
@@ -218,6 +223,7 @@ def open_catalog(
     Returns:
       The catalog, and what of the store cannot be served, and why.
     """
+    # The size of a slot is fixed when the engine is made, so every prompt is looked at before.
     fitting: dict[str, Prompt] = {}
     for entry in store.entries().entries:
         # What does not load or fit is reported by `refresh`.

@@ -100,6 +100,7 @@ class ContinuousBatch:
     ) -> None:
         self._programs.add((WRITE, frozenset(leaves), len(rows)))
         config = self._model.module.config
+        # Always to the longest length: the cache of the board has one shape for all rows.
         tokens, mask = pad([row.tokens for row in rows], self._length, config.filler)
         self._board = admit(
             self._model,
@@ -131,6 +132,7 @@ class ContinuousBatch:
         )
         for place, request in list(self.requests.items()):
             step = int(steps[place])
+            # A log-probability is normalised over all logits, so a NaN in any of them shows here.
             if not np.isfinite(log_probs[place, :step]).all():
                 self._leave(place)
                 poison(request)
@@ -146,6 +148,7 @@ class ContinuousBatch:
                     continue
             if not live[place]:
                 self._leave(place)
+                # Copied, since a view would keep the arrays of the whole board alive.
                 answer = tokens[place, :step].copy(), log_probs[place, :step].copy()
                 request.settle(Written(*answer, request.served.digest))
 
@@ -182,4 +185,5 @@ class ContinuousBatch:
                 # At places beyond the board, so that it stays empty.
                 places, slots = [self._places] * count, [PLAIN_SLOT] * count
                 self._read([request] * count, places, slots, leaves)
+            # Nobody is awaited, so the loop ends before its first token; it compiles all the same.
             self._write(leaves, np.zeros(self._places, bool))

@@ -82,6 +82,7 @@ def admit(
     config, rows = model.module.config, jnp.arange(len(slots))[:, None]
     seen = jnp.zeros((len(slots), config.vocab_size), bool)
     if config.target_place == "behind":
+        # `max` and not `set`: padding may repeat the id of a real token, and must not unset it.
         seen = seen.at[rows, tokens].max(mask)
     else:  # A decoder of its own has read its start token, and no text.
         seen = seen.at[:, config.decoder_start_token_id].set(True)
@@ -122,6 +123,7 @@ def write(
     Args:
       awaited: False at rows that nobody waits for any more.
     """
+    # Gathered before the loop, since the slots of rows do not change during a burst.
     prompts = {path: leaf[board.slots] for path, leaf in leaves.items()}
 
     def decode(
@@ -138,6 +140,7 @@ def write(
         # Empty places stand at step 0. They are decoded as if at step 1, and nothing is kept of it.
         at = jnp.maximum(board.step - 1, 0)[:, None]
         last = jnp.take_along_axis(board.tokens, at, axis=1)[:, 0]
+        # Leaves of the cache have L in front, so their rows are axis 1.
         by_row = jax.vmap(decode, in_axes=(0, 0, 1, 0, 0), out_axes=(0, 1))
         logits, cache = by_row(prompts, board.mask, board.cache, last, jnp.maximum(board.step, 1))
         return done + 1, _append(board._replace(cache=cache), logits)
@@ -163,6 +166,7 @@ def _append(board: Board, logits: Float[Array, "R V"]) -> Board:
         return jax.vmap(_draw)(draws.seed, board.step, scores)
 
     likeliest = jnp.argmax(allowed, axis=-1).astype(jnp.int32)
+    # `cond` and not `where`, so that a board of greedy rows alone skips the draw.
     chosen = jax.lax.cond(drawn.any(), draw, lambda: likeliest)
     token = jnp.where(drawn, chosen, likeliest)
     # Of the model itself: a caller compares answers that were written under different rules.
@@ -177,6 +181,7 @@ def _append(board: Board, logits: Float[Array, "R V"]) -> Board:
         log_probs=board.log_probs.at[rows, at].set(log_prob, mode="drop"),
         step=step,
         live=board.live & ~ended,
+        # Rows that have ended are marked too; `admit` replaces theirs before anyone reads it.
         seen=board.seen.at[rows, token].set(True),
     )
 
@@ -222,6 +227,7 @@ def empty_board(
 
     def first(leaves: DeviceLeaves, slots: Array, tokens: Array) -> tuple[Array, LayerCache | None]:
         prompted = dataclasses.replace(model, injection=rows_of(leaves, slots))
+        # Only shapes are asked for, so any mask will do.
         prefilled = prompted.prefill(tokens, tokens > 0, room)
         return prefilled.mask, prefilled.cache
 

@@ -82,10 +82,12 @@ class Engine:
             self._layout = layout_of(injections or [Injection()])
         except InputError as error:
             raise PromptRefusedError(str(error)) from error
+        # For the largest row that can come, so that no later request exceeds the context.
         virtual = self._layout.get("prompt", (0,))[0]
         writes = 0 if backbone.config.is_encoder else max_new_tokens
         backbone.check_context(virtual, self.lengths[-1], writes)
         self._model, self._inputs = PromptedModel.of(backbone), Inputs(backbone, self.lengths)
+        # Guards the names and the poisoned digests; the worker has its own lock for the queue.
         self._lock = threading.Lock()
         self._served: dict[str, Served] = {}
         self._poisoned: set[str] = set()
@@ -201,6 +203,7 @@ class Engine:
                 f"the request names {len(prompts)} prompts and {self.slots} can be had at once; "
                 "ask fewer, or give the engine more slots"
             )
+        # All members score the same tokens, so the first one decides where a candidate stands.
         place = members[0].target_place
         kind, tokens, compared = self._inputs.scoring(text, candidates, length_normalize, place)
         requests = [Request(served, kind, tokens, timeout, compared) for served in members]
@@ -302,9 +305,11 @@ class Engine:
             worker.bank.clear(PLAIN_SLOT)  # It is neutral already: this compiles what fills slots.
             for kind in kinds:
                 worker.scorer.warm_up(kind)
+            # Warming up writes with no row awaited, which would end answers that are under way.
             if worker.writer is not None and not worker.writer.requests:
                 worker.writer.warm_up()
 
+        # In the thread of the engine, which alone may touch the bank and the board.
         worker.run(compile_all)
         return self.stats.shapes
 
@@ -331,6 +336,7 @@ class Engine:
         """
         if not self.failed:
             raise EngineError("only an engine that came to an end by itself begins again")
+        # jit keeps what it has compiled, so the count of programs goes on as well.
         programs = self._worker.programs
         self._worker = Worker(self._model, self._layout, self._sizes, programs, self._poison)
 

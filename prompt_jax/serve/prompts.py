@@ -37,6 +37,7 @@ LISTED = 10
 """Names that an error lists at most."""
 
 
+# Compared by identity: a generated `==` would compare arrays, which have no single truth value.
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Served:
     """One version of a prompt, as it was when it was put under its name.
@@ -156,6 +157,7 @@ def example(backbone: Backbone, method: MethodConfig) -> Injection:
     """What a fresh prompt of a method puts into a model, for its shapes."""
     if method.num_labels is None:  # The task has no part in the shapes.
         method = dataclasses.replace(method, task_type=backbone.task_types[0])
+    # Any key will do, since only the shapes are used.
     return for_tasks(materialize(method, init(method, backbone, jax.random.key(0))), 0)
 
 
@@ -233,6 +235,7 @@ def neutral(layout: Layout) -> dict[str, np.ndarray]:
 
 
 def _neutral(path: str, shape: tuple[int, ...]) -> np.ndarray:
+    # A virtual token that is masked has no effect, so a neutral mask is False throughout.
     if path == "mask" or path.endswith("prefix/mask"):
         return np.zeros(shape, bool)
     return np.full(shape, float(path.rpartition("/")[2] in FACTORS), np.float32)

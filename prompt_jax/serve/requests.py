@@ -122,6 +122,7 @@ class Request:
 
     def settle(self, answer: object = None, error: Exception | None = None) -> None:
         """Fulfils the future, unless its caller has cancelled it or has an answer already."""
+        # Once a future runs it cannot be cancelled, so setting its result cannot race with that.
         if self.future.done() or not self.future.set_running_or_notify_cancel():
             return
         if error is None:
@@ -179,6 +180,7 @@ class Queue:
         Returns:
           None of them where it is better to wait for others, and for how many seconds.
         """
+        # Requests to write are left out: the writer takes them as its places get free.
         oldest = {
             kind: min(requests[0].arrived for requests in turns.values())
             for kind, turns in self.waiting.items()
@@ -186,6 +188,7 @@ class Queue:
         }
         for kind in sorted(oldest, key=oldest.__getitem__):
             left = oldest[kind] + window - time.monotonic()
+            # A full batch gains nothing by waiting for others.
             if window and left > 0 and sum(map(len, self.waiting[kind].values())) < size:
                 return [], left
             batch = self.take(kind, size, capacity, held)
@@ -223,6 +226,7 @@ class Queue:
             if costs:
                 new.add(digest)
             batch.append(request)
+        # `next_batch` asks every kind for its oldest request, which an empty one does not have.
         if not turns:
             self.waiting.pop(kind, None)
         return batch
@@ -265,6 +269,7 @@ class Inputs:
             ((text,), _) = tokenized(self._tokenizer("text"), [words])
         tokens = self._checked("a text", text)
         for length in self._lengths:
+            # Lengths grow, so the first one that fits is the shortest.
             if len(tokens) <= length:
                 return tokens, length
         raise TooLongError(

@@ -28,6 +28,8 @@ Program: TypeAlias = tuple[Kind, frozenset[str], int | str]
 """Kind, leaves that it reads, and rows: what one compilation is for."""
 
 
+# `read` is static since it decides the program. The model is an argument: a closure would bake
+# its weights into the program.
 @functools.partial(jax.jit, static_argnames="read")
 def read_rows(
     model: PromptedModel,
@@ -125,6 +127,7 @@ class Scorer:
             elif kind.operation == "classify":
                 row = row[: request.served.classes]
             if np.isfinite(row).all():
+                # Copied, since a view would keep the numbers of the whole batch alive.
                 request.settle(ANSWERS[kind.operation](row.copy(), request.served.digest))
             else:
                 poison(request)
@@ -196,6 +199,7 @@ def ensembled(
     """The joint answer once all answers are there; the first error where there is one."""
     joint: Future[Ensembled] = Future()
     left = [len(futures)]
+    # The engine settles futures in its thread and callers cancel them in theirs.
     lock = threading.Lock()
 
     def done(_: object) -> None:

@@ -219,6 +219,7 @@ class Store:
         names = [entry.name for entry in folder.iterdir()]
         if gone:
             names = [name.removesuffix(REMOVED) for name in names]
+        # Neither `01`, which would be version 1 again, nor hidden folders of unfinished writers.
         return {int(name) for name in names if re.fullmatch("[1-9][0-9]{0,8}", name, re.ASCII)}
 
     def _aliases(self, folder: Path) -> dict[str, int]:
@@ -230,6 +231,7 @@ class Store:
             aliases = json.loads(path.read_bytes())
         except ValueError:
             aliases = None
+        # `isinstance` would let True pass, which is no version.
         if not isinstance(aliases, dict) or not all(type(n) is int for n in aliases.values()):
             raise InputError(
                 f"{path.name} of {folder.name!r} is no table of versions; set its aliases again"
@@ -257,6 +259,7 @@ def check_folder(folder: Path) -> None:
 
 
 def _check_file(path: Path, most: int) -> None:
+    # Not `stat`, which would follow a link and describe its target.
     state = os.lstat(path)
     if not stat.S_ISREG(state.st_mode):
         raise InputError(f"{path.name} is a link or a folder; a prompt has files of its own")
@@ -273,6 +276,7 @@ def _check_header(path: Path) -> None:
                 f"{path.name} has a header of {size} bytes, and {HEADER_BYTES} is the most"
             )
         try:
+            # A hostile header may be nested deeply enough to exhaust the parser's recursion.
             header = json.loads(file.read(size))
         except (ValueError, RecursionError):
             header = None

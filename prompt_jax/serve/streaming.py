@@ -90,6 +90,7 @@ def pieces(
                 return
         yield text.rest(future.result())
     finally:
+        # Also when the consumer closes the generator: the engine drops what nobody waits for.
         future.cancel()
 
 
@@ -137,6 +138,7 @@ def _begin(
     sampling: dict[str, Any],
 ) -> "Future[Written]":
     future = engine.generate(served, tokens, stream=send, **sampling)
+    # The engine sends the last tokens before it settles the future, so None always comes last.
     future.add_done_callback(lambda _: send(None))
     return future
 
@@ -202,6 +204,7 @@ class Detokeniser:
 
 def unsure(text: str, stops: Sequence[str]) -> int:
     """How many of the last letters may yet become something else: a stop, or half a letter."""
+    # Tokenizers decode a letter whose bytes are not all there yet as U+FFFD.
     half = len(text) - len(text.rstrip("\ufffd"))
     begun = [n for stop in stops for n in range(1, len(stop)) if text.endswith(stop[:n])]
     return max([half, *begun])

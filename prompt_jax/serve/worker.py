@@ -169,6 +169,7 @@ class Worker:
         with self.lock:
             self._ended = reason
             requests, jobs = self._queue.drain(), [job for job, _ in self._jobs]
+        # This thread alone touches the writer, so no lock is needed.
         requests += self.writer.drain() if self.writer else []
         for future in [*(request.future for request in requests), *jobs]:
             if future.set_running_or_notify_cancel():
@@ -189,8 +190,10 @@ class Worker:
             window = 0.0 if busy or self._closing else self._window
             batch, left = queue.next_batch(self._most, bank.prompts, bank.held, window)
             begun = writer.take(queue) if writer is not None and WRITE in queue.waiting else []
+            # `submit` notifies, so this wait ends early when a request comes.
             if left and not (jobs or begun):
                 self.lock.wait(left)
+        # Without the lock: a warm-up takes long, and callers must be able to submit meanwhile.
         for future, job in jobs:
             _fulfil(future, job)
         # Reading comes first: it is one program, and who writes waits for dozens of tokens anyway.
@@ -208,6 +211,7 @@ class Worker:
         try:
             work()
         except BaseException as error:
+            # After SystemExit too: callers would wait for the futures forever.
             failed = EngineError(f"the batch failed: {error!r}")
             failed.__cause__ = error
             if self.writer is not None:

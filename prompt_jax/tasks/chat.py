@@ -161,6 +161,7 @@ def render(
     Raises:
       InputError: as `rendered`.
     """
+    # Templates of chats need jinja2, and plain texts do not.
     from jinja2 import TemplateError
 
     if not template_of(tokenizer):
@@ -214,6 +215,7 @@ def turn_ends(tokenizer: Tokenizer | None) -> tuple[int, ...]:
     return tuple(tokenizer(end, add_special_tokens=False)["input_ids"]) if end else ()
 
 
+# By the template as well, because the template of a tokenizer can be replaced.
 @functools.lru_cache(maxsize=8)
 def _around(tokenizer: Tokenizer, template: str) -> tuple[str, str]:
     """What stands before an answer, and behind it."""
@@ -236,6 +238,7 @@ def _contents(
         if stale or key not in frames:
             frames[key] = _frame(tokenizer, messages, place)
         pieces, order = frames[key]
+        # Some templates write a content as it is, and others strip it.
         for trim in (str, str.strip):
             inside = [trim(messages[i].content) for i in order]
             parts = [*itertools.chain(*zip(pieces, inside, strict=False)), pieces[-1]]
@@ -265,6 +268,7 @@ def _between(frame: Frame, words: str) -> list[tuple[int, tuple[int, int]]]:
     return places
 
 
+# Weak, so that the cache keeps no tokenizer alive.
 _FRAMES: weakref.WeakKeyDictionary[Tokenizer, dict[tuple[str, tuple[str, ...]], Frame]] = (
     weakref.WeakKeyDictionary()
 )
@@ -299,7 +303,9 @@ def _controls(tokenizer: Tokenizer) -> re.Pattern[str]:
     pattern = _CONTROLS.get(tokenizer)
     if pattern is None:
         tokens = getattr(tokenizer, "added_tokens_decoder", {}).values()
+        # The longest first, since a pattern takes the first alternative that matches.
         names = sorted((str(token) for token in tokens if token.special), key=len, reverse=True)
+        # (?!) matches nowhere: a tokenizer without control tokens has nothing to find.
         alternatives = "|".join(map(re.escape, names)) or "(?!)"
         pattern = _CONTROLS[tokenizer] = re.compile(f"(?=({alternatives}))")
     return pattern

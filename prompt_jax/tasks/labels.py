@@ -92,6 +92,7 @@ def label_word(task: Task, target: str, place: str, description: str = "a label 
     )
 
 
+# Every row of a file asks, and always for the same labels.
 @functools.lru_cache(maxsize=64)
 def _names(labels: tuple[str, ...], values: Values) -> dict[str, str]:
     words = [(word, word) for word in labels]

@@ -56,6 +56,7 @@ class Task:
                 "task.labels"
             )
         metrics = tuple(name for name in row.metrics if fits(name, self.labels))
+        # The dataclass is frozen, and these two fields follow from the others.
         object.__setattr__(self, "kind", kind)
         object.__setattr__(self, "metrics", self.metrics or metrics)
 

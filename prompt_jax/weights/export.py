@@ -33,10 +33,13 @@ def save_hugging_face(folder: str | Path, backbone: Backbone, *, dtype: str = "f
         for name, values in disassemble(backbone.params, backbone.config).items()
     }
     with disk.replacing(folder / "model.safetensors") as fresh:
+        # Marks names and orientation as torch's, which Transformers looks for.
         save_file(tensors, fresh, metadata={"format": "pt"})
+    # After the weights: a folder that was cut short has no config.json and is no model.
     text = json.dumps(backbone.family.to_hugging_face(backbone.config, dtype), indent=2) + "\n"
     disk.write(folder / "config.json", text)
     if backbone.tokenizer is not None:
+        # Transformers writes in place, so it writes elsewhere first.
         with tempfile.TemporaryDirectory() as fresh:
             backbone.tokenizer.save_pretrained(fresh)
             for path in Path(fresh).iterdir():

@@ -116,6 +116,7 @@ def _four_bits(parts: Parts, settings: Settings) -> np.ndarray:
         values = parts["weight.nested_quant_map"].read()[scales]
         scales = values * largest[: scales.size] + np.float32(state["nested_offset"])
     packed = parts["weight"].read().ravel().view(np.uint8)
+    # bitsandbytes has the earlier of two numbers in the upper four bits.
     places = np.stack([packed >> 4, packed & 15], axis=1).ravel()
     numbers = parts["weight.quant_map"].read()[places]
     numbers = numbers * scales.repeat(state["blocksize"])[: numbers.size]
@@ -137,6 +138,7 @@ def _eight_bits(parts: Parts, settings: Settings) -> np.ndarray:
 def _nibbles(packed: np.ndarray, bits: int) -> np.ndarray:
     """Integers of few bits out of the last axis, the lowest first."""
     shifts = np.arange(0, 32, bits, dtype=np.uint32)
+    # Unsigned, because >> of a signed integer fills up with its sign.
     numbers = packed.view(np.uint32)[..., None] >> shifts & np.uint32(2**bits - 1)
     return numbers.astype(np.int32).reshape(*packed.shape[:-1], -1)
 
@@ -150,6 +152,7 @@ def _awq(parts: Parts, settings: Settings) -> np.ndarray:
     """Lin et al. 2023, as AutoAWQ's `gemm` packs it: by rows of inputs, a zero for every group."""
     choose("quantization_config.version", settings.get("version", "gemm"), ("gemm",))
     choose("quantization_config.bits", str(settings.get("bits", 4)), ("4",))
+    # The order tells which column each place holds; its inverse, where each column is.
     columns = np.argsort(AWQ_ORDER)
 
     def numbers(part: str) -> np.ndarray:
@@ -175,6 +178,7 @@ def _gptq(parts: Parts, settings: Settings) -> np.ndarray:
     choose("quantization_config.checkpoint_format", form, ("gptq", "gptq_v2"))
     # The first version stores zeros less one.
     zeros = _nibbles(parts["qzeros"].read(), bits) + (form == "gptq")
+    # Copied, since `view` needs integers that are neighbours in memory.
     weight, scales = _nibbles(parts["qweight"].read().T.copy(), bits).T, parts["scales"].read()
     if "g_idx" in parts:
         groups = parts["g_idx"].read()

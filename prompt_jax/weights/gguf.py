@@ -131,6 +131,7 @@ def open_gguf(file: Path) -> GGUF:
         library cannot dequantise.
     """
     stamp = file.stat()
+    # Time and size are part of the cache's key, so a file that was replaced is read again.
     return _open(file, stamp.st_mtime_ns, stamp.st_size)
 
 
@@ -174,6 +175,7 @@ def _dequantisable(kinds: Iterable[Kind]) -> list[Kind]:
 def _stored(file: Path, tensor: ReaderTensor) -> StoredTensor:
     """A weight of the file; its rows are dequantised as they are read."""
     gguf, kind = library(), tensor.tensor_type
+    # GGUF lists the axis first along which numbers are neighbours.
     shape = tuple(int(size) for size in tensor.shape[::-1])
     # The data have the shape of the weight where they are floats, and rows of bytes where not.
     data = tensor.data
@@ -209,6 +211,7 @@ def read_gguf(location: str, **fields: Any) -> tuple[ModelConfig, dict[str, Stor
     with parsing(file, "the metadata of a supported model"):
         values = _config_json(contents, name)
         family = BACKBONES[values["model_type"]]
+        # Whether the head is tied is only known under Hugging Face's names, which need the shapes.
         shape = family.from_hugging_face(values, tie_embeddings=False)
         _check_factors(file, contents, shape)
         tensors = _renamed(contents.tensors, name, family, shape, architecture.interleaved)

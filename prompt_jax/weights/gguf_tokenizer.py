@@ -112,4 +112,5 @@ def _complete(words: Words, metadata: Metadata) -> None:
         )
     table = metadata.get("tokenizer.ggml.precompiled_charsmap")
     if table:
+        # The table may be read as signed bytes, and `bytes` takes 0 to 255 alone.
         words.normalizer = normalizers.Precompiled(bytes(value & 0xFF for value in table))

@@ -120,11 +120,13 @@ def _open_shards(index: Path, open_file: Callable) -> dict[str, StoredTensor]:
         raise damaged(index, "its weight_map should give a file name for every weight")
     tensors: dict[str, StoredTensor] = {}
     for shard in sorted(set(places.values())):
+        # A path in an index could lead to files outside of its folder.
         if Path(shard).name != shard:
             raise InputError(f"{index}: shard {shard!r} is not a plain file name in its folder")
         if not (index.parent / shard).exists():
             raise InputError(f"{index} names {shard}, which is not there; download it as well")
         tensors |= open_file(index.parent / shard)
+    # The index of a Flax checkpoint has Flax's names.
     listed = {torch_name(name) for name in places}
     for name in sorted(listed ^ set(tensors)):
         where = "listed but in no shard" if name in listed else "in a shard but not listed"

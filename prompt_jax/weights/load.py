@@ -170,9 +170,11 @@ def _on_mesh(
 
 
 def _random(config: ModelConfig, seed: int, kind: str | None) -> Frozen:
+    # Fields that do not change the draw are set alike, so that they compile nothing anew.
     plain = dataclasses.replace(config, scan=True, remat="none", mesh=None)
     key, draw = jax.random.key(seed), _draw
     if config.mesh is not None:
+        # Drawn where it will be: a model that needs a mesh may not fit on one device.
         draw = jax.jit(draw, static_argnums=(0, 1), out_shardings=shardings(config, kind))
     return draw(plain, kind, key)
 

@@ -95,6 +95,7 @@ def assemble(
     names = family_of(config).hugging_face_names(config)
     digest, leaves, hashing = hashlib.sha256(), {}, is_first()
     placed = by_path(shardings(config) if config.mesh else {})
+    # Sorted, because the fingerprint depends on the order of the leaves.
     for path, shape in sorted(shapes(config).items()):
 
         def fill(pieces: Sequence[Piece], weights: Sequence[str] = names[path]) -> None:

@@ -21,6 +21,7 @@ from prompt_jax.weights.stored import (
     transposed,
 )
 
+# msgpack's float 32 and 64, uint 8 to 64 and int 8 to 64, as `struct` calls them.
 NUMBERS = dict(zip(range(0xCA, 0xD4), "fdBHIQbhiq", strict=True))
 CONSTANTS = {0xC0: None, 0xC2: False, 0xC3: True}
 CHUNKED = "__msgpack_chunked_array__"
@@ -104,25 +105,32 @@ def walk(stream: io.BufferedIOBase) -> Any:
       ValueError: a byte that no object begins with.
     """
     head = _take(stream, 1)[0]
+    # Fixint: the byte is the number.
     if head < 0x80 or head >= 0xE0:
         return head - (256 if head >= 0xE0 else 0)
     if head in CONSTANTS:
         return CONSTANTS[head]
     if head in NUMBERS:
         return _number(stream, NUMBERS[head])
+    # Fixmap, map 16 and map 32.
     if head < 0x90 or head in (0xDE, 0xDF):
         size = head & 0x0F if head < 0x90 else _number(stream, "HI"[head - 0xDE])
         return {walk(stream): walk(stream) for _ in range(size)}
+    # Fixarray, array 16 and array 32.
     if head < 0xA0 or head in (0xDC, 0xDD):
         size = head & 0x0F if head < 0xA0 else _number(stream, "HI"[head - 0xDC])
         return [walk(stream) for _ in range(size)]
+    # Fixstr and str 8 to 32.
     if head < 0xC0 or 0xD9 <= head <= 0xDB:
         size = head & 0x1F if head < 0xC0 else _number(stream, "BHI"[head - 0xD9])
         return _take(stream, size).decode()
+    # Bin 8 to 32.
     if 0xC4 <= head <= 0xC6:
         return _skip(stream, _number(stream, "BHI"[head - 0xC4]))
+    # Ext 8 to 32.
     if 0xC7 <= head <= 0xC9:
         return _extension(stream, _number(stream, "BHI"[head - 0xC7]))
+    # Fixext of 1 to 16 bytes.
     if 0xD4 <= head <= 0xD8:
         return _extension(stream, 1 << (head - 0xD4))
     raise ValueError(f"no object begins with {head:#x}")
@@ -140,6 +148,7 @@ def _extension(stream: io.BufferedIOBase, size: int) -> Array | Extent:
 def _skip(stream: io.BufferedIOBase, size: int) -> Extent:
     extent = Extent(stream.tell(), size)
     if size:
+        # A seek passes the end of a file without an error, and reading the last byte does not.
         stream.seek(size - 1, 1)
         _take(stream, 1)
     return extent

@@ -46,6 +46,7 @@ Loaded: TypeAlias = tuple[Any, Callable[[str], bytes]]
 class _Tensor(tuple):
     """(storage, offset, size, stride), apart from the tuples that a pickle may hold itself."""
 
+    # Without a __dict__, so that a pickle cannot assign attributes to it.
     __slots__ = ()
 
 

@@ -43,6 +43,7 @@ class Piece(NamedTuple):
 
     def put(self, layer: int, first: int, block: np.ndarray) -> None:
         """Takes its part of rows `first` and later of a layer."""
+        # Rows are ascending, so those of a block are neighbours among them.
         start, end = np.searchsorted(self.rows, (first, first + len(block)))
         if start < end:
             part = block[_slice(self.rows[start:end] - first)]
@@ -64,8 +65,10 @@ def make_leaf(
     if sharding is None:
         piece = _piece((slice(None),) * len(shape), shape, dtype, layout)
         fill([piece])
+        # Waited for, since a transfer under way keeps the host's memory of a leaf.
         return jax.device_put(piece.values).block_until_ready()
     indices = sharding.addressable_devices_indices_map(shape).values()
+    # Devices with copies of the same part have one index, and share a piece.
     pieces = {_key(i): _piece(i, shape, dtype, layout) for i in indices if i is not None}
     fill(list(pieces.values()))
     leaf = jax.make_array_from_callback(shape, sharding, lambda i: pieces[_key(i or ())].values)

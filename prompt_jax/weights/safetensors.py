@@ -51,6 +51,7 @@ def open_safetensors(file: Path) -> dict[str, StoredTensor]:
         ]
         tensors, end = {}, 0
         for first, last, name, dtype, shape in sorted(rows):
+            # The format has no gaps and no overlaps, in which other data could hide.
             if first != end:
                 raise damaged(file, f"{name} begins at byte {first} and not at {end}")
             end = last

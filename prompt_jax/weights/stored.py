@@ -63,6 +63,7 @@ class StoredTensor(NamedTuple):
 
 def transposed(tensor: StoredTensor) -> StoredTensor:
     """The same weight with its axes reversed; JAX stores [in, out] where torch stores [out, in]."""
+    # No rows: those of the turned matrix are columns in the file, which are not read alone.
     return StoredTensor(tensor.shape[::-1], tensor.dtype, lambda: tensor.read().T)
 
 

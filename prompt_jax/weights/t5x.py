@@ -115,6 +115,7 @@ def _open_zarrs(store: Spec, location: str, specs: dict) -> dict[str, StoredTens
     for path, spec in specs.items():
         with parsing(f"{location}/checkpoint", f"clear about where {path} is"):
             written = f"{spec['kvstore'].get('path', '')}/{spec.get('path', '')}".rstrip("/")
+            # The last part alone: the rest of the path is where the checkpoint was first written.
             folders[path] = written.rsplit("/", 1)[-1]
     opening = {
         path: ts.open(
@@ -179,6 +180,7 @@ def _config(location: str, tensors: Mapping[str, StoredTensor], fields: dict) ->
                 "activation": "gelu_new" if gated else "relu",
                 "gated": gated,
                 "tie_embeddings": tied,
+                # T5 1.0 ties its head and scales by width ** -0.5; T5 1.1 does neither.
                 "scale_logits": tied,
                 "relative_attention_num_buckets": buckets,
                 **fields,
@@ -205,6 +207,7 @@ def _renamed(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
                 kernels = dict(zip(MLP, MLP, strict=True)) if part == "mlp" else ATTENTION
                 for kernel, letter in kernels.items():
                     names[f"{old}/{part}/{kernel}/kernel"] = f"{new}.{module}.{letter}.weight"
+    # T5X has kernels [in, out] and biases [heads, buckets], and torch the reverse of both.
     reverse = ("kernel", "rel_embedding")
     return {
         names.get(path, path): transposed(tensor) if path.endswith(reverse) else tensor

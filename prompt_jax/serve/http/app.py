@@ -88,6 +88,7 @@ async def _revive(app: FastAPI) -> None:
             LOG.error("the engine came to an end by itself and begins again")
             try:
                 engine.restart()
+                # Compiling takes long, and /livez has to be answered meanwhile.
                 await asyncio.to_thread(engine.warm_up)
                 app.state.ready = True
             except Exception:  # Not ready until it does.

@@ -60,6 +60,7 @@ class Key(NamedTuple):
 
     def sees(self, name: str) -> bool:
         """Whether prompts of this name exist for it."""
+        # `fnmatch.fnmatch` ignores case on some systems, and a key sees the same prompts on all.
         return any(fnmatch.fnmatchcase(name, pattern) for pattern in self.prompts)
 
 
@@ -125,6 +126,7 @@ class Guarded(APIRoute):
 
         async def handler(request: Request) -> Response:
             authorize(request, self.path)
+            # The body is read first: `_disconnected` takes messages from the same channel.
             await request.body()
             work = asyncio.ensure_future(answer(request))
             left = asyncio.ensure_future(_disconnected(request))
@@ -151,6 +153,7 @@ def authorize(request: Request, path: str) -> None:
     """
     keys: Keys = request.app.state.keys
     place = (request.method, path)
+    # A route that was added to the application and not to the table stays closed.
     if place not in ROUTES:
         raise Refused(403, "forbidden", "this route is open to nobody")
     scope = ROUTES[place]

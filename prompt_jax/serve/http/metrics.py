@@ -29,6 +29,7 @@ class Metrics:
     """The numbers of one server."""
 
     def __init__(self, engine: Engine):
+        # A registry of its own, since that of the library is one for the whole process.
         self.registry = CollectorRegistry()
         self._names: set[str] = set()
         for name, (about, read) in GAUGES.items():

@@ -52,6 +52,7 @@ def add_openai(app: FastAPI) -> None:
         answers = await gathered(engine.embed(served, t, timeout=timeout) for t in texts)
         data = []
         for index, answer in enumerate(answers):
+            # OpenAI's clients read base64 as little-endian float32.
             vector = answer.vector.astype("<f4")
             packed = base64.b64encode(vector.tobytes()).decode()
             numbers = packed if body.encoding_format == "base64" else vector.tolist()

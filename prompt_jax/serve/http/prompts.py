@@ -83,6 +83,7 @@ def add_prompts(app: FastAPI) -> None:
         """Another name for a version, until it is unloaded or the server ends."""
         name, replace = body.lora_name, body.load_inplace
         await asyncio.to_thread(catalog.load, name, body.lora_path, replace=replace)
+        # The words of vLLM, whose clients use this route.
         return PlainTextResponse(f"Success: LoRA adapter '{name}' added successfully.")
 
     @app.post("/v1/unload_lora_adapter")
@@ -106,6 +107,7 @@ def unpacked(body: bytes, backbone: Backbone | None = None) -> Prompt:
         raise InputError(f"the body is a zip of a prompt's folder: {error}") from error
     if not 0 < len(entries) <= FILES:
         raise InputError(f"a prompt has 1 to {FILES} files, got {len(entries)}")
+    # Sizes are what the archive claims; zipfile gives no more of an entry than that.
     if sum(entry.file_size for entry in entries) > 64 * max(len(body), 1):
         raise InputError("the zip grows more than 64 times; send it less compressed")
     with tempfile.TemporaryDirectory() as place:
@@ -115,6 +117,7 @@ def unpacked(body: bytes, backbone: Backbone | None = None) -> Prompt:
             name = entry.filename
             if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise InputError(f"{name[:80]!r} is compressed in another way than by deflate")
+            # A path in a name could lead out of the folder.
             if entry.is_dir() or Path(name).name != name or "\\" in name:
                 raise InputError(f"{name[:80]!r} is no file name; the zip has no folders")
             try:

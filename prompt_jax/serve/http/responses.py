@@ -138,6 +138,7 @@ class Responses:
             return StreamingResponse(
                 prefixed(first, stream),
                 media_type="text/event-stream",
+                # nginx would hold a stream back until its buffer is full.
                 headers={"X-Accel-Buffering": "no"},
             )
 
@@ -145,11 +146,13 @@ class Responses:
             pieces = [piece async for piece in self.pieces(prompted, body, seed)]
             return "".join(piece.text for piece in pieces), pieces[-1]
 
+        # A seed for each of the n answers to a text, which would be the same otherwise.
         rows = [(prompted, body.seed + i) for prompted in inputs for i in range(body.n)]
         tasks = [asyncio.ensure_future(answer(*row)) for row in rows]
         try:
             answers = await asyncio.gather(*tasks)
         finally:
+            # Where one fails or the caller leaves, the others give their places on the board back.
             for task in tasks:
                 task.cancel()
         choices = [choice(i, text, last, body, kind) for i, (text, last) in enumerate(answers)]
