@@ -49,6 +49,13 @@ def running(tokenizers):
     return random_backbone(CONFIG, name="instruct", tokenizer=tokenizers["smollm2"])
 
 
+def test_a_letter_that_is_a_mark_here_is_no_mark_in_a_message(tokenizers):
+    tokenizer = tokenizers["smollm2"]
+    rows = ([{"role": "user", "content": f"a{letter}b"}] for letter in "\ue002\ufffd")
+    (marked, plain), _ = tokenized(tokenizer, [to_source(MESSAGES, {"messages": r}) for r in rows])
+    assert marked == plain and "a\ufffdb" in tokenizer.decode(marked)
+
+
 @pytest.mark.parametrize("chat", CHATS)
 @pytest.mark.parametrize("family", TEMPLATES)
 def test_messages_are_rendered_as_transformers_renders_them(family, chat, tokenizers):

@@ -1,4 +1,5 @@
 import dataclasses
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +8,8 @@ import pytest
 
 from prompt_jax.config import PLACEMENTS, InputError
 from prompt_jax.forward import Injection, Placement, prepend
-from prompt_jax.methods import PromptTuningConfig, init, materialize
+from prompt_jax.methods import MultitaskPromptConfig, PromptTuningConfig, init, materialize
+from prompt_jax.methods.multitask_prompt import Combine
 from prompt_jax.methods.virtual_tokens import from_rows, from_vocab, uniform
 from prompt_jax.prompts import prompt_for
 
@@ -130,3 +132,12 @@ def test_an_injection_keeps_where_it_stands(tiny):
     assert many.placement == "suffix" and many.prompt.shape == (1, 2, 16)
     assert jax.jit(lambda x: x)(injection).placement == "suffix"
     assert len(jax.tree.leaves(injection)) == 1
+
+
+@pytest.mark.parametrize("how", get_args(Combine))
+def test_every_task_starts_at_the_shared_prompt(tiny, how):
+    rows = np.random.default_rng(0).normal(size=(5, tiny.width)).astype(np.float32)
+    options = {"num_virtual_tokens": 5, "num_tasks": 2, "init": "file", "init_file": "rows.npy"}
+    method = MultitaskPromptConfig(combine=how, **options)
+    prompts = materialize(method, init(method, tiny, KEY, rows)).prompts
+    np.testing.assert_allclose(prompts, [rows, rows], atol=1e-6)

@@ -67,7 +67,7 @@ def init(
     """
     rows = start_rows(config, backbone, key, start)
     tasks, virtual, width, rank = config.num_tasks, *rows.shape, config.num_ranks
-    half = virtual // 2
+    shared = virtual - virtual // 2
     match config.combine:
         case "multiply":
             # The first rank alone makes the factor one. The others have columns of zeros, which
@@ -77,7 +77,7 @@ def init(
         case "add":
             return {"prompt": rows, "tasks": jnp.zeros((tasks, virtual, width))}
         case "concat":
-            return {"prompt": rows[half:], "tasks": jnp.stack([rows[:half]] * tasks)}
+            return {"prompt": rows[:shared], "tasks": jnp.stack([rows[shared:]] * tasks)}
         case "concat_features":
             features = rows[:, width // 2 :]
             return {"prompt": rows[:, : width // 2], "tasks": jnp.stack([features] * tasks)}

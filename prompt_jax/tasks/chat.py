@@ -281,9 +281,11 @@ def _torn(tokenizer: Tokenizer, messages: Messages, place: str) -> tuple[str, Pl
     It is one part, unless people have written control tokens. Those are torn behind their first
     letter, and so are text.
     """
+    # A message may have this letter too, which must not be taken for our mark.
+    plain = [turn._replace(content=turn.content.replace(TEAR, "\ufffd")) for turn in messages]
     safe = tuple(
         turn if turn.role in TRUSTED else turn._replace(content=_tear(tokenizer, turn.content))
-        for turn in messages
+        for turn in plain
     )
     parts = render(tokenizer, safe, place).split(TEAR)
     edges = [0, *itertools.accumulate(map(len, parts))]
@@ -294,7 +296,6 @@ def _tear(tokenizer: Tokenizer, content: str) -> str:
     """A content with a mark within each of its control tokens, at which it is torn."""
     starts = [match.start() for match in _controls(tokenizer).finditer(content)]
     edges = [0, *(start + 1 for start in starts), len(content)]
-    content = content.replace(TEAR, "\ufffd") if starts else content
     return TEAR.join(content[a:b] for a, b in itertools.pairwise(edges))
 
 
