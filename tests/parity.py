@@ -110,3 +110,16 @@ def load_in_peft(model, folder):
     messages = [str(warning.message) for warning in caught]
     assert [m for m in messages if "is_gradient_checkpointing" not in m] == []
     return loaded
+
+
+def assert_round_trip(model, backbone, folder):
+    """A folder that we write is the model again, to us and to Transformers."""
+    import torch
+
+    from prompt_jax.weights import load_backbone, save_hugging_face
+
+    again = load_backbone(save_hugging_face(folder / "again", backbone), scan=True)
+    assert again.fingerprint == backbone.fingerprint and again.config == backbone.config
+    loaded = type(model).from_pretrained(folder / "again")
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(loaded.state_dict()[name], tensor, rtol=0, atol=0)

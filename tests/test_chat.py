@@ -201,7 +201,9 @@ def test_chat_is_on_where_an_instruct_model_can_chat(tokenizers):
         (tags, words, "behind", True),
     ):
         assert not chat_of(task, tokenizer, place, auto=auto).chat
-    with pytest.raises(InputError, match="no chat template, as those of base models.*chat off"):
+    with pytest.raises(
+        InputError, match="the tokenizer has none, as those of base models.*chat off"
+    ):
         chat_of(REVIEW, base, "behind")
     with pytest.raises(InputError, match="a tagging marks the text; set task.chat off"):
         chat_of(dataclasses.replace(tags, chat=True), words, "behind")

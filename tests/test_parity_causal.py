@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import parity
 import pytest
-from parity import apply, close, padded_left, texts, torch_model
+from parity import apply, assert_round_trip, close, padded_left, texts, torch_model
 
 from prompt_jax.backbones.causal import from_hugging_face
 from prompt_jax.backbones.causal.rope import rotations
 from prompt_jax.generate import generate
-from prompt_jax.weights import load_backbone, save_hugging_face
+from prompt_jax.weights import load_backbone
 
 torch = pytest.importorskip("torch", reason="parity needs torch: pip install prompt-jax[parity]")
 pytestmark = pytest.mark.parity
@@ -208,9 +208,4 @@ def test_generation_is_token_equal(both, beams):
 
 
 def test_back_to_a_folder(both, tmp_path):
-    model, backbone = both
-    again = load_backbone(save_hugging_face(tmp_path / "again", backbone), scan=True)
-    assert again.fingerprint == backbone.fingerprint and again.config == backbone.config
-    loaded = type(model).from_pretrained(tmp_path / "again")
-    for name, tensor in model.state_dict().items():
-        torch.testing.assert_close(loaded.state_dict()[name], tensor, rtol=0, atol=0)
+    assert_round_trip(*both, tmp_path)

@@ -5,13 +5,22 @@ import jax.numpy as jnp
 import numpy as np
 import parity
 import pytest
-from parity import apply, close, difference, load_in_peft, padded_left, shaken, texts
+from parity import (
+    apply,
+    assert_round_trip,
+    close,
+    difference,
+    load_in_peft,
+    padded_left,
+    shaken,
+    texts,
+)
 
 import prompt_jax as pj
 from prompt_jax import testing
 from prompt_jax.generate import generate
 from prompt_jax.prompts import export_peft, load_prompt, prompt_for
-from prompt_jax.weights import load_backbone, save_hugging_face
+from prompt_jax.weights import load_backbone
 
 torch = pytest.importorskip("torch", reason="parity needs torch: pip install prompt-jax[parity]")
 pytestmark = [*parity.MARKS, pytest.mark.slow]
@@ -85,12 +94,7 @@ def test_generation_is_token_equal(both, beams):
 
 
 def test_back_to_a_folder(both, tmp_path):
-    model, backbone = both
-    again = load_backbone(save_hugging_face(tmp_path / "again", backbone), scan=True)
-    assert again.fingerprint == backbone.fingerprint and again.config == backbone.config
-    loaded = type(model).from_pretrained(tmp_path / "again")
-    for name, tensor in model.state_dict().items():
-        torch.testing.assert_close(loaded.state_dict()[name], tensor, rtol=0, atol=0)
+    assert_round_trip(*both, tmp_path)
 
 
 METHODS = {

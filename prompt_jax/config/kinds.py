@@ -12,13 +12,15 @@ class KindRow(NamedTuple):
     """Names of the default metrics, the deciding one first."""
     needs: str = ""
     """What `labels` must hold, and an example; empty where they may be empty."""
+    marks_text: bool = False
+    """Whether an answer is about parts of the text, which then is no turn of a chat."""
 
 
 KINDS = {
     "classification": KindRow("classes", ("accuracy", "macro_f1"), "label words"),
     "generation": KindRow("written", ("exact_match", "token_f1", "rougeL")),
-    "tagging": KindRow("tags", ("entity_f1", "tag_accuracy")),
-    "span": KindRow("spans", ("token_f1", "exact_match")),
+    "tagging": KindRow("tags", ("entity_f1", "tag_accuracy"), marks_text=True),
+    "span": KindRow("spans", ("token_f1", "exact_match"), marks_text=True),
     "regression": KindRow("regression", ("pearson", "spearman")),
     "multiple_choice": KindRow(
         "multiple_choice", ("accuracy",), 'candidates, e.g. "{choice1}" "{choice2}" or "{endings}"'

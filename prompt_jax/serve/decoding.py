@@ -20,7 +20,7 @@ from prompt_jax.forward import PromptedModel
 from prompt_jax.generate.rules import ban, lessened
 from prompt_jax.generate.sampling import restrict
 from prompt_jax.serve.bank import DeviceLeaves, injection_of, rows_of
-from prompt_jax.serve.requests import STOP_IDS, Sampling
+from prompt_jax.serve.sampling import STOP_IDS, Sampling
 
 
 class Draws(NamedTuple):

@@ -27,7 +27,8 @@ from prompt_jax.serve.prompts import (
     served_as,
     unknown,
 )
-from prompt_jax.serve.requests import WRITE, Inputs, Kind, Request, Sampling, TextOrTokens
+from prompt_jax.serve.requests import WRITE, Inputs, Kind, Request, TextOrTokens
+from prompt_jax.serve.sampling import Sampling
 from prompt_jax.serve.scoring import Classified, Embedded, Ensembled, Scored, ensembled
 from prompt_jax.serve.worker import Sizes, Stats, Worker
 

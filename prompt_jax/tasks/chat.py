@@ -165,11 +165,7 @@ def render(
     from jinja2 import TemplateError
 
     if not template_of(tokenizer):
-        raise InputError(
-            f"{place}: a chat needs a chat template, and the tokenizer has none, as those of base "
-            "models have none; use the instruct version of the model, or plain text: "
-            '--task.chat off, and --task.source "... {column} ..."'
-        )
+        raise no_template(place)
     dicts = [message._asdict() for message in messages]
     try:
         return tokenizer.apply_chat_template(
@@ -184,6 +180,15 @@ def render(
             f"{hint}write roles in the order that the template takes, or give plain text with "
             "--task.chat off"
         ) from error
+
+
+def no_template(place: str) -> InputError:
+    """The error of a chat whose tokenizer has no template."""
+    return InputError(
+        f"{place}: a chat needs a chat template, and the tokenizer has none, as those of base "
+        "models have none; use the instruct version of the model, or plain text: "
+        '--task.chat off, and --task.source "... {column} ..."'
+    )
 
 
 def answer_turn(tokenizer: Tokenizer, answer: str) -> Turn:
@@ -299,17 +304,11 @@ def _tear(tokenizer: Tokenizer, content: str) -> str:
     return TEAR.join(content[a:b] for a, b in itertools.pairwise(edges))
 
 
+@functools.lru_cache(maxsize=8)
 def _controls(tokenizer: Tokenizer) -> re.Pattern[str]:
     """What finds control tokens, at every letter: one may begin inside another."""
-    pattern = _CONTROLS.get(tokenizer)
-    if pattern is None:
-        tokens = getattr(tokenizer, "added_tokens_decoder", {}).values()
-        # The longest first, since a pattern takes the first alternative that matches.
-        names = sorted((str(token) for token in tokens if token.special), key=len, reverse=True)
-        # (?!) matches nowhere: a tokenizer without control tokens has nothing to find.
-        alternatives = "|".join(map(re.escape, names)) or "(?!)"
-        pattern = _CONTROLS[tokenizer] = re.compile(f"(?=({alternatives}))")
-    return pattern
-
-
-_CONTROLS: weakref.WeakKeyDictionary[Tokenizer, re.Pattern[str]] = weakref.WeakKeyDictionary()
+    tokens = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    # The longest first, since a pattern takes the first alternative that matches.
+    names = sorted((str(token) for token in tokens if token.special), key=len, reverse=True)
+    alternatives = "|".join(map(re.escape, names)) or "(?!)"
+    return re.compile(f"(?=({alternatives}))")

@@ -3,8 +3,8 @@
 import dataclasses
 from collections.abc import Iterable, Sequence
 
-from prompt_jax.config import InputError, TaskConfig
-from prompt_jax.tasks.chat import chat_text, template_hash
+from prompt_jax.config import KINDS, InputError, TaskConfig
+from prompt_jax.tasks.chat import chat_text, no_template, template_hash
 from prompt_jax.tasks.labels import in_order, infer, read_labels
 from prompt_jax.tasks.table import TASKS, parse_name
 from prompt_jax.tasks.task import Example, Task, filled_target, kind_of, messages_in
@@ -148,7 +148,7 @@ def chat_of(
         are parts of the text.
     """
     template = template_hash(tokenizer)
-    inside = task.kind in ("tagging", "span")
+    inside = KINDS[task.kind].marks_text
     if not task.chat:
         chat = auto and bool(template) and backbone_place == "behind" and not inside
         return dataclasses.replace(task, chat=True, template=template) if chat else task
@@ -159,11 +159,7 @@ def chat_of(
             "plain text"
         )
     if not template:
-        raise InputError(
-            f"task {task.name!r} is a chat (task.chat, or rows of messages), and the tokenizer has "
-            "no chat template, as those of base models have none; use the instruct version of the "
-            'model, or plain text: --task.chat off and --task.source "... {column} ..."'
-        )
+        raise no_template(f"task {task.name!r}")
     return dataclasses.replace(task, template=template)
 
 
