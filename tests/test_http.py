@@ -31,7 +31,8 @@ def client(served):
 def test_openais_client_lists_and_completes(client, served):
     _, catalog, backbone = served
     ids = [model.id for model in client.models.list()]
-    assert ids == [catalog.base, "films@1", "films@2", "satire@1"]
+    # Other tests may have put prompts of their own.
+    assert ids[0] == catalog.base and {"films@1", "films@2", "satire@1"} <= set(ids)
     assert client.models.retrieve("films").id == "films@2"
     for model, name in [("films", "films@2"), ("films@1", "films@1"), ("", None)]:
         got = client.completions.create(model=model, prompt="a fine film", max_tokens=8)
