@@ -45,9 +45,9 @@ def walk(backbone):
 
 def test_a_step_enters_few_files(tiny, tiny_gpt2):
     """Five know no backbone: the step, its loss, a method, an answer and the prompted model."""
-    shared = ["attention", "blocks", "layers"]
+    shared = ["attention", "blocks", "config", "layers"]
     for backbone, models in (
-        (tiny, ["encoder_decoder", "t5/model"]),
+        (tiny, ["bias", "encoder_decoder", "t5/model"]),
         (tiny_gpt2, ["causal/model", "causal/stack"]),
     ):
         crossed = walk(backbone)

@@ -8,49 +8,37 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from prompt_jax.backbones import fused
+from prompt_jax.backbones.bias import Bias, ByBucket, Causal
 from prompt_jax.backbones.layers import NEVER, soft_capped
 from prompt_jax.backbones.sockets import prefix_masked, prefix_scores, prefix_values
-
-
-class ByBucket(NamedTuple):
-    """A bias that is looked up where scores need it: a number for every head and bucket."""
-
-    table: Float[Array, "N H"]
-    buckets: Int[Array, "*B T PS"]
-
-    def rows(self) -> Float[Array, "#B H T PS"]:
-        """The bias of these queries."""
-        # Gathered and not by one-hot: the table has a few hundred numbers, the scores millions.
-        rows = jnp.moveaxis(self.table[self.buckets], -1, -3)
-        return rows if rows.ndim == 4 else rows[None]
-
-
-Bias = Float[Array, "#B #H #T PS"] | ByBucket
 
 
 class Fresh(NamedTuple):
     """Keys and values that a cache has room for and does not hold yet: those of the queries."""
 
-    key: Float[Array, "B T H K"]
-    value: Float[Array, "B T H K"]
+    key: Float[Array, "B T G K"]
+    value: Float[Array, "B T G K"]
     index: Int[Array, ""]
     """The place of the first one among the keys of the cache."""
 
 
 def attend(
     query: Float[Array, "B T H K"],
-    key: Float[Array, "B S H K"],
-    value: Float[Array, "B S H K"],
+    key: Float[Array, "B S G K"],
+    value: Float[Array, "B S G K"],
     biases: Sequence[Bias],
     prefix: dict[str, Array] | None = None,
     opened: Float[Array, "B T"] | None = None,
     chunk: int | None = None,
     cap: float | None = None,
     fresh: Fresh | None = None,
+    kernel: str = "einsum",
 ) -> Float[Array, "B T H K"]:
     """Softmax attention with additive biases; scores and softmax are float32.
 
     Args:
+      key: of G heads, each of which H / G heads of queries share.
       biases: their sum also covers the P keys of the prefix, which stand before all others.
       prefix: a `prefix` socket.
       opened: what its gate multiplies its keys and its values by, for every query.
@@ -58,38 +46,65 @@ def attend(
         answers all at once.
       cap: what no score passes, see `soft_capped`.
       fresh: what stands in the place of some of the keys, which are those of a cache.
+      kernel: which one of `fused` serves the call where it can; `einsum` is none of them.
     """
+    virtual = 0 if prefix is None else prefix["key"].shape[-3]
+    if kernel != "einsum" and opened is None and fresh is None:
+        run = fused.kernel_of(kernel, query, biases, prefix, cap)
+        if run is not None:
+            return run(query, *fused.joined(key, value, prefix), biases[0], virtual, cap)
+    biases = [
+        bias.rows(query.shape[1], virtual) if isinstance(bias, Causal) else bias for bias in biases
+    ]
+    group = query.shape[2] // key.shape[2]
+
+    def shared(heads: Array) -> Array:
+        # Queries that share a head of keys stand side by side.
+        return heads if group == 1 else jnp.repeat(heads, group, axis=-2)
+
+    if prefix is not None:
+        prefix = prefix | {name: shared(prefix[name]) for name in ("key", "value")}
     if fresh is not None:
-        fresh = Fresh(fresh.key.swapaxes(1, 2), fresh.value.swapaxes(1, 2), fresh.index)
+        latest = (shared(x).swapaxes(1, 2) for x in (fresh.key, fresh.value))
+        fresh = Fresh(*latest, fresh.index)
     # Heads before positions, as both products are batched over B and H.
-    query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
-    length = query.shape[2]
-    if chunk is None or length <= chunk:
+    query, key, value = (x.swapaxes(1, 2) for x in (query, shared(key), shared(value)))
+    if chunk is None or query.shape[2] <= chunk:
         return _answers(query, key, value, biases, prefix, opened, cap, fresh).swapaxes(1, 2)
+
+    def answer(cut: Callable[[Array, int], Array]) -> Float[Array, "B H C K"]:
+        gates = None if opened is None else cut(opened, 1)
+        rows = [_bias_of(bias, cut) for bias in biases]
+        return _answers(cut(query, 2), key, value, rows, prefix, gates, cap, fresh)
+
+    return _in_chunks(answer, query, chunk).swapaxes(1, 2)
+
+
+def _in_chunks(
+    answer: Callable[[Callable[[Array, int], Array]], Float[Array, "B H C K"]],
+    query: Float[Array, "B H T K"],
+    chunk: int,
+) -> Float[Array, "B H T K"]:
+    """Answers to some queries after the others; `answer` takes what cuts theirs out of an axis."""
+    length = query.shape[2]
 
     # Each chunk's scores are made again for the backward pass, or it would keep them all.
     # `lax.map` is a loop, and nothing is merged across the border of its body.
     @functools.partial(jax.checkpoint, prevent_cse=False)
-    def answer(first: Int[Array, ""]) -> Float[Array, "B H C K"]:
+    def answered(first: Int[Array, ""]) -> Float[Array, "B H C K"]:
         # Tied to the queries: what depends on no layer, as biases do, a loop over layers would
         # make for all chunks beforehand and keep.
         first, _ = jax.lax.optimization_barrier((first, query))
-
-        def cut(x: Array, axis: int) -> Array:
-            return jax.lax.dynamic_slice_in_dim(x, first, chunk, axis)
-
-        gates = None if opened is None else cut(opened, 1)
-        chunk_biases = [_bias_of(bias, cut) for bias in biases]
-        return _answers(cut(query, 2), key, value, chunk_biases, prefix, gates, cap, fresh)
+        return answer(lambda x, axis: jax.lax.dynamic_slice_in_dim(x, first, chunk, axis))
 
     # The last chunk ends with the queries, and so begins among those of the one before it.
     starts = jnp.append(jnp.arange(0, length - chunk, chunk), length - chunk)
     # One chunk after the other: a vmap would hold the scores of all of them.
-    out = jax.lax.map(answer, starts)
+    out = jax.lax.map(answered, starts)
     before = jnp.moveaxis(out[:-1], 0, 2).reshape(*query.shape[:2], -1, query.shape[-1])
     # Of the last chunk, only the queries that the one before it has not answered.
     last = out[-1][:, :, before.shape[2] - length :]
-    return jnp.concatenate([before, last], axis=2).swapaxes(1, 2)
+    return jnp.concatenate([before, last], axis=2)
 
 
 def _bias_of(bias: Array | ByBucket, cut: Callable[[Array, int], Array]) -> Array | ByBucket:
@@ -103,7 +118,7 @@ def _answers(
     query: Float[Array, "B H T K"],
     key: Float[Array, "B H S K"],
     value: Float[Array, "B H S K"],
-    biases: Sequence[Bias],
+    biases: Sequence[Array | ByBucket],
     prefix: dict[str, Array] | None,
     opened: Float[Array, "B T"] | None,
     cap: float | None,

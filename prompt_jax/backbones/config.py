@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 
 from prompt_jax.backbones.layers import ACTIVATIONS
 from prompt_jax.backbones.sockets import Head
-from prompt_jax.config import REMATS, InputError, at_least, choose
+from prompt_jax.config import ATTENTIONS, REMATS, InputError, at_least, choose
 from prompt_jax.trees import Tokenizer
 
 ConfigJson: TypeAlias = Mapping[str, Any]
@@ -66,6 +66,8 @@ class ModelConfig:
     """What the backward pass recomputes: nothing, or as `REMAT_POLICIES` say."""
     attention_chunk: int | None = None
     """Queries whose scores are in memory at a time; None has those of all."""
+    attention: str = "einsum"
+    """What answers queries: products that hold all scores, or one of the kernels of `fused`."""
     scan: bool = True
     """One compiled block for all layers; False compiles each layer, which is faster on CPU."""
     dtype: DTypeLike = jnp.float32
@@ -74,6 +76,7 @@ class ModelConfig:
 
     def __post_init__(self):
         choose("remat", self.remat, REMATS)
+        choose("attention", self.attention, ATTENTIONS)
         if self.attention_chunk is not None:
             at_least("attention_chunk", self.attention_chunk, 1)
         choose(f"{self.label}activation", self.activation, ACTIVATIONS)
@@ -98,6 +101,12 @@ class ModelConfig:
     def head(self, task_type: str) -> Head:
         """What a trained head for a task is made of, as the family has it."""
         return Head()
+
+    @property
+    def kernel(self) -> str:
+        """What answers queries on this mesh."""
+        # XLA cannot split a kernel over devices, and nothing here tells it how.
+        return self.attention if self.mesh is None else "einsum"
 
     @property
     def filler(self) -> int:

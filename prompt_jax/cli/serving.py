@@ -72,7 +72,7 @@ def _serve(
     prepare()
     loaded = load_backbone(
         backbone, revision=frozen.revision, dtype=frozen.dtype, mesh=mesh,
-        attention_chunk=frozen.attention_chunk,
+        attention_chunk=frozen.attention_chunk, attention=frozen.attention,
     )  # fmt: skip
     room = [PromptTuningConfig(num_virtual_tokens=num_virtual_tokens)]
     room += [LoraConfig(r=lora_rank)] if lora_rank else []

@@ -9,6 +9,7 @@ from prompt_jax.config.checks import at_least as at_least
 from prompt_jax.config.checks import check_place as check_place
 from prompt_jax.config.checks import choose as choose
 from prompt_jax.config.distributed import DistributedConfig as DistributedConfig
+from prompt_jax.config.experiment import ATTENTIONS as ATTENTIONS
 from prompt_jax.config.experiment import DTYPES as DTYPES
 from prompt_jax.config.experiment import METRICS as METRICS
 from prompt_jax.config.experiment import OBJECTIVES as OBJECTIVES

@@ -16,9 +16,11 @@ Schedule = Literal["constant", "linear", "cosine"]
 Dtype = Literal["auto", "float32", "bfloat16", "int8", "float8", "int4"]
 Chat = Literal["auto", "on", "off"]
 Remat = Literal["none", "minimal", "full"]
+Attention = Literal["einsum", "cudnn", "splash"]
 OBJECTIVES: tuple[str, ...] = get_args(Objective)
 DTYPES: tuple[str, ...] = get_args(Dtype)
 REMATS: tuple[str, ...] = get_args(Remat)
+ATTENTIONS: tuple[str, ...] = get_args(Attention)
 METRICS = (
     "accuracy",
     "macro_f1",
@@ -267,10 +269,15 @@ class BackboneConfig:
     attention_chunk: int | None = None
     """Queries that attention answers at a time: the memory of long inputs then grows with their
     length, not with its square, at the cost of making scores twice. None answers all at once."""
+    attention: Attention | Literal["auto"] = "auto"
+    """What computes attention. cudnn (GPU) and splash (TPU) are kernels that never hold all scores;
+    where one cannot serve, as with T5's relative bias or on a mesh, and on a CPU, it is einsum.
+    auto takes the kernel of the device."""
 
     def __post_init__(self):
         choose("dtype", self.dtype, DTYPES)
         choose("remat", self.remat, (*REMATS, "auto"))
+        choose("attention", self.attention, (*ATTENTIONS, "auto"))
         if self.attention_chunk is not None:
             at_least("frozen.attention_chunk", self.attention_chunk, 1)
 

@@ -176,6 +176,7 @@ def load(config: Config, say: Say | None = None) -> Backbone:
         dtype=frozen.dtype,
         remat=remat,
         attention_chunk=frozen.attention_chunk,
+        attention=frozen.attention,
         mesh=config.mesh,
         say=say,
     )

@@ -119,8 +119,10 @@ def plan(config: Config, topology: str | None, *, programs: Sequence[str] = ()) 
     devices = devices_of(topology)
     backbone = shape_of_backbone(config, devices)
     check_rows(config.train.batch_size // config.train.accumulate, backbone.mesh)
-    # What remat and chunks compute twice is work of the device, and of no use to the model.
-    nothing_twice = dataclasses.replace(config.frozen, remat="none", attention_chunk=None)
+    # What remat and chunks compute twice is work of the device, and of no use to the model; what a
+    # kernel computes, the compiler does not count.
+    way = {"remat": "none", "attention_chunk": None, "attention": "einsum"}
+    nothing_twice = dataclasses.replace(config.frozen, **way)
     plain = dataclasses.replace(config, frozen=nothing_twice)
     costs = []
     for name in programs or programs_of(config):

@@ -27,7 +27,7 @@ from prompt_jax.sharding import Device, activation_spec, build_mesh, whole, whol
 from prompt_jax.tasks import TASKS, parse_name
 from prompt_jax.train import compile_step, start
 from prompt_jax.trees import Frozen, Tree, Tuned
-from prompt_jax.weights import open_backbone
+from prompt_jax.weights import kernel_on, open_backbone
 
 
 class Program(NamedTuple):
@@ -51,6 +51,7 @@ def shape_of_backbone(config: Config, devices: Sequence[Device]) -> Backbone:
     dtype = jnp.dtype(config.frozen.dtype if named else auto)
     chunk = config.frozen.attention_chunk
     run = {"remat": config.frozen.remat, "dtype": dtype, "attention_chunk": chunk}
+    run |= {"attention": kernel_on(devices[0], config.frozen.attention)}
     shape, _, _ = open_backbone(config.backbone, config.frozen.revision, None, **run)
     shape = dataclasses.replace(shape, scan=True)  # One layer to compile, whatever the depth.
     boxes = boxed_shapes(shape, kind)

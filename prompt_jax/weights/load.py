@@ -18,8 +18,8 @@ from jaxtyping import PRNGKeyArray
 
 from prompt_jax.backbones import PRESETS, Backbone, ModelConfig, init_params, shardings
 from prompt_jax.backbones.quantised import LIMITS, quantise_tree
-from prompt_jax.config import DTYPES, REMATS, InputError, MeshConfig, choose
-from prompt_jax.sharding import build_mesh, check_mesh
+from prompt_jax.config import ATTENTIONS, DTYPES, REMATS, InputError, MeshConfig, choose
+from prompt_jax.sharding import Device, build_mesh, check_mesh
 from prompt_jax.tasks.chat import turn_ends
 from prompt_jax.trees import Frozen, Tokenizer
 from prompt_jax.weights.gguf import is_gguf, read_gguf
@@ -40,6 +40,7 @@ def load_backbone(
     dtype: str = "auto",
     remat: str = "none",
     attention_chunk: int | None = None,
+    attention: str = "auto",
     scan: bool | None = None,
     seed: int = 0,
     tokenizer: Tokenizer | str | os.PathLike[str] | None = None,
@@ -62,6 +63,8 @@ def load_backbone(
         for every 64 inputs of an output; they compute in what `auto` is.
       remat: `none`, `minimal` or `full`: what the backward pass recomputes.
       attention_chunk: queries that attention answers at a time; None answers all at once.
+      attention: `einsum`, or a kernel that never holds all scores: `cudnn` on a GPU, `splash` on a
+        TPU; `auto` takes the one of the device, which on a CPU is `einsum`.
       scan: compile one block for all layers, or each layer; None is each on one CPU, where that
         runs faster, and one elsewhere, where it compiles faster.
       seed: of a preset's weights.
@@ -79,6 +82,7 @@ def load_backbone(
     choose("dtype", dtype, DTYPES)
     choose("remat", remat, REMATS)
     how = {"dtype": _dtype(dtype), "remat": remat, "attention_chunk": attention_chunk}
+    how |= {"attention": kernel_on(jax.devices()[0], attention)}
     config, source, tensors = open_backbone(name, revision, token, **how)
     kind = dtype if dtype in LIMITS else None
     config = _on_mesh(config, mesh, scan, kind)
@@ -146,6 +150,29 @@ def open_backbone(
         read = read_hugging_face
     config, tensors = read(source, **fields)
     return config, source, tensors
+
+
+def kernel_on(device: Device, attention: str) -> str:
+    """What computes attention on a device.
+
+    Args:
+      attention: of `ATTENTIONS`, or `auto`.
+
+    Raises:
+      InputError: it runs on other devices.
+    """
+    choose("attention", attention, (*ATTENTIONS, "auto"))
+    kernel = {"gpu": "cudnn", "tpu": "splash"}.get(device.platform, "einsum")
+    if kernel == "cudnn":
+        # Of NVIDIA's from Ampere on: not of a T4 or a V100, nor of AMD, whose name is no number.
+        generation = str(device.compute_capability).partition(".")[0]
+        kernel = kernel if generation.isdecimal() and int(generation) >= 8 else "einsum"
+    if attention not in ("auto", "einsum", kernel):
+        raise InputError(
+            f"attention {attention} does not run on {device.device_kind}, which has {kernel}; use "
+            "auto"
+        )
+    return kernel if attention == "auto" else attention
 
 
 def _dtype(name: str) -> np.dtype:

@@ -56,7 +56,8 @@ class Attention(nn.Module):
         opened = None if prefix is None else openness(x, prefix)
         # Before the product: fewer numbers than scores.
         query = query * c.d_kv**-0.5
-        out = attend(query, key, value, [bias], prefix, opened, c.attention_chunk)
+        way = {"chunk": c.attention_chunk, "kernel": c.kernel}
+        out = attend(query, key, value, [bias], prefix, opened, **way)
         back = {"contracted": 2, "use_bias": True, "dtype": c.dtype, "name": "out"}
         out = by_heads(c.mesh, out)[0]
         return Dense((c.num_heads, c.d_kv, c.d_model), ("heads", "kv", "embed"), 0.02, **back)(out)

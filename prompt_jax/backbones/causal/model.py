@@ -66,7 +66,9 @@ class Causal(nn.Module):
         positions, visible, behind = sight(prefix, mask, counted, queries, seen)
         if c.rope is None:
             x = x + look_up(self, "positions", positions)
-        biases = layer_biases(c, visible, behind)
+        # Behind a cache, queries do not begin at the first place.
+        causal = not continued and not c.bidirectional_input
+        biases = layer_biases(c, visible, behind, causal=causal)
         return self.decoder(x, positions, biases, first, None, cache, continued)
 
     def _logits(self, states: Float[Array, "B T D"]) -> Float[Array, "B T V"]:

@@ -4,6 +4,7 @@ A layer that sees less far than others, or whose positions turn at another rate,
 own by number: a scan over layers cannot branch, but it can look up.
 """
 
+import math
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from prompt_jax.backbones.attention import Fresh, attend
+from prompt_jax.backbones.bias import Causal
 from prompt_jax.backbones.blocks import MLP, add, by_heads, dropout, stack, virtual_rows
 from prompt_jax.backbones.cache import LayerCache, swap, written
 from prompt_jax.backbones.causal.config import StackConfig
@@ -111,26 +113,16 @@ class Attention(nn.Module):
         query: Array,
         key: Array,
         value: Array,
-        bias: Array,
+        bias: Array | Causal,
         fresh: Fresh | None = None,
     ) -> Float[Array, "B T D"]:
         c = self.config
-        group = c.num_heads // c.num_kv_heads
         prefix = socket(self, "prefix")
         opened = None if prefix is None else openness(x, prefix)
-        if group > 1:  # Heads of queries that share a head of keys.
-            # Behind the cache, which holds the few. Queries that share a head stand side by side.
-            key, value = (jnp.repeat(x, group, axis=-2) for x in (key, value))
-            if fresh is not None:
-                latest = (jnp.repeat(x, group, axis=-2) for x in fresh[:2])
-                fresh = Fresh(*latest, fresh.index)
-            if prefix is not None:
-                heads = {n: jnp.repeat(prefix[n], group, axis=-2) for n in ("key", "value")}
-                prefix = {**prefix, **heads}
         # Before the product: fewer numbers than scores, and none of them overflows.
         query = query * (c.d_kv**-0.5 if c.query_scale is None else c.query_scale)
-        limits = {"chunk": c.attention_chunk, "cap": c.attention_cap, "fresh": fresh}
-        out = attend(query, key, value, [bias], prefix, opened, **limits)
+        way = {"chunk": c.attention_chunk, "cap": c.attention_cap, "kernel": c.kernel}
+        out = attend(query, key, value, [bias], prefix, opened, fresh=fresh, **way)
         return self.out(*by_heads(c.mesh, out))
 
 
@@ -149,7 +141,7 @@ class Block(nn.Module):
     def __call__(
         self,
         x: Float[Array, "B T D"],
-        biases: Float[Array, "W B 1 T PS"],
+        biases: Float[Array, "W B 1 T PS"] | Causal,
         turns: Float[Array, "R 2 B T K"] | None,
         index: Int[Array, ""],
         cross: Cross | None,
@@ -158,7 +150,8 @@ class Block(nn.Module):
     ) -> tuple[Float[Array, "B T D"], LayerCache | None]:
         c = self.config
         # Those of all kinds of layers come in, as a scan gives all layers the same arguments.
-        bias, turn = _of_layer(biases, window), None if turns is None else _of_layer(turns, window)
+        bias = biases if isinstance(biases, Causal) else _of_layer(biases, window)
+        turn = None if turns is None else _of_layer(turns, window)
         if not self.continued:
             x = virtual_rows(self, x)
         attention = Attention(c, c.d_model, name="attention")
@@ -246,7 +239,7 @@ class Stack(nn.Module):
         self,
         x: Float[Array, "B T D"],
         positions: Int[Array, "B T"],
-        biases: Float[Array, "W B 1 T PS"],
+        biases: Float[Array, "W B 1 T PS"] | Causal,
         index: Int[Array, ""] | int = 0,
         cross: Cross | None = None,
         cache: LayerCache | None = None,
@@ -300,16 +293,25 @@ def sight(
 
 
 def layer_biases(
-    config: StackConfig, visible: Bool[Array, "B T S"], behind: Int[Array, "B T S"]
-) -> Float[Array, "W B 1 T S"]:
+    config: StackConfig,
+    visible: Bool[Array, "B T S"],
+    behind: Int[Array, "B T S"],
+    *,
+    causal: bool = False,
+) -> Float[Array, "W B 1 T S"] | Causal:
     """The bias of every kind of layer: of full ones, of those with a window, or of both.
 
     Args:
       behind: how far behind a query a key stands.
+      causal: queries stand behind the prefix from the first place on, and see what is before them.
     """
+    window = config.sliding_window
+    # A window as long as all keys hides none.
+    if causal and config.kernel == "splash" and (window or math.inf) >= visible.shape[2]:
+        return Causal(visible[:, -1])
     views = [visible]
-    if config.sliding_window is not None:
-        near = visible & (behind < config.sliding_window)
+    if window is not None:
+        near = visible & (behind < window)
         views = [visible, near] if config.full_layers else [near]
     # Once for all layers; each picks its view by number, as a scan cannot branch by layer.
     return mask_bias(jnp.stack(views))[:, :, None]

@@ -11,7 +11,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from prompt_jax.backbones.attention import Bias, ByBucket, attend
+from prompt_jax.backbones.attention import attend
+from prompt_jax.backbones.bias import Bias, ByBucket
 from prompt_jax.backbones.blocks import (
     MLP,
     add,
@@ -76,8 +77,8 @@ class Attention(nn.Module):
         prefix = socket(self, "prefix")
         opened = None if prefix is None else openness(x, prefix)
         (query,) = by_heads(self.config.mesh, self.query(x))
-        chunk = self.config.attention_chunk
-        out = attend(query, key, value, biases, prefix, opened, chunk)
+        way = {"chunk": self.config.attention_chunk, "kernel": self.config.kernel}
+        out = attend(query, key, value, biases, prefix, opened, **way)
         return self.out(*by_heads(self.config.mesh, out))
 
 
