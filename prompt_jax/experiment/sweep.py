@@ -124,6 +124,7 @@ def _sweep(
     config: Config, configs: list[Config], sweep: SweepConfig, folder: Path, resume: bool, say: Say
 ) -> Sweep:
     data, backbone = load_data(config), load(config, say)
+    config = resolved(config, backbone.word_size)
     pool = Candidates(configs, sweep, backbone, data)
     data = for_backbone(data, configs[0], backbone)
     # After data and backbone have loaded: until then a folder to overwrite stays as it is.
