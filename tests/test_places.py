@@ -143,12 +143,12 @@ def test_the_system_turn_of_a_prompt_is_empty_unless_there_is_a_text(backbone):
 
 
 def test_who_has_no_turns_is_refused(backbone, tiny, tiny_bert):
-    method = pj.PromptTuningConfig(num_virtual_tokens=P, placement="turn")
+    method = pj.PromptTuningConfig(num_virtual_tokens=P, init="random", placement="turn")
     bare = dataclasses.replace(backbone, config=dataclasses.replace(backbone.config, openings=()))
     allowed = 'placement="turn" is in a turn of a chat.*use prefix, after_bos, suffix, or'
-    for other in (tiny, tiny_bert, bare):
+    for model in (tiny, tiny_bert, bare):
         with pytest.raises(InputError, match=allowed):
-            pj.init(method, other, jax.random.key(0))
+            pj.PromptTuningModel.from_pretrained(model, method)
     plain = dataclasses.replace(CHATS, source="{input}", target="{target}", chat=False)
     for tokenizer, place in ((byte_tokenizer(), "behind"), (backbone.tokenizer, "apart")):
         with pytest.raises(InputError, match="task 'chats' is plain text here; use prefix, after"):
