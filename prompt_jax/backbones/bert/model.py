@@ -9,11 +9,11 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from prompt_jax.backbones.attention import attend
 from prompt_jax.backbones.bert.config import BertConfig
 from prompt_jax.backbones.blocks import (
     MLP,
     add,
-    attend,
     by_heads,
     dropout,
     prefix_of,
