@@ -26,6 +26,10 @@ class StackConfig(ModelConfig):
     """`layer` (mean and bias too), `rms`, or `rms_from_one`: stored less one, Gemma's."""
     norm_places: tuple[str, ...] = ("before",)
     """Where sublayers are normed: `before` them, and `behind` them before the residual sum."""
+    norm_bias: bool = True
+    """Norms of kind `layer` have a bias."""
+    first_norm: bool = True
+    """The first attention has a norm before it too, which ModernBERT leaves out."""
     layer_norm_epsilon: float = 1e-5
     rope: Rope | None = None
     """None adds learned position embeddings to the input."""

@@ -51,7 +51,18 @@ T5GEMMA = GEMMA2 | {
     "cross_attention/out": "cross_attn.o_proj",
     "cross_attention_post_norm": "post_cross_attn_layernorm",
 }
-MODULES = {"gpt2": GPT2, "gemma2": GEMMA2, "gemma3_text": GEMMA2, "t5gemma": T5GEMMA}
+MODERNBERT = {
+    "attention_norm": "attn_norm",
+    "attention/qkv": "attn.Wqkv",
+    "attention/out": "attn.Wo",
+    "mlp_norm": "mlp_norm",
+    "mlp/wi": "mlp.Wi",
+    "mlp/wo": "mlp.Wo",
+}
+MODULES = {
+    **{"gpt2": GPT2, "gemma2": GEMMA2, "gemma3_text": GEMMA2, "t5gemma": T5GEMMA},
+    "modernbert": MODERNBERT,
+}
 """The parts of a layer by model type, where they are not Llama's."""
 QK_NORMS = ("attention/query_norm", "attention/key_norm")
 
@@ -145,7 +156,8 @@ def _leaves(c: StackConfig, path: str) -> list[tuple[str, str]]:
 
 
 def _norm_leaves(c: StackConfig) -> list[tuple[str, str]]:
-    return [("scale", "weight"), *([("bias", "bias")] if c.norm == "layer" else [])]
+    biased = c.norm == "layer" and c.norm_bias
+    return [("scale", "weight"), *([("bias", "bias")] if biased else [])]
 
 
 def sockets(config: CausalConfig) -> Sockets:
@@ -177,6 +189,8 @@ def add_places(
         **dict.fromkeys(("mlp/wi", "mlp/wi_0", "mlp/wi_1"), ((inner,), (mlp,))),
         "mlp/wo": ((mlp,), (inner,)),
     }
+    if c.fused_mlp:
+        ends["mlp/wi"] = ((inner,), (("maps", 2), mlp))
     for path in _modules(c):
         place = f"{stack}/layers/{path}"
         if path.endswith("norm"):

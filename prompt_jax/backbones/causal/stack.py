@@ -145,6 +145,7 @@ class Block(nn.Module):
         cross: Cross | None,
         cache: LayerCache | None,
         window: Int[Array, ""] | None,
+        first: Bool[Array, ""] | None,
     ) -> tuple[Float[Array, "B T D"], LayerCache | None]:
         c = self.config
         # Those of all kinds of layers come in, as a scan gives all layers the same arguments.
@@ -153,6 +154,8 @@ class Block(nn.Module):
             x = virtual_rows(self, x)
         attention = Attention(c, c.d_model, name="attention")
         normed = _entering(self, "attention", x)
+        if first is not None:  # A scan cannot branch by layer, but it can choose.
+            normed = jnp.where(first, x, normed)
         query, key, value = attention.project(normed, turn)
         added = None
         if cache is not None:
@@ -210,11 +213,12 @@ def _leaving(
     return add(block, sublayer, x, normed, out)
 
 
-def norm(config: StackConfig, name: str) -> nn.Module:
-    """The norm at a sublayer or behind the stack."""
-    if config.norm == "layer":
-        return LayerNorm(config.d_model, config.layer_norm_epsilon, config.dtype, name=name)
-    return _rms(config, config.d_model, "embed", name)
+def norm(config: StackConfig, name: str | None = None) -> nn.Module:
+    """A norm of states: at a sublayer, behind the stack or before it."""
+    c = config
+    if c.norm == "layer":
+        return LayerNorm(c.d_model, c.layer_norm_epsilon, c.dtype, c.norm_bias, name=name)
+    return _rms(c, c.d_model, "embed", name)
 
 
 def _rms(config: StackConfig, width: int, axis: str, name: str | None = None) -> RMSNorm:
@@ -247,7 +251,8 @@ class Stack(nn.Module):
         x = dropout(self, x.astype(c.dtype))
         # Numbers of views, as `layer_biases` and `turns` have them: 0 is full, 1 has a window.
         windows = [int(i not in c.full_layers) for i in range(c.num_layers)]
-        sliced = (cache, jnp.array(windows) if c.full_layers else None)
+        first = None if c.first_norm else jnp.arange(c.num_layers) == 0
+        sliced = (cache, jnp.array(windows) if c.full_layers else None, first)
         shared, fields = (biases, turns, index, cross), {"continued": continued}
         x, added = stack(self, Block, c.num_layers, x, *shared, sliced=sliced, fields=fields)
         # One write for all layers, behind the scan: see `written`.
@@ -283,6 +288,17 @@ def sight(
     before = jnp.broadcast_to(virtual[:, None], (*visible.shape[:2], virtual.shape[1]))
     visible = jnp.concatenate([before, visible], axis=2)
     return query_positions, visible, query_positions[:, :, None] - positions[:, None, :]
+
+
+def both_ways(
+    config: StackConfig, prefix: dict[str, Array] | None, mask: Bool[Array, "B S"]
+) -> tuple[Int[Array, "B S"], Float[Array, "W B 1 S PS"]]:
+    """Positions of a text whose places all see each other, and what its layers read as `biases`."""
+    places = jnp.arange(mask.shape[1])
+    seen = jnp.ones((len(places), len(places)), bool)
+    positions, visible, behind = sight(prefix, mask, mask, places, seen)
+    # A window of an encoder reaches as far to either side, beside the position itself.
+    return positions, layer_biases(config, visible, jnp.abs(behind) - 1)
 
 
 def layer_biases(
