@@ -72,6 +72,10 @@ NAMES = {
         ("q_proj", "v_proj", "o_proj", "gate_proj", "down_proj"),
     ),
     "modernbert": ("Wqkv", "Wqkv", "attn.Wo", "Wi", "mlp.Wo"),
+    "deberta": (
+        *("query_proj", "value_proj", "attention.output.dense", "intermediate.dense"),
+        "output.dense",
+    ),
     "bert": ("query", "value", "attention.output.dense", "intermediate.dense", "output.dense"),
 }
 

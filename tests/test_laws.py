@@ -18,6 +18,7 @@ ON = {
     "gemma3": ("prompt", "prefix", "lora"),
     "t5gemma": ("prompt", "prompt_both", "prefix", "deep_add", "lora", "ia3", "parallel", "norm"),
     "modernbert": (*SOCKETS, "deep_add", "head", "head_prompt", "head_lora"),
+    "deberta": (*SOCKETS, "deep_add", "unipelt", "head", "head_prompt", "head_lora"),
     "bert": (*SOCKETS, "mam", "prefix_encoder", *HEADS),
 }
 # What a cache holds more of: rows of a layer. A changed kernel is none of its business.

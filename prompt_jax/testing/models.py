@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from prompt_jax.backbones import Backbone, init_params
-from prompt_jax.backbones.bert import BertConfig
+from prompt_jax.backbones.bert import BertConfig, Distances
 from prompt_jax.backbones.causal import CausalConfig, Rope, StackConfig
 from prompt_jax.backbones.modernbert import ModernBertConfig
 from prompt_jax.backbones.t5 import T5Config
@@ -71,6 +71,12 @@ CONFIGS = {
         vocab_size=VOCABULARY, d_model=16, d_kv=4, d_ff=32, num_heads=4, num_kv_heads=4,
         num_layers=4, max_positions=64, sliding_window=2, full_layers=(0, 3), pad_token_id=0,
         mask_token_id=63,
+    ),
+    # Attention reads distances; a pooler, and a head that fills masks.
+    "deberta": BertConfig(
+        model_type="deberta-v2", vocab_size=VOCABULARY, d_model=16, d_kv=4, d_ff=32, num_heads=4,
+        num_layers=2, max_positions=64, mask_token_id=63, num_token_types=0,
+        distances=Distances(reach=8, buckets=4), pooler_activation="gelu",
     ),
     # With a pooler, and with a head that fills masks.
     "bert": BertConfig(
