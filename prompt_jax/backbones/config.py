@@ -37,7 +37,9 @@ class ModelConfig:
     bidirectional_input: ClassVar[bool] = False
     embedding_scale: ClassVar[float] = 1.0
     decoder_start_token_id: ClassVar[int]
-    """What the targets of T5 are read behind."""
+    """What targets that stand apart are read behind."""
+    final_token_id: ClassVar[int | None] = None
+    """What an answer that has reached its longest length ends with, where the model asks for it."""
     mask_token_id: ClassVar[int]
     """Where an encoder fills in a word."""
 
@@ -100,6 +102,11 @@ class ModelConfig:
     def head(self, task_type: str) -> Head:
         """What a trained head for a task is made of, as the family has it."""
         return Head()
+
+    @property
+    def start_tokens(self) -> tuple[int, ...]:
+        """What a decoder of its own has read before the first token of a target."""
+        return (self.decoder_start_token_id,)
 
     @property
     def filler(self) -> int:

@@ -18,7 +18,7 @@ OTHERS = (
     # DeBERTa's trained as a discriminator, and positions that it does not read.
     *("mask_predictions.", "deberta.embeddings.position_embeddings."),
 )
-"""Heads of other tasks, which a prompt brings itself; second names of a bias; what nothing reads."""
+"""Heads of other tasks, which a prompt brings itself; names of a bias; what nothing reads."""
 OLD = {".gamma": ".weight", ".beta": ".bias"}
 """What the first BERT checkpoints call the leaves of a norm."""
 WORDS = "lm_predictions.lm_head."

@@ -210,7 +210,8 @@ def _leaving(
     """The residual sum behind a sublayer, see `add`."""
     c = block.config
     out = norm(c, f"{sublayer}_post_norm")(out) if "behind" in c.norm_places else out
-    return add(block, sublayer, x, normed, out)
+    x = add(block, sublayer, x, normed, out)
+    return norm(c, f"{sublayer}_norm")(x) if "after" in c.norm_places else x
 
 
 def norm(config: StackConfig, name: str | None = None) -> nn.Module:
@@ -257,7 +258,7 @@ class Stack(nn.Module):
         x, added = stack(self, Block, c.num_layers, x, *shared, sliced=sliced, fields=fields)
         # One write for all layers, behind the scan: see `written`.
         cache = None if cache is None else written(cache, added, index)
-        return norm(c, "final_norm")(x), cache
+        return norm(c, "final_norm")(x) if c.final_norm else x, cache
 
 
 def sight(
