@@ -36,7 +36,6 @@ KEY = jax.random.key(0)
             lambda: pj.PrefixTuningConfig(encoder=False, decoder=False, cross=False),
             "no attention has a prefix; set encoder, decoder or cross",
         ),
-        (lambda: pj.PrefixTuningConfig(init="text"), "needs init_text"),
         (
             lambda: pj.PrefixTuningConfig(init="text", init_text="a", prefix_projection=True),
             "prefix_projection computes them; use one",
@@ -78,7 +77,7 @@ def test_configs_go_through_json(kind):
     config = Config(method=method_kinds()[kind]())
     assert to_json(config)["method"]["kind"] == kind
     assert from_json(Config, to_json(config)) == config
-    train = resolved(config).train
+    train = resolved(config, 1.0).train
     assert train.learning_rate == method_kinds()[kind].rates[train.optimizer]
 
 
