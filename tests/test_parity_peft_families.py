@@ -236,11 +236,13 @@ def test_what_peft_would_run_differently_is_told(backbones):
     cloze = dataclasses.replace(config_for("lora", "SEQ_CLS"), num_labels=None)
     features = pj.LoraConfig(task_type="FEATURE_EXTRACTION")
     bare = dataclasses.replace(backbone, config=dataclasses.replace(backbone.config, pooler=False))
+    modern = testing.tiny("modernbert")
     for config, model, message in (
         (own, backbone, "PEFT's head reads the first position, a virtual token"),
         (cloze, backbone, "PEFT wants a trained head beside a SEQ_CLS prompt"),
         (features, backbone, "PEFT has other names for the modules of a model without a head"),
         (config_for("lora", "SEQ_CLS"), bare, "PEFT does not train the layer that its head has"),
+        (config_for("prefix", "SEQ_CLS"), modern, "PEFT has no prefixes for modernbert"),
     ):
         tuned = init(config, model, jax.random.key(0))
         assert message in obstacle(prompt_for(tuned, config, model))

@@ -121,6 +121,20 @@ class ModelConfig:
         return pad
 
 
+def check_shared_width(config: ModelConfig) -> None:
+    """Checks that the heads of attention are as wide as the model, together.
+
+    Raises:
+      InputError: they are not, and no `config.json` of the family could say so.
+    """
+    c = config
+    if c.num_heads * c.d_kv != c.d_model:
+        raise InputError(
+            f"the heads of a {c.model_type} share its width, got {c.num_heads} heads of {c.d_kv} "
+            f"and d_model {c.d_model}; the width must be a multiple of the number of heads"
+        )
+
+
 def end_ids(*files: ConfigJson) -> tuple[int, ...]:
     """The tokens that end an answer: each one that a `config.json` or its like names, once.
 

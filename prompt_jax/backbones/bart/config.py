@@ -4,7 +4,14 @@ import dataclasses
 from typing import Any
 
 from prompt_jax.backbones.causal import StackConfig
-from prompt_jax.backbones.config import ConfigJson, check_fields, end_ids, unsupported, written_ends
+from prompt_jax.backbones.config import (
+    ConfigJson,
+    check_fields,
+    check_shared_width,
+    end_ids,
+    unsupported,
+    written_ends,
+)
 from prompt_jax.backbones.two_stacks import TwoStacksConfig
 from prompt_jax.config import choose
 
@@ -44,6 +51,11 @@ class BartConfig(TwoStacksConfig):
     """What every answer begins with: a decoder reads it behind its start token, and neither targets
     nor answers have it."""
     final_token_id: int | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_shared_width(self)
+        check_shared_width(self.decoder)
 
     @property
     def start_tokens(self) -> tuple[int, ...]:
@@ -92,8 +104,6 @@ def from_hugging_face(values: ConfigJson, **fields: Any) -> BartConfig:
 
 def _stack_fields(values: ConfigJson, name: str, width: int) -> dict[str, Any]:
     heads = values.get(f"{name}_attention_heads", 16)
-    if width % heads:
-        raise unsupported(f"{name}_attention_heads", heads, f"a divisor of d_model {width}")
     return {
         "vocab_size": values.get("vocab_size", BartConfig.vocab_size),
         "d_model": width,

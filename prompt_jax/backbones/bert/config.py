@@ -3,10 +3,10 @@
 import dataclasses
 from typing import Any, NamedTuple
 
-from prompt_jax.backbones.config import ConfigJson, check_fields, unsupported
+from prompt_jax.backbones.config import ConfigJson, check_fields, check_shared_width, unsupported
 from prompt_jax.backbones.encoder import EncoderConfig
 from prompt_jax.backbones.sockets import Head
-from prompt_jax.config import InputError, choose
+from prompt_jax.config import choose
 
 MODEL_TYPES = ("bert", "deberta-v2", "distilbert", "roberta", "xlm-roberta")
 TERMS = ("c2p", "p2c")
@@ -56,12 +56,7 @@ class BertConfig(EncoderConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.num_heads * self.d_kv != self.d_model:
-            raise InputError(
-                f"the heads of an encoder share its width, got {self.num_heads} heads of "
-                f"{self.d_kv} and d_model {self.d_model}; hidden_size must be a multiple of "
-                "num_attention_heads"
-            )
+        check_shared_width(self)
 
     @property
     def word_activation(self) -> str:
@@ -146,7 +141,12 @@ def from_hugging_face(values: ConfigJson, **fields: Any) -> BertConfig:
 
 
 _DEBERTA = {
-    **{"type_vocab_size": 0, "layer_norm_eps": 1e-7, "pooler_hidden_act": "gelu"},
+    **{
+        "hidden_act": "gelu",
+        "type_vocab_size": 0,
+        "layer_norm_eps": 1e-7,
+        "pooler_hidden_act": "gelu",
+    },
     **{"relative_attention": False, "position_biased_input": True, "share_att_key": False},
     **{"position_buckets": -1, "max_relative_positions": -1, "norm_rel_ebd": "none"},
     **{"pos_att_type": (), "conv_kernel_size": 0},
