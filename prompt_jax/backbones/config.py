@@ -37,7 +37,9 @@ class ModelConfig:
     bidirectional_input: ClassVar[bool] = False
     embedding_scale: ClassVar[float] = 1.0
     decoder_start_token_id: ClassVar[int]
-    """What the targets of T5 are read behind."""
+    """What targets that stand apart are read behind."""
+    final_token_id: ClassVar[int | None] = None
+    """What an answer that has reached its longest length ends with, where the model asks for it."""
     mask_token_id: ClassVar[int]
     """Where an encoder fills in a word."""
 
@@ -54,6 +56,8 @@ class ModelConfig:
     activation: str = "gelu_new"
     gated: bool = False
     """The feed-forward multiplies what it activates with a second map of its input."""
+    fused_mlp: bool = False
+    """The two maps of a gated feed-forward are one kernel, the activated one first."""
     pad_token_id: int | None = 0
     """None of a model without a token for padding."""
     eos_token_ids: tuple[int, ...] = ()
@@ -118,6 +122,11 @@ class ModelConfig:
         return Head()
 
     @property
+    def start_tokens(self) -> tuple[int, ...]:
+        """What a decoder of its own has read before the first token of a target."""
+        return (self.decoder_start_token_id,)
+
+    @property
     def filler(self) -> int:
         """What rows are filled up with behind their text, where it is masked.
 
@@ -128,6 +137,20 @@ class ModelConfig:
         if pad is None or not 0 <= pad < self.vocab_size:
             return min(next(iter(self.eos_token_ids), 0), self.vocab_size - 1)
         return pad
+
+
+def check_shared_width(config: ModelConfig) -> None:
+    """Checks that the heads of attention are as wide as the model, together.
+
+    Raises:
+      InputError: they are not, and no `config.json` of the family could say so.
+    """
+    c = config
+    if c.num_heads * c.d_kv != c.d_model:
+        raise InputError(
+            f"the heads of a {c.model_type} share its width, got {c.num_heads} heads of {c.d_kv} "
+            f"and d_model {c.d_model}; the width must be a multiple of the number of heads"
+        )
 
 
 def end_ids(*files: ConfigJson) -> tuple[int, ...]:
