@@ -71,6 +71,12 @@ NAMES = {
         ("llama", "gemma2", "gemma3", "t5gemma"),
         ("q_proj", "v_proj", "o_proj", "gate_proj", "down_proj"),
     ),
+    "bart": ("q_proj", "v_proj", "out_proj", "fc1", "fc2"),
+    "modernbert": ("Wqkv", "Wqkv", "attn.Wo", "Wi", "mlp.Wo"),
+    "deberta": (
+        *("query_proj", "value_proj", "attention.output.dense", "intermediate.dense"),
+        "output.dense",
+    ),
     "bert": ("query", "value", "attention.output.dense", "intermediate.dense", "output.dense"),
 }
 

@@ -11,11 +11,13 @@ import pytest
 import safetensors.numpy
 from parity import (
     BERT,
+    DEBERTA,
     DISTILBERT,
     GEMMA,
     GPT2,
     LLAMA,
     MARKS,
+    MODERNBERT,
     close,
     difference,
     load_in_peft,
@@ -48,6 +50,8 @@ FAMILIES = {
     "bert": ("Bert", BERT),
     "roberta": ("Roberta", BERT | {"pad_token_id": 1, "max_position_embeddings": 42}),
     "distilbert": ("DistilBert", DISTILBERT),
+    "deberta-v2": ("DebertaV2", DEBERTA),
+    "modernbert": ("ModernBert", MODERNBERT | {"classifier_pooling": "mean"}),
 }
 OURS = {
     "prompt": pj.PromptTuningConfig(num_virtual_tokens=P),
@@ -77,6 +81,12 @@ CASES += [
     *[("gemma3_text", "CAUSAL_LM", name) for name in ("prompt", "prefix", "lora")],
     ("gemma2", "SEQ_CLS", "lora"),
     *[("roberta", "SEQ_CLS", name) for name in ("prompt", "lora")],
+    *[("deberta-v2", "SEQ_CLS", name) for name in ("prompt", "lora", "ia3")],
+    *[("deberta-v2", "TOKEN_CLS", name) for name in ("prompt", "lora")],
+    *[("deberta-v2", "QUESTION_ANS", name) for name in ("prompt", "lora")],
+    *[("modernbert", "SEQ_CLS", name) for name in ("prompt", "lora", "ia3")],
+    *[("modernbert", "TOKEN_CLS", name) for name in ("prompt", "lora")],
+    ("modernbert", "QUESTION_ANS", "lora"),
 ]
 QUICK = {
     ("gpt2", "CAUSAL_LM", "lora"),
@@ -178,6 +188,13 @@ def test_we_load_pefts(backbones, tmp_path, family, task, name):
     config.task_type = task
     if family == "gpt2" and name in ("lora", "dora", "ia3"):
         config.fan_in_fan_out = True  # Or PEFT sets it with a warning.
+    if family == "modernbert":  # PEFT has no defaults for it.
+        modules = {"lora": {"Wqkv"}, "ia3": {"Wqkv", "mlp.Wo"}}.get(name)
+        config = dataclasses.replace(config, **({"target_modules": modules} if modules else {}))
+        if name == "ia3":
+            config.feedforward_modules = {"mlp.Wo"}
+        if task == "QUESTION_ANS":
+            config.modules_to_save = ["classifier"]
     model = peft.get_peft_model(torch_model(family, task), config).eval()
     shaken(model, 0.3, trained_only=True)
     model.save_pretrained(tmp_path / "theirs")
@@ -219,11 +236,13 @@ def test_what_peft_would_run_differently_is_told(backbones):
     cloze = dataclasses.replace(config_for("lora", "SEQ_CLS"), num_labels=None)
     features = pj.LoraConfig(task_type="FEATURE_EXTRACTION")
     bare = dataclasses.replace(backbone, config=dataclasses.replace(backbone.config, pooler=False))
+    modern = testing.tiny("modernbert")
     for config, model, message in (
         (own, backbone, "PEFT's head reads the first position, a virtual token"),
         (cloze, backbone, "PEFT wants a trained head beside a SEQ_CLS prompt"),
         (features, backbone, "PEFT has other names for the modules of a model without a head"),
         (config_for("lora", "SEQ_CLS"), bare, "PEFT does not train the layer that its head has"),
+        (config_for("prefix", "SEQ_CLS"), modern, "PEFT has no prefixes for modernbert"),
     ):
         tuned = init(config, model, jax.random.key(0))
         assert message in obstacle(prompt_for(tuned, config, model))

@@ -105,6 +105,7 @@ def keys_and_values(
     leaves = by_path(sown["intermediates"])
     return {
         # What is sown is a tuple with an entry a call; behind L stands the only row.
-        path: {name: leaves[f"{path}/{name}s"][0][:, 0] for name in ("key", "value")}
+        # Where a decoder has several start tokens, it reads more than the text.
+        path: {name: leaves[f"{path}/{name}s"][0][:, 0, : len(text)] for name in ("key", "value")}
         for path in family.sockets(config).attentions
     }

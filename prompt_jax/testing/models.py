@@ -11,8 +11,10 @@ import numpy as np
 from jaxtyping import PyTree
 
 from prompt_jax.backbones import Backbone, init_params
-from prompt_jax.backbones.bert import BertConfig
+from prompt_jax.backbones.bart import BartConfig
+from prompt_jax.backbones.bert import BertConfig, Distances
 from prompt_jax.backbones.causal import CausalConfig, Rope, StackConfig
+from prompt_jax.backbones.modernbert import ModernBertConfig
 from prompt_jax.backbones.t5 import T5Config
 from prompt_jax.backbones.t5gemma import T5GemmaConfig
 from prompt_jax.config import choose
@@ -64,6 +66,29 @@ CONFIGS = {
             **_BLOCKS, model_type="t5gemma", vocab_size=VOCABULARY, num_kv_heads=1, num_layers=3,
             full_layers=(1,), cross_width=16,
         ),
+    ),
+    # Norms behind the residual sums; a decoder that reads a first token behind its start.
+    "bart": BartConfig(
+        vocab_size=VOCABULARY, d_model=16, d_kv=4, d_ff=32, num_heads=4, num_kv_heads=4,
+        num_layers=2, max_positions=64, embedding_scale=4.0, pad_token_id=0, eos_token_ids=(1,),
+        decoder_start_token_id=1, first_token_id=2, final_token_id=1,
+        decoder=StackConfig(
+            model_type="bart", vocab_size=VOCABULARY, d_model=16, d_kv=8, d_ff=32, num_heads=2,
+            num_kv_heads=2, num_layers=3, max_positions=64, norm_places=("after",), fused=False,
+            activation="gelu", cross_width=16,
+        ),
+    ),
+    # Every third layer sees all of a text; the first one has no norm before its attention.
+    "modernbert": ModernBertConfig(
+        vocab_size=VOCABULARY, d_model=16, d_kv=4, d_ff=32, num_heads=4, num_kv_heads=4,
+        num_layers=4, max_positions=64, sliding_window=2, full_layers=(0, 3), pad_token_id=0,
+        mask_token_id=63,
+    ),
+    # Attention reads distances; a pooler, and a head that fills masks.
+    "deberta": BertConfig(
+        model_type="deberta-v2", vocab_size=VOCABULARY, d_model=16, d_kv=4, d_ff=32, num_heads=4,
+        num_layers=2, max_positions=64, mask_token_id=63, num_token_types=0,
+        distances=Distances(reach=8, buckets=4), pooler_activation="gelu",
     ),
     # With a pooler, and with a head that fills masks.
     "bert": BertConfig(

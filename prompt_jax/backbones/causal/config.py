@@ -25,7 +25,12 @@ class StackConfig(ModelConfig):
     norm: str = "layer"
     """`layer` (mean and bias too), `rms`, or `rms_from_one`: stored less one, Gemma's."""
     norm_places: tuple[str, ...] = ("before",)
-    """Where sublayers are normed: `before` them, and `behind` them before the residual sum."""
+    """Where sublayers are normed: `before` them, `behind` them before the residual sum, or `after`
+    that sum; then the stack needs no norm behind it."""
+    norm_bias: bool = True
+    """Norms of kind `layer` have a bias."""
+    first_norm: bool = True
+    """The first attention has a norm before it too, which ModernBERT leaves out."""
     layer_norm_epsilon: float = 1e-5
     rope: Rope | None = None
     """None adds learned position embeddings to the input."""
@@ -48,6 +53,11 @@ class StackConfig(ModelConfig):
     """Layers that a sliding window leaves alone, the first being 0."""
     cross_width: int | None = None
     """Width of the states that a cross-attention of every layer reads; None has no such."""
+
+    @property
+    def final_norm(self) -> bool:
+        """The stack ends in a norm of its own."""
+        return "after" not in self.norm_places
 
     def __post_init__(self):
         super().__post_init__()

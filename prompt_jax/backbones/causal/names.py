@@ -51,7 +51,33 @@ T5GEMMA = GEMMA2 | {
     "cross_attention/out": "cross_attn.o_proj",
     "cross_attention_post_norm": "post_cross_attn_layernorm",
 }
-MODULES = {"gpt2": GPT2, "gemma2": GEMMA2, "gemma3_text": GEMMA2, "t5gemma": T5GEMMA}
+MODERNBERT = {
+    "attention_norm": "attn_norm",
+    "attention/qkv": "attn.Wqkv",
+    "attention/out": "attn.Wo",
+    "mlp_norm": "mlp_norm",
+    "mlp/wi": "mlp.Wi",
+    "mlp/wo": "mlp.Wo",
+}
+BART = {
+    "attention/query": "self_attn.q_proj",
+    "attention/key": "self_attn.k_proj",
+    "attention/value": "self_attn.v_proj",
+    "attention/out": "self_attn.out_proj",
+    "attention_norm": "self_attn_layer_norm",
+    "cross_attention/query": "encoder_attn.q_proj",
+    "cross_attention/key": "encoder_attn.k_proj",
+    "cross_attention/value": "encoder_attn.v_proj",
+    "cross_attention/out": "encoder_attn.out_proj",
+    "cross_attention_norm": "encoder_attn_layer_norm",
+    "mlp/wi": "fc1",
+    "mlp/wo": "fc2",
+    "mlp_norm": "final_layer_norm",
+}
+MODULES = {
+    **{"gpt2": GPT2, "gemma2": GEMMA2, "gemma3_text": GEMMA2, "t5gemma": T5GEMMA},
+    **{"modernbert": MODERNBERT, "bart": BART},
+}
 """The parts of a layer by model type, where they are not Llama's."""
 QK_NORMS = ("attention/query_norm", "attention/key_norm")
 
@@ -106,10 +132,11 @@ def stack_names(config: StackConfig, stack: str, layers: str, final: str) -> dic
     Args:
       stack: what it is called in our tree.
       layers: what Hugging Face calls its layers.
-      final: and the norm behind them.
+      final: and the norm behind them, if there is one.
     """
     c = config
-    names = {f"{stack}/final_norm/{leaf}": [f"{final}.{word}"] for leaf, word in _norm_leaves(c)}
+    leaves = _norm_leaves(c) if c.final_norm else []
+    names = {f"{stack}/final_norm/{leaf}": [f"{final}.{word}"] for leaf, word in leaves}
     for path, module in _modules(c).items():
         for leaf, word in _leaves(c, path):
             names[f"{stack}/layers/{path}/{leaf}"] = [
@@ -145,7 +172,8 @@ def _leaves(c: StackConfig, path: str) -> list[tuple[str, str]]:
 
 
 def _norm_leaves(c: StackConfig) -> list[tuple[str, str]]:
-    return [("scale", "weight"), *([("bias", "bias")] if c.norm == "layer" else [])]
+    biased = c.norm == "layer" and c.norm_bias
+    return [("scale", "weight"), *([("bias", "bias")] if biased else [])]
 
 
 def sockets(config: CausalConfig) -> Sockets:
@@ -177,6 +205,8 @@ def add_places(
         **dict.fromkeys(("mlp/wi", "mlp/wi_0", "mlp/wi_1"), ((inner,), (mlp,))),
         "mlp/wo": ((mlp,), (inner,)),
     }
+    if c.fused_mlp:
+        ends["mlp/wi"] = ((inner,), (("maps", 2), mlp))
     for path in _modules(c):
         place = f"{stack}/layers/{path}"
         if path.endswith("norm"):
@@ -184,7 +214,8 @@ def add_places(
             places.norms[place] = Norm(c.num_layers, width)
             continue
         places.projections[place] = projection(*ends[path], names[f"{place}/kernel"])
-    places.norms[f"{stack}/final_norm"] = Norm(0, c.d_model)
+    if c.final_norm:
+        places.norms[f"{stack}/final_norm"] = Norm(0, c.d_model)
     sublayers = ("attention", *(("cross_attention",) if c.cross_width else ()), "mlp")
     for sublayer in sublayers[:-1]:
         role = "cross" if sublayer == "cross_attention" else stack

@@ -147,6 +147,7 @@ class Block(nn.Module):
         cross: Cross | None,
         cache: LayerCache | None,
         window: Int[Array, ""] | None,
+        first: Bool[Array, ""] | None,
     ) -> tuple[Float[Array, "B T D"], LayerCache | None]:
         c = self.config
         # Those of all kinds of layers come in, as a scan gives all layers the same arguments.
@@ -156,6 +157,8 @@ class Block(nn.Module):
             x = virtual_rows(self, x)
         attention = Attention(c, c.d_model, name="attention")
         normed = _entering(self, "attention", x)
+        if first is not None:  # A scan cannot branch by layer, but it can choose.
+            normed = jnp.where(first, x, normed)
         query, key, value = attention.project(normed, turn)
         added = fresh = None
         if cache is not None:
@@ -214,14 +217,16 @@ def _leaving(
     """The residual sum behind a sublayer, see `add`."""
     c = block.config
     out = norm(c, f"{sublayer}_post_norm")(out) if "behind" in c.norm_places else out
-    return add(block, sublayer, x, normed, out)
+    x = add(block, sublayer, x, normed, out)
+    return norm(c, f"{sublayer}_norm")(x) if "after" in c.norm_places else x
 
 
-def norm(config: StackConfig, name: str) -> nn.Module:
-    """The norm at a sublayer or behind the stack."""
-    if config.norm == "layer":
-        return LayerNorm(config.d_model, config.layer_norm_epsilon, config.dtype, name=name)
-    return _rms(config, config.d_model, "embed", name)
+def norm(config: StackConfig, name: str | None = None) -> nn.Module:
+    """A norm of states: at a sublayer, behind the stack or before it."""
+    c = config
+    if c.norm == "layer":
+        return LayerNorm(c.d_model, c.layer_norm_epsilon, c.dtype, c.norm_bias, name=name)
+    return _rms(c, c.d_model, "embed", name)
 
 
 def _rms(config: StackConfig, width: int, axis: str, name: str | None = None) -> RMSNorm:
@@ -254,12 +259,13 @@ class Stack(nn.Module):
         x = dropout(self, x.astype(c.dtype))
         # Numbers of views, as `layer_biases` and `turns` have them: 0 is full, 1 has a window.
         windows = [int(i not in c.full_layers) for i in range(c.num_layers)]
-        sliced = (cache, jnp.array(windows) if c.full_layers else None)
+        first = None if c.first_norm else jnp.arange(c.num_layers) == 0
+        sliced = (cache, jnp.array(windows) if c.full_layers else None, first)
         shared, fields = (biases, turns, index, cross), {"continued": continued}
         x, added = stack(self, Block, c.num_layers, x, *shared, sliced=sliced, fields=fields)
         # One write for all layers, behind the scan: see `written`.
         cache = None if cache is None else written(cache, added, index)
-        return norm(c, "final_norm")(x), cache
+        return norm(c, "final_norm")(x) if c.final_norm else x, cache
 
 
 def sight(
@@ -290,6 +296,17 @@ def sight(
     before = jnp.broadcast_to(virtual[:, None], (*visible.shape[:2], virtual.shape[1]))
     visible = jnp.concatenate([before, visible], axis=2)
     return query_positions, visible, query_positions[:, :, None] - positions[:, None, :]
+
+
+def both_ways(
+    config: StackConfig, prefix: dict[str, Array] | None, mask: Bool[Array, "B S"]
+) -> tuple[Int[Array, "B S"], Float[Array, "W B 1 S PS"]]:
+    """Positions of a text whose places all see each other, and what its layers read as `biases`."""
+    places = jnp.arange(mask.shape[1])
+    seen = jnp.ones((len(places), len(places)), bool)
+    positions, visible, behind = sight(prefix, mask, mask, places, seen)
+    # A window of an encoder reaches as far to either side, beside the position itself.
+    return positions, layer_biases(config, visible, jnp.abs(behind) - 1)
 
 
 def layer_biases(
