@@ -96,6 +96,19 @@ def test_logits(both, padded):
     close(apply(backbone, *arguments), torch_logits(model, *texts(), decoder_inputs()))
 
 
+@pytest.mark.slow
+def test_the_loss_of_labels(both):
+    """Labels have what an answer is forced to begin with, as a tokenizer gives it."""
+    model, backbone = both
+    tokens, mask = texts()
+    labels = np.where(texts((6, 4, 2), seed=3)[1], decoder_inputs(), -100)
+    ours = pj.PromptTuningModel.from_pretrained(backbone, None)
+    inputs = {"input_ids": torch.tensor(tokens), "attention_mask": torch.tensor(mask).long()}
+    with torch.no_grad():
+        reference = model(**inputs, labels=torch.tensor(labels)).loss
+    np.testing.assert_allclose(ours(tokens, mask, labels=labels).loss, reference, rtol=1e-5)
+
+
 @pytest.mark.parametrize("beams", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_generation_is_token_equal(both, beams):
     model, backbone = both
