@@ -31,6 +31,7 @@ from transformers import Adafactor, AutoModelForCausalLM
 import prompt_jax as pj
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import Config, DataConfig, MethodConfig, TaskConfig, TrainConfig, resolved
+from prompt_jax.data import Batch
 from prompt_jax.evaluate import baselines, evaluate
 from prompt_jax.experiment.answering import batches_of, loss_of, method_of
 from prompt_jax.experiment.splits import Data, for_backbone, load_data
@@ -172,7 +173,7 @@ class Bench:
         return self.score(injection, self.data, config)
 
 
-def _joined(batch: pj.data.Batch) -> dict[str, torch.Tensor]:
+def _joined(batch: Batch) -> dict[str, torch.Tensor]:
     """Texts with their answers behind them, padded on the right: the form that PEFT trains on."""
     rows = []
     for tokens, mask, targets, real in zip(*map(np.asarray, batch[:4]), strict=True):

@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 
 from prompt_jax.backbones.layers import ACTIVATIONS
 from prompt_jax.backbones.sockets import Head
-from prompt_jax.config import REMATS, InputError, at_least, choose
+from prompt_jax.config import IN_CHATS, PLACEMENTS, REMATS, InputError, Opening, at_least, choose
 from prompt_jax.trees import Tokenizer
 
 ConfigJson: TypeAlias = Mapping[str, Any]
@@ -62,6 +62,8 @@ class ModelConfig:
     """None of a model without a token for padding."""
     eos_token_ids: tuple[int, ...] = ()
     """Each of them ends an answer; none of a model that writes nothing."""
+    openings: tuple[Opening, ...] = ()
+    """What the tokenizer's chat template writes before texts; none of a model without one."""
     word_head: bool = True
     """The weights have a head over words; one to read with can do without."""
     dropout: float = 0.0
@@ -98,6 +100,22 @@ class ModelConfig:
             return self
         ends = dict.fromkeys((end, *self.eos_token_ids))
         return dataclasses.replace(self, eos_token_ids=tuple(ends))
+
+    def opening(self, place: str) -> Opening:
+        """What the chat template writes before the text of a turn.
+
+        Raises:
+          InputError: there is no template, or it has no such turn.
+        """
+        for opening in self.openings:
+            if opening.place == place:
+                return opening
+        others = [name for name in PLACEMENTS if name not in IN_CHATS]
+        others += [opening.place for opening in self.openings]
+        raise InputError(
+            f'placement="{place}" is in a turn of a chat, and the backbone has no chat template '
+            f"with such a turn; use {', '.join(others)}, or an instruct model that writes"
+        )
 
     def head(self, task_type: str) -> Head:
         """What a trained head for a task is made of, as the family has it."""

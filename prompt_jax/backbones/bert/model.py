@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from prompt_jax.backbones.attention import attend
 from prompt_jax.backbones.bert.config import BertConfig
 from prompt_jax.backbones.bert.distances import (
     Read,
@@ -19,7 +20,6 @@ from prompt_jax.backbones.bert.distances import (
 from prompt_jax.backbones.blocks import (
     MLP,
     add,
-    attend,
     by_heads,
     dropout,
     prefix_of,

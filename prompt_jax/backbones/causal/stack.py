@@ -10,7 +10,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from prompt_jax.backbones.blocks import MLP, add, attend, by_heads, dropout, stack, virtual_rows
+from prompt_jax.backbones.attention import Fresh, attend
+from prompt_jax.backbones.blocks import MLP, add, by_heads, dropout, stack, virtual_rows
 from prompt_jax.backbones.cache import LayerCache, swap, written
 from prompt_jax.backbones.causal.config import StackConfig
 from prompt_jax.backbones.causal.rope import rotate, rotations
@@ -105,7 +106,13 @@ class Attention(nn.Module):
         return key, value
 
     def __call__(
-        self, x: Float[Array, "B T D"], query: Array, key: Array, value: Array, bias: Array
+        self,
+        x: Float[Array, "B T D"],
+        query: Array,
+        key: Array,
+        value: Array,
+        bias: Array,
+        fresh: Fresh | None = None,
     ) -> Float[Array, "B T D"]:
         c = self.config
         group = c.num_heads // c.num_kv_heads
@@ -114,12 +121,15 @@ class Attention(nn.Module):
         if group > 1:  # Heads of queries that share a head of keys.
             # Behind the cache, which holds the few. Queries that share a head stand side by side.
             key, value = (jnp.repeat(x, group, axis=-2) for x in (key, value))
+            if fresh is not None:
+                latest = (jnp.repeat(x, group, axis=-2) for x in fresh[:2])
+                fresh = Fresh(*latest, fresh.index)
             if prefix is not None:
                 heads = {n: jnp.repeat(prefix[n], group, axis=-2) for n in ("key", "value")}
                 prefix = {**prefix, **heads}
         # Before the product: fewer numbers than scores, and none of them overflows.
         query = query * (c.d_kv**-0.5 if c.query_scale is None else c.query_scale)
-        limits = {"chunk": c.attention_chunk, "cap": c.attention_cap}
+        limits = {"chunk": c.attention_chunk, "cap": c.attention_cap, "fresh": fresh}
         out = attend(query, key, value, [bias], prefix, opened, **limits)
         return self.out(*by_heads(c.mesh, out))
 
@@ -157,11 +167,15 @@ class Block(nn.Module):
         if first is not None:  # A scan cannot branch by layer, but it can choose.
             normed = jnp.where(first, x, normed)
         query, key, value = attention.project(normed, turn)
-        added = None
+        added = fresh = None
         if cache is not None:
             added = LayerCache(swap(key), swap(value))
-            key, value = map(swap, written(cache, added, index)[:2])
-        out = attention(normed, query, key, value, bias)
+            if self.continued:
+                fresh = Fresh(key, value, index)
+                key, value = swap(cache.key), swap(cache.value)
+            else:
+                key, value = map(swap, written(cache, added, index)[:2])
+        out = attention(normed, query, key, value, bias, fresh)
         x = _leaving(self, "attention", x, normed, out)
         if cross is not None:
             x, added = _crossed(self, x, cross, cache, added)
