@@ -13,6 +13,7 @@ from prompt_jax.answers import answer
 from prompt_jax.config import IN_CHATS, DataConfig, EvalConfig, InputError
 from prompt_jax.data import encode, pad
 from prompt_jax.forward import Injection, Placement, PromptedModel
+from prompt_jax.prompts import check_task
 from prompt_jax.tasks import Task, chat_of, conversation, openings, to_source
 from prompt_jax.tasks.chat import messages_of
 from prompt_jax.testing.chats import TEMPLATES, byte_tokenizer
@@ -146,9 +147,9 @@ def test_who_has_no_turns_is_refused(backbone, tiny, tiny_bert):
     method = pj.PromptTuningConfig(num_virtual_tokens=P, placement="turn")
     bare = dataclasses.replace(backbone, config=dataclasses.replace(backbone.config, openings=()))
     allowed = 'placement="turn" is in a turn of a chat.*use prefix, after_bos, suffix, or'
-    for other in (tiny, tiny_bert, bare):
+    for model in (tiny, tiny_bert, bare):
         with pytest.raises(InputError, match=allowed):
-            pj.init(method, other, jax.random.key(0))
+            check_task(dataclasses.replace(method, task_type=model.task_types[0]), model)
     plain = dataclasses.replace(CHATS, source="{input}", target="{target}", chat=False)
     for tokenizer, place in ((byte_tokenizer(), "behind"), (backbone.tokenizer, "apart")):
         with pytest.raises(InputError, match="task 'chats' is plain text here; use prefix, after"):
