@@ -88,6 +88,19 @@ def test_pairs_have_segments(both):
     close(np.asarray(ours)[mask], theirs[mask])
 
 
+@pytest.mark.slow
+def test_a_deberta_that_calls_its_head_otherwise(tmp_path):
+    """As the published ones do; Transformers reads that where config.json says legacy: false."""
+    model = torch_model("DebertaV2", DEBERTA, "ForMaskedLM", legacy=False)
+    model.save_pretrained(tmp_path)
+    backbone = load_backbone(tmp_path, scan=True)
+    tokens, mask = texts()
+    with torch.no_grad():
+        theirs = model(torch.tensor(tokens), attention_mask=torch.tensor(mask).long()).logits
+    ours = apply(backbone, backbone.embed(tokens), jnp.asarray(mask))
+    close(np.asarray(ours)[mask], theirs[mask])
+
+
 def test_back_to_a_folder(both, tmp_path):
     assert_round_trip(*both, tmp_path)
 

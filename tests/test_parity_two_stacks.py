@@ -135,6 +135,19 @@ def test_back_to_a_folder(both, tmp_path):
     assert_round_trip(*both, tmp_path)
 
 
+@pytest.mark.slow
+def test_a_bart_without_its_head(tmp_path):
+    """The table is the head of published ones too, whose weights lack their root."""
+    model = torch_model("bart")
+    model.model.save_pretrained(tmp_path)
+    backbone = load_backbone(tmp_path, scan=True)
+    assert backbone.config.word_head and not backbone.config.logit_bias
+    tokens, mask = texts()
+    arguments = backbone.embed(tokens), jnp.asarray(mask), jnp.asarray(decoder_inputs())
+    model.final_logits_bias.zero_()
+    close(apply(backbone, *arguments), torch_logits(model, tokens, mask, decoder_inputs()))
+
+
 METHODS = {
     "prompt": pj.PromptTuningConfig(num_virtual_tokens=3),
     "prefix": pj.PrefixTuningConfig(num_virtual_tokens=3, encoder=False, cross=False),
