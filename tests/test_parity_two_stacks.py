@@ -87,7 +87,9 @@ def decoder_inputs():
     return tokens
 
 
-@pytest.mark.parametrize("padded", [lambda *text: text, padded_left], ids=["right", "left"])
+@pytest.mark.parametrize(
+    "padded", [lambda *text: text, pytest.param(padded_left, marks=pytest.mark.slow)]
+)
 def test_logits(both, padded):
     """Padding on the left changes nothing; in Transformers it would move a BART's positions."""
     model, backbone = both
@@ -109,7 +111,8 @@ def test_the_loss_of_labels(both):
     np.testing.assert_allclose(ours(tokens, mask, labels=labels).loss, reference, rtol=1e-5)
 
 
-@pytest.mark.parametrize("beams", [1, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("beams", [1, 4])
 def test_generation_is_token_equal(both, beams):
     model, backbone = both
     tokens, mask = texts()
