@@ -16,7 +16,7 @@ from prompt_jax.backbones.bert.config import Distances
 class Read(NamedTuple):
     """The distances of a batch, the same for all layers."""
 
-    embeddings: Float[Array, "1 N D"]
+    embeddings: Float[Array, "#B N D"]
     places: Int[Array, "B T PS"]
     """Which of the N embeddings belongs to a query and a key."""
 
@@ -55,7 +55,7 @@ def content_to_position(
 
 
 def position_to_content(
-    query: Float[Array, "#B N H K"], key: Float[Array, "B S H K"], places: Int[Array, "B T S"]
+    query: Float[Array, "#B N H K"], key: Float[Array, "#B S H K"], places: Int[Array, "B T S"]
 ) -> Float[Array, "B H T S"]:
     """Scores of keys with the queries of their distances to all queries."""
     scores = jnp.einsum("bnhk,bshk->bhns", query, key, preferred_element_type=jnp.float32)
