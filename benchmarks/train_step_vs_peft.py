@@ -1,31 +1,35 @@
-"""Examples per second of a prompt-tuning step: prompt_jax against PEFT on torch, same shapes.
+"""Examples per second of a training step: prompt_jax against PEFT on torch, same shapes.
 
-Both sides train P virtual tokens on a random T5 1.1 in float32 with AdamW, on the same machine and
-in the same process, one after the other in every round, so that a change of the machine's speed
-meets both. The ratio is taken round by round, and its median printed.
+Both sides train on a random T5 1.1 (virtual tokens), or on the decoder of a folder (a soft prompt,
+a prefix, a LoRA), in float32 with AdamW, on the same machine and in the same process, one after the
+other in every round, so that a change of the machine's speed meets both. The ratio is taken round
+by round, and its median printed.
 
     pip install "prompt-jax[parity]"
     python benchmarks/train_step_vs_peft.py --rounds 7
+    python benchmarks/train_step_vs_peft.py --folder smollm2 --rounds 7
 """
 
 import argparse
+import dataclasses
 import statistics
 import time
 import warnings
+from collections.abc import Callable
 
 import jax
 import numpy as np
+import peft
 import torch
-from peft import PromptTuningConfig as PeftConfig
-from peft import get_peft_model
-from transformers import T5Config, T5ForConditionalGeneration
+from transformers import AutoModelForCausalLM, T5Config, T5ForConditionalGeneration
 
+from prompt_jax import load_backbone
 from prompt_jax.backbones import Backbone, init_params
 from prompt_jax.backbones.t5 import PRESETS
-from prompt_jax.config import PromptTuningConfig, TrainConfig
+from prompt_jax.config import MethodConfig, TrainConfig
 from prompt_jax.data import Batch
 from prompt_jax.losses import loss_fn
-from prompt_jax.methods import init
+from prompt_jax.methods import LoraConfig, PrefixTuningConfig, PromptTuningConfig, init
 from prompt_jax.runtime import prepare
 from prompt_jax.train import compile_step, start
 
@@ -38,29 +42,32 @@ SHAPES = [
     ("t5_1_1_base", 16, 128, 20, 8),
     ("t5_1_1_base", 4, 256, 100, 8),
 ]
+BATCH, TEXT, TARGET, VIRTUAL, RANK = 8, 44, 4, 20, 8  # Of a step on a decoder.
+METHODS = {
+    "prompt": (
+        PromptTuningConfig(num_virtual_tokens=VIRTUAL, init="random"),
+        peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=VIRTUAL),
+    ),
+    "prefix": (
+        PrefixTuningConfig(num_virtual_tokens=VIRTUAL),
+        peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=VIRTUAL),
+    ),
+    "lora": (
+        LoraConfig(r=RANK, target_modules=("q_proj", "v_proj")),
+        peft.LoraConfig(task_type="CAUSAL_LM", r=RANK, target_modules=["q_proj", "v_proj"]),
+    ),
+}
+Step = Callable[[], float]
+"""Runs a step, waits for it and gives its loss."""
 
 
-def ours(size, batch, text, virtual, target):
-    """A closure that runs one step of prompt_jax and waits for it."""
-    import dataclasses
-
-    config = PRESETS[size]
-    config = dataclasses.replace(config, scan=False)  # As load_backbone has it on CPU.
-    params = jax.jit(init_params, static_argnums=0)(config, jax.random.key(0))
-    backbone = Backbone(name=size, config=config, params=params)
-    method = PromptTuningConfig(num_virtual_tokens=virtual)
-    train = TrainConfig(optimizer="adamw", learning_rate=1e-3, batch_size=batch)
+def our_step(backbone: Backbone, method: MethodConfig, data: Batch) -> Step:
+    """A step of prompt_jax."""
+    train = TrainConfig(optimizer="adamw", learning_rate=1e-3, batch_size=len(data.tokens))
     state = start(init(method, backbone, jax.random.key(1)), train)
     step, frozen = compile_step(loss_fn(method, backbone), train), backbone.unstacked()
-    rng = np.random.default_rng(0)
-    data = Batch(
-        rng.integers(2, 32000, (batch, text), np.int32),
-        np.ones((batch, text), bool),
-        rng.integers(2, 32000, (batch, target), np.int32),
-        np.ones((batch, target), bool),
-    )
 
-    def run():
+    def run() -> float:
         nonlocal state
         state, metrics = step(state, frozen, data)
         return float(metrics["loss"])
@@ -68,10 +75,36 @@ def ours(size, batch, text, virtual, target):
     return run
 
 
-def theirs(size, batch, text, virtual, target):
-    """A closure that runs one step of PEFT."""
+def peft_step(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> Step:
+    """A step of PEFT."""
+    optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=1e-3)
+
+    def run() -> float:
+        optimizer.zero_grad(set_to_none=True)
+        loss = model(**inputs).loss
+        loss.backward()
+        optimizer.step()
+        return float(loss.detach())
+
+    return run
+
+
+def rows_of(batch: int, text: int, target: int, vocabulary: int) -> Batch:
+    """Random tokens without padding."""
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(2, vocabulary, (batch, text), np.int32)
+    targets = rng.integers(2, vocabulary, (batch, target), np.int32)
+    return Batch(tokens, np.ones((batch, text), bool), targets, np.ones((batch, target), bool))
+
+
+def of_t5(size: str, batch: int, text: int, virtual: int, target: int) -> tuple[Step, Step]:
+    """Both sides on a T5 of random weights."""
     preset = PRESETS[size]
-    model = T5ForConditionalGeneration(
+    config = dataclasses.replace(preset, scan=False)  # As load_backbone has it on CPU.
+    params = jax.jit(init_params, static_argnums=0)(config, jax.random.key(0))
+    backbone = Backbone(name=size, config=config, params=params)
+    data = rows_of(batch, text, target, 32000)
+    plain = T5ForConditionalGeneration(
         T5Config(
             vocab_size=preset.vocab_size,
             d_model=preset.d_model,
@@ -86,34 +119,59 @@ def theirs(size, batch, text, virtual, target):
             dropout_rate=0.0,
         )
     )
-    config = PeftConfig(task_type="SEQ_2_SEQ_LM", num_virtual_tokens=virtual)
-    model = get_peft_model(model, config).train()
-    optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=1e-3)
-    tokens = torch.randint(2, 32000, (batch, text))
-    mask, labels = torch.ones_like(tokens), torch.randint(2, 32000, (batch, target))
-
-    def run():
-        optimizer.zero_grad(set_to_none=True)
-        loss = model(input_ids=tokens, attention_mask=mask, labels=labels).loss
-        loss.backward()
-        optimizer.step()
-        return float(loss)
-
-    return run
+    settings = peft.PromptTuningConfig(task_type="SEQ_2_SEQ_LM", num_virtual_tokens=virtual)
+    tokens, labels = (torch.tensor(x).long() for x in (data.tokens, data.targets))
+    inputs = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens), "labels": labels}
+    ours = our_step(backbone, PromptTuningConfig(num_virtual_tokens=virtual), data)
+    return ours, peft_step(peft.get_peft_model(plain, settings).train(), inputs)
 
 
-def seconds(run):
+def of_decoder(folder: str, name: str) -> tuple[Step, Step]:
+    """Both sides on the decoder of a folder."""
+    backbone = load_backbone(folder, dtype="float32")
+    ours, settings = METHODS[name]
+    data = rows_of(BATCH, TEXT, TARGET, backbone.config.vocab_size)
+    plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    # Behind the text stands the target, which alone has labels.
+    tokens = torch.tensor(np.concatenate([data.tokens, data.targets], axis=1)).long()
+    labels = tokens.clone()
+    labels[:, :TEXT] = -100
+    inputs = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens), "labels": labels}
+    method = dataclasses.replace(ours, task_type="CAUSAL_LM")
+    step = our_step(backbone, method, data)
+    return step, peft_step(peft.get_peft_model(plain, settings).train(), inputs)
+
+
+def seconds(run: Step) -> float:
     """Wall-clock seconds of one call."""
     begin = time.perf_counter()
     run()
     return time.perf_counter() - begin
 
 
-def main():
-    """Prints a row a shape and the median ratio of all."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def compare(label: str, batch: int, steps: tuple[Step, Step], rounds: int) -> float:
+    """Prints a row, and gives its median ratio."""
+    ours, peft_side = steps
+    for run in (*steps, *steps):  # Compile and warm up.
+        run()
+    pairs = [(seconds(ours), seconds(peft_side)) for _ in range(rounds)]
+    ratios = [slow / fast for fast, slow in pairs]
+    our_rate, peft_rate = (batch / statistics.median(side) for side in zip(*pairs, strict=True))
+    print(
+        f"{label:36s} {our_rate:11.1f} {peft_rate:11.1f}   "
+        f"{statistics.median(ratios):.2f} ({min(ratios):.2f} .. {max(ratios):.2f})",
+        flush=True,
+    )
+    return statistics.median(ratios)
+
+
+def main() -> None:
+    """Prints a row a shape, or a method, and the median ratio of all."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--shapes", type=int, nargs="*", help="indices of SHAPES; default all")
+    parser.add_argument("--folder", help="of a decoder, which is measured in place of T5")
+    parser.add_argument("--methods", nargs="*", choices=METHODS, default=list(METHODS))
     parser.add_argument("--threads", type=int, help="torch threads; default torch's own choice")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -121,24 +179,21 @@ def main():
     if options.threads:
         torch.set_num_threads(options.threads)
     print(f"jax {jax.__version__}, torch {torch.__version__}, threads {torch.get_num_threads()}")
-    print("size          B    T    P   U   ours ex/s   PEFT ex/s   ratio (min .. max)")
+    print(f"{'':36s}   ours ex/s   PEFT ex/s   ratio (min .. max)")
     ratios = []
-    for shape in [SHAPES[i] for i in options.shapes or range(len(SHAPES))]:
-        us, them = ours(*shape), theirs(*shape)
-        for run in (us, them, us, them):  # compile and warm up
-            run()
-        pairs = [(seconds(us), seconds(them)) for _ in range(options.rounds)]
-        each = [their / our for our, their in pairs]
-        ratios.append(statistics.median(each))
-        size, batch, text, virtual, target = shape
-        ours_rate = batch / statistics.median(our for our, _ in pairs)
-        peft_rate = batch / statistics.median(their for _, their in pairs)
-        print(
-            f"{size:12s} {batch:3d} {text:4d} {virtual:4d} {target:3d} {ours_rate:11.1f} "
-            f"{peft_rate:11.1f}   {ratios[-1]:.2f} ({min(each):.2f} .. {max(each):.2f})",
-            flush=True,
-        )
-    print(f"median ratio over {len(ratios)} shapes: {statistics.median(ratios):.2f}")
+    if options.folder:
+        for name in options.methods:
+            label = f"{name:8s} B {BATCH}  T {TEXT}  U {TARGET}"
+            steps = of_decoder(options.folder, name)
+            ratios.append(compare(label, BATCH, steps, options.rounds))
+    else:
+        for size, batch, text, virtual, target in [
+            SHAPES[i] for i in options.shapes or range(len(SHAPES))
+        ]:
+            label = f"{size:12s} B {batch}  T {text}  P {virtual}  U {target}"
+            steps = of_t5(size, batch, text, virtual, target)
+            ratios.append(compare(label, batch, steps, options.rounds))
+    print(f"median ratio over {len(ratios)} rows: {statistics.median(ratios):.2f}")
 
 
 if __name__ == "__main__":

@@ -65,8 +65,8 @@ def attend(
     if prefix is not None:
         prefix = prefix | {name: shared(prefix[name]) for name in ("key", "value")}
     if fresh is not None:
-        latest = (shared(x).swapaxes(1, 2) for x in (fresh.key, fresh.value))
-        fresh = Fresh(*latest, fresh.index)
+        latest = [shared(x).swapaxes(1, 2) for x in (fresh.key, fresh.value)]
+        fresh = Fresh(latest[0], latest[1], fresh.index)
     # Heads before positions, as both products are batched over B and H.
     query, key, value = (x.swapaxes(1, 2) for x in (query, shared(key), shared(value)))
     if chunk is None or query.shape[2] <= chunk:

@@ -112,7 +112,7 @@ def splash(
         q=jnp.ones((batch, shape[0]), jnp.int32),
         kv=jnp.pad(real, ((0, 0), (0, shape[1] - keys))).astype(jnp.int32),
     )
-    kernel: Callable[..., Array] = kernels.make_splash_mha(
+    kernel: Any = kernels.make_splash_mha(
         masks.MultiHeadMask([mask] * heads),
         block_sizes=_blocks(kernels.BlockSizes, *shape),
         head_shards=1,

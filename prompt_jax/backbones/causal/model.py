@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 from prompt_jax.backbones.blocks import prefix_of
 from prompt_jax.backbones.cache import LayerCache, empty_cache
 from prompt_jax.backbones.causal.config import CausalConfig
-from prompt_jax.backbones.causal.stack import Stack, layer_biases, sight
+from prompt_jax.backbones.causal.stack import Stack, causal_biases, layer_biases, sight
 from prompt_jax.backbones.layers import Dense, look_up, parameter, soft_capped, word_logits
 
 
@@ -67,8 +67,8 @@ class Causal(nn.Module):
         if c.rope is None:
             x = x + look_up(self, "positions", positions)
         # Behind a cache, queries do not begin at the first place.
-        causal = not continued and not c.bidirectional_input
-        biases = layer_biases(c, visible, behind, causal=causal)
+        apart = continued or c.bidirectional_input
+        biases = (layer_biases if apart else causal_biases)(c, visible, behind)
         return self.decoder(x, positions, biases, first, None, cache, continued)
 
     def _logits(self, states: Float[Array, "B T D"]) -> Float[Array, "B T V"]:

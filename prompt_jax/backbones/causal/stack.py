@@ -310,25 +310,30 @@ def both_ways(
 
 
 def layer_biases(
-    config: StackConfig,
-    visible: Bool[Array, "B T S"],
-    behind: Int[Array, "B T S"],
-    *,
-    causal: bool = False,
-) -> Float[Array, "W B 1 T S"] | Causal:
+    config: StackConfig, visible: Bool[Array, "B T S"], behind: Int[Array, "B T S"]
+) -> Float[Array, "W B 1 T S"]:
     """The bias of every kind of layer: of full ones, of those with a window, or of both.
 
     Args:
       behind: how far behind a query a key stands.
-      causal: queries stand behind the prefix from the first place on, and see what is before them.
     """
-    window = config.sliding_window
-    # A window as long as all keys hides none.
-    if causal and config.kernel == "splash" and (window or math.inf) >= visible.shape[2]:
-        return Causal(visible[:, -1])
     views = [visible]
-    if window is not None:
-        near = visible & (behind < window)
+    if config.sliding_window is not None:
+        near = visible & (behind < config.sliding_window)
         views = [visible, near] if config.full_layers else [near]
     # Once for all layers; each picks its view by number, as a scan cannot branch by layer.
     return mask_bias(jnp.stack(views))[:, :, None]
+
+
+def causal_biases(
+    config: StackConfig, visible: Bool[Array, "B T S"], behind: Int[Array, "B T S"]
+) -> Float[Array, "W B 1 T S"] | Causal:
+    """The bias of layers whose queries stand from the first place on and see what is before them.
+
+    Args:
+      behind: as for `layer_biases`.
+    """
+    # A window as long as all keys hides none.
+    if config.kernel == "splash" and (config.sliding_window or math.inf) >= visible.shape[2]:
+        return Causal(visible[:, -1])
+    return layer_biases(config, visible, behind)
