@@ -39,7 +39,7 @@ MODELS = {
     # Two heads of keys, which eight devices cannot share.
     "llama": causal.CausalConfig(
         **SHAPE, **CAUSAL, model_type="llama", num_kv_heads=2, norm="rms", rope=causal.Rope(),
-        fused=False, qkv_bias=False, out_bias=False, mlp_bias=False, activation="silu",
+        fused=None, qkv_bias=False, out_bias=False, mlp_bias=False, activation="silu",
         gated=True, tie_embeddings=False,
     ),
     "gemma2": dataclasses.replace(

@@ -26,7 +26,7 @@ _CAUSAL = CausalConfig(
 _BLOCKS: dict[str, Any] = {
     **{"d_model": 16, "d_kv": 8, "d_ff": 32, "num_heads": 4, "max_positions": 64},
     **{"norm": "rms_from_one", "norm_places": ("before", "behind"), "layer_norm_epsilon": 1e-6},
-    **{"rope": Rope(), "fused": False, "qkv_bias": False, "out_bias": False, "mlp_bias": False},
+    **{"rope": Rope(), "fused": None, "qkv_bias": False, "out_bias": False, "mlp_bias": False},
     **{"query_scale": 0.25, "attention_cap": 50.0, "sliding_window": 4},
     **{"activation": "gelu_pytorch_tanh", "gated": True},
 }
@@ -45,7 +45,7 @@ CONFIGS = {
     "llama": CausalConfig(
         model_type="llama", vocab_size=VOCABULARY, d_model=16, d_kv=8, d_ff=32, num_heads=4,
         num_kv_heads=2, num_layers=2, max_positions=64, eos_token_ids=(1,), norm="rms", rope=Rope(),
-        fused=False, qkv_bias=False, out_bias=False, mlp_bias=False, activation="silu", gated=True,
+        fused=None, qkv_bias=False, out_bias=False, mlp_bias=False, activation="silu", gated=True,
         tie_embeddings=False,
     ),
     # Every other layer has a window, norms behind sublayers too, and caps on scores and logits.

@@ -1,17 +1,16 @@
 """The shape of a stack of blocks, and of a decoder-only model, which is one stack."""
 
 import dataclasses
+from typing import Literal
 
+from prompt_jax.backbones.causal.model_types import ALWAYS
 from prompt_jax.backbones.causal.rope import Rope
 from prompt_jax.backbones.config import ModelConfig
-from prompt_jax.backbones.sockets import Head
+from prompt_jax.backbones.sockets import Axes, Head
 from prompt_jax.config import InputError, at_least
 
-MODEL_TYPES = (
-    *("gpt2", "llama", "mistral", "qwen2", "qwen3"),
-    *("gemma", "gemma2", "gemma3", "gemma3_text"),
-)
-"""What Hugging Face calls them; of a `gemma3` with a vision tower the text part is read."""
+Fused = Literal["by_role"]
+"""How one kernel has queries, keys and values: all of one role after another."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,8 +30,8 @@ class StackConfig(ModelConfig):
     """None adds learned position embeddings to the input."""
     sliding_rope: Rope | None = None
     """That of the layers with a sliding window, where it is another one."""
-    fused: bool = True
-    """Queries, keys and values are one kernel."""
+    fused: Fused | None = "by_role"
+    """How one kernel has queries, keys and values; None has a kernel for each."""
     qkv_bias: bool = True
     out_bias: bool = True
     mlp_bias: bool = True
@@ -63,6 +62,11 @@ class StackConfig(ModelConfig):
                 f"full_layers must be some of the {len(layers)} layers, 0 to {len(layers) - 1}, "
                 f"got {self.full_layers}; where all are, sliding_window is None"
             )
+
+    @property
+    def fused_axes(self) -> Axes:
+        """Axes of what a kernel with queries, keys and values gives, in the order of its rows."""
+        return ("qkv", 3), ("heads", self.num_heads), ("kv", self.d_kv)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -105,10 +109,6 @@ PRESETS: dict[str, CausalConfig] = {}
 
 def one_layer(model_type: str) -> tuple[CausalConfig, ...]:
     """Small models that between them have every kernel of a family."""
-    if model_type == "gpt2":
-        return (CausalConfig(num_layers=1),)
-    return (
-        CausalConfig(
-            model_type=model_type, num_layers=1, norm="rms", rope=Rope(), fused=False, gated=True
-        ),
-    )
+    llama = {"norm": "rms", "rope": Rope(), "fused": None, "gated": True}
+    fields = llama | ALWAYS.get(model_type, {})
+    return (CausalConfig(model_type=model_type, num_layers=1, **fields),)

@@ -1,14 +1,12 @@
 """Hugging Face's names of a decoder-only model's weights, and where a method may reach inside."""
 
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from prompt_jax.backbones.causal.config import CausalConfig, StackConfig
 from prompt_jax.backbones.sockets import Attention, Axes, Layers, Norm, Sockets, projection
 
 T = TypeVar("T")
-TABLES = ("transformer.wte.weight", "model.embed_tokens.weight")
-"""What the embedding table is called, in GPT-2 and in the others."""
 TEXT = "language_model."
 """What stands in the names of a text model beside a vision tower."""
 COPIES = ("lm_head.weight",)
@@ -51,16 +49,60 @@ T5GEMMA = GEMMA2 | {
     "cross_attention/out": "cross_attn.o_proj",
     "cross_attention_post_norm": "post_cross_attn_layernorm",
 }
-MODULES = {"gpt2": GPT2, "gemma2": GEMMA2, "gemma3_text": GEMMA2, "t5gemma": T5GEMMA}
-"""The parts of a layer by model type, where they are not Llama's."""
 QK_NORMS = ("attention/query_norm", "attention/key_norm")
+
+
+class Names(NamedTuple):
+    """What Hugging Face calls the parts of a model."""
+
+    layer: Mapping[str, str]
+    """Those of a layer, by path."""
+    embedding: str = "model.embed_tokens"
+    layers: str = "model.layers"
+    final: str = "model.norm"
+    positions: str = ""
+
+    @property
+    def table(self) -> str:
+        """The weight of the embedding table."""
+        return f"{self.embedding}.weight"
+
+
+_LLAMA = Names(LLAMA)
+NAMES = {
+    "gpt2": Names(
+        GPT2, "transformer.wte", "transformer.h", "transformer.ln_f", "transformer.wpe"
+    ),
+    "gemma2": Names(GEMMA2),
+    "gemma3_text": Names(GEMMA2),
+    "t5gemma": Names(T5GEMMA),
+}  # fmt: skip
+"""By model type, where they are not Llama's."""
+TABLES = tuple(dict.fromkeys(names.table for names in (_LLAMA, *NAMES.values())))
+"""What the embedding table is called."""
+
+
+def _names(model_type: str) -> Names:
+    return NAMES.get(model_type, _LLAMA)
 
 
 def kernel_names(model_type: str) -> dict[str, str]:
     """What Hugging Face calls the kernels that methods tune by their role."""
-    if model_type == "gpt2":
-        return dict.fromkeys(("query", "key", "value"), "c_attn") | {"feedforward": "mlp.c_proj"}
-    return {"query": "q_proj", "key": "k_proj", "value": "v_proj", "feedforward": "down_proj"}
+    layer = _names(model_type).layer
+    # Cross-attention has the same names, and its kernels are tuned with the others.
+    modules = [name for path, name in layer.items() if not path.startswith("cross_attention")]
+
+    def short(module: str) -> str:
+        last = module.rpartition(".")[2]
+        alone = sum(name.endswith(f".{last}") for name in modules) == 1
+        return last if alone else module
+
+    places = {role: f"attention/{role}" for role in ("query", "key", "value")}
+    places["feedforward"] = "mlp/wo"
+    return {
+        role: short(layer.get(path, layer.get("attention/qkv", "")))
+        for role, path in places.items()
+    }
 
 
 def head_names(task_type: str, model_type: str) -> dict[str, str]:
@@ -80,24 +122,20 @@ def canonical(tensors: Mapping[str, T], model_type: str) -> dict[str, T]:
         text |= {name: name for name in COPIES if name in tensors}
         tensors = {name: tensors[source] for name, source in text.items()} if text else tensors
     weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(OTHERS)}
-    root = "" if TABLES[0] in weights or TABLES[1] in weights else _root(model_type) + "."
+    table = _names(model_type).table
+    root = "" if table in weights else table.partition(".")[0] + "."
     return {name if name in COPIES else root + name: tensor for name, tensor in weights.items()}
-
-
-def _root(model_type: str) -> str:
-    return "transformer" if model_type == "gpt2" else "model"
 
 
 def hugging_face_names(config: CausalConfig) -> dict[str, list[str]]:
     """Paths of our tree to Hugging Face's names: one, or one a layer for stacked leaves."""
-    c, gpt2, root = config, config.model_type == "gpt2", _root(config.model_type)
-    names = {"embedding": [f"{root}.{'wte' if gpt2 else 'embed_tokens'}.weight"]}
+    c, names = config, _names(config.model_type)
+    weights = {"embedding": [names.table]}
     if c.rope is None:
-        names["positions"] = [f"{root}.wpe.weight"]
+        weights["positions"] = [f"{names.positions}.weight"]
     if not c.tie_embeddings:
-        names["head/kernel"] = ["lm_head.weight"]
-    layers, final = ("h", "ln_f") if gpt2 else ("layers", "norm")
-    return names | stack_names(c, "decoder", f"{root}.{layers}", f"{root}.{final}")
+        weights["head/kernel"] = list(COPIES)
+    return weights | stack_names(c, "decoder", names.layers, names.final)
 
 
 def stack_names(config: StackConfig, stack: str, layers: str, final: str) -> dict[str, list[str]]:
@@ -128,7 +166,7 @@ def transposed(config: CausalConfig, path: str) -> bool:
 def _modules(c: StackConfig) -> dict[str, str]:
     """The parts of a layer by path, and what Hugging Face calls them."""
     absent = set() if c.qk_norm else set(QK_NORMS)
-    table = MODULES.get(c.model_type, LLAMA)
+    table = _names(c.model_type).layer
     if "behind" not in c.norm_places:
         absent |= {path for path in table if path.endswith("post_norm")}
     if c.cross_width is None:
@@ -169,7 +207,7 @@ def add_places(
     few, kv = ("kv_heads", c.num_kv_heads), ("kv", c.d_kv)
     read = ("embed", c.cross_width or 0)
     ends: dict[str, tuple[Axes, Axes]] = {
-        "attention/qkv": ((inner,), (("qkv", 3), outer, kv)),
+        "attention/qkv": ((inner,), c.fused_axes),
         **dict.fromkeys(("attention/query", "cross_attention/query"), ((inner,), (outer, kv))),
         **dict.fromkeys(("attention/key", "attention/value"), ((inner,), (few, kv))),
         **dict.fromkeys(("cross_attention/key", "cross_attention/value"), ((read,), (few, kv))),

@@ -44,9 +44,8 @@ class Attention(nn.Module):
         c = self.config
         std = c.d_model**-0.5
         if c.fused:
-            # GPT-2 stores all queries, then all keys, then all values: three, and then heads.
-            shape = (c.d_model, 3, c.num_heads, c.d_kv)
-            axes = ("embed", "qkv", "heads", "kv")
+            names, sizes = zip(*c.fused_axes, strict=True)
+            shape, axes = (c.d_model, *sizes), ("embed", *names)
             # A mesh splits heads, and one axis of three times the heads could not be split so.
             options = {"use_bias": c.qkv_bias, "dtype": c.dtype, "as_matrix": c.mesh is None}
             self.qkv = Dense(shape, axes, std, **options)

@@ -1,0 +1,77 @@
+"""What tells one model type from another: words of its config.json, and what the file leaves out.
+
+The words are Llama's; a type that has others for the same things says so in `CALLED`.
+"""
+
+from typing import Any
+
+from prompt_jax.backbones.config import ConfigJson
+
+MODEL_TYPES = (
+    *("gpt2", "llama", "mistral", "qwen2", "qwen3"),
+    *("gemma", "gemma2", "gemma3", "gemma3_text"),
+)
+"""What Hugging Face calls them; of a `gemma3` with a vision tower the text part is read."""
+ALWAYS: dict[str, dict[str, Any]] = {
+    "gpt2": {
+        **{"norm": "layer", "rope": None, "fused": "by_role", "gated": False},
+        **{"qkv_bias": True, "out_bias": True, "mlp_bias": True},
+    },
+    "qwen2": {"out_bias": False},
+    "qwen3": {"qk_norm": True},
+    "gemma": {"norm": "rms_from_one"},
+    "gemma2": {"norm": "rms_from_one", "norm_places": ("before", "behind")},
+    "gemma3_text": {
+        "norm": "rms_from_one", "norm_places": ("before", "behind"), "qk_norm": True
+    },
+}  # fmt: skip
+"""Fields that a type decides and no config.json says, where they are not those of Llama."""
+CALLED: dict[str, dict[str, str]] = {
+    "gpt2": {
+        **{"hidden_size": "n_embd", "intermediate_size": "n_inner", "num_hidden_layers": "n_layer"},
+        **{"num_attention_heads": "n_head", "max_position_embeddings": "n_positions"},
+        **{"rms_norm_eps": "layer_norm_epsilon", "hidden_act": "activation_function"},
+    },
+    **dict.fromkeys(("gemma2", "gemma3_text"), {"hidden_act": "hidden_activation"}),
+}
+"""What a type's config.json calls things that Llama's has other words for."""
+FIELDS: dict[str, dict[str, str]] = {
+    **dict.fromkeys(("gemma2", "gemma3_text"), {"final_logit_softcapping": "logit_cap"}),
+}
+"""Words that only a type's config.json has, and the field that each of them is."""
+ONLY: dict[str, ConfigJson] = {
+    "gpt2": {
+        **{"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False},
+        **{"add_cross_attention": False},
+    },
+    **dict.fromkeys(("gemma2", "gemma3_text"), {"use_bidirectional_attention": False}),
+}
+"""Options of a type that have one supported value."""
+WINDOWED = ("mistral", "qwen2", "qwen3", "gemma2", "gemma3_text")
+"""Types whose layers may have a sliding window; in others the word means nothing."""
+_GEMMA = {
+    **{"num_key_value_heads": 16, "head_dim": 256, "max_position_embeddings": 8192},
+    **{"pad_token_id": 0, "eos_token_id": 1, "hidden_act": "gelu_pytorch_tanh"},
+}
+_GEMMA2 = _GEMMA | {
+    **{"vocab_size": 256000, "hidden_size": 2304, "intermediate_size": 9216},
+    **{"num_hidden_layers": 26, "num_attention_heads": 8, "num_key_value_heads": 4},
+    **{"sliding_window": 4096, "query_pre_attn_scalar": 256, "sliding_window_pattern": 2},
+    **{"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
+}
+LEFT_OUT: dict[str, ConfigJson] = {
+    "gpt2": {
+        **{"vocab_size": 50257, "hidden_size": 768, "num_attention_heads": 12},
+        **{"num_hidden_layers": 12, "max_position_embeddings": 1024, "rms_norm_eps": 1e-5},
+        **{"hidden_act": "gelu_new"},
+    },
+    "qwen2": {"attention_bias": True},
+    "gemma": _GEMMA,
+    "gemma2": _GEMMA2,
+    "gemma3_text": _GEMMA2
+    | {"vocab_size": 262208, "max_position_embeddings": 131072, "sliding_window_pattern": 6}
+    | {"final_logit_softcapping": None},
+}
+"""What a type's config.json may leave out: those of Gemma 3 say little more than their sizes."""
+CLASSES = {"gpt2": "GPT2", "gemma3_text": "Gemma3"}
+"""How names of Transformers' classes begin, where that is not the type with a capital letter."""
