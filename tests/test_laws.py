@@ -14,6 +14,7 @@ ON = {
     "t5": (*CHANGING, *NEUTRAL),
     "gpt2": (*SOCKETS, "unipelt", "head", "head_prompt", "head_lora", "head_both"),
     "llama": ("prompt", "prefix", "lora", "ia3"),  # It shares GPT-2's code.
+    "olmo2": ("prompt", "lora", "parallel"),
     "gemma2": (*SOCKETS, "deep_add", "head_lora"),
     "gemma3": ("prompt", "prefix", "lora"),
     "t5gemma": ("prompt", "prompt_both", "prefix", "deep_add", "lora", "ia3", "parallel", "norm"),

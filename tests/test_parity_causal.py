@@ -43,6 +43,7 @@ CONFIGS = {
         | {"rope_parameters": {**YARN, "factor": 4.0}, "max_window_layers": 1}
         | {"use_sliding_window": True, "sliding_window": 4},
     ),
+    "olmo2": ("Olmo2", LLAMA),
     "gemma": ("Gemma", LLAMA | {"hidden_act": "gelu"}),
     "gemma2": ("Gemma2", parity.GEMMA),
     "gemma3": (
@@ -71,12 +72,19 @@ CONFIGS = {
 WRITES = ("gpt2", "qwen3")
 # What others cover too: Gemma 3 has two rates, one of them linear, and norms as Gemma 1 and 2.
 SLOW = ("linear", "gemma", "gemma2")
+# Llama but for a few fields, which logits tell: the rest is left to the slow tests.
+FIELDS = ("olmo2",)
 
 
-@pytest.fixture(
-    scope="module",
-    params=[pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in CONFIGS],
-)
+def slow_but(quick, names=CONFIGS):
+    """The models, those that are not quick with the slow tests."""
+    return [n if n in quick else pytest.param(n, marks=pytest.mark.slow) for n in names]
+
+
+most = pytest.mark.parametrize("both", slow_but(set(CONFIGS) - {*SLOW, *FIELDS}), indirect=True)
+
+
+@pytest.fixture(scope="module", params=slow_but(set(CONFIGS) - {*SLOW}))
 def both(request, tmp_path_factory):
     """The same model in torch and here, the latter from the former's folder."""
     model = torch_model(*CONFIGS[request.param], "ForCausalLM")
@@ -94,6 +102,7 @@ def test_logits(both):
     close(np.asarray(ours)[mask], theirs.numpy()[mask])
 
 
+@most
 def test_target_logits_wherever_padding_stands(both):
     """Of targets behind their input, from whole rows without padding."""
     model, backbone = both
@@ -185,9 +194,7 @@ def test_a_gemma_that_sees_lends_its_text_model(tmp_path):
 
 @pytest.mark.parametrize("beams", [1, 4])
 @pytest.mark.parametrize(
-    "both",
-    [*WRITES, *(pytest.param(name, marks=pytest.mark.slow) for name in ("mistral", "yarn"))],
-    indirect=True,
+    "both", slow_but(WRITES, (*WRITES, "mistral", "yarn", *FIELDS)), indirect=True
 )
 def test_generation_is_token_equal(both, beams):
     model, backbone = both
@@ -207,5 +214,6 @@ def test_generation_is_token_equal(both, beams):
     np.testing.assert_array_equal(ours[:, : theirs.shape[1]], theirs)
 
 
+@most
 def test_back_to_a_folder(both, tmp_path):
     assert_round_trip(*both, tmp_path)

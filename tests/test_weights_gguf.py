@@ -24,11 +24,12 @@ MODELS = {
     "stretched": dataclasses.replace(LLAMA, rope=Rope(5e5, "llama3", 8.0)),
     "linear": dataclasses.replace(LLAMA, rope=Rope(1e4, "linear", 2.0)),
     "qwen2": dataclasses.replace(LLAMA, model_type="qwen2", qkv_bias=True),
-    "qwen3": dataclasses.replace(LLAMA, model_type="qwen3", qk_norm=True),
+    "qwen3": dataclasses.replace(LLAMA, model_type="qwen3", qk_norm="heads"),
     "gemma2": dataclasses.replace(CONFIGS["gemma2"], query_scale=None),
     "gemma3": dataclasses.replace(
         CONFIGS["gemma3"], query_scale=None, num_layers=6, full_layers=(5,)
     ),
+    "olmo2": CONFIGS["olmo2"],
     "gpt2": CONFIGS["gpt2"],
     "t5": CONFIGS["t5"],
 }

@@ -34,6 +34,27 @@ _GEMMA = CausalConfig(
     **_BLOCKS, model_type="gemma2", vocab_size=VOCABULARY, num_kv_heads=2, num_layers=2,
     full_layers=(1,), logit_cap=30.0, embedding_scale=4.0, eos_token_ids=(1,),
 )  # fmt: skip
+_LLAMA = CausalConfig(
+    model_type="llama",
+    vocab_size=VOCABULARY,
+    d_model=16,
+    d_kv=8,
+    d_ff=32,
+    num_heads=4,
+    num_kv_heads=2,
+    num_layers=2,
+    max_positions=64,
+    eos_token_ids=(1,),
+    norm="rms",
+    rope=Rope(),
+    fused=None,
+    qkv_bias=False,
+    out_bias=False,
+    mlp_bias=False,
+    activation="silu",
+    gated=True,
+    tie_embeddings=False,
+)
 CONFIGS = {
     # heads * d_kv differs from d_model, and the decoder is deeper than the encoder.
     "t5": T5Config(
@@ -42,17 +63,16 @@ CONFIGS = {
     ),
     "gpt2": _CAUSAL,
     # Two heads of queries share each head of keys.
-    "llama": CausalConfig(
-        model_type="llama", vocab_size=VOCABULARY, d_model=16, d_kv=8, d_ff=32, num_heads=4,
-        num_kv_heads=2, num_layers=2, max_positions=64, eos_token_ids=(1,), norm="rms", rope=Rope(),
-        fused=None, qkv_bias=False, out_bias=False, mlp_bias=False, activation="silu", gated=True,
-        tie_embeddings=False,
+    "llama": _LLAMA,
+    # Norms stand behind sublayers alone, and the heads of queries are normed as one vector.
+    "olmo2": dataclasses.replace(
+        _LLAMA, model_type="olmo2", norm_places=("behind",), qk_norm="whole"
     ),
     # Every other layer has a window, norms behind sublayers too, and caps on scores and logits.
     "gemma2": _GEMMA,
     # Layers with a window turn at a rate of their own; queries and keys are normed.
     "gemma3": dataclasses.replace(
-        _GEMMA, model_type="gemma3_text", attention_cap=None, logit_cap=None, qk_norm=True,
+        _GEMMA, model_type="gemma3_text", attention_cap=None, logit_cap=None, qk_norm="heads",
         num_kv_heads=1, num_layers=3, full_layers=(2,),
         rope=Rope(theta=1e6, kind="linear", factor=8.0), sliding_rope=Rope(),
     ),
@@ -71,7 +91,7 @@ CONFIGS = {
         max_positions=64, mask_token_id=63,
     ),
 }  # fmt: skip
-"""One configuration a family (four for decoders): 16 wide, 2 or 3 layers, 64 tokens."""
+"""One configuration a family (several for decoders): 16 wide, 2 or 3 layers, 64 tokens."""
 
 
 @functools.cache

@@ -83,6 +83,7 @@ ARCHITECTURES = {
     "gemma": Architecture("gemma", GEMMA),
     "gemma2": Architecture("gemma2", GEMMA),
     "gemma3": Architecture("gemma3_text", GEMMA),
+    "olmo2": Architecture("olmo2", LLAMA),
     "gpt2": Architecture("gpt2", GPT2),
     "t5": Architecture("t5", T5),
 }

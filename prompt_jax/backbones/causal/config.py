@@ -11,6 +11,8 @@ from prompt_jax.config import InputError, at_least
 
 Fused = Literal["by_role"]
 """How one kernel has queries, keys and values: all of one role after another."""
+QKNorm = Literal["heads", "whole"]
+"""What of queries and of keys is normed: each head by itself, or all heads as one vector."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,7 +26,8 @@ class StackConfig(ModelConfig):
     norm: str = "layer"
     """`layer` (mean and bias too), `rms`, or `rms_from_one`: stored less one, Gemma's."""
     norm_places: tuple[str, ...] = ("before",)
-    """Where sublayers are normed: `before` them, and `behind` them before the residual sum."""
+    """Where sublayers are normed: `before` them, and `behind` them before the residual sum; OLMo 2
+    has the second alone."""
     layer_norm_epsilon: float = 1e-5
     rope: Rope | None = None
     """None adds learned position embeddings to the input."""
@@ -35,8 +38,8 @@ class StackConfig(ModelConfig):
     qkv_bias: bool = True
     out_bias: bool = True
     mlp_bias: bool = True
-    qk_norm: bool = False
-    """Queries and keys are normed, head by head: Qwen3 and Gemma 3."""
+    qk_norm: QKNorm | None = None
+    """Queries and keys are normed: by `heads` in Qwen3 and Gemma 3, as a `whole` in OLMo 2."""
     query_scale: float | None = None
     """What queries are multiplied with; None is d_kv ** -0.5."""
     attention_cap: float | None = None

@@ -9,7 +9,7 @@ from prompt_jax.backbones.config import ConfigJson
 
 MODEL_TYPES = (
     *("gpt2", "llama", "mistral", "qwen2", "qwen3"),
-    *("gemma", "gemma2", "gemma3", "gemma3_text"),
+    *("gemma", "gemma2", "gemma3", "gemma3_text", "olmo2"),
 )
 """What Hugging Face calls them; of a `gemma3` with a vision tower the text part is read."""
 ALWAYS: dict[str, dict[str, Any]] = {
@@ -18,12 +18,13 @@ ALWAYS: dict[str, dict[str, Any]] = {
         **{"qkv_bias": True, "out_bias": True, "mlp_bias": True},
     },
     "qwen2": {"out_bias": False},
-    "qwen3": {"qk_norm": True},
+    "qwen3": {"qk_norm": "heads"},
     "gemma": {"norm": "rms_from_one"},
     "gemma2": {"norm": "rms_from_one", "norm_places": ("before", "behind")},
     "gemma3_text": {
-        "norm": "rms_from_one", "norm_places": ("before", "behind"), "qk_norm": True
+        "norm": "rms_from_one", "norm_places": ("before", "behind"), "qk_norm": "heads"
     },
+    "olmo2": {"norm_places": ("behind",), "qk_norm": "whole"},
 }  # fmt: skip
 """Fields that a type decides and no config.json says, where they are not those of Llama."""
 CALLED: dict[str, dict[str, str]] = {
@@ -71,6 +72,7 @@ LEFT_OUT: dict[str, ConfigJson] = {
     "gemma3_text": _GEMMA2
     | {"vocab_size": 262208, "max_position_embeddings": 131072, "sliding_window_pattern": 6}
     | {"final_logit_softcapping": None},
+    "olmo2": {"rms_norm_eps": 1e-5},
 }
 """What a type's config.json may leave out: those of Gemma 3 say little more than their sizes."""
 CLASSES = {"gpt2": "GPT2", "gemma3_text": "Gemma3"}

@@ -75,6 +75,7 @@ NAMES = {
     ),
     "gemma2": Names(GEMMA2),
     "gemma3_text": Names(GEMMA2),
+    "olmo2": Names(GEMMA2),
     "t5gemma": Names(T5GEMMA),
 }  # fmt: skip
 """By model type, where they are not Llama's."""
@@ -166,6 +167,8 @@ def transposed(config: CausalConfig, path: str) -> bool:
 def _modules(c: StackConfig) -> dict[str, str]:
     """The parts of a layer by path, and what Hugging Face calls them."""
     absent = set() if c.qk_norm else set(QK_NORMS)
+    if "before" not in c.norm_places:
+        absent |= {"attention_norm", "mlp_norm"}
     table = _names(c.model_type).layer
     if "behind" not in c.norm_places:
         absent |= {path for path in table if path.endswith("post_norm")}
@@ -215,11 +218,12 @@ def add_places(
         **dict.fromkeys(("mlp/wi", "mlp/wi_0", "mlp/wi_1"), ((inner,), (mlp,))),
         "mlp/wo": ((mlp,), (inner,)),
     }
+    heads = (c.num_heads, c.num_kv_heads) if c.qk_norm == "whole" else (1, 1)
+    qk_widths = {path: count * c.d_kv for path, count in zip(QK_NORMS, heads, strict=True)}
     for path in _modules(c):
         place = f"{stack}/layers/{path}"
         if path.endswith("norm"):
-            width = c.d_kv if path in QK_NORMS else c.d_model
-            places.norms[place] = Norm(c.num_layers, width)
+            places.norms[place] = Norm(c.num_layers, qk_widths.get(path, c.d_model))
             continue
         places.projections[place] = projection(*ends[path], names[f"{place}/kernel"])
     places.norms[f"{stack}/final_norm"] = Norm(0, c.d_model)

@@ -55,9 +55,11 @@ class Attention(nn.Module):
             self.query = Dense(shape, axes, std, **options)
             self.key = Dense(few, ("embed", "kv_heads", "kv"), self.width**-0.5, **options)
             self.value = Dense(few, ("embed", "kv_heads", "kv"), self.width**-0.5, **options)
-        if c.qk_norm:
-            self.query_norm = _rms(c, c.d_kv, "kv")
-            self.key_norm = _rms(c, c.d_kv, "kv")
+        if c.qk_norm == "heads":
+            self.query_norm, self.key_norm = _rms(c, c.d_kv, "kv"), _rms(c, c.d_kv, "kv")
+        elif c.qk_norm == "whole":
+            self.query_norm = _rms(c, c.num_heads * c.d_kv, "heads")
+            self.key_norm = _rms(c, c.num_kv_heads * c.d_kv, "kv_heads")
         self.out = Dense(
             (c.num_heads, c.d_kv, c.d_model),
             ("heads", "kv", "embed"),
@@ -80,11 +82,16 @@ class Attention(nn.Module):
         (query,) = by_heads(c.mesh, query)
         key, value = by_heads(c.mesh, key, value, axis="kv_heads")
         if c.qk_norm:  # Before they are turned, which keeps their norms.
-            query, key = self.query_norm(query), self.key_norm(key)
+            query, key = self._normed(self.query_norm, query), self._normed(self.key_norm, key)
         if turn is not None:
             query, key = rotate(query, turn), rotate(key, turn)
         # Kept as they were turned, as a cache and a prefix hold them: a prefix is not turned again.
         return query, *self._kept(key, value)
+
+    def _normed(self, qk_norm: RMSNorm, x: Float[Array, "B T H K"]) -> Float[Array, "B T H K"]:
+        if self.config.qk_norm == "heads":
+            return qk_norm(x)
+        return qk_norm(x.reshape(*x.shape[:2], -1)).reshape(x.shape)
 
     def queries(self, x: Float[Array, "B T D"]) -> Float[Array, "B T H K"]:
         """Queries to the keys of other states, which stand nowhere beside `x`."""
