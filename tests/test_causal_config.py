@@ -125,6 +125,18 @@ def test_which_layers_have_a_window(values, window, full):
     assert (config.sliding_window, config.full_layers) == (window, full)
 
 
+def test_which_layers_turn_no_position():
+    values = LLAMA | {"model_type": "smollm3", "num_hidden_layers": 8, "sliding_window": 4}
+    values |= {"num_key_value_heads": 1}
+    config = from_hugging_face(values, tie_embeddings=True)
+    assert (config.nope_layers, config.sliding_window) == ((3, 7), None)
+    flags = {"no_rope_layers": [1, 1, 0, 1, 1, 1, 1, 1, 0, 0], "use_sliding_window": True}
+    config = from_hugging_face(values | flags, tie_embeddings=True)
+    assert (config.nope_layers, config.full_layers) == ((2,), (0, 1, 3, 4, 5, 6, 7))
+    with pytest.raises(InputError, match=r"no_rope_layers \[1\].*a 0 or 1 for each of 8 layers"):
+        from_hugging_face(values | {"no_rope_layers": [1]}, tie_embeddings=True)
+
+
 def test_windows_of_layers_that_are_not_there():
     for layers in ((2,), (0, 1)):
         with pytest.raises(InputError, match=r"some of the 2 layers, 0 to 1, got \("):

@@ -15,6 +15,7 @@ ON = {
     "gpt2": (*SOCKETS, "unipelt", "head", "head_prompt", "head_lora", "head_both"),
     "llama": ("prompt", "prefix", "lora", "ia3"),  # It shares GPT-2's code.
     "olmo2": ("prompt", "lora", "parallel"),
+    "smollm3": ("prompt", "prefix"),
     "gemma2": (*SOCKETS, "deep_add", "head_lora"),
     "gemma3": ("prompt", "prefix", "lora"),
     "t5gemma": ("prompt", "prompt_both", "prefix", "deep_add", "lora", "ia3", "parallel", "norm"),

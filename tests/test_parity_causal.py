@@ -44,6 +44,12 @@ CONFIGS = {
         | {"use_sliding_window": True, "sliding_window": 4},
     ),
     "olmo2": ("Olmo2", LLAMA),
+    "smollm3": (
+        "SmolLM3",
+        LLAMA
+        | {"num_hidden_layers": 3, "no_rope_layers": [1, 0, 1], "use_sliding_window": True}
+        | {"sliding_window": 4, "pad_token_id": 0},
+    ),
     "gemma": ("Gemma", LLAMA | {"hidden_act": "gelu"}),
     "gemma2": ("Gemma2", parity.GEMMA),
     "gemma3": (
@@ -73,7 +79,7 @@ WRITES = ("gpt2", "qwen3")
 # What others cover too: Gemma 3 has two rates, one of them linear, and norms as Gemma 1 and 2.
 SLOW = ("linear", "gemma", "gemma2")
 # Llama but for a few fields, which logits tell: the rest is left to the slow tests.
-FIELDS = ("olmo2",)
+FIELDS = ("olmo2", "smollm3")
 
 
 def slow_but(quick, names=CONFIGS):

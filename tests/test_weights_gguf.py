@@ -12,7 +12,7 @@ from prompt_jax.backbones.causal import Rope
 from prompt_jax.config import InputError
 from prompt_jax.testing.models import CONFIGS
 from prompt_jax.weights import load_backbone, load_tokenizer, save_hugging_face
-from prompt_jax.weights.gguf import open_gguf
+from prompt_jax.weights.gguf import ARCHITECTURES, open_gguf
 from prompt_jax.weights.mapping import disassemble, hugging_face_shapes
 
 gguf = pytest.importorskip("gguf", reason='pip install "prompt-jax[gguf]"')
@@ -30,6 +30,8 @@ MODELS = {
         CONFIGS["gemma3"], query_scale=None, num_layers=6, full_layers=(5,)
     ),
     "olmo2": CONFIGS["olmo2"],
+    # No key of the format tells which layers turn no position: each fourth one.
+    "smollm3": dataclasses.replace(LLAMA, model_type="smollm3", num_layers=4, nope_layers=(3,)),
     "gpt2": CONFIGS["gpt2"],
     "t5": CONFIGS["t5"],
 }
@@ -93,13 +95,13 @@ def write(file, config, tensors):
     writer, name = writer_of(file, config), gguf_name(config)
     architecture = next(key for key, word in gguf.MODEL_ARCH_NAMES.items() if word == name)
     names = gguf.get_tensor_name_map(architecture, 8)
-    for name, values in tensors.items():
-        module, _, leaf = name.rpartition(".")
-        if config.model_type == "llama" and module.endswith(("q_proj", "k_proj")):
+    for weight, values in tensors.items():
+        module, _, leaf = weight.rpartition(".")
+        if ARCHITECTURES[name].interleaved and module.endswith(("q_proj", "k_proj")):
             values = interleaved(values, config)
         if config.model_type.startswith("gemma") and module.endswith("norm"):
             values = values + 1
-        if ".h." in name and leaf == "weight" and values.ndim == 2:
+        if ".h." in weight and leaf == "weight" and values.ndim == 2:
             values = values.T
         writer.add_tensor(f"{names.get_name(module)}.{leaf}", np.ascontiguousarray(values))
     if config.model_type == "llama" and config.rope.kind == "llama3":

@@ -68,6 +68,11 @@ CONFIGS = {
     "olmo2": dataclasses.replace(
         _LLAMA, model_type="olmo2", norm_places=("behind",), qk_norm="whole"
     ),
+    # Positions turn in the first two layers alone, and the third one has a window.
+    "smollm3": dataclasses.replace(
+        _LLAMA, model_type="smollm3", num_layers=3, nope_layers=(2,), sliding_window=4,
+        full_layers=(0, 1), tie_embeddings=True,
+    ),
     # Every other layer has a window, norms behind sublayers too, and caps on scores and logits.
     "gemma2": _GEMMA,
     # Layers with a window turn at a rate of their own; queries and keys are normed.

@@ -84,6 +84,7 @@ ARCHITECTURES = {
     "gemma2": Architecture("gemma2", GEMMA),
     "gemma3": Architecture("gemma3_text", GEMMA),
     "olmo2": Architecture("olmo2", LLAMA),
+    "smollm3": Architecture("smollm3", LLAMA, interleaved=True),
     "gpt2": Architecture("gpt2", GPT2),
     "t5": Architecture("t5", T5),
 }

@@ -48,6 +48,8 @@ class StackConfig(ModelConfig):
     """A position sees only so many before it, itself included."""
     full_layers: tuple[int, ...] = ()
     """Layers that a sliding window leaves alone, the first being 0."""
+    nope_layers: tuple[int, ...] = ()
+    """Layers in which no position turns, the first being 0: SmolLM3."""
     cross_width: int | None = None
     """Width of the states that a cross-attention of every layer reads; None has no such."""
 
@@ -65,6 +67,15 @@ class StackConfig(ModelConfig):
                 f"full_layers must be some of the {len(layers)} layers, 0 to {len(layers) - 1}, "
                 f"got {self.full_layers}; where all are, sliding_window is None"
             )
+
+    @property
+    def ropes(self) -> tuple[Rope | None, ...]:
+        """How positions turn in every layer; None where they do not."""
+        near = self.sliding_rope or self.rope if self.sliding_window else self.rope
+        return tuple(
+            None if i in self.nope_layers else self.rope if i in self.full_layers else near
+            for i in range(self.num_layers)
+        )
 
     @property
     def fused_axes(self) -> Axes:

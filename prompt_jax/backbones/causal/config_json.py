@@ -11,6 +11,7 @@ from prompt_jax.backbones.causal.model_types import (
     LEFT_OUT,
     MODEL_TYPES,
     ONLY,
+    SWITCHED,
     WINDOWED,
 )
 from prompt_jax.backbones.causal.rope import Rope, read_rope, write_rope
@@ -78,7 +79,7 @@ def stack_fields(values: ConfigJson) -> dict[str, Any]:
     activation = values.get("hidden_act", "silu")
     if kind == "gemma":  # Its first config.json says "gelu" and means the approximation.
         activation = {"gelu": "gelu_pytorch_tanh"}.get(activation, activation)
-    windows = _windows(values)
+    windows, still = _windows(values), nope_layers(values)
     return {
         "model_type": kind,
         "d_model": width,
@@ -92,6 +93,7 @@ def stack_fields(values: ConfigJson) -> dict[str, Any]:
         "layer_norm_epsilon": values.get("rms_norm_eps", 1e-6),
         "rope": rope,
         "sliding_rope": sliding_rope if windows else None,
+        "nope_layers": still,
         "fused": None,
         "qkv_bias": bias,
         "out_bias": bias,
@@ -109,18 +111,20 @@ def stack_fields(values: ConfigJson) -> dict[str, Any]:
 def _windows(values: ConfigJson) -> ConfigJson:
     """How far layers see: as `layer_types` says, or as its family does without.
 
-    Qwen's first `max_window_layers` are full, and each `sliding_window_pattern`-th of Gemma's.
+    Qwen's first `max_window_layers` are full, each `sliding_window_pattern`-th of Gemma's, and of
+    SmolLM3's those whose positions turn.
     """
-    kind, layers = values["model_type"], values["num_hidden_layers"]
-    qwen, window = kind.startswith("qwen"), values.get("sliding_window")
-    if kind not in WINDOWED or (qwen and not values.get("use_sliding_window", False)):
-        window = None
-    first = (values.get("max_window_layers", 28) or 0) if qwen else 0
-    first = layers if window is None else first
+    kind, layers, window = values["model_type"], values["num_hidden_layers"], None
+    # Qwen and SmolLM3 name a window that only this option opens.
+    if kind in WINDOWED and values.get("use_sliding_window", kind not in SWITCHED):
+        window = values.get("sliding_window")
+    first = (values.get("max_window_layers", 28) or 0) if kind.startswith("qwen") else 0
     # One more than there are layers has no full one behind the first.
     every = values.get("sliding_window_pattern") or layers + 1
+    near = [i for i in range(first, layers) if (i + 1) % every]
+    near = nope_layers(values) if kind == "smollm3" else near
     types = values.get("layer_types") or [
-        FULL if i < first or (i + 1) % every == 0 else SLIDING for i in range(layers)
+        SLIDING if window is not None and i in near else FULL for i in range(layers)
     ]
     allowed = (FULL,) if window is None else (FULL, SLIDING)
     if len(types) != layers or set(types) - set(allowed):
@@ -128,6 +132,21 @@ def _windows(values: ConfigJson) -> ConfigJson:
         raise unsupported("layer_types", types, f"{names} for each of {layers} layers")
     full = tuple(i for i, name in enumerate(types) if name == FULL)
     return {} if len(full) == layers else {"sliding_window": window, "full_layers": full}
+
+
+def nope_layers(values: ConfigJson) -> tuple[int, ...]:
+    """The layers in which no position turns: SmolLM3 says 1 for those that have a rope.
+
+    Where it does not say, each `no_rope_layer_interval`-th is one.
+    """
+    layers = range(values["num_hidden_layers"])
+    if values["model_type"] != "smollm3":
+        return ()
+    every = values["no_rope_layer_interval"]
+    turning = values.get("no_rope_layers") or [(i + 1) % every for i in layers]
+    if len(turning) < len(layers):
+        raise unsupported("no_rope_layers", turning, f"a 0 or 1 for each of {len(layers)} layers")
+    return tuple(i for i in layers if not turning[i])
 
 
 def read_ropes(values: ConfigJson, limit: int) -> tuple[Rope, Rope | None]:
@@ -209,6 +228,8 @@ def _rotary_values(c: StackConfig, rope: Rope) -> ConfigJson:
         near = window is not None
         types = [SLIDING if near and i not in c.full_layers else FULL for i in range(c.num_layers)]
         values["layer_types"] = types
+    if c.model_type == "smollm3":
+        values["no_rope_layers"] = [int(i not in c.nope_layers) for i in range(c.num_layers)]
     if c.model_type == "gemma3_text":
         values["rope_parameters"] = {FULL: write_rope(rope)}
         if c.sliding_rope is not None:

@@ -9,7 +9,7 @@ from prompt_jax.backbones.config import ConfigJson
 
 MODEL_TYPES = (
     *("gpt2", "llama", "mistral", "qwen2", "qwen3"),
-    *("gemma", "gemma2", "gemma3", "gemma3_text", "olmo2"),
+    *("gemma", "gemma2", "gemma3", "gemma3_text", "olmo2", "smollm3"),
 )
 """What Hugging Face calls them; of a `gemma3` with a vision tower the text part is read."""
 ALWAYS: dict[str, dict[str, Any]] = {
@@ -48,8 +48,10 @@ ONLY: dict[str, ConfigJson] = {
     **dict.fromkeys(("gemma2", "gemma3_text"), {"use_bidirectional_attention": False}),
 }
 """Options of a type that have one supported value."""
-WINDOWED = ("mistral", "qwen2", "qwen3", "gemma2", "gemma3_text")
+WINDOWED = ("mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "smollm3")
 """Types whose layers may have a sliding window; in others the word means nothing."""
+SWITCHED = ("qwen2", "qwen3", "smollm3")
+"""Those of them that have it only with `use_sliding_window`."""
 _GEMMA = {
     **{"num_key_value_heads": 16, "head_dim": 256, "max_position_embeddings": 8192},
     **{"pad_token_id": 0, "eos_token_id": 1, "hidden_act": "gelu_pytorch_tanh"},
@@ -73,7 +75,11 @@ LEFT_OUT: dict[str, ConfigJson] = {
     | {"vocab_size": 262208, "max_position_embeddings": 131072, "sliding_window_pattern": 6}
     | {"final_logit_softcapping": None},
     "olmo2": {"rms_norm_eps": 1e-5},
+    "smollm3": {
+        **{"num_key_value_heads": 4, "no_rope_layer_interval": 4, "rope_theta": 2e6},
+        **{"max_position_embeddings": 32768, "pad_token_id": 128004, "eos_token_id": 128001},
+    },
 }
 """What a type's config.json may leave out: those of Gemma 3 say little more than their sizes."""
-CLASSES = {"gpt2": "GPT2", "gemma3_text": "Gemma3"}
+CLASSES = {"gpt2": "GPT2", "smollm3": "SmolLM3", "gemma3_text": "Gemma3"}
 """How names of Transformers' classes begin, where that is not the type with a capital letter."""

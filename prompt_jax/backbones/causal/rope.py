@@ -95,8 +95,16 @@ def write_rope(rope: Rope) -> ConfigJson:
     return fields | {"truncate": rope.truncate}
 
 
-def rotations(rope: Rope, positions: Int[Array, "B T"], width: int) -> Float[Array, "2 B T K"]:
-    """Cosine and sine of every position's angles, K = `width`; float32."""
+def rotations(
+    rope: Rope | None, positions: Int[Array, "B T"], width: int
+) -> Float[Array, "2 B T K"]:
+    """Cosine and sine of every position's angles, K = `width`; float32.
+
+    Without a rope all angles are zero, which turns nothing, to the bit.
+    """
+    if rope is None:
+        still = jnp.zeros((*positions.shape, width))
+        return jnp.stack([still + 1, still])
     rates = rope.theta ** (-jnp.arange(0, width, 2, dtype=jnp.float32) / width)
     kept = _kept(rope, rates, width)
     rates = rates * kept + rates / rope.factor * (1 - kept)

@@ -1,7 +1,7 @@
 """The blocks of a decoder, of an encoder with rotary positions, and of one that reads another.
 
-A layer that sees less far than others, or whose positions turn at another rate, picks what is its
-own by number: a scan over layers cannot branch, but it can look up.
+A layer that sees less far than others, or whose positions turn at another rate or not at all, picks
+what is its own by number: a scan over layers cannot branch, but it can look up.
 """
 
 from typing import NamedTuple
@@ -31,6 +31,13 @@ class Cross(NamedTuple):
     encoded: Float[Array, "B S E"] | None
     """None where the cache has their keys and values."""
     bias: Float[Array, "B 1 1 PS"]
+
+
+class View(NamedTuple):
+    """Which of several biases and of several turns is a layer's."""
+
+    bias: Int[Array, "*L"]
+    turn: Int[Array, "*L"]
 
 
 class Attention(nn.Module):
@@ -131,11 +138,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, cross-attention if it has one, and MLP, each with its norms and a residual.
-
-    Layers that see differently far have a `window`: which of the W biases is theirs, and which of
-    the turns.
-    """
+    """Attention, cross-attention if it has one, and MLP, each with its norms and a residual."""
 
     config: StackConfig
     continued: bool = False
@@ -150,11 +153,12 @@ class Block(nn.Module):
         index: Int[Array, ""],
         cross: Cross | None,
         cache: LayerCache | None,
-        window: Int[Array, ""] | None,
+        view: View,
     ) -> tuple[Float[Array, "B T D"], LayerCache | None]:
         c = self.config
         # Those of all kinds of layers come in, as a scan gives all layers the same arguments.
-        bias, turn = _of_layer(biases, window), None if turns is None else _of_layer(turns, window)
+        bias = _of_layer(biases, view.bias)
+        turn = None if turns is None else _of_layer(turns, view.turn)
         if not self.continued:
             x = virtual_rows(self, x)
         attention = Attention(c, c.d_model, name="attention")
@@ -172,10 +176,10 @@ class Block(nn.Module):
         return _leaving(self, "mlp", x, normed, MLP(c, c.mlp_bias, name="mlp")(normed)), added
 
 
-def _of_layer(views: Float[Array, "W ..."], window: Int[Array, ""] | None) -> Array:
+def _of_layer(views: Float[Array, "W ..."], number: Int[Array, ""]) -> Array:
     """The part of `views` that a layer reads: by its number, where there are several."""
     # Under a scan the number is traced, so that this is a gather and no branch.
-    return views[0 if window is None or len(views) == 1 else window]
+    return views[0 if len(views) == 1 else number]
 
 
 def _crossed(
@@ -245,15 +249,15 @@ class Stack(nn.Module):
         continued: bool = False,
     ) -> tuple[Float[Array, "B T D"], LayerCache | None]:
         c, turns, index = self.config, None, jnp.asarray(index)
+        ropes = list(dict.fromkeys(c.ropes))
         if c.rope is not None:
-            ropes = [c.rope, c.sliding_rope or c.rope]
-            ropes = ropes if c.full_layers else ropes[-1:] if c.sliding_window else ropes[:1]
-            # One rope turns all layers once; two are made for both kinds of layers.
-            turns = jnp.stack([rotations(rope, positions, c.d_kv) for rope in dict.fromkeys(ropes)])
+            # Once for all layers that share a rope.
+            turns = jnp.stack([rotations(rope, positions, c.d_kv) for rope in ropes])
         x = dropout(self, x.astype(c.dtype))
-        # Numbers of views, as `layer_biases` and `turns` have them: 0 is full, 1 has a window.
+        # As `layer_biases` has them: 0 is full, and 1 has a window.
         windows = [int(i not in c.full_layers) for i in range(c.num_layers)]
-        sliced = (cache, jnp.array(windows) if c.full_layers else None)
+        view = View(jnp.array(windows), jnp.array([ropes.index(rope) for rope in c.ropes]))
+        sliced = (cache, view)
         shared, fields = (biases, turns, index, cross), {"continued": continued}
         x, added = stack(self, Block, c.num_layers, x, *shared, sliced=sliced, fields=fields)
         # One write for all layers, behind the scan: see `written`.
