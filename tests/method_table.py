@@ -71,6 +71,7 @@ NAMES = {
         ("llama", "olmo2", "smollm3", "gemma2", "gemma3", "t5gemma"),
         ("q_proj", "v_proj", "o_proj", "gate_proj", "down_proj"),
     ),
+    "modernbert": ("Wqkv", "Wqkv", "attn.Wo", "Wi", "mlp.Wo"),
     "bert": ("query", "value", "attention.output.dense", "intermediate.dense", "output.dense"),
 }
 

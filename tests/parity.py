@@ -20,6 +20,10 @@ DISTILBERT = {
     **{"vocab_size": 61, "dim": 16, "hidden_dim": 24, "n_layers": 2, "n_heads": 4},
     **{"max_position_embeddings": 40, "pad_token_id": 0},
 }
+MODERNBERT = BERT | {
+    **{"num_hidden_layers": 4, "local_attention": 4, "norm_eps": 1e-5},
+    **{"bos_token_id": 1, "eos_token_id": 1, "cls_token_id": 1, "sep_token_id": 1},
+}
 GPT2 = {
     **{"vocab_size": 61, "n_embd": 16, "n_head": 4, "n_layer": 2, "n_positions": 64},
     **{"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 1},

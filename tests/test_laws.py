@@ -19,6 +19,7 @@ ON = {
     "gemma2": (*SOCKETS, "deep_add", "head_lora"),
     "gemma3": ("prompt", "prefix", "lora"),
     "t5gemma": ("prompt", "prompt_both", "prefix", "deep_add", "lora", "ia3", "parallel", "norm"),
+    "modernbert": (*SOCKETS, "deep_add", "head", "head_prompt", "head_lora"),
     "bert": (*SOCKETS, "mam", "prefix_encoder", *HEADS),
 }
 # What a cache holds more of: rows of a layer. A changed kernel is none of its business.
@@ -50,7 +51,7 @@ def says(law, family, name):
         "row_alone_equals_row_in_batch": plain or name.startswith("multitask"),
         "saved_equals_loaded": on_t5 or head,
         "simplified_equals_trained": name in SIMPLIFIED,
-        "cached_decoding_equals_uncached": name in CACHED and family != "bert",
+        "cached_decoding_equals_uncached": name in CACHED and not CONFIGS[family].is_encoder,
         "resumed_equals_uninterrupted": on_t5 and name in TREES + PLAIN,
     }[law]
 

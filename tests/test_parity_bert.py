@@ -8,6 +8,7 @@ import pytest
 from parity import (
     BERT,
     DISTILBERT,
+    MODERNBERT,
     apply,
     assert_round_trip,
     close,
@@ -26,6 +27,13 @@ CONFIGS = {
     "distilbert": ("DistilBert", DISTILBERT),
     "roberta": ("Roberta", BERT | {"pad_token_id": 1, "type_vocab_size": 1}),
     "xlm_roberta": ("XLMRoberta", BERT | {"pad_token_id": 1, "hidden_act": "gelu_new"}),
+    "modernbert": ("ModernBert", MODERNBERT),
+    "modernbert_biased": (
+        "ModernBert",
+        MODERNBERT
+        | {"norm_bias": True, "attention_bias": True, "mlp_bias": True, "classifier_bias": True}
+        | {"global_attn_every_n_layers": 2, "classifier_pooling": "mean"},
+    ),
 }
 
 
@@ -82,7 +90,7 @@ def test_states_and_pooler_of_a_bare_model(tmp_path, name):
     model.save_pretrained(tmp_path)
     backbone = load_backbone(tmp_path, scan=True)
     assert not backbone.config.word_head
-    assert backbone.config.pooler == (name != "distilbert")
+    assert backbone.config.pooler == (name not in ("distilbert", "modernbert", "modernbert_biased"))
     tokens, mask = texts(pad=backbone.config.pad_token_id)
     with torch.no_grad():
         theirs = model(torch.tensor(tokens), attention_mask=torch.tensor(mask).long())

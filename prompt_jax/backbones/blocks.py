@@ -184,7 +184,7 @@ def _answers(
 
 
 class MLP(nn.Module):
-    """The feed-forward layer: gated (`wi_0`, `wi_1`) or plain (`wi`)."""
+    """The feed-forward layer: gated (`wi_0`, `wi_1`, or both in a fused `wi`) or plain (`wi`)."""
 
     config: ModelConfig
     use_bias: bool = False
@@ -194,13 +194,22 @@ class MLP(nn.Module):
         c = self.config
         x = constrain(x, c.mesh, "batch")  # States travel, not weights, see `add`.
 
-        def inner(name: str) -> Array:
-            kernel = ((c.d_model, c.d_ff), ("embed", "mlp"), c.d_model**-0.5)
-            return Dense(*kernel, use_bias=self.use_bias, dtype=c.dtype, name=name)(x)
+        def inner(name: str, *maps: int) -> Array:
+            kernel = ((c.d_model, *maps, c.d_ff), ("embed", *["maps"] * len(maps), "mlp"))
+            # A mesh splits what is behind `maps`, as it does heads of a fused kernel.
+            options = {"as_matrix": not maps or c.mesh is None, "name": name}
+            options |= {"use_bias": self.use_bias, "dtype": c.dtype}
+            return Dense(*kernel, c.d_model**-0.5, **options)(x)
 
         activate = ACTIVATIONS[c.activation]
-        # `wi_0` is the half that is activated: Shazeer's gate, which Llama calls `gate_proj`.
-        hidden = activate(inner("wi_0")) * inner("wi_1") if c.gated else activate(inner("wi"))
+        # What is activated comes first: Shazeer's gate, which Llama calls `gate_proj`.
+        if not c.gated:
+            hidden = activate(inner("wi"))
+        elif c.fused_mlp:
+            gate, linear = jnp.moveaxis(inner("wi", 2), 2, 0)
+            hidden = activate(gate) * linear
+        else:
+            hidden = activate(inner("wi_0")) * inner("wi_1")
         # Split as the columns of `wi` and the rows of `wo` are, so that neither kernel moves.
         hidden = constrain(dropout(self, hidden), c.mesh, "batch", None, "mlp")
         wo = ((c.d_ff, c.d_model), ("mlp", "embed"), c.d_ff**-0.5)

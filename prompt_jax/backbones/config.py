@@ -54,6 +54,8 @@ class ModelConfig:
     activation: str = "gelu_new"
     gated: bool = False
     """The feed-forward multiplies what it activates with a second map of its input."""
+    fused_mlp: bool = False
+    """The two maps of a gated feed-forward are one kernel, the activated one first."""
     pad_token_id: int | None = 0
     """None of a model without a token for padding."""
     eos_token_ids: tuple[int, ...] = ()

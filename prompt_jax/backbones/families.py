@@ -5,7 +5,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import flax.linen as nn
 
-from prompt_jax.backbones import bert, causal, t5, t5gemma
+from prompt_jax.backbones import bert, causal, modernbert, t5, t5gemma
 from prompt_jax.backbones.config import ConfigJson, ModelConfig
 from prompt_jax.backbones.sockets import Sockets
 
@@ -16,10 +16,10 @@ T = TypeVar("T")
 class Family(Protocol):
     """What a package such as `backbones.t5` binds; a `config` is one of its `Config`.
 
-    `Module` has `embed`; `predict`, `prefill` and `decode` where it writes; `encode` and `pool`
-    where it takes a head. `TASK_TYPES` are PEFT's names, the usual one first. `TABLES` are names of
-    the embedding table in checkpoints, and `COPIES` second ones, the head's first. `PRESETS` are
-    models with random weights that have a name of ours.
+    `Module` has `embed`; `predict`, `prefill` and `decode` where it writes; `encode`, `pool`
+    and `features` where it takes a head. `TASK_TYPES` are PEFT's names, the usual one first.
+    `TABLES` are names of the embedding table in checkpoints, and `COPIES` second ones, the head's
+    first. `PRESETS` are models with random weights that have a name of ours.
     """
 
     @property
@@ -80,7 +80,7 @@ class Family(Protocol):
         ...
 
 
-FAMILIES: tuple[Family, ...] = (t5, causal, bert, t5gemma)
+FAMILIES: tuple[Family, ...] = (t5, causal, bert, t5gemma, modernbert)
 BACKBONES: dict[str, Family] = {
     model_type: family for family in FAMILIES for model_type in family.MODEL_TYPES
 }

@@ -194,17 +194,20 @@ class LayerNorm(nn.Module):
     width: int
     epsilon: float = 1e-5
     dtype: DTypeLike = jnp.float32
+    use_bias: bool = True
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+    def __call__(self, x: Float[Array, "*B T D"]) -> Float[Array, "*B T D"]:
         scale = parameter(self, "scale", nn.initializers.ones_init(), ("embed",), (self.width,))
-        bias = parameter(self, "bias", nn.initializers.zeros_init(), ("embed",), (self.width,))
         wide = x.astype(jnp.float32)
         # Centred first: the mean of squares less the square of the mean would cancel.
         centred = wide - wide.mean(-1, keepdims=True)
         inverse = jax.lax.rsqrt(jnp.mean(centred * centred, axis=-1, keepdims=True) + self.epsilon)
         y = (centred * inverse).astype(self.dtype)
-        y = y * _like(scale, y) + _like(bias, y)
+        y = y * _like(scale, y)
+        if self.use_bias:
+            zeros = nn.initializers.zeros_init()
+            y = y + _like(parameter(self, "bias", zeros, ("embed",), (self.width,)), y)
         tuned, shift = socket(self, "scale"), socket(self, "bias")
         y = y if tuned is None else y * per_row(tuned, y)
         return y if shift is None else y + per_row(shift, y)

@@ -225,7 +225,9 @@ class PromptedModel:
         self, tokens: Int[Array, "B T"], mask: Bool[Array, "B T"]
     ) -> Float[Array, "B T C"]:
         """What the head says of every token of the text."""
-        return apply_head(self.injection.head, self.text_states(tokens, mask), None)
+        read = self.apply(self.text_states(tokens, mask), method="features")
+        hidden = self.module.config.head("TOKEN_CLS").hidden
+        return apply_head(self.injection.head, read, hidden)
 
     def span_logits(
         self, tokens: Int[Array, "B T"], mask: Bool[Array, "B T"]
@@ -241,11 +243,14 @@ class PromptedModel:
         PEFT's head reads a position, whatever stands there (`pool_prompt`); ours the text's own.
         """
         embeddings = self.apply(tokens, method="embed")
-        states = self.apply(*prepend(self.injection, embeddings, mask), method="encode")
+        joined, real = prepend(self.injection, embeddings, mask)
+        states = self.apply(joined, real, method="encode")
         visible = text_mask(self.injection, embeddings, mask)
         if self.injection.pool_prompt is not None:
             # An array and no flag, so that heads of both kinds share a program.
-            visible = visible | self.injection.pool_prompt
+            # A decoder's reads the last place in PEFT, and an encoder's what is real.
+            places = real if self.module.config.is_encoder else jnp.ones_like(real)
+            visible = visible | (places & self.injection.pool_prompt)
         pooled = self.apply(states, visible, method="pool")
         hidden = self.module.config.head("SEQ_CLS").hidden
         return apply_head(self.injection.head, pooled, hidden)

@@ -13,6 +13,7 @@ from jaxtyping import PyTree
 from prompt_jax.backbones import Backbone, init_params
 from prompt_jax.backbones.bert import BertConfig
 from prompt_jax.backbones.causal import CausalConfig, Rope, StackConfig
+from prompt_jax.backbones.modernbert import ModernBertConfig
 from prompt_jax.backbones.t5 import T5Config
 from prompt_jax.backbones.t5gemma import T5GemmaConfig
 from prompt_jax.config import choose
@@ -89,6 +90,12 @@ CONFIGS = {
             **_BLOCKS, model_type="t5gemma", vocab_size=VOCABULARY, num_kv_heads=1, num_layers=3,
             full_layers=(1,), cross_width=16,
         ),
+    ),
+    # Every third layer sees all of a text; the first one has no norm before its attention.
+    "modernbert": ModernBertConfig(
+        vocab_size=VOCABULARY, d_model=16, d_kv=4, d_ff=32, num_heads=4, num_kv_heads=4,
+        num_layers=4, max_positions=64, sliding_window=2, full_layers=(0, 3), pad_token_id=0,
+        mask_token_id=63,
     ),
     # With a pooler, and with a head that fills masks.
     "bert": BertConfig(

@@ -3,20 +3,17 @@
 import dataclasses
 from typing import Any
 
-from prompt_jax.backbones.config import ConfigJson, ModelConfig, check_fields
+from prompt_jax.backbones.config import ConfigJson, check_fields
+from prompt_jax.backbones.encoder import EncoderConfig
 from prompt_jax.backbones.sockets import Head
 from prompt_jax.config import InputError, choose
-from prompt_jax.trees import Tokenizer
 
 MODEL_TYPES = ("bert", "distilbert", "roberta", "xlm-roberta")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BertConfig(ModelConfig):
+class BertConfig(EncoderConfig):
     """The shape of an encoder-only model; what is named as in T5Config means the same."""
-
-    target_place = "within"
-    is_encoder = True
 
     model_type: str = "bert"
     """What Hugging Face calls the family, and so its weights."""
@@ -31,13 +28,7 @@ class BertConfig(ModelConfig):
     separator. DistilBERT has none, RoBERTa a single one."""
     layer_norm_epsilon: float = 1e-12
     activation: str = "gelu"
-    pooler: bool = True
-    """The weights have a pooler: a frozen layer on the first token."""
     pad_token_id: int = 0
-    mask_token_id: int = 103
-    """The token of the mask, where a cloze is filled in; the tokenizer tells it."""
-    sep_token_id: int | None = None
-    """The token between the two texts of a pair; the tokenizer tells it. None has no pairs."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -47,11 +38,6 @@ class BertConfig(ModelConfig):
                 f"{self.d_kv} and d_model {self.d_model}; hidden_size must be a multiple of "
                 "num_attention_heads"
             )
-
-    def told_by_tokenizer(self, tokenizer: Tokenizer | None) -> "BertConfig":
-        """The config with the tokenizer's mask and separator, which no `config.json` tells."""
-        ids = {name: getattr(tokenizer, name, None) for name in ("mask_token_id", "sep_token_id")}
-        return dataclasses.replace(self, **{name: i for name, i in ids.items() if i is not None})
 
     @property
     def word_activation(self) -> str:

@@ -20,6 +20,7 @@ from prompt_jax.backbones.blocks import (
     stack,
     virtual_rows,
 )
+from prompt_jax.backbones.encoder import EncoderOnly, first_state
 from prompt_jax.backbones.layers import (
     ACTIVATIONS,
     Dense,
@@ -29,7 +30,6 @@ from prompt_jax.backbones.layers import (
     mask_bias,
     parameter,
     socket,
-    word_logits,
 )
 from prompt_jax.backbones.sockets import openness, prefix_seen
 
@@ -92,22 +92,17 @@ class Encoder(nn.Module):
         return stack(self, Block, self.config.num_layers, dropout(self, x), bias)[0]
 
 
-class Bert(nn.Module):
+class Bert(EncoderOnly):
     """The whole model: states of a text, and what stands on top of them in the checkpoint."""
 
     config: BertConfig
 
     def setup(self):
         c = self.config
-
-        def table(name: str, rows: int, axis: str) -> Array:
-            init, shape = nn.initializers.normal(0.02), (rows, c.d_model)
-            return parameter(self, name, init, (axis, "embed"), shape)
-
-        self.embedding = table("embedding", c.vocab_size, "vocab")
-        self.positions = table("positions", c.max_positions + c.first_position, "pos")
+        self.embedding = self.table("embedding", c.vocab_size, "vocab")
+        self.positions = self.table("positions", c.max_positions + c.first_position, "pos")
         if c.num_token_types:
-            self.token_types = table("token_types", c.num_token_types, "types")
+            self.token_types = self.table("token_types", c.num_token_types, "types")
         self.embedding_norm = _norm(c)
         self.encoder = Encoder(c)
         square = ((c.d_model, c.d_model), ("embed", "embed_out"), 0.02)
@@ -126,7 +121,7 @@ class Bert(nn.Module):
         second one differs by, behind the separator of a pair.
         """
         c = self.config
-        x = look_up(self, "embedding", tokens)
+        x = super().embed(tokens)
         if c.num_token_types < 2 or c.sep_token_id is None:
             return x
         separators = tokens == c.sep_token_id
@@ -154,24 +149,12 @@ class Bert(nn.Module):
 
     def pool(self, states: Float[Array, "B T D"], mask: Bool[Array, "B T"]) -> Float[Array, "B D"]:
         """What stands for a text before a head: its first real token, through the pooler if any."""
-        # Not place 0, where a virtual token or padding may stand.
-        first = jnp.take_along_axis(states, mask.argmax(1)[:, None, None], axis=1)
-        return (jnp.tanh(self.pooler(first)) if self.config.pooled else first)[:, 0]
+        first = first_state(states, mask)
+        # RoBERTa has the layer and no head that reads it.
+        read = self.config.pooled or (self.config.pooler and self.is_initializing())
+        return (jnp.tanh(self.pooler(first)) if read else first)[:, 0]
 
-    def words(self, states: Float[Array, "B U D"]) -> Float[Array, "B U V"]:
-        """Logits of the words that may stand at each state, float32."""
-        c = self.config
-        x = self.word_norm(ACTIVATIONS[c.word_activation](self.word_dense(states)))
-        logits = word_logits(self, x)
-        # Behind the cast to float32, so that the sum is not rounded.
-        return logits + jnp.broadcast_to(self.word_bias.astype(jnp.float32), logits.shape)
-
-    def __call__(
-        self, embeddings: Float[Array, "B S D"], mask: Bool[Array, "B S"]
-    ) -> Float[Array, "B S VD"]:
-        """Logits of the words that may stand at every position; states without that head."""
-        states = self.encode(embeddings, mask)
-        # Or its parameters would not be made, as no logit reads it.
-        if self.config.pooler and self.is_initializing():
-            self.pooler(states)
-        return self.words(states) if self.config.word_head else states
+    def word_states(self, states: Float[Array, "B U D"]) -> Float[Array, "B U D"]:
+        """What the word table is compared with."""
+        activate = ACTIVATIONS[self.config.word_activation]
+        return self.word_norm(activate(self.word_dense(states)))

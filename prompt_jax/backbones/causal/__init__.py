@@ -5,6 +5,8 @@ from prompt_jax.backbones.causal.config import CausalConfig as CausalConfig
 from prompt_jax.backbones.causal.config import CausalConfig as Config
 from prompt_jax.backbones.causal.config import StackConfig as StackConfig
 from prompt_jax.backbones.causal.config import one_layer as one_layer
+from prompt_jax.backbones.causal.config_json import FULL as FULL
+from prompt_jax.backbones.causal.config_json import SLIDING as SLIDING
 from prompt_jax.backbones.causal.config_json import filled as filled
 from prompt_jax.backbones.causal.config_json import from_hugging_face as from_hugging_face
 from prompt_jax.backbones.causal.config_json import special_tokens as special_tokens
@@ -24,9 +26,13 @@ from prompt_jax.backbones.causal.names import sockets as sockets
 from prompt_jax.backbones.causal.names import stack_names as stack_names
 from prompt_jax.backbones.causal.names import transposed as transposed
 from prompt_jax.backbones.causal.rope import Rope as Rope
+from prompt_jax.backbones.causal.rope import read_rope as read_rope
+from prompt_jax.backbones.causal.rope import write_rope as write_rope
 from prompt_jax.backbones.causal.stack import Cross as Cross
 from prompt_jax.backbones.causal.stack import Stack as Stack
+from prompt_jax.backbones.causal.stack import both_ways as both_ways
 from prompt_jax.backbones.causal.stack import layer_biases as layer_biases
+from prompt_jax.backbones.causal.stack import norm as norm
 from prompt_jax.backbones.causal.stack import sight as sight
 from prompt_jax.backbones.config import told_by_weights as told_by_weights
 

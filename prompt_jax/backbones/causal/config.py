@@ -28,6 +28,10 @@ class StackConfig(ModelConfig):
     norm_places: tuple[str, ...] = ("before",)
     """Where sublayers are normed: `before` them, and `behind` them before the residual sum; OLMo 2
     has the second alone."""
+    norm_bias: bool = True
+    """Norms of kind `layer` have a bias."""
+    first_norm: bool = True
+    """The first attention has a norm before it too, which ModernBERT leaves out."""
     layer_norm_epsilon: float = 1e-5
     rope: Rope | None = None
     """None adds learned position embeddings to the input."""

@@ -80,6 +80,10 @@ class Causal(nn.Module):
         """The states of every position, for a head that classifies."""
         return self._states(embeddings, mask, mask.shape[1], 0)[0]
 
+    def features(self, states: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        """What a head over tokens reads."""
+        return states
+
     def pool(self, states: Float[Array, "B T D"], mask: Bool[Array, "B T"]) -> Float[Array, "B D"]:
         """What stands for a text before a head: its last real token."""
         return _last(states, mask)[:, 0]

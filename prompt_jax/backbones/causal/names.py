@@ -49,6 +49,14 @@ T5GEMMA = GEMMA2 | {
     "cross_attention/out": "cross_attn.o_proj",
     "cross_attention_post_norm": "post_cross_attn_layernorm",
 }
+MODERNBERT = {
+    "attention_norm": "attn_norm",
+    "attention/qkv": "attn.Wqkv",
+    "attention/out": "attn.Wo",
+    "mlp_norm": "mlp_norm",
+    "mlp/wi": "mlp.Wi",
+    "mlp/wo": "mlp.Wo",
+}
 QK_NORMS = ("attention/query_norm", "attention/key_norm")
 
 
@@ -76,6 +84,7 @@ NAMES = {
     "gemma2": Names(GEMMA2),
     "gemma3_text": Names(GEMMA2),
     "olmo2": Names(GEMMA2),
+    "modernbert": Names(MODERNBERT),
     "t5gemma": Names(T5GEMMA),
 }  # fmt: skip
 """By model type, where they are not Llama's."""
@@ -186,7 +195,8 @@ def _leaves(c: StackConfig, path: str) -> list[tuple[str, str]]:
 
 
 def _norm_leaves(c: StackConfig) -> list[tuple[str, str]]:
-    return [("scale", "weight"), *([("bias", "bias")] if c.norm == "layer" else [])]
+    biased = c.norm == "layer" and c.norm_bias
+    return [("scale", "weight"), *([("bias", "bias")] if biased else [])]
 
 
 def sockets(config: CausalConfig) -> Sockets:
@@ -218,6 +228,8 @@ def add_places(
         **dict.fromkeys(("mlp/wi", "mlp/wi_0", "mlp/wi_1"), ((inner,), (mlp,))),
         "mlp/wo": ((mlp,), (inner,)),
     }
+    if c.fused_mlp:
+        ends["mlp/wi"] = ((inner,), (("maps", 2), mlp))
     heads = (c.num_heads, c.num_kv_heads) if c.qk_norm == "whole" else (1, 1)
     qk_widths = {path: count * c.d_kv for path, count in zip(QK_NORMS, heads, strict=True)}
     for path in _modules(c):

@@ -34,10 +34,12 @@ class Cross(NamedTuple):
 
 
 class View(NamedTuple):
-    """Which of several biases and of several turns is a layer's."""
+    """What tells a layer from others: which of the biases and of the turns it reads."""
 
     bias: Int[Array, "*L"]
     turn: Int[Array, "*L"]
+    first: Bool[Array, "*L"] | None
+    """Whether it is the first one, where that has no norm before its attention."""
 
 
 class Attention(nn.Module):
@@ -163,6 +165,8 @@ class Block(nn.Module):
             x = virtual_rows(self, x)
         attention = Attention(c, c.d_model, name="attention")
         normed = _entering(self, "attention", x)
+        if view.first is not None:  # A scan cannot branch by layer, but it can choose.
+            normed = jnp.where(view.first, x, normed)
         query, key, value = attention.project(normed, turn)
         added = None
         if cache is not None:
@@ -220,11 +224,12 @@ def _leaving(
     return add(block, sublayer, x, normed, out)
 
 
-def norm(config: StackConfig, name: str) -> nn.Module:
-    """The norm at a sublayer or behind the stack."""
-    if config.norm == "layer":
-        return LayerNorm(config.d_model, config.layer_norm_epsilon, config.dtype, name=name)
-    return _rms(config, config.d_model, "embed", name)
+def norm(config: StackConfig, name: str | None = None) -> nn.Module:
+    """A norm of states: at a sublayer, behind the stack or before it."""
+    c = config
+    if c.norm == "layer":
+        return LayerNorm(c.d_model, c.layer_norm_epsilon, c.dtype, c.norm_bias, name=name)
+    return _rms(c, c.d_model, "embed", name)
 
 
 def _rms(config: StackConfig, width: int, axis: str, name: str | None = None) -> RMSNorm:
@@ -256,8 +261,9 @@ class Stack(nn.Module):
         x = dropout(self, x.astype(c.dtype))
         # As `layer_biases` has them: 0 is full, and 1 has a window.
         windows = [int(i not in c.full_layers) for i in range(c.num_layers)]
-        view = View(jnp.array(windows), jnp.array([ropes.index(rope) for rope in c.ropes]))
-        sliced = (cache, view)
+        first = None if c.first_norm else jnp.arange(c.num_layers) == 0
+        turn = [ropes.index(rope) for rope in c.ropes]
+        sliced = (cache, View(jnp.array(windows), jnp.array(turn), first))
         shared, fields = (biases, turns, index, cross), {"continued": continued}
         x, added = stack(self, Block, c.num_layers, x, *shared, sliced=sliced, fields=fields)
         # One write for all layers, behind the scan: see `written`.
@@ -293,6 +299,17 @@ def sight(
     before = jnp.broadcast_to(virtual[:, None], (*visible.shape[:2], virtual.shape[1]))
     visible = jnp.concatenate([before, visible], axis=2)
     return query_positions, visible, query_positions[:, :, None] - positions[:, None, :]
+
+
+def both_ways(
+    config: StackConfig, prefix: dict[str, Array] | None, mask: Bool[Array, "B S"]
+) -> tuple[Int[Array, "B S"], Float[Array, "W B 1 S PS"]]:
+    """Positions of a text whose places all see each other, and what its layers read as `biases`."""
+    places = jnp.arange(mask.shape[1])
+    seen = jnp.ones((len(places), len(places)), bool)
+    positions, visible, behind = sight(prefix, mask, mask, places, seen)
+    # A window of an encoder reaches as far to either side, beside the position itself.
+    return positions, layer_biases(config, visible, jnp.abs(behind) - 1)
 
 
 def layer_biases(

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from prompt_jax.backbones.blocks import key_bias, prefix_length, prefix_of
 from prompt_jax.backbones.cache import LayerCache
-from prompt_jax.backbones.causal import Cross, Stack, StackConfig, layer_biases, sight
+from prompt_jax.backbones.causal import Cross, Stack, StackConfig, both_ways, layer_biases, sight
 from prompt_jax.backbones.encoder_decoder import EncoderDecoder, behind_prompt
 from prompt_jax.backbones.layers import Dense, look_up, parameter, soft_capped, word_logits
 from prompt_jax.backbones.t5gemma.config import T5GemmaConfig
@@ -37,13 +37,9 @@ class T5Gemma(EncoderDecoder):
         self, embeddings: Float[Array, "B S D"], mask: Bool[Array, "B S"]
     ) -> Float[Array, "B S D"]:
         """The encoder's states; a prompt, if any, is already in `embeddings` and `mask`."""
-        c, places = self.config, jnp.arange(mask.shape[1])
         prefix = prefix_of(self._tuned("encoder"), "attention")
-        seen = jnp.ones((len(places), len(places)), bool)
-        positions, visible, behind = sight(prefix, mask, mask, places, seen)
-        # A window of an encoder reaches as far to either side, beside the position itself.
-        biases = layer_biases(c, visible, jnp.abs(behind) - 1)
-        return self.encoder(_scaled(c, embeddings), positions, biases)[0]
+        views = both_ways(self.config, prefix, mask)
+        return self.encoder(_scaled(self.config, embeddings), *views)[0]
 
     def decode(
         self,
