@@ -112,7 +112,8 @@ def main():
     found = []
     print("seed   prompt_jax   PEFT")
     for seed in range(options.seeds):
-        config = resolved(Config(train=TrainConfig(steps=options.steps, seed=seed)))
+        config = Config(train=TrainConfig(steps=options.steps, seed=seed))
+        config = resolved(config, backbone.word_size)
         virtual, size = config.method.num_virtual_tokens, config.train.batch_size
         batches = Batches(
             data.train, backbone.tokenizer, config.data, size, seed, prompt_length=virtual

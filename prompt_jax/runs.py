@@ -101,7 +101,13 @@ def check_run(config: Config, *, resume: bool = False, overwrite: bool = False) 
 
 
 def begin_run(folder: Path, config: Config, *, resume: bool = False) -> None:
-    """Clears a folder that `check_run` accepted, unless resuming, and writes config.json."""
+    """Clears a folder that `check_run` accepted, unless resuming, and writes config.json.
+
+    Raises:
+      InputError: resuming, and the default learning rate is no longer that of the run.
+    """
+    if resume and (folder / "config.json").is_file():
+        _check_same(read_config(folder), config, folder)
     with disk.writing(folder, REMEDY):
         for path in [] if resume else folder.iterdir():
             if path.is_dir():
@@ -199,6 +205,8 @@ def _check_same(old: Config, new: Config, folder: Path) -> None:
     if old.train.schedule == "constant":
         # A longer run with a constant rate is the same run, continued.
         old = dataclasses.replace(old, train=dataclasses.replace(old.train, steps=new.train.steps))
+    if new.train.learning_rate is None:  # Open until the backbone is loaded.
+        old = dataclasses.replace(old, train=dataclasses.replace(old.train, learning_rate=None))
     # A state is whole on every device, so any other mesh continues it.
     changed = differences(dataclasses.replace(old, out=new.out, mesh=new.mesh), new)
     if changed:

@@ -31,7 +31,7 @@ def test_another_method_over_a_config_file_keeps_the_rate_that_was_chosen(tmp_pa
     )
     config, _ = starting_config([str(path), "--method", "lora"])
     assert config.method.kind == "lora"
-    train = resolved(config).train
+    train = resolved(config, 1.0).train
     assert (train.optimizer, train.learning_rate) == ("adamw", 0.05)
 
 

@@ -57,9 +57,9 @@ def test_a_saved_method_is_read_with_options_that_do_not_count():
 def test_a_method_that_replaces_another_trains_as_if_it_had_been_the_first(train, optimizer, rate):
     config = dataclasses.replace(c.Config(train=train), method=c.LoraConfig())
     assert config == c.Config(train=train, method=c.LoraConfig()) and config.train == train
-    run = c.resolved(config)
+    run = c.resolved(config, 1.0)
     assert (run.train.optimizer, run.train.learning_rate) == (optimizer, rate)
-    assert c.resolved(run) == run
+    assert c.resolved(run) == c.resolved(run, 1.0) == run
 
 
 @pytest.mark.parametrize("name", ["seq_2_seq_lm", "Seq_2_Seq_LM"])
@@ -133,3 +133,19 @@ def test_task_types_in_any_case(name):
 def test_bad_values_say_what_was_got_and_what_is_allowed(make, message):
     with pytest.raises(c.InputError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("method", "optimizer", "size", "rate"),
+    [
+        (c.PromptTuningConfig(), None, 1.519, 0.3),  # The embedded T5.
+        (c.PromptTuningConfig(), None, 0.1356, 0.11),  # SmolLM2.
+        (c.PromptTuningConfig(), "adamw", 0.056, 0.0071),  # MiniLM.
+        (c.LoraConfig(), None, 0.056, 5e-3),
+        (c.PTuningConfig(), None, 0.056, 5e-3),
+    ],
+)
+def test_the_rate_of_rows_falls_with_the_size_of_words(method, optimizer, size, rate):
+    config = c.Config(method=method, train=c.TrainConfig(optimizer=optimizer))
+    assert c.resolved(config).train.learning_rate is None
+    assert c.resolved(config, size).train.learning_rate == rate

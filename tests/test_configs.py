@@ -34,7 +34,7 @@ def test_the_settings_of_lester_et_al(path):
     config = bound(str(path), Config)
     assert config.backbone == f"google/t5-{path.stem}-lm-adapt"
     assert (config.method.num_virtual_tokens, config.method.init) == (100, "class_labels")
-    train = resolved(config).train
+    train = resolved(config, 1.0).train
     assert (train.optimizer, train.learning_rate, train.schedule) == ("adafactor", 0.3, "constant")
     assert (train.steps, train.batch_size, train.weight_decay) == (30_000, 32, 1e-5)
     assert config.method.num_virtual_tokens + config.data.max_source_length == 512

@@ -78,7 +78,7 @@ def test_configs_go_through_json(kind):
     config = Config(method=method_kinds()[kind]())
     assert to_json(config)["method"]["kind"] == kind
     assert from_json(Config, to_json(config)) == config
-    train = resolved(config).train
+    train = resolved(config, 1.0).train
     assert train.learning_rate == method_kinds()[kind].rates[train.optimizer]
 
 

@@ -122,3 +122,13 @@ def test_tensorboard_absent_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "tensorboard.summary", None)
     with pytest.raises(InputError, match=r'pip install "prompt-jax\[tensorboard\]"'):
         Metrics(tmp_path, tensorboard=True)
+
+
+def test_a_rate_left_open_is_that_of_the_run(config):
+    known = dataclasses.replace(config, train=TrainConfig(learning_rate=0.11))
+    folder = begun(known)
+    assert check_run(config, resume=True) == folder, "the backbone is not loaded yet"
+    begin_run(folder, known, resume=True)
+    other = dataclasses.replace(config, train=TrainConfig(learning_rate=0.3))
+    with pytest.raises(InputError, match=r"another config: train.learning_rate: 0.11 -> 0.3"):
+        begin_run(folder, other, resume=True)

@@ -105,6 +105,11 @@ class Backbone:
         return table if scale == 1 else table * np.asarray(scale, table.dtype)
 
     @functools.cached_property
+    def word_size(self) -> float:
+        """The root mean square of the word embeddings, as the first layer gets them."""
+        return float(jnp.sqrt(jnp.mean(jnp.square(jnp.asarray(self.table, jnp.float32)))))
+
+    @functools.cached_property
     def sockets(self) -> Sockets:
         """Every place where a method may reach inside the model."""
         return self.family.sockets(self.config)

@@ -160,7 +160,8 @@ class TrainConfig:
     """`adafactor` (Lester et al.), `adafactor_t5x` (as resumed by T5X at step 1.1M), `adamw`; None
     is the one that the method is best trained with (see `resolved`), and Adafactor without one."""
     learning_rate: float | None = None
-    """Peak learning rate; None is the method's own, and 0.3 without a method."""
+    """Peak learning rate; None is the method's own on the backbone, which the run's introduction
+    says, and 0.3 without a method."""
     head_learning_rate: float = 1e-3
     """Peak rate of AdamW, which trains a head whatever trains the method beside it."""
     schedule: Schedule = "linear"
@@ -336,17 +337,19 @@ class Config:
             )
 
 
-def resolved(config: Config) -> Config:
+def resolved(config: Config, word_size: float | None = None) -> Config:
     """The experiment with the method's own optimizer and rate where none was chosen.
 
     To be called where a run begins, and nowhere before: until then None means the method's own,
     whatever method replaces the first one.
+
+    Args:
+      word_size: of the backbone, see `MethodConfig.rate`; None leaves the rate open until the
+        backbone is loaded.
     """
-    rates, train = config.method.rates, config.train
-    optimizer = train.optimizer or next(iter(rates))
-    rate = train.learning_rate
-    if rate is None:
-        # An optimizer without a rate of its own for the method takes that of the first one.
-        rate = rates.get(optimizer, next(iter(rates.values())))
+    train = config.train
+    optimizer, rate = train.optimizer or next(iter(config.method.rates)), train.learning_rate
+    if rate is None and word_size is not None:
+        rate = config.method.rate(optimizer, word_size)
     train = dataclasses.replace(train, optimizer=optimizer, learning_rate=rate)
     return dataclasses.replace(config, train=train)

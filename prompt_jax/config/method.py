@@ -31,6 +31,8 @@ class MethodConfig:
     kind: ClassVar[str]
     rates: ClassVar[dict[str, float]] = {"adamw": 1e-3, "adafactor": 1e-3}
     """Peak learning rates that serve the method, by optimizer; the first is the default."""
+    trains_words: ClassVar[bool] = False
+    """Whether `rates` move rows like the word embeddings, and are for those of T5; see `rate`."""
     only_with: ClassVar[dict[str, tuple[str, object]]] = {}
     """Options that count only under one value of another; see `refuse_unread`. A saved prompt may
     have some, so that who starts a new one checks it."""
@@ -74,6 +76,22 @@ class MethodConfig:
             choose("task_type with num_labels", self.task_type, WITH_HEAD)
         elif self.task_type == "TOKEN_CLS":
             raise InputError("TOKEN_CLS has a trained head: set num_labels to the number of tags")
+
+    def rate(self, optimizer: str, word_size: float) -> float:
+        """The peak learning rate that serves the method on a backbone.
+
+        The rates of `trains_words` are for word embeddings of size 1 or more, as those of T5 are.
+        Where words are smaller a step of the same size is too long, and the rate falls with the
+        square root of their size: 0.3 is 0.11 on SmolLM2, whose words have size 0.136.
+
+        Args:
+          optimizer: one without a rate of its own takes that of the first of `rates`.
+          word_size: the root mean square of the word embeddings.
+        """
+        rate = self.rates.get(optimizer, next(iter(self.rates.values())))
+        if not self.trains_words or word_size >= 1.0:
+            return rate
+        return float(f"{rate * word_size**0.5:.2g}")
 
     @property
     def input_tokens(self) -> int:

@@ -79,7 +79,8 @@ def train_attention(
     """`compose_attention` on the training rows of `config.data.task`, as `config.train` says."""
     check_one(config, "attention")
     check_mixable(prompts, "attention")
-    data, train = for_backbone(load_data(config), config, backbone), resolved(config).train
+    data = for_backbone(load_data(config), config, backbone)
+    train = resolved(config, backbone.word_size).train
     batches = batches_of(config, prompts[0].method, backbone, data.train, data.task)
     # Batches are a function of the step, so the next ones are prepared while one is used.
     steps = prefetch(batches, 0, train.steps)

@@ -156,7 +156,7 @@ class Population(Members):
 
     def __init__(self, configs: Sequence[Config], backbone: Backbone, data: Sequence[Data]):
         check_one_program(configs)
-        self.configs = configs = [resolved(config) for config in configs]
+        self.configs = configs = [resolved(config, backbone.word_size) for config in configs]
         self.backbone, self.data = backbone, list(data)
         self.methods = [
             method_of(config, backbone, [rows.task])

@@ -124,6 +124,7 @@ def _sweep(
     config: Config, configs: list[Config], sweep: SweepConfig, folder: Path, resume: bool, say: Say
 ) -> Sweep:
     data, backbone = load_data(config), load(config, say)
+    config = resolved(config, backbone.word_size)
     data = for_backbone(data, config, backbone)
     pool = Candidates(configs, sweep, backbone, data)
     # After data and backbone have loaded: until then a folder to overwrite stays as it is.

@@ -70,6 +70,7 @@ def _train(config: Config, folder: Path, resume: bool, profile: int, say: Say) -
     tasks = together(lambda: load_mixture(config))
     check_alike({f"the data of {data.task.name}": _digest(data) for data in tasks})
     backbone = load(config, say)
+    config = resolved(config, backbone.word_size)
     tasks = [for_backbone(data, config, backbone) for data in tasks]
     check_rows(config.train.batch_size // config.train.accumulate, backbone.mesh)
     single = Single(config, backbone, tasks)
@@ -120,7 +121,8 @@ def train_tasks(
 def _train_tasks(
     config: Config, folder: Path, resume: bool, profile: int, say: Say
 ) -> list[Result]:
-    tasks = [load_data(config, name) for name in config.data.tasks]
+    tasks, backbone = [load_data(config, name) for name in config.data.tasks], load(config, say)
+    config = resolved(config, backbone.word_size)
     folders = [folder / "tasks" / short(data.task) for data in tasks]
     configs = [
         dataclasses.replace(
@@ -130,7 +132,6 @@ def _train_tasks(
         )
         for place, data in zip(folders, tasks, strict=True)
     ]
-    backbone = load(config, say)
     tasks = [for_backbone(data, config, backbone) for data in tasks]
     population = Population(configs, backbone, tasks)
     begin_run(folder, config, resume=resume)

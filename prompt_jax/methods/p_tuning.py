@@ -30,6 +30,7 @@ class PTuningConfig(InputPrompt):
 
     kind = "p_tuning"
     rates = {"adamw": 5e-3}
+    trains_words = False  # But the encoder that makes the rows.
     only_with = {
         "encoder_num_layers": ("encoder_reparameterization_type", "LSTM"),
         "encoder_dropout": ("encoder_reparameterization_type", "LSTM"),

@@ -47,6 +47,7 @@ class InputPrompt(VirtualTokens):
     """What methods with virtual tokens in the input have: where those start, and stand."""
 
     rates = {"adafactor": 0.3, "adafactor_t5x": 0.3, "adamw": 0.03}
+    trains_words = True
 
     init: Start | None = None
     """Where the prompt starts: vocabulary rows, a text, the label words, noise, or a file. None is
