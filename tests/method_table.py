@@ -72,6 +72,7 @@ NAMES = {
         ("q_proj", "v_proj", "o_proj", "gate_proj", "down_proj"),
     ),
     "modernbert": ("Wqkv", "Wqkv", "attn.Wo", "Wi", "mlp.Wo"),
+    "phi3": ("qkv_proj", "qkv_proj", "o_proj", "gate_up_proj", "down_proj"),
     "bert": ("query", "value", "attention.output.dense", "intermediate.dense", "output.dense"),
 }
 

@@ -48,6 +48,10 @@ LLAMA = {
             "rope_parameters .*full_attention.*allowed: the same for all layers",
         ),
         (LLAMA | {"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5, which is not supp"),
+        (
+            LLAMA | {"rope_parameters": {"rope_type": "longrope", "short_factor": [1.0]}},
+            "short_factor must have 2 numbers, one for each pair of a head that turns, got 1",
+        ),
         (LLAMA | {"hidden_act": "swish"}, "unknown activation 'swish'"),
         (
             {"model_type": "gemma3_text", "use_bidirectional_attention": True},

@@ -50,6 +50,31 @@ CONFIGS = {
         | {"num_hidden_layers": 3, "no_rope_layers": [1, 0, 1], "use_sliding_window": True}
         | {"sliding_window": 4, "pad_token_id": 0},
     ),
+    "phi3": (
+        "Phi3",
+        LLAMA
+        | {
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 50.0,
+                "partial_rotary_factor": 0.75,
+            }
+        }
+        | {"head_dim": 8, "sliding_window": 4},
+    ),
+    "longrope": (
+        "Phi3",
+        LLAMA
+        | {
+            "rope_parameters": {
+                "rope_type": "longrope",
+                "rope_theta": 50.0,
+                "short_factor": [1.0, 1.5],
+                "long_factor": [2.0, 9.0],
+            }
+        }
+        | {"original_max_position_embeddings": 32, "num_key_value_heads": 4, "head_dim": 4},
+    ),
     "gemma": ("Gemma", LLAMA | {"hidden_act": "gelu"}),
     "gemma2": ("Gemma2", parity.GEMMA),
     "gemma3": (
@@ -79,7 +104,7 @@ WRITES = ("gpt2", "qwen3")
 # What others cover too: Gemma 3 has two rates, one of them linear, and norms as Gemma 1 and 2.
 SLOW = ("linear", "gemma", "gemma2")
 # Llama but for a few fields, which logits tell: the rest is left to the slow tests.
-FIELDS = ("olmo2", "smollm3")
+FIELDS = ("olmo2", "smollm3", "phi3", "longrope")
 
 
 def slow_but(quick, names=CONFIGS):

@@ -27,7 +27,7 @@ from parity import torch_model as random_model
 import prompt_jax as pj
 from prompt_jax import testing
 from prompt_jax.config import InputError
-from prompt_jax.methods import init
+from prompt_jax.methods import init, resolve
 from prompt_jax.prompts import export_peft, load_prompt, prompt_for, save_prompt
 from prompt_jax.prompts.peft import obstacle
 from prompt_jax.weights import load_backbone
@@ -45,10 +45,13 @@ FAMILIES = {
     "llama": ("Llama", LLAMA),
     "gemma2": ("Gemma2", GEMMA),
     "gemma3_text": ("Gemma3Text", GEMMA),
+    "phi3": ("Phi3", LLAMA),
     "bert": ("Bert", BERT),
     "roberta": ("Roberta", BERT | {"pad_token_id": 1, "max_position_embeddings": 42}),
     "distilbert": ("DistilBert", DISTILBERT),
 }
+# PEFT has no kernels of its own choice for them.
+UNKNOWN = ("phi3",)
 OURS = {
     "prompt": pj.PromptTuningConfig(num_virtual_tokens=P),
     "p_tuning": pj.PTuningConfig(num_virtual_tokens=P, encoder_hidden_size=8),
@@ -76,6 +79,7 @@ CASES += [
     *[("gemma2", "CAUSAL_LM", name) for name in ("prompt", "prefix", "lora", "ia3")],
     *[("gemma3_text", "CAUSAL_LM", name) for name in ("prompt", "prefix", "lora")],
     ("gemma2", "SEQ_CLS", "lora"),
+    *[("phi3", "CAUSAL_LM", name) for name in ("prefix", "lora", "ia3")],
     *[("roberta", "SEQ_CLS", name) for name in ("prompt", "lora")],
 ]
 QUICK = {
@@ -178,6 +182,11 @@ def test_we_load_pefts(backbones, tmp_path, family, task, name):
     config.task_type = task
     if family == "gpt2" and name in ("lora", "dora", "ia3"):
         config.fan_in_fan_out = True  # Or PEFT sets it with a warning.
+    if family in UNKNOWN and hasattr(config, "target_modules"):
+        names = resolve(config_for(name, task), backbone)
+        config.target_modules = list(names.target_modules)
+        if name == "ia3":
+            config.feedforward_modules = list(names.feedforward_modules)
     model = peft.get_peft_model(torch_model(family, task), config).eval()
     shaken(model, 0.3, trained_only=True)
     model.save_pretrained(tmp_path / "theirs")

@@ -32,6 +32,20 @@ MODELS = {
     "olmo2": CONFIGS["olmo2"],
     # No key of the format tells which layers turn no position: each fourth one.
     "smollm3": dataclasses.replace(LLAMA, model_type="smollm3", num_layers=4, nope_layers=(3,)),
+    "phi3": dataclasses.replace(CONFIGS["phi3"], sliding_window=4),
+    "longrope": dataclasses.replace(
+        CONFIGS["phi3"],
+        max_positions=16,
+        rope=Rope(
+            1e4,
+            "longrope",
+            4.0,
+            original=16,
+            attention=1.25,
+            short=(1.0, 1.5, 1.25, 2.0),
+            long=(2.0, 4.0, 3.0, 8.0),
+        ),
+    ),
     "gpt2": CONFIGS["gpt2"],
     "t5": CONFIGS["t5"],
 }
@@ -58,7 +72,8 @@ def writer_of(file, config, tokenizer=()):
     if c.pad_token_id is not None:
         writer.add_pad_token_id(c.pad_token_id)
     if c.max_positions:
-        writer.add_context_length(c.max_positions)
+        longer = 4 if getattr(c, "rope", None) and c.rope.kind == "longrope" else 1
+        writer.add_context_length(longer * c.max_positions)
     if c.model_type == "gpt2":
         writer.add_layer_norm_eps(c.layer_norm_epsilon)
         return writer
@@ -71,12 +86,18 @@ def writer_of(file, config, tokenizer=()):
         return writer
     writer.add_head_count_kv(c.num_kv_heads)
     writer.add_rope_freq_base(c.rope.theta)
-    writer.add_rope_dimension_count(c.d_kv)
+    writer.add_rope_dimension_count(c.rope.turning(c.d_kv))
     if c.sliding_window:
         writer.add_sliding_window(c.sliding_window)
     if c.model_type == "gemma2":
         writer.add_attn_logit_softcapping(c.attention_cap)
         writer.add_final_logit_softcapping(c.logit_cap)
+    if c.rope.kind == "longrope":
+        # The file says how long texts may be that turn as those which are read here do not.
+        writer.add_rope_scaling_orig_ctx_len(c.rope.original)
+        writer.add_rope_scaling_attn_factors(c.rope.attention)
+        writer.add_tensor("rope_factors_short.weight", np.float32(c.rope.short))
+        writer.add_tensor("rope_factors_long.weight", np.float32(c.rope.long))
     if c.rope.kind == "linear":
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(c.rope.factor)

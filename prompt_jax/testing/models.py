@@ -74,6 +74,10 @@ CONFIGS = {
         _LLAMA, model_type="smollm3", num_layers=3, nope_layers=(2,), sliding_window=4,
         full_layers=(0, 1), tie_embeddings=True,
     ),
+    # Kernels are fused, the heads of keys are few, and a part of a head turns with the positions.
+    "phi3": dataclasses.replace(
+        _LLAMA, model_type="phi3", fused="by_role", fused_mlp=True, rope=Rope(part=0.75)
+    ),
     # Every other layer has a window, norms behind sublayers too, and caps on scores and logits.
     "gemma2": _GEMMA,
     # Layers with a window turn at a rate of their own; queries and keys are normed.

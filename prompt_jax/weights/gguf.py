@@ -85,6 +85,7 @@ ARCHITECTURES = {
     "gemma3": Architecture("gemma3_text", GEMMA),
     "olmo2": Architecture("olmo2", LLAMA),
     "smollm3": Architecture("smollm3", LLAMA, interleaved=True),
+    "phi3": Architecture("phi3", LLAMA),
     "gpt2": Architecture("gpt2", GPT2),
     "t5": Architecture("t5", T5),
 }
@@ -93,6 +94,8 @@ ENDS = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer
 """Ids that end a text, a turn and a message."""
 FACTORS = "rope_freqs.weight"
 """By how much each pair of a head turns slower, for longer texts: Llama 3.1 and later."""
+LONGROPE = {"short_factor": "rope_factors_short.weight", "long_factor": "rope_factors_long.weight"}
+"""The same for texts of the first length and for longer ones: Phi-3."""
 UNUSED = ("dec.blk.0.cross_attn_rel_b.weight",)
 """A weight of old T5 1.0 checkpoints that no T5 has ever read."""
 
@@ -248,10 +251,11 @@ def _config_json(contents: GGUF, name: str) -> dict[str, Any]:
         return values
     values["attention_bias"] = "blk.0.attn_q.bias" in tensors
     values["mlp_bias"] = "blk.0.ffn_up.bias" in tensors
-    values["rope_parameters"] = _rope(metadata, name, tensors)
     share = values["hidden_size"] // values["num_attention_heads"]
     width = values.get("head_dim", share)
-    values["partial_rotary_factor"] = metadata.get(f"{name}.rope.dimension_count", width) / width
+    values["rope_parameters"] = _rope(metadata, name, tensors) | {
+        "partial_rotary_factor": metadata.get(f"{name}.rope.dimension_count", width) / width
+    }
     if fields is GEMMA:
         # No key tells; llama.cpp knows the two models that differ by their depth.
         deep = (name, values["num_hidden_layers"]) in (("gemma2", 46), ("gemma3", 62))
@@ -276,6 +280,9 @@ def _rope(metadata: Metadata, name: str, tensors: Mapping[str, StoredTensor]) ->
             "original_max_position_embeddings": 8192,
         }
     kind = metadata.get(f"{name}.rope.scaling.type", "none")
+    if LONGROPE["short_factor"] in tensors:
+        factors = {word: tensors[weight].read().tolist() for word, weight in LONGROPE.items()}
+        rope, kind = rope | factors, "longrope"
     if kind == "none":
         return rope
     keys = {
@@ -326,7 +333,7 @@ def _renamed(
             places[modules.get_name(module)] = module, path.rpartition("/")[0]
     renamed = {}
     for word, tensor in tensors.items():
-        if word == FACTORS or word in UNUSED:
+        if word == FACTORS or word in UNUSED or word in LONGROPE.values():
             continue
         stem, _, leaf = word.rpartition(".")
         module, path = places.get(stem, (stem, ""))

@@ -65,6 +65,8 @@ class StackConfig(ModelConfig):
                 f"num_heads must be a multiple of num_kv_heads, got {self.num_heads} and "
                 f"{self.num_kv_heads}; use the config.json that belongs to the weights"
             )
+        if self.rope is not None:
+            self.rope.check(self.d_kv)
         layers = range(self.num_layers)
         if not set(self.full_layers) < set(layers):
             raise InputError(
@@ -84,6 +86,8 @@ class StackConfig(ModelConfig):
     @property
     def fused_axes(self) -> Axes:
         """Axes of what a kernel with queries, keys and values gives, in the order of its rows."""
+        if self.num_kv_heads < self.num_heads:  # Phi-3, whose three parts differ in size.
+            return ("heads", self.num_heads + 2 * self.num_kv_heads), ("kv", self.d_kv)
         return ("qkv", 3), ("heads", self.num_heads), ("kv", self.d_kv)
 
 

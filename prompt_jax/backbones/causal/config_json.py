@@ -11,6 +11,7 @@ from prompt_jax.backbones.causal.model_types import (
     LEFT_OUT,
     MODEL_TYPES,
     ONLY,
+    PARTIAL,
     SWITCHED,
     WINDOWED,
 )
@@ -88,7 +89,7 @@ def stack_fields(values: ConfigJson) -> dict[str, Any]:
         "num_heads": heads,
         "num_kv_heads": values.get("num_key_value_heads") or heads,
         "num_layers": values["num_hidden_layers"],
-        "max_positions": max(limit, rope.reach),
+        "max_positions": rope.reach(limit),
         "norm": "rms",
         "layer_norm_epsilon": values.get("rms_norm_eps", 1e-6),
         "rope": rope,
@@ -117,7 +118,7 @@ def _windows(values: ConfigJson) -> ConfigJson:
     kind, layers, window = values["model_type"], values["num_hidden_layers"], None
     # Qwen and SmolLM3 name a window that only this option opens.
     if kind in WINDOWED and values.get("use_sliding_window", kind not in SWITCHED):
-        window = values.get("sliding_window")
+        window = values.get("sliding_window") or None
     first = (values.get("max_window_layers", 28) or 0) if kind.startswith("qwen") else 0
     # One more than there are layers has no full one behind the first.
     every = values.get("sliding_window_pattern") or layers + 1
@@ -228,6 +229,11 @@ def _rotary_values(c: StackConfig, rope: Rope) -> ConfigJson:
         near = window is not None
         types = [SLIDING if near and i not in c.full_layers else FULL for i in range(c.num_layers)]
         values["layer_types"] = types
+    if rope.kind == "longrope":
+        values["original_max_position_embeddings"] = rope.original
+        values["max_position_embeddings"] = round(rope.factor * rope.original)
+    if c.model_type in PARTIAL:
+        values["rope_parameters"]["partial_rotary_factor"] = rope.part
     if c.model_type == "smollm3":
         values["no_rope_layers"] = [int(i not in c.nope_layers) for i in range(c.num_layers)]
     if c.model_type == "gemma3_text":

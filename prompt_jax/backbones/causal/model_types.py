@@ -9,7 +9,7 @@ from prompt_jax.backbones.config import ConfigJson
 
 MODEL_TYPES = (
     *("gpt2", "llama", "mistral", "qwen2", "qwen3"),
-    *("gemma", "gemma2", "gemma3", "gemma3_text", "olmo2", "smollm3"),
+    *("gemma", "gemma2", "gemma3", "gemma3_text", "olmo2", "smollm3", "phi3"),
 )
 """What Hugging Face calls them; of a `gemma3` with a vision tower the text part is read."""
 ALWAYS: dict[str, dict[str, Any]] = {
@@ -25,6 +25,7 @@ ALWAYS: dict[str, dict[str, Any]] = {
         "norm": "rms_from_one", "norm_places": ("before", "behind"), "qk_norm": "heads"
     },
     "olmo2": {"norm_places": ("behind",), "qk_norm": "whole"},
+    "phi3": {"fused": "by_role", "fused_mlp": True},
 }  # fmt: skip
 """Fields that a type decides and no config.json says, where they are not those of Llama."""
 CALLED: dict[str, dict[str, str]] = {
@@ -48,10 +49,12 @@ ONLY: dict[str, ConfigJson] = {
     **dict.fromkeys(("gemma2", "gemma3_text"), {"use_bidirectional_attention": False}),
 }
 """Options of a type that have one supported value."""
-WINDOWED = ("mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "smollm3")
+WINDOWED = ("mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "smollm3", "phi3")
 """Types whose layers may have a sliding window; in others the word means nothing."""
 SWITCHED = ("qwen2", "qwen3", "smollm3")
 """Those of them that have it only with `use_sliding_window`."""
+PARTIAL = ("phi3",)
+"""Types of whose heads a part may turn with the positions, and the rest not."""
 _GEMMA = {
     **{"num_key_value_heads": 16, "head_dim": 256, "max_position_embeddings": 8192},
     **{"pad_token_id": 0, "eos_token_id": 1, "hidden_act": "gelu_pytorch_tanh"},
@@ -75,6 +78,7 @@ LEFT_OUT: dict[str, ConfigJson] = {
     | {"vocab_size": 262208, "max_position_embeddings": 131072, "sliding_window_pattern": 6}
     | {"final_logit_softcapping": None},
     "olmo2": {"rms_norm_eps": 1e-5},
+    "phi3": {"rms_norm_eps": 1e-5, "pad_token_id": 32000, "eos_token_id": 32000},
     "smollm3": {
         **{"num_key_value_heads": 4, "no_rope_layer_interval": 4, "rope_theta": 2e6},
         **{"max_position_embeddings": 32768, "pad_token_id": 128004, "eos_token_id": 128001},

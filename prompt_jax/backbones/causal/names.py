@@ -39,6 +39,10 @@ GEMMA2 = LLAMA | {
     "mlp_norm": "pre_feedforward_layernorm",
     "mlp_post_norm": "post_feedforward_layernorm",
 }
+PHI3 = {path: name for path, name in LLAMA.items() if path.endswith(("norm", "out", "wo"))} | {
+    "attention/qkv": "self_attn.qkv_proj",
+    "mlp/wi": "mlp.gate_up_proj",
+}
 T5GEMMA = GEMMA2 | {
     "attention_norm": "pre_self_attn_layernorm",
     "attention_post_norm": "post_self_attn_layernorm",
@@ -84,6 +88,7 @@ NAMES = {
     "gemma2": Names(GEMMA2),
     "gemma3_text": Names(GEMMA2),
     "olmo2": Names(GEMMA2),
+    "phi3": Names(PHI3),
     "modernbert": Names(MODERNBERT),
     "t5gemma": Names(T5GEMMA),
 }  # fmt: skip

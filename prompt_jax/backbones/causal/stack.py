@@ -85,7 +85,7 @@ class Attention(nn.Module):
         c = self.config
         x = constrain(x, c.mesh, "batch")
         if c.fused:
-            query, key, value = (part[:, :, 0] for part in jnp.split(self.qkv(x), 3, axis=2))
+            query, key, value = _roles(c, self.qkv(x))
         else:
             query, key, value = self.query(x), self.key(x), self.value(x)
         (query,) = by_heads(c.mesh, query)
@@ -137,6 +137,15 @@ class Attention(nn.Module):
         limits = {"chunk": c.attention_chunk, "cap": c.attention_cap}
         out = attend(query, key, value, [bias], prefix, opened, **limits)
         return self.out(*by_heads(c.mesh, out))
+
+
+def _roles(config: StackConfig, qkv: Float[Array, "B T *heads"]) -> list[Array]:
+    """Queries, keys and values, [B, T, H, K], of what a fused kernel gives."""
+    axes = [name for name, _ in config.fused_axes]
+    if "qkv" not in axes:
+        heads, few = config.num_heads, config.num_kv_heads
+        return jnp.split(qkv, [heads, heads + few], axis=2)
+    return [part.squeeze(2) for part in jnp.split(qkv, 3, axis=2)]
 
 
 class Block(nn.Module):
