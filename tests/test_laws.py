@@ -16,6 +16,7 @@ ON = {
     "llama": ("prompt", "prefix", "lora", "ia3"),  # It shares GPT-2's code.
     "olmo2": ("prompt", "lora", "parallel"),
     "smollm3": ("prompt", "prefix"),
+    "granite": ("prompt", "prefix", "deep_add", "parallel"),
     "phi3": ("prompt", "prefix", "lora", "ia3", "dora"),
     "gemma2": (*SOCKETS, "deep_add", "head_lora"),
     "gemma3": ("prompt", "prefix", "lora"),

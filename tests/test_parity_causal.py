@@ -50,6 +50,12 @@ CONFIGS = {
         | {"num_hidden_layers": 3, "no_rope_layers": [1, 0, 1], "use_sliding_window": True}
         | {"sliding_window": 4, "pad_token_id": 0},
     ),
+    "granite": (
+        "Granite",
+        LLAMA
+        | {"embedding_multiplier": 3.0, "attention_multiplier": 0.2, "residual_multiplier": 0.4}
+        | {"logits_scaling": 4.0, "head_dim": 4},
+    ),
     "phi3": (
         "Phi3",
         LLAMA
@@ -104,7 +110,7 @@ WRITES = ("gpt2", "qwen3")
 # What others cover too: Gemma 3 has two rates, one of them linear, and norms as Gemma 1 and 2.
 SLOW = ("linear", "gemma", "gemma2")
 # Llama but for a few fields, which logits tell: the rest is left to the slow tests.
-FIELDS = ("olmo2", "smollm3", "phi3", "longrope")
+FIELDS = ("olmo2", "smollm3", "granite", "phi3", "longrope")
 
 
 def slow_but(quick, names=CONFIGS):

@@ -46,12 +46,13 @@ FAMILIES = {
     "gemma2": ("Gemma2", GEMMA),
     "gemma3_text": ("Gemma3Text", GEMMA),
     "phi3": ("Phi3", LLAMA),
+    "granite": ("Granite", LLAMA | {"embedding_multiplier": 3.0, "residual_multiplier": 0.4}),
     "bert": ("Bert", BERT),
     "roberta": ("Roberta", BERT | {"pad_token_id": 1, "max_position_embeddings": 42}),
     "distilbert": ("DistilBert", DISTILBERT),
 }
 # PEFT has no kernels of its own choice for them.
-UNKNOWN = ("phi3",)
+UNKNOWN = ("phi3", "granite")
 OURS = {
     "prompt": pj.PromptTuningConfig(num_virtual_tokens=P),
     "p_tuning": pj.PTuningConfig(num_virtual_tokens=P, encoder_hidden_size=8),
@@ -80,6 +81,7 @@ CASES += [
     *[("gemma3_text", "CAUSAL_LM", name) for name in ("prompt", "prefix", "lora")],
     ("gemma2", "SEQ_CLS", "lora"),
     *[("phi3", "CAUSAL_LM", name) for name in ("prefix", "lora", "ia3")],
+    *[("granite", "CAUSAL_LM", name) for name in ("prompt", "lora")],
     *[("roberta", "SEQ_CLS", name) for name in ("prompt", "lora")],
 ]
 QUICK = {

@@ -32,6 +32,7 @@ MODELS = {
     "olmo2": CONFIGS["olmo2"],
     # No key of the format tells which layers turn no position: each fourth one.
     "smollm3": dataclasses.replace(LLAMA, model_type="smollm3", num_layers=4, nope_layers=(3,)),
+    "granite": CONFIGS["granite"],
     "phi3": dataclasses.replace(CONFIGS["phi3"], sliding_window=4),
     "longrope": dataclasses.replace(
         CONFIGS["phi3"],
@@ -92,6 +93,11 @@ def writer_of(file, config, tokenizer=()):
     if c.model_type == "gemma2":
         writer.add_attn_logit_softcapping(c.attention_cap)
         writer.add_final_logit_softcapping(c.logit_cap)
+    if c.model_type == "granite":
+        writer.add_embedding_scale(c.input_scale)
+        writer.add_attention_scale(c.query_scale)
+        writer.add_residual_scale(c.residual_scale)
+        writer.add_logit_scale(c.logits_scaling)
     if c.rope.kind == "longrope":
         # The file says how long texts may be that turn as those which are read here do not.
         writer.add_rope_scaling_orig_ctx_len(c.rope.original)

@@ -74,6 +74,11 @@ CONFIGS = {
         _LLAMA, model_type="smollm3", num_layers=3, nope_layers=(2,), sliding_window=4,
         full_layers=(0, 1), tie_embeddings=True,
     ),
+    # Input, scores, sublayers and logits are scaled.
+    "granite": dataclasses.replace(
+        _LLAMA, model_type="granite", input_scale=3.0, query_scale=0.25, residual_scale=0.5,
+        logits_scaling=2.0,
+    ),
     # Kernels are fused, the heads of keys are few, and a part of a head turns with the positions.
     "phi3": dataclasses.replace(
         _LLAMA, model_type="phi3", fused="by_role", fused_mlp=True, rope=Rope(part=0.75)

@@ -40,6 +40,10 @@ LLAMA = {
     "attention.key_length": "head_dim",
     "attention.layer_norm_rms_epsilon": "rms_norm_eps",
     "attention.sliding_window": "sliding_window",
+    "attention.scale": "attention_multiplier",
+    "embedding_scale": "embedding_multiplier",
+    "residual_scale": "residual_multiplier",
+    "logit_scale": "logits_scaling",
 }
 GEMMA = LLAMA | {
     "attn_logit_softcapping": "attn_logit_softcapping",
@@ -86,6 +90,7 @@ ARCHITECTURES = {
     "olmo2": Architecture("olmo2", LLAMA),
     "smollm3": Architecture("smollm3", LLAMA, interleaved=True),
     "phi3": Architecture("phi3", LLAMA),
+    "granite": Architecture("granite", LLAMA, interleaved=True),
     "gpt2": Architecture("gpt2", GPT2),
     "t5": Architecture("t5", T5),
 }

@@ -46,6 +46,8 @@ class StackConfig(ModelConfig):
     """Queries and keys are normed: by `heads` in Qwen3 and Gemma 3, as a `whole` in OLMo 2."""
     query_scale: float | None = None
     """What queries are multiplied with; None is d_kv ** -0.5."""
+    residual_scale: float = 1.0
+    """What a sublayer gives is multiplied with before the residual sum: Granite."""
     attention_cap: float | None = None
     """What no score of attention passes, by a tanh: Gemma 2."""
     sliding_window: int | None = None
@@ -103,6 +105,10 @@ class CausalConfig(StackConfig):
     tie_embeddings: bool = True
     embedding_scale: float = 1.0
     """What rows of the embedding table are multiplied with, rounded to `dtype`."""
+    input_scale: float = 1.0
+    """What the first layer multiplies its input with, virtual tokens among it: Granite."""
+    logits_scaling: float = 1.0
+    """What logits are divided by: Granite."""
     logit_cap: float | None = None
     """What no logit passes, by a tanh: Gemma 2."""
     bidirectional_input: bool = False

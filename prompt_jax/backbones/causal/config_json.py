@@ -49,8 +49,8 @@ def from_hugging_face(values: ConfigJson, **fields: Any) -> CausalConfig:
     return CausalConfig(
         vocab_size=values["vocab_size"],
         embedding_scale=values["hidden_size"] ** 0.5 if kind.startswith("gemma") else 1.0,
-        **{field: values[word] for word, field in FIELDS.get(kind, {}).items()},
-        **stack_fields(values),
+        **stack_fields(values)
+        | {field: values[word] for word, field in FIELDS.get(kind, {}).items()},
         **special_tokens(values),
         **fields,
     )
@@ -77,6 +77,7 @@ def stack_fields(values: ConfigJson) -> dict[str, Any]:
     head = values.get("head_dim") or width // heads
     # Gemma 2 and 3 may divide by the root of another number than the width of a head.
     scalar = values.get("query_pre_attn_scalar", head)
+    scale = values.get("attention_multiplier", scalar**-0.5)
     activation = values.get("hidden_act", "silu")
     if kind == "gemma":  # Its first config.json says "gelu" and means the approximation.
         activation = {"gelu": "gelu_pytorch_tanh"}.get(activation, activation)
@@ -99,7 +100,7 @@ def stack_fields(values: ConfigJson) -> dict[str, Any]:
         "qkv_bias": bias,
         "out_bias": bias,
         "mlp_bias": values.get("mlp_bias", False),
-        "query_scale": None if scalar == head else scalar**-0.5,
+        "query_scale": None if scale == head**-0.5 else scale,
         # Gemma 3 has the field too, and reads it nowhere.
         "attention_cap": values.get("attn_logit_softcapping") if kind == "gemma2" else None,
         "activation": activation,
@@ -240,8 +241,10 @@ def _rotary_values(c: StackConfig, rope: Rope) -> ConfigJson:
         values["rope_parameters"] = {FULL: write_rope(rope)}
         if c.sliding_rope is not None:
             values["rope_parameters"][SLIDING] = write_rope(c.sliding_rope)
+    scale = c.d_kv**-0.5 if c.query_scale is None else c.query_scale
+    if c.model_type == "granite":
+        values["attention_multiplier"] = scale
     if gemma:
-        scale = c.d_kv**-0.5 if c.query_scale is None else c.query_scale
         values["query_pre_attn_scalar"] = round(scale**-2)
         values["attn_logit_softcapping"] = c.attention_cap
     return values

@@ -56,6 +56,7 @@ class Causal(nn.Module):
           inputs: how many places from the front are input, not target.
         """
         c = self.config
+        x = x if c.input_scale == 1 else x * c.input_scale
         prefix = prefix_of(self.variables.get("tuned", {}).get("decoder", {}), "attention")
         places = jnp.arange(mask.shape[1])
         queries = jnp.asarray(first) + jnp.arange(x.shape[1])
@@ -72,6 +73,7 @@ class Causal(nn.Module):
     def _logits(self, states: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         c = self.config
         logits = word_logits(self, states, None if c.tie_embeddings else self.head)
+        logits = logits if c.logits_scaling == 1 else logits / c.logits_scaling
         return soft_capped(logits, c.logit_cap)
 
     def encode(

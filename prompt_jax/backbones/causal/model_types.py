@@ -9,7 +9,7 @@ from prompt_jax.backbones.config import ConfigJson
 
 MODEL_TYPES = (
     *("gpt2", "llama", "mistral", "qwen2", "qwen3"),
-    *("gemma", "gemma2", "gemma3", "gemma3_text", "olmo2", "smollm3", "phi3"),
+    *("gemma", "gemma2", "gemma3", "gemma3_text", "olmo2", "smollm3", "phi3", "granite"),
 )
 """What Hugging Face calls them; of a `gemma3` with a vision tower the text part is read."""
 ALWAYS: dict[str, dict[str, Any]] = {
@@ -39,6 +39,10 @@ CALLED: dict[str, dict[str, str]] = {
 """What a type's config.json calls things that Llama's has other words for."""
 FIELDS: dict[str, dict[str, str]] = {
     **dict.fromkeys(("gemma2", "gemma3_text"), {"final_logit_softcapping": "logit_cap"}),
+    "granite": {
+        **{"embedding_multiplier": "input_scale", "residual_multiplier": "residual_scale"},
+        **{"logits_scaling": "logits_scaling"},
+    },
 }
 """Words that only a type's config.json has, and the field that each of them is."""
 ONLY: dict[str, ConfigJson] = {
@@ -78,6 +82,10 @@ LEFT_OUT: dict[str, ConfigJson] = {
     | {"vocab_size": 262208, "max_position_embeddings": 131072, "sliding_window_pattern": 6}
     | {"final_logit_softcapping": None},
     "olmo2": {"rms_norm_eps": 1e-5},
+    "granite": {
+        **dict.fromkeys(("embedding_multiplier", "attention_multiplier"), 1.0),
+        **dict.fromkeys(("residual_multiplier", "logits_scaling"), 1.0),
+    },
     "phi3": {"rms_norm_eps": 1e-5, "pad_token_id": 32000, "eos_token_id": 32000},
     "smollm3": {
         **{"num_key_value_heads": 4, "no_rope_layer_interval": 4, "rope_theta": 2e6},

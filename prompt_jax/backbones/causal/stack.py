@@ -230,6 +230,7 @@ def _leaving(
     """The residual sum behind a sublayer, see `add`."""
     c = block.config
     out = norm(c, f"{sublayer}_post_norm")(out) if "behind" in c.norm_places else out
+    out = out if c.residual_scale == 1 else out * c.residual_scale
     return add(block, sublayer, x, normed, out)
 
 
