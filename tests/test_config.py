@@ -74,7 +74,6 @@ def test_task_types_in_any_case(name):
         (lambda: c.PromptTuningConfig(task_type="SEQ2SEQ"), "unknown task_type.*SEQ_2_SEQ_LM"),
         (lambda: c.PromptTuningConfig(init="vocabulary"), "unknown init.*meant 'vocab'"),
         (lambda: c.PromptTuningConfig(placement="front"), "unknown placement 'front'; allowed"),
-        (lambda: c.PromptTuningConfig(init="text"), "needs init_text"),
         (lambda: c.PromptTuningConfig(init="file"), "needs init_file"),
         (
             lambda: c.PromptTuningConfig(init_file="x.npy", init_text="a"),

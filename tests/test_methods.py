@@ -6,9 +6,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from prompt_jax.config import PLACEMENTS, InputError
+from prompt_jax.config import PLACEMENTS, Config, DataConfig, InputError, TaskConfig
+from prompt_jax.experiment.answering import method_of
+from prompt_jax.experiment.splits import load_data
 from prompt_jax.forward import Injection, Placement, prepend
-from prompt_jax.methods import MultitaskPromptConfig, PromptTuningConfig, init, materialize
+from prompt_jax.methods import (
+    MultitaskPromptConfig,
+    PrefixTuningConfig,
+    PromptTuningConfig,
+    init,
+    materialize,
+)
 from prompt_jax.methods.multitask_prompt import Combine
 from prompt_jax.methods.virtual_tokens import from_rows, from_vocab, uniform
 from prompt_jax.prompts import prompt_for
@@ -89,9 +97,35 @@ def test_bad_starts(tiny, method, start, message):
         init(PromptTuningConfig(**method), tiny, KEY, start)
 
 
-def test_class_labels_without_labels(embedded):
-    with pytest.raises(InputError, match="needs label words"):
-        init(PromptTuningConfig(init="class_labels"), embedded, KEY)
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (PromptTuningConfig(init="class_labels"), "needs label words"),
+        (PromptTuningConfig(init="text"), "needs a text, e.g. method.init_text"),
+        (PrefixTuningConfig(init="text"), "or a task with an instruction: set task.system"),
+    ],
+)
+def test_starts_that_have_no_words(embedded, method, message):
+    with pytest.raises(InputError, match=message):
+        init(method, embedded, KEY)
+
+
+@pytest.mark.parametrize(
+    ("task", "text"),
+    [
+        (TaskConfig(source="Is it good? {input}\nAnswer:"), "Is it good? \nAnswer:"),
+        (TaskConfig(source="A: {input}", system="Say good or bad."), "Say good or bad."),
+        (TaskConfig(), ""),
+    ],
+)
+def test_a_start_takes_the_words_of_the_task(embedded, task, text):
+    data = DataConfig(task="embedded:sentiment", max_examples=4, max_test_examples=1)
+    config = Config(task=task, data=data, method=PrefixTuningConfig(init="text"))
+    rows = load_data(config)
+    assert method_of(config, embedded, [rows.task]).init_text == text
+    named = PrefixTuningConfig(init_text="Say:")
+    config = dataclasses.replace(config, method=named)
+    assert method_of(config, embedded, [rows.task]).init_text == "Say:"
 
 
 def test_prepend_is_a_picture():

@@ -36,7 +36,6 @@ KEY = jax.random.key(0)
             lambda: pj.PrefixTuningConfig(encoder=False, decoder=False, cross=False),
             "no attention has a prefix; set encoder, decoder or cross",
         ),
-        (lambda: pj.PrefixTuningConfig(init="text"), "needs init_text"),
         (
             lambda: pj.PrefixTuningConfig(init="text", init_text="a", prefix_projection=True),
             "prefix_projection computes them; use one",

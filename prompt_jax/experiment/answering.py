@@ -62,8 +62,11 @@ def method_of(config: Config, backbone: Backbone, tasks: Sequence[Task]) -> Meth
         )
     for labelled in tasks:
         _label_rows(config, backbone, labelled)
-    if getattr(method, "start", None) == "class_labels" and not getattr(method, "init_labels", ()):
-        return dataclasses.replace(method, **{"init_labels": task.choices})
+    # What a start takes from the task where the method does not say it.
+    words = {"class_labels": ("init_labels", task.choices), "text": ("init_text", task.instruction)}
+    field, value = words.get(getattr(method, "start", ""), ("", None))
+    if field and not getattr(method, field):
+        return dataclasses.replace(method, **{field: value})
     return method
 
 

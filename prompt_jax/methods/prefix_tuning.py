@@ -30,7 +30,7 @@ from prompt_jax.methods.method import (
     register_method,
 )
 from prompt_jax.methods.p_tuning import apply_linear, linear
-from prompt_jax.methods.virtual_tokens import VirtualTokens
+from prompt_jax.methods.virtual_tokens import VirtualTokens, text_tokens
 from prompt_jax.trees import Tuned
 
 Start = Literal["random", "zero", "text"]
@@ -58,7 +58,8 @@ class PrefixTuningConfig(VirtualTokens):
     """Where the prefix starts: small noise, zeros, or what the frozen model makes of a text. None
     is a text where init_text is given, and else noise."""
     init_text: str | None = None
-    """The text of `init="text"`; repeated or cut to num_virtual_tokens."""
+    """The text of `init="text"`; repeated or cut to num_virtual_tokens. Empty takes the task's
+    instruction: task.system, or the words of task.source around its columns."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -66,8 +67,6 @@ class PrefixTuningConfig(VirtualTokens):
         at_least("encoder_hidden_size", self.encoder_hidden_size, 1, "as wide as the prefix's MLP")
         if not (self.encoder or self.decoder or self.cross):
             raise InputError("no attention has a prefix; set encoder, decoder or cross")
-        if self.start == "text" and not self.init_text:
-            raise InputError('init="text" needs init_text, e.g. "Classify the sentiment:"')
         if self.start == "text" and self.prefix_projection:
             raise InputError(
                 'init="text" sets keys and values, and prefix_projection computes them; use one'
@@ -148,14 +147,8 @@ def _noise(key: PRNGKeyArray, shape: tuple[int, ...], scale: float) -> Tuned:
 
 
 def _of_text(config: PrefixTuningConfig, backbone: Backbone, places: dict[str, Attention]) -> Tuned:
-    if backbone.tokenizer is None:
-        raise InputError(
-            f'init="text" needs a tokenizer and backbone {backbone.name!r} has none; '
-            'use init="random"'
-        )
-    ids = backbone.tokenizer(config.init_text)["input_ids"]
-    backbone.check_tokens(ids, "method.init_text")
-    tokens = np.resize(np.asarray(ids), config.num_virtual_tokens)
+    tokens = text_tokens(config.init_text, backbone, "random")
+    tokens = np.resize(np.asarray(tokens), config.num_virtual_tokens)
     states = backbone.keys_and_values(tokens)
     # What is trained is float32, whatever the backbone computes in.
     return {path: jax.tree.map(lambda v: v.astype(jnp.float32), states[path]) for path in places}

@@ -53,7 +53,8 @@ class InputPrompt(VirtualTokens):
     """Where the prompt starts: vocabulary rows, a text, the label words, noise, or a file. None is
     the one that an option is given for, as `file` by init_file, and else `vocab`."""
     init_text: str | None = None
-    """The text of `init="text"`; repeated or cut to num_virtual_tokens."""
+    """The text of `init="text"`; repeated or cut to num_virtual_tokens. Empty takes the task's
+    instruction: task.system, or the words of task.source around its columns."""
     init_labels: tuple[str, ...] = ()
     """The words of `init="class_labels"`, a row each; empty takes the label words of the task."""
     init_file: str | None = None
@@ -71,10 +72,6 @@ class InputPrompt(VirtualTokens):
         choose("init", self.start, get_args(Start))
         choose("placement", self.placement, PLACEMENTS)
         at_least("init_population", self.init_population, 1)
-        if self.start == "text" and not self.init_text:
-            raise InputError(
-                'init="text" needs init_text, e.g. init_text="Classify the sentiment:"'
-            )
         if self.start == "file" and not self.init_file:
             raise InputError('init="file" needs init_file, a prompt folder or a .npy of [P, D]')
 
@@ -158,15 +155,10 @@ def initializer(
     if config.start == "file":
         # Checked when it is called, since only then the shape of the prompt is known.
         return lambda key, shape: _checked(start, shape)
-    if backbone.tokenizer is None:
-        raise InputError(
-            f'init="{config.start}" needs a tokenizer and backbone {backbone.name!r} has none; '
-            'use init="vocab"'
-        )
     if config.start == "text":
-        tokens = backbone.tokenizer(config.init_text)["input_ids"]
-        backbone.check_tokens(tokens, "method.init_text")
-        return from_text(backbone.embed, tokens)
+        return from_text(backbone.embed, text_tokens(config.init_text, backbone, "vocab"))
+    if backbone.tokenizer is None:
+        raise no_tokenizer(config.start, backbone, "vocab")
     if not config.init_labels:
         raise InputError(
             'init="class_labels" needs label words: set task.labels or method.init_labels'
@@ -175,6 +167,32 @@ def initializer(
     for piece, label in zip(pieces, config.init_labels, strict=True):
         backbone.check_tokens(piece, f"label word {label!r}")
     return from_rows(jnp.stack([backbone.embed(np.asarray(p)).mean(0) for p in pieces]), vocab)
+
+
+def text_tokens(text: str | None, backbone: Backbone, remedy: str) -> list[int]:
+    """The tokens of the text that virtual tokens start from.
+
+    Args:
+      remedy: a start that needs no text.
+    """
+    if backbone.tokenizer is None:
+        raise no_tokenizer("text", backbone, remedy)
+    if not text:
+        raise InputError(
+            'init="text" needs a text, e.g. method.init_text "Classify the sentiment:"; or a task '
+            "with an instruction: set task.system, or write words around the columns of task.source"
+        )
+    tokens = backbone.tokenizer(text)["input_ids"]
+    backbone.check_tokens(tokens, "method.init_text")
+    return tokens
+
+
+def no_tokenizer(start: str, backbone: Backbone, remedy: str) -> InputError:
+    """The error of a start that reads a text."""
+    return InputError(
+        f'init="{start}" needs a tokenizer and backbone {backbone.name!r} has none; use '
+        f'init="{remedy}"'
+    )
 
 
 def _checked(start: np.ndarray | None, shape: tuple[int, int]) -> Array:

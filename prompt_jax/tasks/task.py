@@ -65,6 +65,12 @@ class Task:
         """The label words to choose the whole answer among; empty for other kinds."""
         return self.labels if self.kind == "classification" else ()
 
+    @property
+    def instruction(self) -> str:
+        """What the task says in every row: its system text, or the words of its template."""
+        words = "".join(literal for literal, *_ in parse(self.source))
+        return self.system or words.strip()
+
     def target_place(self, backbone_place: str) -> str:
         """Where a target stands to its input.
 
