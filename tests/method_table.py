@@ -72,6 +72,13 @@ NAMES = {
         ("q_proj", "v_proj", "o_proj", "gate_proj", "down_proj"),
     ),
     "modernbert": ("Wqkv", "Wqkv", "attn.Wo", "Wi", "mlp.Wo"),
+    "gpt_neox": (
+        "query_key_value",
+        "query_key_value",
+        "attention.dense",
+        "dense_h_to_4h",
+        "dense_4h_to_h",
+    ),
     "phi3": ("qkv_proj", "qkv_proj", "o_proj", "gate_up_proj", "down_proj"),
     "bert": ("query", "value", "attention.output.dense", "intermediate.dense", "output.dense"),
 }

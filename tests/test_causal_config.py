@@ -71,7 +71,7 @@ LLAMA = {
         ),
         (
             {"model_type": "gpt2", "n_embd": 9, "n_head": 2},
-            "heads of a GPT-2 share its width, got 2",
+            "heads of a gpt2 share its width, got 2",
         ),
         (LLAMA | {"num_key_value_heads": 3}, "num_heads must be a multiple of num_kv_heads, got 2"),
     ],

@@ -17,6 +17,7 @@ ON = {
     "olmo2": ("prompt", "lora", "parallel"),
     "smollm3": ("prompt", "prefix"),
     "granite": ("prompt", "prefix", "deep_add", "parallel"),
+    "gpt_neox": ("prompt", "prefix", "lora", "ia3", "parallel", "bias"),
     "phi3": ("prompt", "prefix", "lora", "ia3", "dora"),
     "gemma2": (*SOCKETS, "deep_add", "head_lora"),
     "gemma3": ("prompt", "prefix", "lora"),

@@ -46,6 +46,7 @@ FAMILIES = {
     "gemma2": ("Gemma2", GEMMA),
     "gemma3_text": ("Gemma3Text", GEMMA),
     "phi3": ("Phi3", LLAMA),
+    "gpt_neox": ("GPTNeoX", BERT | {"eos_token_id": 1}),
     "granite": ("Granite", LLAMA | {"embedding_multiplier": 3.0, "residual_multiplier": 0.4}),
     "bert": ("Bert", BERT),
     "roberta": ("Roberta", BERT | {"pad_token_id": 1, "max_position_embeddings": 42}),
@@ -81,6 +82,8 @@ CASES += [
     *[("gemma3_text", "CAUSAL_LM", name) for name in ("prompt", "prefix", "lora")],
     ("gemma2", "SEQ_CLS", "lora"),
     *[("phi3", "CAUSAL_LM", name) for name in ("prefix", "lora", "ia3")],
+    *[("gpt_neox", "CAUSAL_LM", name) for name in ("prompt", "prefix", "lora", "dora", "ia3")],
+    *[("gpt_neox", "SEQ_CLS", "lora"), ("gpt_neox", "TOKEN_CLS", "lora")],
     *[("granite", "CAUSAL_LM", name) for name in ("prompt", "lora")],
     *[("roberta", "SEQ_CLS", name) for name in ("prompt", "lora")],
 ]

@@ -47,13 +47,14 @@ MODELS = {
             long=(2.0, 4.0, 3.0, 8.0),
         ),
     ),
+    "gpt_neox": CONFIGS["gpt_neox"],
     "gpt2": CONFIGS["gpt2"],
     "t5": CONFIGS["t5"],
 }
 
 
 def gguf_name(config):
-    return config.model_type.removesuffix("_text")
+    return config.model_type.removesuffix("_text").replace("gpt_neox", "gptneox")
 
 
 def interleaved(rows, config):
@@ -77,6 +78,11 @@ def writer_of(file, config, tokenizer=()):
         writer.add_context_length(longer * c.max_positions)
     if c.model_type == "gpt2":
         writer.add_layer_norm_eps(c.layer_norm_epsilon)
+        return writer
+    if c.model_type == "gpt_neox":
+        writer.add_layer_norm_eps(c.layer_norm_epsilon)
+        writer.add_parallel_residual(c.parallel_residual)
+        writer.add_rope_dimension_count(c.rope.turning(c.d_kv))
         return writer
     writer.add_layer_norm_rms_eps(c.layer_norm_epsilon)
     writer.add_key_length(c.d_kv)
@@ -128,6 +134,9 @@ def write(file, config, tensors):
             values = interleaved(values, config)
         if config.model_type.startswith("gemma") and module.endswith("norm"):
             values = values + 1
+        if "query_key_value" in module:  # All queries, all keys, all values.
+            heads = values.reshape(config.num_heads, 3, config.d_kv, *values.shape[1:])
+            values = heads.swapaxes(0, 1).reshape(values.shape)
         if ".h." in weight and leaf == "weight" and values.ndim == 2:
             values = values.T
         writer.add_tensor(f"{names.get_name(module)}.{leaf}", np.ascontiguousarray(values))

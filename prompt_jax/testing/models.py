@@ -74,6 +74,11 @@ CONFIGS = {
         _LLAMA, model_type="smollm3", num_layers=3, nope_layers=(2,), sliding_window=4,
         full_layers=(0, 1), tie_embeddings=True,
     ),
+    # Both sublayers read the same, and a fused kernel has the three parts of a head side by side.
+    "gpt_neox": dataclasses.replace(
+        _CAUSAL, model_type="gpt_neox", fused="by_head", rope=Rope(part=0.5), activation="gelu",
+        parallel_residual=True, tie_embeddings=False,
+    ),
     # Input, scores, sublayers and logits are scaled.
     "granite": dataclasses.replace(
         _LLAMA, model_type="granite", input_scale=3.0, query_scale=0.25, residual_scale=0.5,

@@ -45,6 +45,10 @@ LLAMA = {
     "residual_scale": "residual_multiplier",
     "logit_scale": "logits_scaling",
 }
+NEOX = LLAMA | {
+    "attention.layer_norm_epsilon": "layer_norm_eps",
+    "use_parallel_residual": "use_parallel_residual",
+}
 GEMMA = LLAMA | {
     "attn_logit_softcapping": "attn_logit_softcapping",
     "final_logit_softcapping": "final_logit_softcapping",
@@ -91,6 +95,7 @@ ARCHITECTURES = {
     "smollm3": Architecture("smollm3", LLAMA, interleaved=True),
     "phi3": Architecture("phi3", LLAMA),
     "granite": Architecture("granite", LLAMA, interleaved=True),
+    "gptneox": Architecture("gpt_neox", NEOX),
     "gpt2": Architecture("gpt2", GPT2),
     "t5": Architecture("t5", T5),
 }
@@ -254,7 +259,8 @@ def _config_json(contents: GGUF, name: str) -> dict[str, Any]:
         }
     if fields is GPT2:
         return values
-    values["attention_bias"] = "blk.0.attn_q.bias" in tensors
+    biased = ("blk.0.attn_q.bias", "blk.0.attn_qkv.bias")
+    values["attention_bias"] = any(name in tensors for name in biased)
     values["mlp_bias"] = "blk.0.ffn_up.bias" in tensors
     share = values["hidden_size"] // values["num_attention_heads"]
     width = values.get("head_dim", share)
@@ -344,6 +350,8 @@ def _renamed(
         module, path = places.get(stem, (stem, ""))
         if interleaved and path.endswith(("attention/query", "attention/key")):
             tensor = reordered(tensor, _halves(tensor.shape[0], config.d_kv))
+        if path.endswith("attention/qkv") and getattr(config, "fused", None) == "by_head":
+            tensor = reordered(tensor, _by_head(tensor.shape[0], config.d_kv))
         # llama.cpp writes all matrices [out, in], also those that GPT-2 has the other way round.
         matrix = "/layers/" in path and len(tensor.shape) == 2
         if matrix and not family.transposed(config, f"{path}/kernel"):
@@ -357,6 +365,14 @@ def _renamed(
 
 def _less_one(tensor: StoredTensor) -> StoredTensor:
     return StoredTensor(tensor.shape, tensor.dtype, lambda: tensor.read() - 1)
+
+
+def _by_head(rows: int, width: int) -> np.ndarray:
+    """For every row of queries, keys and values, head by head, where it stands among llama.cpp's.
+
+    llama.cpp has those of all heads together: all queries, all keys, all values.
+    """
+    return np.arange(rows).reshape(3, -1, width).swapaxes(0, 1).ravel()
 
 
 def _halves(rows: int, width: int) -> np.ndarray:

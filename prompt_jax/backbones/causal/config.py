@@ -3,14 +3,15 @@
 import dataclasses
 from typing import Literal
 
-from prompt_jax.backbones.causal.model_types import ALWAYS
+from prompt_jax.backbones.causal.model_types import ALWAYS, SHARED
 from prompt_jax.backbones.causal.rope import Rope
 from prompt_jax.backbones.config import ModelConfig
 from prompt_jax.backbones.sockets import Axes, Head
 from prompt_jax.config import InputError, at_least
 
-Fused = Literal["by_role"]
-"""How one kernel has queries, keys and values: all of one role after another."""
+Fused = Literal["by_role", "by_head"]
+"""How one kernel has queries, keys and values: all of one role after another, or those of a head
+side by side."""
 QKNorm = Literal["heads", "whole"]
 """What of queries and of keys is normed: each head by itself, or all heads as one vector."""
 
@@ -38,7 +39,8 @@ class StackConfig(ModelConfig):
     sliding_rope: Rope | None = None
     """That of the layers with a sliding window, where it is another one."""
     fused: Fused | None = "by_role"
-    """How one kernel has queries, keys and values; None has a kernel for each."""
+    """How one kernel has queries, keys and values: `by_role` in GPT-2 and Phi-3, `by_head` in
+    GPT-NeoX; None has a kernel for each."""
     qkv_bias: bool = True
     out_bias: bool = True
     mlp_bias: bool = True
@@ -46,6 +48,8 @@ class StackConfig(ModelConfig):
     """Queries and keys are normed: by `heads` in Qwen3 and Gemma 3, as a `whole` in OLMo 2."""
     query_scale: float | None = None
     """What queries are multiplied with; None is d_kv ** -0.5."""
+    parallel_residual: bool = False
+    """The feed-forward reads what the attention reads, not what it gives: GPT-NeoX."""
     residual_scale: float = 1.0
     """What a sublayer gives is multiplied with before the residual sum: Granite."""
     attention_cap: float | None = None
@@ -88,9 +92,12 @@ class StackConfig(ModelConfig):
     @property
     def fused_axes(self) -> Axes:
         """Axes of what a kernel with queries, keys and values gives, in the order of its rows."""
+        heads, kv = ("heads", self.num_heads), ("kv", self.d_kv)
+        if self.fused == "by_head":
+            return heads, ("qkv", 3), kv
         if self.num_kv_heads < self.num_heads:  # Phi-3, whose three parts differ in size.
-            return ("heads", self.num_heads + 2 * self.num_kv_heads), ("kv", self.d_kv)
-        return ("qkv", 3), ("heads", self.num_heads), ("kv", self.d_kv)
+            return ("heads", self.num_heads + 2 * self.num_kv_heads), kv
+        return ("qkv", 3), heads, kv
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -120,10 +127,10 @@ class CausalConfig(StackConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.model_type == "gpt2" and self.num_heads * self.d_kv != self.d_model:
+        if self.model_type in SHARED and self.num_heads * self.d_kv != self.d_model:
             raise InputError(
-                f"the heads of a GPT-2 share its width, got {self.num_heads} heads of {self.d_kv} "
-                f"and d_model {self.d_model}; n_embd must be a multiple of n_head"
+                f"the heads of a {self.model_type} share its width, got {self.num_heads} heads of "
+                f"{self.d_kv} and d_model {self.d_model}; the width must be a multiple of the heads"
             )
 
     def head(self, task_type: str) -> Head:

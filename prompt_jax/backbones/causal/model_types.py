@@ -9,7 +9,17 @@ from prompt_jax.backbones.config import ConfigJson
 
 MODEL_TYPES = (
     *("gpt2", "llama", "mistral", "qwen2", "qwen3"),
-    *("gemma", "gemma2", "gemma3", "gemma3_text", "olmo2", "smollm3", "phi3", "granite"),
+    *(
+        "gemma",
+        "gemma2",
+        "gemma3",
+        "gemma3_text",
+        "olmo2",
+        "smollm3",
+        "phi3",
+        "granite",
+        "gpt_neox",
+    ),
 )
 """What Hugging Face calls them; of a `gemma3` with a vision tower the text part is read."""
 ALWAYS: dict[str, dict[str, Any]] = {
@@ -26,6 +36,7 @@ ALWAYS: dict[str, dict[str, Any]] = {
     },
     "olmo2": {"norm_places": ("behind",), "qk_norm": "whole"},
     "phi3": {"fused": "by_role", "fused_mlp": True},
+    "gpt_neox": {"norm": "layer", "fused": "by_head", "gated": False, "mlp_bias": True},
 }  # fmt: skip
 """Fields that a type decides and no config.json says, where they are not those of Llama."""
 CALLED: dict[str, dict[str, str]] = {
@@ -34,11 +45,16 @@ CALLED: dict[str, dict[str, str]] = {
         **{"num_attention_heads": "n_head", "max_position_embeddings": "n_positions"},
         **{"rms_norm_eps": "layer_norm_epsilon", "hidden_act": "activation_function"},
     },
+    "gpt_neox": {
+        **{"rms_norm_eps": "layer_norm_eps", "partial_rotary_factor": "rotary_pct"},
+        **{"rope_theta": "rotary_emb_base"},
+    },
     **dict.fromkeys(("gemma2", "gemma3_text"), {"hidden_act": "hidden_activation"}),
 }
 """What a type's config.json calls things that Llama's has other words for."""
 FIELDS: dict[str, dict[str, str]] = {
     **dict.fromkeys(("gemma2", "gemma3_text"), {"final_logit_softcapping": "logit_cap"}),
+    "gpt_neox": {"use_parallel_residual": "parallel_residual"},
     "granite": {
         **{"embedding_multiplier": "input_scale", "residual_multiplier": "residual_scale"},
         **{"logits_scaling": "logits_scaling"},
@@ -57,7 +73,9 @@ WINDOWED = ("mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "smollm3", "ph
 """Types whose layers may have a sliding window; in others the word means nothing."""
 SWITCHED = ("qwen2", "qwen3", "smollm3")
 """Those of them that have it only with `use_sliding_window`."""
-PARTIAL = ("phi3",)
+SHARED = ("gpt2", "gpt_neox")
+"""Types whose heads have the width of the model together."""
+PARTIAL = ("phi3", "gpt_neox")
 """Types of whose heads a part may turn with the positions, and the rest not."""
 _GEMMA = {
     **{"num_key_value_heads": 16, "head_dim": 256, "max_position_embeddings": 8192},
@@ -82,6 +100,10 @@ LEFT_OUT: dict[str, ConfigJson] = {
     | {"vocab_size": 262208, "max_position_embeddings": 131072, "sliding_window_pattern": 6}
     | {"final_logit_softcapping": None},
     "olmo2": {"rms_norm_eps": 1e-5},
+    "gpt_neox": {
+        **{"hidden_act": "gelu", "rms_norm_eps": 1e-5, "attention_bias": True},
+        **{"partial_rotary_factor": 0.25, "use_parallel_residual": True, "eos_token_id": 2},
+    },
     "granite": {
         **dict.fromkeys(("embedding_multiplier", "attention_multiplier"), 1.0),
         **dict.fromkeys(("residual_multiplier", "logits_scaling"), 1.0),
@@ -93,5 +115,5 @@ LEFT_OUT: dict[str, ConfigJson] = {
     },
 }
 """What a type's config.json may leave out: those of Gemma 3 say little more than their sizes."""
-CLASSES = {"gpt2": "GPT2", "smollm3": "SmolLM3", "gemma3_text": "Gemma3"}
+CLASSES = {"gpt2": "GPT2", "gpt_neox": "GPTNeoX", "smollm3": "SmolLM3", "gemma3_text": "Gemma3"}
 """How names of Transformers' classes begin, where that is not the type with a capital letter."""

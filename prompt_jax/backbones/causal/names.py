@@ -11,6 +11,8 @@ TEXT = "language_model."
 """What stands in the names of a text model beside a vision tower."""
 COPIES = ("lm_head.weight",)
 """A second name of the table, which some checkpoints of tied models keep."""
+HEADS = {"embed_out.weight": COPIES[0]}
+"""What the head over words was called before: in GPT-NeoX."""
 OTHERS = ("score.", "classifier.", "qa_outputs.")
 """Heads of other tasks, which a prompt brings itself."""
 GPT2 = {
@@ -42,6 +44,14 @@ GEMMA2 = LLAMA | {
 PHI3 = {path: name for path, name in LLAMA.items() if path.endswith(("norm", "out", "wo"))} | {
     "attention/qkv": "self_attn.qkv_proj",
     "mlp/wi": "mlp.gate_up_proj",
+}
+NEOX = {
+    "attention_norm": "input_layernorm",
+    "attention/qkv": "attention.query_key_value",
+    "attention/out": "attention.dense",
+    "mlp_norm": "post_attention_layernorm",
+    "mlp/wi": "mlp.dense_h_to_4h",
+    "mlp/wo": "mlp.dense_4h_to_h",
 }
 T5GEMMA = GEMMA2 | {
     "attention_norm": "pre_self_attn_layernorm",
@@ -89,6 +99,9 @@ NAMES = {
     "gemma3_text": Names(GEMMA2),
     "olmo2": Names(GEMMA2),
     "phi3": Names(PHI3),
+    "gpt_neox": Names(
+        NEOX, "gpt_neox.embed_in", "gpt_neox.layers", "gpt_neox.final_layer_norm"
+    ),
     "modernbert": Names(MODERNBERT),
     "t5gemma": Names(T5GEMMA),
 }  # fmt: skip
@@ -124,7 +137,8 @@ def head_names(task_type: str, model_type: str) -> dict[str, str]:
     """What Hugging Face calls the layers of a trained head."""
     if task_type == "QUESTION_ANS":
         return {"out": "qa_outputs"}
-    return {"out": "classifier" if task_type == "TOKEN_CLS" and model_type == "gpt2" else "score"}
+    gpt = model_type in ("gpt2", "gpt_neox")
+    return {"out": "classifier" if task_type == "TOKEN_CLS" and gpt else "score"}
 
 
 def canonical(tensors: Mapping[str, T], model_type: str) -> dict[str, T]:
@@ -136,7 +150,11 @@ def canonical(tensors: Mapping[str, T], model_type: str) -> dict[str, T]:
         text = {name.replace(TEXT, "", 1): name for name in tensors if TEXT in name}
         text |= {name: name for name in COPIES if name in tensors}
         tensors = {name: tensors[source] for name, source in text.items()} if text else tensors
-    weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(OTHERS)}
+    weights = {
+        HEADS.get(name, name): tensor
+        for name, tensor in tensors.items()
+        if not name.startswith(OTHERS)
+    }
     table = _names(model_type).table
     root = "" if table in weights else table.partition(".")[0] + "."
     return {name if name in COPIES else root + name: tensor for name, tensor in weights.items()}

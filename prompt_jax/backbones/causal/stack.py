@@ -145,7 +145,8 @@ def _roles(config: StackConfig, qkv: Float[Array, "B T *heads"]) -> list[Array]:
     if "qkv" not in axes:
         heads, few = config.num_heads, config.num_kv_heads
         return jnp.split(qkv, [heads, heads + few], axis=2)
-    return [part.squeeze(2) for part in jnp.split(qkv, 3, axis=2)]
+    axis = 2 + axes.index("qkv")
+    return [part.squeeze(axis) for part in jnp.split(qkv, 3, axis=axis)]
 
 
 class Block(nn.Module):
@@ -182,10 +183,10 @@ class Block(nn.Module):
             added = LayerCache(swap(key), swap(value))
             key, value = map(swap, written(cache, added, index)[:2])
         out = attention(normed, query, key, value, bias)
-        x = _leaving(self, "attention", x, normed, out)
+        before, x = x, _leaving(self, "attention", x, normed, out)
         if cross is not None:
             x, added = _crossed(self, x, cross, cache, added)
-        normed = _entering(self, "mlp", x)
+        normed = _entering(self, "mlp", before if c.parallel_residual else x)
         return _leaving(self, "mlp", x, normed, MLP(c, c.mlp_bias, name="mlp")(normed)), added
 
 
