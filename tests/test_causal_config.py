@@ -9,6 +9,7 @@ import pytest
 from prompt_jax.backbones import Backbone
 from prompt_jax.backbones.causal import (
     CausalConfig,
+    Rope,
     canonical,
     from_hugging_face,
     to_hugging_face,
@@ -104,6 +105,41 @@ def test_a_gemma_leaves_out_most_of_its_shape():
     assert (config.full_layers, config.attention_cap) == (tuple(range(1, 26, 2)), 50.0)
 
 
+@pytest.mark.parametrize(
+    ("values", "parameters"),
+    [
+        (  # Pythia 70M, as its first file says it.
+            {
+                **{"model_type": "gpt_neox", "hidden_size": 512, "num_hidden_layers": 6},
+                **{"num_attention_heads": 8, "intermediate_size": 2048, "vocab_size": 50304},
+                **{"rotary_pct": 0.25, "rotary_emb_base": 10000, "use_parallel_residual": True},
+            },
+            70_426_624,
+        ),
+        (  # Phi-3 mini.
+            {
+                **{"model_type": "phi3", "hidden_size": 3072, "num_hidden_layers": 32},
+                **{"num_attention_heads": 32, "intermediate_size": 8192, "vocab_size": 32064},
+            },
+            3_821_079_552,
+        ),
+    ],
+)
+def test_parameters_are_as_many_as_published(values, parameters):
+    config = from_hugging_face(values, tie_embeddings=False)
+    assert sum(map(math.prod, shapes(config).values())) == parameters
+
+
+def test_a_part_of_a_head_turns():
+    values = LLAMA | {"model_type": "gpt_neox", "hidden_size": 16}
+    older = values | {"rotary_pct": 0.5, "rotary_emb_base": 500}
+    config = from_hugging_face(older, tie_embeddings=True)
+    assert config.rope == Rope(500, part=0.5) and config.rope.turning(config.d_kv) == 4
+    assert from_hugging_face(values, tie_embeddings=True).rope.part == 0.25
+    rope = to_hugging_face(config, "float32")["rope_parameters"]
+    assert rope["partial_rotary_factor"] == 0.5
+
+
 def test_configs_of_older_transformers():
     scaled = {"rope_theta": 5e5, "rope_scaling": {"rope_type": "linear", "factor": 2.0}}
     config = from_hugging_face(LLAMA | scaled, tie_embeddings=False)
@@ -156,6 +192,9 @@ def test_yarn_makes_room_for_longer_texts():
 def test_bare_names_and_buffers_of_old_checkpoints():
     found = canonical({"wte.weight": 1, "h.0.attn.c_attn.bias": 3}, "gpt2")
     assert found == {"transformer.wte.weight": 1, "transformer.h.0.attn.c_attn.bias": 3}
+    found = canonical({"gpt_neox.embed_in.weight": 1, "embed_out.weight": 2}, "gpt_neox")
+    assert found == {"gpt_neox.embed_in.weight": 1, "lm_head.weight": 2}
+    assert is_buffer("gpt_neox.layers.0.attention.bias")
     assert is_buffer("h.0.attn.bias") and not is_buffer("h.0.attn.c_attn.bias")
 
 

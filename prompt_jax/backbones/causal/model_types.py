@@ -9,17 +9,8 @@ from prompt_jax.backbones.config import ConfigJson
 
 MODEL_TYPES = (
     *("gpt2", "llama", "mistral", "qwen2", "qwen3"),
-    *(
-        "gemma",
-        "gemma2",
-        "gemma3",
-        "gemma3_text",
-        "olmo2",
-        "smollm3",
-        "phi3",
-        "granite",
-        "gpt_neox",
-    ),
+    *("gemma", "gemma2", "gemma3", "gemma3_text", "olmo2", "smollm3"),
+    *("phi3", "granite", "gpt_neox"),
 )
 """What Hugging Face calls them; of a `gemma3` with a vision tower the text part is read."""
 ALWAYS: dict[str, dict[str, Any]] = {
