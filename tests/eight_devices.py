@@ -29,12 +29,13 @@ from prompt_jax.weights import load_backbone, save_hugging_face
 
 MESHES = [(8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2), (4, 1, 2)]
 SHAPE = {"vocab_size": 64, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_heads": 8, "num_layers": 2}
+NARROW = SHAPE | {"d_kv": 2}
 CAUSAL = {"max_positions": 64, "eos_token_ids": (1,)}
 MODELS = {
     "t5": t5.T5Config(**SHAPE, num_decoder_layers=2),
     # A vocabulary that nothing divides.
     "gpt2": causal.CausalConfig(
-        **{**SHAPE, **CAUSAL, "d_kv": 2, "vocab_size": 61}, num_kv_heads=8
+        **{**NARROW, **CAUSAL, "vocab_size": 61}, num_kv_heads=8
     ),
     # Two heads of keys, which eight devices cannot share.
     "llama": causal.CausalConfig(
@@ -51,7 +52,20 @@ MODELS = {
             CONFIGS["t5gemma"].decoder, **SHAPE | {"num_layers": 3}, num_kv_heads=8
         ),
     ),
-    "bert": bert.BertConfig(**{**SHAPE, "d_kv": 2}, max_positions=64, mask_token_id=60),
+    "bart": dataclasses.replace(
+        CONFIGS["bart"], **NARROW, num_kv_heads=8,
+        decoder=dataclasses.replace(
+            CONFIGS["bart"].decoder, **NARROW | {"num_layers": 3}, num_kv_heads=8
+        ),
+    ),
+    # Kernels of two maps and of three, which a mesh splits behind that axis.
+    "modernbert": dataclasses.replace(
+        CONFIGS["modernbert"], **NARROW, num_kv_heads=8, full_layers=(1,), mask_token_id=60
+    ),
+    "deberta": dataclasses.replace(
+        CONFIGS["deberta"], **NARROW, mask_token_id=60
+    ),
+    "bert": bert.BertConfig(**NARROW, max_positions=64, mask_token_id=60),
 }  # fmt: skip
 METHODS = {
     "prompt": PromptTuningConfig(num_virtual_tokens=4),
@@ -112,7 +126,7 @@ def found(name, kind, sizes=None):
     batch = place_rows(batch_of(), backbone.mesh)
     step = jax.jit(jax.value_and_grad(loss_fn(method, backbone), has_aux=True))
     (loss, _), grads = jax.device_get(step(tuned, backbone.params, batch))
-    if name == "bert":
+    if backbone.config.is_encoder:
         return loss, grads, None
     inputs = (backbone, materialize(method, tuned), batch.tokens, batch.mask)
     return loss, grads, generate(*inputs, max_new_tokens=4)

@@ -24,6 +24,12 @@ MODERNBERT = BERT | {
     **{"num_hidden_layers": 4, "local_attention": 4, "norm_eps": 1e-5},
     **{"bos_token_id": 1, "eos_token_id": 1, "cls_token_id": 1, "sep_token_id": 1},
 }
+# Texts of nine tokens reach past the buckets of single distances, and past the last one.
+DEBERTA = BERT | {
+    **{"relative_attention": True, "position_biased_input": False, "position_buckets": 4},
+    **{"max_relative_positions": 8, "share_att_key": True, "norm_rel_ebd": "layer_norm"},
+    **{"pos_att_type": "p2c|c2p", "type_vocab_size": 0, "pooler_hidden_size": 16},
+}
 GPT2 = {
     **{"vocab_size": 61, "n_embd": 16, "n_head": 4, "n_layer": 2, "n_positions": 64},
     **{"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 1},

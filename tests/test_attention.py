@@ -1,6 +1,7 @@
 """Attention that answers some queries at a time: the same numbers, and less memory."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import pytest
 
 import prompt_jax as pj
 from prompt_jax.backbones import init_params
-from prompt_jax.backbones.blocks import ByBucket, attend
+from prompt_jax.backbones.attention import ByBucket, Fresh, attend
 from prompt_jax.backbones.t5 import Module, T5Config
 from prompt_jax.config import BackboneConfig, InputError
 from prompt_jax.losses import loss_fn
@@ -52,6 +53,24 @@ def test_answers_and_gradients_are_those_of_all_queries_at_once(chunk):
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
         *(run(*given, chunk=chunk), run(*given)),
     )
+
+
+def test_keys_that_a_cache_has_room_for_are_those_written_to_it():
+    """Whatever the cache holds in their places, a prefix before them, and a cap on scores."""
+    query, key, value = qkv(queries=2, keys=6)
+    prefix = {name: jax.random.normal(jax.random.key(2), (3, 3, 4)) for name in ("key", "value")}
+    # Two queries at places 3 and 4 of six; behind them there is nothing yet.
+    seen = jnp.arange(9)[None, :] <= jnp.array([6, 7])[:, None]
+    biases = [jnp.where(seen, 0.0, -1e9)[None, None]]
+    fresh = Fresh(key[:, 3:5], value[:, 3:5], jnp.asarray(3))
+    stale = [x.at[:, 3:].set(7.0) for x in (key, value)]
+    ways = (query, *stale), (query, key, value)
+    options = [{"fresh": fresh}, {}]
+    outs = [
+        jax.jit(functools.partial(attend, cap=2.0))(*way, biases, prefix, **rest)
+        for way, rest in zip(ways, options, strict=True)
+    ]
+    np.testing.assert_allclose(*outs, atol=1e-6)
 
 
 def with_config(backbone, **changes):

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from prompt_jax.backbones import init_params
-from prompt_jax.backbones.blocks import attend, relative_buckets
+from prompt_jax.backbones.attention import attend
+from prompt_jax.backbones.blocks import relative_buckets
 from prompt_jax.backbones.t5 import PRESETS, T5Config, from_hugging_face
 from prompt_jax.config import InputError
 

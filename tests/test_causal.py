@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from prompt_jax.config import Config, DataConfig, EvalConfig, InputError, TrainConfig
-from prompt_jax.data import encode_targets
+from prompt_jax.data import encode_targets, pad
 from prompt_jax.experiment import TUNED, train
-from prompt_jax.forward import Injection, Placement
-from prompt_jax.generate import generate, read_once, score
-from prompt_jax.methods import PrefixTuningConfig, PromptTuningConfig, init, materialize
+from prompt_jax.forward import Injection, Placement, PromptedModel
+from prompt_jax.generate import generate, read_ahead, read_once, score
+from prompt_jax.methods import LoraConfig, PrefixTuningConfig, PromptTuningConfig, init, materialize
 from prompt_jax.model import PromptTuningModel
 from prompt_jax.prompts import prompt_for
 from prompt_jax.weights import load_backbone, save_hugging_face
@@ -215,6 +215,39 @@ def test_a_prompt_that_was_read_once_says_the_same(tiny_llama):
     words = np.array([[4, 1], [11, 1]]), np.ones((2, 2), bool)
     found = [score(tiny_llama, given, tokens, mask, *words) for given in (injection, once)]
     np.testing.assert_allclose(*found, atol=1e-4)
+
+
+METHODS = {
+    "after_bos": dataclasses.replace(METHOD, placement="after_bos"),
+    "prefix": PrefixTuningConfig(num_virtual_tokens=3),
+    "lora": LoraConfig(r=2),
+}
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("", "lora")]
+
+
+@pytest.mark.parametrize("name", ["after_bos", "prefix", *SLOW])
+def test_what_all_texts_begin_with_is_read_once(name, tiny_llama):
+    """Scores are those of a whole sequence for each candidate."""
+    injection = None
+    if name:
+        tuned = jax.tree.map(lambda x: x + 0.1, init(METHODS[name], tiny_llama, jax.random.key(1)))
+        injection = materialize(METHODS[name], tuned)
+    beginning = np.arange(3, 13, dtype=np.int32)
+    rows = [np.append(beginning, row).astype(np.int32) for row in ([], [40, 41, 42], [50])]
+    words, real = pad([np.array(row) for row in ([4, 1], [11, 7, 1], [4, 9, 1])], 3, 0)
+    model, rest = PromptedModel.of(tiny_llama, injection), {"length_normalize": False}
+    tokens, mask = pad(rows, 13, 0)
+    columns, read_whole = [], jax.jit(PromptedModel.target_logits)
+    for candidate, seen in zip(words, real, strict=True):
+        targets = jnp.broadcast_to(candidate, (3, 3))
+        logits = jax.nn.log_softmax(read_whole(model, tokens, mask, targets))
+        columns.append(jnp.where(seen, logits[:, np.arange(3), candidate], 0.0).sum(1))
+    whole = jnp.stack(columns, axis=1)
+    once, left = read_ahead(tiny_llama, injection, rows)
+    assert [len(row) for row in left] == [2, 5, 3]
+    for way, texts in ((injection, rows), (once, left)):
+        found = score(tiny_llama, way, *pad(texts, max(map(len, texts)), 0), words, real, **rest)
+        np.testing.assert_allclose(found, whole, atol=1e-5)
 
 
 def test_what_is_read_with_every_text(tiny, tiny_gpt2):

@@ -74,6 +74,10 @@ LLAMA = {
             {"model_type": "gpt2", "n_embd": 9, "n_head": 2},
             "heads of a gpt2 share its width, got 2",
         ),
+        (
+            LLAMA | {"model_type": "opt", "ffn_dim": 8, "word_embed_proj_dim": 4},
+            "word_embed_proj_dim 4, which is not supported; allowed: 8",
+        ),
         (LLAMA | {"num_key_value_heads": 3}, "num_heads must be a multiple of num_kv_heads, got 2"),
     ],
 )
@@ -116,6 +120,14 @@ def test_a_gemma_leaves_out_most_of_its_shape():
             },
             70_426_624,
         ),
+        (  # OPT 125M.
+            {
+                **{"model_type": "opt", "hidden_size": 768, "num_hidden_layers": 12},
+                **{"num_attention_heads": 12, "ffn_dim": 3072, "vocab_size": 50272},
+                **{"max_position_embeddings": 2048, "word_embed_proj_dim": 768},
+            },
+            125_239_296,
+        ),
         (  # Phi-3 mini.
             {
                 **{"model_type": "phi3", "hidden_size": 3072, "num_hidden_layers": 32},
@@ -126,7 +138,7 @@ def test_a_gemma_leaves_out_most_of_its_shape():
     ],
 )
 def test_parameters_are_as_many_as_published(values, parameters):
-    config = from_hugging_face(values, tie_embeddings=False)
+    config = from_hugging_face(values, tie_embeddings=values["model_type"] == "opt")
     assert sum(map(math.prod, shapes(config).values())) == parameters
 
 

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 import re
 import subprocess
 import sys
@@ -243,6 +244,16 @@ def test_help_is_quick_and_complete(capsys):
     begin = time.monotonic()
     subprocess.run([sys.executable, "-m", "prompt_jax", "--help"], check=True, capture_output=True)
     assert time.monotonic() - begin < 20
+
+
+def test_output_that_nobody_reads_is_no_failure(monkeypatch):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        with pytest.raises(BrokenPipeError):
+            print("long " * 100_000, flush=True)
+        assert cli.main(["plan", "--help"]) == 1
 
 
 @pytest.mark.parametrize(

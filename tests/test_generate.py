@@ -45,7 +45,7 @@ def injection():
 
 def teacher_forced(backbone, injection, tokens, mask, targets):
     run = jax.jit(PromptedModel.seq2seq_logits)
-    decoder_tokens = shift_right(jnp.asarray(targets), 0)
+    decoder_tokens = shift_right(jnp.asarray(targets), (0,))
     batch = (jnp.asarray(tokens), jnp.asarray(mask), decoder_tokens)
     return run(PromptedModel(backbone.module, backbone.params, injection), *batch)
 

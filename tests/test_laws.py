@@ -18,11 +18,14 @@ ON = {
     "smollm3": ("prompt", "prefix"),
     "granite": ("prompt", "prefix", "deep_add", "parallel"),
     "gpt_neox": ("prompt", "prefix", "lora", "ia3", "parallel", "bias"),
+    "opt": ("prompt", "prefix", "lora", "deep_replace"),
     "phi3": ("prompt", "prefix", "lora", "ia3", "dora"),
     "gemma2": (*SOCKETS, "deep_add", "head_lora"),
     "gemma3": ("prompt", "prefix", "lora"),
     "t5gemma": ("prompt", "prompt_both", "prefix", "deep_add", "lora", "ia3", "parallel", "norm"),
+    "bart": ("prompt", "prompt_both", "prefix", "deep_add", "lora", "ia3", "parallel", "norm"),
     "modernbert": (*SOCKETS, "deep_add", "head", "head_prompt", "head_lora"),
+    "deberta": (*SOCKETS, "deep_add", "unipelt", "head", "head_prompt", "head_lora"),
     "bert": (*SOCKETS, "mam", "prefix_encoder", *HEADS),
 }
 # What a cache holds more of: rows of a layer. A changed kernel is none of its business.

@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from prompt_jax.config import PLACEMENTS, Config, DataConfig, InputError, TaskConfig
+from prompt_jax.config import Config, DataConfig, InputError, Opening, TaskConfig
 from prompt_jax.experiment.answering import method_of
 from prompt_jax.experiment.splits import load_data
-from prompt_jax.forward import Injection, Placement, prepend
+from prompt_jax.forward import Injection, Placement, positions_before, prepend
 from prompt_jax.methods import (
     MultitaskPromptConfig,
     PrefixTuningConfig,
@@ -130,23 +130,50 @@ def test_a_start_takes_the_words_of_the_task(embedded, task, text):
 
 def test_prepend_is_a_picture():
     prompt = jnp.array([[9.0], [8.0]])
-    text = jnp.array([[[1.0], [2.0], [3.0]], [[4.0], [5.0], [0.0]]])
-    mask = jnp.array([[True, True, True], [True, True, False]])
+    tokens = jnp.array([[1, 2, 3], [4, 5, 0], [0, 6, 2]])
+    mask = tokens > 0
 
-    def standing(placement):
-        return Injection(prompt, placement=Placement(placement))
+    def joined(placement, opening=None):
+        place = Placement(placement)
+        before = None if place == "prefix" else positions_before(place, opening, tokens, mask)
+        return prepend(Injection(prompt, placement=place), tokens[..., None] * 1.0, mask, before)
 
-    joined = {
-        placement: prepend(standing(placement), text, mask)[0][..., 0].tolist()
-        for placement in PLACEMENTS
+    after_bos = [[1, 9, 8, 2, 3], [4, 9, 8, 5, 0], [0, 6, 9, 8, 2]]
+    pictures = {
+        "prefix": [[9, 8, 1, 2, 3], [9, 8, 4, 5, 0], [9, 8, 0, 6, 2]],
+        "after_bos": after_bos,
+        "suffix": [[1, 2, 3, 9, 8], [4, 5, 9, 8, 0], [0, 6, 2, 9, 8]],
     }
-    assert joined == {
-        "prefix": [[9, 8, 1, 2, 3], [9, 8, 4, 5, 0]],
-        "after_bos": [[1, 9, 8, 2, 3], [4, 9, 8, 5, 0]],
-        "suffix": [[1, 2, 3, 9, 8], [4, 5, 9, 8, 0]],
-    }
-    masks = prepend(standing("suffix"), text, mask)[1].tolist()
-    assert masks == [[True] * 5, [True] * 4 + [False]]
+    for placement, picture in pictures.items():
+        text, seen = joined(placement)
+        assert text[..., 0].tolist() == picture
+        assert seen[:, 2:].tolist() == (text[:, 2:, 0] > 0).tolist()
+    # Behind the first 2 in a row; a row without one must not be read as a row with a prompt.
+    behind = joined("turn", Opening("turn", (2,)))[0][..., 0]
+    np.testing.assert_array_equal(behind[0], [1, 2, 9, 8, 3])
+    np.testing.assert_array_equal(behind[2], [0, 6, 2, 9, 8])
+    assert np.isnan(behind[1]).sum() == 2
+
+
+@pytest.mark.parametrize(
+    ("row", "end"),
+    [
+        ([5, 6, 7, 1, 5, 6, 7], 3),
+        ([3, 5, 6, 1, 5, 6, 7], 3),  # Where it first stands, though its tail is swallowed there.
+        ([5, 5, 6, 7, 7], 4),
+        ([5, 6, 8, 7], 2),
+        ([6, 5, 6], 3),
+        ([5], -1),
+        ([5, 7, 6], -1),
+    ],
+)
+def test_an_opening_ends_before_what_a_text_has_swallowed(row, end):
+    opening = Opening("turn", (5, 6), (7, 8))
+    for left in (0, 2):
+        tokens = jnp.pad(jnp.array([row]), ((0, 0), (left, 2 - left)), constant_values=5)
+        mask = (jnp.arange(len(row) + 2) >= left) & (jnp.arange(len(row) + 2) < left + len(row))
+        before = positions_before(Placement("turn"), opening, tokens, mask[None])
+        assert before == (end if end < 0 else end + left)
 
 
 def test_prepend_refuses_another_width_and_placement():

@@ -104,7 +104,7 @@ class TestCall:
     def test_loss_counts_what_is_not_minus_100(self, model):
         labels = np.array([[4, 6, 1, -100], [9, 1, -100, -100]])
         out = model(TOKENS, labels=labels)
-        shifted = shift_right(jnp.where(labels == -100, 0, labels), 0)
+        shifted = shift_right(jnp.where(labels == -100, 0, labels), (0,))
         np.testing.assert_array_equal(out.logits, model(TOKENS, decoder_input_ids=shifted).logits)
         by_hand = [
             -float(jax.nn.log_softmax(out.logits[b, u])[labels[b, u]])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from parity import (
     BERT,
+    DEBERTA,
     DISTILBERT,
     MODERNBERT,
     apply,
@@ -27,6 +28,14 @@ CONFIGS = {
     "distilbert": ("DistilBert", DISTILBERT),
     "roberta": ("Roberta", BERT | {"pad_token_id": 1, "type_vocab_size": 1}),
     "xlm_roberta": ("XLMRoberta", BERT | {"pad_token_id": 1, "hidden_act": "gelu_new"}),
+    "deberta": ("DebertaV2", DEBERTA),
+    "deberta_apart": (
+        "DebertaV2",
+        DEBERTA
+        | {"share_att_key": False, "norm_rel_ebd": "none", "position_buckets": -1}
+        | {"max_relative_positions": 5, "type_vocab_size": 2},
+    ),
+    "deberta_c2p": ("DebertaV2", DEBERTA | {"pos_att_type": ["c2p"], "share_att_key": False}),
     "modernbert": ("ModernBert", MODERNBERT),
     "modernbert_biased": (
         "ModernBert",
@@ -90,7 +99,7 @@ def test_states_and_pooler_of_a_bare_model(tmp_path, name):
     model.save_pretrained(tmp_path)
     backbone = load_backbone(tmp_path, scan=True)
     assert not backbone.config.word_head
-    assert backbone.config.pooler == (name not in ("distilbert", "modernbert", "modernbert_biased"))
+    assert backbone.config.pooler == (name in ("bert", "roberta", "xlm_roberta"))
     tokens, mask = texts(pad=backbone.config.pad_token_id)
     with torch.no_grad():
         theirs = model(torch.tensor(tokens), attention_mask=torch.tensor(mask).long())

@@ -28,6 +28,7 @@ STRETCHED = {
 }
 YARN = {"rope_type": "yarn", "rope_theta": 100.0, "original_max_position_embeddings": 16}
 NEOX = parity.BERT | {"eos_token_id": 1, "rope_parameters": {"partial_rotary_factor": 0.5}}
+OPT = parity.BERT | {"ffn_dim": 24, "eos_token_id": 1, "bos_token_id": 1}
 CONFIGS = {
     "gpt2": ("GPT2", parity.GPT2),
     "llama": ("Llama", LLAMA | {"attention_bias": True, "mlp_bias": True}),
@@ -59,6 +60,8 @@ CONFIGS = {
     ),
     "gpt_neox": ("GPTNeoX", NEOX),
     "sequential": ("GPTNeoX", NEOX | {"use_parallel_residual": False, "attention_bias": False}),
+    "opt": ("OPT", OPT),
+    "post_norm": ("OPT", OPT | {"do_layer_norm_before": False, "enable_bias": False}),
     "phi3": (
         "Phi3",
         LLAMA
@@ -113,7 +116,17 @@ WRITES = ("gpt2", "qwen3")
 # What others cover too: Gemma 3 has two rates, one of them linear, and norms as Gemma 1 and 2.
 SLOW = ("linear", "gemma", "gemma2")
 # Llama but for a few fields, which logits tell: the rest is left to the slow tests.
-FIELDS = ("olmo2", "smollm3", "granite", "gpt_neox", "sequential", "phi3", "longrope")
+FIELDS = (
+    "olmo2",
+    "smollm3",
+    "granite",
+    "gpt_neox",
+    "sequential",
+    "opt",
+    "post_norm",
+    "phi3",
+    "longrope",
+)
 
 
 def slow_but(quick, names=CONFIGS):

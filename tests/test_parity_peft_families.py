@@ -11,11 +11,13 @@ import pytest
 import safetensors.numpy
 from parity import (
     BERT,
+    DEBERTA,
     DISTILBERT,
     GEMMA,
     GPT2,
     LLAMA,
     MARKS,
+    MODERNBERT,
     close,
     difference,
     load_in_peft,
@@ -46,14 +48,17 @@ FAMILIES = {
     "gemma2": ("Gemma2", GEMMA),
     "gemma3_text": ("Gemma3Text", GEMMA),
     "phi3": ("Phi3", LLAMA),
+    "opt": ("OPT", BERT | {"ffn_dim": 24, "eos_token_id": 1, "bos_token_id": 1}),
     "gpt_neox": ("GPTNeoX", BERT | {"eos_token_id": 1}),
     "granite": ("Granite", LLAMA | {"embedding_multiplier": 3.0, "residual_multiplier": 0.4}),
     "bert": ("Bert", BERT),
     "roberta": ("Roberta", BERT | {"pad_token_id": 1, "max_position_embeddings": 42}),
     "distilbert": ("DistilBert", DISTILBERT),
+    "deberta-v2": ("DebertaV2", DEBERTA),
+    "modernbert": ("ModernBert", MODERNBERT | {"classifier_pooling": "mean"}),
 }
 # PEFT has no kernels of its own choice for them.
-UNKNOWN = ("phi3", "granite")
+UNKNOWN = ("phi3", "granite", "modernbert")
 OURS = {
     "prompt": pj.PromptTuningConfig(num_virtual_tokens=P),
     "p_tuning": pj.PTuningConfig(num_virtual_tokens=P, encoder_hidden_size=8),
@@ -84,8 +89,16 @@ CASES += [
     *[("phi3", "CAUSAL_LM", name) for name in ("prefix", "lora", "ia3")],
     *[("gpt_neox", "CAUSAL_LM", name) for name in ("prompt", "prefix", "lora", "dora", "ia3")],
     *[("gpt_neox", "SEQ_CLS", "lora"), ("gpt_neox", "TOKEN_CLS", "lora")],
+    *[("opt", "CAUSAL_LM", name) for name in ("prompt", "prefix", "lora", "ia3")],
+    ("opt", "SEQ_CLS", "lora"),
     *[("granite", "CAUSAL_LM", name) for name in ("prompt", "lora")],
     *[("roberta", "SEQ_CLS", name) for name in ("prompt", "lora")],
+    *[("deberta-v2", "SEQ_CLS", name) for name in ("prompt", "lora", "ia3")],
+    *[("deberta-v2", "TOKEN_CLS", name) for name in ("prompt", "lora")],
+    *[("deberta-v2", "QUESTION_ANS", name) for name in ("prompt", "lora")],
+    *[("modernbert", "SEQ_CLS", name) for name in ("prompt", "lora", "ia3")],
+    *[("modernbert", "TOKEN_CLS", name) for name in ("prompt", "lora")],
+    ("modernbert", "QUESTION_ANS", "lora"),
 ]
 QUICK = {
     ("gpt2", "CAUSAL_LM", "lora"),
@@ -192,6 +205,8 @@ def test_we_load_pefts(backbones, tmp_path, family, task, name):
         config.target_modules = list(names.target_modules)
         if name == "ia3":
             config.feedforward_modules = list(names.feedforward_modules)
+    if (family, task) == ("modernbert", "QUESTION_ANS"):
+        config.modules_to_save = ["classifier"]
     model = peft.get_peft_model(torch_model(family, task), config).eval()
     shaken(model, 0.3, trained_only=True)
     model.save_pretrained(tmp_path / "theirs")
@@ -233,11 +248,13 @@ def test_what_peft_would_run_differently_is_told(backbones):
     cloze = dataclasses.replace(config_for("lora", "SEQ_CLS"), num_labels=None)
     features = pj.LoraConfig(task_type="FEATURE_EXTRACTION")
     bare = dataclasses.replace(backbone, config=dataclasses.replace(backbone.config, pooler=False))
+    modern = testing.tiny("modernbert")
     for config, model, message in (
         (own, backbone, "PEFT's head reads the first position, a virtual token"),
         (cloze, backbone, "PEFT wants a trained head beside a SEQ_CLS prompt"),
         (features, backbone, "PEFT has other names for the modules of a model without a head"),
         (config_for("lora", "SEQ_CLS"), bare, "PEFT does not train the layer that its head has"),
+        (config_for("prefix", "SEQ_CLS"), modern, "PEFT has no prefixes for modernbert"),
     ):
         tuned = init(config, model, jax.random.key(0))
         assert message in obstacle(prompt_for(tuned, config, model))

@@ -8,8 +8,8 @@ from prompt_jax.answers.readout import Answers, Head
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import DataConfig, EvalConfig, InputError
 from prompt_jax.data import batches_by_length, encode, encode_targets, locate
-from prompt_jax.forward import Injection
-from prompt_jax.generate import one_mask
+from prompt_jax.forward import Injection, check_places
+from prompt_jax.generate import one_mask, read_ahead
 from prompt_jax.tasks import Task, place_of
 from prompt_jax.trees import Tokenizer
 
@@ -85,8 +85,13 @@ def answer(
         rows, places, _ = locate(tokenizer, sources, data.max_source_length)
     else:
         rows = encode(tokenizer, sources, data.max_source_length)
+    names = [place_of(text, i) for i, text in enumerate(sources)]
+    if injection is not None:
+        check_places(injection.placement, backbone, rows, names)
     if backbone.config.is_encoder and in_words and backbone.config.word_head:
-        one_mask(backbone, rows, [place_of(text, i) for i, text in enumerate(sources)])
+        one_mask(backbone, rows, names)
+    if readout.ahead:
+        injection, rows = read_ahead(backbone, injection, rows)
     program = readout.program(backbone, injection, task, data, eval)
     # Lengths are padded so that prompt and text together fill tiles of the hardware.
     virtual = 0 if injection is None else injection.input_tokens

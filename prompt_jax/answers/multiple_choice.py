@@ -128,4 +128,6 @@ def answers(
 
 
 KIND = Kind(example=example, source=source, baseline=first_candidate)
-READOUT = Readout(loss=written.loss, program=program, answers=answers, likelihood=words.likelihood)
+READOUT = Readout(
+    loss=written.loss, program=program, answers=answers, likelihood=words.likelihood, ahead=True
+)

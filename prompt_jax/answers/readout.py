@@ -84,6 +84,8 @@ class Readout:
     """The mean log-probability of what is right, in nats; None where `answers` do not tell."""
     located: bool = False
     """Whether answers stand at places of the text."""
+    ahead: bool = False
+    """Whether what all texts begin with may be read once, before them: no answer looks at it."""
 
 
 def plain_head(head: "Head", method: MethodConfig, backbone: Backbone, task: Task) -> MethodConfig:

@@ -119,4 +119,4 @@ def likelihood(answers: Answers, examples: Sequence[Example], task: Task) -> flo
 
 
 KIND = Kind(example=example, labels_in=lambda target: [target], baseline=majority)
-READOUT = Readout(loss=loss, program=program, answers=answers, likelihood=likelihood)
+READOUT = Readout(loss=loss, program=program, answers=answers, likelihood=likelihood, ahead=True)

@@ -23,7 +23,7 @@ from prompt_jax.data import (
     padded_length,
 )
 from prompt_jax.forward import Injection, PromptedModel
-from prompt_jax.generate import first_stop, generate, read_once, score_candidates
+from prompt_jax.generate import first_stop, generate, read_ahead, read_once, score_candidates
 from prompt_jax.sharding import on_host, place_rows
 from prompt_jax.tasks import Task
 from prompt_jax.tasks.task import Kind
@@ -117,6 +117,7 @@ def target_likelihood(
     words = (backbone.tokenizer, targets, data.max_target_length)
     target_tokens = encode_targets(*words, place=task.target_place(backbone.target_place))
     length = padded_length(max(map(len, target_tokens)))
+    injection, rows = read_ahead(backbone, injection, rows)
     injection = read_once(backbone, injection)
     model = PromptedModel.of(backbone, injection)
     virtual = 0 if injection is None else injection.input_tokens

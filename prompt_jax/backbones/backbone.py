@@ -22,7 +22,7 @@ from prompt_jax.backbones.sizes import numbers
 from prompt_jax.backbones.sockets import Sockets
 from prompt_jax.backbones.vocabulary import word_ids
 from prompt_jax.config import InputError
-from prompt_jax.trees import Frozen, Tokenizer
+from prompt_jax.trees import Frozen, Tokenizer, Tuned
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -214,10 +214,16 @@ class Backbone:
         return self.params if stacked else unstack(self.params)
 
     def keys_and_values(
-        self, text: Int[ArrayLike, " T"] | Float[ArrayLike, "T D"]
+        self,
+        text: Int[ArrayLike, " T"] | Float[ArrayLike, "T D"],
+        sockets: Tuned | None = None,
     ) -> dict[str, dict[str, Float[Array, "L T H K"]]]:
-        """What every attention makes of a text or its embeddings: `key` and `value`, by path."""
-        return keys_and_values(self.config, self.params, jnp.asarray(text))
+        """What every attention makes of a text or its embeddings: `key` and `value`, by path.
+
+        Args:
+          sockets: what a method put into the model.
+        """
+        return keys_and_values(self.config, self.params, jnp.asarray(text), sockets)
 
     def embed(self, tokens: Int[ArrayLike, "*B T"]) -> Float[Array, "*B T D"]:
         """The embeddings of tokens."""

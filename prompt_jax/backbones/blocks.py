@@ -1,8 +1,8 @@
 """What blocks are made of: attention, the feed-forward, residuals; and how blocks are stacked."""
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -13,18 +13,13 @@ from jaxtyping import Array, Bool, Float, Int
 from prompt_jax.backbones.config import ModelConfig
 from prompt_jax.backbones.layers import (
     ACTIVATIONS,
-    NEVER,
     Dense,
     constrain,
     mask_bias,
     socket,
-    soft_capped,
 )
 from prompt_jax.backbones.sockets import (
     bottleneck,
-    prefix_masked,
-    prefix_scores,
-    prefix_values,
     with_rows,
 )
 from prompt_jax.trees import Tree, Tuned
@@ -69,118 +64,11 @@ def relative_buckets(
     return offset + jnp.where(distance < exact, distance, far)
 
 
-class ByBucket(NamedTuple):
-    """A bias that is looked up where scores need it: a number for every head and bucket."""
-
-    table: Float[Array, "N H"]
-    buckets: Int[Array, "*B T PS"]
-
-    def rows(self) -> Float[Array, "#B H T PS"]:
-        """The bias of these queries."""
-        # Gathered and not by one-hot: the table has a few hundred numbers, the scores millions.
-        rows = jnp.moveaxis(self.table[self.buckets], -1, -3)
-        return rows if rows.ndim == 4 else rows[None]
-
-
-Bias = Float[Array, "#B #H #T PS"] | ByBucket
-
-
 def by_heads(
     mesh: Mesh | None, *states: Float[Array, "B T H K"], axis: str = "heads"
 ) -> list[Array]:
     """Queries, keys or values with their heads where those of the kernels are."""
     return [constrain(x, mesh, "batch", None, axis) for x in states]
-
-
-def attend(
-    query: Float[Array, "B T H K"],
-    key: Float[Array, "B S H K"],
-    value: Float[Array, "B S H K"],
-    biases: Sequence[Bias],
-    prefix: dict[str, Array] | None = None,
-    opened: Float[Array, "B T"] | None = None,
-    chunk: int | None = None,
-    cap: float | None = None,
-) -> Float[Array, "B T H K"]:
-    """Softmax attention with additive biases; scores and softmax are float32.
-
-    Args:
-      biases: their sum also covers the P keys of the prefix, which stand before all others.
-      prefix: a `prefix` socket.
-      opened: what its gate multiplies its keys and its values by, for every query.
-      chunk: queries that are answered at a time, so that their scores alone are in memory; None
-        answers all at once.
-      cap: what no score passes, see `soft_capped`.
-    """
-    # Heads before positions, as both products are batched over B and H.
-    query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
-    length = query.shape[2]
-    if chunk is None or length <= chunk:
-        return _answers(query, key, value, biases, prefix, opened, cap).swapaxes(1, 2)
-
-    # Each chunk's scores are made again for the backward pass, or it would keep them all.
-    # `lax.map` is a loop, and nothing is merged across the border of its body.
-    @functools.partial(jax.checkpoint, prevent_cse=False)
-    def answer(first: Int[Array, ""]) -> Float[Array, "B H C K"]:
-        # Tied to the queries: what depends on no layer, as biases do, a loop over layers would
-        # make for all chunks beforehand and keep.
-        first, _ = jax.lax.optimization_barrier((first, query))
-
-        def cut(x: Array, axis: int) -> Array:
-            return jax.lax.dynamic_slice_in_dim(x, first, chunk, axis)
-
-        gates = None if opened is None else cut(opened, 1)
-        chunk_biases = [_bias_of(bias, cut) for bias in biases]
-        return _answers(cut(query, 2), key, value, chunk_biases, prefix, gates, cap)
-
-    # The last chunk ends with the queries, and so begins among those of the one before it.
-    starts = jnp.append(jnp.arange(0, length - chunk, chunk), length - chunk)
-    # One chunk after the other: a vmap would hold the scores of all of them.
-    out = jax.lax.map(answer, starts)
-    before = jnp.moveaxis(out[:-1], 0, 2).reshape(*query.shape[:2], -1, query.shape[-1])
-    # Of the last chunk, only the queries that the one before it has not answered.
-    last = out[-1][:, :, before.shape[2] - length :]
-    return jnp.concatenate([before, last], axis=2).swapaxes(1, 2)
-
-
-def _bias_of(bias: Array | ByBucket, cut: Callable[[Array, int], Array]) -> Array | ByBucket:
-    """A bias of the queries that `cut` takes along an axis."""
-    if isinstance(bias, ByBucket):
-        return ByBucket(bias.table, cut(bias.buckets, -2))
-    return bias if bias.shape[2] == 1 else cut(bias, 2)
-
-
-def _answers(
-    query: Float[Array, "B H T K"],
-    key: Float[Array, "B H S K"],
-    value: Float[Array, "B H S K"],
-    biases: Sequence[Bias],
-    prefix: dict[str, Array] | None,
-    opened: Float[Array, "B T"] | None,
-    cap: float | None,
-) -> Float[Array, "B H T K"]:
-    # Sums of products in float32 even of bfloat16 states: a softmax magnifies what they round off.
-    scores = jnp.einsum("bhtk,bhsk->bhts", query, key, preferred_element_type=jnp.float32)
-    # Before any mask: capped, what hides a key would no longer hide it.
-    scores = soft_capped(scores, cap)
-    virtual = 0
-    if prefix is not None:
-        # A scaled query has the scores of keys scaled for it, and no key is copied for every query.
-        asking = query if opened is None else query * opened[:, None, :, None]
-        first = prefix_masked(soft_capped(prefix_scores(asking, prefix), cap), prefix, NEVER)
-        # Scores are joined and not keys: a prefix of all rows would be copied to each of them.
-        virtual = first.shape[-1]
-        scores = jnp.concatenate([first, scores], axis=-1)
-    for bias in biases:  # Added one by one: their sum would be as large as the scores.
-        rows = bias.rows() if isinstance(bias, ByBucket) else bias
-        scores = scores + rows
-    # In float32, where a thousand small weights still add to one; what they weigh is rounded.
-    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-    out = jnp.einsum("bhts,bhsk->bhtk", weights[..., virtual:], value)
-    if prefix is not None:
-        answer = prefix_values(weights[..., :virtual], prefix)
-        out = out + (answer if opened is None else answer * opened[:, None, :, None])
-    return out
 
 
 class MLP(nn.Module):

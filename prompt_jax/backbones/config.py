@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 
 from prompt_jax.backbones.layers import ACTIVATIONS
 from prompt_jax.backbones.sockets import Head
-from prompt_jax.config import REMATS, InputError, at_least, choose
+from prompt_jax.config import IN_CHATS, PLACEMENTS, REMATS, InputError, Opening, at_least, choose
 from prompt_jax.trees import Tokenizer
 
 ConfigJson: TypeAlias = Mapping[str, Any]
@@ -37,7 +37,9 @@ class ModelConfig:
     bidirectional_input: ClassVar[bool] = False
     embedding_scale: ClassVar[float] = 1.0
     decoder_start_token_id: ClassVar[int]
-    """What the targets of T5 are read behind."""
+    """What targets that stand apart are read behind."""
+    final_token_id: ClassVar[int | None] = None
+    """What an answer that has reached its longest length ends with, where the model asks for it."""
     mask_token_id: ClassVar[int]
     """Where an encoder fills in a word."""
 
@@ -60,6 +62,8 @@ class ModelConfig:
     """None of a model without a token for padding."""
     eos_token_ids: tuple[int, ...] = ()
     """Each of them ends an answer; none of a model that writes nothing."""
+    openings: tuple[Opening, ...] = ()
+    """What the tokenizer's chat template writes before texts; none of a model without one."""
     word_head: bool = True
     """The weights have a head over words; one to read with can do without."""
     dropout: float = 0.0
@@ -97,9 +101,30 @@ class ModelConfig:
         ends = dict.fromkeys((end, *self.eos_token_ids))
         return dataclasses.replace(self, eos_token_ids=tuple(ends))
 
+    def opening(self, place: str) -> Opening:
+        """What the chat template writes before the text of a turn.
+
+        Raises:
+          InputError: there is no template, or it has no such turn.
+        """
+        for opening in self.openings:
+            if opening.place == place:
+                return opening
+        others = [name for name in PLACEMENTS if name not in IN_CHATS]
+        others += [opening.place for opening in self.openings]
+        raise InputError(
+            f'placement="{place}" is in a turn of a chat, and the backbone has no chat template '
+            f"with such a turn; use {', '.join(others)}, or an instruct model that writes"
+        )
+
     def head(self, task_type: str) -> Head:
         """What a trained head for a task is made of, as the family has it."""
         return Head()
+
+    @property
+    def start_tokens(self) -> tuple[int, ...]:
+        """What a decoder of its own has read before the first token of a target."""
+        return (self.decoder_start_token_id,)
 
     @property
     def filler(self) -> int:
@@ -112,6 +137,20 @@ class ModelConfig:
         if pad is None or not 0 <= pad < self.vocab_size:
             return min(next(iter(self.eos_token_ids), 0), self.vocab_size - 1)
         return pad
+
+
+def check_shared_width(config: ModelConfig) -> None:
+    """Checks that the heads of attention are as wide as the model, together.
+
+    Raises:
+      InputError: they are not, and no `config.json` of the family could say so.
+    """
+    c = config
+    if c.num_heads * c.d_kv != c.d_model:
+        raise InputError(
+            f"the heads of a {c.model_type} share its width, got {c.num_heads} heads of {c.d_kv} "
+            f"and d_model {c.d_model}; the width must be a multiple of the number of heads"
+        )
 
 
 def end_ids(*files: ConfigJson) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ from typing import Self
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from prompt_jax.backbones.config import ModelConfig
 from prompt_jax.backbones.layers import look_up, parameter, word_logits
@@ -38,8 +38,8 @@ class EncoderOnly(nn.Module):
 
     config: EncoderConfig
 
-    def table(self, name: str, rows: int, axis: str) -> Float[Array, "V D"]:
-        """A frozen table of embeddings."""
+    def table(self, name: str, rows: int, axis: str) -> Shaped[Array, "V D"]:
+        """A frozen table of embeddings, or of what is held of it in few bits."""
         init, shape = nn.initializers.normal(0.02), (rows, self.config.d_model)
         return parameter(self, name, init, (axis, "embed"), shape)
 

@@ -59,7 +59,8 @@ class EncoderDecoder(nn.Module):
         targets: Int[Array, "B U"],
     ) -> Float[Array, "B U V"]:
         """Logits [B, U, V] of every target token, from the input and the targets before it."""
-        return self(embeddings, mask, shift_right(targets, self.config.decoder_start_token_id))
+        logits = self(embeddings, mask, shift_right(targets, self.config.start_tokens))
+        return logits[:, -targets.shape[1] :]
 
     def prefill(
         self, embeddings: Float[Array, "B S D"], mask: Bool[Array, "B S"], length: int
@@ -69,15 +70,15 @@ class EncoderDecoder(nn.Module):
         The cache has the keys and values of cross-attention, so no later step sees the encoder.
 
         Args:
-          length: target tokens that the cache has room for, the start token among them.
+          length: target tokens that the cache has room for, a start token among them.
         """
         # The decoder's own virtual tokens take places of its cache.
-        batch, prompt = len(mask), self.decoder_prompt
-        room = length + (0 if prompt is None else prompt.shape[-2])
+        batch, prompt, start = len(mask), self.decoder_prompt, self.config.start_tokens
+        room = length + len(start) - 1 + (0 if prompt is None else prompt.shape[-2])
         cache = empty_cache(*self.kept, batch, room)
-        start = jnp.full((batch, 1), self.config.decoder_start_token_id, jnp.int32)
-        logits, cache = self.decode(start, self.encode(embeddings, mask), mask, cache)
-        return logits[:, 0], cache
+        read = jnp.broadcast_to(jnp.array(start, jnp.int32), (batch, len(start)))
+        logits, cache = self.decode(read, self.encode(embeddings, mask), mask, cache)
+        return logits[:, -1], cache
 
     @property
     @abc.abstractmethod
@@ -111,7 +112,8 @@ def behind_prompt(
     return jnp.concatenate([rows, x], axis=1), index
 
 
-def shift_right(targets: Int[Array, "B U"], start: int) -> Int[Array, "B U"]:
-    """Decoder inputs of `targets`: the start token, then every target but the last."""
+def shift_right(targets: Int[Array, "B U"], start: tuple[int, ...]) -> Int[Array, "B W"]:
+    """Decoder inputs of `targets`: the start tokens, then every target but the last."""
+    before = jnp.broadcast_to(jnp.array(start, targets.dtype), (len(targets), len(start)))
     # Padding behind a target is read too: attention is causal, so no logit before it changes.
-    return jnp.pad(targets[:, :-1], ((0, 0), (1, 0)), constant_values=start)
+    return jnp.concatenate([before, targets[:, :-1]], axis=1)

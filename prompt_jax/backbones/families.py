@@ -5,7 +5,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import flax.linen as nn
 
-from prompt_jax.backbones import bert, causal, modernbert, t5, t5gemma
+from prompt_jax.backbones import bart, bert, causal, modernbert, t5, t5gemma
 from prompt_jax.backbones.config import ConfigJson, ModelConfig
 from prompt_jax.backbones.sockets import Sockets
 
@@ -80,7 +80,7 @@ class Family(Protocol):
         ...
 
 
-FAMILIES: tuple[Family, ...] = (t5, causal, bert, t5gemma, modernbert)
+FAMILIES: tuple[Family, ...] = (t5, causal, bert, t5gemma, modernbert, bart)
 BACKBONES: dict[str, Family] = {
     model_type: family for family in FAMILIES for model_type in family.MODEL_TYPES
 }

@@ -13,7 +13,7 @@ from prompt_jax.backbones.config import ModelConfig
 from prompt_jax.backbones.families import family_of
 from prompt_jax.backbones.quantised import quantised_shapes
 from prompt_jax.sharding import parameter_spec
-from prompt_jax.trees import Frozen, Tree, by_path
+from prompt_jax.trees import Frozen, Tree, Tuned, by_path
 
 
 # Jitted, as it compiles four times as long eagerly.
@@ -76,7 +76,10 @@ def unstack(params: Tree) -> Tree:
 
 @functools.partial(jax.jit, static_argnums=0)
 def keys_and_values(
-    config: ModelConfig, params: Frozen, text: Int[Array, " T"] | Float[Array, "T D"]
+    config: ModelConfig,
+    params: Frozen,
+    text: Int[Array, " T"] | Float[Array, "T D"],
+    sockets: Tuned | None = None,
 ) -> dict[str, dict[str, Float[Array, "L T H K"]]]:
     """What every attention makes of a text at the first positions, H being heads of keys.
 
@@ -84,6 +87,7 @@ def keys_and_values(
       config: of any family.
       params: the frozen tree.
       text: tokens, or their embeddings; tokens where there is a decoder, which reads them too.
+      sockets: what a method put into the model; the text stands behind a prefix among them.
 
     Returns:
       By path, `key` and `value`.
@@ -96,10 +100,12 @@ def keys_and_values(
     inputs, method = [embeddings[None], jnp.ones((1, len(text)), bool)], "encode"
     if config.target_place == "apart":
         inputs, method = [*inputs, text[None]], "predict"
-    sown: Tree = module.apply(frozen, *inputs, method=method, mutable=["intermediates"])[1]
+    variables = frozen | ({"tuned": sockets} if sockets else {})
+    sown: Tree = module.apply(variables, *inputs, method=method, mutable=["intermediates"])[1]
     leaves = by_path(sown["intermediates"])
     return {
         # What is sown is a tuple with an entry a call; behind L stands the only row.
-        path: {name: leaves[f"{path}/{name}s"][0][:, 0] for name in ("key", "value")}
+        # Where a decoder has several start tokens, it reads more than the text.
+        path: {name: leaves[f"{path}/{name}s"][0][:, 0, : len(text)] for name in ("key", "value")}
         for path in family.sockets(config).attentions
     }

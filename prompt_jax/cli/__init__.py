@@ -5,6 +5,7 @@ Nothing heavy is imported until a command needs it, so `prompt-jax --help` answe
 
 import contextlib
 import dataclasses
+import os
 import signal
 import sys
 import threading
@@ -55,6 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        # Who read the output has gone, as `head` does. Python flushes once more as it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except RuntimeError as error:
         from prompt_jax.train import DivergedError
 

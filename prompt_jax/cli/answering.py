@@ -85,8 +85,8 @@ def predict(arguments: list[str]) -> None:
             chat=saved.task.chat == "on",
             system=saved.task.system,
         )
-        auto = saved.task.chat == "auto"
-        task = chat_of(task, backbone.tokenizer, backbone.target_place, auto=auto)
+        way = {"auto": saved.task.chat == "auto", "placement": prompt.method.placement}
+        task = chat_of(task, backbone.tokenizer, backbone.target_place, **way)
         count = prediction.predict(
             backbone,
             prompt.injection(),

@@ -22,8 +22,10 @@ from prompt_jax.config.experiment import TrainConfig as TrainConfig
 from prompt_jax.config.experiment import resolved as resolved
 from prompt_jax.config.kinds import KINDS as KINDS
 from prompt_jax.config.mesh import MeshConfig as MeshConfig
+from prompt_jax.config.method import IN_CHATS as IN_CHATS
 from prompt_jax.config.method import PLACEMENTS as PLACEMENTS
 from prompt_jax.config.method import MethodConfig as MethodConfig
+from prompt_jax.config.method import Opening as Opening
 from prompt_jax.config.method import method_kinds as method_kinds
 from prompt_jax.config.plain import differences as differences
 from prompt_jax.config.plain import from_json as from_json

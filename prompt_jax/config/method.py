@@ -3,7 +3,7 @@
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal, NamedTuple, get_args
 
 from prompt_jax.config.checks import InputError, at_least, choose
 
@@ -20,8 +20,23 @@ WITH_HEAD = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")
 WRITES = ("SEQ_2_SEQ_LM", "CAUSAL_LM")
 """The task types of models that answer in words; the backbone says which of them it is."""
 Pooling = Literal["cls", "peft"]
-Place = Literal["prefix", "after_bos", "suffix"]
+ChatPlace = Literal["system", "turn"]
+Place = Literal["prefix", "after_bos", "suffix", ChatPlace]
+IN_CHATS: tuple[ChatPlace, ...] = get_args(ChatPlace)
+"""The placements inside a chat, which plain text does not have."""
 PLACEMENTS: tuple[str, ...] = get_args(Place)
+
+
+class Opening(NamedTuple):
+    """The tokens that a chat template writes right before the text of a turn."""
+
+    place: ChatPlace
+    """Whose turn: the system's, or that of the first user."""
+    tokens: tuple[int, ...]
+    """Those that stand before every text."""
+    tail: tuple[int, ...] = ()
+    """Those behind them that a text may swallow: a line break joins one that the text begins with
+    to a single token."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from prompt_jax.config import Config, InputError, MethodConfig
 from prompt_jax.config.method import WRITES
 from prompt_jax.data import Batches, EncodeOptions, encode_labels, pad
 from prompt_jax.experiment.splits import Data
+from prompt_jax.forward import check_places
 from prompt_jax.generate import one_mask
 from prompt_jax.losses import Loss, Pull, loss_fn
 from prompt_jax.prompts import check_task
@@ -83,8 +84,11 @@ def batches_of(
     Args:
       task: the only one that a head answers.
       task_ids: which task every example belongs to, of several.
+
+    Raises:
+      InputError: a text has no place for the prompt, or as `Batches`.
     """
-    return Batches(
+    batches = Batches(
         examples,
         tokenizer_of(backbone),
         config.data,
@@ -99,6 +103,9 @@ def batches_of(
         prompt_length=method.input_tokens,
         task_ids=task_ids,
     )
+    names = [place_of(example.source, i) for i, example in enumerate(examples)]
+    check_places(method.placement, backbone, batches.sources, names)
+    return batches
 
 
 def _label_rows(config: Config, backbone: Backbone, task: Task) -> list[np.ndarray]:

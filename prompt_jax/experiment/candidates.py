@@ -11,7 +11,7 @@ from prompt_jax.experiment.choice import Best, Judgement
 from prompt_jax.experiment.course import RATES, Course, begin, followers, ready
 from prompt_jax.experiment.loop import Members, Report
 from prompt_jax.experiment.members import Population, Trained
-from prompt_jax.experiment.splits import Data
+from prompt_jax.experiment.splits import Data, for_backbone
 from prompt_jax.population import member, stack
 from prompt_jax.runs import Row
 from prompt_jax.train import is_finite
@@ -22,6 +22,9 @@ class Candidates(Members):
     """All candidates of a sweep with their states, and the best prompt of each.
 
     Those of one placement share a program, and so a population.
+
+    Args:
+      data: as `load_data` gives it.
     """
 
     def __init__(self, configs: list[Config], sweep: SweepConfig, backbone: Backbone, data: Data):
@@ -32,10 +35,12 @@ class Candidates(Members):
         by_program: dict[str, list[int]] = {}
         for i, config in enumerate(configs):
             by_program.setdefault(config.method.placement, []).append(i)
-        self.populations = [
-            Population([configs[i] for i in numbers], backbone, [data] * len(numbers))
-            for numbers in by_program.values()
-        ]
+        self.populations = []
+        for numbers in by_program.values():
+            own = [configs[i] for i in numbers]
+            # As a chat is written for their prompts: some stand in a turn of their own.
+            rows = for_backbone(data, own[0], backbone)
+            self.populations.append(Population(own, backbone, [rows] * len(numbers)))
         self.place = {
             i: (population, at)
             for population, numbers in zip(self.populations, by_program.values(), strict=True)

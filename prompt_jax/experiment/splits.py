@@ -37,14 +37,14 @@ class Data(NamedTuple):
 
 
 def for_backbone(data: Data, config: Config, backbone: Backbone) -> Data:
-    """The data as the backbone is asked: as chats where `task.chat` says so.
+    """The data as the backbone is asked it: as chats where `task.chat` says so.
 
     Raises:
       InputError: as `chat_of`.
     """
-    auto = config.task.chat == "auto"
-    task = chat_of(data.task, backbone.tokenizer, backbone.target_place, auto=auto)
-    if not task.chat or data.task.chat:
+    way = {"auto": config.task.chat == "auto", "placement": config.method.placement}
+    task = chat_of(data.task, backbone.tokenizer, backbone.target_place, **way)
+    if not task.chat:
         return data._replace(task=task)
 
     def chats(examples: list[Example]) -> list[Example]:

@@ -125,8 +125,8 @@ def _sweep(
 ) -> Sweep:
     data, backbone = load_data(config), load(config, say)
     config = resolved(config, backbone.word_size)
-    data = for_backbone(data, config, backbone)
     pool = Candidates(configs, sweep, backbone, data)
+    data = for_backbone(data, configs[0], backbone)
     # After data and backbone have loaded: until then a folder to overwrite stays as it is.
     begin_run(folder, config, resume=resume)
     disk.write(folder / KEPT, json.dumps(to_json(sweep), indent=2) + "\n")

@@ -199,7 +199,7 @@ def _introduce(single: Single, say: Say) -> None:
         for line in (*remarks(data.task, config.task), *warnings_of(data, config)):
             say(line)
         if data.task.chat:
-            say(_chat_line(data, backbone))
+            say(_chat_line(data, backbone, config.method.placement))
     watched = sum(len(data.watched(config)) for data in single.tasks)
     parts = [part for data in single.tasks for part in (data.validation, *data.tests.values())]
     say(
@@ -215,13 +215,15 @@ def _introduce(single: Single, say: Say) -> None:
         )
 
 
-def _chat_line(data: Data, backbone: Backbone) -> str:
+def _chat_line(data: Data, backbone: Backbone, placement: str) -> str:
     """How a row is asked, by the chat template of the tokenizer."""
     end = answer_turn(backbone.tokenizer, "").end or "the end of the text"
     system = f", after the system text {data.task.system!r:.60}" if data.task.system else ""
+    turn = {"system": "system's", "turn": "user's"}.get(placement)
+    prompt = f", the soft prompt at the head of the {turn} turn" if turn else ""
     return (
         f"chat: a row is a user's turn in the tokenizer's chat template{system}, its answer the "
-        f"assistant's turn up to {end}; --task.chat off for plain text"
+        f"assistant's turn up to {end}{prompt}; --task.chat off for plain text"
     )
 
 

@@ -14,7 +14,7 @@ from prompt_jax.trees import by_path
 
 @jax.tree_util.register_static
 class Placement(str):
-    """Where virtual tokens stand: `prefix`, `after_bos` or `suffix`; no leaf of a tree.
+    """Where virtual tokens stand, one of `PLACEMENTS`; no leaf of a tree.
 
     Programs are compiled for it, so it is part of a tree's structure.
     """
@@ -44,8 +44,7 @@ class Injection(NamedTuple):
     pool_prompt: Bool[Array, ""] | None = None
     """Whether a head may read a virtual token, as in PEFT, and not the text's own only."""
     placement: Placement = Placement()
-    """Where the virtual tokens stand: `prefix` before the text; `after_bos` behind its first token;
-    `suffix` behind its last real token, and so before the padding."""
+    """Where the virtual tokens stand, see `prompt_jax.forward.places`."""
 
     def __repr__(self) -> str:
         parts = [name for name, part in self._asdict().items() if jax.tree.leaves(part)]

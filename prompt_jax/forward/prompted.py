@@ -16,9 +16,10 @@ from jaxtyping import Array, Bool, Float, Int
 from prompt_jax.backbones import Backbone
 from prompt_jax.backbones.cache import LayerCache
 from prompt_jax.backbones.layers import NEVER
-from prompt_jax.config import InputError
+from prompt_jax.config import IN_CHATS, InputError
 from prompt_jax.forward.head import apply_head
 from prompt_jax.forward.injection import Injection
+from prompt_jax.forward.places import positions_before
 
 
 @jax.named_scope("prompt")
@@ -26,12 +27,15 @@ def prepend(
     injection: Injection | None,
     embeddings: Float[Array, "B T D"],
     mask: Bool[Array, "B T"],
+    before: Int[Array, " B"] | None = None,
 ) -> tuple[Float[Array, "B S D"], Bool[Array, "B S"]]:
     """Joins the virtual tokens with every text of the batch, S = P + T.
 
     Args:
       injection: None is the plain backbone: the text comes back as it is.
-      mask: True where a token is real; padding stands on the right.
+      mask: True where a token is real.
+      before: how many positions of every text stand before the prompt, see `positions_before`;
+        None is a prompt in front of all texts.
     """
     if injection is None:
         return embeddings, mask
@@ -53,27 +57,23 @@ def prepend(
     prompt = jnp.broadcast_to(injection.prompt.astype(embeddings.dtype), (batch, virtual, width))
     real = True if injection.prompt_mask is None else injection.prompt_mask
     prompt_mask = jnp.broadcast_to(real, (batch, virtual))
+    if before is not None:
+        # A prompt that has no place must not stand at another one, so its row is no number.
+        prompt = jnp.where(before[:, None, None] < 0, jnp.nan, prompt)
     joined = jnp.concatenate([prompt, embeddings], axis=1)
     joined_mask = jnp.concatenate([prompt_mask, mask], axis=1)
-    if injection.placement == "prefix":
+    if before is None:
         return joined, joined_mask
     # The place differs by row, so rows are put in order by a gather, which keeps shapes static.
-    order = _order(_tokens_before(injection, mask), virtual, length)
+    order = _order(before, virtual, length)
     return (
         jnp.take_along_axis(joined, order[:, :, None], axis=1),
         jnp.take_along_axis(joined_mask, order, axis=1),
     )
 
 
-def _tokens_before(injection: Injection, mask: Bool[Array, "B T"]) -> Int[Array, " B"]:
-    """How many tokens of every text stand before the prompt."""
-    tokens = mask.sum(1)
-    # A text without tokens has no first one to stand behind.
-    return jnp.minimum(tokens, 1) if injection.placement == "after_bos" else tokens
-
-
-def _order(before: Array, virtual: int, length: int) -> Array:
-    """[B, S] positions in [prompt, text] that put `before` text tokens ahead of the prompt."""
+def _order(before: Int[Array, " B"], virtual: int, length: int) -> Int[Array, "B S"]:
+    """Positions in [prompt, text] that put `before` of the text ahead of the prompt."""
     position = jnp.arange(virtual + length)[None, :]
     before = before[:, None]
     leading = position < before
@@ -85,16 +85,15 @@ def _order(before: Array, virtual: int, length: int) -> Array:
 def text_states(
     injection: Injection | None,
     states: Float[Array, "B S D"],
-    mask: Bool[Array, "B T"],
+    before: Int[Array, " B"] | None,
 ) -> Float[Array, "B T D"]:
     """The states of the text tokens among those of a text that `prepend` joined with a prompt."""
     if injection is None or not injection.input_tokens:
         return states
     virtual = injection.input_tokens
-    if injection.placement == "prefix":
+    if before is None:
         return states[:, virtual:]
-    text = jnp.arange(mask.shape[1])[None, :]
-    before = _tokens_before(injection, mask)
+    text = jnp.arange(states.shape[1] - virtual)[None, :]
     places = jnp.where(text < before[:, None], text, text + virtual)
     return jnp.take_along_axis(states, places[:, :, None], axis=1)
 
@@ -103,13 +102,14 @@ def text_mask(
     injection: Injection | None,
     embeddings: Float[Array, "B T D"],
     mask: Bool[Array, "B T"],
+    before: Int[Array, " B"] | None,
 ) -> Bool[Array, "B S"]:
     """Where the real tokens of the text stand once `prepend` has joined it with a prompt."""
     if injection is None or not injection.input_tokens:
         return mask
     # By `prepend` itself, so that the two cannot disagree; XLA drops the embeddings that it joins.
     hidden = injection._replace(prompt_mask=jnp.zeros(injection.input_tokens, bool))
-    return prepend(hidden, embeddings, mask)[1]
+    return prepend(hidden, embeddings, mask, before)[1]
 
 
 def at_places(
@@ -146,8 +146,7 @@ class PromptedModel:
       >>> model = PromptedModel.of(backbone, prompt.injection())
       >>> logits = jax.jit(PromptedModel.target_logits)(model, tokens, mask, targets)
 
-    Texts are tokens [B, T] and a mask [B, T] that is True where a token is real; padding stands on
-    the right.
+    Texts are tokens [B, T] and a mask [B, T] that is True where a token is real.
     """
 
     module: nn.Module = dataclasses.field(metadata={"static": True})
@@ -185,9 +184,20 @@ class PromptedModel:
     def read(
         self, tokens: Int[Array, "B T"], mask: Bool[Array, "B T"]
     ) -> tuple[Float[Array, "B S D"], Bool[Array, "B S"]]:
-        """Embeddings and mask of texts with the prompt in front, S = P + T."""
+        """Embeddings and mask of texts with the prompt in its place, S = P + T."""
         embeddings = self.apply(tokens, method="embed")
-        return prepend(self.injection, embeddings, mask)
+        return prepend(self.injection, embeddings, mask, self.before(tokens, mask))
+
+    def before(
+        self, tokens: Int[Array, "B T"], mask: Bool[Array, "B T"]
+    ) -> Int[Array, " B"] | None:
+        """How many positions of every text stand before the prompt; None is in front of all."""
+        injection, opening = self.injection, None
+        if injection is None or injection.prompt is None or injection.placement == "prefix":
+            return None
+        if injection.placement in IN_CHATS:
+            opening = self.module.config.opening(injection.placement)
+        return positions_before(injection.placement, opening, tokens, mask)
 
     def target_logits(
         self, tokens: Int[Array, "B T"], mask: Bool[Array, "B T"], targets: Int[Array, "B U"]
@@ -212,14 +222,16 @@ class PromptedModel:
           virtual: also those of virtual tokens, S = P + T.
         """
         logits = self.apply(*self.read(tokens, mask), method="__call__")
-        return logits if virtual else text_states(self.injection, logits, mask)
+        if virtual:
+            return logits
+        return text_states(self.injection, logits, self.before(tokens, mask))
 
     def text_states(
         self, tokens: Int[Array, "B T"], mask: Bool[Array, "B T"]
     ) -> Float[Array, "B T D"]:
         """The states of the text's own tokens, wherever the prompt stands."""
         states = self.apply(*self.read(tokens, mask), method="encode")
-        return text_states(self.injection, states, mask)
+        return text_states(self.injection, states, self.before(tokens, mask))
 
     def token_logits(
         self, tokens: Int[Array, "B T"], mask: Bool[Array, "B T"]
@@ -242,10 +254,10 @@ class PromptedModel:
 
         PEFT's head reads a position, whatever stands there (`pool_prompt`); ours the text's own.
         """
-        embeddings = self.apply(tokens, method="embed")
-        joined, real = prepend(self.injection, embeddings, mask)
+        embeddings, before = self.apply(tokens, method="embed"), self.before(tokens, mask)
+        joined, real = prepend(self.injection, embeddings, mask, before)
         states = self.apply(joined, real, method="encode")
-        visible = text_mask(self.injection, embeddings, mask)
+        visible = text_mask(self.injection, embeddings, mask, before)
         if self.injection.pool_prompt is not None:
             # An array and no flag, so that heads of both kinds share a program.
             # A decoder's reads the last place in PEFT, and an encoder's what is real.

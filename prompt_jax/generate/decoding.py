@@ -11,7 +11,7 @@ from prompt_jax.backbones import Backbone
 from prompt_jax.config import Drawing, InputError
 from prompt_jax.forward import Injection, PromptedModel
 from prompt_jax.generate.beam import Lengths, search_beams
-from prompt_jax.generate.options import options_of, rules_of
+from prompt_jax.generate.options import Options, options_of, rules_of
 from prompt_jax.generate.sampling import Draw, decode_tokens
 from prompt_jax.sharding import on_host, place_rows
 
@@ -76,7 +76,7 @@ def generate(
         return on_host(decode_tokens(*arguments, draw, **shape))
     answers = search_beams(
         *arguments,
-        _lengths(length, chosen.length_penalty, chosen.early_stopping),
+        _lengths(backbone, length, chosen),
         **shape,
         beams=chosen.num_beams,
         # Not its truth value: "never" is a text and would count as True.
@@ -120,10 +120,14 @@ def _draw(drawn: Drawing, seed: int, rows: np.ndarray, vocabulary: int) -> Draw:
     )
 
 
-def _lengths(tokens: int, penalty: float, early_stopping: bool | str) -> Lengths:
+def _lengths(backbone: Backbone, tokens: int, options: Options) -> Lengths:
+    # Every start token but one counts, as Transformers has written it.
+    apart = backbone.target_place == "apart"
+    before = len(backbone.config.start_tokens) - 1 if apart else 0
     # In float64 on the host, as Transformers has it: powers in float32 may rank otherwise.
-    divisor = (np.arange(1, tokens + 1, dtype=np.float64) ** penalty).astype(np.float32)
+    lengths = np.arange(1 + before, tokens + before + 1, dtype=np.float64)
+    divisor = (lengths**options.length_penalty).astype(np.float32)
     # Where long is cheap, the best that a beam may become is as long as it can get.
-    patient = early_stopping == "never" and penalty > 0
+    patient = options.early_stopping == "never" and options.length_penalty > 0
     hoped = np.full_like(divisor, divisor[-1]) if patient else divisor
     return Lengths(*jax.device_put((divisor, hoped)))

@@ -56,7 +56,7 @@ def options_of(backbone: Backbone, read: int, values: Mapping[str, Any]) -> Opti
 
     Args:
       read: T, to which the texts are padded: of a decoder, max_length counts them. Of an
-        encoder-decoder it counts the start token. max_new_tokens decides where both are there.
+        encoder-decoder it counts the start tokens. max_new_tokens decides where both are there.
 
     Raises:
       InputError: an unknown option, one outside its range, or no token is left to write.
@@ -66,7 +66,8 @@ def options_of(backbone: Backbone, read: int, values: Mapping[str, Any]) -> Opti
     chosen = {name: value for name, value in values.items() if value is not None}
     longest = chosen.pop("max_length", None)
     if longest is not None and "max_new_tokens" not in chosen:
-        before = read if backbone.target_place == "behind" else 1
+        behind = backbone.target_place == "behind"
+        before = read if behind else len(backbone.config.start_tokens)
         if longest <= before:
             raise InputError(
                 f"max_length is {longest} and counts {before} tokens before the answer; give "
@@ -100,6 +101,8 @@ def rules_of(
     """
     ends = _ends(backbone, options)
     rules = Rules(np.array(ends, np.int32), np.int32(options.min_new_tokens))
+    if backbone.config.final_token_id is not None:
+        rules = rules._replace(final=np.int32(backbone.config.final_token_id))
     if options.stop_strings:
         tokenizer = _tokenizer(backbone, "stop_strings")
         table = stop_table(tokenizer, options.stop_strings, backbone.config.vocab_size)
@@ -113,9 +116,8 @@ def rules_of(
     # `read` stays None, and the program keeps no history.
     if not words and options.repetition_penalty == 1.0 and not options.no_repeat_ngram_size:
         return rules
-    if backbone.target_place == "apart":  # The decoder has read its start token, and no text.
-        start = backbone.config.decoder_start_token_id
-        tokens = np.full((len(tokens), 1), start, np.int32)
+    if backbone.target_place == "apart":  # The decoder has read its start tokens, and no text.
+        tokens = np.tile(np.array(backbone.config.start_tokens, np.int32), (len(tokens), 1))
         mask = np.ones(tokens.shape, bool)
     read, lengths = earlier(tokens, mask)
     return rules._replace(read=read, read_lengths=lengths)

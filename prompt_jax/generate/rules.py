@@ -27,6 +27,8 @@ class Rules(NamedTuple):
     """Tokens before the answer that count as earlier ones; None where no rule looks at them."""
     read_lengths: Int[Array | np.ndarray, " B"] | None = None
     """How many of those a row has, from the left."""
+    final: Int[ArrayLike, ""] | None = None
+    """The only token that may come at the last place of an answer; None allows any there."""
     stops: Int[Array | np.ndarray, "S V"] | None = None
     """What `stop_table` gives; the last state is the end of an answer."""
 
@@ -100,7 +102,13 @@ def obey(
         if rules.bad_words is not None:
             scores = _ban_words(scores, history, jnp.asarray(rules.bad_words))
     early = jnp.broadcast_to(step < rules.min_new_tokens, (1, len(rules.ends)))
-    return ban(scores, jnp.asarray(rules.ends)[None, :], early)
+    scores = ban(scores, jnp.asarray(rules.ends)[None, :], early)
+    if rules.final is None:
+        return scores
+    # Zero, as in Transformers: to a beam's log-probability it adds nothing.
+    only = jnp.where(jnp.arange(scores.shape[1]) == rules.final, 0.0, NEVER)
+    last = step == written.shape[1] - 1
+    return jnp.where(last, jnp.broadcast_to(only, scores.shape), scores)
 
 
 def penalise(

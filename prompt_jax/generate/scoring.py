@@ -111,16 +111,16 @@ def score_candidates(
     count, length = candidates.shape[-2:]
     first = model.prefill(tokens, mask, length)
     batch, vocab = first.logits.shape
+    log_first = jax.nn.log_softmax(first.logits)
 
     def likelihood(candidate: Int[Array, "#B U"], real: Bool[Array, "#B U"]) -> Float[Array, " B"]:
-        logits = first.logits[:, None]
+        written = jnp.broadcast_to(candidate, (batch, length))
+        log_probs = _picked(log_first[:, None], written[:, :1])
         if length > 1:
-            read = jnp.broadcast_to(candidate[:, :-1], (batch, length - 1))
             # Every candidate goes on from the same cache, and what it writes there is dropped.
-            later, _ = model.decode(read, first.mask, first.decoder_cache, 1)
-            logits = jnp.concatenate([logits, later], axis=1)
-        picked = jnp.take_along_axis(logits, candidate[:, :, None], axis=2)[..., 0]
-        log_probs = picked - jax.nn.logsumexp(logits, axis=-1)
+            later, _ = model.decode(written[:, :-1], first.mask, first.decoder_cache, 1)
+            later = _picked(later, written[:, 1:]) - jax.nn.logsumexp(later, axis=-1)
+            log_probs = jnp.concatenate([log_probs, later], axis=1)
         return jnp.where(real, log_probs, 0.0).sum(-1)
 
     # As many candidates at a time as their logits have room for.
@@ -133,3 +133,8 @@ def score_candidates(
     )
     scores = jax.lax.map(lambda pair: likelihood(*pair), by_candidate, batch_size=at_once).T
     return scores / divisor.reshape(rows, count)
+
+
+def _picked(logits: Float[Array, "B U V"], tokens: Int[Array, "B U"]) -> Float[Array, "B U"]:
+    """The entry of every token."""
+    return jnp.take_along_axis(logits, tokens[:, :, None], axis=2)[..., 0]

@@ -193,8 +193,14 @@ def simplify(config: PrefixTuningConfig, tuned: Tuned) -> tuple[PrefixTuningConf
     return plain, _unflatten(keys_and_values(config, tuned))
 
 
+WITHOUT_CACHE = ("deberta-v2", "distilbert", "modernbert")
+"""Models that take no keys and values from outside in Transformers."""
+
+
 def obstacle(config: PrefixTuningConfig, leaves: Leaves, model_type: str) -> str:
     """Why PEFT would run this prefix differently, and what to do."""
+    if model_type in WITHOUT_CACHE:
+        return f"PEFT has no prefixes for {model_type}, whose attentions read no other keys there"
     if config.prefix_projection:
         return "its keys and values are not computed yet; make the prompt with prompt_for"
     if config.task_type != "SEQ_2_SEQ_LM":

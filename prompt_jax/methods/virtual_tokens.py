@@ -65,7 +65,9 @@ class InputPrompt(VirtualTokens):
     init_scale: float = 0.5
     """`init="random"` is uniform(-init_scale, init_scale)."""
     placement: Place = "prefix"
-    """Where the prompt stands: before the text, after its first token, or after its last one."""
+    """Where the prompt stands: `prefix` before the text, `after_bos` behind its first token,
+    `suffix` behind its last one; in chats also at the head of the system's turn, `system`, or of
+    the first user's, `turn`. For `system`, a chat without a system text has an empty such turn."""
 
     def __post_init__(self):
         super().__post_init__()

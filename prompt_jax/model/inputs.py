@@ -7,6 +7,7 @@ from jaxtyping import Bool, Int
 
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import InputError
+from prompt_jax.forward import check_places
 
 
 def token_ids(
@@ -43,16 +44,23 @@ def token_ids(
 
 
 def texts(
-    backbone: Backbone, input_ids: Any, attention_mask: Any
+    backbone: Backbone, input_ids: Any, attention_mask: Any, placement: str
 ) -> tuple[Int[np.ndarray, "B T"], Bool[np.ndarray, "B T"]]:
-    """Tokens and mask of a batch; without a mask, what is not padding is real."""
+    """Tokens and mask of a batch; without a mask, what is not padding is real.
+
+    Args:
+      placement: of the prompt, which all rows must have.
+    """
     tokens, padding = token_ids(backbone, "input_ids", input_ids), backbone.padding
-    if attention_mask is None:
-        return tokens, tokens != padding if padding is not None else np.ones_like(tokens, bool)
-    mask = np.asarray(attention_mask).astype(bool)
+    mask = np.ones_like(tokens, bool) if padding is None else tokens != padding
+    if attention_mask is not None:
+        mask = np.asarray(attention_mask).astype(bool)
     if mask.shape != tokens.shape:
         raise InputError(
             f"attention_mask has shape {list(mask.shape)} and input_ids {list(tokens.shape)}; "
             "cover the text only, the prompt is added here"
         )
+    names = [f"row {i} of input_ids" for i in range(len(tokens))]
+    rows = [row[real] for row, real in zip(tokens, mask, strict=True)]
+    check_places(placement, backbone, rows, names)
     return tokens, mask

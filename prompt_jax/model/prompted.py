@@ -154,7 +154,7 @@ class PromptTuningModel:
           InputError: neither decoder_input_ids nor labels; wrong ranks, shapes or token ids; a
             prompt for several tasks and no task, or none of this number or name.
         """
-        tokens, mask = texts(self.backbone, input_ids, attention_mask)
+        tokens, mask = texts(self.backbone, input_ids, attention_mask, self._placement)
         injection = self._injection(task_ids, len(tokens))
         writes = self.backbone.target_place == "behind" and not self._reads_only
         if virtual_logits and not (writes and self._placement == "prefix"):
@@ -269,7 +269,7 @@ class PromptTuningModel:
           attention_mask, task_ids: as for a call.
           options: those of `prompt_jax.generate.generate`: max_new_tokens, num_beams, ...
         """
-        tokens, mask = texts(self.backbone, input_ids, attention_mask)
+        tokens, mask = texts(self.backbone, input_ids, attention_mask, self._placement)
         if task_ids is not None:
             injection = self._injection(task_ids, len(tokens))
             return generate(self.backbone, injection, tokens, mask, **options)
@@ -298,8 +298,8 @@ class PromptTuningModel:
           'The capital of France is Paris.'
         """
         tokenizer = tokenizer_of(self.backbone)
-        task = self._source.task if self._source else None
-        text = conversation(task, messages_of(messages, "messages"), tokenizer)
+        task, turns = self._source and self._source.task, messages_of(messages, "messages")
+        text = conversation(task, turns, tokenizer, system_turn=self._placement == "system")
         (tokens,), _ = tokenized(tokenizer, [text])
         answer, *_ = self.generate([tokens], np.ones((1, len(tokens)), bool), **options)
         return tokenizer.decode(answer, skip_special_tokens=True).strip()

@@ -14,7 +14,7 @@ from jaxtyping import Array
 
 from prompt_jax.backbones import Backbone, boxed_shapes, shardings
 from prompt_jax.backbones.quantised import LIMITS, bytes_of
-from prompt_jax.config import Config, InputError, MethodConfig
+from prompt_jax.config import IN_CHATS, Config, InputError, MethodConfig, Opening
 from prompt_jax.data import Batch
 from prompt_jax.forward import Injection, PromptedModel
 from prompt_jax.generate.rules import Rules
@@ -28,6 +28,9 @@ from prompt_jax.tasks import TASKS, parse_name
 from prompt_jax.train import compile_step, start
 from prompt_jax.trees import Frozen, Tree, Tuned
 from prompt_jax.weights import open_backbone
+
+ANYWHERE = tuple(Opening(place, (0,)) for place in IN_CHATS)
+"""What no chat template is asked for here: any token gives the same program."""
 
 
 class Program(NamedTuple):
@@ -58,7 +61,7 @@ def shape_of_backbone(config: Config, devices: Sequence[Device]) -> Backbone:
     chip = chip_of(devices[0])
     room = {"devices": devices, "memory": chip and chip.memory * GIB}
     mesh = build_mesh(config.mesh, heads=shape.num_heads, size=size, **room)
-    shape = dataclasses.replace(shape, mesh=mesh)
+    shape = dataclasses.replace(shape, mesh=mesh, openings=ANYWHERE)
     is_box = {"is_leaf": lambda leaf: isinstance(leaf, nn.Partitioned)}
     shapes = jax.tree.map(lambda box: box.value, boxes, **is_box)
     if mesh is None:

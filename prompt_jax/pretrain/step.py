@@ -135,7 +135,7 @@ def loss(
     encoded: Tree = module.apply(
         variables, jnp.concatenate([before, words], axis=1), mask, method="encode"
     )
-    inputs = shift_right(rows.targets, module.config.decoder_start_token_id)
+    inputs = shift_right(rows.targets, module.config.start_tokens)
     logits: Tree
     logits, _ = module.apply(variables, inputs, encoded, mask, method="decode")
     real = rows.targets > 0

@@ -199,7 +199,7 @@ def adapter_files(prompt: Prompt) -> tuple[dict[str, object], Leaves]:
         "auto_mapping": None,
         "base_model_name_or_path": prompt.backbone or None,
         "inference_mode": True,
-        "modules_to_save": _modules_to_save(method.task_type, prompt.head),
+        "modules_to_save": _modules_to_save(method.task_type, kind, prompt.head),
         "peft_type": format.peft_type,
         "peft_version": PEFT_VERSION,
         "revision": None,
@@ -236,12 +236,12 @@ def _head_tensors(task_type: str, model_type: str, head: Leaves, root: str) -> L
     return tensors
 
 
-def _modules_to_save(task_type: str, head: Leaves) -> list[str] | None:
+def _modules_to_save(task_type: str, model_type: str, head: Leaves) -> list[str] | None:
     """What PEFT shall load whole beside the adapter."""
     if not head:
         return None
     if task_type == "QUESTION_ANS":
-        return ["qa_outputs"]
+        return list(BACKBONES[model_type].head_names(task_type, model_type).values())
     hidden = any(path.split("/")[1] == "hidden" for path in head)
     return ["classifier", "score", *["pre_classifier"] * hidden]
 

@@ -84,8 +84,8 @@ def admit(
     if config.target_place == "behind":
         # `max` and not `set`: padding may repeat the id of a real token, and must not unset it.
         seen = seen.at[rows, tokens].max(mask)
-    else:  # A decoder of its own has read its start token, and no text.
-        seen = seen.at[:, config.decoder_start_token_id].set(True)
+    else:  # A decoder of its own has read its start tokens, and no text.
+        seen = seen.at[:, jnp.array(config.start_tokens)].set(True)
     blank = jnp.zeros((len(slots), room))
     admitted = Board(
         slots,

@@ -17,6 +17,7 @@ from prompt_jax.tasks.labels import label_word as label_word
 from prompt_jax.tasks.labels import read_labels as read_labels
 from prompt_jax.tasks.labels import remarks as remarks
 from prompt_jax.tasks.labels import write_labels as write_labels
+from prompt_jax.tasks.openings import openings as openings
 from prompt_jax.tasks.table import EMBEDDED as EMBEDDED
 from prompt_jax.tasks.table import TASKS as TASKS
 from prompt_jax.tasks.table import TaskName as TaskName

@@ -101,9 +101,13 @@ def chat_text(messages: Messages) -> str:
     return "\n".join(f"{role}: {content}" for role, content in messages)
 
 
-def with_system(messages: Messages, system: str) -> Messages:
-    """The messages with a system text in front, where they bring none of their own."""
-    if not system or (messages and messages[0].role in SYSTEM):
+def with_system(messages: Messages, system: str, *, empty: bool = False) -> Messages:
+    """The messages with a system text in front, where they bring none of their own.
+
+    Args:
+      empty: whether a system text of no words is a turn too.
+    """
+    if not (system or empty) or (messages and messages[0].role in SYSTEM):
         return messages
     return (Message("system", system), *messages)
 

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterable, Sequence
 
-from prompt_jax.config import KINDS, InputError, TaskConfig
+from prompt_jax.config import IN_CHATS, KINDS, PLACEMENTS, InputError, TaskConfig
 from prompt_jax.tasks.chat import chat_text, no_template, template_hash
 from prompt_jax.tasks.labels import in_order, infer, read_labels
 from prompt_jax.tasks.table import TASKS, parse_name
@@ -135,23 +135,37 @@ def to_source(task: Task, row: Record, place: str = "the row") -> Text:
 
 
 def chat_of(
-    task: Task, tokenizer: Tokenizer | None, backbone_place: str, *, auto: bool = False
+    task: Task,
+    tokenizer: Tokenizer | None,
+    backbone_place: str,
+    *,
+    auto: bool = False,
+    placement: str = "prefix",
 ) -> Task:
     """The task as a backbone is asked it: a chat or plain text.
 
     Args:
       backbone_place: `Backbone.target_place`.
       auto: makes a chat of it where the backbone is a decoder and its tokenizer has a template.
+      placement: where a soft prompt stands; in a system turn, there is always one.
 
     Raises:
       InputError: a chat, and the tokenizer has no template, the backbone only reads, or answers
-        are parts of the text.
+        are parts of the text; or plain text, and a placement inside a chat.
     """
+    task = dataclasses.replace(task, system_turn=placement == "system")
     template = template_hash(tokenizer)
     inside = KINDS[task.kind].marks_text
     if not task.chat:
-        chat = auto and bool(template) and backbone_place == "behind" and not inside
-        return dataclasses.replace(task, chat=True, template=template) if chat else task
+        if auto and bool(template) and backbone_place == "behind" and not inside:
+            return dataclasses.replace(task, chat=True, template=template)
+        if placement in IN_CHATS:
+            others = ", ".join(name for name in PLACEMENTS if name not in IN_CHATS)
+            raise InputError(
+                f'placement="{placement}" is in a turn of a chat, and task {task.name!r} is plain '
+                f"text here; use {others}, or an instruct model that writes, with task.chat on"
+            )
+        return task
     if inside or backbone_place == "within":
         reason = f"a {task.kind} marks the text" if inside else "the backbone writes no answers"
         raise InputError(

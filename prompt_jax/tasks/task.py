@@ -43,6 +43,8 @@ class Task:
     Rows of messages are nothing else."""
     system: str = ""
     """What stands in the system turn of a chat whose row brings none."""
+    system_turn: bool = False
+    """Whether every chat has a system turn, if one without words: a soft prompt stands in it."""
     template: str = ""
     """sha256 of the chat template; empty of plain text, and before a tokenizer is known."""
 
@@ -117,17 +119,19 @@ def filled_source(task: Task, row: Record, place: str) -> Text:
         messages = messages[:-1]
     if not any(message.content.strip() for message in messages):
         raise InputError(f"{place}: no message with a text stands before the assistant's answer")
-    turns = with_system(messages, task.system)
-    return Text(chat_text(messages), place, turns=turns)
+    return as_chat(task, Text(chat_text(messages), place, turns=messages))
 
 
 def as_chat(task: Task, text: str) -> Text:
-    """A plain text as the user's turn of a chat."""
+    """A text as the task's chat: a plain one is the user's turn."""
     text = text if isinstance(text, Text) else Text(text)
-    return text.with_turns(with_system((Message("user", text),), task.system))
+    turns = text.turns or (Message("user", text),)
+    return text.with_turns(with_system(turns, task.system, empty=task.system_turn))
 
 
-def conversation(task: Task | None, messages: Messages, tokenizer: Tokenizer | None) -> Text:
+def conversation(
+    task: Task | None, messages: Messages, tokenizer: Tokenizer | None, *, system_turn: bool = False
+) -> Text:
     """Messages as a model reads them: in the tokenizer's chat template.
 
     Without a template, and under a prompt that was trained on plain text, they are plain text: a
@@ -136,11 +140,13 @@ def conversation(task: Task | None, messages: Messages, tokenizer: Tokenizer | N
     Args:
       task: what the prompt was trained on, whose system text stands in front of messages without
         one; None where there is no prompt, or nothing is known of it.
+      system_turn: see `Task`, for a prompt of which no task is known.
     """
     text = Text(chat_text(messages), "messages")
     if not template_of(tokenizer) or (task is not None and not task.chat):
         return text
-    return text.with_turns(with_system(messages, task.system if task else ""))
+    system, empty = (task.system, task.system_turn) if task else ("", system_turn)
+    return text.with_turns(with_system(messages, system, empty=empty))
 
 
 def filled_target(template: str, row: Record, place: str) -> str:

@@ -15,7 +15,8 @@ import numpy as np
 from jaxtyping import PyTree
 
 from prompt_jax.backbones import Backbone
-from prompt_jax.config import PLACEMENTS, TrainConfig
+from prompt_jax.config import IN_CHATS, PLACEMENTS, Opening, TrainConfig
+from prompt_jax.data import Batch
 from prompt_jax.forward import Injection, Placement, PromptedModel, for_tasks
 from prompt_jax.methods import PromptTuningConfig, simplify
 from prompt_jax.prompts import load_prompt, prompt_for, save_prompt
@@ -23,6 +24,8 @@ from prompt_jax.testing.subject import TRAINING, Subject
 from prompt_jax.train import fit, start
 
 PROMPT = PromptTuningConfig(num_virtual_tokens=4)
+OPENINGS = (Opening("system", (30,), (31,)), Opening("turn", (32, 33)))
+"""Of a chat template, with tokens that no random batch has."""
 # Compiled once for all subjects of a shape.
 _prefill = jax.jit(PromptedModel.prefill, static_argnames="length")
 _decode = jax.jit(PromptedModel.decode)
@@ -212,26 +215,44 @@ LAWS: dict[str, Callable[[Subject], None]] = {
 """Laws of a method on a backbone, by name. An encoder does not decode, a head neither."""
 
 
+def _placements(backbone: Backbone) -> tuple[str, ...]:
+    """Where a prompt may stand; only models that write behind their input have chats."""
+    chats = backbone.target_place == "behind"
+    return tuple(name for name in PLACEMENTS if chats or name not in IN_CHATS)
+
+
+def _with_chats(backbone: Backbone) -> tuple[Subject, Batch]:
+    """A prompt on the backbone with a chat template, and a batch of chats, if it has any."""
+    chats = _changed(backbone, openings=OPENINGS) if "turn" in _placements(backbone) else backbone
+    subject = Subject(chats, PROMPT)
+    batch = subject.batch()
+    opened = np.array([(*o.tokens, *o.tail) for o in chats.config.openings], np.int32).ravel()
+    opened = np.tile(opened, (len(batch.tokens), 1))
+    tokens, mask = (
+        np.concatenate(parts, axis=1)
+        for parts in ((opened, batch.tokens), (opened > 0, batch.mask))
+    )
+    return subject, batch._replace(tokens=tokens, mask=mask)
+
+
 def empty_prompt_is_the_plain_backbone(backbone: Backbone) -> None:
     """A prompt of no tokens changes no bit, wherever it stands."""
-    subject = Subject(backbone, PROMPT)
-    batch = subject.batch()
+    subject, batch = _with_chats(backbone)
     plain = subject.logits(None, batch)
-    for placement in PLACEMENTS:
+    for placement in _placements(backbone):
         empty = Injection(jnp.zeros((0, backbone.width)), placement=Placement(placement))
         np.testing.assert_array_equal(subject.logits(empty, batch), plain)
 
 
 def prompt_of_embedded_words_is_those_words(backbone: Backbone) -> None:
     """Embedded words as a prompt give the logits of the same words in the input, at each place."""
-    subject, words = Subject(backbone, PROMPT), [7, 9, 11]
-    batch = subject.batch()
+    (subject, batch), words = _with_chats(backbone), [7, 9, 11]
     prompt = backbone.embed(np.array(words))
-    for placement in PLACEMENTS:
+    for placement in _placements(backbone):
         spelled = np.zeros((len(batch.tokens), batch.tokens.shape[1] + len(words)), np.int32)
         for row, tokens, mask in zip(spelled, batch.tokens, batch.mask, strict=True):
-            before = {"prefix": 0, "after_bos": 1, "suffix": mask.sum()}[placement]
-            text = np.insert(tokens[mask], before, words)
+            before = {"prefix": 0, "after_bos": 1, "suffix": mask.sum(), "system": 2, "turn": 4}
+            text = np.insert(tokens[mask], before[placement], words)
             row[: len(text)] = text
         logits = subject.logits(Injection(prompt, placement=Placement(placement)), batch)
         # Neither `words` nor a random batch has token 0, so that it is padding here.

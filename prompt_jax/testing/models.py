@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import PyTree
 
 from prompt_jax.backbones import Backbone, init_params
-from prompt_jax.backbones.bert import BertConfig
+from prompt_jax.backbones.bart import BartConfig
+from prompt_jax.backbones.bert import BertConfig, Distances
 from prompt_jax.backbones.causal import CausalConfig, Rope, StackConfig
 from prompt_jax.backbones.modernbert import ModernBertConfig
 from prompt_jax.backbones.t5 import T5Config
@@ -79,6 +80,11 @@ CONFIGS = {
         _CAUSAL, model_type="gpt_neox", fused="by_head", rope=Rope(part=0.5), activation="gelu",
         parallel_residual=True, tie_embeddings=False,
     ),
+    # Learned positions whose first row is the third, and norms behind the residual sums.
+    "opt": dataclasses.replace(
+        _CAUSAL, model_type="opt", fused=None, activation="relu", position_offset=2,
+        norm_places=("after",),
+    ),
     # Input, scores, sublayers and logits are scaled.
     "granite": dataclasses.replace(
         _LLAMA, model_type="granite", input_scale=3.0, query_scale=0.25, residual_scale=0.5,
@@ -105,11 +111,28 @@ CONFIGS = {
             full_layers=(1,), cross_width=16,
         ),
     ),
+    # Norms behind the residual sums; a decoder that reads a first token behind its start.
+    "bart": BartConfig(
+        vocab_size=VOCABULARY, d_model=16, d_kv=4, d_ff=32, num_heads=4, num_kv_heads=4,
+        num_layers=2, max_positions=64, embedding_scale=4.0, pad_token_id=0, eos_token_ids=(1,),
+        decoder_start_token_id=1, first_token_id=2, final_token_id=1,
+        decoder=StackConfig(
+            model_type="bart", vocab_size=VOCABULARY, d_model=16, d_kv=8, d_ff=32, num_heads=2,
+            num_kv_heads=2, num_layers=3, max_positions=64, norm_places=("after",), fused=None,
+            activation="gelu", cross_width=16,
+        ),
+    ),
     # Every third layer sees all of a text; the first one has no norm before its attention.
     "modernbert": ModernBertConfig(
         vocab_size=VOCABULARY, d_model=16, d_kv=4, d_ff=32, num_heads=4, num_kv_heads=4,
         num_layers=4, max_positions=64, sliding_window=2, full_layers=(0, 3), pad_token_id=0,
         mask_token_id=63,
+    ),
+    # Attention reads distances; a pooler, and a head that fills masks.
+    "deberta": BertConfig(
+        model_type="deberta-v2", vocab_size=VOCABULARY, d_model=16, d_kv=4, d_ff=32, num_heads=4,
+        num_layers=2, max_positions=64, mask_token_id=63, num_token_types=0,
+        distances=Distances(reach=8, buckets=4), pooler_activation="gelu",
     ),
     # With a pooler, and with a head that fills masks.
     "bert": BertConfig(

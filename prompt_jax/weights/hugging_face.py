@@ -27,6 +27,8 @@ FORMATS: dict[str, Callable[[Path], dict[str, StoredTensor]]] = {
     "flax_model.msgpack": open_msgpack,
 }
 """Files of weights, the preferred ones first; each may be shards behind `<name>.index.json`."""
+MOVED = ("decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id")
+"""Fields of config.json that Transformers 5 writes into generation_config.json."""
 ATTRIBUTES = ("", "model.", "transformer.")
 """What stands before every name where a model was an attribute of what was saved, as Lightning's
 modules have it."""
@@ -46,7 +48,7 @@ def read_hugging_face(location: str, **fields: Any) -> tuple[ModelConfig, dict[s
     file = folder / "config.json"
     if not file.exists():
         raise InputError(f"{folder} has no config.json; give a Hugging Face or a T5X folder")
-    values = {**read_json(file), "eos_token_id": _ends(folder)}
+    values = _values(folder)
     with parsing(file, "the config of a supported model"):
         model_type = values.get("model_type", "t5")
         choose(f"model_type in {file}", model_type, BACKBONES)
@@ -74,10 +76,13 @@ def _named(
     return family.canonical(stored, model_type)
 
 
-def _ends(folder: Path) -> list[int]:
-    """Ends of an answer: instruct models have some that only one of two files names."""
-    files = [folder / name for name in ("config.json", "generation_config.json")]
-    return list(end_ids(*(read_json(file) for file in files if file.exists())))
+def _values(folder: Path) -> dict[str, Any]:
+    """What config.json says, and what of it stands in generation_config.json alone."""
+    values, file = read_json(folder / "config.json"), folder / "generation_config.json"
+    writing = read_json(file) if file.exists() else {}
+    moved = {name: writing[name] for name in MOVED if name in writing}
+    # Instruct models have ends of an answer that only one of the two files names.
+    return {**values, **moved, "eos_token_id": list(end_ids(values, writing))}
 
 
 def open_weights(folder: Path, settings: Settings | None = None) -> dict[str, StoredTensor]:

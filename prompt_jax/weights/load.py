@@ -20,6 +20,7 @@ from prompt_jax.backbones import PRESETS, Backbone, ModelConfig, init_params, sh
 from prompt_jax.backbones.quantised import LIMITS, quantise_tree
 from prompt_jax.config import DTYPES, REMATS, InputError, MeshConfig, choose
 from prompt_jax.sharding import build_mesh, check_mesh
+from prompt_jax.tasks import openings
 from prompt_jax.tasks.chat import turn_ends
 from prompt_jax.trees import Frozen, Tokenizer
 from prompt_jax.weights.gguf import is_gguf, read_gguf
@@ -101,6 +102,8 @@ def load_backbone(
         with contextlib.suppress(InputError):  # A template that takes no chat as plain as this.
             ends = dict.fromkeys((*config.eos_token_ids, *turn_ends(words)))
             config = dataclasses.replace(config, eos_token_ids=tuple(ends))
+    if config.target_place == "behind":
+        config = dataclasses.replace(config, openings=openings(words))
     return Backbone(
         name=name, config=config, params=params, tokenizer=words, fingerprint=fingerprint
     )

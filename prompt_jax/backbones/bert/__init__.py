@@ -1,9 +1,10 @@
-"""Encoder-only models: BERT, RoBERTa, XLM-RoBERTa and DistilBERT, by config and not by copies."""
+"""Encoder-only models: BERT, RoBERTa, DistilBERT and DeBERTa, by config and not by copies."""
 
 from prompt_jax.backbones.bert.config import MODEL_TYPES as MODEL_TYPES
 from prompt_jax.backbones.bert.config import PRESETS as PRESETS
 from prompt_jax.backbones.bert.config import BertConfig as BertConfig
 from prompt_jax.backbones.bert.config import BertConfig as Config
+from prompt_jax.backbones.bert.config import Distances as Distances
 from prompt_jax.backbones.bert.config import from_hugging_face as from_hugging_face
 from prompt_jax.backbones.bert.config import one_layer as one_layer
 from prompt_jax.backbones.bert.config import to_hugging_face as to_hugging_face

@@ -1,14 +1,35 @@
 """The shape of an encoder-only model, and how Hugging Face's configs of each family say it."""
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
-from prompt_jax.backbones.config import ConfigJson, check_fields
+from prompt_jax.backbones.config import ConfigJson, check_fields, check_shared_width, unsupported
 from prompt_jax.backbones.encoder import EncoderConfig
 from prompt_jax.backbones.sockets import Head
-from prompt_jax.config import InputError, choose
+from prompt_jax.config import choose
 
-MODEL_TYPES = ("bert", "distilbert", "roberta", "xlm-roberta")
+MODEL_TYPES = ("bert", "deberta-v2", "distilbert", "roberta", "xlm-roberta")
+TERMS = ("c2p", "p2c")
+
+
+class Distances(NamedTuple):
+    """How attention reads the distance from a query to a key: DeBERTa's, instead of positions."""
+
+    reach: int = 512
+    """Distances from here on are read alike."""
+    buckets: int = 256
+    """To either side: near distances have one each, far ones share some; 0 has one for each."""
+    terms: tuple[str, ...] = TERMS
+    """Content to position (`c2p`): a query meets the distance; `p2c`: a key does."""
+    shared: bool = True
+    """Distances go through the kernels of queries and keys, and not through their own."""
+    norm: bool = True
+    """Their embeddings are normed."""
+
+    @property
+    def span(self) -> int:
+        """Distances to either side that have an embedding."""
+        return self.buckets or self.reach
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,18 +47,16 @@ class BertConfig(EncoderConfig):
     num_token_types: int = 2
     """Rows of the segment table: the first is of every text, the second of what stands behind its
     separator. DistilBERT has none, RoBERTa a single one."""
+    distances: Distances | None = None
+    """None adds positions to the input."""
     layer_norm_epsilon: float = 1e-12
     activation: str = "gelu"
+    pooler_activation: str = "tanh"
     pad_token_id: int = 0
 
     def __post_init__(self):
         super().__post_init__()
-        if self.num_heads * self.d_kv != self.d_model:
-            raise InputError(
-                f"the heads of an encoder share its width, got {self.num_heads} heads of "
-                f"{self.d_kv} and d_model {self.d_model}; hidden_size must be a multiple of "
-                "num_attention_heads"
-            )
+        check_shared_width(self)
 
     @property
     def word_activation(self) -> str:
@@ -50,7 +69,7 @@ class BertConfig(EncoderConfig):
             return Head()
         if self.model_type == "distilbert":
             return Head(hidden="relu")
-        return Head(hidden=None if self.pooled else "tanh")
+        return Head(hidden=None if self.pooled else self.pooler_activation)
 
     @property
     def pooled(self) -> bool:
@@ -72,7 +91,8 @@ _DISTILBERT = {
 
 def one_layer(model_type: str) -> tuple[BertConfig, ...]:
     """Small models that between them have every kernel of a family."""
-    return (BertConfig(model_type=model_type, num_layers=1),)
+    distances = Distances(shared=False) if model_type == "deberta-v2" else None
+    return (BertConfig(model_type=model_type, num_layers=1, distances=distances),)
 
 
 def from_hugging_face(values: ConfigJson, **fields: Any) -> BertConfig:
@@ -90,6 +110,10 @@ def from_hugging_face(values: ConfigJson, **fields: Any) -> BertConfig:
     supported = {"position_embedding_type": "absolute", "sinusoidal_pos_embds": False}
     supported |= {"is_decoder": False, "add_cross_attention": False}
     check_fields({k: v for k, v in values.items() if v is not None}, supported)
+    if kind == "deberta-v2":
+        values = _DEBERTA | {name: value for name, value in values.items() if value is not None}
+        activation = values["pooler_hidden_act"]
+        fields = {"distances": _distances(values), "pooler_activation": activation} | fields
     small = kind == "distilbert"
     sizes = {name: values[short if small else name] for name, short in _DISTILBERT.items()}
     pad = values.get("pad_token_id")
@@ -116,12 +140,55 @@ def from_hugging_face(values: ConfigJson, **fields: Any) -> BertConfig:
     )
 
 
+_DEBERTA = {
+    **{
+        "hidden_act": "gelu",
+        "type_vocab_size": 0,
+        "layer_norm_eps": 1e-7,
+        "pooler_hidden_act": "gelu",
+    },
+    **{"relative_attention": False, "position_biased_input": True, "share_att_key": False},
+    **{"position_buckets": -1, "max_relative_positions": -1, "norm_rel_ebd": "none"},
+    **{"pos_att_type": (), "conv_kernel_size": 0},
+}
+"""What DeBERTa's config.json may leave out."""
+
+
+def _distances(values: ConfigJson) -> Distances:
+    """How a DeBERTa reads distances, of a config.json with nothing left out."""
+    width = values["hidden_size"]
+    supported: dict[str, Any] = {
+        "relative_attention": True,
+        "position_biased_input": False,
+        "conv_kernel_size": 0,
+    }
+    supported |= dict.fromkeys(("embedding_size", "pooler_hidden_size"), width)
+    supported |= {"attention_head_size": width // values["num_attention_heads"]}
+    check_fields(values, supported)
+    terms, norms = (
+        [word.strip() for word in (words.lower().split("|") if isinstance(words, str) else words)]
+        for words in (values["pos_att_type"], values["norm_rel_ebd"])
+    )
+    if not set(terms) <= set(TERMS):
+        raise unsupported("pos_att_type", terms, f"some of {', '.join(TERMS)}")
+    reach = values["max_relative_positions"]
+    return Distances(
+        reach=reach if reach > 0 else values["max_position_embeddings"],
+        buckets=max(values["position_buckets"], 0),
+        terms=tuple(term for term in TERMS if term in terms),
+        shared=values["share_att_key"],
+        norm="layer_norm" in norms,
+    )
+
+
 def to_hugging_face(config: BertConfig, dtype: str) -> ConfigJson:
     """What config.json says of a model; the reverse of `from_hugging_face`."""
     c = config
     small = c.model_type == "distilbert"
-    family = {"bert": "Bert", "distilbert": "DistilBert", "roberta": "Roberta"}
-    name = family.get(c.model_type, "XLMRoberta")
+    name = {
+        **{"bert": "Bert", "distilbert": "DistilBert", "roberta": "Roberta"},
+        **{"xlm-roberta": "XLMRoberta", "deberta-v2": "DebertaV2"},
+    }[c.model_type]
     sizes = {
         "hidden_size": c.d_model,
         "intermediate_size": c.d_ff,
@@ -133,6 +200,16 @@ def to_hugging_face(config: BertConfig, dtype: str) -> ConfigJson:
         sizes = {_DISTILBERT[name]: value for name, value in sizes.items()}
     else:
         sizes |= {"type_vocab_size": c.num_token_types, "layer_norm_eps": c.layer_norm_epsilon}
+    if c.distances:
+        sizes |= {
+            **{"relative_attention": True, "position_biased_input": False},
+            "max_relative_positions": c.distances.reach,
+            "position_buckets": c.distances.buckets or -1,
+            "pos_att_type": list(c.distances.terms),
+            "share_att_key": c.distances.shared,
+            "norm_rel_ebd": "layer_norm" if c.distances.norm else "none",
+            "pooler_hidden_act": c.pooler_activation,
+        }
     return {
         "architectures": [f"{name}ForMaskedLM" if c.word_head else f"{name}Model"],
         "model_type": c.model_type,

@@ -1,4 +1,4 @@
-"""Encoder-only models in Linen: BERT, RoBERTa, XLM-RoBERTa and DistilBERT by their configs.
+"""Encoder-only models in Linen: BERT, RoBERTa, DistilBERT and DeBERTa by their configs.
 
 As for T5, embeddings come in and not tokens: words only, since positions, segments and the first
 norm belong to a prompt's rows as well. Positions are counted over what the mask shows, so padding
@@ -9,11 +9,17 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from prompt_jax.backbones.attention import attend
 from prompt_jax.backbones.bert.config import BertConfig
+from prompt_jax.backbones.bert.distances import (
+    Read,
+    content_to_position,
+    embedding_places,
+    position_to_content,
+)
 from prompt_jax.backbones.blocks import (
     MLP,
     add,
-    attend,
     by_heads,
     dropout,
     prefix_of,
@@ -40,26 +46,66 @@ class Attention(nn.Module):
     config: BertConfig
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B S D"], bias: Array) -> Float[Array, "B S D"]:
+    def __call__(
+        self, x: Float[Array, "B S D"], bias: Array, distances: Read | None
+    ) -> Float[Array, "B S D"]:
         c = self.config
         x = constrain(x, c.mesh, "batch")
-        shape, axes = (c.d_model, c.num_heads, c.d_kv), ("embed", "heads", "kv")
-        query, key, value = (
-            Dense(shape, axes, 0.02, use_bias=True, dtype=c.dtype, name=name)(x)
-            for name in ("query", "key", "value")
-        )
-        query, key, value = by_heads(c.mesh, query, key, value)
+        query_of, key_of, value_of = (self._dense(name) for name in ("query", "key", "value"))
+        query, key, value = by_heads(c.mesh, query_of(x), key_of(x), value_of(x))
         # Kept only for a caller that asks for them, see `keys_and_values`.
         self.sow("intermediates", "keys", key)
         self.sow("intermediates", "values", value)
         prefix = socket(self, "prefix")
         opened = None if prefix is None else openness(x, prefix)
         # Before the product: fewer numbers than scores.
-        query = query * c.d_kv**-0.5
-        out = attend(query, key, value, [bias], prefix, opened, c.attention_chunk)
+        terms = () if c.distances is None else c.distances.terms
+        query = query * (c.d_kv * (1 + len(terms))) ** -0.5
+        biases = [bias]
+        if distances is not None:
+            biases += self._of_distances(query, key, prefix, opened, distances, query_of, key_of)
+        out = attend(query, key, value, biases, prefix, opened, c.attention_chunk)
         back = {"contracted": 2, "use_bias": True, "dtype": c.dtype, "name": "out"}
         out = by_heads(c.mesh, out)[0]
         return Dense((c.num_heads, c.d_kv, c.d_model), ("heads", "kv", "embed"), 0.02, **back)(out)
+
+    def _dense(self, name: str) -> Dense:
+        c = self.config
+        shape, axes = (c.d_model, c.num_heads, c.d_kv), ("embed", "heads", "kv")
+        return Dense(shape, axes, 0.02, use_bias=True, dtype=c.dtype, name=name)
+
+    def _of_distances(
+        self,
+        query: Float[Array, "B S H K"],
+        key: Float[Array, "B S H K"],
+        prefix: dict[str, Array] | None,
+        opened: Float[Array, "B S"] | None,
+        distances: Read,
+        query_of: Dense,
+        key_of: Dense,
+    ) -> list[Float[Array, "B H S PS"]]:
+        """What distances add to scores, those of a prefix's keys in front."""
+        c, (embeddings, places) = self.config, distances
+        assert c.distances is not None
+        scale, biases = (c.d_kv * (1 + len(c.distances.terms))) ** -0.5, []
+        if "c2p" in c.distances.terms:
+            own = key_of if c.distances.shared else self._dense("distance_key")
+            biases.append(content_to_position(query, own(embeddings), places))
+        if "p2c" in c.distances.terms:
+            own = query_of if c.distances.shared else self._dense("distance_query")
+            virtual = 0
+            if prefix is not None:
+                virtual = prefix["key"].shape[-3]
+                before = (len(key), virtual, *key.shape[2:])
+                rows = jnp.broadcast_to(prefix["key"].astype(key.dtype), before)
+                key = jnp.concatenate([rows, key], axis=1)
+            scores = position_to_content(own(embeddings) * scale, key, places)
+            if opened is not None:  # What a gate leaves of a prefix's keys.
+                open_keys = jnp.ones_like(scores[:, 0, :, virtual:])
+                gates = jnp.broadcast_to(opened[..., None], (*opened.shape, virtual))
+                scores = scores * jnp.concatenate([gates, open_keys], axis=2)[:, None]
+            biases.append(scores)
+        return biases
 
 
 class Block(nn.Module):
@@ -68,10 +114,12 @@ class Block(nn.Module):
     config: BertConfig
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B S D"], bias: Array) -> tuple[Float[Array, "B S D"], None]:
+    def __call__(
+        self, x: Float[Array, "B S D"], bias: Array, distances: Read | None
+    ) -> tuple[Float[Array, "B S D"], None]:
         c = self.config
         x = virtual_rows(self, x)
-        out = Attention(c, name="attention")(x, bias)
+        out = Attention(c, name="attention")(x, bias, distances)
         # BERT has its norms behind residuals, so attention and a parallel adapter read the stream.
         x = _norm(c, "attention_norm")(add(self, "attention", x, x, out))
         out = MLP(c, use_bias=True, name="mlp")(x)
@@ -88,8 +136,10 @@ class Encoder(nn.Module):
     config: BertConfig
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B S D"], bias: Array) -> Float[Array, "B S D"]:
-        return stack(self, Block, self.config.num_layers, dropout(self, x), bias)[0]
+    def __call__(
+        self, x: Float[Array, "B S D"], bias: Array, distances: Read | None = None
+    ) -> Float[Array, "B S D"]:
+        return stack(self, Block, self.config.num_layers, dropout(self, x), bias, distances)[0]
 
 
 class Bert(EncoderOnly):
@@ -100,7 +150,12 @@ class Bert(EncoderOnly):
     def setup(self):
         c = self.config
         self.embedding = self.table("embedding", c.vocab_size, "vocab")
-        self.positions = self.table("positions", c.max_positions + c.first_position, "pos")
+        if c.distances is None:
+            self.positions = self.table("positions", c.max_positions + c.first_position, "pos")
+        else:
+            self.distances = self.table("distances", 2 * c.distances.span, "pos")
+            if c.distances.norm:
+                self.distance_norm = _norm(c)
         if c.num_token_types:
             self.token_types = self.table("token_types", c.num_token_types, "types")
         self.embedding_norm = _norm(c)
@@ -140,19 +195,27 @@ class Bert(EncoderOnly):
         if prefix is not None:
             seen = jnp.concatenate([prefix_seen(prefix, len(mask)), mask], axis=1)
         # Counted over what is real, so that padding may stand anywhere; -1 would be the last row.
-        places = jnp.maximum(jnp.cumsum(seen, axis=1) - 1, 0)[:, -mask.shape[1] :]
-        places = places + c.first_position
-        x = embeddings.astype(c.dtype) + look_up(self, "positions", places)
+        keys = jnp.maximum(jnp.cumsum(seen, axis=1) - 1, 0)
+        places = keys[:, -mask.shape[1] :]
+        x, distances = embeddings.astype(c.dtype), None
+        if c.distances is None:
+            x = x + look_up(self, "positions", places + c.first_position)
+        else:
+            rows = self.distances.astype(c.dtype)[None]
+            rows = self.distance_norm(rows) if c.distances.norm else rows
+            distances = Read(rows, embedding_places(c.distances, places, keys))
         if c.num_token_types:
             x = x + jnp.broadcast_to(self.token_types.astype(c.dtype)[0], x.shape)
-        return self.encoder(self.embedding_norm(x), mask_bias(seen)[:, None, None, :])
+        bias = mask_bias(seen)[:, None, None, :]
+        return self.encoder(self.embedding_norm(x), bias, distances)
 
     def pool(self, states: Float[Array, "B T D"], mask: Bool[Array, "B T"]) -> Float[Array, "B D"]:
         """What stands for a text before a head: its first real token, through the pooler if any."""
         first = first_state(states, mask)
         # RoBERTa has the layer and no head that reads it.
         read = self.config.pooled or (self.config.pooler and self.is_initializing())
-        return (jnp.tanh(self.pooler(first)) if read else first)[:, 0]
+        activate = ACTIVATIONS[self.config.pooler_activation]
+        return (activate(self.pooler(first)) if read else first)[:, 0]
 
     def word_states(self, states: Float[Array, "B U D"]) -> Float[Array, "B U D"]:
         """What the word table is compared with."""

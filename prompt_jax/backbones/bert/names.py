@@ -7,7 +7,7 @@ from prompt_jax.backbones.bert.config import BertConfig
 from prompt_jax.backbones.sockets import Attention, Axes, Layers, Norm, Sockets, projection
 
 T = TypeVar("T")
-ROOTS = ("bert", "distilbert", "roberta")
+ROOTS = ("bert", "deberta", "distilbert", "roberta")
 TABLES = tuple(f"{root}.embeddings.word_embeddings.weight" for root in ROOTS)
 """What the embedding table is called, in each family."""
 COPIES = ("cls.predictions.decoder.weight", "lm_head.decoder.weight", "vocab_projector.weight")
@@ -15,10 +15,14 @@ COPIES = ("cls.predictions.decoder.weight", "lm_head.decoder.weight", "vocab_pro
 OTHERS = (
     *("cls.seq_relationship.", "classifier.", "pre_classifier.", "qa_outputs."),
     *("cls.predictions.decoder.bias", "lm_head.decoder.bias"),
+    # DeBERTa's trained as a discriminator, and positions that it does not read.
+    *("mask_predictions.", "deberta.embeddings.position_embeddings."),
 )
-"""Heads of other tasks, which a prompt brings itself, and second names of a bias."""
+"""Heads of other tasks, which a prompt brings itself; names of a bias; what nothing reads."""
 OLD = {".gamma": ".weight", ".beta": ".bias"}
 """What the first BERT checkpoints call the leaves of a norm."""
+WORDS = "lm_predictions.lm_head."
+"""What DeBERTa's first checkpoints call the head that fills masks."""
 BERT = {
     "attention/query": "attention.self.query",
     "attention/key": "attention.self.key",
@@ -39,14 +43,23 @@ DISTILBERT = {
     "mlp/wo": "ffn.lin2",
     "mlp_norm": "output_layer_norm",
 }
+DEBERTA = BERT | {
+    "attention/query": "attention.self.query_proj",
+    "attention/key": "attention.self.key_proj",
+    "attention/value": "attention.self.value_proj",
+}
+DISTANCES = {"p2c": ("query", "pos_query_proj"), "c2p": ("key", "pos_key_proj")}
+"""The kernels of distances where they have their own, by the term that reads them."""
 
 
 def kernel_names(model_type: str) -> dict[str, str]:
     """What Hugging Face calls the kernels that methods tune by their role."""
     if model_type == "distilbert":
         return {"query": "q_lin", "key": "k_lin", "value": "v_lin", "feedforward": "ffn.lin2"}
+    ending = "_proj" if model_type == "deberta-v2" else ""
+    names = {role: role + ending for role in ("query", "key", "value")}
     # The outputs of attentions end in the same name as those of feed-forwards.
-    return {"query": "query", "key": "key", "value": "value", "feedforward": "output.dense"}
+    return names | {"feedforward": "output.dense"}
 
 
 def head_names(task_type: str, model_type: str) -> dict[str, str]:
@@ -70,7 +83,7 @@ def told_by_weights(names: Collection[str], *, tied: bool, untied: bool = False)
     """
     heads = ("cls.", "lm_head.", "vocab_")
     return {
-        "pooler": any(".pooler." in name for name in names),
+        "pooler": any("pooler." in name for name in names),
         "word_head": any(name.startswith(heads) for name in names),
     }
 
@@ -81,6 +94,9 @@ def canonical(tensors: Mapping[str, T], model_type: str) -> dict[str, T]:
     for name, tensor in tensors.items():
         for old, new in OLD.items():
             name = name.removesuffix(old) + new if name.endswith(old) else name
+        if name.startswith(WORDS):
+            place = "" if name.endswith(".bias") and name.count(".") == 2 else "transform."
+            name = f"cls.predictions.{place}{name.removeprefix(WORDS)}"
         if not name.startswith(OTHERS):
             weights[name] = tensor
     if "embeddings.word_embeddings.weight" not in weights:
@@ -89,26 +105,29 @@ def canonical(tensors: Mapping[str, T], model_type: str) -> dict[str, T]:
 
 
 def _root(model_type: str) -> str:
-    return "roberta" if "roberta" in model_type else model_type
+    return next(root for root in reversed(ROOTS) if root in model_type)
 
 
 def hugging_face_names(config: BertConfig) -> dict[str, list[str]]:
     """Paths of our tree to Hugging Face's names: one, or one a layer for stacked leaves."""
     c = config
     root = _root(c.model_type)
-    names = {
-        "embedding": [f"{root}.embeddings.word_embeddings.weight"],
-        "positions": [f"{root}.embeddings.position_embeddings.weight"],
-    }
+    names = {"embedding": [f"{root}.embeddings.word_embeddings.weight"]}
+    if c.distances is None:
+        names["positions"] = [f"{root}.embeddings.position_embeddings.weight"]
+    else:
+        names["distances"] = [f"{root}.encoder.rel_embeddings.weight"]
+        if c.distances.norm:
+            names |= _leaves("distance_norm", [f"{root}.encoder.LayerNorm"])
     if c.num_token_types:
         names["token_types"] = [f"{root}.embeddings.token_type_embeddings.weight"]
     names |= _leaves("embedding_norm", [f"{root}.embeddings.LayerNorm"])
     stack = "transformer" if root == "distilbert" else "encoder"
-    for path, module in (DISTILBERT if root == "distilbert" else BERT).items():
+    for path, module in _modules(c).items():
         layers = [f"{root}.{stack}.layer.{i}.{module}" for i in range(c.num_layers)]
         names |= _leaves(f"encoder/layers/{path}", layers)
     if c.pooler:
-        names |= _leaves("pooler", [f"{root}.pooler.dense"])
+        names |= _leaves("pooler", ["pooler.dense" if c.distances else f"{root}.pooler.dense"])
     if c.word_head:
         dense, norm, bias = {
             "bert": (
@@ -118,10 +137,22 @@ def hugging_face_names(config: BertConfig) -> dict[str, list[str]]:
             ),
             "roberta": ("lm_head.dense", "lm_head.layer_norm", "lm_head.bias"),
             "distilbert": ("vocab_transform", "vocab_layer_norm", "vocab_projector.bias"),
-        }[root]
+        }["bert" if c.distances else root]
         names |= _leaves("word_dense", [dense]) | _leaves("word_norm", [norm])
         names["word_bias"] = [bias]
     return names
+
+
+def _modules(c: BertConfig) -> dict[str, str]:
+    """The parts of a layer by path, and what Hugging Face calls them."""
+    if c.distances is None:
+        return DISTILBERT if c.model_type == "distilbert" else BERT
+    apart = () if c.distances.shared else c.distances.terms
+    own = {
+        f"attention/distance_{role}": f"attention.self.{name}"
+        for role, name in (DISTANCES[term] for term in apart)
+    }
+    return DEBERTA | own
 
 
 def _leaves(path: str, modules: list[str]) -> dict[str, list[str]]:
@@ -144,11 +175,14 @@ def sockets(config: BertConfig) -> Sockets:
     outer = (("heads", c.num_heads), ("kv", c.d_kv))
     ends: dict[str, tuple[Axes, Axes]] = {
         **dict.fromkeys(("query", "key", "value"), (inner, outer)),
+        **dict.fromkeys(("distance_query", "distance_key"), (inner, outer)),
         **{"out": (outer, inner), "wi": (inner, mlp), "wo": (mlp, inner)},
     }
     places = Sockets({}, {}, {}, {"embedding_norm": Norm(0, c.d_model)})
     for path, weights in hugging_face_names(c).items():
         place, _, leaf = path.rpartition("/")
+        if place == "distance_norm":
+            places.norms[place] = Norm(0, c.d_model)
         if not place.startswith("encoder/layers/"):
             continue
         if leaf == "scale":

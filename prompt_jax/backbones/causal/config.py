@@ -27,8 +27,8 @@ class StackConfig(ModelConfig):
     norm: str = "layer"
     """`layer` (mean and bias too), `rms`, or `rms_from_one`: stored less one, Gemma's."""
     norm_places: tuple[str, ...] = ("before",)
-    """Where sublayers are normed: `before` them, and `behind` them before the residual sum; OLMo 2
-    has the second alone."""
+    """Where sublayers are normed: `before` them, `behind` them before the residual sum, or `after`
+    that sum; then the stack needs no norm behind it."""
     norm_bias: bool = True
     """Norms of kind `layer` have a bias."""
     first_norm: bool = True
@@ -62,6 +62,11 @@ class StackConfig(ModelConfig):
     """Layers in which no position turns, the first being 0: SmolLM3."""
     cross_width: int | None = None
     """Width of the states that a cross-attention of every layer reads; None has no such."""
+
+    @property
+    def final_norm(self) -> bool:
+        """The stack ends in a norm of its own."""
+        return "after" not in self.norm_places
 
     def __post_init__(self):
         super().__post_init__()
@@ -120,6 +125,8 @@ class CausalConfig(StackConfig):
     """What no logit passes, by a tanh: Gemma 2."""
     bidirectional_input: bool = False
     """Prompt and input see each other whole, as in a prefix language model; targets stay causal."""
+    position_offset: int = 0
+    """The row of learned positions that the first position has: 2 in OPT."""
     count_padding: bool = False
     """Padding takes positions too, so that a text padded on the left is read as another one: what
     PEFT does with virtual tokens in the input, and Transformers where no position_ids are given."""

@@ -70,10 +70,12 @@ def filled(kind: str, values: ConfigJson) -> ConfigJson:
 def stack_fields(values: ConfigJson) -> dict[str, Any]:
     """Fields of a `StackConfig`, of a config.json in Llama's words with nothing left out."""
     kind, heads, width = values["model_type"], values["num_attention_heads"], values["hidden_size"]
-    check_fields(values, ONLY.get(kind, {}))
+    # The embeddings of the smaller OPT are narrower than its layers.
+    check_fields(values, {**ONLY.get(kind, {}), "word_embed_proj_dim": width})
     limit = values.get("max_position_embeddings", 2048)
     rope, sliding_rope = read_ropes(values, limit)
-    bias = values.get("attention_bias", False)
+    # OPT has one word for the biases of all kernels.
+    bias = values.get("attention_bias", values.get("enable_bias", False))
     head = values.get("head_dim") or width // heads
     # Gemma 2 and 3 may divide by the root of another number than the width of a head.
     scalar = values.get("query_pre_attn_scalar", head)
@@ -92,6 +94,7 @@ def stack_fields(values: ConfigJson) -> dict[str, Any]:
         "num_layers": values["num_hidden_layers"],
         "max_positions": rope.reach(limit),
         "norm": "rms",
+        "norm_places": ("before",) if values.get("do_layer_norm_before", True) else ("after",),
         "layer_norm_epsilon": values.get("rms_norm_eps", 1e-6),
         "rope": rope,
         "sliding_rope": sliding_rope if windows else None,
@@ -99,7 +102,7 @@ def stack_fields(values: ConfigJson) -> dict[str, Any]:
         "fused": None,
         "qkv_bias": bias,
         "out_bias": bias,
-        "mlp_bias": values.get("mlp_bias", False),
+        "mlp_bias": values.get("mlp_bias", values.get("enable_bias", False)),
         "query_scale": None if scale == head**-0.5 else scale,
         # Gemma 3 has the field too, and reads it nowhere.
         "attention_cap": values.get("attn_logit_softcapping") if kind == "gemma2" else None,
@@ -208,6 +211,9 @@ def stack_values(config: StackConfig) -> dict[str, Any]:
         "rms_norm_eps": c.layer_norm_epsilon,
         "hidden_act": c.activation,
     }
+    if c.model_type == "opt":
+        values["do_layer_norm_before"] = "before" in c.norm_places
+        values["word_embed_proj_dim"] = c.d_model
     if c.rope is not None:
         values |= _rotary_values(c, c.rope)
     return {called.get(name, name): value for name, value in values.items()}

@@ -26,7 +26,7 @@ class Causal(nn.Module):
         init, words = nn.initializers.normal(0.02), (c.vocab_size, c.d_model)
         self.embedding = parameter(self, "embedding", init, ("vocab", "embed"), words)
         if c.rope is None:
-            places = (c.max_positions, c.d_model)
+            places = (c.max_positions + c.position_offset, c.d_model)
             self.positions = parameter(self, "positions", init, ("pos", "embed"), places)
         self.decoder = Stack(c)
         if not c.tie_embeddings:
@@ -66,7 +66,7 @@ class Causal(nn.Module):
         counted = jnp.ones_like(mask) if c.count_padding else mask
         positions, visible, behind = sight(prefix, mask, counted, queries, seen)
         if c.rope is None:
-            x = x + look_up(self, "positions", positions)
+            x = x + look_up(self, "positions", positions + c.position_offset)
         biases = layer_biases(c, visible, behind)
         return self.decoder(x, positions, biases, first, None, cache, continued)
 

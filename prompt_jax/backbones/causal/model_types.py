@@ -10,7 +10,7 @@ from prompt_jax.backbones.config import ConfigJson
 MODEL_TYPES = (
     *("gpt2", "llama", "mistral", "qwen2", "qwen3"),
     *("gemma", "gemma2", "gemma3", "gemma3_text", "olmo2", "smollm3"),
-    *("phi3", "granite", "gpt_neox"),
+    *("phi3", "granite", "gpt_neox", "opt"),
 )
 """What Hugging Face calls them; of a `gemma3` with a vision tower the text part is read."""
 ALWAYS: dict[str, dict[str, Any]] = {
@@ -27,6 +27,7 @@ ALWAYS: dict[str, dict[str, Any]] = {
     },
     "olmo2": {"norm_places": ("behind",), "qk_norm": "whole"},
     "phi3": {"fused": "by_role", "fused_mlp": True},
+    "opt": {"norm": "layer", "rope": None, "gated": False, "position_offset": 2},
     "gpt_neox": {"norm": "layer", "fused": "by_head", "gated": False, "mlp_bias": True},
 }  # fmt: skip
 """Fields that a type decides and no config.json says, where they are not those of Llama."""
@@ -36,6 +37,7 @@ CALLED: dict[str, dict[str, str]] = {
         **{"num_attention_heads": "n_head", "max_position_embeddings": "n_positions"},
         **{"rms_norm_eps": "layer_norm_epsilon", "hidden_act": "activation_function"},
     },
+    "opt": {"intermediate_size": "ffn_dim", "hidden_act": "activation_function"},
     "gpt_neox": {
         **{"rms_norm_eps": "layer_norm_eps", "partial_rotary_factor": "rotary_pct"},
         **{"rope_theta": "rotary_emb_base"},
@@ -46,6 +48,7 @@ CALLED: dict[str, dict[str, str]] = {
 FIELDS: dict[str, dict[str, str]] = {
     **dict.fromkeys(("gemma2", "gemma3_text"), {"final_logit_softcapping": "logit_cap"}),
     "gpt_neox": {"use_parallel_residual": "parallel_residual"},
+    "opt": {"enable_bias": "qkv_bias"},
     "granite": {
         **{"embedding_multiplier": "input_scale", "residual_multiplier": "residual_scale"},
         **{"logits_scaling": "logits_scaling"},
@@ -57,6 +60,7 @@ ONLY: dict[str, ConfigJson] = {
         **{"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False},
         **{"add_cross_attention": False},
     },
+    "opt": {"layer_norm_elementwise_affine": True, "_remove_final_layer_norm": False},
     **dict.fromkeys(("gemma2", "gemma3_text"), {"use_bidirectional_attention": False}),
 }
 """Options of a type that have one supported value."""
@@ -64,7 +68,7 @@ WINDOWED = ("mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "smollm3", "ph
 """Types whose layers may have a sliding window; in others the word means nothing."""
 SWITCHED = ("qwen2", "qwen3", "smollm3")
 """Those of them that have it only with `use_sliding_window`."""
-SHARED = ("gpt2", "gpt_neox")
+SHARED = ("gpt2", "gpt_neox", "opt")
 """Types whose heads have the width of the model together."""
 PARTIAL = ("phi3", "gpt_neox")
 """Types of whose heads a part may turn with the positions, and the rest not."""
@@ -95,6 +99,10 @@ LEFT_OUT: dict[str, ConfigJson] = {
         **{"hidden_act": "gelu", "rms_norm_eps": 1e-5, "attention_bias": True},
         **{"partial_rotary_factor": 0.25, "use_parallel_residual": True, "eos_token_id": 2},
     },
+    "opt": {
+        **{"hidden_act": "relu", "rms_norm_eps": 1e-5, "enable_bias": True, "pad_token_id": 1},
+        **{"eos_token_id": 2, "do_layer_norm_before": True},
+    },
     "granite": {
         **dict.fromkeys(("embedding_multiplier", "attention_multiplier"), 1.0),
         **dict.fromkeys(("residual_multiplier", "logits_scaling"), 1.0),
@@ -106,5 +114,11 @@ LEFT_OUT: dict[str, ConfigJson] = {
     },
 }
 """What a type's config.json may leave out: those of Gemma 3 say little more than their sizes."""
-CLASSES = {"gpt2": "GPT2", "gpt_neox": "GPTNeoX", "smollm3": "SmolLM3", "gemma3_text": "Gemma3"}
+CLASSES = {
+    "gpt2": "GPT2",
+    "opt": "OPT",
+    "gpt_neox": "GPTNeoX",
+    "smollm3": "SmolLM3",
+    "gemma3_text": "Gemma3",
+}
 """How names of Transformers' classes begin, where that is not the type with a capital letter."""

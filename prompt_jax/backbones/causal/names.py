@@ -71,6 +71,21 @@ MODERNBERT = {
     "mlp/wi": "mlp.Wi",
     "mlp/wo": "mlp.Wo",
 }
+BART = {
+    "attention/query": "self_attn.q_proj",
+    "attention/key": "self_attn.k_proj",
+    "attention/value": "self_attn.v_proj",
+    "attention/out": "self_attn.out_proj",
+    "attention_norm": "self_attn_layer_norm",
+    "cross_attention/query": "encoder_attn.q_proj",
+    "cross_attention/key": "encoder_attn.k_proj",
+    "cross_attention/value": "encoder_attn.v_proj",
+    "cross_attention/out": "encoder_attn.out_proj",
+    "cross_attention_norm": "encoder_attn_layer_norm",
+    "mlp/wi": "fc1",
+    "mlp/wo": "fc2",
+    "mlp_norm": "final_layer_norm",
+}
 QK_NORMS = ("attention/query_norm", "attention/key_norm")
 
 
@@ -103,6 +118,11 @@ NAMES = {
         NEOX, "gpt_neox.embed_in", "gpt_neox.layers", "gpt_neox.final_layer_norm"
     ),
     "modernbert": Names(MODERNBERT),
+    "bart": Names(BART),
+    "opt": Names(
+        BART, "model.decoder.embed_tokens", "model.decoder.layers",
+        "model.decoder.final_layer_norm", "model.decoder.embed_positions",
+    ),
     "t5gemma": Names(T5GEMMA),
 }  # fmt: skip
 """By model type, where they are not Llama's."""
@@ -177,10 +197,11 @@ def stack_names(config: StackConfig, stack: str, layers: str, final: str) -> dic
     Args:
       stack: what it is called in our tree.
       layers: what Hugging Face calls its layers.
-      final: and the norm behind them.
+      final: and the norm behind them, if there is one.
     """
     c = config
-    names = {f"{stack}/final_norm/{leaf}": [f"{final}.{word}"] for leaf, word in _norm_leaves(c)}
+    leaves = _norm_leaves(c) if c.final_norm else []
+    names = {f"{stack}/final_norm/{leaf}": [f"{final}.{word}"] for leaf, word in leaves}
     for path, module in _modules(c).items():
         for leaf, word in _leaves(c, path):
             names[f"{stack}/layers/{path}/{leaf}"] = [
@@ -199,7 +220,7 @@ def transposed(config: CausalConfig, path: str) -> bool:
 def _modules(c: StackConfig) -> dict[str, str]:
     """The parts of a layer by path, and what Hugging Face calls them."""
     absent = set() if c.qk_norm else set(QK_NORMS)
-    if "before" not in c.norm_places:
+    if not {"before", "after"} & {*c.norm_places}:
         absent |= {"attention_norm", "mlp_norm"}
     table = _names(c.model_type).layer
     if "behind" not in c.norm_places:
@@ -261,7 +282,8 @@ def add_places(
             places.norms[place] = Norm(c.num_layers, qk_widths.get(path, c.d_model))
             continue
         places.projections[place] = projection(*ends[path], names[f"{place}/kernel"])
-    places.norms[f"{stack}/final_norm"] = Norm(0, c.d_model)
+    if c.final_norm:
+        places.norms[f"{stack}/final_norm"] = Norm(0, c.d_model)
     sublayers = ("attention", *(("cross_attention",) if c.cross_width else ()), "mlp")
     for sublayer in sublayers[:-1]:
         role = "cross" if sublayer == "cross_attention" else stack

@@ -10,7 +10,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from prompt_jax.backbones.blocks import MLP, add, attend, by_heads, dropout, stack, virtual_rows
+from prompt_jax.backbones.attention import Fresh, attend
+from prompt_jax.backbones.blocks import MLP, add, by_heads, dropout, stack, virtual_rows
 from prompt_jax.backbones.cache import LayerCache, swap, written
 from prompt_jax.backbones.causal.config import StackConfig
 from prompt_jax.backbones.causal.rope import rotate, rotations
@@ -120,7 +121,13 @@ class Attention(nn.Module):
         return key, value
 
     def __call__(
-        self, x: Float[Array, "B T D"], query: Array, key: Array, value: Array, bias: Array
+        self,
+        x: Float[Array, "B T D"],
+        query: Array,
+        key: Array,
+        value: Array,
+        bias: Array,
+        fresh: Fresh | None = None,
     ) -> Float[Array, "B T D"]:
         c = self.config
         group = c.num_heads // c.num_kv_heads
@@ -129,12 +136,15 @@ class Attention(nn.Module):
         if group > 1:  # Heads of queries that share a head of keys.
             # Behind the cache, which holds the few. Queries that share a head stand side by side.
             key, value = (jnp.repeat(x, group, axis=-2) for x in (key, value))
+            if fresh is not None:
+                latest = (jnp.repeat(x, group, axis=-2) for x in fresh[:2])
+                fresh = Fresh(*latest, fresh.index)
             if prefix is not None:
                 heads = {n: jnp.repeat(prefix[n], group, axis=-2) for n in ("key", "value")}
                 prefix = {**prefix, **heads}
         # Before the product: fewer numbers than scores, and none of them overflows.
         query = query * (c.d_kv**-0.5 if c.query_scale is None else c.query_scale)
-        limits = {"chunk": c.attention_chunk, "cap": c.attention_cap}
+        limits = {"chunk": c.attention_chunk, "cap": c.attention_cap, "fresh": fresh}
         out = attend(query, key, value, [bias], prefix, opened, **limits)
         return self.out(*by_heads(c.mesh, out))
 
@@ -178,11 +188,15 @@ class Block(nn.Module):
         if view.first is not None:  # A scan cannot branch by layer, but it can choose.
             normed = jnp.where(view.first, x, normed)
         query, key, value = attention.project(normed, turn)
-        added = None
+        added = fresh = None
         if cache is not None:
             added = LayerCache(swap(key), swap(value))
-            key, value = map(swap, written(cache, added, index)[:2])
-        out = attention(normed, query, key, value, bias)
+            if self.continued:
+                fresh = Fresh(key, value, index)
+                key, value = swap(cache.key), swap(cache.value)
+            else:
+                key, value = map(swap, written(cache, added, index)[:2])
+        out = attention(normed, query, key, value, bias, fresh)
         before, x = x, _leaving(self, "attention", x, normed, out)
         if cross is not None:
             x, added = _crossed(self, x, cross, cache, added)
@@ -232,7 +246,8 @@ def _leaving(
     c = block.config
     out = norm(c, f"{sublayer}_post_norm")(out) if "behind" in c.norm_places else out
     out = out if c.residual_scale == 1 else out * c.residual_scale
-    return add(block, sublayer, x, normed, out)
+    x = add(block, sublayer, x, normed, out)
+    return norm(c, f"{sublayer}_norm")(x) if "after" in c.norm_places else x
 
 
 def norm(config: StackConfig, name: str | None = None) -> nn.Module:
@@ -279,7 +294,7 @@ class Stack(nn.Module):
         x, added = stack(self, Block, c.num_layers, x, *shared, sliced=sliced, fields=fields)
         # One write for all layers, behind the scan: see `written`.
         cache = None if cache is None else written(cache, added, index)
-        return norm(c, "final_norm")(x), cache
+        return norm(c, "final_norm")(x) if c.final_norm else x, cache
 
 
 def sight(

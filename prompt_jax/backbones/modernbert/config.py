@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from prompt_jax.backbones.causal import FULL, SLIDING, Rope, StackConfig, read_rope, write_rope
-from prompt_jax.backbones.config import ConfigJson, check_fields, unsupported
+from prompt_jax.backbones.config import ConfigJson, check_fields, check_shared_width, unsupported
 from prompt_jax.backbones.encoder import EncoderConfig
 from prompt_jax.backbones.layers import ACTIVATIONS
 from prompt_jax.backbones.sockets import Head
@@ -50,6 +50,7 @@ class ModernBertConfig(EncoderConfig, StackConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        check_shared_width(self)
         choose("classifier_pooling", self.pooling, POOLINGS)
         choose("classifier_activation", self.pooler_activation, ACTIVATIONS)
 
@@ -80,8 +81,6 @@ def from_hugging_face(values: ConfigJson, **fields: Any) -> ModernBertConfig:
     choose("model type", values.get("model_type", ""), MODEL_TYPES)
     check_fields(values, {"decoder_bias": True})
     width, heads = values.get("hidden_size", 768), values.get("num_attention_heads", 12)
-    if width % heads:
-        raise unsupported("num_attention_heads", heads, f"a divisor of hidden_size {width}")
     rope, sliding_rope = (_rope(values, kind) for kind in _ROPES)
     bias = values.get("attention_bias", False)
     return ModernBertConfig(

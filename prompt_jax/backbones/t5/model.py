@@ -11,12 +11,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from prompt_jax.backbones.attention import Bias, ByBucket, attend
 from prompt_jax.backbones.blocks import (
     MLP,
-    Bias,
-    ByBucket,
     add,
-    attend,
     by_heads,
     dropout,
     key_bias,

@@ -12,6 +12,7 @@ from prompt_jax.backbones.causal import (
     stack_values,
 )
 from prompt_jax.backbones.config import ConfigJson, unsupported, written_ends
+from prompt_jax.backbones.two_stacks import TwoStacksConfig
 from prompt_jax.config import choose
 
 MODEL_TYPES = ("t5gemma",)
@@ -23,26 +24,15 @@ _BLOCKS = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class T5GemmaConfig(StackConfig):
+class T5GemmaConfig(TwoStacksConfig):
     """The shape of a T5Gemma; the fields of a stack are its encoder's."""
 
-    target_place = "apart"
     label = "T5Gemma "
 
     decoder: StackConfig = StackConfig(**_BLOCKS, cross_width=StackConfig.d_model)
-    """The decoder's shape; how it is run, such as its `dtype`, is what the whole model says."""
-    tie_embeddings: bool = True
-    """The head is the decoder's embedding table."""
     logit_cap: float | None = None
     """What no logit passes, by a tanh."""
     eos_token_ids: tuple[int, ...] = (1,)
-    decoder_start_token_id: int = 2
-
-    @property
-    def decoder_stack(self) -> StackConfig:
-        """The decoder's shape, run as the model is."""
-        names = ("dropout", "remat", "attention_chunk", "scan", "dtype", "mesh")
-        return dataclasses.replace(self.decoder, **{name: getattr(self, name) for name in names})
 
 
 PRESETS: dict[str, T5GemmaConfig] = {}
