@@ -114,7 +114,7 @@ CONFIGS = {
 # tests one writes whose every layer has a window, and one whose rotations are stretched.
 WRITES = ("gpt2", "qwen3")
 # What others cover too: Gemma 3 has two rates, one of them linear, and norms as Gemma 1 and 2.
-SLOW = ("linear", "gemma", "gemma2")
+SLOW = ("linear", "gemma", "gemma2", "sequential", "post_norm")
 # Llama but for a few fields, which logits tell: the rest is left to the slow tests.
 FIELDS = (
     "olmo2",

@@ -12,7 +12,8 @@ from prompt_jax.backbones.causal import Rope
 from prompt_jax.config import InputError
 from prompt_jax.testing.models import CONFIGS
 from prompt_jax.weights import load_backbone, load_tokenizer, save_hugging_face
-from prompt_jax.weights.gguf import ARCHITECTURES, open_gguf
+from prompt_jax.weights.gguf import open_gguf
+from prompt_jax.weights.gguf_architectures import ARCHITECTURES
 from prompt_jax.weights.mapping import disassemble, hugging_face_shapes
 
 gguf = pytest.importorskip("gguf", reason='pip install "prompt-jax[gguf]"')

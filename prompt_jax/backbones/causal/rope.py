@@ -70,8 +70,8 @@ def read_rope(values: ConfigJson, limit: int) -> Rope:
     fields = values.get("rope_parameters") or values.get("rope_scaling") or {}
     part = fields.get("partial_rotary_factor", values.get("partial_rotary_factor"))
     part, model_type = 1.0 if part is None else part, values.get("model_type")
-    whole = part == 1 or model_type in PARTIAL
-    if not whole or any(isinstance(value, Mapping) for value in fields.values()):
+    refused = part != 1 and model_type not in PARTIAL
+    if refused or any(isinstance(value, Mapping) for value in fields.values()):
         raise InputError(
             f"config.json has rope_parameters {dict(fields)} and partial_rotary_factor {part}, "
             "which is not supported; allowed: the same for all layers, for whole heads; use "
