@@ -23,6 +23,7 @@ from prompt_jax.methods import (
 from prompt_jax.serve.bank import Bank, rows_of
 from prompt_jax.serve.prompts import layout_of, leaves_of
 from prompt_jax.testing import shaken
+from prompt_jax.testing import tiny as tiny_of
 
 METHODS = [
     PromptTuningConfig(num_virtual_tokens=1),
@@ -37,9 +38,9 @@ METHODS = [
 ]
 
 
-@pytest.fixture(params=["tiny", "tiny_gpt2", "tiny_llama", "tiny_bert"])
+@pytest.fixture(params=["t5", "gpt2", "llama", "bert", "deberta", "modernbert", "bart"])
 def backbone(request):
-    return request.getfixturevalue(request.param)
+    return tiny_of(request.param)
 
 
 def injections(backbone):

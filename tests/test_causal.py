@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from prompt_jax.config import Config, DataConfig, EvalConfig, InputError, TrainConfig
+from prompt_jax.config import Config, DataConfig, EvalConfig, InputError, Opening, TrainConfig
 from prompt_jax.data import encode_targets, pad
 from prompt_jax.experiment import TUNED, train
 from prompt_jax.forward import Injection, Placement, PromptedModel
@@ -219,15 +219,20 @@ def test_a_prompt_that_was_read_once_says_the_same(tiny_llama):
 
 METHODS = {
     "after_bos": dataclasses.replace(METHOD, placement="after_bos"),
+    "turn": dataclasses.replace(METHOD, placement="turn"),
     "prefix": PrefixTuningConfig(num_virtual_tokens=3),
     "lora": LoraConfig(r=2),
 }
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("", "lora")]
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("", "turn", "lora")]
+OPENINGS = (Opening("turn", (5,), (6,)), Opening("system", (9, 10)))
 
 
 @pytest.mark.parametrize("name", ["after_bos", "prefix", *SLOW])
 def test_what_all_texts_begin_with_is_read_once(name, tiny_llama):
     """Scores are those of a whole sequence for each candidate."""
+    if name == "turn":
+        config = dataclasses.replace(tiny_llama.config, openings=OPENINGS)
+        tiny_llama = dataclasses.replace(tiny_llama, config=config)
     injection = None
     if name:
         tuned = jax.tree.map(lambda x: x + 0.1, init(METHODS[name], tiny_llama, jax.random.key(1)))
@@ -254,12 +259,19 @@ def test_what_is_read_with_every_text(tiny, tiny_gpt2):
     rows = jnp.ones((2, 16))
     whole = dataclasses.replace(tiny_gpt2.config, bidirectional_input=True)
     both_ways = dataclasses.replace(tiny_gpt2, config=whole)
+    chats = dataclasses.replace(tiny_gpt2.config, openings=OPENINGS)
+    chats = dataclasses.replace(tiny_gpt2, config=chats)
+    inside = [Injection(rows, placement=Placement(place)) for place in ("turn", "system")]
+    texts = [np.arange(3, 13, dtype=np.int32)] * 2
+    # Shared are eight tokens, behind which a text may go on with what opens the turn.
+    assert read_ahead(chats, inside[1], texts) == (inside[1], texts)
     for backbone, injection in (
         (tiny, Injection(rows)),
         (tiny_gpt2, Injection(rows, placement=Placement("suffix"))),
         (tiny_gpt2, Injection(rows, jnp.array([True, False]))),
         (tiny_gpt2, Injection(rows[None])),
         (both_ways, Injection(rows)),
+        (chats, inside[0]),
         (tiny_gpt2, None),
     ):
         assert read_once(backbone, injection) is injection

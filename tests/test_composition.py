@@ -10,7 +10,7 @@ import pytest
 from prompt_jax import cli, prompts
 from prompt_jax.config import InputError, TrainConfig
 from prompt_jax.experiment import compose_attention
-from prompt_jax.forward import prepend
+from prompt_jax.forward import Placement, positions_before, prepend
 from prompt_jax.losses import loss_fn
 from prompt_jax.methods import LoraConfig, PromptTuningConfig, init
 from prompt_jax.prompts import compose, load_prompt, prompt_for, save_prompt
@@ -43,11 +43,16 @@ class TestCompose:
         tokens = jnp.array([[5, 6, 7, 1], [8, 1, 0, 0]])
         text, mask = tiny.embed(tokens), tokens > 0
         both = compose([one, two])
-        ours = prepend(both.injection(), text, mask)
+
+        def standing(prompt, text, mask):
+            before = positions_before(Placement(placement), None, mask.astype(int), mask)
+            return prepend(prompt.injection(), text, mask, before)
+
+        ours = standing(both, text, mask)
         order = (one, two) if placement == "suffix" else (two, one)
         theirs = text, mask
         for prompt in order:
-            theirs = prepend(prompt.injection(), *theirs)
+            theirs = standing(prompt, *theirs)
         for a, b in zip(ours, theirs, strict=True):
             np.testing.assert_array_equal(a, b)
         np.testing.assert_array_equal(both.rows, np.concatenate([one.rows, two.rows]))

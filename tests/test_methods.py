@@ -135,7 +135,7 @@ def test_prepend_is_a_picture():
 
     def joined(placement, opening=None):
         place = Placement(placement)
-        before = None if place == "prefix" else positions_before(place, opening, tokens, mask)
+        before = positions_before(place, opening, tokens, mask)
         return prepend(Injection(prompt, placement=place), tokens[..., None] * 1.0, mask, before)
 
     after_bos = [[1, 9, 8, 2, 3], [4, 9, 8, 5, 0], [0, 6, 9, 8, 2]]
@@ -179,7 +179,7 @@ def test_an_opening_ends_before_what_a_text_has_swallowed(row, end):
 def test_prepend_refuses_another_width_and_placement():
     text, mask = jnp.ones((1, 2, 4)), jnp.ones((1, 2), bool)
     with pytest.raises(InputError, match="prompt is 3 wide and the backbone 4"):
-        prepend(Injection(jnp.ones((2, 3))), text, mask)
+        prepend(Injection(jnp.ones((2, 3))), text, mask, None)
     with pytest.raises(InputError, match="unknown placement 'sufix'.*meant 'suffix'"):
         Placement("sufix")
 

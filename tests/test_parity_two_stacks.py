@@ -87,7 +87,9 @@ def decoder_inputs():
     return tokens
 
 
-@pytest.mark.parametrize("padded", [lambda *text: text, padded_left], ids=["right", "left"])
+@pytest.mark.parametrize(
+    "padded", [lambda *text: text, pytest.param(padded_left, marks=pytest.mark.slow)]
+)
 def test_logits(both, padded):
     """Padding on the left changes nothing; in Transformers it would move a BART's positions."""
     model, backbone = both
@@ -96,7 +98,21 @@ def test_logits(both, padded):
     close(apply(backbone, *arguments), torch_logits(model, *texts(), decoder_inputs()))
 
 
-@pytest.mark.parametrize("beams", [1, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+def test_the_loss_of_labels(both):
+    """Labels have what an answer is forced to begin with, as a tokenizer gives it."""
+    model, backbone = both
+    tokens, mask = texts()
+    labels = np.where(texts((6, 4, 2), seed=3)[1], decoder_inputs(), -100)
+    ours = pj.PromptTuningModel.from_pretrained(backbone, None)
+    inputs = {"input_ids": torch.tensor(tokens), "attention_mask": torch.tensor(mask).long()}
+    with torch.no_grad():
+        reference = model(**inputs, labels=torch.tensor(labels)).loss
+    np.testing.assert_allclose(ours(tokens, mask, labels=labels).loss, reference, rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("beams", [1, 4])
 def test_generation_is_token_equal(both, beams):
     model, backbone = both
     tokens, mask = texts()
@@ -120,6 +136,19 @@ def test_generation_is_token_equal(both, beams):
 
 def test_back_to_a_folder(both, tmp_path):
     assert_round_trip(*both, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_bart_without_its_head(tmp_path):
+    """The table is the head of published ones too, whose weights lack their root."""
+    model = torch_model("bart")
+    model.model.save_pretrained(tmp_path)
+    backbone = load_backbone(tmp_path, scan=True)
+    assert backbone.config.word_head and not backbone.config.logit_bias
+    tokens, mask = texts()
+    arguments = backbone.embed(tokens), jnp.asarray(mask), jnp.asarray(decoder_inputs())
+    model.final_logits_bias.zero_()
+    close(apply(backbone, *arguments), torch_logits(model, tokens, mask, decoder_inputs()))
 
 
 METHODS = {

@@ -10,9 +10,10 @@ import pytest
 
 import prompt_jax as pj
 from prompt_jax.answers import answer
-from prompt_jax.config import IN_CHATS, DataConfig, EvalConfig, InputError
+from prompt_jax.config import IN_CHATS, DataConfig, EvalConfig, InputError, SweepConfig
 from prompt_jax.data import encode, pad
 from prompt_jax.forward import Injection, Placement, PromptedModel
+from prompt_jax.prompts import check_task
 from prompt_jax.tasks import Task, chat_of, conversation, openings, to_source
 from prompt_jax.tasks.chat import messages_of
 from prompt_jax.testing.chats import TEMPLATES, byte_tokenizer
@@ -146,9 +147,9 @@ def test_who_has_no_turns_is_refused(backbone, tiny, tiny_bert):
     method = pj.PromptTuningConfig(num_virtual_tokens=P, placement="turn")
     bare = dataclasses.replace(backbone, config=dataclasses.replace(backbone.config, openings=()))
     allowed = 'placement="turn" is in a turn of a chat.*use prefix, after_bos, suffix, or'
-    for other in (tiny, tiny_bert, bare):
+    for model in (tiny, tiny_bert, bare):
         with pytest.raises(InputError, match=allowed):
-            pj.init(method, other, jax.random.key(0))
+            check_task(dataclasses.replace(method, task_type=model.task_types[0]), model)
     plain = dataclasses.replace(CHATS, source="{input}", target="{target}", chat=False)
     for tokenizer, place in ((byte_tokenizer(), "behind"), (backbone.tokenizer, "apart")):
         with pytest.raises(InputError, match="task 'chats' is plain text here; use prefix, after"):
@@ -196,3 +197,29 @@ def test_every_route_puts_the_prompt_into_the_turn(placement, backbone, tmp_path
     injection = loaded.injection()
     predict(backbone, injection, loaded.task, *paths, data=DataConfig(), eval=options)
     assert json.loads(paths[1].read_text())["prediction"] == reply
+
+
+@pytest.mark.slow
+def test_a_sweep_over_places_writes_chats_for_each(backbone, tmp_path):
+    """From a folder: what opens turns is read with the model, and the prompt is evaluated there."""
+    from prompt_jax.experiment import evaluate_prompt, sweep
+    from prompt_jax.weights.export import save_hugging_face
+
+    rows = [{"input": f"film {i}", "target": "good" if i % 2 else "bad"} for i in range(12)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    loaded = pj.load_backbone(save_hugging_face(tmp_path / "model", backbone))
+    assert loaded.config.openings == backbone.config.openings
+    config = pj.Config(
+        backbone=loaded.name,
+        method=pj.PromptTuningConfig(num_virtual_tokens=P),
+        data=DataConfig(task=f"file:{tmp_path / 'a.jsonl'}"),
+        train=pj.TrainConfig(steps=2, batch_size=4, eval_every=2),
+        out=str(tmp_path / "run"),
+    )
+    choices = SweepConfig(placements=("prefix", "system", "turn"), rungs=1)
+    prompt = sweep(config, choices, say=lambda _: None).result.prompt
+    placement = prompt.method.placement
+    assert prompt.task.chat and prompt.task.system_turn is (placement == "system")
+    results = evaluate_prompt(config, prompt, loaded, say=lambda _: None)
+    (scores,) = results["tuned prompt"].values()
+    assert scores == {name: prompt.metrics[f"validation/{name}"] for name in scores}

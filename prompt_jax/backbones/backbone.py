@@ -32,7 +32,7 @@ class Backbone:
     name: str
     """What `load_backbone` was asked for; written into saved prompts."""
     config: ModelConfig
-    """The config of its family: a `T5Config`, `CausalConfig` or `BertConfig`."""
+    """The config of its family, e.g. a `T5Config`."""
     params: Frozen
     """The frozen tree; always passed as an argument, never closed over."""
     tokenizer: Any = None

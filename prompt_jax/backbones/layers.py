@@ -85,7 +85,7 @@ class Dense(nn.Module):
     """False where a mesh splits an axis behind another one, which no matrix could keep."""
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T *in"]) -> Float[Array, "B T *out"]:
+    def __call__(self, x: Float[Array, "#B T *in"]) -> Float[Array, "B T *out"]:
         init, inputs = nn.initializers.normal(self.std), self.contracted
         kernel = parameter(self, "kernel", init, self.axes, self.shape)
         factor = scale_of(self, "kernel")

@@ -103,13 +103,15 @@ class Sockets(NamedTuple):
 def per_row(leaf: Array, x: Float[Array, "B T *out"]) -> Array:
     """A leaf of [*out], or of [B, *out] with a value a row, ready to meet `x`."""
     # The rank tells, since the scan over layers has already taken L away.
-    by_row = leaf.ndim == x.ndim - 1
-    return jnp.broadcast_to(leaf[:, None] if by_row else leaf, x.shape).astype(x.dtype)
+    if leaf.ndim != x.ndim - 1:
+        return jnp.broadcast_to(leaf, x.shape).astype(x.dtype)
+    # By the leaf's rows: `x` may be the same for all of them, as what DeBERTa makes of distances.
+    return jnp.broadcast_to(leaf[:, None], (len(leaf), *x.shape[1:])).astype(x.dtype)
 
 
 @jax.named_scope("lora")
 def low_rank(
-    x: Float[Array, "B T *in"], lora: dict[str, Array], inputs: int
+    x: Float[Array, "#B T *in"], lora: dict[str, Array], inputs: int
 ) -> Float[Array, "B T *out"]:
     """`x` through a LoRA: x A B, the scaling already in B (Hu et al. 2021)."""
     a, b = lora["a"].astype(x.dtype), lora["b"].astype(x.dtype)
@@ -134,7 +136,7 @@ def magnitude_ratio(
     return lora["magnitude"] / jax.lax.stop_gradient(jnp.sqrt(square))
 
 
-def openness(x: Float[Array, "B T *in"], leaves: dict[str, Array]) -> Float[Array, "B T"] | None:
+def openness(x: Float[Array, "#B T *in"], leaves: dict[str, Array]) -> Float[Array, "B T"] | None:
     """How far a gate opens for every token, from 0 to 1; None where there is none.
 
     UniPELT's gate is the sigmoid of a linear map of what goes in (Mao et al. 2022).
@@ -153,7 +155,7 @@ def openness(x: Float[Array, "B T *in"], leaves: dict[str, Array]) -> Float[Arra
 
 
 def gated(
-    x: Float[Array, "B T *in"], leaves: dict[str, Array], y: Float[Array, "B T *out"]
+    x: Float[Array, "#B T *in"], leaves: dict[str, Array], y: Float[Array, "B T *out"]
 ) -> Float[Array, "B T *out"]:
     """What a method makes of `x`, as far as its gate lets it through."""
     opened = openness(x, leaves)

@@ -37,10 +37,10 @@ class Candidates(Members):
             by_program.setdefault(config.method.placement, []).append(i)
         self.populations = []
         for numbers in by_program.values():
-            own = [configs[i] for i in numbers]
-            # As a chat is written for their prompts: some stand in a turn of their own.
-            rows = for_backbone(data, own[0], backbone)
-            self.populations.append(Population(own, backbone, [rows] * len(numbers)))
+            group = [configs[i] for i in numbers]
+            # A prompt in the system's turn has chats with such a turn, and no other prompt has.
+            rows = for_backbone(data, group[0], backbone)
+            self.populations.append(Population(group, backbone, [rows] * len(numbers)))
         self.place = {
             i: (population, at)
             for population, numbers in zip(self.populations, by_program.values(), strict=True)

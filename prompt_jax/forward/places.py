@@ -17,7 +17,6 @@ from prompt_jax.forward.injection import Placement
 from prompt_jax.trees import Tokenizer
 
 NOWHERE = -1
-"""In place of a number of tokens, where a text has not what the prompt stands behind."""
 
 
 def positions_before(
@@ -25,12 +24,16 @@ def positions_before(
     opening: Opening | None,
     tokens: Int[Array, "B T"],
     mask: Bool[Array, "B T"],
-) -> Int[Array, " B"]:
+) -> Int[Array, " B"] | None:
     """How many positions of every text stand before the prompt, padding on the left among them.
+
+    None is a prompt in front of all, and `NOWHERE` one whose text has not what it stands behind.
 
     Args:
       opening: of a placement in chats.
     """
+    if placement == "prefix":
+        return None
     if opening is not None:
         return _behind(opening, tokens, mask)
     # A text without tokens has none to stand behind.

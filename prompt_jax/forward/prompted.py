@@ -18,7 +18,7 @@ from prompt_jax.backbones.cache import LayerCache
 from prompt_jax.backbones.layers import NEVER
 from prompt_jax.config import IN_CHATS, InputError
 from prompt_jax.forward.head import apply_head
-from prompt_jax.forward.injection import Injection
+from prompt_jax.forward.injection import Injection, Placement
 from prompt_jax.forward.places import positions_before
 
 
@@ -27,7 +27,7 @@ def prepend(
     injection: Injection | None,
     embeddings: Float[Array, "B T D"],
     mask: Bool[Array, "B T"],
-    before: Int[Array, " B"] | None = None,
+    before: Int[Array, " B"] | None,
 ) -> tuple[Float[Array, "B S D"], Bool[Array, "B S"]]:
     """Joins the virtual tokens with every text of the batch, S = P + T.
 
@@ -192,12 +192,12 @@ class PromptedModel:
         self, tokens: Int[Array, "B T"], mask: Bool[Array, "B T"]
     ) -> Int[Array, " B"] | None:
         """How many positions of every text stand before the prompt; None is in front of all."""
-        injection, opening = self.injection, None
-        if injection is None or injection.prompt is None or injection.placement == "prefix":
+        if self.injection is None or self.injection.prompt is None:
             return None
-        if injection.placement in IN_CHATS:
-            opening = self.module.config.opening(injection.placement)
-        return positions_before(injection.placement, opening, tokens, mask)
+        placement: Placement = self.injection.placement
+        inside = placement in IN_CHATS
+        opening = self.module.config.opening(placement) if inside else None
+        return positions_before(placement, opening, tokens, mask)
 
     def target_logits(
         self, tokens: Int[Array, "B T"], mask: Bool[Array, "B T"], targets: Int[Array, "B U"]

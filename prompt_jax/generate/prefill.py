@@ -13,6 +13,7 @@ from prompt_jax.trees import by_path, from_paths
 
 NO_TOKENS = np.zeros(0, np.int32)
 TILE = 8  # Tokens: lengths of texts are such that tiles of the hardware are full.
+_before = jax.jit(PromptedModel.before)
 
 
 def read_once(
@@ -21,14 +22,14 @@ def read_once(
     """The prompt and what all texts begin with, as keys and values that the model made of them.
 
     A decoder reads both before anything else, and the same for all texts: read once, they cost no
-    later request a position. What cannot be had so comes back as it is: a prompt behind the text,
-    with padding or with a gate, and one of a model that reads input and prompt in both directions.
+    later request a position. What cannot be had so comes back as it is: a prompt behind the text
+    or in a turn that `beginning` has not to its end, with padding or with a gate, and one of a model that reads input and prompt in both directions.
 
     Args:
       beginning: tokens that all texts begin with, which are then left out of them.
     """
     prompted = injection is not None and injection.prompt is not None
-    if not (prompted or len(beginning)) or not _may_read(backbone, injection, len(beginning)):
+    if not (prompted or len(beginning)) or not _may_read(backbone, injection, beginning):
         return injection
     injection = injection or Injection()
     model = PromptedModel.of(backbone, injection)
@@ -55,7 +56,7 @@ def read_ahead(
     """
     # Full tiles alone: beginnings that differ by a token or two would be programs of their own.
     shared = common_tokens(rows) // TILE * TILE
-    if not shared or not _may_read(backbone, injection, shared):
+    if not shared or not _may_read(backbone, injection, rows[0][:shared]):
         return injection, rows
     return read_once(backbone, injection, rows[0][:shared]), [row[shared:] for row in rows]
 
@@ -69,8 +70,10 @@ def common_tokens(rows: Sequence[np.ndarray]) -> int:
     return int(np.append((heads == heads[:1]).all(0), False).argmin())
 
 
-def _may_read(backbone: Backbone, injection: Injection | None, beginning: int) -> bool:
-    """Whether a prompt, and so many tokens behind it, may be read before the texts."""
+def _may_read(
+    backbone: Backbone, injection: Injection | None, beginning: Int[np.ndarray, " T"]
+) -> bool:
+    """Whether a prompt, and tokens that all texts begin with, may be read before the texts."""
     if backbone.target_place != "behind" or backbone.config.bidirectional_input:
         return False
     if injection is None:
@@ -84,5 +87,17 @@ def _may_read(backbone: Backbone, injection: Injection | None, beginning: int) -
         return False
     if injection.prompt is None:
         return True
-    placed = injection.placement == "prefix" or (injection.placement == "after_bos" and beginning)
-    return injection.prompt.ndim == 2 and bool(placed)
+    return injection.prompt.ndim == 2 and _stands_within(backbone, injection, beginning)
+
+
+def _stands_within(
+    backbone: Backbone, injection: Injection, beginning: Int[np.ndarray, " T"]
+) -> bool:
+    """Whether the prompt stands before the last of the tokens, whatever follows them."""
+    if injection.placement == "prefix":
+        return True
+    if not len(beginning):
+        return False
+    tokens = jnp.asarray(beginning)[None]
+    before = _before(PromptedModel.of(backbone, injection), tokens, jnp.ones(tokens.shape, bool))
+    return bool(0 <= before[0] < len(beginning))

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from prompt_jax.backbones import Backbone
-from prompt_jax.config import IN_CHATS, InputError, MethodConfig
+from prompt_jax.config import InputError, MethodConfig
 from prompt_jax.config.method import WRITES, add_kind
 from prompt_jax.forward import Injection, Placement, TaskPrompts
 from prompt_jax.methods.classifier import CLASSIFIER, init_head
@@ -240,16 +240,10 @@ def shapes(config: MethodConfig, backbone: Backbone) -> Tuned:
 
 
 def resolve(config: MethodConfig, backbone: Backbone) -> MethodConfig:
-    """The config with what its fields mean on a backbone: how it writes, names of kernels.
-
-    Raises:
-      InputError: it has a placement in chats, and the backbone no chat template.
-    """
+    """The config with what its fields mean on a backbone: how it writes, names of kernels."""
     writing = backbone.task_types[0]
     if config.task_type in WRITES and writing in WRITES:
         config = dataclasses.replace(config, task_type=writing)
-    if config.placement in IN_CHATS:
-        backbone.config.opening(config.placement)
     fill = method_of(config).resolve
     return config if fill is None else fill(config, backbone)
 

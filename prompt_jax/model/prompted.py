@@ -28,7 +28,6 @@ from prompt_jax.tasks.chat import messages_of
 
 # Jitted once for all models: weights are arguments, so models of one config share programs.
 _logits = jax.jit(PromptedModel.seq2seq_logits)
-_target_logits = jax.jit(PromptedModel.target_logits)
 # Static, as it decides the shape of what comes out.
 _text_logits = jax.jit(PromptedModel.text_logits, static_argnames="virtual")
 _text_states = jax.jit(PromptedModel.text_states)
@@ -245,8 +244,12 @@ class PromptTuningModel:
             logits = _logits(model, tokens, mask, inputs)
         elif labels is not None:
             # -100 has no row in the table; Transformers reads padding in its place too.
-            targets = np.where(labels != IGNORED, labels, self.backbone.config.filler)
-            logits = _target_logits(model, tokens, mask, targets)
+            config = self.backbone.config
+            targets = np.where(labels != IGNORED, labels, config.filler)
+            # One start token alone: what a BART reads behind it stands in Transformers' labels.
+            start = config.decoder_start_token_id
+            inputs = np.pad(targets[:, :-1], ((0, 0), (1, 0)), constant_values=start)
+            logits = _logits(model, tokens, mask, inputs)
         else:
             raise InputError(
                 "decoder_input_ids or labels are needed; to write an answer call generate"

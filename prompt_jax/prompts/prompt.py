@@ -15,7 +15,7 @@ from jaxtyping import ArrayLike, Int
 from prompt_jax.backbones import BACKBONES, Backbone
 from prompt_jax.backbones.backbone import tokenizer_hash
 from prompt_jax.backbones.sizes import numbers
-from prompt_jax.config import InputError, MethodConfig
+from prompt_jax.config import IN_CHATS, InputError, MethodConfig
 from prompt_jax.forward import Injection, for_tasks
 from prompt_jax.methods.classifier import CLASSIFIER
 from prompt_jax.methods.method import Shapes, materialize, resolve, shapes, simplify
@@ -336,12 +336,19 @@ def prompt_for(tuned: Tuned, method: MethodConfig, backbone: Backbone, **about: 
 
 
 def check_task(method: MethodConfig, backbone: Backbone) -> None:
-    """Checks that a prompt is of a task that the backbone does, which PEFT reads from its file."""
+    """Checks that a prompt is of a task that the backbone does, and has a place in its chats.
+
+    Raises:
+      InputError: PEFT's file of the prompt says another task, or the backbone has no chat template
+        with the turn that the prompt stands in.
+    """
     if method.task_type not in backbone.task_types:
         raise InputError(
             f'task_type is "{method.task_type}" and backbone {backbone.name!r} does '
             f'{", ".join(backbone.task_types)}; set task_type="{backbone.task_types[0]}", or use '
             "a backbone that does it"
         )
+    if method.placement in IN_CHATS:
+        backbone.config.opening(method.placement)
     if method.task_type in ("SEQ_2_SEQ_LM", "CAUSAL_LM"):
         backbone.check_word_head()

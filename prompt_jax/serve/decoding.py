@@ -98,7 +98,7 @@ def admit(
         jnp.ones(slots.shape, bool),
         seen,
     )
-    admitted = _append(admitted, first.logits)
+    admitted = _append(admitted, first.logits, config)
 
     def put(path: jax.tree_util.KeyPath, rows: Array, new: Array) -> Array:
         # Leaves of the cache have L in front of the rows. What stands beyond the board is dropped.
@@ -143,7 +143,8 @@ def write(
         # Leaves of the cache have L in front, so their rows are axis 1.
         by_row = jax.vmap(decode, in_axes=(0, 0, 1, 0, 0), out_axes=(0, 1))
         logits, cache = by_row(prompts, board.mask, board.cache, last, jnp.maximum(board.step, 1))
-        return done + 1, _append(board._replace(cache=cache), logits)
+        board = board._replace(cache=cache)
+        return done + 1, _append(board, logits, model.module.config)
 
     board = board._replace(live=board.live & awaited)
     # Ends early once no row goes on, so that a burst costs no more than its longest answer.
@@ -151,7 +152,7 @@ def write(
     return jax.lax.while_loop(goes_on, advance, (jnp.int32(0), board))[1]
 
 
-def _append(board: Board, logits: Float[Array, "R V"]) -> Board:
+def _append(board: Board, logits: Float[Array, "R V"], config: ModelConfig) -> Board:
     """The board with one token more in every row that goes on."""
     draws = board.draws
     cut = (draws.top_k < logits.shape[-1]) | (draws.top_p < 1)
@@ -169,6 +170,8 @@ def _append(board: Board, logits: Float[Array, "R V"]) -> Board:
     # `cond` and not `where`, so that a board of greedy rows alone skips the draw.
     chosen = jax.lax.cond(drawn.any(), draw, lambda: likeliest)
     token = jnp.where(drawn, chosen, likeliest)
+    if config.final_token_id is not None:
+        token = jnp.where(board.step == draws.limit - 1, config.final_token_id, token)
     # Of the model itself: a caller compares answers that were written under different rules.
     log_prob = jnp.take_along_axis(logits, token[:, None], axis=1)[:, 0]
     log_prob = log_prob - jax.nn.logsumexp(logits, axis=-1)

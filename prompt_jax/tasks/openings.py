@@ -52,8 +52,8 @@ def openings(tokenizer: Tokenizer | None) -> tuple[Opening, ...]:
     """
     if tokenizer is None or not template_of(tokenizer):
         return ()
-    found = (_opening(place, list(_heads(tokenizer, place))) for place in IN_CHATS)
-    return tuple(opening for opening in found if opening is not None)
+    turns = (_opening(place, list(_heads(tokenizer, place))) for place in IN_CHATS)
+    return tuple(opening for opening in turns if opening is not None)
 
 
 def _opening(place: ChatPlace, heads: Sequence[Head]) -> Opening | None:

@@ -53,7 +53,7 @@ def canonical(tensors: Mapping[str, T], model_type: str) -> dict[str, T]:
 
 def hugging_face_names(config: BartConfig) -> dict[str, list[str]]:
     """Paths of our tree to Hugging Face's names: one, or one a layer for stacked leaves."""
-    names = {"embedding": list(TABLES)}
+    names: dict[str, list[str]] = {"embedding": list(TABLES)}
     if not config.tie_embeddings:
         names["head/kernel"] = [LM_HEAD]
     if config.logit_bias:

@@ -16,7 +16,7 @@ from prompt_jax.backbones.bert.config import Distances
 class Read(NamedTuple):
     """The distances of a batch, the same for all layers."""
 
-    embeddings: Float[Array, "1 N D"]
+    embeddings: Float[Array, "#B N D"]
     places: Int[Array, "B T PS"]
     """Which of the N embeddings belongs to a query and a key."""
 

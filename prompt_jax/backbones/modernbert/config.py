@@ -164,5 +164,8 @@ def to_hugging_face(config: ModernBertConfig, dtype: str) -> ConfigJson:
         "classifier_activation": c.pooler_activation,
         "classifier_pooling": c.pooling,
         "pad_token_id": c.pad_token_id,
+        # Or Transformers takes those of the published vocabulary; no part of the model reads them.
+        **dict.fromkeys(("bos_token_id", "eos_token_id", "cls_token_id")),
+        "sep_token_id": c.sep_token_id,
         "dtype": dtype,
     }
