@@ -1,4 +1,4 @@
-"""Decoder-only models: GPT-2, the Llama family and Gemma, by config and not by copies."""
+"""Decoder-only models, from GPT-2 and Llama to Gemma and Phi, by config and not by copies."""
 
 from prompt_jax.backbones.causal.config import PRESETS as PRESETS
 from prompt_jax.backbones.causal.config import CausalConfig as CausalConfig

@@ -1,4 +1,4 @@
-"""Decoder-only models in Linen: GPT-2, Llama, Mistral, Qwen and Gemma by their configs.
+"""Decoder-only models in Linen: all of `MODEL_TYPES`, by their configs.
 
 As for T5, embeddings come in and not tokens. Positions are counted over what the mask shows, so
 padding may stand anywhere and changes nothing (but see `count_padding`). A prefix in every
