@@ -22,8 +22,9 @@ def read_once(
     """The prompt and what all texts begin with, as keys and values that the model made of them.
 
     A decoder reads both before anything else, and the same for all texts: read once, they cost no
-    later request a position. What cannot be had so comes back as it is: a prompt behind the text
-    or in a turn that `beginning` has not to its end, with padding or with a gate, and one of a model that reads input and prompt in both directions.
+    later request a position. What cannot be had so comes back as it is: a prompt that does not
+    stand within the beginning, one with padding or with a gate, and one of a model that reads input
+    and prompt in both directions.
 
     Args:
       beginning: tokens that all texts begin with, which are then left out of them.

@@ -55,7 +55,7 @@ def content_to_position(
 
 
 def position_to_content(
-    query: Float[Array, "#B N H K"], key: Float[Array, "B S H K"], places: Int[Array, "B T S"]
+    query: Float[Array, "#B N H K"], key: Float[Array, "#B S H K"], places: Int[Array, "B T S"]
 ) -> Float[Array, "B H T S"]:
     """Scores of keys with the queries of their distances to all queries."""
     scores = jnp.einsum("bnhk,bshk->bhns", query, key, preferred_element_type=jnp.float32)

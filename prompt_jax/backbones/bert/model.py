@@ -59,8 +59,7 @@ class Attention(nn.Module):
         prefix = socket(self, "prefix")
         opened = None if prefix is None else openness(x, prefix)
         # Before the product: fewer numbers than scores.
-        terms = () if c.distances is None else c.distances.terms
-        query = query * (c.d_kv * (1 + len(terms))) ** -0.5
+        query = query * self.scale
         biases = [bias]
         if distances is not None:
             biases += self._of_distances(query, key, prefix, opened, distances, query_of, key_of)
@@ -68,6 +67,13 @@ class Attention(nn.Module):
         back = {"contracted": 2, "use_bias": True, "dtype": c.dtype, "name": "out"}
         out = by_heads(c.mesh, out)[0]
         return Dense((c.num_heads, c.d_kv, c.d_model), ("heads", "kv", "embed"), 0.02, **back)(out)
+
+    @property
+    def scale(self) -> float:
+        """What scores are multiplied by: each is a sum of as many products as there are terms."""
+        distances = self.config.distances
+        terms = 1 if distances is None else 1 + len(distances.terms)
+        return (self.config.d_kv * terms) ** -0.5
 
     def _dense(self, name: str) -> Dense:
         c = self.config
@@ -87,23 +93,21 @@ class Attention(nn.Module):
         """What distances add to scores, those of a prefix's keys in front."""
         c, (embeddings, places) = self.config, distances
         assert c.distances is not None
-        scale, biases = (c.d_kv * (1 + len(c.distances.terms))) ** -0.5, []
+        shared, biases = c.distances.shared, []
         if "c2p" in c.distances.terms:
-            own = key_of if c.distances.shared else self._dense("distance_key")
-            biases.append(content_to_position(query, own(embeddings), places))
+            position_key = (key_of if shared else self._dense("distance_key"))(embeddings)
+            biases.append(content_to_position(query, position_key, places))
         if "p2c" in c.distances.terms:
-            own = query_of if c.distances.shared else self._dense("distance_query")
-            virtual = 0
+            position_query = (query_of if shared else self._dense("distance_query"))(embeddings)
+            position_query = position_query * self.scale
+            scores = position_to_content(position_query, key, places[..., -key.shape[1] :])
             if prefix is not None:
-                virtual = prefix["key"].shape[-3]
-                before = (len(key), virtual, *key.shape[2:])
-                rows = jnp.broadcast_to(prefix["key"].astype(key.dtype), before)
-                key = jnp.concatenate([rows, key], axis=1)
-            scores = position_to_content(own(embeddings) * scale, key, places)
-            if opened is not None:  # What a gate leaves of a prefix's keys.
-                open_keys = jnp.ones_like(scores[:, 0, :, virtual:])
-                gates = jnp.broadcast_to(opened[..., None], (*opened.shape, virtual))
-                scores = scores * jnp.concatenate([gates, open_keys], axis=2)[:, None]
+                keys = prefix["key"].astype(key.dtype)
+                keys = keys if keys.ndim == 4 else keys[None]
+                first = position_to_content(position_query, keys, places[..., : keys.shape[1]])
+                # The gate of a prefix scales its keys, whatever meets them.
+                first = first if opened is None else first * opened[:, None, :, None]
+                scores = jnp.concatenate([first, scores], axis=3)
             biases.append(scores)
         return biases
 

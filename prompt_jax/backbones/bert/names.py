@@ -148,11 +148,11 @@ def _modules(c: BertConfig) -> dict[str, str]:
     if c.distances is None:
         return DISTILBERT if c.model_type == "distilbert" else BERT
     apart = () if c.distances.shared else c.distances.terms
-    own = {
+    kernels = {
         f"attention/distance_{role}": f"attention.self.{name}"
         for role, name in (DISTANCES[term] for term in apart)
     }
-    return DEBERTA | own
+    return DEBERTA | kernels
 
 
 def _leaves(path: str, modules: list[str]) -> dict[str, list[str]]:
