@@ -40,12 +40,16 @@ MODELS = {
     # Two heads of keys, which eight devices cannot share.
     "llama": causal.CausalConfig(
         **SHAPE, **CAUSAL, model_type="llama", num_kv_heads=2, norm="rms", rope=causal.Rope(),
-        fused=False, qkv_bias=False, out_bias=False, mlp_bias=False, activation="silu",
+        fused=None, qkv_bias=False, out_bias=False, mlp_bias=False, activation="silu",
         gated=True, tie_embeddings=False,
     ),
     "gemma2": dataclasses.replace(
         CONFIGS["gemma2"], **SHAPE, num_kv_heads=8, query_scale=None
     ),
+    # Kernels of twelve heads, heads that each have three parts, and norms over all heads.
+    "phi3": dataclasses.replace(CONFIGS["phi3"], **SHAPE, num_kv_heads=2),
+    "gpt_neox": dataclasses.replace(CONFIGS["gpt_neox"], **NARROW, num_kv_heads=8),
+    "olmo2": dataclasses.replace(CONFIGS["olmo2"], **SHAPE, num_kv_heads=2),
     "t5gemma": dataclasses.replace(
         CONFIGS["t5gemma"], **SHAPE, num_kv_heads=8,
         decoder=dataclasses.replace(

@@ -68,11 +68,20 @@ CASES = CHANGING | NEUTRAL | HEADS
 NAMES = {
     "gpt2": ("c_attn", "c_attn", "attn.c_proj", "c_fc", "mlp.c_proj"),
     **dict.fromkeys(
-        ("llama", "gemma2", "gemma3", "t5gemma"),
+        ("llama", "olmo2", "smollm3", "granite", "gemma2", "gemma3", "t5gemma"),
         ("q_proj", "v_proj", "o_proj", "gate_proj", "down_proj"),
     ),
+    "opt": ("q_proj", "v_proj", "out_proj", "fc1", "fc2"),
     "bart": ("q_proj", "v_proj", "out_proj", "fc1", "fc2"),
     "modernbert": ("Wqkv", "Wqkv", "attn.Wo", "Wi", "mlp.Wo"),
+    "gpt_neox": (
+        "query_key_value",
+        "query_key_value",
+        "attention.dense",
+        "dense_h_to_4h",
+        "dense_4h_to_h",
+    ),
+    "phi3": ("qkv_proj", "qkv_proj", "o_proj", "gate_up_proj", "down_proj"),
     "deberta": (
         *("query_proj", "value_proj", "attention.output.dense", "intermediate.dense"),
         "output.dense",

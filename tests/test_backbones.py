@@ -6,6 +6,7 @@ import pytest
 from prompt_jax.backbones import init_params
 from prompt_jax.backbones.attention import attend
 from prompt_jax.backbones.blocks import relative_buckets
+from prompt_jax.backbones.layers import RMSNorm
 from prompt_jax.backbones.t5 import PRESETS, T5Config, from_hugging_face
 from prompt_jax.config import InputError
 
@@ -76,3 +77,16 @@ def test_hugging_face_configs():
 def test_bad_configs(make, message):
     with pytest.raises(InputError, match=message):
         make()
+
+
+def test_heads_share_the_scale_of_their_row():
+    """As many heads as rows: a scale a row must not be taken for one a head."""
+    norm, rng = RMSNorm(8), np.random.default_rng(0)
+    x, scales = jnp.array(rng.normal(size=(4, 3, 4, 8))), jnp.array(rng.normal(size=(4, 8)))
+    params = {"scale": jnp.ones(8)}
+    batch = norm.apply({"params": params, "tuned": {"scale": scales}}, x)
+    rows = [
+        norm.apply({"params": params, "tuned": {"scale": scale}}, row[None])
+        for row, scale in zip(x, scales, strict=True)
+    ]
+    np.testing.assert_array_equal(batch, jnp.concatenate(rows))

@@ -9,6 +9,7 @@ import pytest
 from prompt_jax.backbones import Backbone
 from prompt_jax.backbones.causal import (
     CausalConfig,
+    Rope,
     canonical,
     from_hugging_face,
     to_hugging_face,
@@ -48,6 +49,10 @@ LLAMA = {
             "rope_parameters .*full_attention.*allowed: the same for all layers",
         ),
         (LLAMA | {"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5, which is not supp"),
+        (
+            LLAMA | {"rope_parameters": {"rope_type": "longrope", "short_factor": [1.0]}},
+            "short_factor must have 2 numbers, one for each pair of a head that turns, got 1",
+        ),
         (LLAMA | {"hidden_act": "swish"}, "unknown activation 'swish'"),
         (
             {"model_type": "gemma3_text", "use_bidirectional_attention": True},
@@ -67,7 +72,11 @@ LLAMA = {
         ),
         (
             {"model_type": "gpt2", "n_embd": 9, "n_head": 2},
-            "heads of a GPT-2 share its width, got 2",
+            "heads of a gpt2 share its width, got 2",
+        ),
+        (
+            LLAMA | {"model_type": "opt", "ffn_dim": 8, "word_embed_proj_dim": 4},
+            "word_embed_proj_dim 4, which is not supported; allowed: 8",
         ),
         (LLAMA | {"num_key_value_heads": 3}, "num_heads must be a multiple of num_kv_heads, got 2"),
     ],
@@ -100,6 +109,49 @@ def test_a_gemma_leaves_out_most_of_its_shape():
     assert (config.full_layers, config.attention_cap) == (tuple(range(1, 26, 2)), 50.0)
 
 
+@pytest.mark.parametrize(
+    ("values", "parameters"),
+    [
+        (  # Pythia 70M, as its first file says it.
+            {
+                **{"model_type": "gpt_neox", "hidden_size": 512, "num_hidden_layers": 6},
+                **{"num_attention_heads": 8, "intermediate_size": 2048, "vocab_size": 50304},
+                **{"rotary_pct": 0.25, "rotary_emb_base": 10000, "use_parallel_residual": True},
+            },
+            70_426_624,
+        ),
+        (  # OPT 125M.
+            {
+                **{"model_type": "opt", "hidden_size": 768, "num_hidden_layers": 12},
+                **{"num_attention_heads": 12, "ffn_dim": 3072, "vocab_size": 50272},
+                **{"max_position_embeddings": 2048, "word_embed_proj_dim": 768},
+            },
+            125_239_296,
+        ),
+        (  # Phi-3 mini.
+            {
+                **{"model_type": "phi3", "hidden_size": 3072, "num_hidden_layers": 32},
+                **{"num_attention_heads": 32, "intermediate_size": 8192, "vocab_size": 32064},
+            },
+            3_821_079_552,
+        ),
+    ],
+)
+def test_parameters_are_as_many_as_published(values, parameters):
+    config = from_hugging_face(values, tie_embeddings=values["model_type"] == "opt")
+    assert sum(map(math.prod, shapes(config).values())) == parameters
+
+
+def test_a_part_of_a_head_turns():
+    values = LLAMA | {"model_type": "gpt_neox", "hidden_size": 16}
+    older = values | {"rotary_pct": 0.5, "rotary_emb_base": 500}
+    config = from_hugging_face(older, tie_embeddings=True)
+    assert config.rope == Rope(500, part=0.5) and config.rope.turning(config.d_kv) == 4
+    assert from_hugging_face(values, tie_embeddings=True).rope.part == 0.25
+    rope = to_hugging_face(config, "float32")["rope_parameters"]
+    assert rope["partial_rotary_factor"] == 0.5
+
+
 def test_configs_of_older_transformers():
     scaled = {"rope_theta": 5e5, "rope_scaling": {"rope_type": "linear", "factor": 2.0}}
     config = from_hugging_face(LLAMA | scaled, tie_embeddings=False)
@@ -125,6 +177,18 @@ def test_which_layers_have_a_window(values, window, full):
     assert (config.sliding_window, config.full_layers) == (window, full)
 
 
+def test_which_layers_turn_no_position():
+    values = LLAMA | {"model_type": "smollm3", "num_hidden_layers": 8, "sliding_window": 4}
+    values |= {"num_key_value_heads": 1}
+    config = from_hugging_face(values, tie_embeddings=True)
+    assert (config.nope_layers, config.sliding_window) == ((3, 7), None)
+    flags = {"no_rope_layers": [1, 1, 0, 1, 1, 1, 1, 1, 0, 0], "use_sliding_window": True}
+    config = from_hugging_face(values | flags, tie_embeddings=True)
+    assert (config.nope_layers, config.full_layers) == ((2,), (0, 1, 3, 4, 5, 6, 7))
+    with pytest.raises(InputError, match=r"no_rope_layers \[1\].*a 0 or 1 for each of 8 layers"):
+        from_hugging_face(values | {"no_rope_layers": [1]}, tie_embeddings=True)
+
+
 def test_windows_of_layers_that_are_not_there():
     for layers in ((2,), (0, 1)):
         with pytest.raises(InputError, match=r"some of the 2 layers, 0 to 1, got \("):
@@ -140,6 +204,9 @@ def test_yarn_makes_room_for_longer_texts():
 def test_bare_names_and_buffers_of_old_checkpoints():
     found = canonical({"wte.weight": 1, "h.0.attn.c_attn.bias": 3}, "gpt2")
     assert found == {"transformer.wte.weight": 1, "transformer.h.0.attn.c_attn.bias": 3}
+    found = canonical({"gpt_neox.embed_in.weight": 1, "embed_out.weight": 2}, "gpt_neox")
+    assert found == {"gpt_neox.embed_in.weight": 1, "lm_head.weight": 2}
+    assert is_buffer("gpt_neox.layers.0.attention.bias")
     assert is_buffer("h.0.attn.bias") and not is_buffer("h.0.attn.c_attn.bias")
 
 

@@ -14,6 +14,12 @@ ON = {
     "t5": (*CHANGING, *NEUTRAL),
     "gpt2": (*SOCKETS, "unipelt", "head", "head_prompt", "head_lora", "head_both"),
     "llama": ("prompt", "prefix", "lora", "ia3"),  # It shares GPT-2's code.
+    "olmo2": ("prompt", "lora", "parallel"),
+    "smollm3": ("prompt", "prefix"),
+    "granite": ("prompt", "prefix", "deep_add", "parallel"),
+    "gpt_neox": ("prompt", "prefix", "lora", "ia3", "parallel", "bias"),
+    "opt": ("prompt", "prefix", "lora", "deep_replace"),
+    "phi3": ("prompt", "prefix", "lora", "ia3", "dora"),
     "gemma2": (*SOCKETS, "deep_add", "head_lora"),
     "gemma3": ("prompt", "prefix", "lora"),
     "t5gemma": ("prompt", "prompt_both", "prefix", "deep_add", "lora", "ia3", "parallel", "norm"),

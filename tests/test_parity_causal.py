@@ -27,6 +27,8 @@ STRETCHED = {
     "original_max_position_embeddings": 16,
 }
 YARN = {"rope_type": "yarn", "rope_theta": 100.0, "original_max_position_embeddings": 16}
+NEOX = parity.BERT | {"eos_token_id": 1, "rope_parameters": {"partial_rotary_factor": 0.5}}
+OPT = parity.BERT | {"ffn_dim": 24, "eos_token_id": 1, "bos_token_id": 1}
 CONFIGS = {
     "gpt2": ("GPT2", parity.GPT2),
     "llama": ("Llama", LLAMA | {"attention_bias": True, "mlp_bias": True}),
@@ -42,6 +44,48 @@ CONFIGS = {
         LLAMA
         | {"rope_parameters": {**YARN, "factor": 4.0}, "max_window_layers": 1}
         | {"use_sliding_window": True, "sliding_window": 4},
+    ),
+    "olmo2": ("Olmo2", LLAMA),
+    "smollm3": (
+        "SmolLM3",
+        LLAMA
+        | {"num_hidden_layers": 3, "no_rope_layers": [1, 0, 1], "use_sliding_window": True}
+        | {"sliding_window": 4, "pad_token_id": 0},
+    ),
+    "granite": (
+        "Granite",
+        LLAMA
+        | {"embedding_multiplier": 3.0, "attention_multiplier": 0.2, "residual_multiplier": 0.4}
+        | {"logits_scaling": 4.0, "head_dim": 4},
+    ),
+    "gpt_neox": ("GPTNeoX", NEOX),
+    "sequential": ("GPTNeoX", NEOX | {"use_parallel_residual": False, "attention_bias": False}),
+    "opt": ("OPT", OPT),
+    "post_norm": ("OPT", OPT | {"do_layer_norm_before": False, "enable_bias": False}),
+    "phi3": (
+        "Phi3",
+        LLAMA
+        | {
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 50.0,
+                "partial_rotary_factor": 0.75,
+            }
+        }
+        | {"head_dim": 8, "sliding_window": 4},
+    ),
+    "longrope": (
+        "Phi3",
+        LLAMA
+        | {
+            "rope_parameters": {
+                "rope_type": "longrope",
+                "rope_theta": 50.0,
+                "short_factor": [1.0, 1.5],
+                "long_factor": [2.0, 9.0],
+            }
+        }
+        | {"original_max_position_embeddings": 32, "num_key_value_heads": 4, "head_dim": 4},
     ),
     "gemma": ("Gemma", LLAMA | {"hidden_act": "gelu"}),
     "gemma2": ("Gemma2", parity.GEMMA),
@@ -70,13 +114,30 @@ CONFIGS = {
 # tests one writes whose every layer has a window, and one whose rotations are stretched.
 WRITES = ("gpt2", "qwen3")
 # What others cover too: Gemma 3 has two rates, one of them linear, and norms as Gemma 1 and 2.
-SLOW = ("linear", "gemma", "gemma2")
-
-
-@pytest.fixture(
-    scope="module",
-    params=[pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in CONFIGS],
+SLOW = ("linear", "gemma", "gemma2", "sequential", "post_norm")
+# Llama but for a few fields, which logits tell: the rest is left to the slow tests.
+FIELDS = (
+    "olmo2",
+    "smollm3",
+    "granite",
+    "gpt_neox",
+    "sequential",
+    "opt",
+    "post_norm",
+    "phi3",
+    "longrope",
 )
+
+
+def slow_but(quick, names=CONFIGS):
+    """The models, those that are not quick with the slow tests."""
+    return [n if n in quick else pytest.param(n, marks=pytest.mark.slow) for n in names]
+
+
+most = pytest.mark.parametrize("both", slow_but(set(CONFIGS) - {*SLOW, *FIELDS}), indirect=True)
+
+
+@pytest.fixture(scope="module", params=slow_but(set(CONFIGS) - {*SLOW}))
 def both(request, tmp_path_factory):
     """The same model in torch and here, the latter from the former's folder."""
     model = torch_model(*CONFIGS[request.param], "ForCausalLM")
@@ -94,6 +155,7 @@ def test_logits(both):
     close(np.asarray(ours)[mask], theirs.numpy()[mask])
 
 
+@most
 def test_target_logits_wherever_padding_stands(both):
     """Of targets behind their input, from whole rows without padding."""
     model, backbone = both
@@ -185,9 +247,7 @@ def test_a_gemma_that_sees_lends_its_text_model(tmp_path):
 
 @pytest.mark.parametrize("beams", [1, 4])
 @pytest.mark.parametrize(
-    "both",
-    [*WRITES, *(pytest.param(name, marks=pytest.mark.slow) for name in ("mistral", "yarn"))],
-    indirect=True,
+    "both", slow_but(WRITES, (*WRITES, "mistral", "yarn", *FIELDS)), indirect=True
 )
 def test_generation_is_token_equal(both, beams):
     model, backbone = both
@@ -207,5 +267,6 @@ def test_generation_is_token_equal(both, beams):
     np.testing.assert_array_equal(ours[:, : theirs.shape[1]], theirs)
 
 
+@most
 def test_back_to_a_folder(both, tmp_path):
     assert_round_trip(*both, tmp_path)

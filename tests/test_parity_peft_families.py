@@ -29,7 +29,7 @@ from parity import torch_model as random_model
 import prompt_jax as pj
 from prompt_jax import testing
 from prompt_jax.config import InputError
-from prompt_jax.methods import init
+from prompt_jax.methods import init, resolve
 from prompt_jax.prompts import export_peft, load_prompt, prompt_for, save_prompt
 from prompt_jax.prompts.peft import obstacle
 from prompt_jax.weights import load_backbone
@@ -47,12 +47,18 @@ FAMILIES = {
     "llama": ("Llama", LLAMA),
     "gemma2": ("Gemma2", GEMMA),
     "gemma3_text": ("Gemma3Text", GEMMA),
+    "phi3": ("Phi3", LLAMA),
+    "opt": ("OPT", BERT | {"ffn_dim": 24, "eos_token_id": 1, "bos_token_id": 1}),
+    "gpt_neox": ("GPTNeoX", BERT | {"eos_token_id": 1}),
+    "granite": ("Granite", LLAMA | {"embedding_multiplier": 3.0, "residual_multiplier": 0.4}),
     "bert": ("Bert", BERT),
     "roberta": ("Roberta", BERT | {"pad_token_id": 1, "max_position_embeddings": 42}),
     "distilbert": ("DistilBert", DISTILBERT),
     "deberta-v2": ("DebertaV2", DEBERTA),
     "modernbert": ("ModernBert", MODERNBERT | {"classifier_pooling": "mean"}),
 }
+# PEFT has no kernels of its own choice for them.
+UNKNOWN = ("phi3", "granite", "modernbert")
 OURS = {
     "prompt": pj.PromptTuningConfig(num_virtual_tokens=P),
     "p_tuning": pj.PTuningConfig(num_virtual_tokens=P, encoder_hidden_size=8),
@@ -80,6 +86,12 @@ CASES += [
     *[("gemma2", "CAUSAL_LM", name) for name in ("prompt", "prefix", "lora", "ia3")],
     *[("gemma3_text", "CAUSAL_LM", name) for name in ("prompt", "prefix", "lora")],
     ("gemma2", "SEQ_CLS", "lora"),
+    *[("phi3", "CAUSAL_LM", name) for name in ("prefix", "lora", "ia3")],
+    *[("gpt_neox", "CAUSAL_LM", name) for name in ("prompt", "prefix", "lora", "dora", "ia3")],
+    *[("gpt_neox", "SEQ_CLS", "lora"), ("gpt_neox", "TOKEN_CLS", "lora")],
+    *[("opt", "CAUSAL_LM", name) for name in ("prompt", "prefix", "lora", "ia3")],
+    ("opt", "SEQ_CLS", "lora"),
+    *[("granite", "CAUSAL_LM", name) for name in ("prompt", "lora")],
     *[("roberta", "SEQ_CLS", name) for name in ("prompt", "lora")],
     *[("deberta-v2", "SEQ_CLS", name) for name in ("prompt", "lora", "ia3")],
     *[("deberta-v2", "TOKEN_CLS", name) for name in ("prompt", "lora")],
@@ -188,13 +200,13 @@ def test_we_load_pefts(backbones, tmp_path, family, task, name):
     config.task_type = task
     if family == "gpt2" and name in ("lora", "dora", "ia3"):
         config.fan_in_fan_out = True  # Or PEFT sets it with a warning.
-    if family == "modernbert":  # PEFT has no defaults for it.
-        modules = {"lora": {"Wqkv"}, "ia3": {"Wqkv", "mlp.Wo"}}.get(name)
-        config = dataclasses.replace(config, **({"target_modules": modules} if modules else {}))
+    if family in UNKNOWN and hasattr(config, "target_modules"):
+        names = resolve(config_for(name, task), backbone)
+        config.target_modules = list(names.target_modules)
         if name == "ia3":
-            config.feedforward_modules = {"mlp.Wo"}
-        if task == "QUESTION_ANS":
-            config.modules_to_save = ["classifier"]
+            config.feedforward_modules = list(names.feedforward_modules)
+    if (family, task) == ("modernbert", "QUESTION_ANS"):
+        config.modules_to_save = ["classifier"]
     model = peft.get_peft_model(torch_model(family, task), config).eval()
     shaken(model, 0.3, trained_only=True)
     model.save_pretrained(tmp_path / "theirs")

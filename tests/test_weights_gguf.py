@@ -13,6 +13,7 @@ from prompt_jax.config import InputError
 from prompt_jax.testing.models import CONFIGS
 from prompt_jax.weights import load_backbone, load_tokenizer, save_hugging_face
 from prompt_jax.weights.gguf import open_gguf
+from prompt_jax.weights.gguf_architectures import ARCHITECTURES
 from prompt_jax.weights.mapping import disassemble, hugging_face_shapes
 
 gguf = pytest.importorskip("gguf", reason='pip install "prompt-jax[gguf]"')
@@ -24,18 +25,37 @@ MODELS = {
     "stretched": dataclasses.replace(LLAMA, rope=Rope(5e5, "llama3", 8.0)),
     "linear": dataclasses.replace(LLAMA, rope=Rope(1e4, "linear", 2.0)),
     "qwen2": dataclasses.replace(LLAMA, model_type="qwen2", qkv_bias=True),
-    "qwen3": dataclasses.replace(LLAMA, model_type="qwen3", qk_norm=True),
+    "qwen3": dataclasses.replace(LLAMA, model_type="qwen3", qk_norm="heads"),
     "gemma2": dataclasses.replace(CONFIGS["gemma2"], query_scale=None),
     "gemma3": dataclasses.replace(
         CONFIGS["gemma3"], query_scale=None, num_layers=6, full_layers=(5,)
     ),
+    "olmo2": CONFIGS["olmo2"],
+    # No key of the format tells which layers turn no position: each fourth one.
+    "smollm3": dataclasses.replace(LLAMA, model_type="smollm3", num_layers=4, nope_layers=(3,)),
+    "granite": CONFIGS["granite"],
+    "phi3": dataclasses.replace(CONFIGS["phi3"], sliding_window=4),
+    "longrope": dataclasses.replace(
+        CONFIGS["phi3"],
+        max_positions=16,
+        rope=Rope(
+            1e4,
+            "longrope",
+            4.0,
+            original=16,
+            attention=1.25,
+            short=(1.0, 1.5, 1.25, 2.0),
+            long=(2.0, 4.0, 3.0, 8.0),
+        ),
+    ),
+    "gpt_neox": CONFIGS["gpt_neox"],
     "gpt2": CONFIGS["gpt2"],
     "t5": CONFIGS["t5"],
 }
 
 
 def gguf_name(config):
-    return config.model_type.removesuffix("_text")
+    return config.model_type.removesuffix("_text").replace("gpt_neox", "gptneox")
 
 
 def interleaved(rows, config):
@@ -55,9 +75,15 @@ def writer_of(file, config, tokenizer=()):
     if c.pad_token_id is not None:
         writer.add_pad_token_id(c.pad_token_id)
     if c.max_positions:
-        writer.add_context_length(c.max_positions)
+        longer = 4 if getattr(c, "rope", None) and c.rope.kind == "longrope" else 1
+        writer.add_context_length(longer * c.max_positions)
     if c.model_type == "gpt2":
         writer.add_layer_norm_eps(c.layer_norm_epsilon)
+        return writer
+    if c.model_type == "gpt_neox":
+        writer.add_layer_norm_eps(c.layer_norm_epsilon)
+        writer.add_parallel_residual(c.parallel_residual)
+        writer.add_rope_dimension_count(c.rope.turning(c.d_kv))
         return writer
     writer.add_layer_norm_rms_eps(c.layer_norm_epsilon)
     writer.add_key_length(c.d_kv)
@@ -68,12 +94,23 @@ def writer_of(file, config, tokenizer=()):
         return writer
     writer.add_head_count_kv(c.num_kv_heads)
     writer.add_rope_freq_base(c.rope.theta)
-    writer.add_rope_dimension_count(c.d_kv)
+    writer.add_rope_dimension_count(c.rope.turning(c.d_kv))
     if c.sliding_window:
         writer.add_sliding_window(c.sliding_window)
     if c.model_type == "gemma2":
         writer.add_attn_logit_softcapping(c.attention_cap)
         writer.add_final_logit_softcapping(c.logit_cap)
+    if c.model_type == "granite":
+        writer.add_embedding_scale(c.input_scale)
+        writer.add_attention_scale(c.query_scale)
+        writer.add_residual_scale(c.residual_scale)
+        writer.add_logit_scale(c.logits_scaling)
+    if c.rope.kind == "longrope":
+        # The file says how long texts may be that turn as those which are read here do not.
+        writer.add_rope_scaling_orig_ctx_len(c.rope.original)
+        writer.add_rope_scaling_attn_factors(c.rope.attention)
+        writer.add_tensor("rope_factors_short.weight", np.float32(c.rope.short))
+        writer.add_tensor("rope_factors_long.weight", np.float32(c.rope.long))
     if c.rope.kind == "linear":
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(c.rope.factor)
@@ -92,13 +129,16 @@ def write(file, config, tensors):
     writer, name = writer_of(file, config), gguf_name(config)
     architecture = next(key for key, word in gguf.MODEL_ARCH_NAMES.items() if word == name)
     names = gguf.get_tensor_name_map(architecture, 8)
-    for name, values in tensors.items():
-        module, _, leaf = name.rpartition(".")
-        if config.model_type == "llama" and module.endswith(("q_proj", "k_proj")):
+    for weight, values in tensors.items():
+        module, _, leaf = weight.rpartition(".")
+        if ARCHITECTURES[name].interleaved and module.endswith(("q_proj", "k_proj")):
             values = interleaved(values, config)
         if config.model_type.startswith("gemma") and module.endswith("norm"):
             values = values + 1
-        if ".h." in name and leaf == "weight" and values.ndim == 2:
+        if "query_key_value" in module:  # All queries, all keys, all values.
+            heads = values.reshape(config.num_heads, 3, config.d_kv, *values.shape[1:])
+            values = heads.swapaxes(0, 1).reshape(values.shape)
+        if ".h." in weight and leaf == "weight" and values.ndim == 2:
             values = values.T
         writer.add_tensor(f"{names.get_name(module)}.{leaf}", np.ascontiguousarray(values))
     if config.model_type == "llama" and config.rope.kind == "llama3":

@@ -193,14 +193,14 @@ def check_fields(values: ConfigJson, supported: ConfigJson) -> None:
     """Checks fields of a `config.json` of which one value is supported.
 
     Args:
-      values: of the file; a field that is missing has the supported value.
+      values: of the file; a field that is missing or null has the supported value.
       supported: that value, by field.
 
     Raises:
       InputError: a field has another one.
     """
     for name, value in supported.items():
-        if values.get(name, value) != value:
+        if values.get(name) not in (None, value):
             raise unsupported(name, values[name], value)
 
 

@@ -181,7 +181,11 @@ class RMSNorm(nn.Module):
             # T5 and Llama round before the scale in Transformers, and Gemma behind it.
             y = wide.astype(self.dtype) * jnp.broadcast_to(scale.astype(self.dtype), x.shape)
         tuned = socket(self, "scale")
-        return y if tuned is None else y * per_row(tuned, y)
+        if tuned is None:
+            return y
+        # The heads of a row share its scale, [B, D] where each row has its own.
+        heads = [1] * (y.ndim - 3)
+        return y * per_row(tuned.reshape(*tuned.shape[:-1], *heads, self.width), y)
 
 
 class LayerNorm(nn.Module):

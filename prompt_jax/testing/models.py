@@ -28,7 +28,7 @@ _CAUSAL = CausalConfig(
 _BLOCKS: dict[str, Any] = {
     **{"d_model": 16, "d_kv": 8, "d_ff": 32, "num_heads": 4, "max_positions": 64},
     **{"norm": "rms_from_one", "norm_places": ("before", "behind"), "layer_norm_epsilon": 1e-6},
-    **{"rope": Rope(), "fused": False, "qkv_bias": False, "out_bias": False, "mlp_bias": False},
+    **{"rope": Rope(), "fused": None, "qkv_bias": False, "out_bias": False, "mlp_bias": False},
     **{"query_scale": 0.25, "attention_cap": 50.0, "sliding_window": 4},
     **{"activation": "gelu_pytorch_tanh", "gated": True},
 }
@@ -36,6 +36,27 @@ _GEMMA = CausalConfig(
     **_BLOCKS, model_type="gemma2", vocab_size=VOCABULARY, num_kv_heads=2, num_layers=2,
     full_layers=(1,), logit_cap=30.0, embedding_scale=4.0, eos_token_ids=(1,),
 )  # fmt: skip
+_LLAMA = CausalConfig(
+    model_type="llama",
+    vocab_size=VOCABULARY,
+    d_model=16,
+    d_kv=8,
+    d_ff=32,
+    num_heads=4,
+    num_kv_heads=2,
+    num_layers=2,
+    max_positions=64,
+    eos_token_ids=(1,),
+    norm="rms",
+    rope=Rope(),
+    fused=None,
+    qkv_bias=False,
+    out_bias=False,
+    mlp_bias=False,
+    activation="silu",
+    gated=True,
+    tie_embeddings=False,
+)
 CONFIGS = {
     # heads * d_kv differs from d_model, and the decoder is deeper than the encoder.
     "t5": T5Config(
@@ -44,17 +65,40 @@ CONFIGS = {
     ),
     "gpt2": _CAUSAL,
     # Two heads of queries share each head of keys.
-    "llama": CausalConfig(
-        model_type="llama", vocab_size=VOCABULARY, d_model=16, d_kv=8, d_ff=32, num_heads=4,
-        num_kv_heads=2, num_layers=2, max_positions=64, eos_token_ids=(1,), norm="rms", rope=Rope(),
-        fused=False, qkv_bias=False, out_bias=False, mlp_bias=False, activation="silu", gated=True,
-        tie_embeddings=False,
+    "llama": _LLAMA,
+    # Norms stand behind sublayers alone, and the heads of queries are normed as one vector.
+    "olmo2": dataclasses.replace(
+        _LLAMA, model_type="olmo2", norm_places=("behind",), qk_norm="whole"
+    ),
+    # Positions turn in the first two layers alone, and the third one has a window.
+    "smollm3": dataclasses.replace(
+        _LLAMA, model_type="smollm3", num_layers=3, nope_layers=(2,), sliding_window=4,
+        full_layers=(0, 1), tie_embeddings=True,
+    ),
+    # Both sublayers read the same, and a fused kernel has the three parts of a head side by side.
+    "gpt_neox": dataclasses.replace(
+        _CAUSAL, model_type="gpt_neox", fused="by_head", rope=Rope(part=0.5), activation="gelu",
+        parallel_residual=True, tie_embeddings=False,
+    ),
+    # Learned positions whose first row is the third, and norms behind the residual sums.
+    "opt": dataclasses.replace(
+        _CAUSAL, model_type="opt", fused=None, activation="relu", position_offset=2,
+        norm_places=("after",),
+    ),
+    # Input, scores, sublayers and logits are scaled.
+    "granite": dataclasses.replace(
+        _LLAMA, model_type="granite", input_scale=3.0, query_scale=0.25, residual_scale=0.5,
+        logits_scaling=2.0,
+    ),
+    # Kernels are fused, the heads of keys are few, and a part of a head turns with the positions.
+    "phi3": dataclasses.replace(
+        _LLAMA, model_type="phi3", fused="by_role", fused_mlp=True, rope=Rope(part=0.75)
     ),
     # Every other layer has a window, norms behind sublayers too, and caps on scores and logits.
     "gemma2": _GEMMA,
     # Layers with a window turn at a rate of their own; queries and keys are normed.
     "gemma3": dataclasses.replace(
-        _GEMMA, model_type="gemma3_text", attention_cap=None, logit_cap=None, qk_norm=True,
+        _GEMMA, model_type="gemma3_text", attention_cap=None, logit_cap=None, qk_norm="heads",
         num_kv_heads=1, num_layers=3, full_layers=(2,),
         rope=Rope(theta=1e6, kind="linear", factor=8.0), sliding_rope=Rope(),
     ),
@@ -74,7 +118,7 @@ CONFIGS = {
         decoder_start_token_id=1, first_token_id=2, final_token_id=1,
         decoder=StackConfig(
             model_type="bart", vocab_size=VOCABULARY, d_model=16, d_kv=8, d_ff=32, num_heads=2,
-            num_kv_heads=2, num_layers=3, max_positions=64, norm_places=("after",), fused=False,
+            num_kv_heads=2, num_layers=3, max_positions=64, norm_places=("after",), fused=None,
             activation="gelu", cross_width=16,
         ),
     ),
@@ -96,7 +140,7 @@ CONFIGS = {
         max_positions=64, mask_token_id=63,
     ),
 }  # fmt: skip
-"""One configuration a family (four for decoders): 16 wide, 2 or 3 layers, 64 tokens."""
+"""One configuration a family (several for decoders): 16 wide, 2 or 3 layers, 64 tokens."""
 
 
 @functools.cache

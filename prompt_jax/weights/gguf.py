@@ -17,6 +17,7 @@ from prompt_jax.backbones.causal import CausalConfig
 from prompt_jax.backbones.causal.config_json import FULL, SLIDING
 from prompt_jax.backbones.causal.rope import rotations
 from prompt_jax.config import InputError, choose
+from prompt_jax.weights.gguf_architectures import ARCHITECTURES, GEMMA, GPT2, T5
 from prompt_jax.weights.mapping import is_tied
 from prompt_jax.weights.stored import StoredTensor, at_extent, parsing, reordered, transposed
 
@@ -28,69 +29,12 @@ else:
 
 Metadata: TypeAlias = Mapping[str, Any]
 """Numbers, texts and lists by llama.cpp's keys."""
-CONTEXT, DEPTH, WIDTH = "context_length", "block_count", "embedding_length"
-INNER, HEADS = "feed_forward_length", "attention.head_count"
-LLAMA = {
-    CONTEXT: "max_position_embeddings",
-    DEPTH: "num_hidden_layers",
-    WIDTH: "hidden_size",
-    INNER: "intermediate_size",
-    HEADS: "num_attention_heads",
-    "attention.head_count_kv": "num_key_value_heads",
-    "attention.key_length": "head_dim",
-    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
-    "attention.sliding_window": "sliding_window",
-}
-GEMMA = LLAMA | {
-    "attn_logit_softcapping": "attn_logit_softcapping",
-    "final_logit_softcapping": "final_logit_softcapping",
-}
-GPT2 = {
-    CONTEXT: "n_positions",
-    DEPTH: "n_layer",
-    WIDTH: "n_embd",
-    INNER: "n_inner",
-    HEADS: "n_head",
-    "attention.layer_norm_epsilon": "layer_norm_epsilon",
-}
-T5 = {
-    DEPTH: "num_layers",
-    "decoder_block_count": "num_decoder_layers",
-    WIDTH: "d_model",
-    INNER: "d_ff",
-    HEADS: "num_heads",
-    "attention.key_length": "d_kv",
-    "attention.layer_norm_rms_epsilon": "layer_norm_epsilon",
-    "attention.relative_buckets_count": "relative_attention_num_buckets",
-    "decoder_start_token_id": "decoder_start_token_id",
-}
-
-
-class Architecture(NamedTuple):
-    """How files of one architecture say what a `config.json` says."""
-
-    model_type: str
-    fields: Mapping[str, str]
-    """Of a config.json, by the key behind the architecture's name."""
-    interleaved: bool = False
-    """The rows of queries and keys stand in the order of llama.cpp's rotary pairs."""
-
-
-ARCHITECTURES = {
-    "llama": Architecture("llama", LLAMA, interleaved=True),
-    "qwen2": Architecture("qwen2", LLAMA),
-    "qwen3": Architecture("qwen3", LLAMA),
-    "gemma": Architecture("gemma", GEMMA),
-    "gemma2": Architecture("gemma2", GEMMA),
-    "gemma3": Architecture("gemma3_text", GEMMA),
-    "gpt2": Architecture("gpt2", GPT2),
-    "t5": Architecture("t5", T5),
-}
-"""llama.cpp's `general.architecture`; it calls SmolLM2 and Mistral llama too."""
 ENDS = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
 """Ids that end a text, a turn and a message."""
 FACTORS = "rope_freqs.weight"
 """By how much each pair of a head turns slower, for longer texts: Llama 3.1 and later."""
+LONGROPE = {"short_factor": "rope_factors_short.weight", "long_factor": "rope_factors_long.weight"}
+"""The same for texts of the first length and for longer ones: Phi-3."""
 UNUSED = ("dec.blk.0.cross_attn_rel_b.weight",)
 """A weight of old T5 1.0 checkpoints that no T5 has ever read."""
 
@@ -244,12 +188,14 @@ def _config_json(contents: GGUF, name: str) -> dict[str, Any]:
         }
     if fields is GPT2:
         return values
-    values["attention_bias"] = "blk.0.attn_q.bias" in tensors
+    biased = ("blk.0.attn_q.bias", "blk.0.attn_qkv.bias")
+    values["attention_bias"] = any(name in tensors for name in biased)
     values["mlp_bias"] = "blk.0.ffn_up.bias" in tensors
-    values["rope_parameters"] = _rope(metadata, name, tensors)
     share = values["hidden_size"] // values["num_attention_heads"]
     width = values.get("head_dim", share)
-    values["partial_rotary_factor"] = metadata.get(f"{name}.rope.dimension_count", width) / width
+    values["rope_parameters"] = _rope(metadata, name, tensors) | {
+        "partial_rotary_factor": metadata.get(f"{name}.rope.dimension_count", width) / width
+    }
     if fields is GEMMA:
         # No key tells; llama.cpp knows the two models that differ by their depth.
         deep = (name, values["num_hidden_layers"]) in (("gemma2", 46), ("gemma3", 62))
@@ -274,6 +220,9 @@ def _rope(metadata: Metadata, name: str, tensors: Mapping[str, StoredTensor]) ->
             "original_max_position_embeddings": 8192,
         }
     kind = metadata.get(f"{name}.rope.scaling.type", "none")
+    if LONGROPE["short_factor"] in tensors:
+        factors = {word: tensors[weight].read().tolist() for word, weight in LONGROPE.items()}
+        rope, kind = rope | factors, "longrope"
     if kind == "none":
         return rope
     keys = {
@@ -324,12 +273,14 @@ def _renamed(
             places[modules.get_name(module)] = module, path.rpartition("/")[0]
     renamed = {}
     for word, tensor in tensors.items():
-        if word == FACTORS or word in UNUSED:
+        if word == FACTORS or word in UNUSED or word in LONGROPE.values():
             continue
         stem, _, leaf = word.rpartition(".")
         module, path = places.get(stem, (stem, ""))
         if interleaved and path.endswith(("attention/query", "attention/key")):
             tensor = reordered(tensor, _halves(tensor.shape[0], config.d_kv))
+        if path.endswith("attention/qkv") and getattr(config, "fused", None) == "by_head":
+            tensor = reordered(tensor, _by_head(tensor.shape[0], config.d_kv))
         # llama.cpp writes all matrices [out, in], also those that GPT-2 has the other way round.
         matrix = "/layers/" in path and len(tensor.shape) == 2
         if matrix and not family.transposed(config, f"{path}/kernel"):
@@ -343,6 +294,14 @@ def _renamed(
 
 def _less_one(tensor: StoredTensor) -> StoredTensor:
     return StoredTensor(tensor.shape, tensor.dtype, lambda: tensor.read() - 1)
+
+
+def _by_head(rows: int, width: int) -> np.ndarray:
+    """For every row of queries, keys and values, head by head, where it stands among llama.cpp's.
+
+    llama.cpp has those of all heads together: all queries, all keys, all values.
+    """
+    return np.arange(rows).reshape(3, -1, width).swapaxes(0, 1).ravel()
 
 
 def _halves(rows: int, width: int) -> np.ndarray:

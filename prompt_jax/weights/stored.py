@@ -28,6 +28,7 @@ FLOATS = {
 BUFFERS = (
     *(".position_ids", ".token_type_ids"),
     *(".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq"),
+    *(".attention.bias", ".attention.masked_bias"),
 )
 """Ends of the names of tables and masks that BERT and decoders kept with their weights."""
 MALFORMED = (

@@ -19,7 +19,7 @@ MODEL_TYPES = ("bart",)
 UNUSED = 2
 """Rows at the front of both tables of positions that no token takes."""
 _BLOCKS = {
-    **{"model_type": "bart", "norm_places": ("after",), "fused": False, "activation": "gelu"},
+    **{"model_type": "bart", "norm_places": ("after",), "fused": None, "activation": "gelu"},
 }
 _SUPPORTED = {
     **{"normalize_before": False, "add_final_layer_norm": False, "normalize_embedding": True},

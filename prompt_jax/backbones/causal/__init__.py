@@ -1,6 +1,5 @@
-"""Decoder-only models: GPT-2, the Llama family and Gemma, by config and not by copies."""
+"""Decoder-only models, from GPT-2 and Llama to Gemma and Phi, by config and not by copies."""
 
-from prompt_jax.backbones.causal.config import MODEL_TYPES as MODEL_TYPES
 from prompt_jax.backbones.causal.config import PRESETS as PRESETS
 from prompt_jax.backbones.causal.config import CausalConfig as CausalConfig
 from prompt_jax.backbones.causal.config import CausalConfig as Config
@@ -15,6 +14,7 @@ from prompt_jax.backbones.causal.config_json import stack_fields as stack_fields
 from prompt_jax.backbones.causal.config_json import stack_values as stack_values
 from prompt_jax.backbones.causal.config_json import to_hugging_face as to_hugging_face
 from prompt_jax.backbones.causal.model import Causal as Module
+from prompt_jax.backbones.causal.model_types import MODEL_TYPES as MODEL_TYPES
 from prompt_jax.backbones.causal.names import COPIES as COPIES
 from prompt_jax.backbones.causal.names import TABLES as TABLES
 from prompt_jax.backbones.causal.names import add_places as add_places

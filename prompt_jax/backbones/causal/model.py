@@ -1,4 +1,4 @@
-"""Decoder-only models in Linen: GPT-2, Llama, Mistral, Qwen and Gemma by their configs.
+"""Decoder-only models in Linen: all of `MODEL_TYPES`, by their configs.
 
 As for T5, embeddings come in and not tokens. Positions are counted over what the mask shows, so
 padding may stand anywhere and changes nothing (but see `count_padding`). A prefix in every
@@ -26,7 +26,7 @@ class Causal(nn.Module):
         init, words = nn.initializers.normal(0.02), (c.vocab_size, c.d_model)
         self.embedding = parameter(self, "embedding", init, ("vocab", "embed"), words)
         if c.rope is None:
-            places = (c.max_positions, c.d_model)
+            places = (c.max_positions + c.position_offset, c.d_model)
             self.positions = parameter(self, "positions", init, ("pos", "embed"), places)
         self.decoder = Stack(c)
         if not c.tie_embeddings:
@@ -56,6 +56,7 @@ class Causal(nn.Module):
           inputs: how many places from the front are input, not target.
         """
         c = self.config
+        x = x if c.input_scale == 1 else x * c.input_scale
         prefix = prefix_of(self.variables.get("tuned", {}).get("decoder", {}), "attention")
         places = jnp.arange(mask.shape[1])
         queries = jnp.asarray(first) + jnp.arange(x.shape[1])
@@ -65,7 +66,7 @@ class Causal(nn.Module):
         counted = jnp.ones_like(mask) if c.count_padding else mask
         positions, visible, behind = sight(prefix, mask, counted, queries, seen)
         if c.rope is None:
-            x = x + look_up(self, "positions", positions)
+            x = x + look_up(self, "positions", positions + c.position_offset)
         # Behind a cache, queries do not begin at the first place.
         apart = continued or c.bidirectional_input
         biases = (layer_biases if apart else causal_biases)(c, visible, behind)
@@ -74,6 +75,7 @@ class Causal(nn.Module):
     def _logits(self, states: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         c = self.config
         logits = word_logits(self, states, None if c.tie_embeddings else self.head)
+        logits = logits if c.logits_scaling == 1 else logits / c.logits_scaling
         return soft_capped(logits, c.logit_cap)
 
     def encode(

@@ -1,18 +1,18 @@
 """Hugging Face's names of a decoder-only model's weights, and where a method may reach inside."""
 
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from prompt_jax.backbones.causal.config import CausalConfig, StackConfig
 from prompt_jax.backbones.sockets import Attention, Axes, Layers, Norm, Sockets, projection
 
 T = TypeVar("T")
-TABLES = ("transformer.wte.weight", "model.embed_tokens.weight")
-"""What the embedding table is called, in GPT-2 and in the others."""
 TEXT = "language_model."
 """What stands in the names of a text model beside a vision tower."""
 COPIES = ("lm_head.weight",)
 """A second name of the table, which some checkpoints of tied models keep."""
+HEADS = {"embed_out.weight": COPIES[0]}
+"""What the head over words was called before: in GPT-NeoX."""
 OTHERS = ("score.", "classifier.", "qa_outputs.")
 """Heads of other tasks, which a prompt brings itself."""
 GPT2 = {
@@ -40,6 +40,18 @@ GEMMA2 = LLAMA | {
     "attention_post_norm": "post_attention_layernorm",
     "mlp_norm": "pre_feedforward_layernorm",
     "mlp_post_norm": "post_feedforward_layernorm",
+}
+PHI3 = {path: name for path, name in LLAMA.items() if path.endswith(("norm", "out", "wo"))} | {
+    "attention/qkv": "self_attn.qkv_proj",
+    "mlp/wi": "mlp.gate_up_proj",
+}
+NEOX = {
+    "attention_norm": "input_layernorm",
+    "attention/qkv": "attention.query_key_value",
+    "attention/out": "attention.dense",
+    "mlp_norm": "post_attention_layernorm",
+    "mlp/wi": "mlp.dense_h_to_4h",
+    "mlp/wo": "mlp.dense_4h_to_h",
 }
 T5GEMMA = GEMMA2 | {
     "attention_norm": "pre_self_attn_layernorm",
@@ -74,26 +86,79 @@ BART = {
     "mlp/wo": "fc2",
     "mlp_norm": "final_layer_norm",
 }
-MODULES = {
-    **{"gpt2": GPT2, "gemma2": GEMMA2, "gemma3_text": GEMMA2, "t5gemma": T5GEMMA},
-    **{"modernbert": MODERNBERT, "bart": BART},
-}
-"""The parts of a layer by model type, where they are not Llama's."""
 QK_NORMS = ("attention/query_norm", "attention/key_norm")
+
+
+class Names(NamedTuple):
+    """What Hugging Face calls the parts of a model."""
+
+    layer: Mapping[str, str]
+    """Those of a layer, by path."""
+    embedding: str = "model.embed_tokens"
+    layers: str = "model.layers"
+    final: str = "model.norm"
+    positions: str = ""
+
+    @property
+    def table(self) -> str:
+        """The weight of the embedding table."""
+        return f"{self.embedding}.weight"
+
+
+_LLAMA = Names(LLAMA)
+NAMES = {
+    "gpt2": Names(
+        GPT2, "transformer.wte", "transformer.h", "transformer.ln_f", "transformer.wpe"
+    ),
+    "gemma2": Names(GEMMA2),
+    "gemma3_text": Names(GEMMA2),
+    "olmo2": Names(GEMMA2),
+    "phi3": Names(PHI3),
+    "gpt_neox": Names(
+        NEOX, "gpt_neox.embed_in", "gpt_neox.layers", "gpt_neox.final_layer_norm"
+    ),
+    "modernbert": Names(MODERNBERT),
+    "bart": Names(BART),
+    "opt": Names(
+        BART, "model.decoder.embed_tokens", "model.decoder.layers",
+        "model.decoder.final_layer_norm", "model.decoder.embed_positions",
+    ),
+    "t5gemma": Names(T5GEMMA),
+}  # fmt: skip
+"""By model type, where they are not Llama's."""
+TABLES = tuple(dict.fromkeys(names.table for names in (_LLAMA, *NAMES.values())))
+"""What the embedding table is called."""
+
+
+def _names(model_type: str) -> Names:
+    return NAMES.get(model_type, _LLAMA)
 
 
 def kernel_names(model_type: str) -> dict[str, str]:
     """What Hugging Face calls the kernels that methods tune by their role."""
-    if model_type == "gpt2":
-        return dict.fromkeys(("query", "key", "value"), "c_attn") | {"feedforward": "mlp.c_proj"}
-    return {"query": "q_proj", "key": "k_proj", "value": "v_proj", "feedforward": "down_proj"}
+    layer = _names(model_type).layer
+    # Cross-attention has the same names, and its kernels are tuned with the others.
+    modules = [name for path, name in layer.items() if not path.startswith("cross_attention")]
+
+    def short(module: str) -> str:
+        last = module.rpartition(".")[2]
+        alone = sum(name.endswith(f".{last}") for name in modules) == 1
+        return last if alone else module
+
+    places = {role: f"attention/{role}" for role in ("query", "key", "value")}
+    places["feedforward"] = "mlp/wo"
+    return {
+        role: short(layer.get(path, layer.get("attention/qkv", "")))
+        for role, path in places.items()
+    }
 
 
 def head_names(task_type: str, model_type: str) -> dict[str, str]:
     """What Hugging Face calls the layers of a trained head."""
     if task_type == "QUESTION_ANS":
         return {"out": "qa_outputs"}
-    return {"out": "classifier" if task_type == "TOKEN_CLS" and model_type == "gpt2" else "score"}
+    gpt = model_type in ("gpt2", "gpt_neox")
+    return {"out": "classifier" if task_type == "TOKEN_CLS" and gpt else "score"}
 
 
 def canonical(tensors: Mapping[str, T], model_type: str) -> dict[str, T]:
@@ -105,25 +170,25 @@ def canonical(tensors: Mapping[str, T], model_type: str) -> dict[str, T]:
         text = {name.replace(TEXT, "", 1): name for name in tensors if TEXT in name}
         text |= {name: name for name in COPIES if name in tensors}
         tensors = {name: tensors[source] for name, source in text.items()} if text else tensors
-    weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(OTHERS)}
-    root = "" if TABLES[0] in weights or TABLES[1] in weights else _root(model_type) + "."
+    weights = {
+        HEADS.get(name, name): tensor
+        for name, tensor in tensors.items()
+        if not name.startswith(OTHERS)
+    }
+    table = _names(model_type).table
+    root = "" if table in weights else table.partition(".")[0] + "."
     return {name if name in COPIES else root + name: tensor for name, tensor in weights.items()}
-
-
-def _root(model_type: str) -> str:
-    return "transformer" if model_type == "gpt2" else "model"
 
 
 def hugging_face_names(config: CausalConfig) -> dict[str, list[str]]:
     """Paths of our tree to Hugging Face's names: one, or one a layer for stacked leaves."""
-    c, gpt2, root = config, config.model_type == "gpt2", _root(config.model_type)
-    names = {"embedding": [f"{root}.{'wte' if gpt2 else 'embed_tokens'}.weight"]}
+    c, names = config, _names(config.model_type)
+    weights = {"embedding": [names.table]}
     if c.rope is None:
-        names["positions"] = [f"{root}.wpe.weight"]
+        weights["positions"] = [f"{names.positions}.weight"]
     if not c.tie_embeddings:
-        names["head/kernel"] = ["lm_head.weight"]
-    layers, final = ("h", "ln_f") if gpt2 else ("layers", "norm")
-    return names | stack_names(c, "decoder", f"{root}.{layers}", f"{root}.{final}")
+        weights["head/kernel"] = list(COPIES)
+    return weights | stack_names(c, "decoder", names.layers, names.final)
 
 
 def stack_names(config: StackConfig, stack: str, layers: str, final: str) -> dict[str, list[str]]:
@@ -155,7 +220,9 @@ def transposed(config: CausalConfig, path: str) -> bool:
 def _modules(c: StackConfig) -> dict[str, str]:
     """The parts of a layer by path, and what Hugging Face calls them."""
     absent = set() if c.qk_norm else set(QK_NORMS)
-    table = MODULES.get(c.model_type, LLAMA)
+    if not {"before", "after"} & {*c.norm_places}:
+        absent |= {"attention_norm", "mlp_norm"}
+    table = _names(c.model_type).layer
     if "behind" not in c.norm_places:
         absent |= {path for path in table if path.endswith("post_norm")}
     if c.cross_width is None:
@@ -197,7 +264,7 @@ def add_places(
     few, kv = ("kv_heads", c.num_kv_heads), ("kv", c.d_kv)
     read = ("embed", c.cross_width or 0)
     ends: dict[str, tuple[Axes, Axes]] = {
-        "attention/qkv": ((inner,), (("qkv", 3), outer, kv)),
+        "attention/qkv": ((inner,), c.fused_axes),
         **dict.fromkeys(("attention/query", "cross_attention/query"), ((inner,), (outer, kv))),
         **dict.fromkeys(("attention/key", "attention/value"), ((inner,), (few, kv))),
         **dict.fromkeys(("cross_attention/key", "cross_attention/value"), ((read,), (few, kv))),
@@ -207,11 +274,12 @@ def add_places(
     }
     if c.fused_mlp:
         ends["mlp/wi"] = ((inner,), (("maps", 2), mlp))
+    heads = (c.num_heads, c.num_kv_heads) if c.qk_norm == "whole" else (1, 1)
+    qk_widths = {path: count * c.d_kv for path, count in zip(QK_NORMS, heads, strict=True)}
     for path in _modules(c):
         place = f"{stack}/layers/{path}"
         if path.endswith("norm"):
-            width = c.d_kv if path in QK_NORMS else c.d_model
-            places.norms[place] = Norm(c.num_layers, width)
+            places.norms[place] = Norm(c.num_layers, qk_widths.get(path, c.d_model))
             continue
         places.projections[place] = projection(*ends[path], names[f"{place}/kernel"])
     if c.final_norm:

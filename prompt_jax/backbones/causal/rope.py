@@ -7,10 +7,11 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from prompt_jax.backbones.causal.model_types import PARTIAL
 from prompt_jax.backbones.config import ConfigJson
 from prompt_jax.config import InputError, choose
 
-ROPE_TYPES = ("default", "linear", "llama3", "yarn")
+ROPE_TYPES = ("default", "linear", "llama3", "yarn", "longrope")
 
 
 class Rope(NamedTuple):
@@ -28,11 +29,36 @@ class Rope(NamedTuple):
     """What `yarn` multiplies queries and keys with, as stretched scores are flatter."""
     truncate: bool = True
     """Whether, for `yarn`, what lies between begins and ends at whole pairs of a head."""
+    part: float = 1.0
+    """How much of a head turns, from its front."""
+    short: tuple[float, ...] = ()
+    """For `longrope`: by how much every pair turns slower in texts of at most `original` positions.
+    Longer ones turn at other rates from their first position on, and are not read here."""
+    long: tuple[float, ...] = ()
+    """The same for those, kept for the file."""
 
-    @property
-    def reach(self) -> int:
-        """Positions that yarn stretches to; configs that use it may still say `original`."""
-        return int(self.factor * self.original) if self.kind == "yarn" else 0
+    def reach(self, limit: int) -> int:
+        """Positions of a model whose config says `limit`: yarn's may still say `original`."""
+        if self.kind == "yarn":
+            return max(limit, int(self.factor * self.original))
+        return min(limit, self.original) if self.kind == "longrope" else limit
+
+    def turning(self, width: int) -> int:
+        """How many numbers of a head turn, of `width`."""
+        return int(width * self.part)
+
+    def check(self, width: int) -> None:
+        """Checks that a head of this width can turn so.
+
+        Raises:
+          InputError: it cannot.
+        """
+        pairs = self.turning(width) // 2
+        if self.kind == "longrope" and len(self.short) != pairs:
+            raise InputError(
+                f"short_factor must have {pairs} numbers, one for each pair of a head that turns, "
+                f"got {len(self.short)}; use the config.json that belongs to the weights"
+            )
 
 
 def read_rope(values: ConfigJson, limit: int) -> Rope:
@@ -43,22 +69,34 @@ def read_rope(values: ConfigJson, limit: int) -> Rope:
     """
     fields = values.get("rope_parameters") or values.get("rope_scaling") or {}
     part = fields.get("partial_rotary_factor", values.get("partial_rotary_factor"))
-    if part not in (None, 1) or any(isinstance(value, Mapping) for value in fields.values()):
+    part, model_type = 1.0 if part is None else part, values.get("model_type")
+    refused = part != 1 and model_type not in PARTIAL
+    if refused or any(isinstance(value, Mapping) for value in fields.values()):
         raise InputError(
             f"config.json has rope_parameters {dict(fields)} and partial_rotary_factor {part}, "
             "which is not supported; allowed: the same for all layers, for whole heads; use "
             "another checkpoint of the family"
         )
     kind = fields.get("rope_type", fields.get("type", "default"))
+    if model_type == "phi3" and kind in ("su", "yarn"):  # As its first files call it.
+        kind = "longrope"
     choose("rope_type", kind, ROPE_TYPES)
-    rope = Rope(fields.get("rope_theta", values.get("rope_theta", 10000.0)), kind)
+    rope = Rope(fields.get("rope_theta", values.get("rope_theta", 10000.0)), kind, part=part)
     if kind == "default":
         return rope
-    original = fields.get("original_max_position_embeddings") or limit
+    word = "original_max_position_embeddings"
+    original = values.get(word) or fields.get(word) or limit
     factor = fields.get("factor") or limit / original
     if kind == "linear":
         return rope._replace(factor=factor)
     rope = rope._replace(factor=factor, original=original)
+    if kind == "longrope":
+        grown = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
+        return rope._replace(
+            attention=fields.get("attention_factor") or grown,
+            short=tuple(fields.get("short_factor", ())),
+            long=tuple(fields.get("long_factor", ())),
+        )
     if kind == "llama3":
         low, high = fields.get("low_freq_factor", 1.0), fields.get("high_freq_factor", 4.0)
         return rope._replace(low=low, high=high)
@@ -80,7 +118,10 @@ def _attention(factor: float, fields: ConfigJson) -> float:
 
 
 def write_rope(rope: Rope) -> ConfigJson:
-    """`rope_parameters` of a config.json; the reverse of `read_rope`."""
+    """`rope_parameters` of a config.json; the reverse of `read_rope`.
+
+    The part that turns is not in it, as most families know none.
+    """
     fields = {"rope_theta": rope.theta, "rope_type": rope.kind}
     if rope.kind == "default":
         return fields
@@ -88,6 +129,9 @@ def write_rope(rope: Rope) -> ConfigJson:
     if rope.kind == "linear":
         return fields
     fields["original_max_position_embeddings"] = rope.original
+    if rope.kind == "longrope":
+        factors = {"short_factor": list(rope.short), "long_factor": list(rope.long)}
+        return fields | factors | {"attention_factor": rope.attention}
     if rope.kind == "llama3":
         return fields | {"low_freq_factor": rope.low, "high_freq_factor": rope.high}
     names = {"beta_slow": "low", "beta_fast": "high", "attention_factor": "attention"}
@@ -95,9 +139,19 @@ def write_rope(rope: Rope) -> ConfigJson:
     return fields | {"truncate": rope.truncate}
 
 
-def rotations(rope: Rope, positions: Int[Array, "B T"], width: int) -> Float[Array, "2 B T K"]:
-    """Cosine and sine of every position's angles, K = `width`; float32."""
+def rotations(
+    rope: Rope | None, positions: Int[Array, "B T"], width: int
+) -> Float[Array, "2 B T K"]:
+    """Cosine and sine of every position's angles, for as much of `width` as turns; float32.
+
+    Without a rope all angles are zero, which turns nothing, to the bit.
+    """
+    if rope is None:
+        still = jnp.zeros((*positions.shape, width))
+        return jnp.stack([still + 1, still])
+    width = rope.turning(width)
     rates = rope.theta ** (-jnp.arange(0, width, 2, dtype=jnp.float32) / width)
+    rates = rates / jnp.array(rope.short) if rope.short else rates
     kept = _kept(rope, rates, width)
     rates = rates * kept + rates / rope.factor * (1 - kept)
     # In float32: bfloat16 has no digits left for the angle of a far position.
@@ -110,8 +164,8 @@ def rotations(rope: Rope, positions: Int[Array, "B T"], width: int) -> Float[Arr
 
 def _kept(rope: Rope, rates: Float[Array, " R"], width: int) -> Float[Array, " R"] | float:
     """How far every rate stays what it was, from 1 to 0 for one that is stretched by the factor."""
-    if rope.kind in ("default", "linear"):
-        return float(rope.kind == "default")
+    if rope.kind in ("default", "linear", "longrope"):
+        return float(rope.kind != "linear")
     if rope.kind == "llama3":
         turns = rope.original * rates / (2 * math.pi)
         return jnp.clip((turns - rope.low) / (rope.high - rope.low), 0.0, 1.0)
@@ -126,8 +180,11 @@ def _kept(rope: Rope, rates: Float[Array, " R"], width: int) -> Float[Array, " R
     return 1 - jnp.clip((pairs - first) / (last - first or 0.001), 0.0, 1.0)
 
 
-def rotate(x: Float[Array, "B T H K"], turn: Float[Array, "2 B T K"]) -> Float[Array, "B T H K"]:
-    """Each half of every head turned against the other."""
+def rotate(x: Float[Array, "B T H K"], turn: Float[Array, "2 B T R"]) -> Float[Array, "B T H K"]:
+    """Each half of every head turned against the other; of a head only as much as `turn` has."""
+    width = turn.shape[-1]
+    if width < x.shape[-1]:
+        return jnp.concatenate([rotate(x[..., :width], turn), x[..., width:]], axis=-1)
     # Rounded to the type of the states before the product, as in Transformers.
     cos, sin = (part[:, :, None, :].astype(x.dtype) for part in turn)
     first, second = jnp.split(x, 2, axis=-1)

@@ -1,7 +1,7 @@
 """The blocks of a decoder, of an encoder with rotary positions, and of one that reads another.
 
-A layer that sees less far than others, or whose positions turn at another rate, picks what is its
-own by number: a scan over layers cannot branch, but it can look up.
+A layer that sees less far than others, or whose positions turn at another rate or not at all, picks
+what is its own by number: a scan over layers cannot branch, but it can look up.
 """
 
 import math
@@ -36,6 +36,15 @@ class Cross(NamedTuple):
     bias: Float[Array, "B 1 1 PS"]
 
 
+class View(NamedTuple):
+    """What tells a layer from others: which of the biases and of the turns it reads."""
+
+    bias: Int[Array, "*L"]
+    turn: Int[Array, "*L"]
+    first: Bool[Array, "*L"] | None
+    """Whether it is the first one, where that has no norm before its attention."""
+
+
 class Attention(nn.Module):
     """Attention whose keys and values may be those of a cache, or of other states."""
 
@@ -47,9 +56,8 @@ class Attention(nn.Module):
         c = self.config
         std = c.d_model**-0.5
         if c.fused:
-            # GPT-2 stores all queries, then all keys, then all values: three, and then heads.
-            shape = (c.d_model, 3, c.num_heads, c.d_kv)
-            axes = ("embed", "qkv", "heads", "kv")
+            names, sizes = zip(*c.fused_axes, strict=True)
+            shape, axes = (c.d_model, *sizes), ("embed", *names)
             # A mesh splits heads, and one axis of three times the heads could not be split so.
             options = {"use_bias": c.qkv_bias, "dtype": c.dtype, "as_matrix": c.mesh is None}
             self.qkv = Dense(shape, axes, std, **options)
@@ -59,9 +67,11 @@ class Attention(nn.Module):
             self.query = Dense(shape, axes, std, **options)
             self.key = Dense(few, ("embed", "kv_heads", "kv"), self.width**-0.5, **options)
             self.value = Dense(few, ("embed", "kv_heads", "kv"), self.width**-0.5, **options)
-        if c.qk_norm:
-            self.query_norm = _rms(c, c.d_kv, "kv")
-            self.key_norm = _rms(c, c.d_kv, "kv")
+        if c.qk_norm == "heads":
+            self.query_norm, self.key_norm = _rms(c, c.d_kv, "kv"), _rms(c, c.d_kv, "kv")
+        elif c.qk_norm == "whole":
+            self.query_norm = _rms(c, c.num_heads * c.d_kv, "heads")
+            self.key_norm = _rms(c, c.num_kv_heads * c.d_kv, "kv_heads")
         self.out = Dense(
             (c.num_heads, c.d_kv, c.d_model),
             ("heads", "kv", "embed"),
@@ -78,17 +88,22 @@ class Attention(nn.Module):
         c = self.config
         x = constrain(x, c.mesh, "batch")
         if c.fused:
-            query, key, value = (part[:, :, 0] for part in jnp.split(self.qkv(x), 3, axis=2))
+            query, key, value = _roles(c, self.qkv(x))
         else:
             query, key, value = self.query(x), self.key(x), self.value(x)
         (query,) = by_heads(c.mesh, query)
         key, value = by_heads(c.mesh, key, value, axis="kv_heads")
         if c.qk_norm:  # Before they are turned, which keeps their norms.
-            query, key = self.query_norm(query), self.key_norm(key)
+            query, key = self._normed(self.query_norm, query), self._normed(self.key_norm, key)
         if turn is not None:
             query, key = rotate(query, turn), rotate(key, turn)
         # Kept as they were turned, as a cache and a prefix hold them: a prefix is not turned again.
         return query, *self._kept(key, value)
+
+    def _normed(self, qk_norm: RMSNorm, x: Float[Array, "B T H K"]) -> Float[Array, "B T H K"]:
+        if self.config.qk_norm == "heads":
+            return qk_norm(x)
+        return qk_norm(x.reshape(*x.shape[:2], -1)).reshape(x.shape)
 
     def queries(self, x: Float[Array, "B T D"]) -> Float[Array, "B T H K"]:
         """Queries to the keys of other states, which stand nowhere beside `x`."""
@@ -126,12 +141,18 @@ class Attention(nn.Module):
         return self.out(*by_heads(c.mesh, out))
 
 
-class Block(nn.Module):
-    """Attention, cross-attention if it has one, and MLP, each with its norms and a residual.
+def _roles(config: StackConfig, qkv: Float[Array, "B T *heads"]) -> list[Array]:
+    """Queries, keys and values, [B, T, H, K], of what a fused kernel gives."""
+    axes = [name for name, _ in config.fused_axes]
+    if "qkv" not in axes:
+        heads, few = config.num_heads, config.num_kv_heads
+        return jnp.split(qkv, [heads, heads + few], axis=2)
+    axis = 2 + axes.index("qkv")
+    return [part.squeeze(axis) for part in jnp.split(qkv, 3, axis=axis)]
 
-    Layers that see differently far have a `window`: which of the W biases is theirs, and which of
-    the turns.
-    """
+
+class Block(nn.Module):
+    """Attention, cross-attention if it has one, and MLP, each with its norms and a residual."""
 
     config: StackConfig
     continued: bool = False
@@ -146,19 +167,18 @@ class Block(nn.Module):
         index: Int[Array, ""],
         cross: Cross | None,
         cache: LayerCache | None,
-        window: Int[Array, ""] | None,
-        first: Bool[Array, ""] | None,
+        view: View,
     ) -> tuple[Float[Array, "B T D"], LayerCache | None]:
         c = self.config
         # Those of all kinds of layers come in, as a scan gives all layers the same arguments.
-        bias = biases if isinstance(biases, Causal) else _of_layer(biases, window)
-        turn = None if turns is None else _of_layer(turns, window)
+        bias = biases if isinstance(biases, Causal) else _of_layer(biases, view.bias)
+        turn = None if turns is None else _of_layer(turns, view.turn)
         if not self.continued:
             x = virtual_rows(self, x)
         attention = Attention(c, c.d_model, name="attention")
         normed = _entering(self, "attention", x)
-        if first is not None:  # A scan cannot branch by layer, but it can choose.
-            normed = jnp.where(first, x, normed)
+        if view.first is not None:  # A scan cannot branch by layer, but it can choose.
+            normed = jnp.where(view.first, x, normed)
         query, key, value = attention.project(normed, turn)
         added = fresh = None
         if cache is not None:
@@ -169,17 +189,17 @@ class Block(nn.Module):
             else:
                 key, value = map(swap, written(cache, added, index)[:2])
         out = attention(normed, query, key, value, bias, fresh)
-        x = _leaving(self, "attention", x, normed, out)
+        before, x = x, _leaving(self, "attention", x, normed, out)
         if cross is not None:
             x, added = _crossed(self, x, cross, cache, added)
-        normed = _entering(self, "mlp", x)
+        normed = _entering(self, "mlp", before if c.parallel_residual else x)
         return _leaving(self, "mlp", x, normed, MLP(c, c.mlp_bias, name="mlp")(normed)), added
 
 
-def _of_layer(views: Float[Array, "W ..."], window: Int[Array, ""] | None) -> Array:
+def _of_layer(views: Float[Array, "W ..."], number: Int[Array, ""]) -> Array:
     """The part of `views` that a layer reads: by its number, where there are several."""
     # Under a scan the number is traced, so that this is a gather and no branch.
-    return views[0 if window is None or len(views) == 1 else window]
+    return views[0 if len(views) == 1 else number]
 
 
 def _crossed(
@@ -217,6 +237,7 @@ def _leaving(
     """The residual sum behind a sublayer, see `add`."""
     c = block.config
     out = norm(c, f"{sublayer}_post_norm")(out) if "behind" in c.norm_places else out
+    out = out if c.residual_scale == 1 else out * c.residual_scale
     x = add(block, sublayer, x, normed, out)
     return norm(c, f"{sublayer}_norm")(x) if "after" in c.norm_places else x
 
@@ -251,16 +272,16 @@ class Stack(nn.Module):
         continued: bool = False,
     ) -> tuple[Float[Array, "B T D"], LayerCache | None]:
         c, turns, index = self.config, None, jnp.asarray(index)
+        ropes = list(dict.fromkeys(c.ropes))
         if c.rope is not None:
-            ropes = [c.rope, c.sliding_rope or c.rope]
-            ropes = ropes if c.full_layers else ropes[-1:] if c.sliding_window else ropes[:1]
-            # One rope turns all layers once; two are made for both kinds of layers.
-            turns = jnp.stack([rotations(rope, positions, c.d_kv) for rope in dict.fromkeys(ropes)])
+            # Once for all layers that share a rope.
+            turns = jnp.stack([rotations(rope, positions, c.d_kv) for rope in ropes])
         x = dropout(self, x.astype(c.dtype))
-        # Numbers of views, as `layer_biases` and `turns` have them: 0 is full, 1 has a window.
+        # As `layer_biases` has them: 0 is full, and 1 has a window.
         windows = [int(i not in c.full_layers) for i in range(c.num_layers)]
         first = None if c.first_norm else jnp.arange(c.num_layers) == 0
-        sliced = (cache, jnp.array(windows) if c.full_layers else None, first)
+        turn = [ropes.index(rope) for rope in c.ropes]
+        sliced = (cache, View(jnp.array(windows), jnp.array(turn), first))
         shared, fields = (biases, turns, index, cross), {"continued": continued}
         x, added = stack(self, Block, c.num_layers, x, *shared, sliced=sliced, fields=fields)
         # One write for all layers, behind the scan: see `written`.

@@ -18,7 +18,7 @@ from prompt_jax.config import choose
 MODEL_TYPES = ("t5gemma",)
 _BLOCKS = {
     **{"model_type": "t5gemma", "norm": "rms_from_one", "norm_places": ("before", "behind")},
-    **{"layer_norm_epsilon": 1e-6, "rope": Rope(), "fused": False, "qkv_bias": False},
+    **{"layer_norm_epsilon": 1e-6, "rope": Rope(), "fused": None, "qkv_bias": False},
     **{"out_bias": False, "mlp_bias": False, "activation": "gelu_pytorch_tanh", "gated": True},
 }
 
