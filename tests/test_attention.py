@@ -11,7 +11,7 @@ import pytest
 import prompt_jax as pj
 from prompt_jax.backbones import init_params
 from prompt_jax.backbones.attention import Fresh, attend
-from prompt_jax.backbones.bias import ByBucket
+from prompt_jax.backbones.layers import ByBucket
 from prompt_jax.backbones.t5 import Module, T5Config
 from prompt_jax.config import BackboneConfig, InputError
 from prompt_jax.losses import loss_fn

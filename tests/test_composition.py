@@ -45,7 +45,8 @@ class TestCompose:
         both = compose([one, two])
 
         def standing(prompt, text, mask):
-            before = positions_before(Placement(placement), None, mask.astype(int), mask)
+            place, first = Placement(placement), placement == "prefix"
+            before = None if first else positions_before(place, None, mask.astype(int), mask)
             return prepend(prompt.injection(), text, mask, before)
 
         ours = standing(both, text, mask)

@@ -15,7 +15,7 @@ import pytest
 import prompt_jax as pj
 from prompt_jax.backbones import fused
 from prompt_jax.backbones.attention import attend
-from prompt_jax.backbones.bias import ByBucket, Causal
+from prompt_jax.backbones.layers import ByBucket, Causal
 from prompt_jax.config import InputError
 from prompt_jax.losses import loss_fn
 from prompt_jax.methods import init

@@ -135,7 +135,8 @@ def test_prepend_is_a_picture():
 
     def joined(placement, opening=None):
         place = Placement(placement)
-        before = positions_before(place, opening, tokens, mask)
+        first = placement == "prefix"
+        before = None if first else positions_before(place, opening, tokens, mask)
         return prepend(Injection(prompt, placement=place), tokens[..., None] * 1.0, mask, before)
 
     after_bos = [[1, 9, 8, 2, 3], [4, 9, 8, 5, 0], [0, 6, 9, 8, 2]]

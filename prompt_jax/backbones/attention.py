@@ -9,8 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from prompt_jax.backbones import fused
-from prompt_jax.backbones.bias import Bias, ByBucket, Causal
-from prompt_jax.backbones.layers import NEVER, soft_capped
+from prompt_jax.backbones.layers import NEVER, Bias, ByBucket, Causal, soft_capped
 from prompt_jax.backbones.sockets import prefix_masked, prefix_scores, prefix_values
 
 

@@ -11,8 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from prompt_jax.backbones.bias import Bias, ByBucket, Causal
-from prompt_jax.backbones.layers import NEVER
+from prompt_jax.backbones.layers import NEVER, Bias, ByBucket, Causal
 
 LANES = 128  # Positions and head widths of a tile of a TPU.
 BLOCKS = (512, 256, LANES)  # Queries and keys of which scores are held at a time.

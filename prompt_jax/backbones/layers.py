@@ -1,4 +1,4 @@
-"""Layers that backbones share: Dense, the two norms, and the table of words at both ends.
+"""Layers that backbones share: Dense, the two norms, the table of words at both ends, and biases.
 
 Parameters have their natural shape, [D, H, K] and not [D, H*K], and name their axes where they
 are born, so that sharding is a table of names: what an axis of a mesh is, only `sharding` knows.
@@ -7,7 +7,7 @@ are born, so that sharding is a table of names: what an axis of a mesh is, only 
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import flax.linen as nn
 import jax
@@ -258,3 +258,34 @@ def word_logits(
 def mask_bias(mask: Bool[Array, "*B S"]) -> Float[Array, "*B S"]:
     """Zero where a key may be seen, `NEVER` where not."""
     return jnp.where(mask, 0.0, NEVER)
+
+
+class ByBucket(NamedTuple):
+    """A bias that is looked up where scores need it: a number for every head and bucket."""
+
+    table: Float[Array, "N H"]
+    buckets: Int[Array, "*B T PS"]
+
+    def rows(self) -> Float[Array, "#B H T PS"]:
+        """The bias of these queries."""
+        # Gathered and not by one-hot: the table has a few hundred numbers, the scores millions.
+        rows = jnp.moveaxis(self.table[self.buckets], -1, -3)
+        return rows if rows.ndim == 4 else rows[None]
+
+
+class Causal(NamedTuple):
+    """Every query sees the real keys up to its own place, and all P keys of a prefix before them.
+
+    As an array, and not as scores: a kernel that holds few scores at a time makes its own mask.
+    """
+
+    real: Bool[Array, "B PS"]
+
+    def rows(self, queries: int, prefix: int) -> Float[Array, "B 1 T PS"]:
+        """The bias of the first queries, behind P = `prefix` keys."""
+        places = jnp.arange(self.real.shape[1])
+        seen = places[None, :] <= prefix + jnp.arange(queries)[:, None]
+        return mask_bias(seen[None] & self.real[:, None, :])[:, None]
+
+
+Bias: TypeAlias = Float[Array, "#B #H #T PS"] | ByBucket | Causal

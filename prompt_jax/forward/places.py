@@ -24,16 +24,14 @@ def positions_before(
     opening: Opening | None,
     tokens: Int[Array, "B T"],
     mask: Bool[Array, "B T"],
-) -> Int[Array, " B"] | None:
-    """How many positions of every text stand before the prompt, padding on the left among them.
+) -> Int[Array, " B"]:
+    """How many positions of every text stand before a prompt that is not in front of all.
 
-    None is a prompt in front of all, and `NOWHERE` one whose text has not what it stands behind.
+    Padding on the left is among them. A text that has not what the prompt stands behind: `NOWHERE`.
 
     Args:
       opening: of a placement in chats.
     """
-    if placement == "prefix":
-        return None
     if opening is not None:
         return _behind(opening, tokens, mask)
     # A text without tokens has none to stand behind.

@@ -192,9 +192,10 @@ class PromptedModel:
         self, tokens: Int[Array, "B T"], mask: Bool[Array, "B T"]
     ) -> Int[Array, " B"] | None:
         """How many positions of every text stand before the prompt; None is in front of all."""
-        if self.injection is None or self.injection.prompt is None:
+        injection = self.injection
+        if injection is None or injection.prompt is None or injection.placement == "prefix":
             return None
-        placement: Placement = self.injection.placement
+        placement: Placement = injection.placement
         inside = placement in IN_CHATS
         opening = self.module.config.opening(placement) if inside else None
         return positions_before(placement, opening, tokens, mask)

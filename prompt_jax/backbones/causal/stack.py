@@ -12,12 +12,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from prompt_jax.backbones.attention import Fresh, attend
-from prompt_jax.backbones.bias import Causal
 from prompt_jax.backbones.blocks import MLP, add, by_heads, dropout, stack, virtual_rows
 from prompt_jax.backbones.cache import LayerCache, swap, written
 from prompt_jax.backbones.causal.config import StackConfig
 from prompt_jax.backbones.causal.rope import rotate, rotations
 from prompt_jax.backbones.layers import (
+    Causal,
     Dense,
     LayerNorm,
     RMSNorm,

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from prompt_jax.backbones.attention import attend
-from prompt_jax.backbones.bias import Bias, ByBucket
 from prompt_jax.backbones.blocks import (
     MLP,
     add,
@@ -28,6 +27,8 @@ from prompt_jax.backbones.blocks import (
 from prompt_jax.backbones.cache import LayerCache, swap, written
 from prompt_jax.backbones.encoder_decoder import EncoderDecoder, behind_prompt
 from prompt_jax.backbones.layers import (
+    Bias,
+    ByBucket,
     Dense,
     RMSNorm,
     constrain,
