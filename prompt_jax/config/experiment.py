@@ -269,10 +269,10 @@ class BackboneConfig:
     attention_chunk: int | None = None
     """Queries that attention answers at a time: the memory of long inputs then grows with their
     length, not with its square, at the cost of making scores twice. None answers all at once."""
-    attention: Attention | Literal["auto"] = "auto"
+    attention: Attention | Literal["auto"] = "einsum"
     """What computes attention. cudnn (GPU) and splash (TPU) are kernels that never hold all scores;
     where one cannot serve, as with T5's relative bias or on a mesh, and on a CPU, it is einsum.
-    auto takes the kernel of the device."""
+    auto takes the kernel of the device; see docs/scale.md for what has been tested."""
 
     def __post_init__(self):
         choose("dtype", self.dtype, DTYPES)

@@ -41,7 +41,7 @@ def load_backbone(
     dtype: str = "auto",
     remat: str = "none",
     attention_chunk: int | None = None,
-    attention: str = "auto",
+    attention: str = "einsum",
     scan: bool | None = None,
     seed: int = 0,
     tokenizer: Tokenizer | str | os.PathLike[str] | None = None,
