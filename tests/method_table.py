@@ -68,7 +68,7 @@ CASES = CHANGING | NEUTRAL | HEADS
 NAMES = {
     "gpt2": ("c_attn", "c_attn", "attn.c_proj", "c_fc", "mlp.c_proj"),
     **dict.fromkeys(
-        ("llama", "olmo2", "smollm3", "granite", "gemma2", "gemma3", "t5gemma"),
+        ("llama", "olmo2", "smollm3", "granite", "gemma2", "gemma3", "t5gemma", "t5gemma2"),
         ("q_proj", "v_proj", "o_proj", "gate_proj", "down_proj"),
     ),
     "opt": ("q_proj", "v_proj", "out_proj", "fc1", "fc2"),
@@ -110,6 +110,7 @@ def subject(family, name):
     # DoRA's factor is a quotient of equal norms, rounded. A factor of 1 between a norm's scale and
     # its bias keeps the compiler from fusing the two, as does an adapter behind one.
     rounded = name == "dora" or (name == "norm" and family != "t5")
-    rounded |= name in ("parallel", "prompt_adapter") and family in ("gemma2", "gemma3", "t5gemma")
+    adapted = name in ("parallel", "prompt_adapter")
+    rounded |= adapted and family in ("gemma2", "gemma3", "t5gemma", "t5gemma2")
     neutral = {"neutral": name in NEUTRAL, "tolerance": 1e-5 if rounded else 0.0}
     return Subject(tiny(family), renamed(CASES[name], names), **neutral)

@@ -23,6 +23,7 @@ ON = {
     "gemma2": (*SOCKETS, "deep_add", "head_lora"),
     "gemma3": ("prompt", "prefix", "lora"),
     "t5gemma": ("prompt", "prompt_both", "prefix", "deep_add", "lora", "ia3", "parallel", "norm"),
+    "t5gemma2": ("prompt", "prompt_both", "prefix", "deep_add", "lora", "ia3", "parallel", "norm"),
     "bart": ("prompt", "prompt_both", "prefix", "deep_add", "lora", "ia3", "parallel", "norm"),
     "modernbert": (*SOCKETS, "deep_add", "head", "head_prompt", "head_lora"),
     "deberta": (*SOCKETS, "deep_add", "unipelt", "head", "head_prompt", "head_lora"),

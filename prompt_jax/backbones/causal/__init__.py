@@ -17,6 +17,7 @@ from prompt_jax.backbones.causal.masks import both_ways as both_ways
 from prompt_jax.backbones.causal.masks import layer_biases as layer_biases
 from prompt_jax.backbones.causal.masks import sight as sight
 from prompt_jax.backbones.causal.model import Causal as Module
+from prompt_jax.backbones.causal.model_types import ALWAYS as ALWAYS
 from prompt_jax.backbones.causal.model_types import MODEL_TYPES as MODEL_TYPES
 from prompt_jax.backbones.causal.names import COPIES as COPIES
 from prompt_jax.backbones.causal.names import TABLES as TABLES

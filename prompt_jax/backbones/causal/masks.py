@@ -47,8 +47,13 @@ def both_ways(
     places = jnp.arange(mask.shape[1])
     seen = jnp.ones((len(places), len(places)), bool)
     positions, visible, behind = sight(prefix, mask, mask, places, seen)
-    # A window of an encoder reaches as far to either side, beside the position itself.
-    return positions, layer_biases(config, visible, jnp.abs(behind) - 1)
+    if config.split_window:
+        # The nearest come first, and of two that are as near the one ahead: an even window
+        # reaches one further ahead than behind.
+        away = jnp.where(behind < 0, -2 * behind - 1, 2 * behind)
+    else:  # As far to either side, beside the position itself.
+        away = jnp.abs(behind) - 1
+    return positions, layer_biases(config, visible, away)
 
 
 def layer_biases(
@@ -57,7 +62,7 @@ def layer_biases(
     """The bias of every kind of layer: of full ones, of those with a window, or of both.
 
     Args:
-      behind: how far behind a query a key stands.
+      behind: how far behind a query a key stands, or how many places are nearer.
     """
     views = [visible]
     if config.sliding_window is not None:

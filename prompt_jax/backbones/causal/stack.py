@@ -27,11 +27,12 @@ from prompt_jax.backbones.sockets import openness
 
 
 class Cross(NamedTuple):
-    """What every cross-attention of a stack reads."""
+    """What every layer of a stack reads of another one."""
 
     encoded: Float[Array, "B S E"] | None
     """None where the cache has their keys and values."""
-    bias: Float[Array, "B 1 1 PS"]
+    bias: Float[Array, "B 1 1 PS"] | None = None
+    """None where they are merged, see `StackConfig`: then the biases of the stack cover them."""
 
 
 class View(NamedTuple):
@@ -112,7 +113,9 @@ class Attention(nn.Module):
         """Keys and values of other states, both [B, S, H, K]."""
         mesh = self.config.mesh
         encoded = constrain(encoded, mesh, "batch")
-        return self._kept(*by_heads(mesh, self.key(encoded), self.value(encoded), axis="kv_heads"))
+        key, value = by_heads(mesh, self.key(encoded), self.value(encoded), axis="kv_heads")
+        key = self._normed(self.key_norm, key) if self.config.qk_norm else key
+        return self._kept(key, value)
 
     def _kept(self, key: Array, value: Array) -> tuple[Array, Array]:
         # Kept only for a caller that asks for them, see `keys_and_values`.
@@ -178,6 +181,11 @@ class Block(nn.Module):
         if view.first is not None:  # A scan cannot branch by layer, but it can choose.
             normed = jnp.where(view.first, x, normed)
         query, key, value = attention.project(normed, turn)
+        if c.merged_cross and cross is not None and cross.encoded is not None:
+            # In front, as an input stands before what a decoder of its own writes behind it.
+            # Kept second: what `keys_and_values` reads is the stack's own.
+            first = attention.keys(cross.encoded)
+            key, value = (jnp.concatenate(x, axis=1) for x in zip(first, (key, value), strict=True))
         added = fresh = None
         if cache is not None:
             added = LayerCache(swap(key), swap(value))
@@ -188,7 +196,7 @@ class Block(nn.Module):
                 key, value = map(swap, written(cache, added, index)[:2])
         out = attention(normed, query, key, value, bias, fresh)
         before, x = x, _leaving(self, "attention", x, normed, out)
-        if cross is not None:
+        if cross is not None and not c.merged_cross:
             x, added = _crossed(self, x, cross, cache, added)
         normed = _entering(self, "mlp", before if c.parallel_residual else x)
         return _leaving(self, "mlp", x, normed, MLP(c, c.mlp_bias, name="mlp")(normed)), added
@@ -209,7 +217,7 @@ def _crossed(
 ) -> tuple[Float[Array, "B T D"], LayerCache | None]:
     """`x` behind its cross-attention, and what a cache takes, now with keys of the other states."""
     c = block.config
-    assert c.cross_width is not None
+    assert c.cross_width is not None and cross.bias is not None
     attention = Attention(c, c.cross_width, name="cross_attention")
     normed = _entering(block, "cross_attention", x)
     if cross.encoded is not None:
