@@ -20,13 +20,13 @@ ON = {
     "gpt_neox": ("prompt", "prefix", "lora", "ia3", "parallel", "bias"),
     "opt": ("prompt", "prefix", "lora", "deep_replace"),
     "phi3": ("prompt", "prefix", "lora", "ia3", "dora"),
-    "gemma2": (*SOCKETS, "deep_add", "head_lora"),
+    "gemma2": ("prompt", "prefix", "lora", "ia3", "parallel", "deep_add", "norm", "head_lora"),
     "gemma3": ("prompt", "prefix", "lora"),
     "t5gemma": ("prompt", "prompt_both", "prefix", "deep_add", "lora", "ia3", "parallel", "norm"),
     "t5gemma2": ("prompt", "prompt_both", "prefix", "deep_add", "lora", "ia3", "parallel", "norm"),
     "bart": ("prompt", "prompt_both", "prefix", "deep_add", "lora", "ia3", "parallel", "norm"),
-    "modernbert": (*SOCKETS, "deep_add", "head", "head_prompt", "head_lora"),
-    "deberta": (*SOCKETS, "deep_add", "unipelt", "head", "head_prompt", "head_lora"),
+    "modernbert": ("prompt", "prefix", "lora", "bias", "deep_add", "head_prompt", "head_lora"),
+    "deberta": ("prompt", "prefix", "lora", "ia3", "dora", "bias", "unipelt", "head_prompt"),
     "bert": (*SOCKETS, "mam", "prefix_encoder", *HEADS),
 }
 # What a cache holds more of: rows of a layer. A changed kernel is none of its business.
