@@ -20,7 +20,7 @@ COPIES = (HEAD, TABLES[1])
 VISION = re.compile(r"vision_tower\.|multi_modal_projector\.|eoi_embedding$")
 """Of what reads images."""
 TEXT = re.compile(r"(?<=^model\.encoder\.)(?=embed_tokens\.|layers\.|norm\.)")
-"""Where older files lack the name of the text model."""
+"""Where files leave out the text model, which modules are named by."""
 
 told_by_weights = functools.partial(told, head=HEAD)
 
