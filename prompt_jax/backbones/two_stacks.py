@@ -107,8 +107,9 @@ class TwoStacks(EncoderDecoder):
         seen = places[None, :] <= queries[:, None]
         prefix = prefix_of(self._tuned("decoder"), "attention")
         positions, visible, behind = sight(prefix, real, counted, queries, seen)
-        virtual = visible.shape[2] - room
-        behind = behind.at[:, :, virtual : virtual + inputs].set(0)
+        # No window hides an input; keys of a prefix stand before it.
+        keys = jnp.arange(room - visible.shape[2], room)
+        behind = jnp.where(((keys >= 0) & (keys < inputs))[None, None], 0, behind)
         return positions, layer_biases(self.config.decoder_stack, visible, behind)
 
     def _tuned(self, stack: str) -> Tuned:

@@ -37,7 +37,7 @@ class KernelConfig(MethodConfig):
 
 def peft_fields(config: KernelConfig, model_type: str) -> dict[str, object]:
     """What PEFT's config says of the kernels."""
-    fields = {
+    fields: dict[str, object] = {
         "fan_in_fan_out": stores_in_out(model_type),
         "target_modules": list(config.target_modules),
     }
