@@ -110,7 +110,6 @@ def subject(family, name):
     # DoRA's factor is a quotient of equal norms, rounded. A factor of 1 between a norm's scale and
     # its bias keeps the compiler from fusing the two, as does an adapter behind one.
     rounded = name == "dora" or (name == "norm" and family != "t5")
-    adapted = name in ("parallel", "prompt_adapter")
-    rounded |= adapted and family in ("gemma2", "gemma3", "t5gemma", "t5gemma2")
+    rounded |= name in ("parallel", "prompt_adapter") and family in ("gemma2", "gemma3", "t5gemma")
     neutral = {"neutral": name in NEUTRAL, "tolerance": 1e-5 if rounded else 0.0}
     return Subject(tiny(family), renamed(CASES[name], names), **neutral)
