@@ -56,6 +56,12 @@ MODELS = {
             CONFIGS["t5gemma"].decoder, **SHAPE | {"num_layers": 3}, num_kv_heads=8
         ),
     ),
+    "t5gemma2": dataclasses.replace(
+        CONFIGS["t5gemma2"], **SHAPE, num_kv_heads=8,
+        decoder=dataclasses.replace(
+            CONFIGS["t5gemma2"].decoder, **SHAPE | {"num_layers": 3}, num_kv_heads=8
+        ),
+    ),
     "bart": dataclasses.replace(
         CONFIGS["bart"], **NARROW, num_kv_heads=8,
         decoder=dataclasses.replace(

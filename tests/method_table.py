@@ -68,7 +68,7 @@ CASES = CHANGING | NEUTRAL | HEADS
 NAMES = {
     "gpt2": ("c_attn", "c_attn", "attn.c_proj", "c_fc", "mlp.c_proj"),
     **dict.fromkeys(
-        ("llama", "olmo2", "smollm3", "granite", "gemma2", "gemma3", "t5gemma"),
+        ("llama", "olmo2", "smollm3", "granite", "gemma2", "gemma3", "t5gemma", "t5gemma2"),
         ("q_proj", "v_proj", "o_proj", "gate_proj", "down_proj"),
     ),
     "opt": ("q_proj", "v_proj", "out_proj", "fc1", "fc2"),

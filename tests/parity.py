@@ -42,6 +42,13 @@ GEMMA = LLAMA | {
 }
 
 
+VISION = {
+    **{"model_type": "siglip_vision_model", "hidden_size": 16, "intermediate_size": 16},
+    **{"num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 8, "patch_size": 4},
+}
+UNREAD = ("vision_tower.", "multi_modal_projector.", "eoi_embedding")
+
+
 def torch_model(kind, values, suffix, **more):
     """A model of transformers' with all its weights random: biases start at 0, norms at 1."""
     import torch
@@ -123,7 +130,7 @@ def load_in_peft(model, folder):
 
 
 def assert_round_trip(model, backbone, folder):
-    """A folder that we write is the model again, to us and to Transformers."""
+    """A folder that we write is the model again, to us and to Transformers: what reads text."""
     import torch
 
     from prompt_jax.weights import load_backbone, save_hugging_face
@@ -132,4 +139,6 @@ def assert_round_trip(model, backbone, folder):
     assert again.fingerprint == backbone.fingerprint and again.config == backbone.config
     loaded = type(model).from_pretrained(folder / "again")
     for name, tensor in model.state_dict().items():
+        if any(part in name for part in UNREAD):
+            continue
         torch.testing.assert_close(loaded.state_dict()[name], tensor, rtol=0, atol=0)

@@ -1,8 +1,8 @@
-"""What the config.json of an encoder or of a BART may ask for, and what is refused."""
+"""What the config.json of an encoder, a BART or a T5Gemma may ask for, and what is refused."""
 
 import pytest
 
-from prompt_jax.backbones import bart, bert, modernbert
+from prompt_jax.backbones import bart, bert, modernbert, t5gemma
 from prompt_jax.backbones.causal import Rope
 from prompt_jax.config import InputError
 
@@ -13,6 +13,7 @@ DEBERTA = {
 }
 MODERNBERT = {"model_type": "modernbert", "num_hidden_layers": 4}
 BART = {"model_type": "bart"}
+T5GEMMA = {"model_type": "t5gemma2", "decoder": {"hidden_size": 16}}
 
 
 @pytest.mark.parametrize(
@@ -28,6 +29,7 @@ BART = {"model_type": "bart"}
         (modernbert, MODERNBERT | {"layer_types": ["full_attention"]}, "layer_types"),
         (bart, BART | {"normalize_before": True}, "normalize_before True"),
         (bart, BART | {"forced_eos_token_id": [1, 2]}, r"forced_eos_token_id \[1, 2\]"),
+        (t5gemma, T5GEMMA, "decoder.hidden_size 16.*allowed: 2304, the encoder's"),
         (
             bart,
             BART | {"decoder_attention_heads": 3},

@@ -23,6 +23,7 @@ ON = {
     "gemma2": ("prompt", "prefix", "lora", "ia3", "parallel", "deep_add", "norm", "head_lora"),
     "gemma3": ("prompt", "prefix", "lora"),
     "t5gemma": ("prompt", "prompt_both", "prefix", "deep_add", "lora", "ia3", "parallel", "norm"),
+    "t5gemma2": ("prompt", "prompt_both", "prefix", "lora"),
     "bart": ("prompt", "prompt_both", "prefix", "deep_add", "lora", "ia3", "parallel", "norm"),
     "modernbert": ("prompt", "prefix", "lora", "bias", "deep_add", "head_prompt", "head_lora"),
     "deberta": ("prompt", "prefix", "lora", "ia3", "dora", "bias", "unipelt", "head_prompt"),

@@ -221,12 +221,8 @@ def test_a_gemma_that_sees_lends_its_text_model(tmp_path):
     from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
     text = {**parity.GEMMA, "final_logit_softcapping": None, "num_hidden_layers": 6}
-    vision = {
-        **{"model_type": "siglip_vision_model", "hidden_size": 16, "intermediate_size": 16},
-        **{"num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 8, "patch_size": 4},
-    }
     torch.manual_seed(0)
-    config = Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
+    config = Gemma3Config(text_config=text, vision_config=parity.VISION, mm_tokens_per_image=4)
     model = parity.shaken(Gemma3ForConditionalGeneration(config).eval(), 0.2)
     model.save_pretrained(tmp_path)
     backbone = load_backbone(tmp_path, scan=True)

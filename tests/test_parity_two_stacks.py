@@ -29,6 +29,21 @@ pytestmark = parity.MARKS
 
 ENCODER = parity.GEMMA | {"sliding_window": 2}
 DECODER = parity.GEMMA | {"num_hidden_layers": 3, "num_key_value_heads": 1}
+NEAR, FAR = "sliding_attention", "full_attention"
+ROPES = {
+    NEAR: {"rope_type": "default", "rope_theta": 100.0},
+    FAR: {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e4},
+}
+# An even window of an encoder reaches further ahead than behind.
+TEXT = parity.GEMMA | {"layer_types": [NEAR, FAR], "rope_parameters": ROPES}
+SEEING = {
+    "encoder": {
+        "text_config": TEXT, "vision_config": parity.VISION, "mm_tokens_per_image": 4
+    },
+    "decoder": DECODER | {
+        "sliding_window": 3, "layer_types": [NEAR, FAR, NEAR], "rope_parameters": ROPES
+    },
+}  # fmt: skip
 BART = {
     **{"d_model": 16, "max_position_embeddings": 40, "pad_token_id": 0, "eos_token_id": 1},
     **{"encoder_layers": 2, "encoder_ffn_dim": 24, "encoder_attention_heads": 4},
@@ -43,6 +58,16 @@ CONFIGS = {
         {
             "encoder": ENCODER,
             "decoder": DECODER | {"hidden_size": 24},
+            "tie_word_embeddings": False,
+        },
+    ),
+    "t5gemma2": ("T5Gemma2", SEEING),
+    # Three tables, and a window that is odd.
+    "t5gemma2_untied": (
+        "T5Gemma2",
+        {
+            "encoder": SEEING["encoder"] | {"text_config": TEXT | {"sliding_window": 3}},
+            "decoder": SEEING["decoder"],
             "tie_word_embeddings": False,
         },
     ),
@@ -135,6 +160,7 @@ def test_generation_is_token_equal(both, beams):
 
 
 def test_back_to_a_folder(both, tmp_path):
+    """Transformers' files have no name for the text model of a T5Gemma 2, and ours do."""
     assert_round_trip(*both, tmp_path)
 
 
@@ -163,6 +189,7 @@ with_peft = pytest.mark.parametrize(
     [
         *[pytest.param("t5gemma", name, marks=pytest.mark.slow) for name in ("prompt", "lora")],
         *[pytest.param("t5gemma_wider", n, marks=pytest.mark.slow) for n in ("prompt", "lora")],
+        *[pytest.param("t5gemma2", name, marks=pytest.mark.slow) for name in ("prompt", "lora")],
         *[pytest.param("bart_scaled", name, marks=pytest.mark.slow) for name in METHODS],
     ],
     indirect=["both"],
@@ -195,18 +222,20 @@ def test_we_load_pefts(both, tmp_path, name):
 
     model, backbone = both
     torch.manual_seed(1)
-    task, sizes, modules = {"task_type": "SEQ_2_SEQ_LM"}, {}, None
-    if backbone.model_type == "t5gemma":
+    task, sizes, modules, tower = {"task_type": "SEQ_2_SEQ_LM"}, {}, None, None
+    if backbone.model_type.startswith("t5gemma"):
         # PEFT looks for these in the config, and those of T5Gemma are one level deeper.
         sizes = {"num_layers": 2, "token_dim": backbone.width, "num_attention_heads": 4}
         modules = ["q_proj", "v_proj"]
+    if backbone.model_type == "t5gemma2":
+        tower = r".*vision_tower.*"
     config = {
         "prompt": lambda: peft.PromptTuningConfig(num_virtual_tokens=3, **sizes, **task),
         # PEFT would take those of the encoder.
         "prefix": lambda: peft.PrefixTuningConfig(
             num_virtual_tokens=3, num_layers=3, num_attention_heads=2, **task
         ),
-        "lora": lambda: peft.LoraConfig(r=2, target_modules=modules, **task),
+        "lora": lambda: peft.LoraConfig(r=2, target_modules=modules, exclude_modules=tower, **task),
         "ia3": lambda: peft.IA3Config(**task),
     }[name]()
     fresh = peft.get_peft_model(copy.deepcopy(model), config).eval()

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from prompt_jax.backbones.cache import LayerCache, empty_cache
+from prompt_jax.backbones.cache import LayerCache
 from prompt_jax.backbones.config import ModelConfig
 from prompt_jax.backbones.layers import look_up
 
@@ -16,9 +16,11 @@ class EncoderDecoder(nn.Module):
 
     config: ModelConfig
 
-    def embed(self, tokens: Int[Array, "*B T"]) -> Float[Array, "*B T D"]:
-        """Rows of the embedding table; what scales them, if anything, is the encoder's."""
-        return look_up(self, "embedding", tokens)
+    def embed(self, tokens: Int[Array, "*B T"], table: str = "embedding") -> Float[Array, "*B T D"]:
+        """Rows of an embedding table, scaled where the model scales them before its stacks."""
+        rows, scale = look_up(self, table, tokens), self.config.embedding_scale
+        # Rounded to the type of the rows, as models were trained.
+        return rows if scale == 1 else rows * jnp.asarray(scale, rows.dtype)
 
     @abc.abstractmethod
     def encode(
@@ -74,16 +76,15 @@ class EncoderDecoder(nn.Module):
         """
         # The decoder's own virtual tokens take places of its cache.
         batch, prompt, start = len(mask), self.decoder_prompt, self.config.start_tokens
-        room = length + len(start) - 1 + (0 if prompt is None else prompt.shape[-2])
-        cache = empty_cache(*self.kept, batch, room)
+        places = length + len(start) - 1 + (0 if prompt is None else prompt.shape[-2])
+        cache = self.room(mask, places)
         read = jnp.broadcast_to(jnp.array(start, jnp.int32), (batch, len(start)))
         logits, cache = self.decode(read, self.encode(embeddings, mask), mask, cache)
         return logits[:, -1], cache
 
-    @property
     @abc.abstractmethod
-    def kept(self) -> tuple[ModelConfig, int, int]:
-        """The config of the decoder's heads, how many of keys there are, and of layers."""
+    def room(self, mask: Bool[Array, "B S"], places: int) -> LayerCache:
+        """An empty cache with room for so many tokens of the decoder, virtual ones among them."""
 
     @property
     def decoder_prompt(self) -> Float[Array, "*B P D"] | None:

@@ -1,4 +1,9 @@
-"""An encoder and a decoder that are stacks of the same kind of blocks: T5Gemma and BART."""
+"""An encoder and a decoder that are stacks of the same kind of blocks: T5Gemma and BART.
+
+A decoder whose attention is merged with that to the encoder (T5Gemma 2) keeps keys of S places of
+the input and, behind them, of its own, as a decoder-only model does. Those of the input take no
+position, and no window hides them.
+"""
 
 import abc
 import dataclasses
@@ -7,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from prompt_jax.backbones.blocks import key_bias, prefix_length, prefix_of
-from prompt_jax.backbones.cache import LayerCache
+from prompt_jax.backbones.cache import LayerCache, empty_cache
 from prompt_jax.backbones.causal import Cross, StackConfig, both_ways, layer_biases, sight
 from prompt_jax.backbones.encoder_decoder import EncoderDecoder, behind_prompt
 from prompt_jax.trees import Tuned
@@ -68,30 +73,50 @@ class TwoStacks(EncoderDecoder):
         index: Int[Array, ""] | int = 0,
     ) -> tuple[Float[Array, "B U V"], LayerCache | None]:
         """Logits of the next token after every decoder token, see `EncoderDecoder`."""
-        d, tuned, first = self.config.decoder_stack, self._tuned("decoder"), encoded is not None
+        d, first = self.config.decoder_stack, encoded is not None
         x = self.target_rows(tokens)
         if not first:  # Several start tokens came with the first call, and `index` counts one.
             index = index + len(self.config.start_tokens) - 1
         x, index = behind_prompt(self.decoder_prompt, x, index, first=first)
-        room = jnp.arange(x.shape[1] if cache is None else cache.key.shape[3])
-        queries = index + jnp.arange(x.shape[1])
-        filled = jnp.ones((len(mask), len(room)), bool)
-        # Hides the empty places of a cache as well, which are all ahead.
-        seen = room[None, :] <= queries[:, None]
-        prefix = prefix_of(tuned, "attention")
-        positions, visible, behind = sight(prefix, filled, filled, queries, seen)
-        biases = layer_biases(d, visible, behind)
-        cross = Cross(encoded, key_bias(mask, prefix_length(tuned, "cross_attention")))
-        shared = (biases, index, cross, cache, not first)
+        merged = mask if d.merged_cross else mask[:, :0]
+        room = merged.shape[1] + x.shape[1] if cache is None else cache.key.shape[3]
+        queries = merged.shape[1] + index + jnp.arange(x.shape[1])
+        positions, biases = self._sight(merged, room, queries)
+        bias = key_bias(mask, prefix_length(self._tuned("decoder"), "cross_attention"))
+        cross = Cross(encoded, None if d.merged_cross else bias)
+        # The first call writes from the front of a cache on, keys of the input before its own.
+        shared = (biases, index if first else queries[0], cross, cache, not first)
         x, cache = self.decoder(self.enter("decoder", x, positions), positions, *shared)
         # Nothing is asked of what stands behind a prompt.
         return self.logits(x[:, -tokens.shape[1] :]), cache
 
+    def _sight(
+        self, merged: Bool[Array, "B S"], room: int, queries: Int[Array, " T"]
+    ) -> tuple[Int[Array, "B T"], Float[Array, "W B 1 T PS"]]:
+        """Positions of what the decoder reads, and what its layers read as `biases`.
+
+        Args:
+          merged: which places of the input are real, if the decoder has their keys among its own.
+          room: keys of both, but for a prefix.
+          queries: where the T states stand among them.
+        """
+        inputs, places = merged.shape[1], jnp.arange(room)
+        real = jnp.pad(merged, ((0, 0), (0, room - inputs)), constant_values=True)
+        counted = jnp.broadcast_to(places >= inputs, real.shape)
+        # Hides the empty places of a cache as well, which are all ahead.
+        seen = places[None, :] <= queries[:, None]
+        prefix = prefix_of(self._tuned("decoder"), "attention")
+        positions, visible, behind = sight(prefix, real, counted, queries, seen)
+        # No window hides an input; keys of a prefix stand before it.
+        keys = jnp.arange(room - visible.shape[2], room)
+        behind = jnp.where(((keys >= 0) & (keys < inputs))[None, None], 0, behind)
+        return positions, layer_biases(self.config.decoder_stack, visible, behind)
+
     def _tuned(self, stack: str) -> Tuned:
         return self.variables.get("tuned", {}).get(stack, {})
 
-    @property
-    def kept(self) -> tuple[StackConfig, int, int]:
-        """The config of the decoder's heads, how many of keys there are, and of layers."""
+    def room(self, mask: Bool[Array, "B S"], places: int) -> LayerCache:
+        """An empty cache, see `EncoderDecoder`."""
         d = self.config.decoder_stack
-        return d, d.num_kv_heads, d.num_layers
+        places += mask.shape[1] if d.merged_cross else 0
+        return empty_cache(d, d.num_kv_heads, d.num_layers, len(mask), places)

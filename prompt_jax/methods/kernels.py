@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from prompt_jax.backbones import BACKBONES, FAMILIES, Backbone
+from prompt_jax.backbones import BACKBONES, FAMILIES, Backbone, t5gemma
 from prompt_jax.backbones.sockets import Projection
 from prompt_jax.config import InputError, MethodConfig
 from prompt_jax.methods.method import AGAIN, Leaves, Shapes, Stored
@@ -37,10 +37,13 @@ class KernelConfig(MethodConfig):
 
 def peft_fields(config: KernelConfig, model_type: str) -> dict[str, object]:
     """What PEFT's config says of the kernels."""
-    return {
+    fields: dict[str, object] = {
         "fan_in_fan_out": stores_in_out(model_type),
         "target_modules": list(config.target_modules),
     }
+    # Their vision tower, which no text reads, has kernels of the same names.
+    seeing = model_type in t5gemma.WITH_VISION
+    return fields | ({"exclude_modules": r".*\.vision_tower\..*"} if seeing else {})
 
 
 def targets(backbone: Backbone, modules: Sequence[str]) -> dict[str, Projection]:

@@ -32,6 +32,10 @@ _BLOCKS: dict[str, Any] = {
     **{"query_scale": 0.25, "attention_cap": 50.0, "sliding_window": 4},
     **{"activation": "gelu_pytorch_tanh", "gated": True},
 }
+_GEMMA3: dict[str, Any] = _BLOCKS | {
+    **{"attention_cap": None, "qk_norm": "heads", "sliding_rope": Rope()},
+    "rope": Rope(theta=1e6, kind="linear", factor=8.0),
+}
 _GEMMA = CausalConfig(
     **_BLOCKS, model_type="gemma2", vocab_size=VOCABULARY, num_kv_heads=2, num_layers=2,
     full_layers=(1,), logit_cap=30.0, embedding_scale=4.0, eos_token_ids=(1,),
@@ -98,9 +102,8 @@ CONFIGS = {
     "gemma2": _GEMMA,
     # Layers with a window turn at a rate of their own; queries and keys are normed.
     "gemma3": dataclasses.replace(
-        _GEMMA, model_type="gemma3_text", attention_cap=None, logit_cap=None, qk_norm="heads",
-        num_kv_heads=1, num_layers=3, full_layers=(2,),
-        rope=Rope(theta=1e6, kind="linear", factor=8.0), sliding_rope=Rope(),
+        _GEMMA, **_GEMMA3, model_type="gemma3_text", logit_cap=None, num_kv_heads=1, num_layers=3,
+        full_layers=(2,),
     ),
     # The same blocks in two stacks of different depth; the decoder has fewer heads of keys.
     "t5gemma": T5GemmaConfig(
@@ -109,6 +112,15 @@ CONFIGS = {
         decoder=StackConfig(
             **_BLOCKS, model_type="t5gemma", vocab_size=VOCABULARY, num_kv_heads=1, num_layers=3,
             full_layers=(1,), cross_width=16,
+        ),
+    ),
+    # The decoder reads both stacks in one attention, and an encoder's window is of both sides.
+    "t5gemma2": T5GemmaConfig(
+        **_GEMMA3, model_type="t5gemma2", vocab_size=VOCABULARY, num_kv_heads=2, num_layers=2,
+        full_layers=(1,), split_window=True, shared_table=True, embedding_scale=4.0,
+        decoder=StackConfig(
+            **_GEMMA3, model_type="t5gemma2", vocab_size=VOCABULARY, num_kv_heads=1, num_layers=3,
+            full_layers=(1,), merged_cross=True,
         ),
     ),
     # Norms behind the residual sums; a decoder that reads a first token behind its start.

@@ -38,11 +38,6 @@ class Bart(TwoStacks):
             zeros, shape = nn.initializers.zeros_init(), (1, c.vocab_size)
             self.logit_shift = parameter(self, "logit_shift", zeros, ("row", "vocab"), shape)
 
-    def embed(self, tokens: Int[Array, "*B T"]) -> Float[Array, "*B T D"]:
-        """Rows of the embedding table as both stacks read them, but for positions and norm."""
-        rows, scale = look_up(self, "embedding", tokens), self.config.embedding_scale
-        return rows if scale == 1 else rows * jnp.asarray(scale, rows.dtype)
-
     def enter(
         self, stack: str, x: Float[Array, "B T D"], positions: Int[Array, "B T"]
     ) -> Float[Array, "B T D"]:

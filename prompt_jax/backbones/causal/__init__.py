@@ -13,7 +13,11 @@ from prompt_jax.backbones.causal.config_json import special_tokens as special_to
 from prompt_jax.backbones.causal.config_json import stack_fields as stack_fields
 from prompt_jax.backbones.causal.config_json import stack_values as stack_values
 from prompt_jax.backbones.causal.config_json import to_hugging_face as to_hugging_face
+from prompt_jax.backbones.causal.masks import both_ways as both_ways
+from prompt_jax.backbones.causal.masks import layer_biases as layer_biases
+from prompt_jax.backbones.causal.masks import sight as sight
 from prompt_jax.backbones.causal.model import Causal as Module
+from prompt_jax.backbones.causal.model_types import ALWAYS as ALWAYS
 from prompt_jax.backbones.causal.model_types import MODEL_TYPES as MODEL_TYPES
 from prompt_jax.backbones.causal.names import COPIES as COPIES
 from prompt_jax.backbones.causal.names import TABLES as TABLES
@@ -30,10 +34,7 @@ from prompt_jax.backbones.causal.rope import read_rope as read_rope
 from prompt_jax.backbones.causal.rope import write_rope as write_rope
 from prompt_jax.backbones.causal.stack import Cross as Cross
 from prompt_jax.backbones.causal.stack import Stack as Stack
-from prompt_jax.backbones.causal.stack import both_ways as both_ways
-from prompt_jax.backbones.causal.stack import layer_biases as layer_biases
 from prompt_jax.backbones.causal.stack import norm as norm
-from prompt_jax.backbones.causal.stack import sight as sight
 from prompt_jax.backbones.config import told_by_weights as told_by_weights
 
 TASK_TYPES = ("CAUSAL_LM", "SEQ_CLS", "TOKEN_CLS")

@@ -60,8 +60,12 @@ class StackConfig(ModelConfig):
     """Layers that a sliding window leaves alone, the first being 0."""
     nope_layers: tuple[int, ...] = ()
     """Layers in which no position turns, the first being 0: SmolLM3."""
+    split_window: bool = False
+    """An encoder's window is that of both sides together: T5Gemma 2. Others have one on each."""
     cross_width: int | None = None
     """Width of the states that a cross-attention of every layer reads; None has no such."""
+    merged_cross: bool = False
+    """Every attention reads other states too, through its own kernels: T5Gemma 2."""
 
     @property
     def final_norm(self) -> bool:

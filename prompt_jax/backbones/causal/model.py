@@ -12,7 +12,8 @@ from jaxtyping import Array, Bool, Float, Int
 from prompt_jax.backbones.blocks import prefix_of
 from prompt_jax.backbones.cache import LayerCache, empty_cache
 from prompt_jax.backbones.causal.config import CausalConfig
-from prompt_jax.backbones.causal.stack import Stack, causal_biases, layer_biases, sight
+from prompt_jax.backbones.causal.masks import causal_biases, layer_biases, sight
+from prompt_jax.backbones.causal.stack import Stack
 from prompt_jax.backbones.layers import Dense, look_up, parameter, soft_capped, word_logits
 
 

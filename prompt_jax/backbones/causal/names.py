@@ -123,7 +123,7 @@ NAMES = {
         BART, "model.decoder.embed_tokens", "model.decoder.layers",
         "model.decoder.final_layer_norm", "model.decoder.embed_positions",
     ),
-    "t5gemma": Names(T5GEMMA),
+    **dict.fromkeys(("t5gemma", "t5gemma2"), Names(T5GEMMA)),
 }  # fmt: skip
 """By model type, where they are not Llama's."""
 TABLES = tuple(dict.fromkeys(names.table for names in (_LLAMA, *NAMES.values())))

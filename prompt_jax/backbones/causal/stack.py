@@ -4,7 +4,6 @@ A layer that sees less far than others, or whose positions turn at another rate 
 what is its own by number: a scan over layers cannot branch, but it can look up.
 """
 
-import math
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -22,18 +21,18 @@ from prompt_jax.backbones.layers import (
     LayerNorm,
     RMSNorm,
     constrain,
-    mask_bias,
     socket,
 )
-from prompt_jax.backbones.sockets import openness, prefix_seen
+from prompt_jax.backbones.sockets import openness
 
 
 class Cross(NamedTuple):
-    """What every cross-attention of a stack reads."""
+    """What every layer of a stack reads of another one."""
 
     encoded: Float[Array, "B S E"] | None
     """None where the cache has their keys and values."""
-    bias: Float[Array, "B 1 1 PS"]
+    bias: Float[Array, "B 1 1 PS"] | None = None
+    """None where they are merged, see `StackConfig`: then the biases of the stack cover them."""
 
 
 class View(NamedTuple):
@@ -114,7 +113,9 @@ class Attention(nn.Module):
         """Keys and values of other states, both [B, S, H, K]."""
         mesh = self.config.mesh
         encoded = constrain(encoded, mesh, "batch")
-        return self._kept(*by_heads(mesh, self.key(encoded), self.value(encoded), axis="kv_heads"))
+        key, value = by_heads(mesh, self.key(encoded), self.value(encoded), axis="kv_heads")
+        key = self._normed(self.key_norm, key) if self.config.qk_norm else key
+        return self._kept(key, value)
 
     def _kept(self, key: Array, value: Array) -> tuple[Array, Array]:
         # Kept only for a caller that asks for them, see `keys_and_values`.
@@ -180,6 +181,11 @@ class Block(nn.Module):
         if view.first is not None:  # A scan cannot branch by layer, but it can choose.
             normed = jnp.where(view.first, x, normed)
         query, key, value = attention.project(normed, turn)
+        if c.merged_cross and cross is not None and cross.encoded is not None:
+            # In front, as an input stands before what a decoder of its own writes behind it.
+            # Kept second: what `keys_and_values` reads is the stack's own.
+            first = attention.keys(cross.encoded)
+            key, value = (jnp.concatenate(x, axis=1) for x in zip(first, (key, value), strict=True))
         added = fresh = None
         if cache is not None:
             added = LayerCache(swap(key), swap(value))
@@ -190,7 +196,7 @@ class Block(nn.Module):
                 key, value = map(swap, written(cache, added, index)[:2])
         out = attention(normed, query, key, value, bias, fresh)
         before, x = x, _leaving(self, "attention", x, normed, out)
-        if cross is not None:
+        if cross is not None and not c.merged_cross:
             x, added = _crossed(self, x, cross, cache, added)
         normed = _entering(self, "mlp", before if c.parallel_residual else x)
         return _leaving(self, "mlp", x, normed, MLP(c, c.mlp_bias, name="mlp")(normed)), added
@@ -211,7 +217,7 @@ def _crossed(
 ) -> tuple[Float[Array, "B T D"], LayerCache | None]:
     """`x` behind its cross-attention, and what a cache takes, now with keys of the other states."""
     c = block.config
-    assert c.cross_width is not None
+    assert c.cross_width is not None and cross.bias is not None
     attention = Attention(c, c.cross_width, name="cross_attention")
     normed = _entering(block, "cross_attention", x)
     if cross.encoded is not None:
@@ -287,74 +293,3 @@ class Stack(nn.Module):
         # One write for all layers, behind the scan: see `written`.
         cache = None if cache is None else written(cache, added, index)
         return norm(c, "final_norm")(x) if c.final_norm else x, cache
-
-
-def sight(
-    prefix: dict[str, Array] | None,
-    mask: Bool[Array, "B S"],
-    counted: Bool[Array, "B S"],
-    queries: Int[Array, " T"],
-    seen: Bool[Array, "T S"],
-) -> tuple[Int[Array, "B T"], Bool[Array, "B T PS"], Int[Array, "B T PS"]]:
-    """The positions of queries, which keys each may see, and how far these stand behind it.
-
-    Args:
-      prefix: of the stack's attentions; its P keys stand before all others.
-      mask: which of S places are real.
-      counted: which of them take a position.
-      queries: where the T states stand among them.
-      seen: which places a query may see where they are real.
-    """
-    virtual = prefix_seen(prefix, len(mask)) if prefix else jnp.zeros((len(mask), 0), bool)
-    # Counted over what is real, so that a row padded on the left is the row without padding.
-    positions = jnp.cumsum(jnp.concatenate([virtual, counted], axis=1), axis=1)
-    # Padding before the first token counts to -1, which would be the last row of a table.
-    positions = jnp.maximum(positions - 1, 0)
-    query_positions = positions[:, virtual.shape[1] + queries]
-    # A query that is padding may see no key. `NEVER` is finite, so its softmax is no NaN.
-    visible = seen[None] & mask[:, None, :]
-    # A prefix stands before all of a text, and so every query sees it.
-    before = jnp.broadcast_to(virtual[:, None], (*visible.shape[:2], virtual.shape[1]))
-    visible = jnp.concatenate([before, visible], axis=2)
-    return query_positions, visible, query_positions[:, :, None] - positions[:, None, :]
-
-
-def both_ways(
-    config: StackConfig, prefix: dict[str, Array] | None, mask: Bool[Array, "B S"]
-) -> tuple[Int[Array, "B S"], Float[Array, "W B 1 S PS"]]:
-    """Positions of a text whose places all see each other, and what its layers read as `biases`."""
-    places = jnp.arange(mask.shape[1])
-    seen = jnp.ones((len(places), len(places)), bool)
-    positions, visible, behind = sight(prefix, mask, mask, places, seen)
-    # A window of an encoder reaches as far to either side, beside the position itself.
-    return positions, layer_biases(config, visible, jnp.abs(behind) - 1)
-
-
-def layer_biases(
-    config: StackConfig, visible: Bool[Array, "B T S"], behind: Int[Array, "B T S"]
-) -> Float[Array, "W B 1 T S"]:
-    """The bias of every kind of layer: of full ones, of those with a window, or of both.
-
-    Args:
-      behind: how far behind a query a key stands.
-    """
-    views = [visible]
-    if config.sliding_window is not None:
-        near = visible & (behind < config.sliding_window)
-        views = [visible, near] if config.full_layers else [near]
-    # Once for all layers; each picks its view by number, as a scan cannot branch by layer.
-    return mask_bias(jnp.stack(views))[:, :, None]
-
-
-def causal_biases(
-    config: StackConfig, visible: Bool[Array, "B T S"], behind: Int[Array, "B T S"]
-) -> Float[Array, "W B 1 T S"] | Causal:
-    """The bias of layers whose queries stand from the first place on and see what is before them.
-
-    Args:
-      behind: as for `layer_biases`.
-    """
-    # A window as long as all keys hides none.
-    if config.kernel == "splash" and (config.sliding_window or math.inf) >= visible.shape[2]:
-        return Causal(visible[:, -1])
-    return layer_biases(config, visible, behind)

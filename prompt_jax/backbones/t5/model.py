@@ -24,7 +24,7 @@ from prompt_jax.backbones.blocks import (
     stack,
     virtual_rows,
 )
-from prompt_jax.backbones.cache import LayerCache, swap, written
+from prompt_jax.backbones.cache import LayerCache, empty_cache, swap, written
 from prompt_jax.backbones.encoder_decoder import EncoderDecoder, behind_prompt
 from prompt_jax.backbones.layers import (
     Bias,
@@ -282,7 +282,7 @@ class T5(EncoderDecoder):
             x = x * c.d_model**-0.5
         return word_logits(self, x, None if c.tie_embeddings else self.head), cache
 
-    @property
-    def kept(self) -> tuple[T5Config, int, int]:
-        """The config of the decoder's heads, how many of keys there are, and of layers."""
-        return self.config, self.config.num_heads, self.config.num_decoder_layers
+    def room(self, mask: Bool[Array, "B S"], places: int) -> LayerCache:
+        """An empty cache, see `EncoderDecoder`."""
+        c = self.config
+        return empty_cache(c, c.num_heads, c.num_decoder_layers, len(mask), places)

@@ -1,8 +1,9 @@
-"""The T5Gemma family: its config, its module, its weights' names, its sockets; see `Family`."""
+"""T5Gemma 1 and 2: their config, module, names of weights, and sockets; see `Family`."""
 
 from prompt_jax.backbones.causal import kernel_names as kernel_names
 from prompt_jax.backbones.t5gemma.config import MODEL_TYPES as MODEL_TYPES
 from prompt_jax.backbones.t5gemma.config import PRESETS as PRESETS
+from prompt_jax.backbones.t5gemma.config import WITH_VISION as WITH_VISION
 from prompt_jax.backbones.t5gemma.config import T5GemmaConfig as Config
 from prompt_jax.backbones.t5gemma.config import T5GemmaConfig as T5GemmaConfig
 from prompt_jax.backbones.t5gemma.config import from_hugging_face as from_hugging_face

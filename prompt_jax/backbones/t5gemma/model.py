@@ -1,6 +1,7 @@
-"""T5Gemma in Linen: an encoder and a decoder of Gemma 2's blocks (Zhang et al. 2025).
+"""T5Gemma in Linen: an encoder and a decoder of the blocks of Gemma 2 (Zhang et al. 2025), or 3.
 
-Embeddings come in as the table has them, as for T5; both stacks scale what they read by sqrt(D).
+Embeddings come in as the table has them, as for T5, and both stacks scale what they read by
+sqrt(D). Those of a T5Gemma 2 come in scaled, as for Gemma.
 """
 
 import flax.linen as nn
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from prompt_jax.backbones.causal import Stack
-from prompt_jax.backbones.layers import Dense, look_up, parameter, soft_capped, word_logits
+from prompt_jax.backbones.layers import Dense, parameter, soft_capped, word_logits
 from prompt_jax.backbones.t5gemma.config import T5GemmaConfig
 from prompt_jax.backbones.two_stacks import TwoStacks
 
@@ -20,7 +21,7 @@ class T5Gemma(TwoStacks):
 
     def setup(self):
         c, init = self.config, nn.initializers.normal(0.02)
-        for name, stack in (("embedding", c), ("decoder_embedding", c.decoder)):
+        for name, stack in {"embedding": c, self.target_table: c.decoder}.items():
             words = (c.vocab_size, stack.d_model)
             setattr(self, name, parameter(self, name, init, ("vocab", "embed"), words))
         self.encoder = Stack(c)
@@ -36,15 +37,20 @@ class T5Gemma(TwoStacks):
         """What a stack reads: its blocks turn positions, and nothing is added here."""
         # Rounded to the type of the states, as the model was trained.
         x = x.astype(self.config.dtype)
-        return x * jnp.asarray(x.shape[-1] ** 0.5, x.dtype)
+        scaled = self.config.embedding_scale != 1
+        return x if scaled else x * jnp.asarray(x.shape[-1] ** 0.5, x.dtype)
+
+    @property
+    def target_table(self) -> str:
+        """The decoder's table."""
+        return "embedding" if self.config.shared_table else "decoder_embedding"
 
     def target_rows(self, tokens: Int[Array, "B U"]) -> Float[Array, "B U D"]:
         """Rows of the decoder's table."""
-        return look_up(self, "decoder_embedding", tokens)
+        return self.embed(tokens, self.target_table)
 
     def logits(self, states: Float[Array, "B U D"]) -> Float[Array, "B U V"]:
         """Logits of the next token after every state of the decoder, float32."""
-        head = None if self.config.tie_embeddings else self.head
-        return soft_capped(
-            word_logits(self, states, head, "decoder_embedding"), self.config.logit_cap
-        )
+        c = self.config
+        head = None if c.tie_embeddings else self.head
+        return soft_capped(word_logits(self, states, head, self.target_table), c.logit_cap)
