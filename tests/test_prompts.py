@@ -103,6 +103,13 @@ class TestFit:
         with pytest.raises(InputError, match="'narrow' is 3 wide"):
             load_prompt(tmp_path / "narrow.npy", backbone)
 
+    def test_rows_alone_write_as_the_backbone_does(self, tiny_gpt2, tmp_path):
+        rows = np.zeros((4, tiny_gpt2.config.d_model), np.float32)
+        np.save(tmp_path / "p.npy", rows)
+        assert load_prompt(tmp_path / "p.npy").method.task_type == "SEQ_2_SEQ_LM"
+        model = PromptTuningModel.from_pretrained(tiny_gpt2, tmp_path / "p.npy")
+        assert model.prompt.method.task_type == "CAUSAL_LM"
+
 
 def test_what_holds_trees_shows_how_much_in_one_line(tiny, tiny_folder):
     config = PromptTuningConfig(num_virtual_tokens=4)

@@ -4,7 +4,9 @@ import json
 import shutil
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
+import parity
 import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
@@ -66,10 +68,25 @@ def stored(folder, copy, name):
     return small, wide
 
 
-@pytest.mark.parametrize("name", ["nf4_nested", "awq"])
+@pytest.mark.parity
+@pytest.mark.parametrize("name", SETTINGS)
 def test_a_folder_is_the_model_of_its_values(folder, tmp_path, name):
+    torch = pytest.importorskip("torch", reason="pip install prompt-jax[parity]")
+    from transformers import AutoModelForCausalLM
+
     small, wide = stored(folder, tmp_path, name)
-    assert load_backbone(small).fingerprint == load_backbone(wide).fingerprint
+    backbone = load_backbone(small, dtype="float32")
+    assert backbone.fingerprint == load_backbone(wide, dtype="float32").fingerprint
+    tokens, mask = parity.texts()
+    hf = AutoModelForCausalLM.from_pretrained(wide, dtype=torch.float32).eval()
+    with torch.no_grad():
+        expected = hf(torch.tensor(tokens), attention_mask=torch.tensor(mask)).logits
+    logits = parity.apply(backbone, backbone.embed(tokens), jnp.asarray(mask))
+    assert parity.difference(np.asarray(logits)[mask], expected.numpy()[mask]) < 1e-5
+
+
+def test_few_bits_may_be_kept_small(folder, tmp_path):
+    small, _ = stored(folder, tmp_path, "nf4")
     kept = load_backbone(small, dtype="int8").params["decoder"]["layers"]["mlp"]["wo"]["kernel"]
     assert kept.dtype == np.int8
 

@@ -241,11 +241,17 @@ def shapes(config: MethodConfig, backbone: Backbone) -> Tuned:
 
 def resolve(config: MethodConfig, backbone: Backbone) -> MethodConfig:
     """The config with what its fields mean on a backbone: how it writes, names of kernels."""
-    writing = backbone.task_types[0]
-    if config.task_type in WRITES and writing in WRITES:
-        config = dataclasses.replace(config, task_type=writing)
+    config = as_written(config, backbone)
     fill = method_of(config).resolve
     return config if fill is None else fill(config, backbone)
+
+
+def as_written(config: MethodConfig, backbone: Backbone) -> MethodConfig:
+    """The config with the task type by which a backbone writes, where both write."""
+    writing = backbone.task_types[0]
+    if config.task_type not in WRITES or writing not in WRITES:
+        return config
+    return dataclasses.replace(config, task_type=writing)
 
 
 def materialize(

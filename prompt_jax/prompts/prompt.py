@@ -18,7 +18,7 @@ from prompt_jax.backbones.sizes import numbers
 from prompt_jax.config import IN_CHATS, InputError, MethodConfig
 from prompt_jax.forward import Injection, for_tasks
 from prompt_jax.methods.classifier import CLASSIFIER
-from prompt_jax.methods.method import Shapes, materialize, resolve, shapes, simplify
+from prompt_jax.methods.method import Shapes, as_written, materialize, resolve, shapes, simplify
 from prompt_jax.tasks import Task
 from prompt_jax.tasks.chat import template_hash
 from prompt_jax.trees import Tree, Tuned
@@ -182,6 +182,8 @@ class Prompt:
             _check_weights(self, backbone)
         identity = backbone.identity.items()
         unknown = {name: value for name, value in identity if value and not getattr(self, name)}
+        if not (self.backbone or self.model_type):  # Rows alone: nobody said how they write.
+            unknown["method"] = as_written(self.method, backbone)
         return dataclasses.replace(self, **unknown) if unknown else self
 
 
