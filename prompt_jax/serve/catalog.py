@@ -120,14 +120,22 @@ class Catalog:
             return None
         served = self._names.get(name)
         if served is None or not (visible is None or visible(served.name)):
-            raise UnknownPromptError(f"there is no model {model[:80]!r}")
+            raise unknown_model(model)
         return served
 
-    def load(self, name: str, reference: str, *, replace: bool = False) -> Served:
+    def load(
+        self,
+        name: str,
+        reference: str,
+        visible: Callable[[str], bool] | None = None,
+        *,
+        replace: bool = False,
+    ) -> Served:
         """Makes another name mean a version until it is unloaded; the store does not learn of it.
 
         Args:
-          reference: as `find` takes it; the version that it means now is meant from now on.
+          reference, visible: as `find` takes them; the version that it means now is meant from now
+            on.
           replace: whether the name may mean something already.
 
         Raises:
@@ -136,7 +144,7 @@ class Catalog:
         """
         with self._lock:
             self._refresh()
-            served = self.find(reference)
+            served = self.find(reference, visible)
             if served is None:
                 raise UnknownPromptError("the base needs no other name")
             if not replace and self._names.get(name, served) is not served:
@@ -156,7 +164,8 @@ class Catalog:
         self, parts: Sequence[Served], how: str, weights: Sequence[float] | None
     ) -> Served:
         """A prompt composed of several, in the engine while it is among the last in use."""
-        key = json.dumps([how, weights, [part.digest for part in parts]])
+        # By name as well: of prompts with the same numbers, each is told its own names alone.
+        key = json.dumps([how, weights, [(part.reference, part.digest) for part in parts]])
         with self._lock:
             # Taken out and put back below, which makes it the last in use.
             served = self._composed.pop(key, None)
@@ -213,6 +222,11 @@ class Catalog:
                 f"{name!r} is {digest[:12] or 'not there'} and not {expected[:12]!r}; look at it "
                 "again"
             )
+
+
+def unknown_model(model: str) -> UnknownPromptError:
+    """The error of a name that means nothing to who asks, whatever it means to others."""
+    return UnknownPromptError(f"there is no model {model[:80]!r}")
 
 
 def open_catalog(

@@ -118,8 +118,8 @@ class Store:
         if number not in numbers:
             listed = ", ".join(map(str, [*sorted(numbers), *sorted(aliases)])) or "none"
             raise UnknownPromptError(
-                f"there is no {reference!r} in the store; versions and aliases of {name!r}: "
-                f"{listed}"
+                f"there is no {reference!r} in the store",
+                f"versions and aliases of {name!r}: {listed}",
             )
         return Entry(name, number, _aliases_of(number, aliases))
 

@@ -4,7 +4,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-Name = Annotated[str, StringConstraints(max_length=200)]
+Name = Annotated[
+    str, StringConstraints(max_length=200), Field(json_schema_extra={"format": "prompt"})
+]
+"""What names a prompt; every such field is one that a key's patterns hold for."""
 Text = Annotated[str, StringConstraints(min_length=1, max_length=100_000)]
 Stop = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -119,7 +122,7 @@ class GenerateRequest(Sampling):
 class LoadRequest(Body):
     """`/v1/load_lora_adapter`, as vLLM has it; the path is a name in the store and no path."""
 
-    lora_name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+    lora_name: Annotated[Name, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
     lora_path: Name
     load_inplace: bool = False
 
