@@ -42,7 +42,15 @@ class Family(Protocol):
         ...
 
     def from_hugging_face(self, values: ConfigJson, **fields: Any) -> ModelConfig:
-        """The config of a `config.json`, and of fields that it does not tell."""
+        """The config of a Hugging Face `config.json`.
+
+        Args:
+          values: the file's.
+          fields: what the file does not say: the fields of `told_by_weights`, and the user's.
+
+        Raises:
+          InputError: a model type, an activation or an option that the family does not support.
+        """
         ...
 
     def to_hugging_face(self, config: Any, dtype: str) -> ConfigJson:

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from prompt_jax.backbones.causal import StackConfig
+from prompt_jax.backbones.causal.config import Fused
 from prompt_jax.backbones.config import (
     ConfigJson,
     check_fields,
@@ -38,7 +39,7 @@ class BartConfig(TwoStacksConfig):
     max_positions: int | None = 1024
     """Most virtual and text tokens together, and most of an answer."""
     norm_places: tuple[str, ...] = ("after",)
-    fused: bool = False
+    fused: Fused | None = None
     activation: str = "gelu"
     decoder: StackConfig = StackConfig(**_BLOCKS, cross_width=StackConfig.d_model)
     embedding_scale: float = 1.0
@@ -75,15 +76,7 @@ def one_layer(model_type: str) -> tuple[BartConfig, ...]:
 
 
 def from_hugging_face(values: ConfigJson, **fields: Any) -> BartConfig:
-    """The config of a Hugging Face `config.json`.
-
-    Args:
-      values: of the file.
-      fields: what it does not tell: those of `told_by_weights`, and those of the user.
-
-    Raises:
-      InputError: a model type, an activation or an option that is not supported.
-    """
+    """As `families.Family.from_hugging_face`."""
     choose("model type", values.get("model_type", ""), MODEL_TYPES)
     check_fields(values, _SUPPORTED)
     width = values.get("d_model", 1024)

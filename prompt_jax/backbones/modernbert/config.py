@@ -69,15 +69,7 @@ def one_layer(model_type: str) -> tuple[ModernBertConfig, ...]:
 
 
 def from_hugging_face(values: ConfigJson, **fields: Any) -> ModernBertConfig:
-    """The config of a Hugging Face `config.json`.
-
-    Args:
-      values: of the file.
-      fields: what it does not tell: those of `told_by_weights`, and those of the user.
-
-    Raises:
-      InputError: a model type, an activation or an option that is not supported.
-    """
+    """As `families.Family.from_hugging_face`."""
     choose("model type", values.get("model_type", ""), MODEL_TYPES)
     check_fields(values, {"decoder_bias": True})
     width, heads = values.get("hidden_size", 768), values.get("num_attention_heads", 12)

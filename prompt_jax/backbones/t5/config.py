@@ -57,15 +57,7 @@ def one_layer(model_type: str) -> tuple[T5Config, ...]:
 
 
 def from_hugging_face(values: ConfigJson, **fields: Any) -> T5Config:
-    """The config of a Hugging Face `config.json`.
-
-    Args:
-      values: of the file.
-      fields: what it does not tell: those of `told_by_weights`, and those of the user.
-
-    Raises:
-      InputError: a model type or an activation that is not T5's.
-    """
+    """As `families.Family.from_hugging_face`."""
     choose("T5 model type", values.get("model_type", "t5"), MODEL_TYPES)
     # What Transformers takes where config.json leaves it out.
     default = "relu" if values.get("model_type", "t5") == "t5" else "gated-gelu"

@@ -66,15 +66,7 @@ def _crossing(model_type: str, width: int) -> dict[str, Any]:
 
 
 def from_hugging_face(values: ConfigJson, **fields: Any) -> T5GemmaConfig:
-    """The config of a Hugging Face `config.json`.
-
-    Args:
-      values: of the file.
-      fields: what it does not tell: those of `told_by_weights`, and those of the user.
-
-    Raises:
-      InputError: a model type, an activation or an option that is not supported.
-    """
+    """As `families.Family.from_hugging_face`."""
     kind = values.get("model_type", "")
     choose("model type", kind, MODEL_TYPES)
     encoder, decoder = (values.get(stack) or {} for stack in ("encoder", "decoder"))
