@@ -21,8 +21,8 @@ from prompt_jax.serve.http.budgets import Budget, Limits
 LOG = logging.getLogger(__name__)
 Scope: TypeAlias = Literal["infer", "admin", "metrics"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
-PATTERN = re.compile(r"[a-z0-9._*?\[\]!-]+")
-"""A pattern of names: their letters, and what `fnmatch` reads."""
+PATTERN = re.compile(r"([a-z0-9._*?-]|\[!?[a-z0-9._-]+\])+")
+"""A pattern of names: their letters, and what `fnmatch` reads as more than itself."""
 NO_KEY = hashlib.sha256(b"").hexdigest()
 
 
