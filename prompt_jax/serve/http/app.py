@@ -100,13 +100,12 @@ async def _refresh(catalog: Catalog, every: float) -> None:
     logged: set[str] = set()
     while True:
         await asyncio.sleep(every)
-        try:
-            problems = await asyncio.to_thread(catalog.refresh)
-        except OSError as error:  # A disk may come back; what is served stays.
-            problems = [f"the store cannot be read: {error}"]
-        for problem in set(problems) - logged:
-            LOG.warning("not served: %s", problem)
-        logged = set(problems)
+        lines = {f"not served: {problem}" for problem in await asyncio.to_thread(catalog.refresh)}
+        if catalog.lost:
+            lines.add(f"{catalog.lost}; what it had is served on")
+        for line in sorted(lines - logged):
+            LOG.warning("%s", line)
+        logged = lines
 
 
 def _add_health(app: FastAPI) -> None:
@@ -116,9 +115,11 @@ def _add_health(app: FastAPI) -> None:
 
     async def readyz(request: Request) -> PlainTextResponse:
         state = request.app.state
-        if state.ready and state.catalog.engine.alive:
-            return PlainTextResponse("ok")
-        return PlainTextResponse("not ready", 503)
+        if not (state.ready and state.catalog.engine.alive):
+            return PlainTextResponse("not ready", 503)
+        # Still 200: without a disk that all servers share, none would be left to answer.
+        lost = state.catalog.lost
+        return PlainTextResponse(f"ok, but {lost}; what it had is served on" if lost else "ok")
 
     app.get("/readyz")(readyz)
     app.get("/health")(readyz)

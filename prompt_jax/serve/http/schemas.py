@@ -119,7 +119,7 @@ class GenerateRequest(Sampling):
 class LoadRequest(Body):
     """`/v1/load_lora_adapter`, as vLLM has it; the path is a name in the store and no path."""
 
-    lora_name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+    lora_name: Name
     lora_path: Name
     load_inplace: bool = False
 
