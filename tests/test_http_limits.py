@@ -227,7 +227,7 @@ def test_a_store_that_is_lost_is_told_once(catalog, caplog):
         (catalog.store.root / ".films").rename(hidden)
         until(lambda: user.get("/readyz").text == "ok")
     lines = [record.getMessage() for record in caplog.records if "store" in record.getMessage()]
-    assert lines == ["the store is empty; what it had is served on"]
+    assert lines == ["prompts stay as they were: the store is empty"]
 
 
 def test_the_page_may_run_itself_alone(catalog):

@@ -74,6 +74,10 @@ class Catalog:
             self._refresh()
             return [problem for look in self._looks.values() for problem in look.problems]
 
+    def losses(self) -> list[str]:
+        """Why the store is not there, where it is not."""
+        return [self.lost] if self.lost else []
+
     def _refresh(self, only: str | None = None) -> None:
         """Looks at all names of the store, or at one."""
         try:
@@ -159,14 +163,15 @@ class Catalog:
             return None
         served = self._names.get(name)
         if served is None or not (visible is None or visible(served.name)):
-            raise UnknownPromptError(f"there is no model {model[:80]!r}")
+            raise unknown_model(model)
         return served
 
     def composed(
         self, parts: Sequence[Served], how: str, weights: Sequence[float] | None
     ) -> Served:
         """A prompt composed of several, in the engine while it is among the last in use."""
-        key = json.dumps([how, weights, [part.digest for part in parts]])
+        # By name as well: of prompts with the same numbers, each is told its own names alone.
+        key = json.dumps([how, weights, [(part.reference, part.digest) for part in parts]])
         with self._composing:
             # Taken out and put back below, which makes it the last in use.
             served = self._composed.pop(key, None)
@@ -278,6 +283,11 @@ class Catalog:
                 )
             yield
             self._refresh(name)
+
+
+def unknown_model(model: str) -> UnknownPromptError:
+    """The error of a name that means nothing to who asks, whatever it means to others."""
+    return UnknownPromptError(f"there is no model {model[:80]!r}")
 
 
 def open_catalog(

@@ -127,7 +127,7 @@ def unknown(name: str, names: Iterable[str]) -> UnknownPromptError:
     """The error of a name that means nothing, with some names that do."""
     names = sorted(names)
     listed = ", ".join(names[:LISTED]) + (", ..." if len(names) > LISTED else "")
-    return UnknownPromptError(f"there is no prompt {name!r}; known: {listed or 'none'}")
+    return UnknownPromptError(f"there is no prompt {name!r}", f"known: {listed or 'none'}")
 
 
 def poisoned(served: Served) -> PoisonedPromptError:

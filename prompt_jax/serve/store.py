@@ -159,8 +159,8 @@ class Store:
         aliases = sorted(alias for entry in entries for alias in entry.aliases)
         listed = ", ".join([*(str(entry.version) for entry in entries), *aliases])
         raise UnknownPromptError(
-            f"there is no {reference!r} in the store; versions and aliases of {name!r}: "
-            f"{listed or 'none'}"
+            f"there is no {reference!r} in the store",
+            f"versions and aliases of {name!r}: {listed or 'none'}",
         )
 
     def alias(self, name: str, alias: str, version: int) -> None:

@@ -41,9 +41,12 @@ TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_e
 class Refused(Exception):
     """A request that is answered with an error before it comes to the engine."""
 
-    def __init__(self, status: int, code: str, message: str, param: str | None = None):
+    def __init__(
+        self, status: int, code: str, message: str, param: str | None = None, retry_after: int = 1
+    ):
         super().__init__(message)
         self.status, self.code, self.param = status, code, param
+        self.retry_after = retry_after
 
 
 def body_of(status: int, code: str, message: str, param: str | None = None) -> JSON:
@@ -57,7 +60,8 @@ def error_of(error: Exception) -> tuple[int, JSON]:
     """Status and body of an error; one that nobody foresaw stays without details."""
     if isinstance(error, Refused):
         return error.status, body_of(error.status, error.code, str(error), error.param)
-    message = str(error)
+    # Without the names that there are: they may be those of others.
+    message = error.problem if isinstance(error, UnknownPromptError) else str(error)
     if isinstance(error, UnwritableError):  # Where the server keeps its files is nobody's business.
         message = f"the server cannot write it: {error.reason}"
     for kind, status, code in KINDS:
@@ -74,7 +78,8 @@ def invalid(param: str, message: str) -> Refused:
 async def on_error(_: Request, error: Exception) -> JSONResponse:
     """The response to an error of this package, or to one that nobody foresaw."""
     status, body = error_of(error)
-    headers = {"Retry-After": "1"} if status in (429, 503) else {}
+    seconds = error.retry_after if isinstance(error, Refused) else 1
+    headers = {"Retry-After": str(seconds)} if status in (429, 503) else {}
     headers |= {"WWW-Authenticate": "Bearer"} if status == 401 else {}
     return JSONResponse(body, status, headers)
 

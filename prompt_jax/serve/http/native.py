@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from prompt_jax.config import InputError
 from prompt_jax.serve.http import schemas
-from prompt_jax.serve.http.auth import Key
+from prompt_jax.serve.http.auth import View
 from prompt_jax.serve.http.errors import JSON, invalid
 from prompt_jax.serve.http.responses import Responses, gathered
 
@@ -21,8 +21,8 @@ def add_native(app: FastAPI) -> None:
     @app.post("/v1/classify")
     async def classify(request: Request, body: schemas.ClassifyRequest) -> JSON:
         if body.prompts is not None:
-            return await _ensemble(responses, request.state.key, body)
-        served = await responses.served(request.state.key, body)
+            return await _ensemble(responses, request.state.view, body)
+        served = await responses.served(request.state.view, body)
         labels = body.labels or (list(served.choices) if served else [])
         texts = await responses.tokens(body.input, served)
         engine, timeout = responses.engine, responses.timeout
@@ -43,11 +43,11 @@ def add_native(app: FastAPI) -> None:
     @app.post("/v1/generate")
     async def generate(request: Request, body: schemas.GenerateRequest) -> Any:
         texts = [body.text] if isinstance(body.text, str) else body.text
-        names, key = body.prompts, request.state.key
+        names, view = body.prompts, request.state.view
         if names is None:
-            prompts = [await responses.served(key, body)] * len(texts)
+            prompts = [await responses.served(view, body)] * len(texts)
         elif len(names) == len(texts):
-            prompts = [responses.catalog.find(name or "", key.sees) for name in names]
+            prompts = [view.find(name or "") for name in names]
         else:
             raise invalid("prompts", f"{len(texts)} texts and {len(names)} prompts")
         texts = [
@@ -56,15 +56,15 @@ def add_native(app: FastAPI) -> None:
         return await responses.respond(body, list(zip(prompts, texts, strict=True)), "generation")
 
 
-async def _ensemble(responses: Responses, key: Key, body: schemas.ClassifyRequest) -> JSON:
+async def _ensemble(responses: Responses, view: View, body: schemas.ClassifyRequest) -> JSON:
     if not body.labels:
         raise invalid("labels", "an ensemble needs them")
     labels, engine = body.labels, responses.engine
-    members = [responses.catalog.find(name, key.sees) for name in body.prompts or ()]
+    members = [view.find(name) for name in body.prompts or ()]
     prompts = [served for served in members if served is not None]
     if len(prompts) < len(members):
         raise invalid("prompts", "the base has no say in an ensemble")
-    texts = await responses.tokens(body.input, prompts[0])
+    texts = await responses.tokens(body.input, prompts[0], len(prompts))
     options = {"how": body.how, "weights": body.weights, "timeout": responses.timeout}
     answers = await gathered(engine.ensemble(prompts, t, labels, **options) for t in texts)
     data = [classification(i, labels, answer.scores) for i, answer in enumerate(answers)]

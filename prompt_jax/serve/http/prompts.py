@@ -16,7 +16,7 @@ from prompt_jax.backbones import Backbone
 from prompt_jax.config import InputError
 from prompt_jax.prompts import Prompt, load_shaped
 from prompt_jax.serve.http import schemas
-from prompt_jax.serve.http.auth import Key
+from prompt_jax.serve.http.auth import View
 from prompt_jax.serve.http.errors import JSON, Refused
 from prompt_jax.serve.http.responses import Responses
 from prompt_jax.serve.inspection import check_file_name, check_folder
@@ -33,22 +33,21 @@ DAMAGED = (
 def add_prompts(app: FastAPI) -> None:
     """Adds the routes to an application that has `state.responses`."""
     responses: Responses = app.state.responses
-    catalog = responses.catalog
 
     @app.get("/v1/key")
     async def key(request: Request) -> JSON:
         """Who is asking, and what for."""
-        key: Key = request.state.key
+        key = request.state.view.key
         return {"name": key.name, "scopes": list(key.scopes), "prompts": list(key.prompts)}
 
     @app.get("/v1/prompts")
     async def index(request: Request) -> JSON:
-        visible = [served for served in catalog.served if request.state.key.sees(served.name)]
-        return {"object": "list", "data": [responses.model(served) for served in visible]}
+        view: View = request.state.view
+        return {"object": "list", "data": [responses.model(served) for served in view.served]}
 
     @app.get("/v1/prompts/{name}")
     async def prompt(request: Request, name: str) -> JSON:
-        served = catalog.find(name, request.state.key.sees)
+        served = request.state.view.find(name)
         if served is None or served.prompt is None:
             raise Refused(404, "model_not_found", f"there is no prompt {name[:80]!r}")
         task = served.prompt.task
@@ -62,34 +61,39 @@ def add_prompts(app: FastAPI) -> None:
     @app.put("/v1/prompts/{name}")
     async def put(request: Request, name: str) -> JSON:
         """A new version: the body is a zip of the folder that `save_prompt` writes."""
+        view: View = request.state.view
+        view.own(name)  # Before the body is looked at.
         body = await request.body()
-        expected = expected_of(request)
-        prompt = await asyncio.to_thread(unpacked, body, catalog.engine.backbone)
-        served = await asyncio.to_thread(catalog.put, name, prompt, expected=expected)
+        prompt = await asyncio.to_thread(unpacked, body, responses.engine.backbone)
+        served = await asyncio.to_thread(view.put, name, prompt, expected_of(request))
         return responses.model(served)
 
     @app.delete("/v1/prompts/{name}/{version}")
     async def remove(request: Request, name: str, version: int) -> JSON:
-        await asyncio.to_thread(catalog.remove, name, version, expected=expected_of(request))
+        view: View = request.state.view
+        await asyncio.to_thread(view.remove, name, version, expected_of(request))
         return {"id": f"{name}@{version}", "object": "model", "deleted": True}
 
     @app.put("/v1/prompts/{name}/aliases/{alias}")
     async def alias(request: Request, name: str, alias: str, body: schemas.AliasRequest) -> JSON:
+        view: View = request.state.view
         expected = expected_of(request)
-        await asyncio.to_thread(catalog.alias, name, alias, body.version, expected=expected)
-        return responses.model(catalog.find(f"{name}@{alias}", request.state.key.sees))
+        served = await asyncio.to_thread(view.alias, name, alias, body.version, expected)
+        return responses.model(served)
 
     @app.post("/v1/load_lora_adapter")
     async def load(request: Request, body: schemas.LoadRequest) -> PlainTextResponse:
-        """An alias for a version, under the name and in the words of vLLM's clients."""
-        name, sees = body.lora_name, request.state.key.sees
-        inplace = body.load_inplace
-        await asyncio.to_thread(catalog.load, name, body.lora_path, sees, replace=inplace)
+        """An alias for a version, under the name that vLLM's clients know."""
+        view: View = request.state.view
+        name, replace = body.lora_name, body.load_inplace
+        await asyncio.to_thread(view.load, name, body.lora_path, replace=replace)
+        # The words of vLLM, whose clients use this route.
         return PlainTextResponse(f"Success: LoRA adapter '{name}' added successfully.")
 
     @app.post("/v1/unload_lora_adapter")
-    async def unload(body: schemas.UnloadRequest) -> PlainTextResponse:
-        await asyncio.to_thread(catalog.unload, body.lora_name)
+    async def unload(request: Request, body: schemas.UnloadRequest) -> PlainTextResponse:
+        view: View = request.state.view
+        await asyncio.to_thread(view.unload, body.lora_name)
         return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' removed successfully.")
 
 

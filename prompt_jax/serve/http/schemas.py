@@ -4,7 +4,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-Name = Annotated[str, StringConstraints(max_length=200)]
+Name = Annotated[
+    str, StringConstraints(max_length=200), Field(json_schema_extra={"format": "prompt"})
+]
+"""What names a prompt; every such field is one that a key's patterns hold for."""
 Text = Annotated[str, StringConstraints(min_length=1, max_length=100_000)]
 Stop = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
