@@ -46,3 +46,7 @@ class EngineError(RuntimeError):
 
 class ChangedError(InputError):
     """Somebody else changed the prompt in the meantime."""
+
+
+class StoreError(InputError):
+    """The store is not there, or cannot be read; what is served stays."""

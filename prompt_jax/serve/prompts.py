@@ -62,6 +62,8 @@ class Served:
     version: int = 0
     aliases: tuple[str, ...] = ()
     """Names of the store that mean this version now."""
+    by_name: bool = False
+    """Whether its name alone may mean this version, see `store.Entry`."""
     target_place: str = ""
     """Where its answers stand to a text, "turn" in a chat; empty is where the backbone has them."""
 

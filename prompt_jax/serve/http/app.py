@@ -58,7 +58,10 @@ def create_app(
     @contextlib.asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
         tasks = [asyncio.create_task(_revive(app))]
-        looks = {"not served": catalog.refresh, "keys stay as they were": keys.refresh}
+        looks = {
+            "not served": catalog.refresh, "prompts stay as they were": catalog.losses,
+            "keys stay as they were": keys.refresh,
+        }  # fmt: skip
         for problem, look in looks.items() if refresh else ():
             tasks.append(asyncio.create_task(_watch(look, problem, refresh)))
         yield
@@ -86,7 +89,7 @@ def create_app(
         Gate, metrics=metrics, hosts=None if keys and not hosts else hosts, limit=body_bytes,
         patience=timeout + SLACK,
     )  # fmt: skip
-    _add_health(app)
+    _add_health(app, catalog)
     add_openai(app)
     add_native(app)
     add_prompts(app)
@@ -130,16 +133,18 @@ async def _watch(look: Callable[[], list[str]], heading: str, every: float) -> N
         logged = set(problems)
 
 
-def _add_health(app: FastAPI) -> None:
+def _add_health(app: FastAPI, catalog: Catalog) -> None:
     @app.get("/livez")
     async def livez() -> PlainTextResponse:
         return PlainTextResponse("ok")
 
     async def readyz(request: Request) -> PlainTextResponse:
         state = request.app.state
-        if state.ready and state.engine.alive:
-            return PlainTextResponse("ok")
-        return PlainTextResponse("not ready", 503)
+        if not (state.ready and state.engine.alive):
+            return PlainTextResponse("not ready", 503)
+        # Still 200: without a disk that all servers share, none would be left to answer.
+        lost = catalog.lost
+        return PlainTextResponse(f"ok, but {lost}; what it had is served on" if lost else "ok")
 
     app.get("/readyz")(readyz)
     app.get("/health")(readyz)

@@ -84,14 +84,16 @@ class View:
         """Deletes a version."""
         self._catalog.remove(self.own(name), version, expected=expected)
 
-    def load(self, name: str, reference: str, *, replace: bool) -> None:
-        """Makes another name mean a version."""
+    def load(self, model: str, reference: str, *, replace: bool) -> None:
+        """Makes an alias mean a version, see `Catalog.load`."""
         # Both count: the name would change what others get, and the version is read under it.
-        self._catalog.load(self.own(name), reference, self.key.sees, replace=replace)
+        self.own(model.partition("@")[0])
+        self._catalog.load(model, reference, self.key.sees, replace=replace)
 
-    def unload(self, name: str) -> None:
-        """Forgets a name that was loaded."""
-        self._catalog.unload(self.own(name))
+    def unload(self, model: str) -> None:
+        """Takes an alias away, see `Catalog.unload`."""
+        self.own(model.partition("@")[0])
+        self._catalog.unload(model)
 
     def own(self, name: str) -> str:
         """A name that the key may change.

@@ -8,13 +8,14 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from prompt_jax.config import InputError
-from prompt_jax.disk import DiskFullError
+from prompt_jax.disk import DiskFullError, InUseError, UnwritableError
 from prompt_jax.serve.errors import (
     ChangedError,
     DeadlineError,
     EngineError,
     PoisonedPromptError,
     QueueFullError,
+    StoreError,
     UnknownPromptError,
 )
 
@@ -28,6 +29,9 @@ KINDS: tuple[tuple[type[Exception], int, str], ...] = (
     (DeadlineError, 504, "deadline"),
     (EngineError, 503, "unavailable"),
     (DiskFullError, 507, "storage_full"),
+    (UnwritableError, 503, "storage_unavailable"),
+    (InUseError, 503, "storage_unavailable"),
+    (StoreError, 503, "storage_unavailable"),
     (InputError, 400, "invalid_request"),
 )
 """Status and code of an error, the first that fits."""
@@ -58,6 +62,8 @@ def error_of(error: Exception) -> tuple[int, JSON]:
         return error.status, body_of(error.status, error.code, str(error), error.param)
     # Without the names that there are: they may be those of others.
     message = error.problem if isinstance(error, UnknownPromptError) else str(error)
+    if isinstance(error, UnwritableError):  # Where the server keeps its files is nobody's business.
+        message = f"the server cannot write it: {error.reason}"
     for kind, status, code in KINDS:
         if isinstance(error, kind):
             return status, body_of(status, code, message)

@@ -11,6 +11,7 @@ from pathlib import Path
 from fastapi import FastAPI, Request
 from fastapi.responses import PlainTextResponse
 
+from prompt_jax import disk
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import InputError
 from prompt_jax.prompts import Prompt, load_shaped
@@ -18,7 +19,7 @@ from prompt_jax.serve.http import schemas
 from prompt_jax.serve.http.auth import View
 from prompt_jax.serve.http.errors import JSON, Refused
 from prompt_jax.serve.http.responses import Responses
-from prompt_jax.serve.store import check_folder
+from prompt_jax.serve.inspection import check_file_name, check_folder
 
 FILES = 8
 """Files of an uploaded prompt at most."""
@@ -82,7 +83,7 @@ def add_prompts(app: FastAPI) -> None:
 
     @app.post("/v1/load_lora_adapter")
     async def load(request: Request, body: schemas.LoadRequest) -> PlainTextResponse:
-        """Another name for a version, until it is unloaded or the server ends."""
+        """An alias for a version, under the name that vLLM's clients know."""
         view: View = request.state.view
         name, replace = body.lora_name, body.load_inplace
         await asyncio.to_thread(view.load, name, body.lora_path, replace=replace)
@@ -91,7 +92,8 @@ def add_prompts(app: FastAPI) -> None:
 
     @app.post("/v1/unload_lora_adapter")
     async def unload(request: Request, body: schemas.UnloadRequest) -> PlainTextResponse:
-        request.state.view.unload(body.lora_name)
+        view: View = request.state.view
+        await asyncio.to_thread(view.unload, body.lora_name)
         return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' removed successfully.")
 
 
@@ -113,23 +115,34 @@ def unpacked(body: bytes, backbone: Backbone | None = None) -> Prompt:
     # Sizes are what the archive claims; zipfile gives no more of an entry than that.
     if sum(entry.file_size for entry in entries) > 64 * max(len(body), 1):
         raise InputError("the zip grows more than 64 times; send it less compressed")
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place, "prompt")
+    with disk.writing(Path("an upload")), tempfile.TemporaryDirectory() as place:
+        folder = Path(place, "upload")
         folder.mkdir()
         for entry in entries:
-            name = entry.filename
-            if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise InputError(f"{name[:80]!r} is compressed in another way than by deflate")
-            # A path in a name could lead out of the folder.
-            if entry.is_dir() or Path(name).name != name or "\\" in name:
-                raise InputError(f"{name[:80]!r} is no file name; the zip has no folders")
-            try:
-                data = archive.read(entry)
-            except DAMAGED as error:
-                raise InputError(f"{name[:80]!r} cannot be unpacked: {error}") from error
-            (folder / name).write_bytes(data)
-        check_folder(folder)
-        return load_shaped(folder, backbone)
+            (folder / entry.filename).write_bytes(_read(archive, entry))
+        try:
+            check_folder(folder)
+            return load_shaped(folder, backbone)
+        except InputError as error:
+            # The sender knows its files by their names, and nothing of where they were read.
+            raise InputError(
+                str(error).replace(f"{folder}/", "").replace(str(folder), "it")
+            ) from error
+
+
+def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    """A file of a zip, whose name is that of a prompt's file."""
+    name = entry.filename
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise InputError(f"{name[:80]!r} is compressed in another way than by deflate")
+    # A path in a name could lead out of the folder.
+    if entry.is_dir() or Path(name).name != name or "\\" in name:
+        raise InputError(f"{name[:80]!r} is no file name; the zip has no folders")
+    check_file_name(name)
+    try:
+        return archive.read(entry)
+    except DAMAGED as error:
+        raise InputError(f"{name[:80]!r} cannot be unpacked: {error}") from error
 
 
 def packed(folder: Path) -> bytes:

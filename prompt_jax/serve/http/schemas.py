@@ -122,7 +122,7 @@ class GenerateRequest(Sampling):
 class LoadRequest(Body):
     """`/v1/load_lora_adapter`, as vLLM has it; the path is a name in the store and no path."""
 
-    lora_name: Annotated[Name, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+    lora_name: Name
     lora_path: Name
     load_inplace: bool = False
 
