@@ -42,18 +42,18 @@ def add_native(app: FastAPI) -> None:
 
     @app.post("/v1/generate")
     async def generate(request: Request, body: schemas.GenerateRequest) -> Any:
-        texts = [body.text] if isinstance(body.text, str) else body.text
-        names, key = body.prompts, request.state.key
+        texts, names, key = body.text, body.prompts, request.state.key
         if names is None:
             prompts = [await responses.served(key, body)] * len(texts)
         elif len(names) == len(texts):
             prompts = [responses.catalog.find(name or "", key.sees) for name in names]
         else:
             raise invalid("prompts", f"{len(texts)} texts and {len(names)} prompts")
-        texts = [
-            p.trained_form(text) if p else text for p, text in zip(prompts, texts, strict=True)
+        rows = [
+            (served, served.trained_form(text) if served and isinstance(text, str) else text)
+            for served, text in zip(prompts, texts, strict=True)
         ]
-        return await responses.respond(body, list(zip(prompts, texts, strict=True)), "generation")
+        return await responses.respond(body, rows, "generation")
 
 
 async def _ensemble(responses: Responses, key: Key, body: schemas.ClassifyRequest) -> JSON:
