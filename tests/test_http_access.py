@@ -178,7 +178,7 @@ def test_a_request_is_answered_by_the_version_it_began_with(served):
     async def answer():
         version = await responses.served(view, body)
         catalog.remove("films-hot", 1)
-        return await responses.respond(body, [(version, body.prompt)], "text_completion")
+        return await responses.respond(body, [(version, "a fine film")], "text_completion")
 
     reply = asyncio.run(answer())
     assert (reply["model"], reply["prompt_digest"]) == ("films-hot@1", prompt.digest)
