@@ -8,7 +8,7 @@ from fastapi import FastAPI, Request
 from prompt_jax.config import InputError
 from prompt_jax.data.files import whole
 from prompt_jax.serve.http import schemas
-from prompt_jax.serve.http.auth import Key
+from prompt_jax.serve.http.auth import View
 from prompt_jax.serve.http.errors import JSON, Refused
 from prompt_jax.serve.http.responses import Responses, gathered
 from prompt_jax.serve.prompts import PLAIN
@@ -22,31 +22,30 @@ def add_openai(app: FastAPI) -> None:
 
     @app.get("/v1/models")
     async def models(request: Request) -> JSON:
-        key: Key = request.state.key
-        visible = [served for served in responses.catalog.served if key.sees(served.name)]
-        data = [responses.model(served) for served in (None, *visible)]
+        view: View = request.state.view
+        data = [responses.model(served) for served in (None, *view.served)]
         return {"object": "list", "data": data}
 
     @app.get("/v1/models/{model:path}")
     async def model(request: Request, model: str) -> JSON:
-        return responses.model(responses.catalog.find(model, request.state.key.sees))
+        return responses.model(request.state.view.find(model))
 
     @app.post("/v1/completions")
     async def completions(request: Request, body: schemas.CompletionRequest) -> Any:
-        served = await responses.served(request.state.key, body)
-        texts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
-        return await responses.respond(body, [(served, text) for text in texts], "text_completion")
+        served = await responses.served(request.state.view, body)
+        texts = [(served, text) for text in body.prompt]
+        return await responses.respond(body, texts, "text_completion")
 
     @app.post("/v1/chat/completions")
     async def chat(request: Request, body: schemas.ChatRequest) -> Any:
-        served = await responses.served(request.state.key, body)
+        served = await responses.served(request.state.view, body)
         tokenizer = responses.engine.backbone.tokenizer
         text = (served or PLAIN).conversation(messages_in(body), tokenizer)
         return await responses.respond(body, [(served, text)], "chat.completion")
 
     @app.post("/v1/embeddings")
     async def embeddings(request: Request, body: schemas.EmbeddingRequest) -> JSON:
-        served = await responses.served(request.state.key, body)
+        served = await responses.served(request.state.view, body)
         texts = await responses.tokens(body.input)
         engine, timeout = responses.engine, responses.timeout
         answers = await gathered(engine.embed(served, t, timeout=timeout) for t in texts)

@@ -1,6 +1,7 @@
 """Responses, whole or streamed, and what all routes share for them."""
 
 import asyncio
+import contextlib
 import functools
 import json
 import time
@@ -13,12 +14,14 @@ from fastapi.responses import StreamingResponse
 
 from prompt_jax.data.texts import tokenized
 from prompt_jax.prompts import nearest_words
-from prompt_jax.serve.catalog import Catalog
+from prompt_jax.serve.engine import Engine
 from prompt_jax.serve.http import schemas
-from prompt_jax.serve.http.auth import Key
+from prompt_jax.serve.http.auth import View
+from prompt_jax.serve.http.budgets import spend
 from prompt_jax.serve.http.errors import JSON, Refused, error_of, invalid
 from prompt_jax.serve.http.metrics import Metrics
 from prompt_jax.serve.prompts import Served
+from prompt_jax.serve.sampling import seeds
 from prompt_jax.serve.streaming import Piece, apieces
 from prompt_jax.tasks import Text
 
@@ -39,31 +42,40 @@ class Input(NamedTuple):
 class Responses:
     """What routes share: which prompt a request means, its tokens, and its answers."""
 
-    def __init__(self, catalog: Catalog, metrics: Metrics, timeout: float):
-        self.catalog, self.engine, self.metrics = catalog, catalog.engine, metrics
-        self.timeout = timeout
+    def __init__(self, engine: Engine, base: str, metrics: Metrics, timeout: float):
+        self.engine, self.base, self.metrics, self.timeout = engine, base, metrics, timeout
         self._nearest: dict[str, list[str]] = {}
 
-    async def served(self, key: Key, body: schemas.Prompted) -> Served | None:
+    async def served(self, view: View, body: schemas.Prompted) -> Served | None:
         """The prompt that a request names, or composes."""
         compose = body.compose
         if compose is None:
-            return self.catalog.find(body.model, key.sees)
-        parts = [self.catalog.find(name, key.sees) for name in compose.prompts]
-        prompts = [part for part in parts if part is not None]
-        if len(prompts) < len(parts):
+            return view.find(body.model)
+        composed = await asyncio.to_thread(
+            view.composed, compose.prompts, compose.how, compose.weights
+        )
+        if composed is None:
             raise invalid("compose.prompts", "the base has nothing to compose")
-        composed = self.catalog.composed
-        return await asyncio.to_thread(composed, prompts, compose.how, compose.weights)
+        return composed
 
     async def tokens(
-        self, texts: str | Sequence[str], served: Served | None = None
+        self,
+        texts: Sequence[str | list[int]],
+        served: Served | None = None,
+        times: int = 1,
     ) -> list[list[int]]:
-        """The tokens of one text or of several, each as the prompt was trained to read it."""
+        """The tokens of texts, each as the prompt was trained to read it; tokens as they are.
+
+        Args:
+          times: how often each is read, for the budget of the key.
+        """
         tokenizer = self.engine.backbone.tokenizer
         in_turns = served is not None and served.target_place == "turn"
         rows = []
-        for text in [texts] if isinstance(texts, str) else texts:
+        for text in texts:
+            if isinstance(text, list):
+                rows.append(text)
+                continue
             text = served.trained_form(text) if served is not None and in_turns else text
             if isinstance(text, Text):
                 rows += (await asyncio.to_thread(tokenized, tokenizer, [text]))[0]
@@ -72,6 +84,7 @@ class Responses:
             encode = functools.partial(tokenizer, text, verbose=False)
             encoded = encode() if len(text) <= SHORT else await asyncio.to_thread(encode)
             rows.append(encoded["input_ids"])
+        spend(times * sum(map(len, rows)))
         return rows
 
     def identity(self, served: Served | None) -> dict[str, str]:
@@ -79,14 +92,14 @@ class Responses:
         base = self.engine.backbone.fingerprint[:12]
         digest = "" if served is None else served.digest
         return {
-            "model": self.catalog.base if served is None else served.reference,
+            "model": self.base if served is None else served.reference,
             "system_fingerprint": f"{base}-{digest[:12]}" if digest else base,
             "prompt_digest": digest,
         }
 
     def model(self, served: Served | None) -> JSON:
         """OpenAI's object of a model: the frozen one, or a prompt for it."""
-        base = self.catalog.base
+        base = self.base
         about = {"object": "model", "created": int(self.metrics.began), "owned_by": "prompt_jax"}
         if served is None or served.prompt is None:
             return {"id": base, **about, "root": self.engine.backbone.fingerprint, "parent": None}
@@ -109,21 +122,33 @@ class Responses:
             words = self._nearest[served.digest] = [row[0][0] for row in nearest]
         return words
 
-    def pieces(self, prompted: Input, body: schemas.Sampling, seed: int) -> AsyncIterator[Piece]:
+    async def pieces(
+        self, prompted: Input, body: schemas.Sampling, seed: int
+    ) -> AsyncIterator[Piece]:
         """An answer as it is written."""
-        drawn = {"top_k": body.top_k, "top_p": body.top_p} if body.temperature else {}
-        return apieces(
+        drawn = {"top_k": max(body.top_k, 0), "top_p": body.top_p} if body.temperature else {}
+        most = self.engine.max_new_tokens
+        pieces = apieces(
             self.engine, prompted.served, prompted.tokens, body.stops, seed=seed,
-            max_new_tokens=body.limit or self.engine.max_new_tokens, temperature=body.temperature,
+            max_new_tokens=min(body.limit or most, most), temperature=body.temperature,
             repetition_penalty=body.repetition_penalty, min_new_tokens=body.min_tokens,
             stop_token_ids=body.stop_token_ids or (), timeout=self.timeout, **drawn,
         )  # fmt: skip
+        written = 0
+        async with contextlib.aclosing(pieces):
+            async for piece in pieces:
+                # As they come: whoever leaves in the middle has had them all the same.
+                spend(len(piece.tokens) - written)
+                written = len(piece.tokens)
+                yield piece
 
     async def respond(
-        self, body: schemas.Sampling, texts: Sequence[tuple[Served | None, str]], kind: str
+        self,
+        body: schemas.Sampling,
+        texts: Sequence[tuple[Served | None, str | list[int]]],
+        kind: str,
     ) -> JSON | StreamingResponse:
         """A response of OpenAI's shape, whole or streamed."""
-        refuse_unsupported(body)
         if len(texts) * body.n > TEXTS:
             raise Refused(400, "too_many", f"a request has at most {TEXTS} answers", "n")
         if body.n > 1 and not body.temperature:
@@ -146,8 +171,7 @@ class Responses:
             pieces = [piece async for piece in self.pieces(prompted, body, seed)]
             return "".join(piece.text for piece in pieces), pieces[-1]
 
-        # A seed for each of the n answers to a text, which would be the same otherwise.
-        rows = [(prompted, body.seed + i) for prompted in inputs for i in range(body.n)]
+        rows = rows_of(body, inputs)
         tasks = [asyncio.ensure_future(answer(*row)) for row in rows]
         try:
             answers = await asyncio.gather(*tasks)
@@ -179,7 +203,7 @@ class Responses:
             except Exception as error:  # It goes into the stream, to whoever listens.
                 await queue.put((index, error))
 
-        rows = [(prompted, body.seed + i) for prompted in inputs for i in range(body.n)]
+        rows = rows_of(body, inputs)
         tasks = [asyncio.ensure_future(run(i, *row)) for i, row in enumerate(rows)]
         left, written, began = len(rows), 0, time.monotonic()
         try:
@@ -197,7 +221,7 @@ class Responses:
                 if piece.finish is not None:
                     left, written = left - 1, written + len(piece.tokens)
             usage = self._usage(kind, head, inputs, len(rows), written)
-            if (body.stream_options or {}).get("include_usage"):
+            if body.stream_options and body.stream_options.include_usage:
                 yield event({**head, "object": chunk, "choices": [], "usage": usage})
             yield "data: [DONE]\n\n"
         finally:
@@ -211,6 +235,11 @@ class Responses:
         read = sum(len(prompted.tokens) for prompted in inputs)
         self.metrics.count(kind, str(head["model"]), rows, read=read, written=written)
         return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
+
+
+def rows_of(body: schemas.Sampling, inputs: Sequence[Input]) -> list[tuple[Input, int]]:
+    """Every answer's input, and the seed of it."""
+    return [(prompted, seed) for prompted in inputs for seed in seeds(body.seed, body.n)]
 
 
 def choice(index: int, text: str, last: Piece, body: schemas.Sampling, kind: str) -> JSON:
@@ -238,14 +267,6 @@ async def gathered(requests: Iterable[Future[Answer]]) -> list[Answer]:
     finally:
         for future in futures:
             future.cancel()
-
-
-def refuse_unsupported(body: schemas.Body) -> None:
-    """Refuses fields that would change the answer and cannot."""
-    for name in schemas.UNSUPPORTED:
-        value = (body.model_extra or {}).get(name)
-        if value is True or value not in (None, 0, 1, [], {}, ""):  # True equals 1.
-            raise Refused(400, "unsupported", f"{name} is not supported here", name)
 
 
 async def prefixed(first: str, rest: AsyncIterator[str]) -> AsyncIterator[str]:
