@@ -1,0 +1,69 @@
+"""A backbone as far as a client needs it: config, tokenizer, and its table of words on disk."""
+
+import dataclasses
+import os
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from prompt_jax.backbones import Backbone
+from prompt_jax.config import InputError
+from prompt_jax.trees import Tokenizer
+from prompt_jax.weights.load import in_words, open_backbone, tokenizer_for
+from prompt_jax.weights.stored import StoredTensor
+
+
+@dataclasses.dataclass(frozen=True)
+class Words:
+    """The words of a backbone that itself runs elsewhere."""
+
+    backbone: Backbone
+    """Without weights, and so without a fingerprint."""
+    table: StoredTensor
+    """[V, D]; rows are read from the file as texts need them."""
+
+    def embed(self, tokens: Int[np.ndarray, " T"]) -> Float[np.ndarray, "T D"]:
+        """The embeddings of a text, as `Backbone.embed` gives them, in the type of the table.
+
+        Raises:
+          InputError: a token that the table has no row for.
+        """
+        self.backbone.check_tokens(tokens, "a text")
+        if self.table.read_rows is None:
+            rows = self.table.read()[tokens]
+        else:
+            read = self.table.read_rows
+            rows = np.concatenate([read(token, token + 1) for token in tokens.tolist()])
+        return np.asarray(dataclasses.replace(self.backbone, params={"embedding": rows}).table)
+
+
+def load_words(
+    name: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    tokenizer: Tokenizer | str | os.PathLike[str] | None = None,
+) -> Words:
+    """The words of a backbone; of its weights nothing is read but rows of the table.
+
+    Args:
+      name: as for `load_backbone`, as are the others; a preset has no words.
+      revision: branch, tag or commit of a hub id.
+      token: for private repositories.
+      tokenizer: a tokenizer, or the folder or hub id of one; None takes the one beside the weights.
+
+    Raises:
+      InputError: as `load_backbone`, or there is no tokenizer, or the weights are random.
+    """
+    name = os.fspath(name)
+    config, source, tensors = open_backbone(name, revision, token)
+    if tensors is None:
+        raise InputError(
+            f"{name!r} is a model of random weights, and no server runs it; give a folder or hub id"
+        )
+    words = tokenizer_for(source, tokenizer)
+    if words is None:
+        raise InputError(f"{name!r} has no tokenizer; give tokenizer=, the folder or hub id of one")
+    backbone = Backbone(name=name, config=in_words(config, words), params={}, tokenizer=words)
+    (path,) = backbone.family.hugging_face_names(config)["embedding"]
+    return Words(backbone, tensors[path])
