@@ -68,9 +68,13 @@ def test_torch_reads_a_tensor_that_torch_did_not_write(dtype):
 
 @pytest.mark.parametrize("placement", ["prefix", "after_bos", "suffix", *IN_CHATS])
 def test_a_text_is_sent_as_the_model_reads_it(placement, backbone, tmp_path):
-    config = pj.PromptTuningConfig(num_virtual_tokens=P, init="random", placement=placement)
+    # The one that also changes the embeddings of the text itself.
+    kind = pj.DecomposedPromptConfig if placement == "suffix" else pj.PromptTuningConfig
+    config = kind(num_virtual_tokens=P, init="random", placement=placement)
     task = CHATS if placement in IN_CHATS else None
     prompt = prompt_of(backbone, config, task=task)
+    shaken = {name: leaf + 0.5 for name, leaf in prompt.tuned.items()}
+    prompt = dataclasses.replace(prompt, tuned=shaken)
     soft = soft_prompt(tmp_path, prompt)
     tokenizer = backbone.tokenizer
     turns = [{"role": "system", "content": ""}, {"role": "user", "content": TEXT}]
@@ -165,6 +169,8 @@ def test_only_rows_of_the_table_are_read(backbone, tmp_path):
     ids = backbone.tokenizer(TEXT)["input_ids"]
     expected = np.asarray(backbone.embed(np.asarray(ids))).astype(ml_dtypes.bfloat16)
     np.testing.assert_array_equal(soft.embeddings(TEXT)[P:], expected)
+    np.testing.assert_array_equal(soft.embeddings("")[:P], soft.embeddings(TEXT)[:P])
+    assert len(soft.embeddings("")) == P
 
 
 def test_words_are_scaled_where_the_model_scales_them(backbone):
@@ -172,7 +178,7 @@ def test_words_are_scaled_where_the_model_scales_them(backbone):
     config = dataclasses.replace(backbone.config, embedding_scale=3.5)
     gemma = dataclasses.replace(backbone, config=config)
     words, tokens = load_words(backbone.name), np.asarray([3, 5, 3])
-    scaled = dataclasses.replace(words, backbone=dataclasses.replace(gemma, params={}))
+    scaled = dataclasses.replace(words, backbone=gemma)
     np.testing.assert_array_equal(scaled.embed(tokens), gemma.embed(tokens))
     assert not np.array_equal(scaled.embed(tokens), words.embed(tokens))
 

@@ -20,7 +20,7 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int32
 
 from prompt_jax.config import IN_CHATS, InputError, choose
 from prompt_jax.data.texts import pad, padded_length, tokenized
@@ -91,24 +91,35 @@ class SoftPrompt:
         choose("dtype", dtype, DTYPES)
         return cls(prompt.on(words.backbone), words, model or prompt.backbone, dtype)
 
+    def tokens(self, text: str | Chat) -> Int32[np.ndarray, " T"]:
+        """The tokens of a text or chat in the form that the prompt was trained on.
+
+        Args:
+          text: under a prompt of chats, a plain text is the user's turn, and the chat template is
+            written around it.
+
+        Raises:
+          InputError: a chat that the template refuses.
+        """
+        (row,) = tokenized(self.words.backbone.tokenizer, [self._written(text)])[0]
+        return np.asarray(row, np.int32)
+
     def embeddings(self, text: str | Chat) -> Float[np.ndarray, "S D"]:
         """The embeddings of a text or chat with the prompt in its place, as the model reads them.
 
         Args:
-          text: read in the form that the prompt was trained on: under one of chats, a plain text is
-            the user's turn, and the chat template is written around it.
+          text: as for `tokens`.
 
         Raises:
           InputError: a chat that the template refuses, or without the turn of the prompt.
         """
-        backbone = self.words.backbone
-        (row,) = tokenized(backbone.tokenizer, [self._written(text)])[0]
+        backbone, row = self.words.backbone, self.tokens(text)
         injection = self.prompt.injection()
-        check_places(injection.placement, backbone, [np.asarray(row)], ["the text"])
+        check_places(injection.placement, backbone, [row], ["the text"])
         # Padded to a few lengths, each of which is compiled once.
-        tokens, mask = pad([np.asarray(row, np.int32)], padded_length(len(row)), 0)
+        tokens, mask = pad([row], padded_length(max(len(row), 1)), 0)
         embeddings = np.zeros((*tokens.shape, backbone.width), FLOATS[self.dtype])
-        embeddings[0, : len(row)] = self.words.embed(np.asarray(row))
+        embeddings[0, : len(row)] = self.words.embed(row)
         model = PromptedModel.of(backbone, injection)
         before = model.before(jnp.asarray(tokens), jnp.asarray(mask))
         joined, real = _joined(injection, jnp.asarray(embeddings), jnp.asarray(mask), before)
@@ -118,7 +129,7 @@ class SoftPrompt:
         """Arguments of `client.completions.create`, for vLLM; beside them goes what OpenAI has.
 
         Args:
-          text: as for `embeddings`.
+          text: as for `tokens`.
           extra: fields of vLLM's own, such as `top_k`.
         """
         body = {"prompt_embeds": payload(self.embeddings(text)), "stop_token_ids": self._ends}
@@ -159,7 +170,7 @@ class SoftPrompt:
         """The body of SGLang's `POST /generate`.
 
         Args:
-          text: as for `embeddings`.
+          text: as for `tokens`.
           sampling: its `sampling_params`, such as `max_new_tokens`.
 
         Raises:

@@ -9,7 +9,7 @@ and `advanced_features/lora`, its `srt/managers/tokenizer_manager.py`, `srt/lora
 import dataclasses
 import shlex
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from prompt_jax.config import InputError, choose
 from prompt_jax.methods.lora import LoraConfig
@@ -17,7 +17,6 @@ from prompt_jax.prompts.folder import save_prompt
 from prompt_jax.prompts.peft import obstacle
 from prompt_jax.prompts.prompt import Prompt
 
-Engine = Literal["vllm", "sglang"]
 HERE = "PATH OF THIS FOLDER"
 
 
@@ -42,7 +41,7 @@ class Server(NamedTuple):
     """Whether it scales an adapter as rsLoRA does, where the adapter says so."""
 
 
-SERVERS: dict[Engine, Server] = {
+SERVERS = {
     "vllm": Server(
         "vLLM",
         "vllm serve",
@@ -61,6 +60,7 @@ SERVERS: dict[Engine, Server] = {
         rslora=False,
     ),
 }
+"""By what `--to` calls them."""
 
 
 def export_to_engine(

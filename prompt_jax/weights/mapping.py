@@ -29,7 +29,7 @@ def _is_copy(tensors: Mapping[str, StoredTensor], name: str, family: Family) -> 
         return False
     # Heads that are no copy differ in their first row: two large tables need not be read for it.
     first = [tensor.read_rows(0, 1) for tensor in (tensors[name], table) if tensor.read_rows]
-    if len(first) == 2 and not np.array_equal(*first):
+    if len(first) == 2 and not np.array_equal(first[0], first[1]):
         return False
     return np.array_equal(tensors[name].read(), table.read())
 

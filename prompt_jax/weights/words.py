@@ -18,7 +18,7 @@ class Words:
     """The words of a backbone that itself runs elsewhere."""
 
     backbone: Backbone
-    """Without weights, and so without a fingerprint."""
+    """With one row of its table in place of weights: a prompt is checked against its shapes."""
     table: StoredTensor
     """[V, D]; rows are read from the file as texts need them."""
 
@@ -29,12 +29,19 @@ class Words:
           InputError: a token that the table has no row for.
         """
         self.backbone.check_tokens(tokens, "a text")
-        if self.table.read_rows is None:
-            rows = self.table.read()[tokens]
-        else:
-            read = self.table.read_rows
-            rows = np.concatenate([read(token, token + 1) for token in tokens.tolist()])
-        return np.asarray(dataclasses.replace(self.backbone, params={"embedding": rows}).table)
+        return np.asarray(_holding(self.backbone, _rows(self.table, tokens)).table)
+
+
+def _rows(table: StoredTensor, tokens: Int[np.ndarray, " T"]) -> Float[np.ndarray, "T D"]:
+    read = table.read_rows
+    if read is None:  # A pickle, whose tensors are read whole.
+        return table.read()[tokens]
+    # The first of these is empty, as an empty text is.
+    return np.concatenate([read(0, 0), *(read(token, token + 1) for token in tokens.tolist())])
+
+
+def _holding(backbone: Backbone, rows: Float[np.ndarray, "T D"]) -> Backbone:
+    return dataclasses.replace(backbone, params={"embedding": rows})
 
 
 def load_words(
@@ -66,4 +73,5 @@ def load_words(
         raise InputError(f"{name!r} has no tokenizer; give tokenizer=, the folder or hub id of one")
     backbone = Backbone(name=name, config=in_words(config, words), params={}, tokenizer=words)
     (path,) = backbone.family.hugging_face_names(config)["embedding"]
-    return Words(backbone, tensors[path])
+    table = tensors[path]
+    return Words(_holding(backbone, _rows(table, np.zeros(1, int))), table)
