@@ -5,11 +5,13 @@ import dataclasses
 import io
 import json
 
+import huggingface_hub
 import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+import safetensors.numpy
 
 import prompt_jax as pj
 from prompt_jax import cli
@@ -171,6 +173,32 @@ def test_only_rows_of_the_table_are_read(backbone, tmp_path):
     np.testing.assert_array_equal(soft.embeddings(TEXT)[P:], expected)
     np.testing.assert_array_equal(soft.embeddings("")[:P], soft.embeddings(TEXT)[:P])
     assert len(soft.embeddings("")) == P
+
+
+def test_the_shard_of_the_table_is_enough(backbone, shard, tmp_path, monkeypatch):
+    """On disk, and of what is on the hub, whose client is the one thing replaced here."""
+    folder = save_hugging_face(tmp_path / "sharded", backbone)
+    tensors = safetensors.numpy.load_file(folder / "model.safetensors")
+    shard(folder, tensors, "model.safetensors", safetensors.numpy.save_file)
+    (folder / "model.safetensors").unlink()
+    index = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
+    table = index["model.embed_tokens.weight"]
+    for name in {*index.values()} - {table}:
+        (folder / name).unlink()
+    patterns = []
+
+    def snapshot_download(name, *, revision, token, allow_patterns):
+        patterns.append(allow_patterns[-1])
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    tokens = np.asarray([3, 5, 3])
+    for name in (folder, "someone/llama"):
+        words = load_words(name)
+        np.testing.assert_array_equal(words.embed(tokens), backbone.embed(tokens))
+    assert patterns == ["model.safetensors.index.json", table]
+    with pytest.raises(InputError, match="which is not there; download it as well"):
+        pj.load_backbone(folder)
 
 
 def test_words_are_scaled_where_the_model_scales_them(backbone):

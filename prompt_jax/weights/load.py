@@ -145,7 +145,7 @@ def read_config(
 
 
 def open_backbone(
-    name: str, revision: str | None, token: str | None, **fields: Any
+    name: str, revision: str | None, token: str | None, *, table_only: bool = False, **fields: Any
 ) -> tuple[ModelConfig, str, dict[str, StoredTensor] | None]:
     """The config, where the weights are, and the weights; those of a preset are none.
 
@@ -153,17 +153,18 @@ def open_backbone(
       name: as for `load_backbone`, as are `revision` and `token`.
       revision: of a hub id.
       token: for private repositories.
+      table_only: a model in shards is there as soon as the one with the embedding table is.
       fields: of the config that are not the checkpoint's, such as dtype.
     """
     if name in PRESETS:
         return dataclasses.replace(PRESETS[name], **fields), "", None
-    source = locate(name, revision, token)
+    source = locate(name, revision, token, table_only=table_only)
     if is_gguf(Path(source)):
         read = read_gguf
     elif source.startswith("gs://") or Path(source, "checkpoint").is_file():
         read = read_t5x
     else:
-        read = read_hugging_face
+        read = functools.partial(read_hugging_face, table_only=table_only)
     config, tensors = read(source, **fields)
     return config, source, tensors
 

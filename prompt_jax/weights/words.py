@@ -63,7 +63,7 @@ def load_words(
       InputError: as `load_backbone`, or there is no tokenizer, or the weights are random.
     """
     name = os.fspath(name)
-    config, source, tensors = open_backbone(name, revision, token)
+    config, source, tensors = open_backbone(name, revision, token, table_only=True)
     if tensors is None:
         raise InputError(
             f"{name!r} is a model of random weights, and no server runs it; give a folder or hub id"
