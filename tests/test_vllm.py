@@ -20,8 +20,8 @@ from prompt_jax.forward import PromptedModel
 from prompt_jax.generate import generate
 from prompt_jax.integrations.vllm import SoftPrompt
 from prompt_jax.prompts import compose, export_to_engine, load_prompt, prompt_for, serving_line
-from prompt_jax.tasks import Task
-from prompt_jax.testing.chats import byte_tokenizer
+from prompt_jax.tasks import Task, openings
+from prompt_jax.testing.chats import TEMPLATES, byte_tokenizer
 from prompt_jax.weights import load_words, save_hugging_face
 from prompt_jax.weights.pickle import tensor_bytes
 
@@ -131,26 +131,43 @@ def test_the_payload_writes_what_we_write(backbone, tmp_path):
     assert written != plain[0, len(ids) :].tolist()
 
 
-def test_a_part_of_a_chat_stands_where_the_prompt_does(backbone, tmp_path):
+@pytest.mark.parametrize("placement", IN_CHATS)
+def test_a_part_of_a_chat_stands_where_the_prompt_does(placement, backbone, tmp_path):
     """The server writes its template around a placeholder, and puts the rows in its place."""
-    config = pj.PromptTuningConfig(num_virtual_tokens=P, init="random", placement="turn")
+    config = pj.PromptTuningConfig(num_virtual_tokens=P, init="random", placement=placement)
     soft = soft_prompt(tmp_path, prompt_of(backbone, config, task=CHATS))
-    system, user = soft.chat(CHAT)["messages"]
-    rows, text = user["content"]
-    assert text == {"type": "text", "text": TEXT} and rows["type"] == "prompt_embeds"
+    messages = soft.chat(CHAT)["messages"]
+    (turn,) = (message for message in messages if not isinstance(message["content"], str))
+    (part,) = turn["content"]
+    assert turn["role"] == {"system": "system", "turn": "user"}[placement]
     tokenizer = byte_tokenizer(backbone.tokenizer.chat_template)
     tokenizer.add_tokens(["<rows>"], special_tokens=True)
-    shown = [system, {"role": "user", "content": "<rows>" + text["text"]}]
+    shown = [{**m, "content": "<rows>"} if m is turn else m for m in messages]
     ids = tokenizer.apply_chat_template(shown, add_generation_prompt=True)["input_ids"]
     place = ids.index(tokenizer.convert_tokens_to_ids("<rows>"))
     front, behind = (
         np.asarray(backbone.embed(np.asarray(part))) for part in (ids[:place], ids[place + 1 :])
     )
-    sent = read_as_vllm(rows["data"], backbone.width).numpy()
+    sent = read_as_vllm(part["data"], backbone.width).numpy()
     np.testing.assert_array_equal(np.concatenate([front, sent, behind]), soft.embeddings(CHAT))
-    apart = SoftPrompt(prompt_of(backbone), soft.words, "films", "float32")
+
+
+def test_what_is_no_part_of_a_chat(backbone, tmp_path):
+    config = pj.PromptTuningConfig(num_virtual_tokens=P, init="random", placement="turn")
+    soft = soft_prompt(tmp_path, prompt_of(backbone, config, task=CHATS))
+    apart = dataclasses.replace(soft, prompt=prompt_of(backbone))
     with pytest.raises(InputError, match='of placement "prefix", .* use completion'):
         apart.chat(CHAT)
+    with pytest.raises(InputError, match="has no message of user; add one"):
+        soft.chat(CHAT[:1])
+    # Ends a turn by plain words, which no token tells from those of the text.
+    tokenizer = byte_tokenizer(TEMPLATES["mistral"])
+    llama = dataclasses.replace(soft.words.backbone, tokenizer=tokenizer)
+    opened = dataclasses.replace(llama.config, openings=openings(tokenizer))
+    llama = dataclasses.replace(llama, config=opened)
+    mistral = dataclasses.replace(soft, words=dataclasses.replace(soft.words, backbone=llama))
+    with pytest.raises(InputError, match=r"are those of '.*a fine film \[/INST\]', and the text is"):
+        mistral.chat(CHAT[1:])
 
 
 def test_only_rows_of_the_table_are_read(backbone, tmp_path):

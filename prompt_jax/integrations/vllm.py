@@ -15,7 +15,7 @@ import base64
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,7 @@ from prompt_jax.forward.prompted import prepend
 from prompt_jax.methods.lora import LoraConfig
 from prompt_jax.prompts import Prompt, check_engine, load_shaped
 from prompt_jax.serve.prompts import Served
+from prompt_jax.tasks import Message
 from prompt_jax.tasks.chat import SYSTEM, messages_of
 from prompt_jax.weights import Words, load_words
 from prompt_jax.weights.pickle import tensor_bytes
@@ -43,6 +44,14 @@ Request: TypeAlias = dict[str, object]
 """Arguments of a client's call, or the body of a request."""
 
 _joined = jax.jit(prepend)
+
+
+class _Read(NamedTuple):
+    """A text as the model reads it."""
+
+    embeddings: Float[np.ndarray, "S D"]
+    before: int
+    """Tokens of the text that stand before the prompt."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,17 +122,7 @@ class SoftPrompt:
         Raises:
           InputError: a chat that the template refuses, or without the turn of the prompt.
         """
-        backbone, row = self.words.backbone, self.tokens(text)
-        injection = self.prompt.injection()
-        check_places(injection.placement, backbone, [row], ["the text"])
-        # Padded to a few lengths, each of which is compiled once.
-        tokens, mask = pad([row], padded_length(max(len(row), 1)), 0)
-        embeddings = np.zeros((*tokens.shape, backbone.width), FLOATS[self.dtype])
-        embeddings[0, : len(row)] = self.words.embed(row)
-        model = PromptedModel.of(backbone, injection)
-        before = model.before(jnp.asarray(tokens), jnp.asarray(mask))
-        joined, real = _joined(injection, jnp.asarray(embeddings), jnp.asarray(mask), before)
-        return np.asarray(joined)[np.asarray(real)]
+        return self._read(self.tokens(text)).embeddings
 
     def completion(self, text: str | Chat, **extra: object) -> Request:
         """Arguments of `client.completions.create`, for vLLM; beside them goes what OpenAI has.
@@ -136,13 +135,14 @@ class SoftPrompt:
         return {"model": self.model, "prompt": None, "extra_body": {**body, **extra}}
 
     def chat(self, messages: Chat) -> Request:
-        """Arguments of `client.chat.completions.create`, for vLLM: the rows as a part of a message.
+        """Arguments of `client.chat.completions.create`, for vLLM: the turn of the prompt embedded.
 
-        The server itself writes the template around them, and reads the messages as it does
-        without a prompt; `completion` is the same chat as in training, token by token.
+        The server itself writes the template around it, and reads the other messages as it does
+        without a prompt. Rows and text are one part: between parts vLLM may write a line break,
+        which is why `"content": [rows, text]` is another input than the one of training.
 
         Raises:
-          InputError: the prompt does not stand in a turn.
+          InputError: the prompt does not stand in a turn, or this turn is not to be had apart.
         """
         injection = self.prompt.injection()
         if injection.placement not in IN_CHATS or injection.shift is not None:
@@ -151,19 +151,14 @@ class SoftPrompt:
                 f'"{injection.placement}", and a part of a message holds rows in a turn alone '
                 f"({' or '.join(IN_CHATS)}); use completion, which takes chats too"
             )
-        roles = SYSTEM if injection.placement == "system" else ("user",)
         turns = getattr(self._written(messages), "turns", ())
+        roles = SYSTEM if injection.placement == "system" else ("user",)
         place = next((i for i, turn in enumerate(turns) if turn.role in roles), None)
         if place is None:
-            raise InputError(
-                f"the chat has no message of {' or '.join(roles)}, in which the prompt stands; "
-                "add one"
-            )
-        rows = np.asarray(injection.prompt).astype(FLOATS[self.dtype])
-        parts = [{"type": "prompt_embeds", "data": payload(rows)}]
-        parts += [{"type": "text", "text": turns[place].content}] * bool(turns[place].content)
-        written = [turn._asdict() for turn in turns]
-        written[place] = {"role": turns[place].role, "content": parts}
+            raise InputError(f"the chat has no message of {' or '.join(roles)}; add one")
+        part = {"type": "prompt_embeds", "data": payload(self._turn(messages, turns[place]))}
+        written: list[Request] = [turn._asdict() for turn in turns]
+        written[place] = {"role": turns[place].role, "content": [part]}
         return {"model": self.model, "messages": written}
 
     def generate(self, text: str | Chat, **sampling: object) -> Request:
@@ -182,6 +177,36 @@ class SoftPrompt:
             "input_embeds": rows,
             "sampling_params": {"stop_token_ids": self._ends, **sampling},
         }
+
+    def _read(self, row: Int32[np.ndarray, " T"]) -> "_Read":
+        backbone, injection = self.words.backbone, self.prompt.injection()
+        check_places(injection.placement, backbone, [row], ["the text"])
+        # Padded to a few lengths, each of which is compiled once.
+        tokens, mask = pad([row], padded_length(max(len(row), 1)), 0)
+        embeddings = np.zeros((*tokens.shape, backbone.width), FLOATS[self.dtype])
+        embeddings[0, : len(row)] = self.words.embed(row)
+        model = PromptedModel.of(backbone, injection)
+        before = model.before(jnp.asarray(tokens), jnp.asarray(mask))
+        joined, real = _joined(injection, jnp.asarray(embeddings), jnp.asarray(mask), before)
+        return _Read(np.asarray(joined)[np.asarray(real)], 0 if before is None else int(before[0]))
+
+    def _turn(self, messages: Chat, turn: Message) -> Float[np.ndarray, "S D"]:
+        """The prompt and the text of its turn: up to the control token that ends it."""
+        tokenizer, row = self.words.backbone.tokenizer, self.tokens(messages)
+        embeddings, before = self._read(row)
+        controls = [*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()]
+        ends = np.flatnonzero(np.isin(row[before:], controls))
+        content = row[before : before + ends[0]] if ends.size else row[before:]
+        words = tokenizer.decode(content, clean_up_tokenization_spaces=False)
+        # Others are templates that end a turn by plain words, and texts whose first token has
+        # swallowed the end of what opens the turn.
+        if words not in (turn.content, turn.content.strip()):
+            raise InputError(
+                f"the tokens of the {turn.role}'s turn are those of {words!r:.60}, and the text is "
+                f"{turn.content!r:.60}: the server would read others; use completion"
+            )
+        virtual = len(embeddings) - len(row)
+        return embeddings[before : before + virtual + len(content)]
 
     @property
     def _ends(self) -> list[int]:
