@@ -166,7 +166,9 @@ def test_what_is_no_part_of_a_chat(backbone, tmp_path):
     opened = dataclasses.replace(llama.config, openings=openings(tokenizer))
     llama = dataclasses.replace(llama, config=opened)
     mistral = dataclasses.replace(soft, words=dataclasses.replace(soft.words, backbone=llama))
-    with pytest.raises(InputError, match=r"are those of '.*a fine film \[/INST\]', and the text is"):
+    with pytest.raises(
+        InputError, match=r"are those of '.*a fine film \[/INST\]', and the text is"
+    ):
         mistral.chat(CHAT[1:])
 
 
