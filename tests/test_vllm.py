@@ -15,7 +15,7 @@ import safetensors.numpy
 
 import prompt_jax as pj
 from prompt_jax import cli
-from prompt_jax.config import IN_CHATS, InputError
+from prompt_jax.config import IN_CHATS, PLACEMENTS, InputError
 from prompt_jax.forward import PromptedModel
 from prompt_jax.generate import generate
 from prompt_jax.integrations.vllm import SoftPrompt
@@ -68,7 +68,10 @@ def test_torch_reads_a_tensor_that_torch_did_not_write(dtype):
     assert tensor_bytes(array) == tensor_bytes(array.copy())
 
 
-@pytest.mark.parametrize("placement", ["prefix", "after_bos", "suffix", *IN_CHATS])
+OTHERS = [pytest.param(place, marks=pytest.mark.slow) for place in PLACEMENTS if place != "turn"]
+
+
+@pytest.mark.parametrize("placement", ["turn", *OTHERS])
 def test_a_text_is_sent_as_the_model_reads_it(placement, backbone, tmp_path):
     # The one that also changes the embeddings of the text itself.
     kind = pj.DecomposedPromptConfig if placement == "suffix" else pj.PromptTuningConfig
