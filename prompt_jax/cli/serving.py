@@ -1,18 +1,61 @@
 """`prompt-jax serve`: the prompts of a store over HTTP."""
 
+import contextlib
+import inspect
+import json
+import logging
+import os
 import signal
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 from prompt_jax.cli.arguments import parse
-from prompt_jax.config import BackboneConfig, InputError, MeshConfig
+from prompt_jax.config import BackboneConfig, InputError, MeshConfig, MethodConfig, from_json
 from prompt_jax.runtime import prepare
 
+LOG = logging.getLogger(__name__)
 FROZEN, MESH = BackboneConfig(), MeshConfig()
+ENVIRONMENT = "PROMPT_JAX_SERVE_"
 
 
 def run(arguments: list[str]) -> None:
-    """Runs the command."""
-    parse(_serve, "serve", arguments)
+    """Runs the command; flags come before variables of the environment."""
+    parse(_serve, "serve", [*flags_of(os.environ), *arguments])
+
+
+def flags_of(environment: Mapping[str, str]) -> list[str]:
+    """The flags that variables stand for: PROMPT_JAX_SERVE_MAX_NEW_TOKENS=128, and the like."""
+    flags = []
+    for name, parameter in inspect.signature(_serve).parameters.items():
+        value = environment.get(ENVIRONMENT + name.upper())
+        flag = name.replace("_", "-")
+        if value is None:
+            continue
+        if not isinstance(parameter.default, bool):
+            flags += [f"--{flag}", *(value.split() or [""])]
+        elif value.lower() in ("true", "false"):
+            flags.append(f"--{flag}" if value.lower() == "true" else f"--no-{flag}")
+        else:
+            raise InputError(f"{ENVIRONMENT}{name.upper()} is true or false, got {value!r}")
+    return flags
+
+
+def methods_of(words: Sequence[str]) -> list[MethodConfig]:
+    """Methods, each followed by its fields: `prefix_tuning num_virtual_tokens=20 ia3`."""
+    methods: list[dict[str, object]] = []
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals:
+            methods.append({"kind": name})
+            continue
+        if not methods:
+            raise InputError(f"--room begins with a method such as prefix_tuning, got {word!r}")
+        try:
+            methods[-1][name] = json.loads(value)
+        except ValueError:  # A word, which JSON would have in quotes.
+            methods[-1][name] = value
+    return [from_json(MethodConfig, method) for method in methods]
 
 
 def _serve(
@@ -25,12 +68,17 @@ def _serve(
     hosts: tuple[str, ...] = (),
     num_virtual_tokens: int = 20,
     lora_rank: int = 0,
+    room: tuple[str, ...] = (),
+    upload_mib: int = 64,
     slots: int = 64,
     rows: tuple[int, ...] = (1, 8, 32),
     lengths: tuple[int, ...] = (32, 128),
     max_new_tokens: int = 64,
     queue: int = 1024,
     timeout: float = 60.0,
+    metrics_port: int = 0,
+    log_level: Literal["debug", "info", "warning", "error"] = "info",
+    log_json: bool = False,
     frozen: BackboneConfig = FROZEN,
     mesh: MeshConfig = MESH,
 ) -> None:
@@ -47,12 +95,20 @@ def _serve(
       num_virtual_tokens: of the longest prompt that may come later; those in the store always
         fit. A longer one costs every row of every batch its room.
       lora_rank: of the highest LoRA that may come; 0 has room for none but those in the store.
+      room: other methods that may come, each followed by its fields, such as
+        --room prefix_tuning num_virtual_tokens=20 adapter bottleneck_size=32 ia3; those in the
+        store always fit.
+      upload_mib: MiB of an uploaded prompt at most.
       slots: prompts on the device at once.
       rows: sizes of batches.
       lengths: tokens that texts are padded to; the last is the longest.
       max_new_tokens: of an answer at most.
       queue: requests that may wait.
       timeout: seconds that a request has.
+      metrics_port: port on which /metrics is told to whoever asks, without a key; 0 tells it on
+        --port alone, to keys of `metrics`.
+      log_level: of the log, which goes to stderr; info has a line a request.
+      log_json: write the log as JSON, an object a line.
       frozen: how the model is loaded.
       mesh: the devices that share it.
     """
@@ -66,10 +122,12 @@ def _serve(
     from prompt_jax.serve.catalog import open_catalog
     from prompt_jax.serve.http import create_app
     from prompt_jax.serve.http.keys import Keys, read_keys
+    from prompt_jax.serve.http.logs import write_log
     from prompt_jax.serve.http.run import check_open, server_of
     from prompt_jax.weights import load_backbone
 
-    allowed = read_keys(keys) if keys else Keys()
+    others, allowed = methods_of(room), read_keys(keys) if keys else Keys()
+    write_log(log_level, as_json=log_json)
     check_open(host, allowed)
     prompts = Store(Path(store))
     prepare()
@@ -77,20 +135,26 @@ def _serve(
         backbone, revision=frozen.revision, dtype=frozen.dtype, mesh=mesh,
         attention_chunk=frozen.attention_chunk, attention=frozen.attention,
     )  # fmt: skip
-    room = [PromptTuningConfig(num_virtual_tokens=num_virtual_tokens)]
-    room += [LoraConfig(r=lora_rank)] if lora_rank else []
+    methods = [PromptTuningConfig(num_virtual_tokens=num_virtual_tokens), *others]
+    methods += [LoraConfig(r=lora_rank)] if lora_rank else []
     sizes = {"slots": slots, "rows": rows, "lengths": lengths, "queue": queue}
-    catalog, problems = open_catalog(loaded, prompts, room, max_new_tokens=max_new_tokens, **sizes)
+    sizes["max_new_tokens"] = max_new_tokens
+    catalog, problems = open_catalog(loaded, prompts, methods, **sizes)
     for problem in problems:
-        print(f"not served: {problem}")
-    print(f"{len(catalog.served)} prompts of {store} on {backbone}; compiling", flush=True)
-    with catalog.engine as engine:
+        LOG.warning("not served: %s", problem)
+    LOG.info("%d prompts of %s on %s; compiling", len(catalog.served), store, backbone)
+    with catalog.engine as engine, contextlib.ExitStack() as ending:
+        app = create_app(
+            catalog, allowed, hosts=hosts, timeout=timeout, upload_bytes=upload_mib * 2**20
+        )
+        if metrics_port:
+            ending.callback(app.state.metrics.listen(host, metrics_port))
         engine.warm_up()
-        server = server_of(create_app(catalog, allowed, hosts=hosts, timeout=timeout), host, port)
-        print(f"ready on http://{host}:{port}", flush=True)
+        server = server_of(app, host, port)
+        LOG.info("ready on http://%s:%d", host, port)
         # uvicorn ends by these signals and then raises them again, for the handlers set here: after
         # SIGTERM the engine still answers what it took, and a second Ctrl-C ends at once.
         signal.signal(signal.SIGTERM, lambda *_: None)
         signal.signal(signal.SIGINT, lambda number, _: signal.signal(number, signal.SIG_DFL))
         server.run()
-    print("all that was taken is answered")
+    LOG.info("all that was taken is answered")

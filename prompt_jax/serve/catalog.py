@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +21,9 @@ from prompt_jax.serve.marks import Mark
 from prompt_jax.serve.prompts import Served, injection_for, leaves_of
 from prompt_jax.serve.store import DEFAULT, Entry, Store
 
+LOG = logging.getLogger(__name__)
+AUDIT = logging.getLogger("prompt_jax.audit")
+"""A line for each change of a store; who made it, the log adds."""
 CANDIDATE = "?"
 """A name that no store has."""
 COMPOSED = 256
@@ -72,7 +76,12 @@ class Catalog:
         """
         with self._lock:
             self._refresh()
-            return [problem for look in self._looks.values() for problem in look.problems]
+            return self.problems
+
+    @property
+    def problems(self) -> list[str]:
+        """What could not be served at the last look, and why."""
+        return [problem for look in self._looks.values() for problem in look.problems]
 
     def losses(self) -> list[str]:
         """Why the store is not there, where it is not."""
@@ -146,6 +155,9 @@ class Catalog:
             names |= {served.name: served} if served.by_name else {}
         # Replaced and not changed, so that a reader sees all of the old names or all of the new.
         gone = self._versions.keys() - versions.keys()
+        for change, changed in ("served", versions.keys() - self._versions.keys()), ("gone", gone):
+            for reference in sorted(changed):
+                LOG.info("%s from now on", change, extra={"fields": {"prompt": reference}})
         self._versions, self._names = versions, names
         return gone
 
@@ -198,12 +210,13 @@ class Catalog:
           ChangedError: it means something else.
           InputError: as `Engine.put` and `Store.put`.
         """
-        with self._changing(name, expected):
+        with self._changing(name, expected) as before:
             if name == self.base:
                 raise InputError(f"{name!r} is what the frozen model is called; give another name")
             self.engine.put(CANDIDATE, prompt)  # Before it is kept: refused ones leave nothing.
             self.engine.remove(CANDIDATE)
             entry = self.store.put(name, prompt)
+        _audit("put", name, before, str(entry))
         served = self._versions.get(str(entry))
         if served is None:
             raise StoreError(f"{entry} is in the store and cannot be read again")
@@ -211,8 +224,9 @@ class Catalog:
 
     def alias(self, name: str, alias: str, version: int, *, expected: str | None = None) -> None:
         """Makes an alias mean a version, in the store and here."""
-        with self._changing(f"{name}@{alias}", expected):
+        with self._changing(f"{name}@{alias}", expected) as before:
             self.store.alias(name, alias, version)
+        _audit("alias", f"{name}@{alias}", before, f"{name}@{version}")
 
     def load(
         self, model: str, reference: str, visible: Callable[[str], bool] | None = None, *,
@@ -230,7 +244,7 @@ class Catalog:
           InputError: `model` is of another prompt, or means another version; or as `Store.alias`.
         """
         name, _, alias = model.partition("@")
-        with self._changing(model, None):
+        with self._changing(model, None) as before:
             served = self.find(reference, visible)
             if served is None:
                 raise UnknownPromptError("the base needs no other name")
@@ -245,21 +259,25 @@ class Catalog:
                 raise InputError(f"{model!r} means {present.reference}; unload it, or replace it")
             if present is not served:
                 self.store.alias(name, alias or DEFAULT, served.version)
+        _audit("alias", model, before, served.reference)
 
     def unload(self, model: str) -> None:
         """Takes the alias of `prompt@alias` away, or the alias `default` of `prompt`."""
         name, _, alias = model.partition("@")
-        with self._changing(model, None):
+        with self._changing(model, None) as before:
             self.store.unalias(name, alias or DEFAULT)
+        after = self._names.get(model)
+        _audit("unalias", model, before, after.reference if after else "")
 
     def remove(self, name: str, version: int, *, expected: str | None = None) -> None:
         """Deletes a version that nothing means, see `Store.remove`, in the store and here."""
-        with self._changing(f"{name}@{version}", expected):
+        with self._changing(f"{name}@{version}", expected) as before:
             self.store.remove(name, version)
+        _audit("remove", f"{name}@{version}", before, "")
 
     @contextlib.contextmanager
-    def _changing(self, model: str, expected: str | None) -> Iterator[None]:
-        """Keeps the store for one change, and then takes it in.
+    def _changing(self, model: str, expected: str | None) -> Iterator[Served | None]:
+        """Keeps the store for one change of what a name means until then, and takes it in.
 
         Args:
           model: what is changed.
@@ -281,8 +299,15 @@ class Catalog:
                     f"{model!r} is {digest[:12] or 'not there'} and not {expected[:12]!r}; look at "
                     "it again"
                 )
-            yield
+            yield served
             self._refresh(name)
+
+
+def _audit(action: str, model: str, before: Served | None, after: str) -> None:
+    """Logs a change of what a name means."""
+    reference = before.reference if before else ""
+    fields = {"action": action, "model": model, "from": reference, "to": after}
+    AUDIT.info("changed", extra={"fields": fields})
 
 
 def unknown_model(model: str) -> UnknownPromptError:

@@ -31,7 +31,7 @@ from prompt_jax.serve.prompts import (
 )
 from prompt_jax.serve.requests import WRITE, Inputs, Kind, Request, TextOrTokens
 from prompt_jax.serve.sampling import Sampling
-from prompt_jax.serve.scoring import Classified, Embedded, Ensembled, Scored, ensembled
+from prompt_jax.serve.scoring import Classified, Embedded, Ensembled, Program, Scored, ensembled
 from prompt_jax.serve.worker import Sizes, Stats, Worker
 
 
@@ -94,9 +94,17 @@ class Engine:
         self._lock = threading.Lock()
         self._served: dict[str, Served] = {}
         self._poisoned: set[str] = set()
+        self.on_batch: Callable[[Sequence[Request]], None] = lambda requests: None
+        """Called with the requests of every batch as it begins, in the thread of the engine."""
         for name, prompt in prompts.items():
             self.put(name, prompt)
-        self._worker = Worker(self._model, self._layout, self._sizes, set(), self._poison)
+        self._worker = self._begin(set())
+
+    def _begin(self, programs: set[Program]) -> Worker:
+        return Worker(self._model, self._layout, self._sizes, programs, self._poison, self._taken)
+
+    def _taken(self, requests: Sequence[Request]) -> None:
+        self.on_batch(requests)
 
     def put(self, name: str, prompt: Prompt, *, allow_mismatch: bool = False) -> str:
         """Takes a prompt under a name, in place of an older one; requests from now on have it.
@@ -352,8 +360,7 @@ class Engine:
         if not self.failed:
             raise EngineError("only an engine that came to an end by itself begins again")
         # jit keeps what it has compiled, so the count of programs goes on as well.
-        programs = self._worker.programs
-        self._worker = Worker(self._model, self._layout, self._sizes, programs, self._poison)
+        self._worker = self._begin(self._worker.programs)
 
     def close(self) -> None:
         """Answers what waits and is being written, takes no more, and ends the thread."""

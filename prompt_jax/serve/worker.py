@@ -1,7 +1,9 @@
 """The thread of an engine: what waits is read in batches and written a few tokens at a time."""
 
 import dataclasses
+import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple
@@ -15,6 +17,7 @@ from prompt_jax.serve.prompts import Layout
 from prompt_jax.serve.requests import WRITE, Queue, Request
 from prompt_jax.serve.scoring import Program, Scorer
 
+LOG = logging.getLogger(__name__)
 CLOSED = "the engine is closed; make a new one"
 
 
@@ -51,6 +54,8 @@ class Stats(NamedTuple):
     """Programs that read them."""
     mixed: int
     """Batches of more than one prompt."""
+    failed: int
+    """Batches that went wrong; the log has why."""
     loaded: int
     """Prompts put into slots."""
     shapes: int
@@ -59,6 +64,8 @@ class Stats(NamedTuple):
     writing: int
     """Rows whose answers are being written."""
     prompts: int
+    under_way: float
+    """Seconds that the device has been at its present batch; 0 between batches."""
 
 
 class Worker:
@@ -69,6 +76,7 @@ class Worker:
       layout: of a slot.
       programs: notes what is compiled; a later worker goes on with the same set.
       poison: called with requests whose numbers are NaN or infinite.
+      taken: called with the requests of a batch before it is read or written.
     """
 
     def __init__(
@@ -78,8 +86,9 @@ class Worker:
         sizes: Sizes,
         programs: set[Program],
         poison: Callable[[Request], None],
+        taken: Callable[[Sequence[Request]], None],
     ):
-        self.programs, self._poison = programs, poison
+        self.programs, self._poison, self._taken = programs, poison, taken
         self.bank = Bank(layout, sizes.slots + 1)  # Slot 0 is the plain model's.
         self.scorer = Scorer(model, self.bank, programs, sizes.rows)
         self.writer: ContinuousBatch | None = None
@@ -93,6 +102,7 @@ class Worker:
         self.lock = threading.Condition()
         """While it is held nothing is taken from the queue."""
         self._closing, self._ended = False, ""
+        self._batch_began, self._failed = 0.0, 0
         # A daemon: a program that forgot to close its engine still ends.
         self._thread = threading.Thread(target=self._serve, name="prompt_jax.engine", daemon=True)
         self._thread.start()
@@ -127,16 +137,19 @@ class Worker:
 
     def stats(self, prompts: int) -> Stats:
         """Counters since the thread began, of one moment."""
+        began = self._batch_began  # Once: the thread may set it to 0 in between.
         with self.lock:
             return Stats(
                 rows=self.scorer.requests,
                 batches=self.scorer.batches,
                 mixed=self.scorer.mixed,
+                failed=self._failed,
                 loaded=self.bank.loaded,
                 shapes=len(self.programs),
                 waiting=self._queue.count,
                 writing=0 if self.writer is None else len(self.writer.requests),
                 prompts=prompts,
+                under_way=time.monotonic() - began if began else 0.0,
             )
 
     @property
@@ -197,6 +210,8 @@ class Worker:
         for future, job in jobs:
             _fulfil(future, job)
         # Reading comes first: it is one program, and who writes waits for dozens of tokens anyway.
+        for requests in filter(None, (batch, begun)):
+            self._taken(requests)
         if batch:
             self._guarded(batch, lambda: self.scorer.read(batch, self._poison))
         if writer is not None and begun:
@@ -208,10 +223,13 @@ class Worker:
 
     def _guarded(self, requests: Sequence[Request], work: Callable[[], None]) -> None:
         """Does some work; what goes wrong is the error of the requests that it was for."""
+        self._batch_began = time.monotonic()
         try:
             work()
         except BaseException as error:
             # After SystemExit too: callers would wait for the futures forever.
+            LOG.exception("a batch of %d rows failed", len(requests))
+            self._failed += 1
             failed = EngineError(f"the batch failed: {error!r}")
             failed.__cause__ = error
             if self.writer is not None:
@@ -220,6 +238,8 @@ class Worker:
                 request.settle(error=failed)
             if not isinstance(error, Exception):
                 raise
+        finally:
+            self._batch_began = 0.0
 
 
 def _fulfil(future: "Future[None]", job: Callable[[], None]) -> None:

@@ -26,6 +26,10 @@ from prompt_jax.serve.http.prompts import add_prompts
 from prompt_jax.serve.http.responses import Responses
 
 LOG = logging.getLogger(__name__)
+UPLOAD = 64 * 2**20
+"""Bytes: a prompt of 100 tokens for T5-XXL has 1.6 MB, a LoRA of a 7B 10 to 30 MB."""
+DEAD = 5
+"""Times `timeout` that a batch may take before the server asks to be started again."""
 SLACK = 15.0
 """Seconds for sending and receiving, beside those that a request has for its answer."""
 
@@ -36,7 +40,7 @@ def create_app(
     *,
     hosts: Sequence[str] = (),
     timeout: float = 60.0,
-    body_bytes: int = 2**20,
+    upload_bytes: int = UPLOAD,
     refresh: float = 5.0,
 ) -> FastAPI:
     """The ASGI application.
@@ -45,7 +49,8 @@ def create_app(
       keys: who may ask; without any everybody may who asks this machine itself.
       hosts: names that a request may be sent to, beside localhost and addresses of loopback. With
         keys none stands for all names.
-      body_bytes: of a request at most.
+      timeout: seconds until a request that has no answer gets 504.
+      upload_bytes: of an uploaded prompt at most.
       refresh: seconds between two looks at the store and at the keys; 0 never looks.
     """
     backbone = catalog.engine.backbone
@@ -74,22 +79,23 @@ def create_app(
         redirect_slashes=False,
     )  # fmt: skip
     app.router.route_class = Guarded
-    metrics = Metrics(catalog.engine)
+    metrics = Metrics(catalog)
     # Of the catalog no more than a key's own view of it comes to a route.
     app.state.door, app.state.engine, app.state.metrics = (
         Door(keys, catalog), catalog.engine, metrics,
     )  # fmt: skip
     app.state.responses = Responses(catalog.engine, catalog.base, metrics, timeout)
     app.state.ready = True
-    for kind in (*(kind for kind, _, _ in errors.KINDS), Refused, Exception):
+    # Of an error that nobody foresaw the gate knows, which counts it and logs it.
+    for kind in (*(kind for kind, _, _ in errors.KINDS), Refused):
         app.add_exception_handler(kind, errors.on_error)
     app.add_exception_handler(RequestValidationError, errors.on_invalid)
     app.add_exception_handler(HTTPException, errors.on_http)
     app.add_middleware(
-        Gate, metrics=metrics, hosts=None if keys and not hosts else hosts, limit=body_bytes,
+        Gate, metrics=metrics, hosts=None if keys and not hosts else hosts, upload=upload_bytes,
         patience=timeout + SLACK,
     )  # fmt: skip
-    _add_health(app, catalog)
+    _add_health(app, catalog, timeout)
     add_openai(app)
     add_native(app)
     add_prompts(app)
@@ -133,15 +139,25 @@ async def _watch(look: Callable[[], list[str]], heading: str, every: float) -> N
         logged = set(problems)
 
 
-def _add_health(app: FastAPI, catalog: Catalog) -> None:
+def _add_health(app: FastAPI, catalog: Catalog, timeout: float) -> None:
+    def hung(times: int) -> PlainTextResponse | None:
+        """The answer while the device is at one batch for longer than so many timeouts."""
+        seconds = catalog.engine.stats.under_way
+        if seconds <= times * timeout:
+            return None
+        return PlainTextResponse(f"the device has been at one batch for {seconds:.0f} s", 503)
+
     @app.get("/livez")
     async def livez() -> PlainTextResponse:
-        return PlainTextResponse("ok")
+        # A new start may find the device again; nothing in the process can.
+        return hung(DEAD) or PlainTextResponse("ok")
 
     async def readyz(request: Request) -> PlainTextResponse:
         state = request.app.state
         if not (state.ready and state.engine.alive):
             return PlainTextResponse("not ready", 503)
+        if problem := hung(1):
+            return problem
         # Still 200: without a disk that all servers share, none would be left to answer.
         lost = catalog.lost
         return PlainTextResponse(f"ok, but {lost}; what it had is served on" if lost else "ok")

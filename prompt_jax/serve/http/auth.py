@@ -16,10 +16,14 @@ from starlette.types import Receive, Scope, Send
 
 from prompt_jax.prompts import Prompt
 from prompt_jax.serve.catalog import Catalog, unknown_model
+from prompt_jax.serve.errors import DeadlineError
 from prompt_jax.serve.http.errors import Refused
 from prompt_jax.serve.http.keys import NOBODY, Key, Keys, KeyScope
+from prompt_jax.serve.http.logs import trace
 from prompt_jax.serve.prompts import Served
 
+LATE = 0.5
+"""Seconds that the engine has for ending a late request, before its route does."""
 OPEN = None
 ROUTES: dict[tuple[str, str], KeyScope | None] = {
     ("GET", "/"): OPEN,
@@ -60,7 +64,10 @@ class View:
 
     def find(self, model: str) -> Served | None:
         """What a name means now; None of the base itself. See `Catalog.find`."""
-        return self._catalog.find(model, self.key.sees)
+        served = self._catalog.find(model, self.key.sees)
+        name = self._catalog.base if served is None else served.name
+        trace().prompts[name if served is None else served.reference] = name
+        return served
 
     def composed(
         self, names: Sequence[str], how: str, weights: Sequence[float] | None
@@ -129,6 +136,7 @@ class Door:
         key = self._keys.find(secrets[0] if len(secrets) == 1 else None)
         if key is None:
             raise Refused(401, "invalid_api_key", "no such API key; send Authorization: Bearer KEY")
+        trace().key = key.name
         if key.expired:
             message = f"this key worked until {key.expires}; ask who runs the server for a new one"
             raise Refused(401, "expired_api_key", message)
@@ -169,10 +177,15 @@ class Guarded(APIRoute):
             work = asyncio.ensure_future(answer(request))
             left = asyncio.ensure_future(_disconnected(request))
             try:
-                await asyncio.wait((work, left), return_when=asyncio.FIRST_COMPLETED)
-                if not work.done():
+                # The engine ends late requests itself, but not while its device hangs.
+                timeout = request.app.state.responses.timeout + LATE
+                first = {"return_when": asyncio.FIRST_COMPLETED, "timeout": timeout}
+                await asyncio.wait((work, left), **first)
+                if work.done():
+                    return work.result()
+                if left.done():
                     raise Refused(499, "gone", "the client left")
-                return work.result()
+                raise DeadlineError(f"no answer within {timeout - LATE:g} s; ask again later")
             finally:
                 work.cancel()
                 left.cancel()

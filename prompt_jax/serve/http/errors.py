@@ -1,5 +1,6 @@
 """Errors as OpenAI's clients read them."""
 
+import logging
 import os
 from collections.abc import Mapping
 from typing import Any, TypeAlias
@@ -20,6 +21,9 @@ from prompt_jax.serve.errors import (
     StoreError,
     UnknownPromptError,
 )
+from prompt_jax.serve.http.logs import trace
+
+LOG = logging.getLogger(__name__)
 
 JSON: TypeAlias = dict[str, object]
 """A JSON object."""
@@ -52,10 +56,11 @@ class Refused(Exception):
 
 
 def body_of(status: int, code: str, message: str, param: str | None = None) -> JSON:
-    """An OpenAI error object."""
+    """An OpenAI error object, with the id by which the log has the request."""
     usual = "invalid_request_error" if status < 500 else "server_error"
     kind = TYPES.get(status, "rate_limit_error" if status == 429 else usual)
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    error: JSON = {"message": message, "type": kind, "param": param, "code": code}
+    return {"error": error | ({"request_id": trace().id} if trace().id else {})}
 
 
 def error_of(error: Exception) -> tuple[int, JSON]:
@@ -66,6 +71,9 @@ def error_of(error: Exception) -> tuple[int, JSON]:
     message = error.problem if isinstance(error, UnknownPromptError) else str(error)
     if isinstance(error, UnwritableError):  # Where the server keeps its files is nobody's business.
         message = f"the server cannot write it: {error.reason}"
+    if isinstance(error, EngineError):  # What a device says of itself is the operator's.
+        LOG.error("no answer: %s", error)
+        message = "the engine could not answer; ask again, and tell the operator this request_id"
     for kind, status, code in KINDS:
         if isinstance(error, kind):
             return status, body_of(status, code, message)
@@ -78,7 +86,12 @@ def invalid(param: str, message: str) -> Refused:
 
 
 async def on_error(_: Request, error: Exception) -> JSONResponse:
-    """The response to an error of this package, or to one that nobody foresaw."""
+    """The response to an error of this package."""
+    return response_to(error)
+
+
+def response_to(error: Exception) -> JSONResponse:
+    """The response to an error, with the headers that its status asks for."""
     status, body = error_of(error)
     seconds = error.retry_after if isinstance(error, Refused) else 1
     headers = {"Retry-After": str(seconds)} if status in (429, 503) else {}

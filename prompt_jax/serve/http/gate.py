@@ -1,29 +1,64 @@
-"""The gate before the application: refuses what is no sane request, whoever sends it."""
+"""The gate before the application: refuses what is no sane request, and notes all that pass."""
 
 import asyncio
+import logging
 import re
 import time
 from collections.abc import Sequence
 
-from starlette.responses import JSONResponse
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from prompt_jax.serve.http.errors import Refused, body_of
+from prompt_jax.serve.http.errors import Refused, response_to
+from prompt_jax.serve.http.logs import ACCESS, HEADER, Trace, tracing
 from prompt_jax.serve.http.metrics import Metrics
 from prompt_jax.serve.http.run import is_loopback
 
+LOG = logging.getLogger(__name__)
 HOST = re.compile(r"([A-Za-z0-9.\-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
-DRAINED = 16
-"""Times the limit that is read of a body that is too large, so that its sender hears why."""
+UPLOADS = re.compile("/v1/prompts/[^/]+")
+BODY = 2**20
+"""Bytes of a body at most, but for those of uploads."""
+DRAINED = 2**24
+"""Bytes that are read of a body that is too large, so that its sender hears why."""
+REQUESTS = 2048
+"""Requests under way at most."""
+PROBES = ("/livez", "/readyz", "/health")
+"""Paths that are answered however much else is asked, and whose lines nobody wants to read."""
+LEFT, LATE = 499, 504
+"""Codes of answers that broke off: the client left, or the time was over."""
+
+
+class Sent:
+    """What has been sent of an answer."""
+
+    def __init__(self, send: Send, request: Trace):
+        self._send, self._header = send, (HEADER.encode(), request.id.encode())
+        self.status, self._complete = 0, False
+
+    async def send(self, message: Message) -> None:
+        """Sends a part of it; an ASGI `send` itself."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message = {**message, "headers": [*message.get("headers", ()), self._header]}
+        else:
+            self._complete = not message.get("more_body", False)
+        await self._send(message)
+
+    def code(self, broken: int) -> int:
+        """The status as it should have been: `broken` of an answer that was not sent to its end."""
+        return self.status if self._complete else broken
 
 
 class Gate:
     """Refuses what is no sane request: of a strange host, larger or slower than allowed.
 
+    Every request is counted here and has its line in the log, whatever becomes of it.
+
     Args:
-      metrics: where what passes is counted.
+      metrics: where they are counted.
       hosts: names that a request may be sent to, beside those of loopback; None allows all.
-      limit: bytes of a body at most.
+      upload: bytes of an uploaded prompt at most; other bodies have at most 1 MiB.
       patience: seconds until a request is over, whoever is slow.
     """
 
@@ -32,53 +67,77 @@ class Gate:
         app: ASGIApp,
         metrics: Metrics,
         hosts: Sequence[str] | None,
-        limit: int,
+        upload: int,
         patience: float,
     ):
-        self.app, self.metrics, self.limit, self.patience = app, metrics, limit, patience
+        self.app, self.metrics, self.upload, self.patience = app, metrics, upload, patience
         self.hosts = None if hosts is None else {host.lower() for host in hosts}
+        self._running = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes a request on, or refuses it; an ASGI application itself."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        began, status, read = time.monotonic(), 0, 0
+        headers, began, broken = Headers(scope=scope), time.monotonic(), LEFT
+        with tracing(headers) as request:
+            sent = Sent(send, request)
+            self._running += 1
+            try:
+                async with asyncio.timeout(self.patience):
+                    await self._pass(scope, headers, receive, sent.send)
+            except TimeoutError:
+                broken = LATE
+                if not sent.status:
+                    message = f"a request has {self.patience:.0f} s in all"
+                    await refuse(sent.send, 408, "too_slow", message)
+            except Exception as error:
+                LOG.exception("nobody foresaw this")
+                if sent.status:  # Half an answer: its connection is closed.
+                    raise
+                await response_to(error)(scope, receive, sent.send)
+            finally:
+                self._running -= 1
+                self._note(scope, request, sent.code(broken), time.monotonic() - began)
 
-        async def noted(message: Message) -> None:
-            nonlocal status
-            status = status or message.get("status", 0)
-            await send(message)
+    async def _pass(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
+        read = 0
+        uploads = scope["method"] == "PUT" and UPLOADS.fullmatch(scope["path"])
+        limit = self.upload if uploads else BODY
+        too_large = f"a body has at most {limit} bytes here"
 
         async def counted() -> Message:
             nonlocal read
             message = await receive()
             read += len(message.get("body", b""))
-            if read > self.limit:
-                raise Refused(413, "too_large", f"a body has at most {self.limit} bytes")
+            if read > limit:
+                raise Refused(413, "too_large", too_large)
             return message
 
-        headers = dict(scope["headers"])
-        host = headers.get(b"host", b"").decode("latin-1")
-        length = headers.get(b"content-length", b"0")
-        try:
-            async with asyncio.timeout(self.patience):
-                if problem := self._host_problem(host):
-                    await refuse(noted, 400, "invalid_host", problem)
-                elif not length.isdigit() or int(length) > self.limit:
-                    await _drain(receive, DRAINED * self.limit)
-                    message = f"a body has at most {self.limit} bytes"
-                    await refuse(noted, 413, "too_large", message)
-                else:
-                    await self.app(scope, counted, noted)
-        except TimeoutError:
-            if not status:
-                await refuse(noted, 408, "too_slow", f"a request has {self.patience:.0f} s in all")
-        finally:
-            route = getattr(scope.get("route"), "path", "none")
-            self.metrics.took.labels(route).observe(time.monotonic() - began)
-            if status >= 400:
-                self.metrics.failed.labels(route, str(status)).inc()
+        length = headers.get("content-length", "0")
+        if problem := self._host_problem(headers.get("host", "")):
+            await refuse(send, 400, "invalid_host", problem)
+        elif not length.isdigit() or int(length) > limit:
+            await _drain(receive, DRAINED)
+            await refuse(send, 413, "too_large", too_large)
+        elif self._running > REQUESTS and scope["path"] not in PROBES:
+            message = f"{REQUESTS} requests are under way already; try again in a moment"
+            await refuse(send, 503, "overloaded", message)
+        else:
+            await self.app(scope, counted, send)
+
+    def _note(self, scope: Scope, request: Trace, code: int, seconds: float) -> None:
+        """Counts a request, and writes its line."""
+        route = getattr(scope.get("route"), "path", "none")
+        self.metrics.note(route, list(request.prompts.values()), code, seconds)
+        fields = {
+            "method": scope["method"], "route": route, "status": code,
+            "ms": round(1000 * seconds, 1), "client": (scope.get("client") or ("",))[0],
+        }  # fmt: skip
+        if request.prompts:
+            fields["prompt"] = ",".join(request.prompts)[:500]
+        level = logging.DEBUG if route in PROBES and code == 200 else logging.INFO
+        ACCESS.log(level, "request", extra={"fields": fields})
 
     def _host_problem(self, host: str) -> str:
         """Why a request to this host is not answered; empty where it is."""
@@ -106,6 +165,6 @@ async def _drain(receive: Receive, limit: int) -> None:
 
 async def refuse(send: Send, status: int, code: str, message: str) -> None:
     """An error without an application."""
-    response = JSONResponse(body_of(status, code, message), status)
+    response = response_to(Refused(status, code, message))
     await send({"type": "http.response.start", "status": status, "headers": response.raw_headers})
     await send({"type": "http.response.body", "body": response.body})
