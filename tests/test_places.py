@@ -7,13 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from engines import SMALL, prompt_of
 
 import prompt_jax as pj
 from prompt_jax.answers import answer
 from prompt_jax.config import IN_CHATS, DataConfig, EvalConfig, InputError, SweepConfig
 from prompt_jax.data import encode, pad
 from prompt_jax.forward import Injection, Placement, PromptedModel
+from prompt_jax.generate import generate, score
 from prompt_jax.prompts import check_task
+from prompt_jax.serve import Engine
 from prompt_jax.tasks import Task, chat_of, conversation, openings, to_source
 from prompt_jax.tasks.chat import messages_of
 from prompt_jax.testing.chats import TEMPLATES, byte_tokenizer
@@ -197,6 +200,43 @@ def test_every_route_puts_the_prompt_into_the_turn(placement, backbone, tmp_path
     injection = loaded.injection()
     predict(backbone, injection, loaded.task, *paths, data=DataConfig(), eval=options)
     assert json.loads(paths[1].read_text())["prediction"] == reply
+
+
+@pytest.mark.slow
+def test_an_engine_mixes_places_and_lengths_in_a_batch(backbone):
+    """Each row as the library has it alone, in scores and in greedy text."""
+    places = {"prefix": 4, "turn": 2, "system": 4, None: 3}
+    methods = {
+        place: pj.PromptTuningConfig(num_virtual_tokens=count, placement=place)
+        for place, count in places.items()
+    }
+    prompts = {method.place + str(i): prompt_of(backbone, method, i)
+               for i, method in enumerate(methods.values())}  # fmt: skip
+    rows = {
+        name: encoded(backbone, prompt.method.place, chat)[0][0]
+        for (name, prompt), chat in zip(prompts.items(), ([USER], LONG, [USER], LONG), strict=True)
+    }
+    words, options = [[300 - i] for i in range(31, 33)], {"max_new_tokens": 4}
+    room = [pj.PromptTuningConfig(num_virtual_tokens=5)]
+    sizes = SMALL | {"rows": (4,), "lengths": (160,), "slots": 6}
+    with Engine(backbone, room=room, **sizes) as engine:
+        for name, prompt in prompts.items():
+            engine.put(name, prompt)
+        with engine._worker.lock:  # So that all share one batch.
+            scores = {name: engine.score(name, row, words) for name, row in rows.items()}
+        answers = {name: engine.generate(name, row, **options) for name, row in rows.items()}
+        with pytest.raises(InputError, match="the text: the prompt stands behind"):
+            engine.score("turn1", [5, 6, 7], words)
+        candidates = np.array(words, np.int32)
+        for name, row in rows.items():
+            injection, text = prompts[name].injection(), (row[None], np.ones((1, len(row)), bool))
+            (expected,) = score(backbone, injection, *text, candidates, candidates > 0)
+            values = scores[name].result().log_likelihoods
+            np.testing.assert_allclose(values, expected, rtol=2e-5, atol=1e-5, err_msg=name)
+            written = generate(backbone, injection, *text, **options)[0]
+            tokens = answers[name].result().tokens
+            assert tokens.tolist() == written[: len(tokens)].tolist()
+        assert engine.stats.mixed == 1
 
 
 @pytest.mark.slow
