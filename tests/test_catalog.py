@@ -151,6 +151,14 @@ def test_a_change_is_compared_with_what_others_have_changed(catalog, store, tiny
     with pytest.raises(ChangedError, match="'satire@1' is"):
         catalog.remove("satire", 1, expected=last)
     assert store.resolve("films").version == 2 and store.resolve("satire").version == 1
+    for model in ("none", "films@new"):  # `*` is what is there, and "" what is not.
+        name, _, alias = model.partition("@")
+        with pytest.raises(ChangedError, match="is not there and not"):
+            catalog.alias(name, alias or "new", 1, expected="*")
+    catalog.alias("films", "new", 1, expected="")
+    catalog.alias("films", "new", 2, expected="*")
+    with pytest.raises(ChangedError):
+        catalog.alias("films", "new", 1, expected="")
 
 
 def test_the_name_of_the_base_is_no_prompts(catalog, store, tiny):

@@ -263,7 +263,8 @@ class Catalog:
 
         Args:
           model: what is changed.
-          expected: the digest of what it has to mean until then; None does not compare.
+          expected: the digest of what it has to mean until then, `*` of anything; None does not
+            compare.
 
         Raises:
           StoreError: the store is lost, and what is written would be lost with it.
@@ -276,7 +277,8 @@ class Catalog:
                 raise StoreError(f"{self.lost}; prompts are served and cannot be changed")
             served = self._names.get(model)
             digest = "" if served is None else served.digest
-            if expected is not None and digest != expected:
+            meant = {digest, "*"} if digest else {digest}
+            if expected is not None and expected not in meant:
                 raise ChangedError(
                     f"{model!r} is {digest[:12] or 'not there'} and not {expected[:12]!r}; look at "
                     "it again"
