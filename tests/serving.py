@@ -59,6 +59,14 @@ def serving(app: FastAPI):
         thread.join()
 
 
+def until(condition, seconds=30.0):
+    """Waits for something to become so."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never became so"
+        time.sleep(0.01)
+
+
 class Served(NamedTuple):
     """A server with keys: films@1, films@2 and satire@1; and its engine, with p0 to p7 beside."""
 

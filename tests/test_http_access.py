@@ -9,7 +9,7 @@ import pytest
 httpx = pytest.importorskip("httpx")
 pytest.importorskip("fastapi")
 
-from serving import HOLDERS, KEYS, digest, prompt_of  # noqa: E402
+from serving import HOLDERS, KEYS, digest, prompt_of, serving, until  # noqa: E402
 
 from prompt_jax.methods import PromptTuningConfig  # noqa: E402
 from prompt_jax.prompts import save_prompt  # noqa: E402
@@ -18,7 +18,7 @@ from prompt_jax.serve.http import Keys, create_app
 from prompt_jax.serve.http.auth import OPEN, ROUTES, View, check_routes
 from prompt_jax.serve.http.budgets import Limits
 from prompt_jax.serve.http.errors import error_of
-from prompt_jax.serve.http.keys import Key
+from prompt_jax.serve.http.keys import Key, read_keys
 from prompt_jax.serve.http.prompts import packed
 from prompt_jax.serve.http.schemas import CompletionRequest
 
@@ -51,11 +51,11 @@ def sites(spec, schema):
         yield from ((size, *rest) for rest in sites(spec, schema["items"]))
 
 
-def placed(site, name):
+def part_at(site, name):
     """The part of a body that names a prompt at a site."""
     if not site:
         return name
-    inner = placed(site[1:], name)
+    inner = part_at(site[1:], name)
     return [inner] * site[0] if isinstance(site[0], int) else {site[0]: inner}
 
 
@@ -64,22 +64,22 @@ def requests_of(spec, method, path):
     about = spec["paths"].get(path.replace(":path", ""), {}).get(method.lower(), {})
     parameters = re.findall(r"\{(\w+)", path)
     assert set(parameters) <= {"name", "model", "version", "alias"}, f"what of {path} is a prompt?"
-    named, fields = [("path",)] if {"name", "model"} & set(parameters) else [], {}
+    places, fields = [("path",)] if {"name", "model"} & set(parameters) else [], {}
     if "requestBody" in about:
         schema = about["requestBody"]["content"]["application/json"]["schema"]
         body = spec["components"]["schemas"][schema["$ref"].split("/")[-1]]
         missing = set(body.get("required", ())) - set(SAMPLES)
         assert not missing, f"{path} needs samples of {missing}"
         fields = {field: SAMPLES[field] for field in SAMPLES if field in body["properties"]}
-        named += sites(spec, schema)
+        places += sites(spec, schema)
 
-    def sent(site, name):
+    def request_of(site, name):
         url = re.sub(r"\{(name|model)(:path)?\}", name, path)
         url = url.replace("{version}", "1").replace("{alias}", "live")
-        in_body = placed(site, name) if site not in ((), ("path",)) else {}
+        in_body = part_at(site, name) if site not in ((), ("path",)) else {}
         return url, {**fields, **in_body}
 
-    return named or [()], sent
+    return places or [()], request_of
 
 
 def status_of(secret, name, method, path, site):
@@ -115,8 +115,8 @@ def test_all_routes_by_all_keys_of_all_prompts(served, tmp_path):
         (secret, name, method, path, site)
         for secret in SECRETS
         for name in (OWN, OTHER, ABSENT)
-        for (method, path), (named, _) in routes.items()
-        for site in named
+        for (method, path), (places, _) in routes.items()
+        for site in places
         if site or name == OWN
     ]
     replies = {}
@@ -178,7 +178,7 @@ def test_a_request_is_answered_by_the_version_it_began_with(served):
     async def answer():
         version = await responses.served(view, body)
         catalog.remove("films-hot", 1)
-        return await responses.respond(body, [(version, body.prompt)], "text_completion")
+        return await responses.respond(body, [(version, "a fine film")], "text_completion")
 
     reply = asyncio.run(answer())
     assert (reply["model"], reply["prompt_digest"]) == ("films-hot@1", prompt.digest)
@@ -189,16 +189,16 @@ def test_a_request_is_answered_by_the_version_it_began_with(served):
     assert body["error"]["message"] == "there is no prompt 'films-hot@1'"
 
 
-def asked(app, *requests):
+def replies_to(app, *requests):
     """The statuses of requests to an application, one after the other, and the last reply."""
 
-    async def ask():
+    async def send():
         transport = httpx.ASGITransport(app=app)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             replies = [await client.request(*route, **options) for *route, options in requests]
             return [reply.status_code for reply in replies], replies[-1]
 
-    return asyncio.run(ask())
+    return asyncio.run(send())
 
 
 HOSTS = {
@@ -210,13 +210,33 @@ HOSTS = {
 
 def test_without_keys_a_server_answers_to_its_own_names(served):
     requests = [("GET", "/v1/models", {"headers": {"Host": host}}) for host in HOSTS]
-    statuses, _ = asked(create_app(served.catalog, Keys(), hosts=("My.Laptop",)), *requests)
+    statuses, _ = replies_to(create_app(served.catalog, Keys(), hosts=("My.Laptop",)), *requests)
     assert dict(zip(HOSTS, statuses, strict=True)) == HOSTS
     strange = ("GET", "/livez", {"headers": {"Host": "attacker.example"}})
-    _, reply = asked(create_app(served.catalog, Keys()), strange)
+    _, reply = replies_to(create_app(served.catalog, Keys()), strange)
     assert "start it with --hosts NAME" in reply.json()["error"]["message"]
-    assert asked(create_app(served.catalog, KEYS), strange)[0] == [200]
-    assert asked(create_app(served.catalog, KEYS, hosts=("a",)), strange)[0] == [400]
+    assert replies_to(create_app(served.catalog, KEYS), strange)[0] == [200]
+    assert replies_to(create_app(served.catalog, KEYS, hosts=("a",)), strange)[0] == [400]
+
+
+def test_a_key_is_taken_back_while_the_server_runs(served, tmp_path, caplog):
+    file = tmp_path / "keys.json"
+    row = {"name": "web", "sha256": digest("web")}
+    file.write_text(json.dumps([row, {"name": "ops", "sha256": digest("ops")}]))
+    app = create_app(served.catalog, read_keys(file), refresh=0.02)
+    with serving(app) as address, httpx.Client(base_url=address) as client:
+
+        def status(secret):
+            headers = {"Authorization": f"Bearer {secret}"}
+            return client.get("/v1/models", headers=headers).status_code
+
+        assert (status("web"), status("ops")) == (200, 200)
+        file.write_text("[")
+        until(lambda: "keys stay as they were" in caplog.text)
+        assert (status("web"), status("ops")) == (200, 200)
+        file.write_text(json.dumps([row]))
+        until(lambda: status("ops") == 401)
+        assert status("web") == 200
 
 
 def test_a_key_has_so_many_requests_and_tokens(served):
@@ -226,13 +246,13 @@ def test_a_key_has_so_many_requests_and_tokens(served):
     ))  # fmt: skip
     app = create_app(served.catalog, keys)
     rare = {"headers": {"Authorization": "Bearer rare"}}
-    statuses, reply = asked(app, *[("GET", "/v1/models", rare)] * 3)
+    statuses, reply = replies_to(app, *[("GET", "/v1/models", rare)] * 3)
     assert statuses == [200, 200, 429] and 25 <= int(reply.headers["Retry-After"]) <= 30
     assert reply.json()["error"]["code"] == "rate_limit_exceeded"
-    assert asked(app, ("GET", "/livez", rare))[0] == [200]
+    assert replies_to(app, ("GET", "/livez", rare))[0] == [200]
     brief = {"headers": {"Authorization": "Bearer brief"}}
     classify = {**brief, "json": {"model": "films", "input": "a b c d", "labels": ["good", "bad"]}}
-    statuses, reply = asked(app, *[("POST", "/v1/classify", classify)] * 2)
+    statuses, reply = replies_to(app, *[("POST", "/v1/classify", classify)] * 2)
     assert statuses == [200, 429] and "3 tokens a day" in reply.text
     assert int(reply.headers["Retry-After"]) > 3600
 

@@ -64,6 +64,8 @@ ROWS = {
     '"prompts": [1, null]': "prompts of row 1 of",
     '"prompts": null': "prompts of row 1 of .*, got null",
     '"prompts": ["films, satire"]': "prompts of row 1 of",
+    '"prompts": ["!films"]': "prompts of row 1 of",
+    '"prompts": ["Films*"]': "prompts of row 1 of",
     '"scopes": "infer"': 'scopes of row 1 of .* of infer, admin, metrics, got "infer"',
     '"scopes": {"infer": 1}': "scopes of row 1 of",
     '"scopes": [["infer"]]': "scopes of row 1 of",

@@ -11,7 +11,7 @@ import pytest
 httpx = pytest.importorskip("httpx")
 pytest.importorskip("fastapi")
 
-from serving import ADMIN, KEYS, SIZES, USER, prompt_of, serving  # noqa: E402
+from serving import ADMIN, KEYS, SIZES, USER, prompt_of, serving, until  # noqa: E402
 from test_disk import full_disk  # noqa: E402
 
 from prompt_jax.methods import PromptTuningConfig  # noqa: E402
@@ -36,13 +36,6 @@ def catalog(tiny_backbone, tmp_path):
         assert made.refresh() == []
         engine.score("films@1", [5], [[7], [8]]).result()
         yield made
-
-
-def until(what, seconds=30.0):
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end, "it never became so"
-        time.sleep(0.01)
 
 
 @contextlib.contextmanager

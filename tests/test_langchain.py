@@ -110,6 +110,8 @@ def test_stops_and_sampling(chat, engine):
     assert plain.invoke(TEXT, soft_prompt="p1") == whole[: whole.index(stop)]
     drawn = {chat.invoke(TEXT, soft_prompt="p1", temperature=2.0, seed=i).text for i in range(4)}
     assert len(drawn) > 1
+    anew = [chat.invoke(TEXT, soft_prompt="p1", temperature=1.0).text for _ in range(4)]
+    assert len(set(anew)) == 4
 
 
 def test_options_are_honoured_or_refused(chat, engine):
@@ -259,8 +261,10 @@ def test_a_server_and_langchains_own_client(served, engine):
     assert vector == pytest.approx(engine.embed("films@2", TEXT).result().vector, abs=1e-5)
     with pytest.raises(UnknownPromptError, match="the server said 404: there is no model 'no'"):
         chat.with_prompt("no")
-    with pytest.raises(InputError, match="the server said 400: .*16 is the most"):
-        chat.invoke(TEXT, max_tokens=17)
+    for source in (remote, Local(engine)):  # What is more than 16 is cut.
+        cut = ChatPromptJax(source=source, max_tokens=17, soft_prompt="films@2").invoke(TEXT)
+        assert cut.text == said(engine, "films@2", count=16)
+        assert cut.response_metadata["finish_reason"] == "length"
     with pytest.raises(InputError, match="the server said 401: no such API key"):
         Remote(address, "wrong")
 

@@ -13,6 +13,7 @@ import prompt_jax as pj
 from prompt_jax.answers import answer
 from prompt_jax.config import IN_CHATS, DataConfig, EvalConfig, InputError, SweepConfig
 from prompt_jax.data import encode, pad
+from prompt_jax.experiment.answering import method_of
 from prompt_jax.forward import Injection, Placement, PromptedModel
 from prompt_jax.generate import generate, score
 from prompt_jax.prompts import check_task
@@ -20,7 +21,6 @@ from prompt_jax.serve import Engine
 from prompt_jax.tasks import Task, chat_of, conversation, openings, to_source
 from prompt_jax.tasks.chat import messages_of
 from prompt_jax.testing.chats import TEMPLATES, byte_tokenizer
-from prompt_jax.testing.models import CONFIGS, random_backbone
 
 USER = {"role": "user", "content": "hi"}
 LONG = [USER, {"role": "assistant", "content": "yes"}, {"role": "user", "content": "why"}]
@@ -29,12 +29,8 @@ P = 3
 
 
 @pytest.fixture(scope="module")
-def backbone():
-    tokenizer = byte_tokenizer(TEMPLATES["smollm2"])
-    config = dataclasses.replace(
-        CONFIGS["llama"], vocab_size=272, max_positions=256, openings=openings(tokenizer)
-    )
-    return random_backbone(config, name="instruct", tokenizer=tokenizer)
+def backbone(instruct):
+    return instruct
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +140,22 @@ def test_the_system_turn_of_a_prompt_is_empty_unless_there_is_a_text(backbone):
     plain = dataclasses.replace(CHATS, source="{input}", target="{target}")
     task = chat_of(plain, tokenizer, "behind", placement="system")
     assert [turn.role for turn in to_source(task, {"input": "hi"}).turns] == ["system", "user"]
+
+
+def test_a_run_on_chats_places_its_prompt_in_the_turn(backbone):
+    """Where no placement is chosen, and the method can stand there."""
+    union = pj.UnionConfig(methods=(pj.PromptTuningConfig(), pj.LoraConfig(r=2)))
+    bare = dataclasses.replace(backbone, config=dataclasses.replace(backbone.config, openings=()))
+    for method, model, task, place in (
+        (pj.PromptTuningConfig(), backbone, CHATS, "turn"),
+        (pj.PTuningConfig(), backbone, CHATS, "turn"),
+        (union, backbone, CHATS, "turn"),
+        (pj.PromptTuningConfig(placement="prefix"), backbone, CHATS, "prefix"),
+        (pj.DeepPromptConfig(), backbone, CHATS, "prefix"),
+        (pj.PromptTuningConfig(), backbone, dataclasses.replace(CHATS, chat=False), "prefix"),
+        (pj.PromptTuningConfig(), bare, CHATS, "prefix"),
+    ):
+        assert method_of(pj.Config(method=method), model, [task]).place == place
 
 
 def test_who_has_no_turns_is_refused(backbone, tiny, tiny_bert):

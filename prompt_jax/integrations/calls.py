@@ -72,7 +72,8 @@ class Writing(Prompted):
     """Tokens of an answer at most; `max_new_tokens` is another name for it."""
     top_p: float = 1.0
     top_k: int = 0
-    seed: int = 0
+    seed: int | None = None
+    """Of what is drawn; without one every call draws anew."""
     repetition_penalty: float = 1.0
     """Above 1, tokens that a decoder has read or written become less likely."""
     min_tokens: int = 0

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 from prompt_jax.config import InputError
 from prompt_jax.data.texts import tokenized
 from prompt_jax.serve import Engine, UnknownPromptError
+from prompt_jax.serve.sampling import seeds
 from prompt_jax.serve.streaming import Piece, apieces, pieces
 from prompt_jax.tasks.text import Messages
 
@@ -22,7 +23,8 @@ class Call(NamedTuple):
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0
-    seed: int = 0
+    seed: int | None = None
+    """None draws anew."""
     repetition_penalty: float = 1.0
     min_tokens: int = 0
     stop_token_ids: tuple[int, ...] = ()
@@ -117,9 +119,10 @@ class Local:
 
     def _sampling(self, call: Call) -> dict[str, object]:
         drawn = {"top_k": call.top_k, "top_p": call.top_p} if call.temperature else {}
+        most = self.engine.max_new_tokens
         return {
-            "max_new_tokens": call.max_tokens or self.engine.max_new_tokens,
-            "temperature": call.temperature, "seed": call.seed, "timeout": call.timeout, **drawn,
+            "max_new_tokens": min(call.max_tokens or most, most), "timeout": call.timeout, **drawn,
+            "temperature": call.temperature, "seed": seeds(call.seed, 1)[0],
             "repetition_penalty": call.repetition_penalty, "min_new_tokens": call.min_tokens,
             "stop_token_ids": call.stop_token_ids,
         }  # fmt: skip

@@ -221,6 +221,7 @@ class Engine:
           InputError: it has none; or as `score`.
         """
         served, (tokens, length) = self.version(prompt), self._inputs.encode(text)
+        served.check_classifies()
         if not served.classes:
             raise InputError(
                 f"prompt {served.reference!r} has no head; ask for the scores of label words "
@@ -274,6 +275,11 @@ class Engine:
         self.backbone.check_word_head()
         sampling.check(self.max_new_tokens, self.backbone.config.vocab_size)
         served = self.version(prompt)
+        if served.head:
+            raise InputError(
+                f"prompt {served.reference!r} answers by a trained head ({served.head}) and "
+                "writes nothing; classify with it, or answer with it by prompt-jax predict"
+            )
         tokens, _ = self._inputs.encode(text)
         request = Request(served, WRITE, tokens, timeout, sampling=sampling)
         return self._submit([request])[0]

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from prompt_jax.backbones import Backbone
-from prompt_jax.config import IN_CHATS, PLACEMENTS, InputError, MethodConfig
+from prompt_jax.config import IN_CHATS, KINDS, PLACEMENTS, InputError, MethodConfig
 from prompt_jax.forward import Injection, for_tasks
 from prompt_jax.methods import init, materialize
 from prompt_jax.prompts import Prompt
@@ -55,8 +55,10 @@ class Served:
     """What goes into a slot, see `leaves_of`."""
     labels: tuple[str, ...] = ()
     """The label words of a classification, one of which is every answer; empty of others."""
+    head: str = ""
+    """The kind of answer that its trained head gives, one of `KINDS`; empty without a head."""
     classes: int = 0
-    """C of its head; 0 without one."""
+    """C of a head that classifies; 0 of all others."""
     name: str = ""
     """Its name in the store; empty of a prompt that no store has."""
     version: int = 0
@@ -78,6 +80,25 @@ class Served:
     def choices(self) -> tuple[str, ...]:
         """The label words of its task, with a head or without."""
         return self.task.choices if self.task else ()
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """What the classes of its head are called: the label words of its task, or numbers."""
+        names = self.choices
+        return names if len(names) == self.classes else tuple(map(str, range(self.classes)))
+
+    def check_classifies(self) -> None:
+        """Checks that its answer to a text may be a class.
+
+        Raises:
+          InputError: it marks parts of a text, or its head answers with a number.
+        """
+        kind = self.head or (self.task.kind if self.task else "")
+        if kind and (KINDS[kind].marks_text or (self.head and not self.classes)):
+            raise InputError(
+                f"prompt {self.reference!r} is for {kind.replace('_', ' ')} and gives no class of "
+                "a text; answer with it by prompt-jax predict"
+            )
 
     def trained_form(self, text: str) -> str:
         """A text as the prompt was trained to read it: plain, or as the user's turn of a chat."""
@@ -113,14 +134,16 @@ def served_as(
         check_room(leaves, layout)
     except InputError as error:
         raise PromptRefusedError(f"prompt {reference!r}: {error}") from error
-    kernel = leaves.get("head/out/kernel")
+    kernel, head = leaves.get("head/out/kernel"), head_of(prompt)
+    classes = 0 if kernel is None or head != "classification" else kernel.shape[-1]
     return Served(
         reference=reference,
         digest=prompt.digest,
         prompt=prompt,
         leaves=leaves,
         labels=labels_of(prompt),
-        classes=0 if kernel is None else kernel.shape[-1],
+        head=head,
+        classes=classes,
         place=prompt.method.place,
         target_place=prompt.task.target_place(backbone.target_place) if prompt.task else "",
     )
@@ -155,7 +178,24 @@ def injection_for(backbone: Backbone, prompt: Prompt, allow_mismatch: bool) -> I
 def labels_of(prompt: Prompt) -> tuple[str, ...]:
     """The label words that a prompt chooses among; none where its answers are other texts."""
     labels = prompt.task.choices if prompt.task else ()
-    return labels if prompt.method.num_labels in (None, len(labels)) else ()
+    if head_of(prompt) in ("", "classification") and prompt.method.num_labels in (
+        None,
+        len(labels),
+    ):
+        return labels
+    return ()
+
+
+def head_of(prompt: Prompt) -> str:
+    """The kind of answer that a prompt's head gives; empty where it has none."""
+    method, kind = prompt.method, prompt.task.kind if prompt.task else ""
+    if method.num_labels is None:
+        return ""
+    if method.task_type != "SEQ_CLS":
+        return {"TOKEN_CLS": "tagging", "QUESTION_ANS": "span"}[method.task_type]
+    # One output is a number, as in Transformers, also where nothing is known of the task.
+    numbers = "regression" if method.num_labels == 1 else "classification"
+    return kind if kind in ("regression", "multiple_choice") else numbers
 
 
 def example(backbone: Backbone, method: MethodConfig) -> Injection:

@@ -1,5 +1,6 @@
 """How the engine writes an answer."""
 
+import secrets
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -8,6 +9,14 @@ from prompt_jax.serve.errors import TooLongError
 
 STOP_IDS = 8
 """Tokens that end an answer beside the model's own, at most."""
+
+
+def seeds(seed: int | None, count: int) -> list[int]:
+    """Seeds of several answers to one text, from the first one on; None draws new ones."""
+    if seed is None:
+        return [secrets.randbits(32) for _ in range(count)]
+    # Clients have seeds of 64 bits with a sign, and a key is made of 32 bits.
+    return [(seed + i) % 2**32 for i in range(count)]
 
 
 class Sampling(NamedTuple):

@@ -17,8 +17,7 @@ from starlette.types import Receive, Scope, Send
 from prompt_jax.prompts import Prompt
 from prompt_jax.serve.catalog import Catalog, unknown_model
 from prompt_jax.serve.http.errors import Refused
-from prompt_jax.serve.http.keys import NOBODY, Key, Keys
-from prompt_jax.serve.http.keys import Scope as KeyScope
+from prompt_jax.serve.http.keys import NOBODY, Key, Keys, KeyScope
 from prompt_jax.serve.prompts import Served
 
 OPEN = None
@@ -142,12 +141,6 @@ class Door:
 class Guarded(APIRoute):
     """A route that lets its caller in before it reads anything, and ends when its client leaves."""
 
-    def __init__(self, path: str, endpoint: Callable[..., object], **options: Any):
-        super().__init__(path, endpoint, **options)
-        for method in self.methods or ():
-            if (method, path) not in ROUTES:
-                raise LookupError(f"{method} {path} has no scope; add it to ROUTES")
-
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request, to the last byte, with `request.state.view` of its key."""
         if scope["method"] not in (self.methods or ()):
@@ -160,7 +153,14 @@ class Guarded(APIRoute):
             await super().handle(scope, receive, send)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """FastAPI's handler of the route, which ends when its client leaves."""
+        """FastAPI's handler of the route, which it asks for when the route is added.
+
+        Raises:
+          LookupError: the route is not in the table.
+        """
+        for method in self.methods or ():
+            if (method, self.path) not in ROUTES:
+                raise LookupError(f"{method} {self.path} has no scope; add it to ROUTES")
         answer = super().get_route_handler()
 
         async def handler(request: Request) -> Response:

@@ -1,6 +1,8 @@
 """Errors as OpenAI's clients read them."""
 
-from typing import TypeAlias
+import os
+from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
@@ -87,10 +89,26 @@ async def on_error(_: Request, error: Exception) -> JSONResponse:
 async def on_invalid(_: Request, error: Exception) -> JSONResponse:
     """The response to a body that has not the fields of its route."""
     assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    param = ".".join(str(part) for part in first["loc"] if part != "body")
-    message = f"{param or 'the body'}: {first['msg']}"
+    problems = error.errors()
+    # A value that may be of several types has an error for each, whose places begin alike.
+    alike = os.path.commonprefix([problem["loc"] for problem in problems])
+    if len(alike) < 2:  # Errors of several fields: the first one is enough.
+        problems, alike = problems[:1], problems[0]["loc"]
+    place = [str(part) for part in alike if part != "body"]
+    if problems[0]["type"] == "unsupported":
+        param = ".".join([*place, problems[0]["ctx"]["field"]])
+        return JSONResponse(body_of(400, "unsupported", problems[0]["msg"], param), 400)
+    param = ".".join(place)
+    reasons = dict.fromkeys(reason_of(problem) for problem in problems)
+    message = f"{param or 'the body'}: {' or: '.join(reasons)}"
     return JSONResponse(body_of(400, "invalid_request", message, param or None), 400)
+
+
+def reason_of(problem: Mapping[str, Any]) -> str:
+    """What is wrong with a field, of what pydantic says."""
+    if problem["type"] == "too_long":
+        return f"there may be {problem['ctx']['max_length']}, got {problem['ctx']['actual_length']}"
+    return problem["msg"]
 
 
 async def on_http(_: Request, error: Exception) -> JSONResponse:

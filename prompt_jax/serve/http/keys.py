@@ -19,10 +19,10 @@ from prompt_jax.config import InputError
 from prompt_jax.serve.http.budgets import Budget, Limits
 
 LOG = logging.getLogger(__name__)
-Scope: TypeAlias = Literal["infer", "admin", "metrics"]
-SCOPES: tuple[Scope, ...] = get_args(Scope)
-PATTERN = re.compile(r"[a-z0-9._*?\[\]!-]+")
-"""A pattern of names: their letters, and what `fnmatch` reads."""
+KeyScope: TypeAlias = Literal["infer", "admin", "metrics"]
+SCOPES: tuple[KeyScope, ...] = get_args(KeyScope)
+PATTERN = re.compile(r"([a-z0-9._*?-]|\[!?[a-z0-9._-]+\])+")
+"""A pattern of names: their letters, and what `fnmatch` reads as more than itself."""
 NO_KEY = hashlib.sha256(b"").hexdigest()
 
 
@@ -32,7 +32,7 @@ class Key(NamedTuple):
     name: str
     digest: str
     """sha256 of the key, in hex; the key itself is stored nowhere."""
-    scopes: tuple[Scope, ...] = ("infer",)
+    scopes: tuple[KeyScope, ...] = ("infer",)
     prompts: tuple[str, ...] = ("*",)
     """Patterns of the names that it may see and use; the base is always among them."""
     expires: date | None = None

@@ -7,11 +7,12 @@ import numpy as np
 from fastapi import FastAPI, Request
 from jaxtyping import Float
 
-from prompt_jax.config import InputError
 from prompt_jax.serve.http import schemas
 from prompt_jax.serve.http.auth import View
 from prompt_jax.serve.http.errors import JSON, invalid
 from prompt_jax.serve.http.responses import Responses, gathered
+from prompt_jax.serve.prompts import PLAIN, Served
+from prompt_jax.trees import Tokenizer
 
 
 def add_native(app: FastAPI) -> None:
@@ -23,17 +24,17 @@ def add_native(app: FastAPI) -> None:
         if body.prompts is not None:
             return await _ensemble(responses, request.state.view, body)
         served = await responses.served(request.state.view, body)
-        labels = body.labels or (list(served.choices) if served else [])
+        labels = labels_of(body.labels, served or PLAIN, responses.engine.backbone.tokenizer)
         texts = await responses.tokens(body.input, served)
         engine, timeout = responses.engine, responses.timeout
         if served is not None and served.classes:
             heads = await gathered(engine.classify(served, t, timeout=timeout) for t in texts)
-            scores = [answer.log_probs for answer in heads]
-        elif labels:
+            # Whatever the order of the request's labels is, a class keeps its name.
+            order = [served.class_names.index(label) for label in labels]
+            scores = [answer.log_probs[order] for answer in heads]
+        else:
             ranked = await gathered(engine.score(served, t, labels, timeout=timeout) for t in texts)
             scores = [answer.log_likelihoods for answer in ranked]
-        else:
-            raise invalid("labels", "the prompt has none of its own")
         data = [classification(index, labels, row) for index, row in enumerate(scores)]
         identity = responses.identity(served)
         read = sum(map(len, texts))
@@ -42,28 +43,33 @@ def add_native(app: FastAPI) -> None:
 
     @app.post("/v1/generate")
     async def generate(request: Request, body: schemas.GenerateRequest) -> Any:
-        texts = [body.text] if isinstance(body.text, str) else body.text
-        names, view = body.prompts, request.state.view
+        texts, names, view = body.text, body.prompts, request.state.view
         if names is None:
             prompts = [await responses.served(view, body)] * len(texts)
         elif len(names) == len(texts):
             prompts = [view.find(name or "") for name in names]
         else:
             raise invalid("prompts", f"{len(texts)} texts and {len(names)} prompts")
-        texts = [
-            p.trained_form(text) if p else text for p, text in zip(prompts, texts, strict=True)
+        rows = [
+            (served, served.trained_form(text) if served and isinstance(text, str) else text)
+            for served, text in zip(prompts, texts, strict=True)
         ]
-        return await responses.respond(body, list(zip(prompts, texts, strict=True)), "generation")
+        return await responses.respond(body, rows, "generation")
 
 
 async def _ensemble(responses: Responses, view: View, body: schemas.ClassifyRequest) -> JSON:
     if not body.labels:
         raise invalid("labels", "an ensemble needs them")
-    labels, engine = body.labels, responses.engine
+    engine = responses.engine
     members = [view.find(name) for name in body.prompts or ()]
     prompts = [served for served in members if served is not None]
     if len(prompts) < len(members):
         raise invalid("prompts", "the base has no say in an ensemble")
+    labels = body.labels
+    for served in prompts:
+        if served.head:
+            raise invalid("prompts", f"{served.reference} has a head, and label words are ranked")
+        labels = labels_of(labels, served, engine.backbone.tokenizer)
     texts = await responses.tokens(body.input, prompts[0], len(prompts))
     options = {"how": body.how, "weights": body.weights, "timeout": responses.timeout}
     answers = await gathered(engine.ensemble(prompts, t, labels, **options) for t in texts)
@@ -77,15 +83,42 @@ async def _ensemble(responses: Responses, view: View, body: schemas.ClassifyRequ
     return {"object": "list", "data": data, "prompts": names, "prompt_digests": digests}
 
 
+def labels_of(labels: Sequence[str] | None, served: Served, tokenizer: Tokenizer) -> Sequence[str]:
+    """The labels to choose among: those of a request, or the prompt's own.
+
+    Raises:
+      Refused: they are not the classes of the prompt's head, or cannot be told apart.
+      InputError: the prompt gives no classes.
+    """
+    served.check_classifies()
+    classes = served.class_names if served.classes else served.choices
+    if labels is None:
+        if not classes:
+            raise invalid("labels", "the prompt has none of its own; give some")
+        return classes
+    twins = [label for i, label in enumerate(labels) if label in labels[:i]]
+    if twins:
+        raise invalid("labels", f"{twins[0]!r} is there twice; give every label once")
+    if served.classes:
+        if set(labels) != set(classes):
+            raise invalid(
+                "labels",
+                f"the head of {served.reference} has the classes {', '.join(classes)}; give these "
+                "in any order, or leave labels out",
+            )
+        return labels
+    for label in labels:
+        if label not in classes and tokenizer.unk_token_id in tokenizer(label)["input_ids"]:
+            raise invalid("labels", f"{label!r} has letters that the tokenizer does not know")
+    return labels
+
+
 def classification(index: int, labels: Sequence[str], scores: Float[np.ndarray, " C"]) -> JSON:
     """The likeliest label of a text, and the probability of every one among them.
 
     Args:
       scores: log-probabilities up to a constant.
     """
-    names = list(labels) or [str(i) for i in range(len(scores))]
-    if len(names) != len(scores):
-        raise InputError(f"the head has {len(scores)} classes and {len(names)} labels are given")
     shares = np.exp(scores - np.logaddexp.reduce(scores)).tolist()
-    probs = dict(zip(names, shares, strict=True))
-    return {"index": index, "label": names[int(scores.argmax())], "probs": probs}
+    probs = dict(zip(labels, shares, strict=True))
+    return {"index": index, "label": labels[int(scores.argmax())], "probs": probs}

@@ -33,8 +33,8 @@ def add_openai(app: FastAPI) -> None:
     @app.post("/v1/completions")
     async def completions(request: Request, body: schemas.CompletionRequest) -> Any:
         served = await responses.served(request.state.view, body)
-        texts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
-        return await responses.respond(body, [(served, text) for text in texts], "text_completion")
+        texts = [(served, text) for text in body.prompt]
+        return await responses.respond(body, texts, "text_completion")
 
     @app.post("/v1/chat/completions")
     async def chat(request: Request, body: schemas.ChatRequest) -> Any:

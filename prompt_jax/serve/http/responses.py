@@ -21,6 +21,7 @@ from prompt_jax.serve.http.budgets import spend
 from prompt_jax.serve.http.errors import JSON, Refused, error_of, invalid
 from prompt_jax.serve.http.metrics import Metrics
 from prompt_jax.serve.prompts import Served
+from prompt_jax.serve.sampling import seeds
 from prompt_jax.serve.streaming import Piece, apieces
 from prompt_jax.tasks import Text
 
@@ -58,9 +59,12 @@ class Responses:
         return composed
 
     async def tokens(
-        self, texts: str | Sequence[str], served: Served | None = None, times: int = 1
+        self,
+        texts: Sequence[str | list[int]],
+        served: Served | None = None,
+        times: int = 1,
     ) -> list[list[int]]:
-        """The tokens of one text or of several, each as the prompt was trained to read it.
+        """The tokens of texts, each as the prompt was trained to read it; tokens as they are.
 
         Args:
           times: how often each is read, for the budget of the key.
@@ -68,7 +72,10 @@ class Responses:
         tokenizer = self.engine.backbone.tokenizer
         in_turns = served is not None and served.target_place == "turn"
         rows = []
-        for text in [texts] if isinstance(texts, str) else texts:
+        for text in texts:
+            if isinstance(text, list):
+                rows.append(text)
+                continue
             text = served.trained_form(text) if served is not None and in_turns else text
             if isinstance(text, Text):
                 rows += (await asyncio.to_thread(tokenized, tokenizer, [text]))[0]
@@ -119,10 +126,11 @@ class Responses:
         self, prompted: Input, body: schemas.Sampling, seed: int
     ) -> AsyncIterator[Piece]:
         """An answer as it is written."""
-        drawn = {"top_k": body.top_k, "top_p": body.top_p} if body.temperature else {}
+        drawn = {"top_k": max(body.top_k, 0), "top_p": body.top_p} if body.temperature else {}
+        most = self.engine.max_new_tokens
         pieces = apieces(
             self.engine, prompted.served, prompted.tokens, body.stops, seed=seed,
-            max_new_tokens=body.limit or self.engine.max_new_tokens, temperature=body.temperature,
+            max_new_tokens=min(body.limit or most, most), temperature=body.temperature,
             repetition_penalty=body.repetition_penalty, min_new_tokens=body.min_tokens,
             stop_token_ids=body.stop_token_ids or (), timeout=self.timeout, **drawn,
         )  # fmt: skip
@@ -135,10 +143,12 @@ class Responses:
                 yield piece
 
     async def respond(
-        self, body: schemas.Sampling, texts: Sequence[tuple[Served | None, str]], kind: str
+        self,
+        body: schemas.Sampling,
+        texts: Sequence[tuple[Served | None, str | list[int]]],
+        kind: str,
     ) -> JSON | StreamingResponse:
         """A response of OpenAI's shape, whole or streamed."""
-        refuse_unsupported(body)
         if len(texts) * body.n > TEXTS:
             raise Refused(400, "too_many", f"a request has at most {TEXTS} answers", "n")
         if body.n > 1 and not body.temperature:
@@ -161,8 +171,7 @@ class Responses:
             pieces = [piece async for piece in self.pieces(prompted, body, seed)]
             return "".join(piece.text for piece in pieces), pieces[-1]
 
-        # A seed for each of the n answers to a text, which would be the same otherwise.
-        rows = [(prompted, body.seed + i) for prompted in inputs for i in range(body.n)]
+        rows = rows_of(body, inputs)
         tasks = [asyncio.ensure_future(answer(*row)) for row in rows]
         try:
             answers = await asyncio.gather(*tasks)
@@ -194,7 +203,7 @@ class Responses:
             except Exception as error:  # It goes into the stream, to whoever listens.
                 await queue.put((index, error))
 
-        rows = [(prompted, body.seed + i) for prompted in inputs for i in range(body.n)]
+        rows = rows_of(body, inputs)
         tasks = [asyncio.ensure_future(run(i, *row)) for i, row in enumerate(rows)]
         left, written, began = len(rows), 0, time.monotonic()
         try:
@@ -212,7 +221,7 @@ class Responses:
                 if piece.finish is not None:
                     left, written = left - 1, written + len(piece.tokens)
             usage = self._usage(kind, head, inputs, len(rows), written)
-            if (body.stream_options or {}).get("include_usage"):
+            if body.stream_options and body.stream_options.include_usage:
                 yield event({**head, "object": chunk, "choices": [], "usage": usage})
             yield "data: [DONE]\n\n"
         finally:
@@ -226,6 +235,11 @@ class Responses:
         read = sum(len(prompted.tokens) for prompted in inputs)
         self.metrics.count(kind, str(head["model"]), rows, read=read, written=written)
         return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
+
+
+def rows_of(body: schemas.Sampling, inputs: Sequence[Input]) -> list[tuple[Input, int]]:
+    """Every answer's input, and the seed of it."""
+    return [(prompted, seed) for prompted in inputs for seed in seeds(body.seed, body.n)]
 
 
 def choice(index: int, text: str, last: Piece, body: schemas.Sampling, kind: str) -> JSON:
@@ -253,14 +267,6 @@ async def gathered(requests: Iterable[Future[Answer]]) -> list[Answer]:
     finally:
         for future in futures:
             future.cancel()
-
-
-def refuse_unsupported(body: schemas.Body) -> None:
-    """Refuses fields that would change the answer and cannot."""
-    for name in schemas.UNSUPPORTED:
-        value = (body.model_extra or {}).get(name)
-        if value is True or value not in (None, 0, 1, [], {}, ""):  # True equals 1.
-            raise Refused(400, "unsupported", f"{name} is not supported here", name)
 
 
 async def prefixed(first: str, rest: AsyncIterator[str]) -> AsyncIterator[str]:

@@ -1,31 +1,98 @@
-"""What requests may hold; what is not here is passed over or, where it would matter, refused."""
+"""What requests may hold; a field that is not here is refused, unless it asks for nothing."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, Field, Strict, StringConstraints
+from pydantic import model_validator as validated
+from pydantic_core import PydanticCustomError
 
+Int = Annotated[int, Strict()]
+Float = Annotated[float, Strict()]
+Flag = Annotated[bool, Strict()]
 Name = Annotated[
     str, StringConstraints(max_length=200), Field(json_schema_extra={"format": "prompt"})
 ]
 """What names a prompt; every such field is one that a key's patterns hold for."""
-Text = Annotated[str, StringConstraints(min_length=1, max_length=100_000)]
+Text = Annotated[str, StringConstraints(max_length=100_000)]
+Tokens = Annotated[list[Annotated[Int, Field(ge=0)]], Field(max_length=100_000)]
 Stop = Annotated[str, StringConstraints(min_length=1, max_length=64)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
-UNSUPPORTED = (
-    "tools", "tool_choice", "functions", "logit_bias", "response_format", "presence_penalty",
-    "frequency_penalty", "best_of", "suffix", "echo", "bad_words", "min_p", "use_beam_search",
-    "length_penalty", "ignore_eos", "allowed_token_ids", "logits_processors", "guided_json",
-    "guided_regex", "guided_choice", "guided_grammar", "structured_outputs", "prompt_logprobs",
-    "no_repeat_ngram_size",
+Seed = Annotated[Int, Field(ge=-(2**63), lt=2**63)]
+Value: TypeAlias = object
+"""Any value of JSON."""
+NEUTRAL: dict[str, tuple[Value, ...]] = {
+    "add_generation_prompt": (True,), "add_special_tokens": (True,), "allowed_token_ids": ([],),
+    "annotations": ([],), "background": (False,), "bad_words": ([],), "best_of": (1,),
+    "chat_template_kwargs": ({},), "continue_final_message": (False,), "detokenize": (True,),
+    "documents": ([],), "early_stopping": (False,), "echo": (False,),
+    "frequency_penalty": (0,), "function_call": ("none", "auto"), "functions": ([],),
+    "ignore_eos": (False,), "include": ([],), "include_obfuscation": (True, False),
+    "include_stop_str_in_output": (False,), "length_penalty": (1,), "logit_bias": ({},),
+    "logits_processors": ([],), "min_p": (0,), "modalities": (["text"],),
+    "no_repeat_ngram_size": (0,), "parallel_tool_calls": (True, False),
+    "presence_penalty": (0,), "priority": (0,), "reasoning_effort": ("none",),
+    "response_format": ({"type": "text"},), "service_tier": ("auto", "default"),
+    "skip_special_tokens": (True,), "spaces_between_special_tokens": (True,), "store": (False,),
+    "suffix": ("",), "text": ({"format": {"type": "text"}}, {}), "tool_calls": ([],),
+    "tool_choice": ("none", "auto"), "tools": ([],), "top_logprobs": (0,),
+    "truncation": ("disabled",), "typical_p": (1,), "use_beam_search": (False,),
+    "verbosity": ("medium",),
+}  # fmt: skip
+"""Fields of OpenAI's API and of vLLM's that nothing here does, and values that ask for nothing."""
+ABOUT = (
+    "cache_salt", "lora_int_id", "metadata", "name", "prompt_cache_key", "prompt_cache_retention",
+    "request_id", "safety_identifier", "user",
 )  # fmt: skip
-"""Fields that change an answer and that nothing here does, of OpenAI's API and of vLLM's; null,
-false, 0 and 1 ask for nothing."""
+"""Fields that tell who asks, and change no answer."""
 
 
 class Body(BaseModel):
-    """Any request: fields that are not known are passed over, as OpenAI's clients expect."""
+    """Any request.
 
-    model_config = ConfigDict(extra="allow")
+    Null is as if the field were not there, as OpenAI takes it.
+    """
+
+    @validated(mode="before")
+    @classmethod
+    def _asking(cls, body: Value) -> Value:
+        """The fields that ask for something."""
+        if not isinstance(body, dict):
+            return body
+        fields = {name: value for name, value in body.items() if value is not None}
+        for name, value in fields.items():
+            if name in cls.model_fields or name in ABOUT:
+                continue
+            if not any(_same(value, neutral) for neutral in NEUTRAL.get(name, ())):
+                raise PydanticCustomError(
+                    "unsupported",
+                    "{field} is not supported here; allowed: {allowed}",
+                    {"field": str(name)[:80], "allowed": ", ".join(cls.model_fields)},
+                )
+        return fields
+
+
+def _same(value: Value, neutral: Value) -> bool:
+    # True == 1 and False == 0 in Python, and to a client they are other values.
+    return isinstance(value, bool) == isinstance(neutral, bool) and value == neutral
+
+
+def twice(field: str, twin: str) -> PydanticCustomError:
+    """The error of two fields that mean the same."""
+    fields = {"field": field, "twin": twin}
+    return PydanticCustomError("unsupported", "{field} and {twin} are both set; give one", fields)
+
+
+def listed(value: Value) -> Value:
+    """One text, or the tokens of one, as a list of it."""
+    tokens = isinstance(value, list) and bool(value) and all(type(item) is int for item in value)
+    return [value] if tokens or isinstance(value, str) else value
+
+
+Inputs = Annotated[
+    list[Text | Tokens],
+    Field(min_length=1, max_length=64),
+    BeforeValidator(listed, json_schema_input_type=Text | Tokens | list[Text] | list[Tokens]),
+]
+"""A text or several, each in words or in tokens."""
 
 
 class Composition(Body):
@@ -34,7 +101,7 @@ class Composition(Body):
     prompts: Annotated[list[Name], Field(min_length=2, max_length=8)]
     how: Literal["concat", "average", "weighted", "task_arithmetic"] = "concat"
     weights: (
-        Annotated[list[Annotated[float, Field(ge=-100, le=100)]], Field(max_length=8)] | None
+        Annotated[list[Annotated[Float, Field(ge=-100, le=100)]], Field(max_length=8)] | None
     ) = None
 
 
@@ -45,24 +112,44 @@ class Prompted(Body):
     compose: Composition | None = None
     """In place of `model`."""
 
+    @validated(mode="after")
+    def _one_prompt(self) -> "Prompted":
+        if self.model and self.compose:
+            raise twice("compose", "model")
+        return self
+
+
+class StreamOptions(Body):
+    """What a stream tells beside the answer."""
+
+    include_usage: Flag = False
+
 
 class Sampling(Prompted):
     """How an answer is written."""
 
-    max_tokens: Annotated[int, Field(ge=1, le=4096)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1, le=4096)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    top_k: Annotated[int, Field(ge=0, le=2**20)] = 0
-    seed: Seed = 0
-    repetition_penalty: Annotated[float, Field(gt=0, le=10)] = 1.0
-    min_tokens: Annotated[int, Field(ge=0, le=4096)] = 0
-    stop_token_ids: Annotated[list[int], Field(max_length=8)] | None = None
-    n: Annotated[int, Field(ge=1, le=8)] = 1
+    max_tokens: Annotated[Int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[Int, Field(ge=1)] | None = None
+    temperature: Annotated[Float, Field(ge=0, le=2)] = 0.0
+    top_p: Annotated[Float, Field(gt=0, le=1)] = 1.0
+    top_k: Annotated[Int, Field(ge=-1, le=2**20)] = 0
+    """0 and -1 are all."""
+    seed: Seed | None = None
+    """Without one every request draws anew."""
+    repetition_penalty: Annotated[Float, Field(gt=0, le=10)] = 1.0
+    min_tokens: Annotated[Int, Field(ge=0)] = 0
+    stop_token_ids: Annotated[list[Int], Field(max_length=8)] | None = None
+    n: Annotated[Int, Field(ge=1, le=8)] = 1
     stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
-    stream: bool = False
-    stream_options: dict[str, object] | None = None
-    logprobs: bool | Annotated[int, Field(ge=0, le=1)] | None = None
+    stream: Flag = False
+    stream_options: StreamOptions | None = None
+    logprobs: Flag | Annotated[Int, Field(ge=0, le=1)] | None = None
+
+    @validated(mode="after")
+    def _one_limit(self) -> "Sampling":
+        if self.max_tokens and self.max_completion_tokens not in (None, self.max_tokens):
+            raise twice("max_completion_tokens", "max_tokens")
+        return self
 
     @property
     def limit(self) -> int | None:
@@ -78,14 +165,34 @@ class Sampling(Prompted):
 class CompletionRequest(Sampling):
     """`/v1/completions`."""
 
-    prompt: Text | Annotated[list[Text], Field(min_length=1, max_length=64)]
+    prompt: Inputs
+
+
+class Part(BaseModel, extra="allow"):
+    """A part of a message."""
+
+    type: str = "text"
+
+
+def spoken(role: Value) -> Value:
+    """A role, unless it is one of a tool."""
+    if role in ("tool", "function"):
+        raise PydanticCustomError(
+            "role",
+            "role {role} is not supported, since a prompt calls no tools; allowed: {allowed}",
+            {"role": role, "allowed": ", ".join(get_args(Role))},
+        )
+    return role
+
+
+Role = Literal["system", "developer", "user", "assistant"]
 
 
 class Message(Body):
     """A turn of a chat."""
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Text | Annotated[list[dict[str, object]], Field(min_length=1, max_length=64)]
+    role: Annotated[Role, BeforeValidator(spoken)]
+    content: Text | Annotated[list[Part], Field(max_length=64)] = ""
 
 
 class ChatRequest(Sampling):
@@ -97,26 +204,45 @@ class ChatRequest(Sampling):
 class EmbeddingRequest(Prompted):
     """`/v1/embeddings`."""
 
-    input: Text | Annotated[list[Text], Field(min_length=1, max_length=64)]
+    input: Inputs
     encoding_format: Literal["float", "base64"] = "float"
 
 
 class ClassifyRequest(Prompted):
     """`/v1/classify`: by the prompt's own head, or among label words."""
 
-    input: Text | Annotated[list[Text], Field(min_length=1, max_length=64)]
+    input: Inputs
     labels: Annotated[list[Stop], Field(min_length=2, max_length=64)] | None = None
     prompts: Annotated[list[Name], Field(min_length=1, max_length=16)] | None = None
     """An ensemble, in place of `model`."""
     how: Literal["average", "vote", "weighted"] = "average"
-    weights: Annotated[list[Annotated[float, Field(ge=0)]], Field(max_length=16)] | None = None
+    """Of an ensemble, as are `weights`."""
+    weights: Annotated[list[Annotated[Float, Field(ge=0)]], Field(max_length=16)] | None = None
+
+    @validated(mode="after")
+    def _one_answerer(self) -> "ClassifyRequest":
+        if self.prompts is not None and (self.model or self.compose):
+            raise twice("prompts", "compose" if self.compose else "model")
+        if self.prompts is None and self.model_fields_set & {"how", "weights"}:
+            raise PydanticCustomError(
+                "unsupported",
+                "{field} is of an ensemble: give its prompts too",
+                {"field": "how" if "how" in self.model_fields_set else "weights"},
+            )
+        return self
 
 
 class GenerateRequest(Sampling):
     """`/v1/generate`: a prompt for every text."""
 
-    text: Text | Annotated[list[Text], Field(min_length=1, max_length=64)]
+    text: Inputs
     prompts: Annotated[list[Name | None], Field(max_length=64)] | None = None
+
+    @validated(mode="after")
+    def _one_prompt_each(self) -> "GenerateRequest":
+        if self.prompts is not None and (self.model or self.compose):
+            raise twice("prompts", "compose" if self.compose else "model")
+        return self
 
 
 class LoadRequest(Body):
@@ -124,7 +250,7 @@ class LoadRequest(Body):
 
     lora_name: Name
     lora_path: Name
-    load_inplace: bool = False
+    load_inplace: Flag = False
 
 
 class UnloadRequest(Body):
@@ -136,4 +262,4 @@ class UnloadRequest(Body):
 class AliasRequest(Body):
     """`/v1/prompts/{name}/aliases/{alias}`."""
 
-    version: Annotated[int, Field(ge=1, lt=10**9)]
+    version: Annotated[Int, Field(ge=1, lt=10**9)]
