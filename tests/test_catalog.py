@@ -59,7 +59,7 @@ def test_what_cannot_be_served(tiny, store):
         first = catalog.find("good")
         with pytest.raises(ChangedError, match="'good' is .* and not '0'; look at it again"):
             catalog.put("good", first.prompt, expected="0")
-        with pytest.raises(InputError, match="no room for it"):
+        with pytest.raises(InputError, match="no room for it; serve with --lora-rank 2"):
             catalog.put("good", prompt_of(tiny, LoraConfig(r=2), 3))
         assert len(store.entries().entries) == 3  # What was refused left nothing.
         second = catalog.put("good", prompt_of(tiny, room[0], 5))
