@@ -1,5 +1,6 @@
 """What a server makes of a store that others change, damage and unmount."""
 
+import contextlib
 import dataclasses
 import shutil
 
@@ -111,7 +112,7 @@ def test_what_is_damaged_while_it_is_served_stays(catalog, store):
         catalog.find("films")
 
 
-def test_a_store_that_is_lost(catalog, store, tiny, tmp_path):
+def test_a_store_that_is_lost(catalog, store, tiny, tmp_path, monkeypatch):
     before = catalog.served
     store.root.rename(tmp_path / "mounted")
     for why in ("the store cannot be read: No such file or directory", "the store is empty"):
@@ -121,6 +122,16 @@ def test_a_store_that_is_lost(catalog, store, tiny, tmp_path):
         catalog.put("films", prompt_of(tiny, ROOM[0], 4))
     assert store.names() == []
     shutil.rmtree(store.root)
+    (tmp_path / "mounted").rename(store.root)
+
+    def unmounted(name):  # In the middle of a look.
+        with contextlib.suppress(FileNotFoundError):
+            store.root.rename(tmp_path / "mounted")
+        return Store.marks(store, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "marks", unmounted)
+        assert catalog.refresh() == [] and catalog.lost and catalog.served == before
     (tmp_path / "mounted").rename(store.root)
     assert catalog.refresh() == [] and catalog.lost == "" and catalog.served == before
     store.unalias("films", "default")
