@@ -13,7 +13,8 @@ pytest.importorskip("fastapi")
 from serving import SIZES  # noqa: E402
 
 from prompt_jax.cli.serving import _serve  # noqa: E402
-from prompt_jax.serve import Engine
+from prompt_jax.serve import Engine, Store
+from prompt_jax.serve.catalog import Catalog
 from prompt_jax.serve.http.auth import OPEN, ROUTES
 from prompt_jax.serve.http.metrics import Metrics
 
@@ -27,7 +28,7 @@ def parts(name):
 
 def check_container(container, volumes):
     """Flags, probes and mounts against each other."""
-    given = dict(argument.split("=") for argument in container["args"])
+    given = {flag: value for flag, _, value in (a.partition("=") for a in container["args"])}
     assert given.keys() <= FLAGS
     assert given["--host"] == "0.0.0.0" and given["--keys"]
     port = int(given["--port"])
@@ -60,6 +61,9 @@ def test_kubernetes():
     assert pod["securityContext"]["runAsNonRoot"]
     own = pod["containers"][0]["securityContext"]
     assert own["readOnlyRootFilesystem"] and not own["allowPrivilegeEscalation"]
+    scraped = deployment["spec"]["template"]["metadata"]["annotations"]["prometheus.io/port"]
+    assert f"--metrics-port={scraped}" in pod["containers"][0]["args"]
+    assert int(scraped) == pod["containers"][0]["ports"][1]["containerPort"]
 
 
 def test_kserve():
@@ -73,17 +77,18 @@ def test_kserve():
 
 
 @pytest.mark.parametrize("name", ["alerts.yaml", "grafana.json"])
-def test_every_number_is_one_that_the_server_has(name, tiny):
+def test_every_number_is_one_that_the_server_has(name, tiny, tmp_path):
     with Engine(tiny, **SIZES) as engine:
-        metrics = Metrics(engine)
-        metrics.done.labels("a", "b").inc()
-        metrics.failed.labels("a", "b").inc()
-        metrics.took.labels("a").observe(1)
+        metrics = Metrics(Catalog(engine, Store(tmp_path)))
+        for code in (200, 503):
+            metrics.note("/v1/classify", [], code, 1.0)
         told = metrics.text().decode()
-    known = set(re.findall(r"^(prompt_jax:\w+)", told, re.MULTILINE))
+    known = set(re.findall(r"^([a-z0-9_:]+)", told, re.MULTILINE))
+    known |= {"prompt_jax:device_memory_bytes"}  # The CPU does not tell it.
+    assert "# TYPE prompt_jax:device_memory_bytes gauge" in told
     text = (PLACE / name).read_text()
-    used = set(re.findall(r"prompt_jax:\w+", text))
-    assert len(used) >= 3 and used <= known, used - known
+    used = set(re.findall(r'__name__=\\?"([^"\\]+)', text))
+    assert len(used) >= 8 and used <= known, used - known
     for label in re.findall(r"\b(code|prompt|route)(?==~?\\?\")|by \((code|prompt|route)\)", text):
         assert f'{label[0] or label[1]}="' in told
 
@@ -92,7 +97,7 @@ def test_the_dashboard():
     made = json.loads((PLACE / "grafana.json").read_text())
     ids = [panel["id"] for panel in made["panels"]]
     places = {(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in made["panels"]}
-    assert len(set(ids)) == len(ids) == len(places) == 8
+    assert len(set(ids)) == len(ids) == len(places) == 10
     assert all(target["expr"] for panel in made["panels"] for target in panel["targets"])
 
 

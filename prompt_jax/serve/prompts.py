@@ -268,7 +268,7 @@ def _remedy(path: str, leaf: np.ndarray) -> str:
         return f"serve with --num-virtual-tokens {len(leaf)}, or give the engine room for as many"
     if path.endswith("lora/a"):
         return f"serve with --lora-rank {leaf.shape[-1]}, or give the engine room for that rank"
-    return "put it into the store before the server starts, or give the engine room for it"
+    return "serve with --room METHOD, or have such a prompt in the store when the server starts"
 
 
 def fitted(leaves: Leaves, layout: Layout) -> dict[str, np.ndarray]:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from typing import cast
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -22,9 +23,10 @@ class Connection(H11Protocol):
     """When it began to wait for a request's head."""
     _limit: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: object) -> None:
         """Begins to wait for the first head."""
-        super().connection_made(transport)
+        # `object`: uvloop's transports are none of asyncio's.
+        super().connection_made(cast(asyncio.Transport, transport))
         self._wait()
         # More than there may be: not the newest one is closed, which may be that of a probe.
         if len(self.connections) > CONNECTIONS:
@@ -49,6 +51,8 @@ class Connection(H11Protocol):
         """Notes when it began to be silent again; uvicorn closes it after `timeout_keep_alive`."""
         self._since = time.monotonic()
         super().on_response_complete()
+        if self.silent and self.conn.trailing_data[0]:  # Of the next head some is here already.
+            self._wait()
 
     @property
     def silent(self) -> bool:
@@ -73,6 +77,7 @@ class Connection(H11Protocol):
         self.transport.close()
 
     def _wait(self) -> None:
+        self._stop()
         self._since, self._limit = time.monotonic(), self.loop.call_later(HEAD, self.hang_up)
 
     def _stop(self) -> None:

@@ -108,8 +108,9 @@ class Metrics(Collector):
 
     def count(self, kind: str, model: str, rows: int, *, read: int = 0, written: int = 0) -> None:
         """Counts answers, and the tokens of their texts and their own."""
-        name = model.partition("@")[0]
-        known = name == self._catalog.base or name in self._names()
+        name, _, version = model.partition("@")
+        # What is composed, and an ensemble, has a name of its own for every client that asks.
+        known = model == self._catalog.base or (version.isdigit() and name in self._names())
         self.answers.labels(self._label(name) if known else SEVERAL).inc(rows)
         self.read.inc(read)
         self.written.inc(written)

@@ -1,6 +1,7 @@
 """Routes that list prompts and change them."""
 
 import asyncio
+import contextvars
 import io
 import struct
 import tempfile
@@ -43,7 +44,9 @@ def add_prompts(app: FastAPI) -> None:
     changes = ThreadPoolExecutor(1, "changes")
 
     def in_turn(change: Callable[[], Change]) -> Awaitable[Change]:
-        return asyncio.get_running_loop().run_in_executor(changes, change)
+        # With the context of the request, so that the log says whose change it is.
+        context = contextvars.copy_context()
+        return asyncio.get_running_loop().run_in_executor(changes, context.run, change)
 
     @app.get("/v1/key")
     async def key(request: Request) -> JSON:
