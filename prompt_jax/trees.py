@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         """Whether it tells where in a text a token stands."""
         pad_token_id: int | None
         eos_token_id: int | None
+        unk_token_id: int | None
         all_special_ids: Sequence[int]
         backend_tokenizer: Any
         """The fast tokenizer itself, of the library `tokenizers`."""

@@ -131,7 +131,7 @@ def served_as(
     except InputError as error:
         raise PromptRefusedError(f"prompt {reference!r}: {error}") from error
     kernel, head = leaves.get("head/out/kernel"), head_of(prompt)
-    classifies = kernel is not None and head == "classification"
+    classes = kernel.shape[-1] if kernel is not None and head == "classification" else 0
     return Served(
         reference=reference,
         digest=prompt.digest,
@@ -139,7 +139,7 @@ def served_as(
         leaves=leaves,
         labels=labels_of(prompt),
         head=head,
-        classes=kernel.shape[-1] if classifies else 0,
+        classes=classes,
         target_place=prompt.task.target_place(backbone.target_place) if prompt.task else "",
     )
 

@@ -34,6 +34,7 @@ ROUTES: dict[tuple[str, str], str | None] = {
     ("GET", "/v1/models/{model:path}"): "infer",
     ("POST", "/v1/completions"): "infer",
     ("POST", "/v1/chat/completions"): "infer",
+    ("POST", "/v1/responses"): "infer",
     ("POST", "/v1/embeddings"): "infer",
     ("POST", "/v1/classify"): "infer",
     ("POST", "/v1/generate"): "infer",

@@ -14,7 +14,7 @@ from fastapi.responses import PlainTextResponse
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import InputError
 from prompt_jax.prompts import Prompt, load_shaped
-from prompt_jax.serve.http import schemas
+from prompt_jax.serve.http import schemas, shapes
 from prompt_jax.serve.http.auth import Key
 from prompt_jax.serve.http.errors import JSON, Refused
 from prompt_jax.serve.http.responses import Responses
@@ -59,7 +59,7 @@ def add_prompts(app: FastAPI) -> None:
         }  # fmt: skip
 
     @app.put("/v1/prompts/{name}")
-    async def put(request: Request, name: str) -> JSON:
+    async def put(request: Request, name: str) -> shapes.Model:
         """A new version: the body is a zip of the folder that `save_prompt` writes."""
         body = await request.body()
         expected = expected_of(request)
@@ -73,7 +73,9 @@ def add_prompts(app: FastAPI) -> None:
         return {"id": f"{name}@{version}", "object": "model", "deleted": True}
 
     @app.put("/v1/prompts/{name}/aliases/{alias}")
-    async def alias(request: Request, name: str, alias: str, body: schemas.AliasRequest) -> JSON:
+    async def alias(
+        request: Request, name: str, alias: str, body: schemas.AliasRequest
+    ) -> shapes.Model:
         expected = expected_of(request)
         await asyncio.to_thread(catalog.alias, name, alias, body.version, expected=expected)
         return responses.model(catalog.find(f"{name}@{alias}", request.state.key.sees))
