@@ -97,7 +97,7 @@ def classify(walk: Walk) -> None:
 
     async def ask(app: object) -> None:
         transport = httpx.ASGITransport(app=app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://walk") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             (await client.post("/v1/classify", json=body)).raise_for_status()
             with walk.following():
                 (await client.post("/v1/classify", json=body)).raise_for_status()

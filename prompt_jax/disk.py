@@ -3,8 +3,10 @@
 import contextlib
 import errno
 import os
+import random
 import re
 import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -19,8 +21,21 @@ LOCKLESS = (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK, errno.EINVAL)
 """What the system says where a file system, such as a mounted bucket, has no locks."""
 
 
-class DiskFullError(InputError):
+class UnwritableError(InputError):
+    """A place that cannot be written; it holds what it held before."""
+
+    def __init__(self, message: str, reason: str = ""):
+        super().__init__(message)
+        self.reason = reason
+        """What the system says, without the place: for those who may not know where that is."""
+
+
+class DiskFullError(UnwritableError):
     """There is no room for a file; what was written before it stays."""
+
+
+class InUseError(InputError):
+    """Another process has the lock of a place."""
 
 
 @contextlib.contextmanager
@@ -33,18 +48,21 @@ def writing(place: Path, remedy: str = "choose another place") -> Iterator[None]
 
     Raises:
       DiskFullError: the disk is full.
-      InputError: the place cannot be written.
+      UnwritableError: the place cannot be written.
     """
     try:
         yield
+    except InputError:  # Somebody has said it in one line already.
+        raise
     except Exception as error:
         number, reason = _reason(error)
         if reason is None:
             raise
         message = f"cannot write {place}: {reason}"
         if number in FULL:
-            raise DiskFullError(f"{message}; free some space and run the command again") from error
-        raise InputError(f"{message}; {remedy}") from error
+            message = f"{message}; free some space and run the command again"
+            raise DiskFullError(message, reason) from error
+        raise UnwritableError(f"{message}; {remedy}", reason) from error
 
 
 def _reason(error: Exception) -> tuple[int | None, str | None]:
@@ -59,7 +77,7 @@ def write(path: Path, content: bytes | str) -> None:
     """Writes a file, text as UTF-8.
 
     Raises:
-      DiskFullError, InputError: as `writing`; the file then has its old content.
+      DiskFullError, UnwritableError: as `writing`; the file then has its old content.
     """
     with replacing(path) as fresh:
         fresh.write_bytes(content.encode() if isinstance(content, str) else content)
@@ -70,7 +88,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """A name to write a file to, which then takes the place of `path`.
 
     Raises:
-      DiskFullError, InputError: as `writing`; the file then has its old content.
+      DiskFullError, UnwritableError: as `writing`; the file then has its old content.
     """
     fresh = beside(path)
     with writing(path):
@@ -101,22 +119,36 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def lock(file: IO[str], place: Path, remedy: str) -> None:
+def lock(file: IO[str], place: Path, remedy: str, *, wait: float = 0.0) -> None:
     """Keeps an open file for this process until it is closed, or the process ends in any way.
+
+    NFS has such locks as well. A file system without any, such as a mounted bucket, is used
+    unlocked, which is better than no run there.
 
     Args:
       file: opened for appending; what it holds is left alone.
       place: what the file stands for.
       remedy: what to do where another process has it.
+      wait: seconds until that process has to be done with it.
+
+    Raises:
+      InUseError: it is not.
     """
     # Only Unix has this module, and nothing else here needs it.
     import fcntl
 
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise InputError(f"{place} is in use by another process; {remedy}") from error
-    except OSError as error:
-        # A file system without locks is used unlocked, which is better than no run there.
-        if error.errno not in LOCKLESS:
-            raise
+    end = time.monotonic() + wait
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError as error:
+            if time.monotonic() >= end:
+                message = f"{place} is in use by another process; {remedy}"
+                raise InUseError(message) from error
+            # Of random length, so that none of several who wait always comes too late.
+            time.sleep(random.uniform(0.001, 0.01))
+        except OSError as error:
+            if error.errno not in LOCKLESS:
+                raise
+            return

@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import threading
 import time
+from datetime import date
 from typing import NamedTuple
 
 import engines
@@ -16,7 +17,7 @@ from prompt_jax.methods import LoraConfig, PromptTuningConfig
 from prompt_jax.serve import Engine, Store
 from prompt_jax.serve.catalog import Catalog
 from prompt_jax.serve.http import Keys, create_app
-from prompt_jax.serve.http.auth import Key
+from prompt_jax.serve.http.keys import SCOPES, Key
 from prompt_jax.serve.http.run import server_of
 
 
@@ -24,11 +25,17 @@ def digest(text):
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-KEYS = Keys((
-    Key("user", digest("user"), ("infer",)),
+HOLDERS = (
+    Key("user", digest("user")),
     Key("tenant", digest("tenant"), ("infer",), ("films*",)),
-    Key("admin", digest("admin"), ("infer", "admin")),
-))  # fmt: skip
+    Key("team", digest("team"), ("infer", "admin"), ("films*",)),
+    Key("operator", digest("operator"), ("admin",)),
+    Key("prometheus", digest("prometheus"), ("metrics",)),
+    Key("admin", digest("admin"), SCOPES),
+    Key("former", digest("former"), SCOPES, expires=date(2026, 1, 31)),
+)  # fmt: skip
+"""Keys whose secret is their name."""
+KEYS = Keys(HOLDERS)
 SIZES = {"rows": (4,), "lengths": (32,), "max_new_tokens": 16, "places": 4}
 USER, ADMIN = {"Authorization": "Bearer user"}, {"Authorization": "Bearer admin"}
 
@@ -63,6 +70,14 @@ def asking(app: FastAPI):
             return await user.post(f"/v1/{route}", json=body, headers=USER)
 
     return lambda route, **body: asyncio.run(post(route, body))
+
+
+def until(condition, seconds=30.0):
+    """Waits for something to become so."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never became so"
+        time.sleep(0.01)
 
 
 class Served(NamedTuple):

@@ -177,6 +177,7 @@ def test_answers_come_as_they_are_written(tiny):
         np.testing.assert_array_equal(other.result().tokens, whole.tokens)
 
 
+@pytest.mark.slow
 def test_the_likeliest_tokens_of_what_is_written_and_read(tiny_llama):
     prompts = prompts_of(tiny_llama)
     with Engine(tiny_llama, prompts, **SMALL) as engine:

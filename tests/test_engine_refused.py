@@ -84,9 +84,9 @@ def test_prompts_that_are_refused(tiny, tiny_gpt2):
         ):
             engine.put("x", long)
         behind = prompt_of(tiny, PromptTuningConfig(num_virtual_tokens=2, placement="suffix"), 0)
-        with pytest.raises(PromptRefusedError, match="it stands at 'suffix'"):
+        with pytest.raises(PromptRefusedError, match='it stands at "suffix"'):
             engine.put("x", behind)
-        with pytest.raises(PromptRefusedError, match="it stands at 'suffix'"):
+        with pytest.raises(PromptRefusedError, match='it stands at "suffix"'):
             Engine(tiny, {"x": behind}, **SMALL)
         several = MultitaskPromptConfig(num_virtual_tokens=2, num_tasks=2, init="random")
         with pytest.raises(PromptRefusedError, match="for each of 2 tasks, and none is named"):

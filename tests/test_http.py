@@ -11,12 +11,12 @@ httpx = pytest.importorskip("httpx")
 openai = pytest.importorskip("openai")
 pytest.importorskip("fastapi")
 
-from serving import ADMIN, KEYS, USER, prompt_of  # noqa: E402
+from serving import ADMIN, USER, prompt_of  # noqa: E402
 
 from prompt_jax.config import InputError  # noqa: E402
 from prompt_jax.methods import LoraConfig, PromptTuningConfig  # noqa: E402
 from prompt_jax.prompts import compose, export_peft, save_prompt  # noqa: E402
-from prompt_jax.serve.http import create_app
+from prompt_jax.serve import Store
 from prompt_jax.serve.http.prompts import packed, unpacked
 from prompt_jax.tasks import Task  # noqa: E402
 
@@ -138,32 +138,8 @@ def test_a_folder_of_peft_gets_its_shapes_from_the_backbone_of_the_server(served
             admin.delete(f"/v1/prompts/peft/{version}")
 
 
-def test_every_route_asks_for_its_key(served):
-    address, catalog, _ = served
-    from prompt_jax.serve.http import auth
-
-    app = create_app(catalog, KEYS)
-    assert all(isinstance(route, auth.Guarded) for route in app.routes)
-    routes = {(method, route.path) for route in app.routes for method in route.methods}
-    assert routes == set(auth.ROUTES)
-    with httpx.Client(base_url=address) as plain:
-        for (method, path), scope in auth.ROUTES.items():
-            url = path.replace("{model:path}", "films").replace("{name}", "films")
-            url = url.replace("{version}", "1").replace("{alias}", "x")
-            found = plain.request(method, url, json={})
-            assert (found.status_code == 401) == (scope is not None), (method, path, found.text)
-            wrong = plain.request(method, url, json={}, headers={"Authorization": "Bearer x"})
-            assert (wrong.status_code == 401) == (scope is not None)
-            if scope == "admin":
-                user = plain.request(method, url, headers={"Authorization": "Bearer user"})
-                assert user.status_code == 403
-        tenant = {"Authorization": "Bearer tenant"}
-        ids = [m["id"] for m in plain.get("/v1/models", headers=tenant).json()["data"]]
-        assert "films@1" in ids and "satire@1" not in ids
-        hidden = plain.get("/v1/models/satire", headers=tenant)
-        absent = plain.get("/v1/models/none", headers=tenant)
-        assert hidden.status_code == absent.status_code == 404
-        assert hidden.text.replace("satire", "none") == absent.text
+def test_what_is_sent_to_a_strange_host_or_is_too_large(served):
+    with httpx.Client(base_url=served[0]) as plain:
         tricked = plain.get("/metrics", headers={"Host": "x/livez?"})
         assert tricked.status_code == 400 and "Host" in tricked.text
         assert plain.post("/v1/generate", content=b"x" * (2**20 + 1)).status_code == 413
@@ -241,22 +217,35 @@ def test_no_more_compositions_are_kept_than_allowed(served, monkeypatch):
     assert second.reference in names and first.reference not in names
 
 
-def test_names_are_loaded_and_unloaded_as_in_vllm(served):
-    with httpx.Client(base_url=served[0], headers=ADMIN) as admin:
+def test_aliases_are_loaded_and_unloaded_as_in_vllm(served):
+    with httpx.Client(base_url=served.address, headers=ADMIN) as admin:
         load, unload = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
-        given = {"lora_name": "live", "lora_path": "films@1"}
-        assert admin.post(load, json=given).text.startswith("Success")
-        assert admin.get("/v1/models/live").json()["id"] == "films@1"
-        other = {**given, "lora_path": "films@2"}
-        assert admin.post(load, json=other).status_code == 400
+        live = {"lora_name": "films@live", "lora_path": "films@1"}
+        assert admin.post(load, json=live).text.startswith("Success")
+        assert admin.post(load, json=live).text.startswith("Success")
+        assert admin.get("/v1/models/films@live").json()["id"] == "films@1"
+        assert Store(served.catalog.store.root).resolve("films@live").version == 1
+        other = {**live, "lora_path": "films@2"}
+        taken = admin.post(load, json=other)
+        assert taken.status_code == 400 and "'films@live' means films@1; unload it" in taken.text
         assert admin.post(load, json={**other, "load_inplace": True}).status_code == 200
-        assert admin.get("/v1/models/live").json()["id"] == "films@2"
-        assert admin.post(unload, json={"lora_name": "live"}).text.startswith("Success")
-        assert admin.get("/v1/models/live").status_code == 404
-        assert admin.post(unload, json={"lora_name": "live"}).status_code == 404
+        assert admin.get("/v1/models/films@live").json()["id"] == "films@2"
+        assert admin.post(unload, json={"lora_name": "films@live"}).text.startswith("Success")
+        assert admin.get("/v1/models/films@live").status_code == 404
+        assert admin.post(unload, json={"lora_name": "films@live"}).status_code == 404
+        # Under the name alone it is the alias `default`; no prompt is served as another.
+        plain = {"lora_name": "films", "lora_path": "films@1", "load_inplace": True}
+        assert admin.post(load, json=plain).status_code == 200
+        assert admin.get("/v1/models/films").json()["aliases"] == ["default"]
+        assert admin.post(unload, json={"lora_name": "films"}).status_code == 200
+        assert admin.get("/v1/models/films").json()["id"] == "films@2"
+        for name in ("satire", "live", served.catalog.base, "films@3"):
+            refused = admin.post(load, json={**plain, "lora_name": name})
+            assert refused.status_code == 400, (name, refused.text)
+        assert admin.get("/v1/models/satire").json()["id"] == "satire@1"
         for path in ("/etc/passwd", "../films", "https://example.org/p", "", "films/1"):
-            found = admin.post(load, json={"lora_name": "x", "lora_path": path})
-            assert found.status_code == 404, (path, found.text)
+            absent = admin.post(load, json={"lora_name": "films", "lora_path": path})
+            assert absent.status_code == 404, (path, absent.text)
 
 
 NAMES = (

@@ -11,13 +11,16 @@ import pytest
 httpx = pytest.importorskip("httpx")
 pytest.importorskip("fastapi")
 
-from serving import ADMIN, KEYS, SIZES, USER, prompt_of, serving  # noqa: E402
+from serving import ADMIN, KEYS, SIZES, USER, prompt_of, serving, until  # noqa: E402
+from test_disk import full_disk  # noqa: E402
 
 from prompt_jax.methods import PromptTuningConfig  # noqa: E402
+from prompt_jax.prompts import save_prompt  # noqa: E402
 from prompt_jax.serve import Engine, Store
 from prompt_jax.serve.catalog import Catalog
 from prompt_jax.serve.http import Keys, create_app
 from prompt_jax.serve.http import app as app_module
+from prompt_jax.serve.http.prompts import packed
 
 pytestmark = pytest.mark.timeout(180)
 ASKED = {"model": "films", "input": "a fine film", "labels": ["good", "bad"]}
@@ -33,13 +36,6 @@ def catalog(tiny_backbone, tmp_path):
         assert made.refresh() == []
         engine.score("films@1", [5], [[7], [8]]).result()
         yield made
-
-
-def until(what, seconds=30.0):
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end, "it never became so"
-        time.sleep(0.01)
 
 
 @contextlib.contextmanager
@@ -171,6 +167,60 @@ def test_what_others_publish_is_found(catalog, tiny_backbone):
         until(lambda: user.get("/v1/models/other").status_code == 200)
         Store(catalog.store.root).remove("other", 1)
         until(lambda: user.get("/v1/models/other").status_code == 404)
+
+
+def test_a_store_that_is_full_or_cannot_be_written(catalog, tiny_backbone, tmp_path):
+    prompt = prompt_of(tiny_backbone, PromptTuningConfig(num_virtual_tokens=2), 5)
+    body = packed(save_prompt(tmp_path / "p", prompt))
+    root = catalog.store.root
+    with serving(create_app(catalog, Keys())) as address, httpx.Client(base_url=address) as admin:
+        put, alias = "/v1/prompts/films", "/v1/prompts/films/aliases/stable"
+        before = sorted(root.rglob("*"))
+        with full_disk(size=16):  # Less than a file of a prompt, or the aliases.
+            for answer in (
+                admin.put(put, content=body),
+                admin.put("/v1/prompts/other", content=body),
+                admin.put(alias, json={"version": 1}),
+            ):
+                assert answer.status_code == 507, answer.text
+                error = answer.json()["error"]
+                assert error["code"] == "storage_full" and error["type"] == "server_error"
+                assert error["message"] == "the server cannot write it: File too large"
+        assert sorted(root.rglob("*")) == before
+        (root / ".lock").unlink()
+        (root / ".lock").mkdir()
+        for answer in (
+            admin.put(put, content=body),
+            admin.put(alias, json={"version": 1}),
+            admin.delete("/v1/prompts/films/1"),
+            admin.post("/v1/unload_lora_adapter", json={"lora_name": "films"}),
+        ):
+            assert answer.status_code == 503, answer.text
+            assert answer.json()["error"]["message"] == "the server cannot write it: Is a directory"
+        (root / ".lock").rmdir()
+        assert admin.put(put, content=body).json()["id"] == "films@2"
+        refused = admin.delete("/v1/prompts/films/2")
+        assert refused.status_code == 400 and "films@2 is what films means" in refused.text
+        assert admin.get("/v1/models/films").json()["id"] == "films@2"
+
+
+def test_a_store_that_is_lost_is_told_once(catalog, caplog):
+    app = create_app(catalog, Keys(), refresh=0.05)
+    with serving(app) as address, httpx.Client(base_url=address) as user:
+        assert user.get("/readyz").text == "ok"
+        hidden = catalog.store.root / "films"
+        hidden.rename(catalog.store.root / ".films")
+        until(
+            lambda: (
+                user.get("/readyz").text == "ok, but the store is empty; what it had is served on"
+            )
+        )
+        assert user.post("/v1/classify", json=ASKED).status_code == 200
+        assert user.delete("/v1/prompts/films/1").status_code == 503
+        (catalog.store.root / ".films").rename(hidden)
+        until(lambda: user.get("/readyz").text == "ok")
+    lines = [record.getMessage() for record in caplog.records if "store" in record.getMessage()]
+    assert lines == ["prompts stay as they were: the store is empty"]
 
 
 def test_the_page_may_run_itself_alone(catalog):

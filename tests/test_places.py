@@ -7,13 +7,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from engines import SMALL, prompt_of
 
 import prompt_jax as pj
 from prompt_jax.answers import answer
 from prompt_jax.config import IN_CHATS, DataConfig, EvalConfig, InputError, SweepConfig
 from prompt_jax.data import encode, pad
+from prompt_jax.experiment.answering import method_of
 from prompt_jax.forward import Injection, Placement, PromptedModel
+from prompt_jax.generate import generate, score
 from prompt_jax.prompts import check_task
+from prompt_jax.serve import Engine
 from prompt_jax.tasks import Task, chat_of, conversation, openings, to_source
 from prompt_jax.tasks.chat import messages_of
 from prompt_jax.testing.chats import TEMPLATES, byte_tokenizer
@@ -143,6 +147,22 @@ def test_the_system_turn_of_a_prompt_is_empty_unless_there_is_a_text(backbone):
     assert [turn.role for turn in to_source(task, {"input": "hi"}).turns] == ["system", "user"]
 
 
+def test_a_run_on_chats_places_its_prompt_in_the_turn(backbone):
+    """Where no placement is chosen, and the method can stand there."""
+    union = pj.UnionConfig(methods=(pj.PromptTuningConfig(), pj.LoraConfig(r=2)))
+    bare = dataclasses.replace(backbone, config=dataclasses.replace(backbone.config, openings=()))
+    for method, model, task, place in (
+        (pj.PromptTuningConfig(), backbone, CHATS, "turn"),
+        (pj.PTuningConfig(), backbone, CHATS, "turn"),
+        (union, backbone, CHATS, "turn"),
+        (pj.PromptTuningConfig(placement="prefix"), backbone, CHATS, "prefix"),
+        (pj.DeepPromptConfig(), backbone, CHATS, "prefix"),
+        (pj.PromptTuningConfig(), backbone, dataclasses.replace(CHATS, chat=False), "prefix"),
+        (pj.PromptTuningConfig(), bare, CHATS, "prefix"),
+    ):
+        assert method_of(pj.Config(method=method), model, [task]).place == place
+
+
 def test_who_has_no_turns_is_refused(backbone, tiny, tiny_bert):
     method = pj.PromptTuningConfig(num_virtual_tokens=P, placement="turn")
     bare = dataclasses.replace(backbone, config=dataclasses.replace(backbone.config, openings=()))
@@ -197,6 +217,43 @@ def test_every_route_puts_the_prompt_into_the_turn(placement, backbone, tmp_path
     injection = loaded.injection()
     predict(backbone, injection, loaded.task, *paths, data=DataConfig(), eval=options)
     assert json.loads(paths[1].read_text())["prediction"] == reply
+
+
+@pytest.mark.slow
+def test_an_engine_mixes_places_and_lengths_in_a_batch(backbone):
+    """Each row as the library has it alone, in scores and in greedy text."""
+    places = {"prefix": 4, "turn": 2, "system": 4, None: 3}
+    methods = {
+        place: pj.PromptTuningConfig(num_virtual_tokens=count, placement=place)
+        for place, count in places.items()
+    }
+    prompts = {method.place + str(i): prompt_of(backbone, method, i)
+               for i, method in enumerate(methods.values())}  # fmt: skip
+    rows = {
+        name: encoded(backbone, prompt.method.place, chat)[0][0]
+        for (name, prompt), chat in zip(prompts.items(), ([USER], LONG, [USER], LONG), strict=True)
+    }
+    words, options = [[300 - i] for i in range(31, 33)], {"max_new_tokens": 4}
+    room = [pj.PromptTuningConfig(num_virtual_tokens=5)]
+    sizes = SMALL | {"rows": (4,), "lengths": (160,), "slots": 6}
+    with Engine(backbone, room=room, **sizes) as engine:
+        for name, prompt in prompts.items():
+            engine.put(name, prompt)
+        with engine._worker.lock:  # So that all share one batch.
+            scores = {name: engine.score(name, row, words) for name, row in rows.items()}
+        answers = {name: engine.generate(name, row, **options) for name, row in rows.items()}
+        with pytest.raises(InputError, match="the text: the prompt stands behind"):
+            engine.score("turn1", [5, 6, 7], words)
+        candidates = np.array(words, np.int32)
+        for name, row in rows.items():
+            injection, text = prompts[name].injection(), (row[None], np.ones((1, len(row)), bool))
+            (expected,) = score(backbone, injection, *text, candidates, candidates > 0)
+            values = scores[name].result().log_likelihoods
+            np.testing.assert_allclose(values, expected, rtol=2e-5, atol=1e-5, err_msg=name)
+            written = generate(backbone, injection, *text, **options)[0]
+            tokens = answers[name].result().tokens
+            assert tokens.tolist() == written[: len(tokens)].tolist()
+        assert engine.stats.mixed == 1
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Prompts by name and version on a disk that others write to, crash in the middle of, and fill."""
 
 import json
+import multiprocessing
 import os
 import random
 import signal
@@ -11,12 +12,14 @@ import time
 
 import numpy as np
 import pytest
+from test_disk import full_disk
 
 from prompt_jax.config import InputError
+from prompt_jax.disk import DiskFullError, InUseError, UnwritableError
 from prompt_jax.methods import PromptTuningConfig
 from prompt_jax.prompts import Prompt
-from prompt_jax.serve import Store, UnknownPromptError
-from prompt_jax.serve import store as rooms
+from prompt_jax.serve import Store, UnknownPromptError, inspection
+from prompt_jax.serve import store as store_module
 
 
 def prompt_of(value):
@@ -51,6 +54,7 @@ def test_versions_stay_and_aliases_move(store):
     found = Store(store.root).scan()
     assert [str(entry) for entry in found.entries] == ["films@1", "films@3", "films@4"]
     assert not found.problems
+    store.alias("films", "default", 3)
     store.remove("films", 4)
     assert str(store.put("films", prompt_of(5))) == "films@5"  # No number is used again.
 
@@ -104,7 +108,7 @@ def test_links_are_not_followed(store, tmp_path):
         store.load("films@1")
     found = store.scan()
     assert [str(entry) for entry in found.entries] == ["films@2", "films@3"]
-    assert len(found.problems) == 3 and "link: no folder" in found.problems[2]
+    assert len(found.problems) == 3 and "link: 'link' is a link" in found.problems[2]
 
 
 def weights_of(store):
@@ -138,7 +142,7 @@ TENSOR = {"dtype": "F32", "shape": [2, 8], "data_offsets": [0, 64]}
     ],
 )
 def test_weights_that_are_not_what_they_say(content, message, store, monkeypatch):
-    monkeypatch.setattr(rooms, "HEADER_BYTES", 2**20)
+    monkeypatch.setattr(inspection, "HEADER_BYTES", 2**20)
     weights_of(store).write_bytes(content)
     with pytest.raises(InputError, match=message):
         store.load("films@1")
@@ -151,12 +155,9 @@ def test_files_that_no_prompt_has(store, monkeypatch):
     with pytest.raises(InputError, match="'adapter_model.bin' is no file of a prompt"):
         store.load("films@1")
     (folder / "adapter_model.bin").unlink()
-    monkeypatch.setattr(rooms, "FILE_BYTES", 10)
+    monkeypatch.setattr(inspection, "FILE_BYTES", 10)
     with pytest.raises(InputError, match=r"safetensors has \d+ bytes, and 10 is the most"):
         store.load("films@1")
-    (store.root / "films" / "aliases.json").write_text('{"stable": "1"}')
-    with pytest.raises(InputError, match="aliases.json of 'films' is no table of versions"):
-        store.load("films@2")
 
 
 def test_numbers_that_are_none_are_refused(store):
@@ -178,6 +179,146 @@ def test_two_writers_take_two_numbers(store, monkeypatch):
     assert str(store.put("films", prompt_of(8))) == "films@4"
     monkeypatch.undo()
     assert value_of(store, "films@3") == 3 and value_of(store, "films@4") == 8
+
+
+# Children that only write files take nothing of JAX along, and need no import of a second or two.
+forking = pytest.mark.filterwarnings("ignore:.*fork:")
+FORK = multiprocessing.get_context("fork")
+
+
+def set_aliases(root, prefix, count):
+    store = Store(root)
+    for i in range(count):
+        store.alias("films", f"{prefix}-{i}", 1 + i % 3)
+    for i in range(0, count, 2):
+        store.unalias("films", f"{prefix}-{i}")
+    for _ in range(count // 5):
+        store.put("films", prompt_of(7))
+
+
+@forking
+@pytest.mark.parametrize("count", [10, pytest.param(200, marks=pytest.mark.slow)])
+def test_two_processes_lose_nothing(count, store):
+    writers = [FORK.Process(target=set_aliases, args=(store.root, n, count)) for n in "ab"]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(120)
+        assert writer.exitcode == 0
+    entries = store.entries().entries
+    assert [entry.version for entry in entries] == list(range(1, 4 + 2 * (count // 5)))
+    aliases = {alias: entry.version for entry in entries for alias in entry.aliases}
+    assert aliases == {f"{name}-{i}": 1 + i % 3 for name in "ab" for i in range(1, count, 2)}
+
+
+def keep(root, ready):
+    with Store(root).changing():
+        ready.set()
+        time.sleep(60)
+
+
+@forking
+def test_a_lock_ends_with_its_process(store, monkeypatch):
+    ready = FORK.Event()
+    writer = FORK.Process(target=keep, args=(store.root, ready))
+    writer.start()
+    assert ready.wait(30)
+    monkeypatch.setattr(store_module, "PATIENCE", 0.05)
+    with pytest.raises(InUseError, match="store is in use by another process; try again later"):
+        store.alias("films", "stable", 1)
+    assert value_of(store, "films") == 3  # Readers need no lock.
+    os.kill(writer.pid, signal.SIGKILL)
+    writer.join()
+    store.alias("films", "stable", 1)
+    assert value_of(store, "films@stable") == 1
+
+
+def test_several_changes_are_one(store):
+    with pytest.raises(ZeroDivisionError), store.changing():
+        entry = store.put("films", prompt_of(4))
+        store.alias("films", "default", entry.version)
+        raise ZeroDivisionError
+    with store.changing(), store.changing():
+        store.alias("films", "stable", store.resolve("films").version)
+    assert store.resolve("films").aliases == ("default", "stable")
+
+
+def test_the_newest_version_is_not_rolled_back_unseen(store):
+    with pytest.raises(InputError, match="films@3 is what films means; give that another version"):
+        store.remove("films", 3)
+    store.alias("films", "default", 2)
+    store.remove("films", 3)
+    assert store.resolve("films").version == 2
+    store.unalias("films", "default")
+    with pytest.raises(UnknownPromptError, match="there is no 'films@default' in the store"):
+        store.unalias("films", "default")
+    with pytest.raises(InputError, match="films@2 is what films means"):
+        store.remove("films", 2)
+    store.remove("films", 1)
+    store.remove("films", 2)  # The last one takes the name with it.
+    assert not store.entries().entries and store.names() == ["films"]
+    assert store.put("films", prompt_of(1)).version == 4
+
+
+def test_a_full_disk_and_one_that_cannot_be_written(store):
+    before = sorted(store.root.rglob("*"))
+    store.alias("films", "stable", 1)
+    with full_disk():
+        for work in (
+            lambda: store.put("films", prompt_of(4)),
+            lambda: store.put("satire", prompt_of(4)),
+            lambda: store.alias("films", "stable", 2),
+        ):
+            with pytest.raises(DiskFullError, match="File too large; free some space") as error:
+                work()
+            assert error.value.reason == "File too large"
+        assert value_of(store, "films@stable") == 1
+        store.remove("films", 2)  # Which makes room, and so needs none.
+    gone = {path for path in before if path.match("films/2") or path.match("films/2/*")}
+    new = {store.root / "films" / "aliases.json", store.root / "films" / "2.removed"}
+    assert set(store.root.rglob("*")) == set(before) - gone | new
+    (store.root / ".lock").unlink()
+    (store.root / ".lock").mkdir()  # Nobody, root neither, can write it.
+    with pytest.raises(UnwritableError, match="cannot write .*store: Is a directory"):
+        store.alias("films", "stable", 3)
+    assert value_of(store, "films@stable") == 1
+
+
+def test_what_killed_writers_leave_is_swept(store, tmp_path):
+    folder, other = store.root / "films", Store(tmp_path / "other")
+    other.put("satire", prompt_of(1))
+    unfinished = [folder / ".0123abcd.4", folder / ".0123abce.4"]
+    for path in (*unfinished, folder / "3.removed", folder / "7.removed"):
+        path.mkdir()
+        (path / "README.md").touch()
+    (folder / "8.removed").symlink_to(other.root / "satire" / "1")
+    os.utime(unfinished[0], (0, 0))
+    assert store.put("films", prompt_of(9)).version == 9
+    names = {path.name for path in folder.iterdir()}
+    assert not unfinished[0].exists() and unfinished[1].exists(), names
+    assert not list((folder / "7.removed").iterdir())
+    assert value_of(other, "satire@1") == 1
+
+
+@pytest.mark.parametrize("text", ['{"stable": "1"}', '{"3": 1}', '{"Stable": 1}', "[]", "{", ""])
+def test_damaged_aliases(text, store):
+    (store.root / "films" / "aliases.json").write_text(text)
+    for work in (
+        lambda: store.load("films@2"),
+        lambda: store.alias("films", "stable", 1),
+        lambda: store.put("films", prompt_of(4)),
+    ):
+        with pytest.raises(InputError, match=r"aliases.json of 'films' is no table of versions by"):
+            work()
+    assert not store.entries().entries and len(store.entries().problems) == 1
+
+
+def test_an_alias_of_a_version_that_is_gone(store):
+    (store.root / "films" / "aliases.json").write_text('{"default": 9, "stable": 1}')
+    assert store.entries().problems == ["films@default: there is no version 9"]
+    assert value_of(store, "films@stable") == 1
+    with pytest.raises(UnknownPromptError, match="no 'films' in the store; .*: 1, 2, 3, stable$"):
+        store.load("films")
 
 
 WRITER = """

@@ -113,6 +113,10 @@ class ModelConfig:
         ends = dict.fromkeys((end, *self.eos_token_ids))
         return dataclasses.replace(self, eos_token_ids=tuple(ends))
 
+    def opens(self, place: str) -> bool:
+        """Whether the chat template has a turn with such a place."""
+        return any(opening.place == place for opening in self.openings)
+
     def opening(self, place: str) -> Opening:
         """What the chat template writes before the text of a turn.
 

@@ -85,7 +85,7 @@ def predict(arguments: list[str]) -> None:
             chat=saved.task.chat == "on",
             system=saved.task.system,
         )
-        way = {"auto": saved.task.chat == "auto", "placement": prompt.method.placement}
+        way = {"auto": saved.task.chat == "auto", "placement": prompt.method.place}
         task = chat_of(task, backbone.tokenizer, backbone.target_place, **way)
         count = prediction.predict(
             backbone,

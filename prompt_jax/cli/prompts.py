@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from prompt_jax.cli import mixing
+from prompt_jax.cli import mixing, versions
 from prompt_jax.cli.arguments import load, parse, prompt_at
 from prompt_jax.config import InputError, choose
 
@@ -21,7 +21,10 @@ def run(arguments: list[str]) -> None:
         "attention": mixing.attention,
         "ensemble": mixing.ensemble,
         "recycle": _recycle,
-        "publish": _publish,
+        "publish": versions.publish,
+        "versions": versions.versions,
+        "alias": versions.alias,
+        "remove": versions.remove,
         "push": _push,
         "pull": _pull,
     }
@@ -151,34 +154,6 @@ def _similarity(query: Positional[str], folder: Positional[str] = "runs") -> Non
     Console().print(table)
     for name, why in left_out.items():
         print(f"left out: {name}: {why}")
-
-
-def _publish(
-    prompt: Positional[str],
-    *,
-    name: str,
-    store: str = "prompts",
-    alias: str = "",
-    task_id: str = "",
-) -> None:
-    """Puts a prompt into a store as the next version of a name, for `prompt-jax serve`.
-
-    Args:
-      prompt: a prompt folder, a run folder or a .npy file.
-      name: what requests call it.
-      store: folder of the store; made if it is not there.
-      alias: what shall mean this version from now on, beside its number.
-      task_id: the task of a multitask prompt, by its number from 0 or its name.
-    """
-    from prompt_jax.prompts import load_shaped, of_task
-    from prompt_jax.serve import Store
-
-    loaded = of_task(load_shaped(prompt), task_id or None)
-    library = Store(store)  # Which makes the folder: not for a prompt that is refused.
-    entry = library.put(name, loaded)
-    if alias:
-        library.alias(name, alias, entry.version)
-    print(f"{entry} in {store}")
 
 
 def _push(prompt: Positional[str], repository: Positional[str], *, private: bool = True) -> None:

@@ -22,6 +22,7 @@ def _serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     keys: str = "",
+    hosts: tuple[str, ...] = (),
     num_virtual_tokens: int = 20,
     lora_rank: int = 0,
     slots: int = 64,
@@ -41,6 +42,8 @@ def _serve(
       host: address to listen on; one that others reach needs keys.
       port: port to listen on.
       keys: JSON file of those who may ask; empty lets everybody on this machine.
+      hosts: names by which the server may be asked, such as my.laptop, beside localhost,
+        127.0.0.1 and [::1]; with keys, empty allows all names.
       num_virtual_tokens: of the longest prompt that may come later; those in the store always
         fit. A longer one costs every row of every batch its room.
       lora_rank: of the highest LoRA that may come; 0 has room for none but those in the store.
@@ -62,7 +65,7 @@ def _serve(
     from prompt_jax.serve import Store
     from prompt_jax.serve.catalog import open_catalog
     from prompt_jax.serve.http import create_app
-    from prompt_jax.serve.http.auth import Keys, read_keys
+    from prompt_jax.serve.http.keys import Keys, read_keys
     from prompt_jax.serve.http.run import check_open, server_of
     from prompt_jax.weights import load_backbone
 
@@ -83,7 +86,7 @@ def _serve(
     print(f"{len(catalog.served)} prompts of {store} on {backbone}; compiling", flush=True)
     with catalog.engine as engine:
         engine.warm_up()
-        server = server_of(create_app(catalog, allowed, timeout=timeout), host, port)
+        server = server_of(create_app(catalog, allowed, hosts=hosts, timeout=timeout), host, port)
         print(f"ready on http://{host}:{port}", flush=True)
         # uvicorn ends by these signals and then raises them again, for the handlers set here: after
         # SIGTERM the engine still answers what it took, and a second Ctrl-C ends at once.

@@ -54,8 +54,6 @@ class MethodConfig:
     rows_only: ClassVar[bool] = False
     """Whether a tuned tree is virtual tokens [P, D] and nothing else, so that trained ones can be
     stacked, averaged and read as words."""
-    placement: ClassVar[Place] = "prefix"
-    """Where virtual tokens stand, for methods that have some in the input."""
     num_tasks: ClassVar[int | None] = None
     """N, where one tuned tree holds a prompt for each of several tasks."""
 
@@ -91,6 +89,15 @@ class MethodConfig:
             choose("task_type with num_labels", self.task_type, WITH_HEAD)
         elif self.task_type == "TOKEN_CLS":
             raise InputError("TOKEN_CLS has a trained head: set num_labels to the number of tags")
+
+    @property
+    def place(self) -> Place:
+        """Where virtual tokens stand, of methods that have some in the input."""
+        return "prefix"
+
+    def in_chats(self) -> "MethodConfig":
+        """The method as it is trained on chats, where no placement is chosen."""
+        return self
 
     def rate(self, optimizer: str, word_size: float) -> float:
         """The peak learning rate that serves the method on a backbone.

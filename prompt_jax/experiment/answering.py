@@ -63,6 +63,8 @@ def method_of(config: Config, backbone: Backbone, tasks: Sequence[Task]) -> Meth
         )
     for labelled in tasks:
         _label_rows(config, backbone, labelled)
+    if all(labelled.chat for labelled in tasks) and backbone.config.opens("turn"):
+        method = method.in_chats()
     # What a start takes from the task where the method does not say it.
     words = {"class_labels": ("init_labels", task.choices), "text": ("init_text", task.instruction)}
     field, value = words.get(getattr(method, "start", ""), ("", None))
@@ -104,7 +106,7 @@ def batches_of(
         task_ids=task_ids,
     )
     names = [place_of(example.source, i) for i, example in enumerate(examples)]
-    check_places(method.placement, backbone, batches.sources, names)
+    check_places(method.place, backbone, batches.sources, names)
     return batches
 
 

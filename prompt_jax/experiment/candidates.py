@@ -34,7 +34,7 @@ class Candidates(Members):
         # A placement is part of the program; all else that candidates differ in is numbers.
         by_program: dict[str, list[int]] = {}
         for i, config in enumerate(configs):
-            by_program.setdefault(config.method.placement, []).append(i)
+            by_program.setdefault(config.method.place, []).append(i)
         self.populations = []
         for numbers in by_program.values():
             group = [configs[i] for i in numbers]

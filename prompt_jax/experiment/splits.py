@@ -42,7 +42,7 @@ def for_backbone(data: Data, config: Config, backbone: Backbone) -> Data:
     Raises:
       InputError: as `chat_of`.
     """
-    way = {"auto": config.task.chat == "auto", "placement": config.method.placement}
+    way = {"auto": config.task.chat == "auto", "placement": config.method.place}
     task = chat_of(data.task, backbone.tokenizer, backbone.target_place, **way)
     if not task.chat:
         return data._replace(task=task)

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from prompt_jax.backbones import Backbone
-from prompt_jax.config import Config, InputError, at_least, resolved, to_json
+from prompt_jax.config import Config, InputError, MethodConfig, at_least, resolved, to_json
 from prompt_jax.experiment.choice import warnings_of
 from prompt_jax.experiment.conclude import Result, conclude, short
 from prompt_jax.experiment.loop import Loop, Rows, Say
@@ -200,7 +200,7 @@ def _introduce(single: Single, say: Say) -> None:
         for line in (*remarks(data.task, config.task), *warnings_of(data, config)):
             say(line)
         if data.task.chat:
-            say(_chat_line(data, backbone, config.method.placement))
+            say(_chat_line(data, backbone, single.method))
     watched = sum(len(data.watched(config)) for data in single.tasks)
     parts = [part for data in single.tasks for part in (data.validation, *data.tests.values())]
     say(
@@ -216,15 +216,20 @@ def _introduce(single: Single, say: Say) -> None:
         )
 
 
-def _chat_line(data: Data, backbone: Backbone, placement: str) -> str:
+def _chat_line(data: Data, backbone: Backbone, method: MethodConfig) -> str:
     """How a row is asked, by the chat template of the tokenizer."""
     end = answer_turn(backbone.tokenizer, "").end or "the end of the text"
     system = f", after the system text {data.task.system!r:.60}" if data.task.system else ""
-    turn = {"system": "system's", "turn": "user's"}.get(placement)
-    prompt = f", the soft prompt at the head of the {turn} turn" if turn else ""
-    return (
+    turn = {"system": "system's", "turn": "user's"}.get(method.place)
+    line = (
         f"chat: a row is a user's turn in the tokenizer's chat template{system}, its answer the "
-        f"assistant's turn up to {end}{prompt}; --task.chat off for plain text"
+        f"assistant's turn up to {end}; --task.chat off for plain text"
+    )
+    if not turn:
+        return line
+    return (
+        f"{line}\nthe soft prompt stands at the head of the {turn} turn; --method.placement prefix "
+        "for one that PEFT loads"
     )
 
 

@@ -45,6 +45,8 @@ class Injection(NamedTuple):
     """Whether a head may read a virtual token, as in PEFT, and not the text's own only."""
     placement: Placement = Placement()
     """Where the virtual tokens stand, see `prompt_jax.forward.places`."""
+    places: Int[Array, "*B"] | None = None
+    """For rows that differ in it, the number of each one's placement in `PLACEMENTS`."""
 
     def __repr__(self) -> str:
         parts = [name for name, part in self._asdict().items() if jax.tree.leaves(part)]

@@ -13,25 +13,26 @@ from jaxtyping import Array, Bool, Int
 
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import IN_CHATS, InputError, Opening
-from prompt_jax.forward.injection import Placement
 from prompt_jax.trees import Tokenizer
 
 NOWHERE = -1
 
 
 def positions_before(
-    placement: Placement,
+    placement: str,
     opening: Opening | None,
     tokens: Int[Array, "B T"],
     mask: Bool[Array, "B T"],
 ) -> Int[Array, " B"]:
-    """How many positions of every text stand before a prompt that is not in front of all.
+    """How many positions of every text stand before a prompt.
 
     Padding on the left is among them. A text that has not what the prompt stands behind: `NOWHERE`.
 
     Args:
       opening: of a placement in chats.
     """
+    if placement == "prefix":
+        return jnp.zeros(len(tokens), jnp.int32)
     if opening is not None:
         return _behind(opening, tokens, mask)
     # A text without tokens has none to stand behind.

@@ -16,10 +16,10 @@ from jaxtyping import Array, Bool, Float, Int
 from prompt_jax.backbones import Backbone
 from prompt_jax.backbones.cache import LayerCache
 from prompt_jax.backbones.layers import NEVER
-from prompt_jax.config import IN_CHATS, InputError
+from prompt_jax.config import IN_CHATS, PLACEMENTS, InputError
 from prompt_jax.forward.head import apply_head
-from prompt_jax.forward.injection import Injection, Placement
-from prompt_jax.forward.places import positions_before
+from prompt_jax.forward.injection import Injection
+from prompt_jax.forward.places import NOWHERE, positions_before
 
 
 @jax.named_scope("prompt")
@@ -193,12 +193,21 @@ class PromptedModel:
     ) -> Int[Array, " B"] | None:
         """How many positions of every text stand before the prompt; None is in front of all."""
         injection = self.injection
-        if injection is None or injection.prompt is None or injection.placement == "prefix":
+        if injection is None or injection.prompt is None:
             return None
-        placement: Placement = injection.placement
-        inside = placement in IN_CHATS
-        opening = self.module.config.opening(placement) if inside else None
-        return positions_before(placement, opening, tokens, mask)
+        config = self.module.config
+
+        def behind(place: str) -> Int[Array, " B"]:
+            opening = config.opening(place) if place in IN_CHATS else None
+            return positions_before(place, opening, tokens, mask)
+
+        if injection.places is None:
+            return None if injection.placement == "prefix" else behind(injection.placement)
+        # All places are sought for every row, which costs less than a layer.
+        nowhere = jnp.full(len(tokens), NOWHERE)
+        missing = [place for place in IN_CHATS if not config.opens(place)]
+        places = [nowhere if place in missing else behind(place) for place in PLACEMENTS]
+        return jnp.stack(places)[injection.places, jnp.arange(len(tokens))]
 
     def target_logits(
         self, tokens: Int[Array, "B T"], mask: Bool[Array, "B T"], targets: Int[Array, "B U"]

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from prompt_jax.backbones import Backbone
-from prompt_jax.config import InputError, choose
+from prompt_jax.config import InputError, MethodConfig, choose
 from prompt_jax.forward import Injection
 from prompt_jax.methods.method import register_method
 from prompt_jax.methods.virtual_tokens import InputPrompt, start_rows
@@ -31,11 +31,14 @@ class DeepPromptConfig(InputPrompt):
     def __post_init__(self):
         super().__post_init__()
         choose("how", self.how, get_args(How))
-        if self.placement != "prefix":
+        if self.place != "prefix":
             raise InputError(
                 f'per-layer prompts are the first states, and placement is "{self.placement}"; '
                 'use placement="prefix"'
             )
+
+    def in_chats(self) -> MethodConfig:
+        return self
 
 
 def init(

@@ -279,15 +279,15 @@ def materializer(
 
     It is the method's own function where no head and no placement come around it.
     """
-    if config.num_labels is not None or config.placement != "prefix":
+    if config.num_labels is not None or config.place != "prefix":
         return functools.partial(materialize, config)
     return jax.named_scope(config.kind)(functools.partial(method_of(config).materialize, config))
 
 
 def _placed(config: MethodConfig, injection: Injection, head: dict[str, Tuned]) -> Injection:
     """The injection at the method's placement, with the head beside it if there is one."""
-    if config.placement != injection.placement:
-        injection = injection._replace(placement=Placement(config.placement))
+    if config.place != injection.placement:
+        injection = injection._replace(placement=Placement(config.place))
     if not head:
         return injection
     # Without virtual tokens in the input, PEFT leaves the choice to the model: the text's own.

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from prompt_jax.backbones import Backbone
-from prompt_jax.config import InputError, choose
+from prompt_jax.config import IN_CHATS, InputError, MethodConfig, choose
 from prompt_jax.forward import Injection
 from prompt_jax.methods.method import (
     AGAIN,
@@ -47,11 +47,14 @@ class PromptTuningConfig(InputPrompt):
     def __post_init__(self):
         super().__post_init__()
         choose("stack", self.stack, get_args(Stack))
-        if self.stack != "encoder" and self.placement != "prefix":
+        if self.stack != "encoder" and self.place != "prefix":
             raise InputError(
                 f'placement="{self.placement}" is for the encoder\'s input, and stack is '
                 f'"{self.stack}"; a decoder reads its prompt first: use placement="prefix"'
             )
+
+    def in_chats(self) -> MethodConfig:
+        return super().in_chats() if self.stack == "encoder" else self
 
     @property
     def input_tokens(self) -> int:
@@ -59,7 +62,9 @@ class PromptTuningConfig(InputPrompt):
 
     @property
     def virtual_axis(self) -> int | None:
-        return -2 if self.placement == "prefix" and self.stack == "encoder" else None
+        # In chats too: their models give masked virtual tokens no position, wherever these stand.
+        movable = self.place in ("prefix", *IN_CHATS) and self.stack == "encoder"
+        return -2 if movable else None
 
 
 def init(

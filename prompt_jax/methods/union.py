@@ -45,7 +45,7 @@ class UnionConfig(MethodConfig):
                 "none of its methods"
             )
         prompts = [m for m in self.methods if m.input_tokens]
-        if any(part.placement != prompts[0].placement for part in prompts[1:]):
+        if any(part.place != prompts[0].place for part in prompts[1:]):
             raise InputError("the prompts of a union need one placement")
         if self.gated and any(isinstance(m, LoraConfig) and m.use_dora for m in self.methods):
             raise InputError(
@@ -54,9 +54,12 @@ class UnionConfig(MethodConfig):
             )
 
     @property
-    def placement(self) -> Place:
+    def place(self) -> Place:
         first = next((part for part in self.methods if part.input_tokens), self.methods[0])
-        return first.placement
+        return first.place
+
+    def in_chats(self) -> MethodConfig:
+        return dataclasses.replace(self, methods=tuple(m.in_chats() for m in self.methods))
 
     @property
     def input_tokens(self) -> int:

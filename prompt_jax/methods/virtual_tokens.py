@@ -4,6 +4,7 @@ An initialiser is a closure `(key, shape) -> prompt`, so that they compose: clas
 first rows and sampled vocabulary the rest.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -64,15 +65,17 @@ class InputPrompt(VirtualTokens):
     frequent. Special and added tokens and single bytes are no words."""
     init_scale: float = 0.5
     """`init="random"` is uniform(-init_scale, init_scale)."""
-    placement: Place = "prefix"
+    placement: Place | None = None
     """Where the prompt stands: `prefix` before the text, `after_bos` behind its first token,
     `suffix` behind its last one; in chats also at the head of the system's turn, `system`, or of
-    the first user's, `turn`. For `system`, a chat without a system text has an empty such turn."""
+    the first user's, `turn`. For `system`, a chat without a system text has an empty such turn.
+    None is `prefix`; a run on chats trains it as `turn`, from which few rows teach more."""
 
     def __post_init__(self):
         super().__post_init__()
         choose("init", self.start, get_args(Start))
-        choose("placement", self.placement, PLACEMENTS)
+        if self.placement is not None:
+            choose("placement", self.placement, PLACEMENTS)
         at_least("init_population", self.init_population, 1)
         if self.start == "file" and not self.init_file:
             raise InputError('init="file" needs init_file, a prompt folder or a .npy of [P, D]')
@@ -81,6 +84,13 @@ class InputPrompt(VirtualTokens):
     def start(self) -> str:
         """Where the prompt starts: `init`, or what stands for None."""
         return self.init or implied(self, STARTS, "vocab")
+
+    @property
+    def place(self) -> Place:
+        return self.placement or "prefix"
+
+    def in_chats(self) -> MethodConfig:
+        return self if self.placement else dataclasses.replace(self, placement="turn")
 
     @property
     def start_file(self) -> str | None:
@@ -222,10 +232,10 @@ def start_rows(
 
 def unplaced(method: InputPrompt) -> str:
     """Why a prompt in the input stands where PEFT does not place it; empty where it does."""
-    if method.placement == "prefix":
+    if method.place == "prefix":
         return ""
     return (
-        f'PEFT only places prompts at the front and this one is "{method.placement}"; train with '
+        f'PEFT only places prompts at the front and this one is "{method.place}"; train with '
         'placement="prefix"'
     )
 

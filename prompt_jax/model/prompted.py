@@ -328,7 +328,7 @@ class PromptTuningModel:
 
     @property
     def _placement(self) -> str:
-        return "prefix" if self._source is None else self._method.placement
+        return "prefix" if self._source is None else self._method.place
 
     @property
     def _method(self) -> Any:

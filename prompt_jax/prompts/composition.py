@@ -109,7 +109,7 @@ def check_alike(prompts: Sequence[Prompt]) -> None:
             raise InputError(
                 f"{names} are {widths[0]} and {widths[1]} wide; use prompts of one backbone"
             )
-        places = first.method.placement, prompt.method.placement
+        places = first.method.place, prompt.method.place
         if places[0] != places[1]:
             raise InputError(
                 f'{names} stand at "{places[0]}" and "{places[1]}"; use prompts of one placement'
@@ -139,10 +139,11 @@ def plain_method(prompt: Prompt, length: int) -> PromptTuningConfig:
             f"prompt {prompt.label!r} has a trained head, which a prompt computed from its rows "
             "would lose; use prompts that answer in words"
         )
-    kept = ("task_type", "tokenizer_name_or_path", "placement")
+    kept = ("task_type", "tokenizer_name_or_path")
     return PromptTuningConfig(
         num_virtual_tokens=length,
         init="random",
+        placement=getattr(prompt.method, "placement", None),
         **{name: getattr(prompt.method, name) for name in kept},
     )
 

@@ -350,7 +350,7 @@ def check_task(method: MethodConfig, backbone: Backbone) -> None:
             f'{", ".join(backbone.task_types)}; set task_type="{backbone.task_types[0]}", or use '
             "a backbone that does it"
         )
-    if method.placement in IN_CHATS:
-        backbone.config.opening(method.placement)
+    if method.place in IN_CHATS:
+        backbone.config.opening(method.place)
     if method.task_type in ("SEQ_2_SEQ_LM", "CAUSAL_LM"):
         backbone.check_word_head()

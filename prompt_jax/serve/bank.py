@@ -19,7 +19,7 @@ from prompt_jax.serve.prompts import Layout, Leaves, Served, fitted, neutral
 
 PLAIN_SLOT = 0
 """The slot of rows without a prompt: it is neutral and never given away."""
-BEFORE_THE_TEXT = ("prompt", "mask", "shift", "head/")
+BEFORE_THE_TEXT = ("prompt", "mask", "place", "shift", "head/")
 """Starts of the paths that stay out of the layers."""
 DeviceLeaves: TypeAlias = Mapping[str, Array]
 """Path of a leaf -> the numbers of all slots, [N, ...], on the device."""
@@ -134,4 +134,5 @@ def injection_of(leaves: DeviceLeaves) -> Injection:
         shift=leaves.get("shift"),
         sockets=trees.get("sockets", {}),
         head=trees.get("head"),
+        places=leaves.get("place"),
     )

@@ -5,26 +5,35 @@ import dataclasses
 import hashlib
 import json
 import threading
-import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import InputError, MethodConfig
 from prompt_jax.prompts import Prompt, compose
+from prompt_jax.prompts.folder import describe
 from prompt_jax.serve.engine import Engine
-from prompt_jax.serve.errors import ChangedError, UnknownPromptError
+from prompt_jax.serve.errors import ChangedError, StoreError, UnknownPromptError
+from prompt_jax.serve.marks import Mark
 from prompt_jax.serve.prompts import Served, injection_for, leaves_of
-from prompt_jax.serve.store import Store
+from prompt_jax.serve.store import DEFAULT, Entry, Store
 
-MOMENT = 2 * 10**9
-"""Nanoseconds: clocks of file systems are no finer, and not all of them that fine."""
 CANDIDATE = "?"
 """A name that no store has."""
 COMPOSED = 256
 """Compositions that are kept, the last that were asked for."""
+
+
+class Look(NamedTuple):
+    """What a look at a name in the store showed."""
+
+    marks: Mapping[str, Mark] = {}
+    """By what lies there, see `Store.marks`; empty of what could not be read."""
+    versions: Mapping[str, Served] = {}
+    problems: Sequence[str] = ()
+    """What cannot be served, and why."""
 
 
 class Catalog:
@@ -38,14 +47,15 @@ class Catalog:
         name = engine.backbone.name
         self.base = Path(name).name if Path(name).exists() else name
         """What the frozen model is called; of a local folder no more than its own name."""
-        # Taken by those who change something. Readers need no lock, see `_publish`.
-        self._lock = threading.Lock()
+        # Taken by those who look at the store or change it, who may have to wait for others. Those
+        # who ask need none, see `_publish`, and composing has one of its own.
+        self._lock, self._composing = threading.Lock(), threading.Lock()
         self._versions: Mapping[str, Served] = {}
         self._names: Mapping[str, Served] = {}
-        self._loaded: dict[str, str] = {}
-        self._marks: dict[str, int] | None = None
-        self._problems: list[str] = []
+        self._looks: Mapping[str, Look] = {}
         self._composed: OrderedDict[str, Served] = OrderedDict()
+        self.lost = ""
+        """Why the store is not there, while what it had is served on; empty while it is."""
 
     @property
     def served(self) -> list[Served]:
@@ -55,56 +65,89 @@ class Catalog:
     def refresh(self) -> list[str]:
         """Puts all that the store has into the engine, and takes out what it has no more.
 
+        While the store cannot be read, or all of it is gone at once, what it had stays.
+
         Returns:
           What cannot be served, and why.
         """
         with self._lock:
-            # Before the store is read, so that a change made meanwhile shows in the next marks.
-            marks, now = self.store.marks(), time.time_ns()
-            # A change in the moment of the last look may have left its mark as it was.
-            if marks != self._marks or max(marks.values(), default=0) > now - MOMENT:
-                self._problems = self._refresh()
-                self._marks = marks
-            return list(self._problems)
+            self._refresh()
+            return [problem for look in self._looks.values() for problem in look.problems]
 
-    def _refresh(self, only: str | None = None) -> list[str]:
-        """Looks at all names of the store or at one; returns what cannot be served of them."""
-        scan = self.store.entries(only)
-        problems = list(scan.problems)
-        versions = {r: s for r, s in self._versions.items() if only not in (None, s.name)}
-        for entry in scan.entries:
-            reference = str(entry)
-            served = self._versions.get(reference)
+    def losses(self) -> list[str]:
+        """Why the store is not there, where it is not."""
+        return [self.lost] if self.lost else []
+
+    def _refresh(self, only: str | None = None) -> None:
+        """Looks at all names of the store, or at one."""
+        try:
+            names = self.store.names()
+        except StoreError as error:
+            self.lost = str(error)
+            return
+        # A name keeps its folder when its last version is removed, so this is no change of prompts
+        # but a volume that is not mounted.
+        self.lost = "the store is empty" if self._versions and not names else ""
+        if self.lost:
+            return
+        looks: dict[str, Look] = {}
+        for name in names:
+            looks[name] = last = self._looks.get(name, Look())
+            # Before the versions are read, so that a change made meanwhile shows in the next marks.
+            marks = self.store.marks(name) if only in (None, name) else last.marks
+            if marks != last.marks:
+                looks[name] = self._look(name, marks, last)
+        self._looks = looks
+        gone = self._publish({r: s for look in looks.values() for r, s in look.versions.items()})
+        for reference in gone:
+            self.engine.remove(reference)
+
+    def _look(self, name: str, marks: Mapping[str, Mark], last: Look) -> Look:
+        """Reads what is not as it was at the last look; of what cannot be read the last stays."""
+        try:
+            if name == self.base:
+                raise InputError("it is what the frozen model is called; publish it as another")
+            entries, problems = self.store.versions(name)
+        except StoreError as error:
+            return Look({}, last.versions, [str(error)])
+        except InputError as error:  # Half a file perhaps, that somebody is writing.
+            return Look(marks, last.versions, [f"{name}: {error}"])
+        versions: dict[str, Served] = {}
+        for entry in entries:
+            number, reference = str(entry.version), str(entry)
+            served = last.versions.get(reference)
             try:
-                if served is None:
-                    self.engine.put(reference, self.store.load(reference, self.engine.backbone))
-                    served = self.engine.version(reference)
+                if served is None or marks.get(number) != last.marks.get(number):
+                    served = self._load(entry, served)
             except InputError as error:
                 problems.append(f"{reference}: {error}")
-            else:
+                marks = {} if isinstance(error, StoreError) else marks  # Look again next time.
+            if served is not None:
                 # The record stays the same object while nothing about it changes.
-                if (served.name, served.version, served.aliases) != entry:
-                    served = dataclasses.replace(served, **entry._asdict())
+                state = entry._asdict()
+                if any(getattr(served, field) != value for field, value in state.items()):
+                    served = dataclasses.replace(served, **state)
                 versions[reference] = served
-        for reference in set(self._versions) - set(versions):
-            self.engine.remove(reference)
-        self._publish(dict(sorted(versions.items(), key=lambda v: (v[1].name, v[1].version))))
-        return problems
+        return Look(marks, versions, problems)
 
-    def _publish(self, versions: Mapping[str, Served]) -> None:
-        """Makes every name mean its version among these."""
+    def _load(self, entry: Entry, served: Served | None) -> Served:
+        """The record of a version, in the engine; the one that is served where it is the same."""
+        prompt = self.store.load(str(entry), self.engine.backbone)
+        if served and served.prompt and describe(served.prompt) == describe(prompt):
+            return served
+        self.engine.put(str(entry), prompt)
+        return self.engine.version(str(entry))
+
+    def _publish(self, versions: Mapping[str, Served]) -> set[str]:
+        """Makes every name mean its version among these; returns those that were and are not."""
         names = dict(versions)
         for served in versions.values():  # The newest version comes last.
-            names[served.name] = served
             names |= {f"{served.name}@{alias}": served for alias in served.aliases}
-        # After the newest versions, over which the alias `default` has precedence.
-        names |= {s.name: s for s in versions.values() if "default" in s.aliases}
-        for name, reference in self._loaded.items():
-            names.pop(name, None)  # A name that was loaded means its version or nothing.
-            if reference in versions:
-                names[name] = versions[reference]
+            names |= {served.name: served} if served.by_name else {}
         # Replaced and not changed, so that a reader sees all of the old names or all of the new.
+        gone = self._versions.keys() - versions.keys()
         self._versions, self._names = versions, names
+        return gone
 
     def find(self, model: str, visible: Callable[[str], bool] | None = None) -> Served | None:
         """What `prompt`, `prompt@version` or `base:prompt` means now; None of the base itself.
@@ -120,44 +163,16 @@ class Catalog:
             return None
         served = self._names.get(name)
         if served is None or not (visible is None or visible(served.name)):
-            raise UnknownPromptError(f"there is no model {model[:80]!r}")
+            raise unknown_model(model)
         return served
-
-    def load(self, name: str, reference: str, *, replace: bool = False) -> Served:
-        """Makes another name mean a version until it is unloaded; the store does not learn of it.
-
-        Args:
-          reference: as `find` takes it; the version that it means now is meant from now on.
-          replace: whether the name may mean something already.
-
-        Raises:
-          UnknownPromptError: there is no such version.
-          InputError: the name is taken.
-        """
-        with self._lock:
-            self._refresh()
-            served = self.find(reference)
-            if served is None:
-                raise UnknownPromptError("the base needs no other name")
-            if not replace and self._names.get(name, served) is not served:
-                raise InputError(f"{name[:80]!r} is taken; unload it, or replace it")
-            self._loaded[name] = served.reference
-            self._publish(self._versions)
-            return served
-
-    def unload(self, name: str) -> None:
-        """Forgets a name that was loaded."""
-        with self._lock:
-            if self._loaded.pop(name, None) is None:
-                raise UnknownPromptError(f"{name[:80]!r} was not loaded")
-            self._publish(self._versions)
 
     def composed(
         self, parts: Sequence[Served], how: str, weights: Sequence[float] | None
     ) -> Served:
         """A prompt composed of several, in the engine while it is among the last in use."""
-        key = json.dumps([how, weights, [part.digest for part in parts]])
-        with self._lock:
+        # By name as well: of prompts with the same numbers, each is told its own names alone.
+        key = json.dumps([how, weights, [(part.reference, part.digest) for part in parts]])
+        with self._composing:
             # Taken out and put back below, which makes it the last in use.
             served = self._composed.pop(key, None)
             if served is None:
@@ -183,36 +198,96 @@ class Catalog:
           ChangedError: it means something else.
           InputError: as `Engine.put` and `Store.put`.
         """
-        with self._lock:
-            self._check(name, expected)
+        with self._changing(name, expected):
+            if name == self.base:
+                raise InputError(f"{name!r} is what the frozen model is called; give another name")
             self.engine.put(CANDIDATE, prompt)  # Before it is kept: refused ones leave nothing.
             self.engine.remove(CANDIDATE)
             entry = self.store.put(name, prompt)
-            self._refresh(name)
-            return self._versions[str(entry)]
+        served = self._versions.get(str(entry))
+        if served is None:
+            raise StoreError(f"{entry} is in the store and cannot be read again")
+        return served
 
     def alias(self, name: str, alias: str, version: int, *, expected: str | None = None) -> None:
         """Makes an alias mean a version, in the store and here."""
-        with self._lock:
-            self._check(f"{name}@{alias}", expected)
+        with self._changing(f"{name}@{alias}", expected):
             self.store.alias(name, alias, version)
-            self._refresh(name)
+
+    def load(
+        self, model: str, reference: str, visible: Callable[[str], bool] | None = None, *,
+        replace: bool = False,
+    ) -> None:  # fmt: skip
+        """Makes `prompt@alias`, or `prompt` by the alias `default`, mean another of its versions.
+
+        Args:
+          reference: as `find` takes it; the version that it means now is meant from now on.
+          visible: as `find` has it.
+          replace: whether `model` may mean another version already.
+
+        Raises:
+          UnknownPromptError: there is no such version.
+          InputError: `model` is of another prompt, or means another version; or as `Store.alias`.
+        """
+        name, _, alias = model.partition("@")
+        with self._changing(model, None):
+            served = self.find(reference, visible)
+            if served is None:
+                raise UnknownPromptError("the base needs no other name")
+            if name != served.name:
+                raise InputError(
+                    f"{model[:80]!r} is no name for {served.name}, whose versions are known as "
+                    f"{served.name} and {served.name}@ALIAS; load it as one of these, or publish "
+                    "it under the other name"
+                )
+            present = self._names.get(model)
+            if present is not None and present is not served and not replace:
+                raise InputError(f"{model!r} means {present.reference}; unload it, or replace it")
+            if present is not served:
+                self.store.alias(name, alias or DEFAULT, served.version)
+
+    def unload(self, model: str) -> None:
+        """Takes the alias of `prompt@alias` away, or the alias `default` of `prompt`."""
+        name, _, alias = model.partition("@")
+        with self._changing(model, None):
+            self.store.unalias(name, alias or DEFAULT)
 
     def remove(self, name: str, version: int, *, expected: str | None = None) -> None:
-        """Deletes a version that no alias means, from the store and from the engine."""
-        with self._lock:
-            self._check(f"{name}@{version}", expected)
+        """Deletes a version that nothing means, see `Store.remove`, in the store and here."""
+        with self._changing(f"{name}@{version}", expected):
             self.store.remove(name, version)
+
+    @contextlib.contextmanager
+    def _changing(self, model: str, expected: str | None) -> Iterator[None]:
+        """Keeps the store for one change, and then takes it in.
+
+        Args:
+          model: what is changed.
+          expected: the digest of what it has to mean until then; None does not compare.
+
+        Raises:
+          StoreError: the store is lost, and what is written would be lost with it.
+          ChangedError: it means something else.
+        """
+        with self._lock, self.store.changing():
+            name = model.partition("@")[0]
+            self._refresh(name)
+            if self.lost:
+                raise StoreError(f"{self.lost}; prompts are served and cannot be changed")
+            served = self._names.get(model)
+            digest = "" if served is None else served.digest
+            if expected is not None and digest != expected:
+                raise ChangedError(
+                    f"{model!r} is {digest[:12] or 'not there'} and not {expected[:12]!r}; look at "
+                    "it again"
+                )
+            yield
             self._refresh(name)
 
-    def _check(self, name: str, expected: str | None) -> None:
-        served = self._names.get(name)
-        digest = "" if served is None else served.digest
-        if expected is not None and digest != expected:
-            raise ChangedError(
-                f"{name!r} is {digest[:12] or 'not there'} and not {expected[:12]!r}; look at it "
-                "again"
-            )
+
+def unknown_model(model: str) -> UnknownPromptError:
+    """The error of a name that means nothing to who asks, whatever it means to others."""
+    return UnknownPromptError(f"there is no model {model[:80]!r}")
 
 
 def open_catalog(

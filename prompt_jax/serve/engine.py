@@ -8,11 +8,13 @@ prompts changes numbers and compiles nothing.
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
+from typing import Any
 
 from prompt_jax.answers.ensemble import check_weights
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import InputError, MethodConfig
 from prompt_jax.forward import Injection, PromptedModel
+from prompt_jax.forward.places import check_places
 from prompt_jax.prompts import Prompt
 from prompt_jax.serve.bank import PLAIN_SLOT
 from prompt_jax.serve.errors import EngineError, PromptRefusedError, TooManyPromptsError
@@ -174,7 +176,7 @@ class Engine:
         served = self.version(prompt)
         place = served.target_place
         kind, tokens, compared = self._inputs.scoring(text, candidates, length_normalize, place)
-        return self._worker.submit([Request(served, kind, tokens, timeout, compared)])[0]
+        return self._submit([Request(served, kind, tokens, timeout, compared)])[0]
 
     def ensemble(
         self,
@@ -207,7 +209,7 @@ class Engine:
         place = members[0].target_place
         kind, tokens, compared = self._inputs.scoring(text, candidates, length_normalize, place)
         requests = [Request(served, kind, tokens, timeout, compared) for served in members]
-        return ensembled(self._worker.submit(requests), how, weights)
+        return ensembled(self._submit(requests), how, weights)
 
     def classify(
         self, prompt: str | Served, text: TextOrTokens, *, timeout: float | None = None
@@ -225,7 +227,7 @@ class Engine:
                 "(score)"
             )
         request = Request(served, Kind("classify", length), tokens, timeout)
-        return self._worker.submit([request])[0]
+        return self._submit([request])[0]
 
     def embed(
         self, prompt: str | Served | None, text: TextOrTokens, *, timeout: float | None = None
@@ -233,7 +235,7 @@ class Engine:
         """The mean of the model's last states over the tokens of a text, read under a prompt."""
         served, (tokens, length) = self.version(prompt), self._inputs.encode(text)
         request = Request(served, Kind("embed", length), tokens, timeout)
-        return self._worker.submit([request])[0]
+        return self._submit([request])[0]
 
     def read(
         self,
@@ -302,7 +304,13 @@ class Engine:
             )
         tokens, _ = self._inputs.encode(text)
         request = Request(served, WRITE, tokens, timeout, sampling=sampling)
-        return self._worker.submit([request])[0]
+        return self._submit([request])[0]
+
+    def _submit(self, requests: list[Request]) -> list[Future[Any]]:
+        for request in requests:
+            # Here, since a prompt without its place gives NaN and would be taken for a bad one.
+            check_places(request.served.place, self.backbone, [request.tokens], ["the text"])
+        return self._worker.submit(requests)
 
     def warm_up(self, kinds: Iterable[Kind] | None = None) -> int:
         """Compiles what batches will ask for, so that no request waits for it.

@@ -4,7 +4,16 @@ from prompt_jax.config import InputError
 
 
 class UnknownPromptError(InputError):
-    """There is no prompt of this name."""
+    """There is no prompt of this name.
+
+    Args:
+      problem: what there is not.
+      listed: what there is instead, for those who may know all of it; a server leaves it out.
+    """
+
+    def __init__(self, problem: str, listed: str = ""):
+        super().__init__(f"{problem}; {listed}" if listed else problem)
+        self.problem = problem
 
 
 class PromptRefusedError(InputError):
@@ -40,3 +49,7 @@ class EngineError(RuntimeError):
 
 class ChangedError(InputError):
     """Somebody else changed the prompt in the meantime."""
+
+
+class StoreError(InputError):
+    """The store is not there, or cannot be read; what is served stays."""

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from prompt_jax.backbones import Backbone
-from prompt_jax.config import KINDS, InputError, MethodConfig
+from prompt_jax.config import IN_CHATS, KINDS, PLACEMENTS, InputError, MethodConfig
 from prompt_jax.forward import Injection, for_tasks
 from prompt_jax.methods import init, materialize
 from prompt_jax.prompts import Prompt
@@ -64,6 +64,10 @@ class Served:
     version: int = 0
     aliases: tuple[str, ...] = ()
     """Names of the store that mean this version now."""
+    by_name: bool = False
+    """Whether its name alone may mean this version, see `store.Entry`."""
+    place: str = "prefix"
+    """Where it stands, one of `PLACEMENTS`."""
     target_place: str = ""
     """Where its answers stand to a text, "turn" in a chat; empty is where the backbone has them."""
 
@@ -140,6 +144,7 @@ def served_as(
         labels=labels_of(prompt),
         head=head,
         classes=classes,
+        place=prompt.method.place,
         target_place=prompt.task.target_place(backbone.target_place) if prompt.task else "",
     )
 
@@ -148,7 +153,7 @@ def unknown(name: str, names: Iterable[str]) -> UnknownPromptError:
     """The error of a name that means nothing, with some names that do."""
     names = sorted(names)
     listed = ", ".join(names[:LISTED]) + (", ..." if len(names) > LISTED else "")
-    return UnknownPromptError(f"there is no prompt {name!r}; known: {listed or 'none'}")
+    return UnknownPromptError(f"there is no prompt {name!r}", f"known: {listed or 'none'}")
 
 
 def poisoned(served: Served) -> PoisonedPromptError:
@@ -162,10 +167,10 @@ def poisoned(served: Served) -> PoisonedPromptError:
 def injection_for(backbone: Backbone, prompt: Prompt, allow_mismatch: bool) -> Injection:
     """What a prompt puts into rows of its own."""
     prompt = of_task(prompt.on(backbone, allow_mismatch=allow_mismatch))
-    if prompt.method.placement != "prefix":
+    if prompt.method.place not in (allowed := ("prefix", *IN_CHATS)):
         raise InputError(
-            f"it stands at {prompt.method.placement!r}, and rows of one batch share the "
-            'placement "prefix"; answer with it alone'
+            f'it stands at "{prompt.method.place}", and prompts that share batches stand at '
+            f"{', '.join(allowed)}; answer with it alone"
         )
     return prompt.injection()
 
@@ -195,6 +200,8 @@ def head_of(prompt: Prompt) -> str:
 
 def example(backbone: Backbone, method: MethodConfig) -> Injection:
     """What a fresh prompt of a method puts into a model, for its shapes."""
+    if backbone.config.opens("turn"):
+        method = method.in_chats()
     if method.num_labels is None:  # The task has no part in the shapes.
         method = dataclasses.replace(method, task_type=backbone.task_types[0])
     # Any key will do, since only the shapes are used.
@@ -224,6 +231,8 @@ def leaves_of(injection: Injection) -> dict[str, np.ndarray]:
         leaves["prompt"] = np.asarray(injection.prompt, np.float32)
         real = injection.prompt_mask
         leaves["mask"] = np.ones(len(leaves["prompt"]), bool) if real is None else np.asarray(real)
+        if injection.placement != "prefix":
+            leaves["place"] = np.array(PLACEMENTS.index(injection.placement), np.int32)
     if injection.shift is not None:
         leaves["shift"] = np.asarray(injection.shift, np.float32)
     head = flax.traverse_util.flatten_dict(injection.head or {}, sep="/")
@@ -276,6 +285,8 @@ def neutral(layout: Layout) -> dict[str, np.ndarray]:
 
 def _neutral(path: str, shape: tuple[int, ...]) -> np.ndarray:
     # A virtual token that is masked has no effect, so a neutral mask is False throughout.
+    if path == "place":
+        return np.zeros(shape, np.int32)  # In front, the first of `PLACEMENTS`.
     if path == "mask" or path.endswith("prefix/mask"):
         return np.zeros(shape, bool)
     return np.full(shape, float(path.rpartition("/")[2] in FACTORS), np.float32)

@@ -5,7 +5,7 @@ A prompt for a classification answers with one of its label words, whole, and ne
 
 import asyncio
 import queue
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
@@ -110,7 +110,7 @@ async def apieces(
     stops: Sequence[str] = (),
     top_logprobs: int | None = None,
     **sampling: Any,
-) -> AsyncIterator[Piece]:
+) -> AsyncGenerator[Piece, None]:
     """As `pieces`, for an event loop."""
     served = engine.version(prompt)
     if served.labels:

@@ -1,4 +1,4 @@
 """The engine over HTTP: OpenAI's routes, its own, and those of who operates it (extra `serve`)."""
 
 from prompt_jax.serve.http.app import create_app as create_app
-from prompt_jax.serve.http.auth import Keys as Keys
+from prompt_jax.serve.http.keys import Keys as Keys

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -12,9 +12,12 @@ from starlette.exceptions import HTTPException
 
 from prompt_jax.config import InputError
 from prompt_jax.serve.catalog import Catalog
+from prompt_jax.serve.engine import Engine
 from prompt_jax.serve.http import errors
-from prompt_jax.serve.http.auth import Gate, Guarded, Keys
+from prompt_jax.serve.http.auth import Door, Guarded, check_routes
 from prompt_jax.serve.http.errors import Refused
+from prompt_jax.serve.http.gate import Gate
+from prompt_jax.serve.http.keys import Keys
 from prompt_jax.serve.http.metrics import Metrics
 from prompt_jax.serve.http.native import add_native
 from prompt_jax.serve.http.openai import add_openai
@@ -32,6 +35,7 @@ def create_app(
     catalog: Catalog,
     keys: Keys,
     *,
+    hosts: Sequence[str] = (),
     timeout: float = 60.0,
     body_bytes: int = 2**20,
     refresh: float = 5.0,
@@ -39,9 +43,11 @@ def create_app(
     """The ASGI application.
 
     Args:
-      keys: who may ask; without any everybody may.
+      keys: who may ask; without any everybody may who asks this machine itself.
+      hosts: names that a request may be sent to, beside localhost and addresses of loopback. With
+        keys none stands for all names.
       body_bytes: of a request at most.
-      refresh: seconds between two looks at the store; 0 never looks.
+      refresh: seconds between two looks at the store and at the keys; 0 never looks.
     """
     backbone = catalog.engine.backbone
     if backbone.tokenizer is None:
@@ -53,36 +59,50 @@ def create_app(
     @contextlib.asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
         tasks = [asyncio.create_task(_revive(app))]
-        tasks += [asyncio.create_task(_refresh(catalog, refresh))] if refresh else []
+        looks = {
+            "not served": catalog.refresh, "prompts stay as they were": catalog.losses,
+            "keys stay as they were": keys.refresh,
+        }  # fmt: skip
+        for problem, look in looks.items() if refresh else ():
+            tasks.append(asyncio.create_task(_watch(look, problem, refresh)))
         yield
         for task in tasks:
             task.cancel()
 
+    # A path with one slash more is another path, and no key is sent on to it.
     app = FastAPI(
-        title="prompt_jax", lifespan=life, docs_url=None, redoc_url=None, openapi_url=None
-    )
+        title="prompt_jax", lifespan=life, docs_url=None, redoc_url=None, openapi_url=None,
+        redirect_slashes=False,
+    )  # fmt: skip
     app.router.route_class = Guarded
     metrics = Metrics(catalog.engine)
-    app.state.keys, app.state.catalog, app.state.metrics = keys, catalog, metrics
-    app.state.responses = Responses(catalog, metrics, timeout)
+    # Of the catalog no more than a key's own view of it comes to a route.
+    app.state.door, app.state.engine, app.state.metrics = (
+        Door(keys, catalog), catalog.engine, metrics,
+    )  # fmt: skip
+    app.state.responses = Responses(catalog.engine, catalog.base, metrics, timeout)
     app.state.ready = True
     for kind in (*(kind for kind, _, _ in errors.KINDS), Refused, Exception):
         app.add_exception_handler(kind, errors.on_error)
     app.add_exception_handler(RequestValidationError, errors.on_invalid)
     app.add_exception_handler(HTTPException, errors.on_http)
-    app.add_middleware(Gate, metrics=metrics, limit=body_bytes, patience=timeout + SLACK)
-    _add_health(app)
+    app.add_middleware(
+        Gate, metrics=metrics, hosts=None if keys and not hosts else hosts, limit=body_bytes,
+        patience=timeout + SLACK,
+    )  # fmt: skip
+    _add_health(app, catalog)
     add_openai(app)
     add_responses(app)
     add_native(app)
     add_prompts(app)
     add_page(app)
+    check_routes(app)
     return app
 
 
 async def _revive(app: FastAPI) -> None:
     """Gives an engine that came to an end by itself a new start; not ready until it is warm."""
-    engine = app.state.catalog.engine
+    engine: Engine = app.state.engine
     while True:
         await asyncio.sleep(1.0)
         if engine.failed:
@@ -97,30 +117,36 @@ async def _revive(app: FastAPI) -> None:
                 LOG.exception("the engine does not begin again")
 
 
-async def _refresh(catalog: Catalog, every: float) -> None:
-    """Finds what others put into the store; what cannot be served is logged once."""
+async def _watch(look: Callable[[], list[str]], heading: str, every: float) -> None:
+    """Looks for what others have changed on disk; what cannot be used is logged once.
+
+    Args:
+      heading: what comes before a problem in the log.
+    """
     logged: set[str] = set()
     while True:
         await asyncio.sleep(every)
         try:
-            problems = await asyncio.to_thread(catalog.refresh)
+            problems = await asyncio.to_thread(look)
         except OSError as error:  # A disk may come back; what is served stays.
-            problems = [f"the store cannot be read: {error}"]
+            problems = [f"it cannot be read: {error}"]
         for problem in set(problems) - logged:
-            LOG.warning("not served: %s", problem)
+            LOG.warning("%s: %s", heading, problem)
         logged = set(problems)
 
 
-def _add_health(app: FastAPI) -> None:
+def _add_health(app: FastAPI, catalog: Catalog) -> None:
     @app.get("/livez")
     async def livez() -> PlainTextResponse:
         return PlainTextResponse("ok")
 
     async def readyz(request: Request) -> PlainTextResponse:
         state = request.app.state
-        if state.ready and state.catalog.engine.alive:
-            return PlainTextResponse("ok")
-        return PlainTextResponse("not ready", 503)
+        if not (state.ready and state.engine.alive):
+            return PlainTextResponse("not ready", 503)
+        # Still 200: without a disk that all servers share, none would be left to answer.
+        lost = catalog.lost
+        return PlainTextResponse(f"ok, but {lost}; what it had is served on" if lost else "ok")
 
     app.get("/readyz")(readyz)
     app.get("/health")(readyz)

@@ -1,33 +1,32 @@
-"""Who may ask, for what, and about which prompts: every route is closed unless a table opens it."""
+"""The one door: every route is in a table with its scope, and reaches prompts through a `View`.
+
+A route that the table does not have cannot be added, and a handler has no other way to a prompt
+than `request.state.view`, which shows and changes what its key may.
+"""
 
 import asyncio
-import fnmatch
-import hashlib
-import hmac
-import json
-import re
-import time
-from collections.abc import Callable, Coroutine
-from pathlib import Path
-from typing import Any, NamedTuple
+import contextlib
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from typing import Any
 
-from fastapi import Request, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.routing import APIRoute
-from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.datastructures import Headers
+from starlette.types import Receive, Scope, Send
 
-from prompt_jax.config import InputError
-from prompt_jax.serve.http.errors import Refused, body_of
-from prompt_jax.serve.http.metrics import Metrics
+from prompt_jax.prompts import Prompt
+from prompt_jax.serve.catalog import Catalog, unknown_model
+from prompt_jax.serve.http.errors import Refused
+from prompt_jax.serve.http.keys import NOBODY, Key, Keys, KeyScope
+from prompt_jax.serve.prompts import Served
 
-SCOPES = ("infer", "admin")
 OPEN = None
-ROUTES: dict[tuple[str, str], str | None] = {
+ROUTES: dict[tuple[str, str], KeyScope | None] = {
     ("GET", "/"): OPEN,
     ("GET", "/livez"): OPEN,
     ("GET", "/readyz"): OPEN,
     ("GET", "/health"): OPEN,
-    ("GET", "/metrics"): "admin",
+    ("GET", "/metrics"): "metrics",
     ("GET", "/openapi.json"): "infer",
     ("GET", "/v1/key"): "infer",
     ("GET", "/v1/models"): "infer",
@@ -49,84 +48,123 @@ ROUTES: dict[tuple[str, str], str | None] = {
 """Method and path -> the scope that it asks for, or OPEN."""
 
 
-class Key(NamedTuple):
-    """Somebody with an API key."""
+class View:
+    """The prompts of a catalog as one key sees them: others are not there, to read or to change."""
 
-    name: str
-    digest: str
-    """sha256 of the key, in hex; the key itself is stored nowhere."""
-    scopes: tuple[str, ...] = ("infer",)
-    prompts: tuple[str, ...] = ("*",)
-    """Patterns of the names that it may see and use; the base is always among them."""
+    def __init__(self, catalog: Catalog, key: Key):
+        self._catalog, self.key = catalog, key
 
-    def sees(self, name: str) -> bool:
-        """Whether prompts of this name exist for it."""
-        # `fnmatch.fnmatch` ignores case on some systems, and a key sees the same prompts on all.
-        return any(fnmatch.fnmatchcase(name, pattern) for pattern in self.prompts)
+    @property
+    def served(self) -> list[Served]:
+        """All versions, by name and number."""
+        return [served for served in self._catalog.served if self.key.sees(served.name)]
+
+    def find(self, model: str) -> Served | None:
+        """What a name means now; None of the base itself. See `Catalog.find`."""
+        return self._catalog.find(model, self.key.sees)
+
+    def composed(
+        self, names: Sequence[str], how: str, weights: Sequence[float] | None
+    ) -> Served | None:
+        """A prompt composed of several; None where the base is one of them."""
+        parts = [self.find(name) for name in names]
+        prompts = [part for part in parts if part is not None]
+        return self._catalog.composed(prompts, how, weights) if len(prompts) == len(parts) else None
+
+    def put(self, name: str, prompt: Prompt, expected: str | None) -> Served:
+        """A new version of a prompt."""
+        return self._catalog.put(self.own(name), prompt, expected=expected)
+
+    def alias(self, name: str, alias: str, version: int, expected: str | None) -> Served | None:
+        """Makes an alias mean a version."""
+        self._catalog.alias(self.own(name), alias, version, expected=expected)
+        return self.find(f"{name}@{version}")
+
+    def remove(self, name: str, version: int, expected: str | None) -> None:
+        """Deletes a version."""
+        self._catalog.remove(self.own(name), version, expected=expected)
+
+    def load(self, model: str, reference: str, *, replace: bool) -> None:
+        """Makes an alias mean a version, see `Catalog.load`."""
+        # Both count: the name would change what others get, and the version is read under it.
+        self.own(model.partition("@")[0])
+        self._catalog.load(model, reference, self.key.sees, replace=replace)
+
+    def unload(self, model: str) -> None:
+        """Takes an alias away, see `Catalog.unload`."""
+        self.own(model.partition("@")[0])
+        self._catalog.unload(model)
+
+    def own(self, name: str) -> str:
+        """A name that the key may change.
+
+        Raises:
+          UnknownPromptError: it may not; as for a prompt that is not there, whether it is or not.
+        """
+        if not self.key.sees(name):
+            raise unknown_model(name)
+        return name
 
 
-ANYBODY, NOBODY = Key("anybody", "", SCOPES), Key("nobody", "", (), ())
+class Door:
+    """Lets in whoever has a key with the scope of a route, for as much as the key may have."""
 
+    def __init__(self, keys: Keys, catalog: Catalog):
+        self._keys, self._catalog = keys, catalog
 
-class Keys:
-    """All keys of a server; without any, everybody may do everything.
+    @contextlib.contextmanager
+    def admit(self, headers: Headers, need: KeyScope | None) -> Iterator[View]:
+        """The prompts of whose request it is, until it is answered.
 
-    Args:
-      keys: at least one, unless the server is for its own machine alone.
-    """
+        Args:
+          need: the scope of its route.
 
-    def __init__(self, keys: tuple[Key, ...] = ()):
-        self._keys = keys
-
-    def __bool__(self) -> bool:
-        return bool(self._keys)
-
-    def find(self, header: str | None) -> Key | None:
-        """The key of `Authorization: Bearer KEY`; None where it is nobody's."""
-        if not self._keys:
-            return ANYBODY
-        scheme, _, secret = (header or "").partition(" ")
-        digest = hashlib.sha256(secret.strip().encode("utf-8", "surrogatepass")).hexdigest()
-        match = None
-        # All are compared, in equal time, so that the time of an answer tells nothing of a key.
-        for key in self._keys:
-            if hmac.compare_digest(key.digest, digest):
-                match = key
-        return match if scheme.lower() == "bearer" else None
-
-
-def read_keys(path: str | Path) -> Keys:
-    """The keys of a file: a JSON list of `name`, `sha256`, `scopes` and `prompts`."""
-    try:
-        rows = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"the keys of {path} cannot be read: {error}") from error
-    if not isinstance(rows, list) or not rows:
-        raise InputError(f"{path} is a JSON list of keys, at least one")
-    return Keys(tuple(_key(path, number, row) for number, row in enumerate(rows)))
-
-
-def _key(path: str | Path, number: int, row: object) -> Key:
-    fields = {"name", "sha256", "scopes", "prompts"}
-    if not isinstance(row, dict) or not {"name", "sha256"} <= row.keys() <= fields:
-        raise InputError(f"key {number} of {path} has {', '.join(sorted(fields))}, got {row!r}")
-    digest, scopes = str(row["sha256"]).lower(), tuple(row.get("scopes", ("infer",)))
-    if len(digest) != 64 or set(digest) - set("0123456789abcdef"):
-        raise InputError(f"sha256 of key {number} of {path} is 64 hex digits")
-    if not scopes or set(scopes) - set(SCOPES):
-        raise InputError(f"scopes of key {number} of {path} are of {SCOPES}, got {scopes}")
-    return Key(str(row["name"]), digest, scopes, tuple(map(str, row.get("prompts", ("*",)))))
+        Raises:
+          Refused: no key or a wrong one, one without the scope, or that has had too much.
+        """
+        if need is OPEN:
+            yield View(self._catalog, NOBODY)
+            return
+        # Of several a proxy in front may have checked another one than is taken here.
+        secrets = headers.getlist("authorization")
+        key = self._keys.find(secrets[0] if len(secrets) == 1 else None)
+        if key is None:
+            raise Refused(401, "invalid_api_key", "no such API key; send Authorization: Bearer KEY")
+        if key.expired:
+            message = f"this key worked until {key.expires}; ask who runs the server for a new one"
+            raise Refused(401, "expired_api_key", message)
+        if need not in key.scopes:
+            raise Refused(403, "forbidden", f"this key has no scope {need!r}")
+        with self._keys.budget(key).request():
+            yield View(self._catalog, key)
 
 
 class Guarded(APIRoute):
-    """A route that asks for its key before it reads anything, and ends when its client leaves."""
+    """A route that lets its caller in before it reads anything, and ends when its client leaves."""
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers a request, to the last byte, with `request.state.view` of its key."""
+        if scope["method"] not in (self.methods or ()):
+            await super().handle(scope, receive, send)  # With 405.
+            return
+        request = Request(scope)
+        door: Door = request.app.state.door
+        with door.admit(request.headers, ROUTES[scope["method"], self.path]) as view:
+            request.state.view = view
+            await super().handle(scope, receive, send)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """FastAPI's handler of the route, with a guard before it."""
+        """FastAPI's handler of the route, which it asks for when the route is added.
+
+        Raises:
+          LookupError: the route is not in the table.
+        """
+        for method in self.methods or ():
+            if (method, self.path) not in ROUTES:
+                raise LookupError(f"{method} {self.path} has no scope; add it to ROUTES")
         answer = super().get_route_handler()
 
         async def handler(request: Request) -> Response:
-            authorize(request, self.path)
             # The body is read first: `_disconnected` takes messages from the same channel.
             await request.body()
             work = asyncio.ensure_future(answer(request))
@@ -143,105 +181,17 @@ class Guarded(APIRoute):
         return handler
 
 
-def authorize(request: Request, path: str) -> None:
-    """Notes in `request.state.key` whose request it is.
-
-    Args:
-      path: of its route.
+def check_routes(app: FastAPI) -> None:
+    """Checks that every route of an application is behind the door.
 
     Raises:
-      Refused: no key or a wrong one, one without the scope, or a route that the table has not.
+      LookupError: one is not.
     """
-    keys: Keys = request.app.state.keys
-    place = (request.method, path)
-    # A route that was added to the application and not to the table stays closed.
-    if place not in ROUTES:
-        raise Refused(403, "forbidden", "this route is open to nobody")
-    scope = ROUTES[place]
-    key = keys.find(request.headers.get("authorization"))
-    if scope is not OPEN:
-        if key is None:
-            raise Refused(401, "invalid_api_key", "no such API key; send Authorization: Bearer KEY")
-        if scope not in key.scopes:
-            raise Refused(403, "forbidden", f"this key has no scope {scope!r}")
-    request.state.key = key or NOBODY
+    for route in app.routes:
+        if not isinstance(route, Guarded):
+            raise LookupError(f"{route} asks for no key; add it by app.get, app.post and the like")
 
 
 async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-HOST = re.compile(r"[A-Za-z0-9.\-]+(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?")
-DRAINED = 16
-"""Times the limit that is read of a body that is too large, so that its sender hears why."""
-
-
-class Gate:
-    """Refuses what is no sane request: of a strange host, larger or slower than allowed.
-
-    Args:
-      metrics: where what passes is counted.
-      limit: bytes of a body at most.
-      patience: seconds until a request is over, whoever is slow.
-    """
-
-    def __init__(self, app: ASGIApp, metrics: Metrics, limit: int, patience: float):
-        self.app, self.metrics, self.limit, self.patience = app, metrics, limit, patience
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes a request on, or refuses it; an ASGI application itself."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        began, status, read = time.monotonic(), 0, 0
-
-        async def noted(message: Message) -> None:
-            nonlocal status
-            status = status or message.get("status", 0)
-            await send(message)
-
-        async def counted() -> Message:
-            nonlocal read
-            message = await receive()
-            read += len(message.get("body", b""))
-            if read > self.limit:
-                raise Refused(413, "too_large", f"a body has at most {self.limit} bytes")
-            return message
-
-        headers = dict(scope["headers"])
-        host = headers.get(b"host", b"").decode("latin-1")
-        length = headers.get(b"content-length", b"0")
-        try:
-            async with asyncio.timeout(self.patience):
-                if host and not HOST.fullmatch(host):
-                    await refuse(noted, 400, "invalid_host", "the Host header is none")
-                elif not length.isdigit() or int(length) > self.limit:
-                    await _drain(receive, DRAINED * self.limit)
-                    message = f"a body has at most {self.limit} bytes"
-                    await refuse(noted, 413, "too_large", message)
-                else:
-                    await self.app(scope, counted, noted)
-        except TimeoutError:
-            if not status:
-                await refuse(noted, 408, "too_slow", f"a request has {self.patience:.0f} s in all")
-        finally:
-            route = getattr(scope.get("route"), "path", "none")
-            self.metrics.took.labels(route).observe(time.monotonic() - began)
-            if status >= 400:
-                self.metrics.failed.labels(route, str(status)).inc()
-
-
-async def _drain(receive: Receive, limit: int) -> None:
-    """Reads a body and forgets it."""
-    read, unread = 0, True
-    while unread and read <= limit:
-        message = await receive()
-        read, unread = read + len(message.get("body", b"")), message.get("more_body", False)
-
-
-async def refuse(send: Send, status: int, code: str, message: str) -> None:
-    """An error without an application."""
-    response = JSONResponse(body_of(status, code, message), status)
-    await send({"type": "http.response.start", "status": status, "headers": response.raw_headers})
-    await send({"type": "http.response.body", "body": response.body})

@@ -10,13 +10,14 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from prompt_jax.config import InputError
-from prompt_jax.disk import DiskFullError
+from prompt_jax.disk import DiskFullError, InUseError, UnwritableError
 from prompt_jax.serve.errors import (
     ChangedError,
     DeadlineError,
     EngineError,
     PoisonedPromptError,
     QueueFullError,
+    StoreError,
     UnknownPromptError,
 )
 
@@ -30,6 +31,9 @@ KINDS: tuple[tuple[type[Exception], int, str], ...] = (
     (DeadlineError, 504, "deadline"),
     (EngineError, 503, "unavailable"),
     (DiskFullError, 507, "storage_full"),
+    (UnwritableError, 503, "storage_unavailable"),
+    (InUseError, 503, "storage_unavailable"),
+    (StoreError, 503, "storage_unavailable"),
     (InputError, 400, "invalid_request"),
 )
 """Status and code of an error, the first that fits."""
@@ -39,9 +43,12 @@ TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_e
 class Refused(Exception):
     """A request that is answered with an error before it comes to the engine."""
 
-    def __init__(self, status: int, code: str, message: str, param: str | None = None):
+    def __init__(
+        self, status: int, code: str, message: str, param: str | None = None, retry_after: int = 1
+    ):
         super().__init__(message)
         self.status, self.code, self.param = status, code, param
+        self.retry_after = retry_after
 
 
 def body_of(status: int, code: str, message: str, param: str | None = None) -> JSON:
@@ -55,9 +62,13 @@ def error_of(error: Exception) -> tuple[int, JSON]:
     """Status and body of an error; one that nobody foresaw stays without details."""
     if isinstance(error, Refused):
         return error.status, body_of(error.status, error.code, str(error), error.param)
+    # Without the names that there are: they may be those of others.
+    message = error.problem if isinstance(error, UnknownPromptError) else str(error)
+    if isinstance(error, UnwritableError):  # Where the server keeps its files is nobody's business.
+        message = f"the server cannot write it: {error.reason}"
     for kind, status, code in KINDS:
         if isinstance(error, kind):
-            return status, body_of(status, code, str(error))
+            return status, body_of(status, code, message)
     return 500, body_of(500, "internal", "the server made a mistake; its log has it")
 
 
@@ -69,7 +80,8 @@ def invalid(param: str, message: str) -> Refused:
 async def on_error(_: Request, error: Exception) -> JSONResponse:
     """The response to an error of this package, or to one that nobody foresaw."""
     status, body = error_of(error)
-    headers = {"Retry-After": "1"} if status in (429, 503) else {}
+    seconds = error.retry_after if isinstance(error, Refused) else 1
+    headers = {"Retry-After": str(seconds)} if status in (429, 503) else {}
     headers |= {"WWW-Authenticate": "Bearer"} if status == 401 else {}
     return JSONResponse(body, status, headers)
 

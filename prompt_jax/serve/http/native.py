@@ -8,7 +8,7 @@ from fastapi.responses import StreamingResponse
 from jaxtyping import Float
 
 from prompt_jax.serve.http import schemas, shapes
-from prompt_jax.serve.http.auth import Key
+from prompt_jax.serve.http.auth import View
 from prompt_jax.serve.http.errors import JSON, invalid
 from prompt_jax.serve.http.responses import Responses, gathered
 from prompt_jax.serve.http.shapes import answers
@@ -24,8 +24,8 @@ def add_native(app: FastAPI) -> None:
     @app.post("/v1/classify", **answers(shapes.Classification))
     async def classify(request: Request, body: schemas.ClassifyRequest) -> shapes.Classification:
         if body.prompts is not None:
-            return await _ensemble(responses, request.state.key, body)
-        served = await responses.served(request.state.key, body)
+            return await _ensemble(responses, request.state.view, body)
+        served = await responses.served(request.state.view, body)
         labels = labels_of(body.labels, served or PLAIN, responses.engine.backbone.tokenizer)
         texts = await responses.tokens(body.input, served, body.truncate_prompt_tokens)
         engine, timeout = responses.engine, responses.timeout
@@ -45,11 +45,11 @@ def add_native(app: FastAPI) -> None:
 
     @app.post("/v1/generate", **answers(shapes.Completion))
     async def generate(request: Request, body: schemas.GenerateRequest) -> JSON | StreamingResponse:
-        texts, names, key = body.text, body.prompts, request.state.key
+        texts, names, view = body.text, body.prompts, request.state.view
         if names is None:
-            prompts = [await responses.served(key, body)] * len(texts)
+            prompts = [await responses.served(view, body)] * len(texts)
         elif len(names) == len(texts):
-            prompts = [responses.catalog.find(name or "", key.sees) for name in names]
+            prompts = [view.find(name or "") for name in names]
         else:
             raise invalid("prompts", f"{len(texts)} texts and {len(names)} prompts")
         rows = [
@@ -60,12 +60,12 @@ def add_native(app: FastAPI) -> None:
 
 
 async def _ensemble(
-    responses: Responses, key: Key, body: schemas.ClassifyRequest
+    responses: Responses, view: View, body: schemas.ClassifyRequest
 ) -> shapes.Classification:
     if not body.labels:
         raise invalid("labels", "an ensemble needs them")
     engine = responses.engine
-    members = [responses.catalog.find(name, key.sees) for name in body.prompts or ()]
+    members = [view.find(name) for name in body.prompts or ()]
     prompts = [served for served in members if served is not None]
     if len(prompts) < len(members):
         raise invalid("prompts", "the base has no say in an ensemble")
@@ -74,7 +74,9 @@ async def _ensemble(
         if served.head:
             raise invalid("prompts", f"{served.reference} has a head, and label words are ranked")
         labels = labels_of(labels, served, engine.backbone.tokenizer)
-    texts = await responses.tokens(body.input, prompts[0], body.truncate_prompt_tokens)
+    texts = await responses.tokens(
+        body.input, prompts[0], body.truncate_prompt_tokens, times=len(prompts)
+    )
     options = {"how": body.how, "weights": body.weights, "timeout": responses.timeout}
     joint = await gathered(engine.ensemble(prompts, t, labels, **options) for t in texts)
     data = [classification(i, labels, answer.scores) for i, answer in enumerate(joint)]

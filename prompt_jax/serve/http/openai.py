@@ -10,7 +10,7 @@ from fastapi.responses import StreamingResponse
 from prompt_jax.config import InputError
 from prompt_jax.data.files import whole
 from prompt_jax.serve.http import schemas, shapes
-from prompt_jax.serve.http.auth import Key
+from prompt_jax.serve.http.auth import View
 from prompt_jax.serve.http.errors import JSON, Refused
 from prompt_jax.serve.http.responses import Responses, gathered
 from prompt_jax.serve.http.shapes import answers
@@ -29,31 +29,30 @@ def add_openai(app: FastAPI) -> None:
 
     @app.get("/v1/models", **answers(shapes.Models))
     async def models(request: Request) -> shapes.Models:
-        key: Key = request.state.key
-        visible = [served for served in responses.catalog.served if key.sees(served.name)]
-        data = [responses.model(served) for served in (None, *visible)]
+        view: View = request.state.view
+        data = [responses.model(served) for served in (None, *view.served)]
         return {"object": "list", "data": data}
 
     @app.get("/v1/models/{model:path}", **answers(shapes.Model))
     async def model(request: Request, model: str) -> shapes.Model:
-        return responses.model(responses.catalog.find(model, request.state.key.sees))
+        return responses.model(request.state.view.find(model))
 
     @app.post("/v1/completions", **answers(shapes.Completion))
     async def completions(request: Request, body: schemas.CompletionRequest) -> Answered:
-        served = await responses.served(request.state.key, body)
+        served = await responses.served(request.state.view, body)
         texts = [(served, text) for text in body.prompt]
         return await respond(responses, body, texts, COMPLETION)
 
     @app.post("/v1/chat/completions", **answers(shapes.ChatCompletion))
     async def chat(request: Request, body: schemas.ChatRequest) -> Answered:
-        served = await responses.served(request.state.key, body)
+        served = await responses.served(request.state.view, body)
         tokenizer = responses.engine.backbone.tokenizer
         text = (served or PLAIN).conversation(messages_in(body.messages), tokenizer)
         return await respond(responses, body, [(served, text)], CHAT)
 
     @app.post("/v1/embeddings", **answers(shapes.Embeddings))
     async def embeddings(request: Request, body: schemas.EmbeddingRequest) -> shapes.Embeddings:
-        served = await responses.served(request.state.key, body)
+        served = await responses.served(request.state.view, body)
         texts = await responses.tokens(body.input, truncate=body.truncate_prompt_tokens)
         engine, timeout = responses.engine, responses.timeout
         vectors = await gathered(engine.embed(served, t, timeout=timeout) for t in texts)

@@ -25,7 +25,7 @@ def add_responses(app: FastAPI) -> None:
     async def respond(
         request: Request, body: schemas.ResponseRequest
     ) -> shapes.Response | StreamingResponse:
-        served = await responses.served(request.state.key, body)
+        served = await responses.served(request.state.view, body)
         tokenizer = responses.engine.backbone.tokenizer
         text = (served or PLAIN).conversation(messages_in(body.messages), tokenizer)
         sampling = body.sampling

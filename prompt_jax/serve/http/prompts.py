@@ -11,14 +11,15 @@ from pathlib import Path
 from fastapi import FastAPI, Request
 from fastapi.responses import PlainTextResponse
 
+from prompt_jax import disk
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import InputError
 from prompt_jax.prompts import Prompt, load_shaped
 from prompt_jax.serve.http import schemas, shapes
-from prompt_jax.serve.http.auth import Key
+from prompt_jax.serve.http.auth import View
 from prompt_jax.serve.http.errors import JSON, Refused
 from prompt_jax.serve.http.responses import Responses
-from prompt_jax.serve.store import check_folder
+from prompt_jax.serve.inspection import check_file_name, check_folder
 
 FILES = 8
 """Files of an uploaded prompt at most."""
@@ -32,22 +33,21 @@ DAMAGED = (
 def add_prompts(app: FastAPI) -> None:
     """Adds the routes to an application that has `state.responses`."""
     responses: Responses = app.state.responses
-    catalog = responses.catalog
 
     @app.get("/v1/key")
     async def key(request: Request) -> JSON:
         """Who is asking, and what for."""
-        key: Key = request.state.key
+        key = request.state.view.key
         return {"name": key.name, "scopes": list(key.scopes), "prompts": list(key.prompts)}
 
     @app.get("/v1/prompts")
     async def index(request: Request) -> JSON:
-        visible = [served for served in catalog.served if request.state.key.sees(served.name)]
-        return {"object": "list", "data": [responses.model(served) for served in visible]}
+        view: View = request.state.view
+        return {"object": "list", "data": [responses.model(served) for served in view.served]}
 
     @app.get("/v1/prompts/{name}")
     async def prompt(request: Request, name: str) -> JSON:
-        served = catalog.find(name, request.state.key.sees)
+        served = request.state.view.find(name)
         if served is None or served.prompt is None:
             raise Refused(404, "model_not_found", f"there is no prompt {name[:80]!r}")
         task = served.prompt.task
@@ -61,36 +61,41 @@ def add_prompts(app: FastAPI) -> None:
     @app.put("/v1/prompts/{name}")
     async def put(request: Request, name: str) -> shapes.Model:
         """A new version: the body is a zip of the folder that `save_prompt` writes."""
+        view: View = request.state.view
+        view.own(name)  # Before the body is looked at.
         body = await request.body()
-        expected = expected_of(request)
-        prompt = await asyncio.to_thread(unpacked, body, catalog.engine.backbone)
-        served = await asyncio.to_thread(catalog.put, name, prompt, expected=expected)
+        prompt = await asyncio.to_thread(unpacked, body, responses.engine.backbone)
+        served = await asyncio.to_thread(view.put, name, prompt, expected_of(request))
         return responses.model(served)
 
     @app.delete("/v1/prompts/{name}/{version}")
     async def remove(request: Request, name: str, version: int) -> JSON:
-        await asyncio.to_thread(catalog.remove, name, version, expected=expected_of(request))
+        view: View = request.state.view
+        await asyncio.to_thread(view.remove, name, version, expected_of(request))
         return {"id": f"{name}@{version}", "object": "model", "deleted": True}
 
     @app.put("/v1/prompts/{name}/aliases/{alias}")
     async def alias(
         request: Request, name: str, alias: str, body: schemas.AliasRequest
     ) -> shapes.Model:
+        view: View = request.state.view
         expected = expected_of(request)
-        await asyncio.to_thread(catalog.alias, name, alias, body.version, expected=expected)
-        return responses.model(catalog.find(f"{name}@{alias}", request.state.key.sees))
+        served = await asyncio.to_thread(view.alias, name, alias, body.version, expected)
+        return responses.model(served)
 
     @app.post("/v1/load_lora_adapter")
-    async def load(body: schemas.LoadRequest) -> PlainTextResponse:
-        """Another name for a version, until it is unloaded or the server ends."""
+    async def load(request: Request, body: schemas.LoadRequest) -> PlainTextResponse:
+        """An alias for a version, under the name that vLLM's clients know."""
+        view: View = request.state.view
         name, replace = body.lora_name, body.load_inplace
-        await asyncio.to_thread(catalog.load, name, body.lora_path, replace=replace)
+        await asyncio.to_thread(view.load, name, body.lora_path, replace=replace)
         # The words of vLLM, whose clients use this route.
         return PlainTextResponse(f"Success: LoRA adapter '{name}' added successfully.")
 
     @app.post("/v1/unload_lora_adapter")
-    async def unload(body: schemas.UnloadRequest) -> PlainTextResponse:
-        catalog.unload(body.lora_name)
+    async def unload(request: Request, body: schemas.UnloadRequest) -> PlainTextResponse:
+        view: View = request.state.view
+        await asyncio.to_thread(view.unload, body.lora_name)
         return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' removed successfully.")
 
 
@@ -112,23 +117,34 @@ def unpacked(body: bytes, backbone: Backbone | None = None) -> Prompt:
     # Sizes are what the archive claims; zipfile gives no more of an entry than that.
     if sum(entry.file_size for entry in entries) > 64 * max(len(body), 1):
         raise InputError("the zip grows more than 64 times; send it less compressed")
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place, "prompt")
+    with disk.writing(Path("an upload")), tempfile.TemporaryDirectory() as place:
+        folder = Path(place, "upload")
         folder.mkdir()
         for entry in entries:
-            name = entry.filename
-            if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise InputError(f"{name[:80]!r} is compressed in another way than by deflate")
-            # A path in a name could lead out of the folder.
-            if entry.is_dir() or Path(name).name != name or "\\" in name:
-                raise InputError(f"{name[:80]!r} is no file name; the zip has no folders")
-            try:
-                data = archive.read(entry)
-            except DAMAGED as error:
-                raise InputError(f"{name[:80]!r} cannot be unpacked: {error}") from error
-            (folder / name).write_bytes(data)
-        check_folder(folder)
-        return load_shaped(folder, backbone)
+            (folder / entry.filename).write_bytes(_read(archive, entry))
+        try:
+            check_folder(folder)
+            return load_shaped(folder, backbone)
+        except InputError as error:
+            # The sender knows its files by their names, and nothing of where they were read.
+            raise InputError(
+                str(error).replace(f"{folder}/", "").replace(str(folder), "it")
+            ) from error
+
+
+def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    """A file of a zip, whose name is that of a prompt's file."""
+    name = entry.filename
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise InputError(f"{name[:80]!r} is compressed in another way than by deflate")
+    # A path in a name could lead out of the folder.
+    if entry.is_dir() or Path(name).name != name or "\\" in name:
+        raise InputError(f"{name[:80]!r} is no file name; the zip has no folders")
+    check_file_name(name)
+    try:
+        return archive.read(entry)
+    except DAMAGED as error:
+        raise InputError(f"{name[:80]!r} cannot be unpacked: {error}") from error
 
 
 def packed(folder: Path) -> bytes:

@@ -9,9 +9,10 @@ from typing import TypeVar
 from prompt_jax.data import encode
 from prompt_jax.data.texts import tokenized
 from prompt_jax.prompts import nearest_words
-from prompt_jax.serve.catalog import Catalog
+from prompt_jax.serve.engine import Engine
 from prompt_jax.serve.http import schemas, shapes
-from prompt_jax.serve.http.auth import Key
+from prompt_jax.serve.http.auth import View
+from prompt_jax.serve.http.budgets import spend
 from prompt_jax.serve.http.errors import invalid
 from prompt_jax.serve.http.metrics import Metrics
 from prompt_jax.serve.prompts import Served
@@ -25,33 +26,34 @@ Answer = TypeVar("Answer")
 class Responses:
     """What routes share."""
 
-    def __init__(self, catalog: Catalog, metrics: Metrics, timeout: float):
-        self.catalog, self.engine, self.metrics = catalog, catalog.engine, metrics
-        self.timeout = timeout
+    def __init__(self, engine: Engine, base: str, metrics: Metrics, timeout: float):
+        self.engine, self.base, self.metrics, self.timeout = engine, base, metrics, timeout
         self._nearest: dict[str, list[str]] = {}
 
-    async def served(self, key: Key, body: schemas.Prompted) -> Served | None:
+    async def served(self, view: View, body: schemas.Prompted) -> Served | None:
         """The prompt that a request names, or composes."""
         compose = body.compose
         if compose is None:
-            return self.catalog.find(body.model, key.sees)
-        parts = [self.catalog.find(name, key.sees) for name in compose.prompts]
-        prompts = [part for part in parts if part is not None]
-        if len(prompts) < len(parts):
+            return view.find(body.model)
+        composed = await asyncio.to_thread(
+            view.composed, compose.prompts, compose.how, compose.weights
+        )
+        if composed is None:
             raise invalid("compose.prompts", "the base has nothing to compose")
-        composed = self.catalog.composed
-        return await asyncio.to_thread(composed, prompts, compose.how, compose.weights)
+        return composed
 
     async def tokens(
         self,
         texts: Sequence[str | list[int]],
         served: Served | None = None,
         truncate: int | None = None,
+        times: int = 1,
     ) -> list[list[int]]:
         """The tokens of texts, each as the prompt was trained to read it; tokens as they are.
 
         Args:
           truncate: tokens that a longer text is cut to; -1 is the most that the engine reads.
+          times: how often each is read, for the budget of the key.
         """
         tokenizer = self.engine.backbone.tokenizer
         in_turns = served is not None and served.target_place == "turn"
@@ -72,6 +74,7 @@ class Responses:
             if most is not None and len(row) > most:
                 row = await asyncio.to_thread(self._cut, text, row, most)
             rows.append(row)
+        spend(times * sum(map(len, rows)))
         return rows
 
     def _cut(self, text: str | list[int], row: list[int], most: int) -> list[int]:
@@ -91,7 +94,7 @@ class Responses:
         base = self.engine.backbone.fingerprint[:12]
         digest = "" if served is None else served.digest
         return {
-            "model": self.catalog.base if served is None else served.reference,
+            "model": self.base if served is None else served.reference,
             "system_fingerprint": f"{base}-{digest[:12]}" if digest else base,
             "prompt_digest": digest,
         }
@@ -99,7 +102,7 @@ class Responses:
     def model(self, served: Served | None) -> shapes.Model:
         """OpenAI's object of a model: the frozen one, or a prompt for it."""
         base = shapes.Model(
-            id=self.catalog.base, object="model", created=int(self.metrics.began),
+            id=self.base, object="model", created=int(self.metrics.began),
             owned_by="prompt_jax", root=self.engine.backbone.fingerprint, parent=None,
         )  # fmt: skip
         if served is None or served.prompt is None:

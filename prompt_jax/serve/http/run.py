@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from starlette.types import ASGIApp
 
 from prompt_jax.config import InputError
-from prompt_jax.serve.http.auth import Keys
+from prompt_jax.serve.http.keys import Keys
 
 if TYPE_CHECKING:
     from uvicorn import Server
@@ -14,13 +14,17 @@ else:  # uvicorn is imported where a server begins.
     Server: TypeAlias = object
 
 
+def is_loopback(host: str) -> bool:
+    """Whether a name or an address is that of this machine for itself."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def check_open(host: str, keys: Keys) -> None:
     """Checks that a server without keys is for its own machine alone."""
-    try:
-        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        loopback = False
-    if not keys and not loopback:
+    if not keys and not is_loopback(host):
         raise InputError(
             f"a server on {host} can be reached by others and has no keys; give --keys FILE, or "
             "--host 127.0.0.1"

@@ -11,7 +11,10 @@ from prompt_jax.serve.sampling import TOP
 Int = Annotated[int, Strict()]
 Float = Annotated[float, Strict()]
 Flag = Annotated[bool, Strict()]
-Name = Annotated[str, StringConstraints(max_length=200)]
+Name = Annotated[
+    str, StringConstraints(max_length=200), Field(json_schema_extra={"format": "prompt"})
+]
+"""What names a prompt; every such field is one that a key's patterns hold for."""
 Text = Annotated[str, StringConstraints(max_length=100_000)]
 Tokens = Annotated[list[Annotated[Int, Field(ge=0)]], Field(max_length=100_000)]
 Stop = Annotated[str, StringConstraints(min_length=1, max_length=64)]
@@ -222,9 +225,9 @@ class Message(Body):
     role: Annotated[Role, BeforeValidator(heard)]
     content: Text | Annotated[list[Part], Field(max_length=64)] = ""
     type: Literal["message"] = "message"
-    id: Name | None = None
+    id: Text | None = None
     """Of an answer that comes back, as is its `status`."""
-    status: Name | None = None
+    status: Text | None = None
 
     @property
     def spoken(self) -> dict[str, object]:
@@ -329,7 +332,7 @@ class GenerateRequest(Told):
 class LoadRequest(Body):
     """`/v1/load_lora_adapter`, as vLLM has it; the path is a name in the store and no path."""
 
-    lora_name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+    lora_name: Name
     lora_path: Name
     load_inplace: Flag = False
 

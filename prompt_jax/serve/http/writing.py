@@ -1,6 +1,7 @@
 """Written answers in OpenAI's shapes, whole or streamed."""
 
 import asyncio
+import contextlib
 import json
 import time
 import uuid
@@ -10,6 +11,7 @@ from typing import NamedTuple
 from fastapi.responses import StreamingResponse
 
 from prompt_jax.serve.http import schemas, shapes
+from prompt_jax.serve.http.budgets import spend
 from prompt_jax.serve.http.errors import JSON, Refused, error_of, invalid
 from prompt_jax.serve.http.responses import Responses, gathered
 from prompt_jax.serve.prompts import Served
@@ -113,13 +115,19 @@ class Writer:
         most = engine.max_new_tokens
         if text.echo.text or text.echo.tokens:
             yield text.echo
-        async for piece in apieces(
+        pieces = apieces(
             engine, text.served, text.tokens, body.stops, body.told, seed=seed,
             max_new_tokens=min(body.limit or most, most), temperature=body.temperature,
             repetition_penalty=body.repetition_penalty, min_new_tokens=body.min_tokens,
             stop_token_ids=body.stop_token_ids or (), timeout=self._responses.timeout, **drawn,
-        ):  # fmt: skip
-            yield piece
+        )  # fmt: skip
+        written = 0
+        async with contextlib.aclosing(pieces):
+            async for piece in pieces:
+                # As they come: whoever leaves in the middle has had them all the same.
+                spend(piece.written - written)
+                written = piece.written
+                yield piece
 
     async def whole(self) -> list[Piece]:
         """Every answer in one piece."""
