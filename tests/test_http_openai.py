@@ -93,6 +93,18 @@ def test_a_number_is_no_truth_value_and_two_names_are_one_field(user):
     assert many["error"]["message"] == "input: there may be 64, got 65"
 
 
+def test_messages_that_are_empty_or_of_a_tool(user):
+    turns = [{"role": "assistant", "content": None}, {"role": "user", "content": "", "name": "me"}]
+    reply = user.post("chat/completions", json={"model": "films", "messages": turns})
+    assert reply.status_code == 200, reply.text
+    tool = {"role": "tool", "content": "4", "tool_call_id": "call_1"}
+    error = user.post("chat/completions", json={"messages": [tool]}).json()["error"]
+    assert error["param"] == "messages.0.role" and "a prompt calls no tools" in error["message"]
+    called = {"role": "assistant", "content": "", "tool_calls": [{"id": "call_1"}]}
+    error = user.post("chat/completions", json={"messages": [called]}).json()["error"]
+    assert error["param"] == "messages.0.tool_calls"
+
+
 def test_without_a_seed_every_answer_is_drawn_anew(client):
     draw = lambda **options: [  # noqa: E731
         choice.text

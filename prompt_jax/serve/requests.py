@@ -308,7 +308,9 @@ class Inputs:
 
     def _checked(self, subject: str, text: object) -> Tokens:
         tokens, size = np.asarray(text), self._backbone.config.vocab_size
-        if tokens.ndim != 1 or not tokens.size or tokens.dtype.kind not in "iu":
+        if tokens.ndim == 1 and not tokens.size:
+            raise InputError(f"{subject} has no tokens; give at least one")
+        if tokens.ndim != 1 or tokens.dtype.kind not in "iu":
             raise InputError(f"{subject} is words, or a list of tokens, got {str(text)[:50]!r}")
         if tokens.min() < 0 or tokens.max() >= size:
             raise InputError(

@@ -205,29 +205,31 @@ class Part(BaseModel, extra="allow"):
     type: Annotated[str, BeforeValidator(as_text)] = "text"
 
 
-def heard(role: Value) -> Value:
-    """A role, unless it is one of a tool."""
-    if role in ("tool", "function"):
-        raise PydanticCustomError(
-            "role",
-            "role {role} is not supported, since a prompt calls no tools; allowed: {allowed}",
-            {"role": role, "allowed": ", ".join(get_args(Role))},
-        )
-    return role
-
-
 Role = Literal["system", "developer", "user", "assistant"]
 
 
 class Message(Body):
     """A turn of a chat."""
 
-    role: Annotated[Role, BeforeValidator(heard)]
+    role: Role
     content: Text | Annotated[list[Part], Field(max_length=64)] = ""
     type: Literal["message"] = "message"
     id: Text | None = None
     """Of an answer that comes back, as is its `status`."""
     status: Text | None = None
+
+    @validated(mode="before")
+    @classmethod
+    def _no_tool(cls, message: Value) -> Value:
+        """Runs before the fields are looked at, of which a tool's message has some of its own."""
+        role = message.get("role") if isinstance(message, dict) else None
+        if role in ("tool", "function"):
+            raise PydanticCustomError(
+                "unsupported",
+                "role {role} is not supported, since a prompt calls no tools; allowed: {allowed}",
+                {"field": "role", "role": role, "allowed": ", ".join(get_args(Role))},
+            )
+        return message
 
     @property
     def spoken(self) -> dict[str, object]:
