@@ -111,6 +111,22 @@ def tiny_bert():
 
 
 @pytest.fixture(scope="session")
+def instruct():
+    """A random Llama with a tokenizer of bytes that has a chat template."""
+    import dataclasses
+
+    from prompt_jax.tasks import openings
+    from prompt_jax.testing.chats import TEMPLATES, byte_tokenizer
+    from prompt_jax.testing.models import CONFIGS
+
+    tokenizer = byte_tokenizer(TEMPLATES["smollm2"])
+    config = dataclasses.replace(
+        CONFIGS["llama"], vocab_size=272, max_positions=256, openings=openings(tokenizer)
+    )
+    return testing.random_backbone(config, name="instruct", tokenizer=tokenizer)
+
+
+@pytest.fixture(scope="session")
 def embedded():
     """The backbone that ships with the package, with its tokenizer."""
     from prompt_jax.weights import load_backbone

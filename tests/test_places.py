@@ -21,7 +21,6 @@ from prompt_jax.serve import Engine
 from prompt_jax.tasks import Task, chat_of, conversation, openings, to_source
 from prompt_jax.tasks.chat import messages_of
 from prompt_jax.testing.chats import TEMPLATES, byte_tokenizer
-from prompt_jax.testing.models import CONFIGS, random_backbone
 
 USER = {"role": "user", "content": "hi"}
 LONG = [USER, {"role": "assistant", "content": "yes"}, {"role": "user", "content": "why"}]
@@ -30,12 +29,8 @@ P = 3
 
 
 @pytest.fixture(scope="module")
-def backbone():
-    tokenizer = byte_tokenizer(TEMPLATES["smollm2"])
-    config = dataclasses.replace(
-        CONFIGS["llama"], vocab_size=272, max_positions=256, openings=openings(tokenizer)
-    )
-    return random_backbone(config, name="instruct", tokenizer=tokenizer)
+def backbone(instruct):
+    return instruct
 
 
 @pytest.fixture(scope="module")

@@ -81,19 +81,36 @@ def _inspect(
 
 
 def _export(
-    prompt: Positional[str], output: Positional[str], task_id: str = "", overwrite: bool = False
+    prompt: Positional[str],
+    output: Positional[str],
+    to: str = "",
+    task_id: str = "",
+    overwrite: bool = False,
 ) -> None:
-    """Writes a prompt for other tools: a PEFT folder, or a .npy of [P, D].
+    """Writes a prompt for other tools: a PEFT folder, a .npy of [P, D], or a folder for an engine.
 
     Args:
       prompt: a prompt folder, a run folder, or a .npy.
       output: ends in .npy, or names a folder.
+      to: vllm or sglang: what that engine serves, and the line that starts it; see docs/vllm.md.
       task_id: the task of a multitask prompt, by its number from 0 or its name; empty exports all
         tasks together, which a PEFT folder can hold.
       overwrite: replace what is there.
     """
-    from prompt_jax.prompts import export_prompt, load_prompt
+    from prompt_jax.prompts import (
+        export_prompt,
+        export_to_engine,
+        load_prompt,
+        load_shaped,
+        of_task,
+        serving_line,
+    )
 
+    if to:
+        served = of_task(load_shaped(prompt), task_id or None)
+        folder = export_to_engine(served, output, to, overwrite=overwrite)
+        print(f"written: {folder}\n{serving_line(served, to, folder)}")
+        return
     all_tasks = not task_id and not output.endswith(".npy")
     loaded = load_prompt(prompt) if all_tasks else prompt_at(prompt, task_id)
     print(f"written: {export_prompt(loaded, output, overwrite=overwrite)}")

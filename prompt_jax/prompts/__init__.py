@@ -6,6 +6,9 @@ PEFT loads and runs differently.
 
 from prompt_jax.backbones.backbone import tokenizer_hash as tokenizer_hash
 from prompt_jax.prompts.composition import compose as compose
+from prompt_jax.prompts.engines import check_engine as check_engine
+from prompt_jax.prompts.engines import export_to_engine as export_to_engine
+from prompt_jax.prompts.engines import serving_line as serving_line
 from prompt_jax.prompts.folder import check_free as check_free
 from prompt_jax.prompts.folder import export_peft as export_peft
 from prompt_jax.prompts.folder import export_prompt as export_prompt

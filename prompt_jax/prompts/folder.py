@@ -44,7 +44,11 @@ OWN_FILES = {
 
 
 def save_prompt(
-    folder: str | Path, prompt: Prompt | PeftFolder, *, overwrite: bool = False
+    folder: str | Path,
+    prompt: Prompt | PeftFolder,
+    *,
+    overwrite: bool = False,
+    section: str = "",
 ) -> Path:
     """Writes a prompt as a folder that `load_prompt` reads, and PEFT too where it can.
 
@@ -53,6 +57,7 @@ def save_prompt(
     Args:
       folder: appears whole or not at all.
       prompt: what to write; a `PeftFolder` stays one, of safetensors.
+      section: ends the README.md of a `Prompt`.
 
     Raises:
       InputError: the folder exists, is no prompt, or cannot be written.
@@ -64,7 +69,8 @@ def save_prompt(
         files = {OWN_WEIGHTS: safetensors_bytes(prompt.arrays)}
     else:
         files = _adapter(*adapter_files(prompt))
-    files |= {PROMPT_CONFIG: _json(describe(prompt)), "README.md": card(prompt).encode()}
+    readme = card(prompt) + section
+    files |= {PROMPT_CONFIG: _json(describe(prompt)), "README.md": readme.encode()}
     if prompt.training is not None:
         files[TRAINING_WEIGHTS] = safetensors_bytes(by_path(prompt.training))
     return _write_folder(Path(folder), files, overwrite)

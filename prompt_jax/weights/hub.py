@@ -9,18 +9,27 @@ from pathlib import Path
 from prompt_jax.backbones import PRESETS
 from prompt_jax.config import InputError
 from prompt_jax.weights.gguf import is_gguf
+from prompt_jax.weights.hugging_face import places_of
+from prompt_jax.weights.mapping import TABLES
 
 SMALL_FILES = ("*.json", "*.jinja", "*.model", "*.txt")
 """The configs, the tokenizer and its chat template."""
 WEIGHTS = ("model*.safetensors*", "pytorch_model*.bin*", "flax_model*.msgpack*")
 """Formats in order of preference; only the first that a repository holds is downloaded."""
+INDEX = "model.safetensors.index.json"
 GGUF_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+/[\w.-]+\.gguf")
 """A file of a repository, which often has one for every quantisation."""
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
-def locate(name: str, revision: str | None, token: str | None) -> str:
+def locate(name: str, revision: str | None, token: str | None, *, table_only: bool = False) -> str:
     """The folder of a backbone: of the package, on disk, in a bucket, or downloaded from the hub.
+
+    Args:
+      name: as for `load_backbone`, as are `revision` and `token`.
+      revision: of a hub id.
+      token: for private repositories.
+      table_only: downloads of a model in shards the one that has the embedding table.
 
     Raises:
       InputError: there is no such backbone.
@@ -42,7 +51,13 @@ def locate(name: str, revision: str | None, token: str | None) -> str:
         return str(place)
     if not HUB_ID.fullmatch(name) or Path(name).exists():
         raise InputError(f"no folder {name!r}. {_allowed(name)}")
-    return _download(name, name, revision, token, WEIGHTS)
+    formats = WEIGHTS
+    if table_only:
+        index = Path(_download(name, name, revision, token, (INDEX,)), INDEX)
+        places = places_of(index) if index.exists() else {}
+        shards = {shard for weight, shard in places.items() if weight.endswith(TABLES)}
+        formats = tuple(shards) if len(shards) == 1 else WEIGHTS
+    return _download(name, name, revision, token, formats)
 
 
 def _only_gguf(folder: Path) -> Path | None:

@@ -8,7 +8,7 @@ from prompt_jax.backbones import BACKBONES, Family, ModelConfig
 from prompt_jax.backbones.config import end_ids
 from prompt_jax.config import InputError, choose
 from prompt_jax.weights.few_bits import Settings, unpacked
-from prompt_jax.weights.mapping import is_tied
+from prompt_jax.weights.mapping import TABLES, is_tied
 from prompt_jax.weights.msgpack import open_msgpack, torch_name
 from prompt_jax.weights.pickle import open_pickle
 from prompt_jax.weights.safetensors import open_safetensors
@@ -34,11 +34,14 @@ ATTRIBUTES = ("", "model.", "transformer.")
 modules have it."""
 
 
-def read_hugging_face(location: str, **fields: Any) -> tuple[ModelConfig, dict[str, StoredTensor]]:
+def read_hugging_face(
+    location: str, *, table_only: bool = False, **fields: Any
+) -> tuple[ModelConfig, dict[str, StoredTensor]]:
     """The config and the weights of a folder.
 
     Args:
       location: the folder.
+      table_only: opens none but the shard that has the embedding table; others may be missing.
       fields: of the config that are not the checkpoint's, such as dtype.
 
     Raises:
@@ -53,7 +56,7 @@ def read_hugging_face(location: str, **fields: Any) -> tuple[ModelConfig, dict[s
         model_type = values.get("model_type", "t5")
         choose(f"model_type in {file}", model_type, BACKBONES)
         family = BACKBONES[model_type]
-        stored = open_weights(folder, values.get("quantization_config"))
+        stored = open_weights(folder, values.get("quantization_config"), table_only)
         tensors = _named(stored, family, model_type)
         untied = values.get("tie_word_embeddings") is False
         shape = family.told_by_weights(tensors, tied=is_tied(tensors, family), untied=untied)
@@ -85,18 +88,21 @@ def _values(folder: Path) -> dict[str, Any]:
     return {**values, **moved, "eos_token_id": list(end_ids(values, writing))}
 
 
-def open_weights(folder: Path, settings: Settings | None = None) -> dict[str, StoredTensor]:
+def open_weights(
+    folder: Path, settings: Settings | None = None, table_only: bool = False
+) -> dict[str, StoredTensor]:
     """The weights of a folder, in the first of `FORMATS` that it holds.
 
     Args:
       folder: of the model.
       settings: `quantization_config` of its config.json: how weights are stored in few bits.
+      table_only: see `read_hugging_face`.
 
     Raises:
       InputError: there are none, or a file is damaged or missing, or the weights are in few bits
         and no settings say how.
     """
-    tensors = unwrapped(_open_files(folder))
+    tensors = unwrapped(_open_files(folder, table_only))
     if settings:
         tensors = unpacked(folder / "config.json", tensors, settings)
     for name, tensor in tensors.items():
@@ -104,13 +110,13 @@ def open_weights(folder: Path, settings: Settings | None = None) -> dict[str, St
     return tensors
 
 
-def _open_files(folder: Path) -> dict[str, StoredTensor]:
+def _open_files(folder: Path, table_only: bool) -> dict[str, StoredTensor]:
     for name, open_file in FORMATS.items():
         if (folder / name).exists():
             return open_file(folder / name)
         index = folder / f"{name}.index.json"
         if index.exists():
-            return _open_shards(index, open_file)
+            return _open_shards(index, open_file, table_only)
     kept = sorted(path.name for path in folder.iterdir())
     raise InputError(
         f"{folder} has no weights; allowed: {', '.join(FORMATS)} or their shards with an "
@@ -118,11 +124,20 @@ def _open_files(folder: Path) -> dict[str, StoredTensor]:
     )
 
 
-def _open_shards(index: Path, open_file: Callable) -> dict[str, StoredTensor]:
-    """All shards as one; the index and the shards must agree about every weight."""
+def places_of(index: Path) -> dict[str, str]:
+    """The shard of every weight, as an index has it."""
     places = read_json(index).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(f, str) for f in places.values()):
         raise damaged(index, "its weight_map should give a file name for every weight")
+    return places
+
+
+def _open_shards(index: Path, open_file: Callable, table_only: bool) -> dict[str, StoredTensor]:
+    """All shards as one; the index and the shards must agree about every weight."""
+    places = places_of(index)
+    if table_only:
+        shards = {shard for name, shard in places.items() if name.endswith(TABLES)}
+        places = {name: shard for name, shard in places.items() if shard in shards}
     tensors: dict[str, StoredTensor] = {}
     for shard in sorted(set(places.values())):
         # A path in an index could lead to files outside of its folder.

@@ -87,13 +87,8 @@ def load_backbone(
     config, source, tensors = open_backbone(name, revision, token, **how)
     kind = dtype if dtype in LIMITS else None
     config = _on_mesh(config, mesh, scan, kind)
-    # What lies beside a T5X checkpoint is no tokenizer that the checkpoint names.
-    complete = is_gguf(Path(source)) or Path(source, "config.json").exists()
-    if tokenizer is None and complete and has_tokenizer(Path(source)):
-        tokenizer = source
     # Before the weights, so that what building a tokenizer takes is free again when they come.
-    by_name = isinstance(tokenizer, str | os.PathLike)
-    words = load_tokenizer(os.fspath(tokenizer)) if by_name else tokenizer
+    words = tokenizer_for(source, tokenizer)
     if tensors is None:
         params = _random(config, seed, kind)
         fingerprint = hashlib.sha256(f"{name} with seed {seed}".encode()).hexdigest()
@@ -101,6 +96,26 @@ def load_backbone(
         total = sum(math.prod(t.shape) * t.dtype.itemsize for t in tensors.values())
         progress = None if say is None else reading(total, say)
         params, fingerprint = assemble(source, tensors, config, progress, kind)
+    config = in_words(config, words)
+    return Backbone(
+        name=name, config=config, params=params, tokenizer=words, fingerprint=fingerprint
+    )
+
+
+def tokenizer_for(
+    source: str, tokenizer: Tokenizer | str | os.PathLike[str] | None
+) -> Tokenizer | None:
+    """The tokenizer that is given or named, or else the one beside the weights."""
+    # What lies beside a T5X checkpoint is no tokenizer that the checkpoint names.
+    complete = is_gguf(Path(source)) or Path(source, "config.json").exists()
+    if tokenizer is None and complete and has_tokenizer(Path(source)):
+        tokenizer = source
+    by_name = isinstance(tokenizer, str | os.PathLike)
+    return load_tokenizer(os.fspath(tokenizer)) if by_name else tokenizer
+
+
+def in_words(config: ModelConfig, words: Tokenizer | None) -> ModelConfig:
+    """The config with what a tokenizer tells: what ends answers, what opens turns of chats."""
     config = config.told_by_tokenizer(words)
     if config.eos_token_ids:  # Targets of chats end with their turn, so that answers do too.
         with contextlib.suppress(InputError):  # A template that takes no chat as plain as this.
@@ -108,9 +123,7 @@ def load_backbone(
             config = dataclasses.replace(config, eos_token_ids=tuple(ends))
     if config.target_place == "behind":
         config = dataclasses.replace(config, openings=openings(words))
-    return Backbone(
-        name=name, config=config, params=params, tokenizer=words, fingerprint=fingerprint
-    )
+    return config
 
 
 def read_config(
@@ -132,7 +145,7 @@ def read_config(
 
 
 def open_backbone(
-    name: str, revision: str | None, token: str | None, **fields: Any
+    name: str, revision: str | None, token: str | None, *, table_only: bool = False, **fields: Any
 ) -> tuple[ModelConfig, str, dict[str, StoredTensor] | None]:
     """The config, where the weights are, and the weights; those of a preset are none.
 
@@ -140,17 +153,18 @@ def open_backbone(
       name: as for `load_backbone`, as are `revision` and `token`.
       revision: of a hub id.
       token: for private repositories.
+      table_only: a model in shards is there as soon as the one with the embedding table is.
       fields: of the config that are not the checkpoint's, such as dtype.
     """
     if name in PRESETS:
         return dataclasses.replace(PRESETS[name], **fields), "", None
-    source = locate(name, revision, token)
+    source = locate(name, revision, token, table_only=table_only)
     if is_gguf(Path(source)):
         read = read_gguf
     elif source.startswith("gs://") or Path(source, "checkpoint").is_file():
         read = read_t5x
     else:
-        read = read_hugging_face
+        read = functools.partial(read_hugging_face, table_only=table_only)
     config, tensors = read(source, **fields)
     return config, source, tensors
 

@@ -1,15 +1,17 @@
-"""PyTorch's pickles, read without torch and without running anything that they ask for.
+"""PyTorch's pickles, read and written without torch; nothing that they ask for is run.
 
-A pickle is a program. This reader admits the few words that a state dict is written with and
+A pickle is a program. The reader admits the few words that a state dict is written with and
 answers every other one with an error, before anything of it is called.
 """
 
 import collections
 import io
+import math
 import pickle
 import struct
+import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -112,6 +114,49 @@ def open_tensor(file: Path) -> StoredTensor:
     if not isinstance(tree, _Tensor):
         raise damaged(file, f"expected one tensor, got a {type(tree).__name__}")
     return _tensor(file, file.name, tree, read)
+
+
+def tensor_bytes(array: np.ndarray) -> bytes:
+    """What `torch.save(tensor, file)` writes: `torch.load(weights_only=True)` reads it.
+
+    Args:
+      array: its dtype is one of `STORAGES`.
+    """
+    storage = next(name for name, dtype in STORAGES.items() if dtype == array.dtype.name)
+    strides = [math.prod(array.shape[axis + 1 :]) for axis in range(array.ndim)]
+    program = b"".join(
+        (
+            b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n((",
+            *(_text("storage"), b"ctorch\n", storage.encode(), b"\n"),
+            *(_text("0"), _text("cpu"), _whole(array.size), b"tQ", _whole(0)),
+            *(_tuple(array.shape), _tuple(strides)),
+            # Needs no gradient, and has no hooks.
+            b"\x89ccollections\nOrderedDict\n)RtR.",
+        )
+    )
+    numbers = np.ascontiguousarray(array)
+    files = {
+        **{"data.pkl": program, "byteorder": sys.byteorder.encode()},
+        **{"data/0": numbers.tobytes(), "version": b"3\n"},
+    }
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, data in files.items():
+            # Without the time of day, so that equal tensors are equal bytes.
+            archive.writestr(zipfile.ZipInfo(f"archive/{name}"), data)
+    return buffer.getvalue()
+
+
+def _text(word: str) -> bytes:
+    return b"X" + struct.pack("<I", len(word)) + word.encode()
+
+
+def _whole(number: int) -> bytes:
+    return b"J" + struct.pack("<i", number)
+
+
+def _tuple(numbers: Iterable[int]) -> bytes:
+    return b"(" + b"".join(map(_whole, numbers)) + b"t"
 
 
 def _load(file: Path) -> Loaded:
