@@ -96,6 +96,7 @@ def test_labels_that_cannot_be_told_apart(served):
                 assert reply.status_code == 400 and message in reply.text, reply.text
 
 
+@pytest.mark.slow
 def test_a_head_writes_nothing(tiny_llama):
     method = PromptTuningConfig(num_virtual_tokens=2, num_labels=3, task_type="TOKEN_CLS")
     prompt = dataclasses.replace(prompt_of(tiny_llama, method, 1), task=TAGS)

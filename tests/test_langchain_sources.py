@@ -185,7 +185,7 @@ def test_an_answer_that_breaks_off_is_no_answer():
 
 def test_a_batch_has_few_threads_and_keeps_what_it_has(engine):
     chat = ChatPromptJax(source=Local(engine), max_tokens=1)
-    names = [f"p{i % 4}" for i in range(120)]
+    names = [f"p{i % 4}" for i in range(64)]
     names[7] = "none"
     peak, over = [0], threading.Event()
 
@@ -195,7 +195,7 @@ def test_a_batch_has_few_threads_and_keeps_what_it_has(engine):
 
     before, watcher = threading.active_count(), threading.Thread(target=watch)
     watcher.start()
-    answers = chat.batch_with_prompts([TEXT] * 120, names, return_exceptions=True)
+    answers = chat.batch_with_prompts([TEXT] * 64, names, return_exceptions=True)
     over.set()
     watcher.join()
     assert peak[0] <= before + 1 + 32
