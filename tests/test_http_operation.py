@@ -152,7 +152,7 @@ def test_an_error_that_nobody_foresaw(catalog, lines, monkeypatch):
         assert client.get("/v1/key").status_code == 200  # By the same connection.
         told = client.get("/metrics").text
     assert answer.status_code == 500 and answer.json()["error"]["code"] == "internal"
-    (line,) = of(objects, "serve.http.gate")
+    (line,) = of(objects, "serve.http.errors")
     assert "ZeroDivisionError" in line["traceback"]
     assert line["request_id"] == answer.headers["X-Request-ID"]
     assert 'request_failure_total{code="500",prompt="",route="/v1/models"} 1.0' in told

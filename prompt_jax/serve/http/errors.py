@@ -77,6 +77,7 @@ def error_of(error: Exception) -> tuple[int, JSON]:
     for kind, status, code in KINDS:
         if isinstance(error, kind):
             return status, body_of(status, code, message)
+    LOG.error("an error that nobody foresaw", exc_info=error)
     return 500, body_of(500, "internal", "the server made a mistake; its log has it")
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 
 from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from prompt_jax.serve.http.errors import Refused, response_to
@@ -14,7 +15,6 @@ from prompt_jax.serve.http.logs import ACCESS, HEADER, Trace, tracing
 from prompt_jax.serve.http.metrics import Metrics
 from prompt_jax.serve.http.run import is_loopback
 
-LOG = logging.getLogger(__name__)
 HOST = re.compile(r"([A-Za-z0-9.\-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 UPLOADS = re.compile("/v1/prompts/[^/]+")
 BODY = 2**20
@@ -91,11 +91,13 @@ class Gate:
                 if not sent.status:
                     message = f"a request has {self.patience:.0f} s in all"
                     await refuse(sent.send, 408, "too_slow", message)
+            except ClientDisconnect:
+                pass  # In the middle of what it sent.
             except Exception as error:
-                LOG.exception("nobody foresaw this")
+                response = response_to(error)
                 if sent.status:  # Half an answer: its connection is closed.
                     raise
-                await response_to(error)(scope, receive, sent.send)
+                await response(scope, receive, sent.send)
             finally:
                 self._running -= 1
                 self._note(scope, request, sent.code(broken), time.monotonic() - began)
