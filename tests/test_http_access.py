@@ -127,7 +127,7 @@ def test_all_routes_by_all_keys_of_all_prompts(served, tmp_path):
             secret, name, method, path, site = cell
             url, fields = routes[method, path][1](site, name)
             body = {"content": upload} if path == "/v1/prompts/{name}" else {"json": fields}
-            headers = {"If-Match": '"0"'} | (
+            headers = {"If-Match": '"0"', "X-Request-ID": "cell"} | (
                 {"Authorization": f"Bearer {secret}"} if secret else {}
             )
             reply = client.request(method, url, headers=headers, **body)

@@ -110,8 +110,8 @@ class Metrics(Collector):
         """Counts answers, and the tokens of their texts and their own."""
         name, _, version = model.partition("@")
         # What is composed, and an ensemble, has a name of its own for every client that asks.
-        known = model == self._catalog.base or (version.isdigit() and name in self._names())
-        self.answers.labels(self._label(name) if known else SEVERAL).inc(rows)
+        single = model == self._catalog.base or (version.isdigit() and name in self._names())
+        self.answers.labels(self._label(name) if single else SEVERAL).inc(rows)
         self.read.inc(read)
         self.written.inc(written)
 
