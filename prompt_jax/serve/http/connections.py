@@ -28,8 +28,9 @@ class Connection(H11Protocol):
         # `object`: uvloop's transports are none of asyncio's.
         super().connection_made(cast(asyncio.Transport, transport))
         self._wait()
-        # More than there may be: not the newest one is closed, which may be that of a probe.
-        if len(self.connections) > CONNECTIONS:
+        # uvicorn would refuse the newest, which may be that of a probe, and in words of its own.
+        most, self.limit_concurrency = self.limit_concurrency, None
+        if most is not None and len(self.connections) > most:
             silent = [peer for peer in self.connections if isinstance(peer, Connection)]
             silent = [peer for peer in silent if peer.silent]
             min(silent, key=lambda peer: peer._since).hang_up()

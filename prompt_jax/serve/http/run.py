@@ -35,11 +35,11 @@ def server_of(app: ASGIApp, host: str, port: int) -> Server:
     """A uvicorn server that drains on SIGTERM: what is being answered is answered to its end."""
     import uvicorn
 
-    from prompt_jax.serve.http.connections import Connection
+    from prompt_jax.serve.http.connections import CONNECTIONS, Connection
 
     config = uvicorn.Config(
         app, host=host, port=port, log_level="warning", timeout_keep_alive=30, server_header=False,
         timeout_graceful_shutdown=60, h11_max_incomplete_event_size=2**16, access_log=False,
-        http=Connection, ws="none", lifespan="on", log_config=None,
+        http=Connection, limit_concurrency=CONNECTIONS, ws="none", lifespan="on", log_config=None,
     )  # fmt: skip
     return uvicorn.Server(config)
