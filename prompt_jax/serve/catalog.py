@@ -24,7 +24,7 @@ from prompt_jax.serve.store import DEFAULT, Entry, Store
 LOG = logging.getLogger(__name__)
 AUDIT = logging.getLogger("prompt_jax.audit")
 """A line for each change of a store; who made it, the log adds."""
-CANDIDATE = "?"
+CANDIDATE = "the new version"
 """A name that no store has."""
 COMPOSED = 256
 """Compositions that are kept, the last that were asked for."""
