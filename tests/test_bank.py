@@ -149,7 +149,10 @@ def test_prompts_that_rows_cannot_have_for_themselves(tiny):
 def test_a_slot_that_is_too_small(tiny):
     small = Injection(prompt=jnp.zeros((2, 16)))
     bank = Bank(layout_of([small]), 1)
-    with pytest.raises(InputError, match=r"prompt is \[3, 16\] and a slot has \[2, 16\]"):
+    with pytest.raises(
+        InputError,
+        match=r"prompt is \[3, 16\] and a slot has \[2, 16\]; serve with --num-virtual-tokens 3,",
+    ):
         bank.put(0, leaves_of(Injection(prompt=jnp.zeros((3, 16)))))
     with pytest.raises(InputError, match="shift is .* and a slot has no room for it"):
         bank.put(0, leaves_of(Injection(shift=jnp.zeros((3, 16)))))

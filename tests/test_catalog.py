@@ -1,5 +1,6 @@
 """What a server makes of a store that others change, damage and unmount."""
 
+import contextlib
 import dataclasses
 import shutil
 
@@ -59,7 +60,7 @@ def test_what_cannot_be_served(tiny, store):
         first = catalog.find("good")
         with pytest.raises(ChangedError, match="'good' is .* and not '0'; look at it again"):
             catalog.put("good", first.prompt, expected="0")
-        with pytest.raises(InputError, match="no room for it"):
+        with pytest.raises(InputError, match="no room for it; serve with --lora-rank 2"):
             catalog.put("good", prompt_of(tiny, LoraConfig(r=2), 3))
         assert len(store.entries().entries) == 3  # What was refused left nothing.
         second = catalog.put("good", prompt_of(tiny, room[0], 5))
@@ -111,7 +112,7 @@ def test_what_is_damaged_while_it_is_served_stays(catalog, store):
         catalog.find("films")
 
 
-def test_a_store_that_is_lost(catalog, store, tiny, tmp_path):
+def test_a_store_that_is_lost(catalog, store, tiny, tmp_path, monkeypatch):
     before = catalog.served
     store.root.rename(tmp_path / "mounted")
     for why in ("the store cannot be read: No such file or directory", "the store is empty"):
@@ -121,6 +122,16 @@ def test_a_store_that_is_lost(catalog, store, tiny, tmp_path):
         catalog.put("films", prompt_of(tiny, ROOM[0], 4))
     assert store.names() == []
     shutil.rmtree(store.root)
+    (tmp_path / "mounted").rename(store.root)
+
+    def unmounted(name):  # In the middle of a look.
+        with contextlib.suppress(FileNotFoundError):
+            store.root.rename(tmp_path / "mounted")
+        return Store.marks(store, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "marks", unmounted)
+        assert catalog.refresh() == [] and catalog.lost and catalog.served == before
     (tmp_path / "mounted").rename(store.root)
     assert catalog.refresh() == [] and catalog.lost == "" and catalog.served == before
     store.unalias("films", "default")
@@ -151,6 +162,14 @@ def test_a_change_is_compared_with_what_others_have_changed(catalog, store, tiny
     with pytest.raises(ChangedError, match="'satire@1' is"):
         catalog.remove("satire", 1, expected=last)
     assert store.resolve("films").version == 2 and store.resolve("satire").version == 1
+    for model in ("none", "films@new"):  # `*` is what is there, and "" what is not.
+        name, _, alias = model.partition("@")
+        with pytest.raises(ChangedError, match="is not there and not"):
+            catalog.alias(name, alias or "new", 1, expected="*")
+    catalog.alias("films", "new", 1, expected="")
+    catalog.alias("films", "new", 2, expected="*")
+    with pytest.raises(ChangedError):
+        catalog.alias("films", "new", 1, expected="")
 
 
 def test_the_name_of_the_base_is_no_prompts(catalog, store, tiny):

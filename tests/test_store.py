@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 from test_disk import full_disk
 
+from prompt_jax import cli
 from prompt_jax.config import InputError
 from prompt_jax.disk import DiskFullError, InUseError, UnwritableError
 from prompt_jax.methods import PromptTuningConfig
-from prompt_jax.prompts import Prompt
+from prompt_jax.prompts import Prompt, save_prompt
 from prompt_jax.serve import Store, UnknownPromptError, inspection
 from prompt_jax.serve import store as store_module
 
@@ -319,6 +320,38 @@ def test_an_alias_of_a_version_that_is_gone(store):
     assert value_of(store, "films@stable") == 1
     with pytest.raises(UnknownPromptError, match="no 'films' in the store; .*: 1, 2, 3, stable$"):
         store.load("films")
+
+
+def test_versions_on_the_command_line(store, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    prompt = str(save_prompt(tmp_path / "prompt", prompt_of(4)))
+    place = ["--store", str(store.root)]
+
+    def run(*words, code=0):
+        assert cli.main(["prompts", *words, *place]) == code, words
+        output = capsys.readouterr()
+        return output.err if code else output.out
+
+    assert run("publish", prompt, "--name", "films", "--alias", "canary").startswith("films@4 in")
+    assert run("alias", "films@canary", "stable") == "films@stable is films@4\n"
+    assert run("alias", "films@2", "default") == "films@default is films@2\n"
+    assert value_of(store, "films") == 2
+    (store.root / "films" / "3" / "prompt_jax_config.json").unlink()
+    (store.root / "films" / "3" / "adapter_config.json").unlink()
+    cells = [line.split("│")[1:3] for line in run("versions").splitlines()[3:-1]]
+    assert {version.strip(): names.strip() for version, names in cells} == {
+        "films@1": "", "films@2": "films default", "films@3": "", "films@4": "canary stable",
+    }  # fmt: skip
+    assert "films@4 is what canary, stable means" in run("remove", "films@4", code=2)
+    assert run("remove", "films@3") == "films@3 is removed\n"
+    assert run("remove", "films@default") == "films@default is removed\n"
+    assert value_of(store, "films") == 4
+    assert "'films' names all versions; give one" in run("remove", "films", code=2)
+    assert "there is no 'films@9' in the store" in run("alias", "films@9", "stable", code=2)
+    place[1] += "x"
+    for words in (("versions",), ("alias", "films@1", "stable"), ("remove", "films@1")):
+        assert "there is no store" in run(*words, code=2)
+    assert not (tmp_path / "storex").exists()
 
 
 WRITER = """

@@ -53,18 +53,20 @@ def versions(name: Positional[str] = "", *, store: str = "prompts") -> None:
     from rich.table import Table
 
     from prompt_jax.prompts import list_prompts
+    from prompt_jax.prompts.loading import Listed
 
+    empty = Listed("", "", None, "", "", "", "no prompt is in its folder")
     library = _open(store)
     scan = library.versions(name) if name else library.entries()
     by_name = {entry.name: entry for entry in scan.entries if entry.by_name}  # The newest is last.
-    names = sorted({entry.name for entry in scan.entries})
-    rows = {f"{n}@{row.name}": row for n in names for row in list_prompts(library.root / n)}
-    table = Table("version", "meant by", "method", "numbers", "metric", "digest", "problem")
+    folders = sorted({entry.name for entry in scan.entries})
+    rows = {f"{f}@{row.name}": row for f in folders for row in list_prompts(library.root / f)}
+    table = Table("version", "meant by", "method", "metric", "digest", "problem")
     for entry in scan.entries:
-        alone = [entry.name] if by_name.get(entry.name) is entry else []
-        row = rows[str(entry)]
-        cells = " ".join([*alone, *entry.aliases]), row.method, row.size, row.metric, row.digest
-        table.add_row(str(entry), *("" if c is None else str(c) for c in (*cells, row.problem)))
+        names = [entry.name] if by_name.get(entry.name) is entry else []
+        row = rows.get(str(entry), empty)
+        cells = " ".join([*names, *entry.aliases]), row.method, row.metric, row.digest, row.problem
+        table.add_row(str(entry), *cells)
     Console().print(table)
     for problem in scan.problems:
         print(problem)

@@ -80,14 +80,7 @@ class Catalog:
 
     def _refresh(self, only: str | None = None) -> None:
         """Looks at all names of the store, or at one."""
-        try:
-            names = self.store.names()
-        except StoreError as error:
-            self.lost = str(error)
-            return
-        # A name keeps its folder when its last version is removed, so this is no change of prompts
-        # but a volume that is not mounted.
-        self.lost = "the store is empty" if self._versions and not names else ""
+        names = self._present()
         if self.lost:
             return
         looks: dict[str, Look] = {}
@@ -97,10 +90,24 @@ class Catalog:
             marks = self.store.marks(name) if only in (None, name) else last.marks
             if marks != last.marks:
                 looks[name] = self._look(name, marks, last)
+        if not self._present() and self.lost:  # Which it became while it was read.
+            return
         self._looks = looks
         gone = self._publish({r: s for look in looks.values() for r, s in look.versions.items()})
         for reference in gone:
             self.engine.remove(reference)
+
+    def _present(self) -> list[str]:
+        """The names of the store; notes in `lost` whether it is there."""
+        try:
+            names = self.store.names()
+        except StoreError as error:
+            names, self.lost = [], str(error)
+        else:
+            # A name keeps its folder when its last version is removed, so this is no change of
+            # prompts but a volume that is not mounted.
+            self.lost = "the store is empty" if self._versions and not names else ""
+        return names
 
     def _look(self, name: str, marks: Mapping[str, Mark], last: Look) -> Look:
         """Reads what is not as it was at the last look; of what cannot be read the last stays."""
@@ -263,7 +270,8 @@ class Catalog:
 
         Args:
           model: what is changed.
-          expected: the digest of what it has to mean until then; None does not compare.
+          expected: the digest of what it has to mean until then, `*` of anything; None does not
+            compare.
 
         Raises:
           StoreError: the store is lost, and what is written would be lost with it.
@@ -276,7 +284,8 @@ class Catalog:
                 raise StoreError(f"{self.lost}; prompts are served and cannot be changed")
             served = self._names.get(model)
             digest = "" if served is None else served.digest
-            if expected is not None and digest != expected:
+            meant = {digest, "*"} if digest else {digest}
+            if expected is not None and expected not in meant:
                 raise ChangedError(
                     f"{model!r} is {digest[:12] or 'not there'} and not {expected[:12]!r}; look at "
                     "it again"

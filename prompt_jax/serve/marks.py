@@ -1,6 +1,7 @@
 """Marks of files: by two looks at them one knows what changed in between."""
 
 import os
+import stat
 import time
 from pathlib import Path
 from typing import TypeAlias
@@ -19,20 +20,28 @@ def marks_of(folder: Path) -> dict[str, Mark]:
     no other, and so has what cannot be read.
     """
     try:
-        return {path.name: _mark(path) for path in inside(folder)} or {"": _mark(folder)}
+        paths = [(path.name, path) for path in inside(folder)] or [("", folder)]
+        return {name: _mark(path) for name, path in paths}
     except OSError:
         return {"": (_unequalled(),)}
 
 
 def _mark(path: Path) -> Mark:
     try:
-        states = [(file.name, os.lstat(file)) for file in (path, *inside(path))]
+        state = os.lstat(path)
+        rows = [_row("", state)]
+        if stat.S_ISDIR(state.st_mode):
+            with os.scandir(path) as files:
+                rows += sorted(_row(f.name, f.stat(follow_symlinks=False)) for f in files)
     except FileNotFoundError:  # Somebody is deleting it.
         return (_unequalled(),)
-    rows = [(name, state.st_ino, state.st_size, state.st_mtime_ns) for name, state in states]
     newest = max(row[-1] for row in rows)
     young = time.time_ns() - newest < (FINE if newest % 10**9 else COARSE)
     return (*rows, _unequalled()) if young else tuple(rows)
+
+
+def _row(name: str, state: os.stat_result) -> tuple[str, int, int, int]:
+    return name, state.st_ino, state.st_size, state.st_mtime_ns
 
 
 def _unequalled() -> tuple[str, int, int, int]:

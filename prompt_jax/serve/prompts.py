@@ -258,9 +258,17 @@ def check_room(leaves: Leaves, layout: Layout) -> None:
         if room is None or any(a > b for a, b in zip(leaf.shape, room, strict=True)):
             raise InputError(
                 f"{path} is {list(leaf.shape)} and a slot has "
-                f"{'no room for it' if room is None else list(room)}; make a bank whose layout "
-                "has this prompt in it"
+                f"{'no room for it' if room is None else list(room)}; {_remedy(path, leaf)}"
             )
+
+
+def _remedy(path: str, leaf: np.ndarray) -> str:
+    """What makes room for a leaf."""
+    if path in ("prompt", "mask"):
+        return f"serve with --num-virtual-tokens {len(leaf)}, or give the engine room for as many"
+    if path.endswith("lora/a"):
+        return f"serve with --lora-rank {leaf.shape[-1]}, or give the engine room for that rank"
+    return "put it into the store before the server starts, or give the engine room for it"
 
 
 def fitted(leaves: Leaves, layout: Layout) -> dict[str, np.ndarray]:

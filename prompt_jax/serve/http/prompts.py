@@ -6,7 +6,10 @@ import struct
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.responses import PlainTextResponse
@@ -28,11 +31,19 @@ DAMAGED = (
     OSError, RuntimeError, ValueError,
 )  # fmt: skip
 """What zipfile raises of archives that are damaged or want a password."""
+Change = TypeVar("Change")
+"""What a change answers."""
 
 
 def add_prompts(app: FastAPI) -> None:
     """Adds the routes to an application that has `state.responses`."""
     responses: Responses = app.state.responses
+    # Changes take turns and may have to wait for those of other processes. Of the threads that
+    # tokenize for everybody they would keep many waiting.
+    changes = ThreadPoolExecutor(1, "changes")
+
+    def in_turn(change: Callable[[], Change]) -> Awaitable[Change]:
+        return asyncio.get_running_loop().run_in_executor(changes, change)
 
     @app.get("/v1/key")
     async def key(request: Request) -> JSON:
@@ -65,20 +76,20 @@ def add_prompts(app: FastAPI) -> None:
         view.own(name)  # Before the body is looked at.
         body = await request.body()
         prompt = await asyncio.to_thread(unpacked, body, responses.engine.backbone)
-        served = await asyncio.to_thread(view.put, name, prompt, expected_of(request))
+        served = await in_turn(lambda: view.put(name, prompt, expected_of(request)))
         return responses.model(served)
 
     @app.delete("/v1/prompts/{name}/{version}")
     async def remove(request: Request, name: str, version: int) -> JSON:
         view: View = request.state.view
-        await asyncio.to_thread(view.remove, name, version, expected_of(request))
+        await in_turn(lambda: view.remove(name, version, expected_of(request)))
         return {"id": f"{name}@{version}", "object": "model", "deleted": True}
 
     @app.put("/v1/prompts/{name}/aliases/{alias}")
     async def alias(request: Request, name: str, alias: str, body: schemas.AliasRequest) -> JSON:
         view: View = request.state.view
         expected = expected_of(request)
-        served = await asyncio.to_thread(view.alias, name, alias, body.version, expected)
+        served = await in_turn(lambda: view.alias(name, alias, body.version, expected))
         return responses.model(served)
 
     @app.post("/v1/load_lora_adapter")
@@ -86,14 +97,14 @@ def add_prompts(app: FastAPI) -> None:
         """An alias for a version, under the name that vLLM's clients know."""
         view: View = request.state.view
         name, replace = body.lora_name, body.load_inplace
-        await asyncio.to_thread(view.load, name, body.lora_path, replace=replace)
+        await in_turn(lambda: view.load(name, body.lora_path, replace=replace))
         # The words of vLLM, whose clients use this route.
         return PlainTextResponse(f"Success: LoRA adapter '{name}' added successfully.")
 
     @app.post("/v1/unload_lora_adapter")
     async def unload(request: Request, body: schemas.UnloadRequest) -> PlainTextResponse:
         view: View = request.state.view
-        await asyncio.to_thread(view.unload, body.lora_name)
+        await in_turn(lambda: view.unload(body.lora_name))
         return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' removed successfully.")
 
 
