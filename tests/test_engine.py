@@ -260,7 +260,7 @@ def test_swaps_under_load_compile_nothing(tiny):
             compiled.append(name)
 
     with Engine(tiny, {**others, "x": versions[0]}, **SMALL) as engine:
-        engine.warm_up([Kind("score", 8, 2, 2), WRITE])
+        engine.warm_up([Kind("score", 8, 2, 1), WRITE])
         known = {}
         for version in versions:
             digest = engine.put("x", version)
@@ -339,5 +339,5 @@ def test_warm_up_compiles_what_is_asked(tiny):
     with Engine(tiny, prompts_of(tiny), **SMALL) as engine:
         # Two parts of a slot; embeddings and scores at two sizes; inputs of 1 and 4 rows, tokens.
         assert engine.warm_up() == 2 * (2 + 2 + 3)
-        assert engine.warm_up([Kind("score", 8, 8, 2)]) == 2 * (2 + 2 + 3) + 2 * 2
+        assert engine.warm_up([Kind("score", 8, 8, 1)]) == 2 * (2 + 2 + 3) + 2 * 2
         assert engine.stats.rows == 0

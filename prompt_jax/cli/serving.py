@@ -31,6 +31,7 @@ def _serve(
     max_new_tokens: int = 64,
     queue: int = 1024,
     timeout: float = 60.0,
+    drain_seconds: float = 0.0,
     frozen: BackboneConfig = FROZEN,
     mesh: MeshConfig = MESH,
 ) -> None:
@@ -53,6 +54,8 @@ def _serve(
       max_new_tokens: of an answer at most.
       queue: requests that may wait.
       timeout: seconds that a request has.
+      drain_seconds: from SIGTERM on in which /readyz says 503 and requests are still taken, so that
+        a load balancer can turn to others; then what was taken is answered.
       frozen: how the model is loaded.
       mesh: the devices that share it.
     """
@@ -66,13 +69,13 @@ def _serve(
     from prompt_jax.serve.catalog import open_catalog
     from prompt_jax.serve.http import create_app
     from prompt_jax.serve.http.keys import Keys, read_keys
-    from prompt_jax.serve.http.run import check_open, server_of
+    from prompt_jax.serve.http.run import check_open, listen, server_of
     from prompt_jax.weights import load_backbone
 
     allowed = read_keys(keys) if keys else Keys()
     check_open(host, allowed)
-    prompts = Store(Path(store))
-    prepare()
+    prompts, listener = Store(Path(store)), listen(host, port)
+    prepare(keep_programs=True)
     loaded = load_backbone(
         backbone, revision=frozen.revision, dtype=frozen.dtype, mesh=mesh,
         attention_chunk=frozen.attention_chunk, attention=frozen.attention,
@@ -84,13 +87,16 @@ def _serve(
     for problem in problems:
         print(f"not served: {problem}")
     print(f"{len(catalog.served)} prompts of {store} on {backbone}; compiling", flush=True)
-    with catalog.engine as engine:
-        engine.warm_up()
-        server = server_of(create_app(catalog, allowed, hosts=hosts, timeout=timeout), host, port)
-        print(f"ready on http://{host}:{port}", flush=True)
+    with catalog.engine:
+        address = f"http://{host}:{listener.getsockname()[1]}"
+        app = create_app(
+            catalog, allowed, hosts=hosts, timeout=timeout,
+            on_ready=lambda: print(f"ready on {address}", flush=True),
+        )  # fmt: skip
+        server = server_of(app, host, port, timeout=timeout, drain=drain_seconds)
         # uvicorn ends by these signals and then raises them again, for the handlers set here: after
         # SIGTERM the engine still answers what it took, and a second Ctrl-C ends at once.
         signal.signal(signal.SIGTERM, lambda *_: None)
         signal.signal(signal.SIGINT, lambda number, _: signal.signal(number, signal.SIG_DFL))
-        server.run()
+        server.run([listener])
     print("all that was taken is answered")

@@ -1,5 +1,6 @@
 """What the prompts of a store are called by those who ask, and which version that means now."""
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import hashlib
@@ -22,6 +23,8 @@ from prompt_jax.serve.store import DEFAULT, Entry, Store
 
 CANDIDATE = "?"
 """A name that no store has."""
+COMPILING = 30.0
+"""Seconds that a prompt which joins waits for its programs at most; then its requests do."""
 COMPOSED = 256
 """Compositions that are kept, the last that were asked for."""
 
@@ -143,7 +146,10 @@ class Catalog:
         if served and served.prompt and describe(served.prompt) == describe(prompt):
             return served
         self.engine.put(str(entry), prompt)
-        return self.engine.version(str(entry))
+        record = self.engine.version(str(entry))
+        # Its name means it after that, so that its first requests wait for no program.
+        concurrent.futures.wait(self.engine.prepare_for(record), timeout=COMPILING)
+        return record
 
     def _publish(self, versions: Mapping[str, Served]) -> set[str]:
         """Makes every name mean its version among these; returns those that were and are not."""

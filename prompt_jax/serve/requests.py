@@ -289,9 +289,10 @@ class Inputs:
             for row in candidates
         ]
         longest = max(map(len, rows))
-        # A mask is filled by one token. Others are not padded beyond what a text may have.
-        room = max(longest, 1 if self._fills_masks else self._lengths[-1])
-        padded = pad(rows, min(_step(longest), room), self._backbone.config.filler)
+        # One token is scored as the text is read, with no step of decoding. Others are not padded
+        # beyond what a text may have.
+        room = 1 if longest == 1 else min(_step(longest), max(longest, self._lengths[-1]))
+        padded = pad(rows, room, self._backbone.config.filler)
         return _step(len(rows)), *padded
 
     def _label_tokens(self, words: list[str], place: str) -> list[np.ndarray]:
@@ -326,5 +327,10 @@ class Inputs:
 
 
 def _step(count: int) -> int:
-    """The first of 2, 8, 32, 128, ... that is not less."""
+    """The first of 2, 8, 32, 128, ... that is not less.
+
+    Few shapes serve all sets of candidates. On two CPU cores a shape takes seconds to compile, for
+    every size of batch, while four times the candidates take 1.5 times as long to read: most of a
+    batch's time goes to its texts.
+    """
     return 2 * 4 ** ((count - 1).bit_length() // 2)

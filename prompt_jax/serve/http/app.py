@@ -24,10 +24,9 @@ from prompt_jax.serve.http.openai import add_openai
 from prompt_jax.serve.http.page import add_page
 from prompt_jax.serve.http.prompts import add_prompts
 from prompt_jax.serve.http.responses import Responses
+from prompt_jax.serve.http.run import SLACK
 
 LOG = logging.getLogger(__name__)
-SLACK = 15.0
-"""Seconds for sending and receiving, beside those that a request has for its answer."""
 
 
 def create_app(
@@ -38,6 +37,7 @@ def create_app(
     timeout: float = 60.0,
     body_bytes: int = 2**20,
     refresh: float = 5.0,
+    on_ready: Callable[[], None] | None = None,
 ) -> FastAPI:
     """The ASGI application.
 
@@ -47,6 +47,8 @@ def create_app(
         keys none stands for all names.
       body_bytes: of a request at most.
       refresh: seconds between two looks at the store and at the keys; 0 never looks.
+      on_ready: called once the engine is warm, for which the server then sees and until which it
+        is not ready; None takes the engine as it is.
     """
     backbone = catalog.engine.backbone
     if backbone.tokenizer is None:
@@ -57,7 +59,7 @@ def create_app(
 
     @contextlib.asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(_revive(app))]
+        tasks = [asyncio.create_task(_keep_warm(app, on_ready or (lambda: None)))]
         looks = {
             "not served": catalog.refresh, "prompts stay as they were": catalog.losses,
             "keys stay as they were": keys.refresh,
@@ -80,7 +82,8 @@ def create_app(
         Door(keys, catalog), catalog.engine, metrics,
     )  # fmt: skip
     app.state.responses = Responses(catalog.engine, catalog.base, metrics, timeout)
-    app.state.ready = True
+    # Not ready before it is warm, and not when it is told to leave, which ends it in a while.
+    app.state.ready, app.state.leaving = on_ready is None, False
     for kind in (*(kind for kind, _, _ in errors.KINDS), Refused, Exception):
         app.add_exception_handler(kind, errors.on_error)
     app.add_exception_handler(RequestValidationError, errors.on_invalid)
@@ -98,21 +101,25 @@ def create_app(
     return app
 
 
-async def _revive(app: FastAPI) -> None:
-    """Gives an engine that came to an end by itself a new start; not ready until it is warm."""
+async def _keep_warm(app: FastAPI, on_ready: Callable[[], None]) -> None:
+    """Warms up the engine, and again after it came to an end by itself and began anew."""
     engine: Engine = app.state.engine
     while True:
-        await asyncio.sleep(1.0)
         if engine.failed:
             app.state.ready = False
             LOG.error("the engine came to an end by itself and begins again")
+        if not app.state.ready:
             try:
-                engine.restart()
-                # Compiling takes long, and /livez has to be answered meanwhile.
+                if engine.failed:
+                    engine.restart()
+                # Futures, since a thread that waits could not be told that the server ends.
+                await asyncio.gather(*map(asyncio.wrap_future, engine.prepare()))
                 await asyncio.to_thread(engine.warm_up)
                 app.state.ready = True
+                on_ready()
             except Exception:  # Not ready until it does.
-                LOG.exception("the engine does not begin again")
+                LOG.exception("the engine is not warm")
+        await asyncio.sleep(1.0)
 
 
 async def _watch(look: Callable[[], list[str]], heading: str, every: float) -> None:
@@ -140,7 +147,7 @@ def _add_health(app: FastAPI, catalog: Catalog) -> None:
 
     async def readyz(request: Request) -> PlainTextResponse:
         state = request.app.state
-        if not (state.ready and state.engine.alive):
+        if state.leaving or not (state.ready and state.engine.alive):
             return PlainTextResponse("not ready", 503)
         # Still 200: without a disk that all servers share, none would be left to answer.
         lost = catalog.lost
