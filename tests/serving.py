@@ -1,5 +1,6 @@
 """A server on loopback with keys, for tests that speak to it over HTTP."""
 
+import asyncio
 import contextlib
 import hashlib
 import threading
@@ -8,6 +9,7 @@ from datetime import date
 from typing import NamedTuple
 
 import engines
+import httpx
 from fastapi import FastAPI
 
 from prompt_jax.backbones import Backbone
@@ -57,6 +59,17 @@ def serving(app: FastAPI):
     finally:
         server.should_exit = True
         thread.join()
+
+
+def asking(app: FastAPI):
+    """Posts to an application without a socket, with the key of a user."""
+
+    async def post(route, body):
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as user:
+            return await user.post(f"/v1/{route}", json=body, headers=USER)
+
+    return lambda route, **body: asyncio.run(post(route, body))
 
 
 def until(condition, seconds=30.0):

@@ -164,7 +164,9 @@ def test_answers_come_as_they_are_written(tiny):
     with Engine(tiny, prompts_of(tiny), **SMALL, burst=2) as engine:
         pieces = []
         whole = engine.generate("p1", [5, 6], max_new_tokens=6, stream=pieces.append).result()
-        assert len(pieces) > 1 and sum(pieces, []) == whole.tokens.tolist()
+        assert len(pieces) > 1
+        for rows, whole_rows in ((0, whole.tokens), (1, whole.log_probs)):
+            np.testing.assert_array_equal(np.concatenate([p[rows] for p in pieces]), whole_rows)
 
         def broken(tokens):
             raise ZeroDivisionError
@@ -174,6 +176,32 @@ def test_answers_come_as_they_are_written(tiny):
         with pytest.raises(ZeroDivisionError):
             spoilt.result()
         np.testing.assert_array_equal(other.result().tokens, whole.tokens)
+
+
+@pytest.mark.slow
+def test_the_likeliest_tokens_of_what_is_written_and_read(tiny_llama):
+    prompts = prompts_of(tiny_llama)
+    with Engine(tiny_llama, prompts, **SMALL) as engine:
+        text = np.array([5, 6, 7, 8])
+        futures = [engine.generate("p1", text, max_new_tokens=4, top_logprobs=k) for k in (0, 3)]
+        few, told = (future.result() for future in futures)
+        np.testing.assert_array_equal(few.tokens, told.tokens)
+        assert few.likeliest.tokens.shape == (len(few.tokens), 0)
+        np.testing.assert_array_equal(told.likeliest.tokens[:, 0], told.tokens)  # Greedy.
+        np.testing.assert_array_equal(told.likeliest.log_probs[:, 0], told.log_probs)
+        # Text and answer, read as one text: what a decoder says of its own answer.
+        read = engine.read("p1", np.concatenate([text, told.tokens])[:8], top_logprobs=3).result()
+        assert np.isnan(read.log_probs[0]) and read.digest == prompts["p1"].digest
+        count = len(read.tokens) - len(text)
+        np.testing.assert_allclose(read.log_probs[4:], told.log_probs[:count], atol=1e-5)
+        np.testing.assert_array_equal(read.likeliest.tokens[4:], told.likeliest.tokens[:count])
+        model = PromptedModel.of(tiny_llama, prompts["p1"].injection())
+        rows = jnp.asarray(read.tokens)[None]
+        logits = model.text_logits(rows, jnp.ones(rows.shape, bool))[0]
+        wanted = jax.nn.log_softmax(logits)[np.arange(len(logits) - 1), read.tokens[1:]]
+        np.testing.assert_allclose(read.log_probs[1:], wanted, atol=1e-5)
+        with pytest.raises(InputError, match="top_logprobs is 0 to 20, got 21"):
+            engine.read("p1", text, top_logprobs=21)
 
 
 @pytest.mark.slow

@@ -157,7 +157,7 @@ def test_what_is_no_request(served):
                 found.text,
             )
         for wrong in (
-            {"n": 9}, {"max_tokens": 0}, {"stop": ["a"] * 5}, {"temperature": -1}, {"echo": True},
+            {"n": 9}, {"max_tokens": 0}, {"stop": ["a"] * 17}, {"temperature": -1}, {"echo": True},
             {"bad_words": ["a"]}, {"ignore_eos": True}, {"stop_token_ids": [-1]},
             {"min_tokens": 4, "max_tokens": 3}, {"repetition_penalty": 0},
         ):  # fmt: skip

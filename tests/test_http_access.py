@@ -21,6 +21,7 @@ from prompt_jax.serve.http.errors import error_of
 from prompt_jax.serve.http.keys import Key, read_keys
 from prompt_jax.serve.http.prompts import packed
 from prompt_jax.serve.http.schemas import CompletionRequest
+from prompt_jax.serve.http.writing import COMPLETION, respond
 
 pytestmark = pytest.mark.timeout(180)
 SECRETS = [None, "nobody's", *(key.name for key in HOLDERS)]
@@ -178,7 +179,7 @@ def test_a_request_is_answered_by_the_version_it_began_with(served):
     async def answer():
         version = await responses.served(view, body)
         catalog.remove("films-hot", 1)
-        return await responses.respond(body, [(version, "a fine film")], "text_completion")
+        return await respond(responses, body, [(version, "a fine film")], COMPLETION)
 
     reply = asyncio.run(answer())
     assert (reply["model"], reply["prompt_digest"]) == ("films-hot@1", prompt.digest)

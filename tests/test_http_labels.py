@@ -8,8 +8,7 @@ import pytest
 httpx = pytest.importorskip("httpx")
 pytest.importorskip("fastapi")
 
-import anyio  # noqa: E402
-from serving import KEYS, USER, prompt_of  # noqa: E402
+from serving import KEYS, USER, asking, prompt_of  # noqa: E402
 
 from prompt_jax.config import InputError  # noqa: E402
 from prompt_jax.methods import HeadConfig, PromptTuningConfig  # noqa: E402
@@ -46,14 +45,7 @@ def heads(bert_folder, tmp_path_factory):
     with Engine(backbone, prompts, rows=(1,), lengths=(16,)) as engine:
         catalog = Catalog(engine, store)
         assert catalog.refresh() == []
-        app = create_app(catalog, KEYS)
-
-        async def post(route, body):
-            transport = httpx.ASGITransport(app)
-            async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as user:
-                return await user.post(f"/v1/{route}", json=body, headers=USER)
-
-        yield lambda route, **body: anyio.run(post, route, body)
+        yield asking(create_app(catalog, KEYS))
 
 
 def test_a_class_keeps_its_name_whatever_the_order_of_labels(heads):
@@ -104,6 +96,7 @@ def test_labels_that_cannot_be_told_apart(served):
                 assert reply.status_code == 400 and message in reply.text, reply.text
 
 
+@pytest.mark.slow
 def test_a_head_writes_nothing(tiny_llama):
     method = PromptTuningConfig(num_virtual_tokens=2, num_labels=3, task_type="TOKEN_CLS")
     prompt = dataclasses.replace(prompt_of(tiny_llama, method, 1), task=TAGS)

@@ -55,8 +55,9 @@ def test_kubernetes():
     ):
         assert selector == labels
     assert service["spec"]["ports"][0]["targetPort"] == pod["containers"][0]["ports"][0]["name"]
-    timeout = next(a for a in pod["containers"][0]["args"] if a.startswith("--timeout="))
-    assert pod["terminationGracePeriodSeconds"] > int(timeout.partition("=")[2])
+    given = dict(each.split("=") for each in pod["containers"][0]["args"])
+    seconds = int(given["--drain-seconds"]) + int(given["--timeout"]) + SLACK
+    assert pod["terminationGracePeriodSeconds"] > seconds
     assert pod["securityContext"]["runAsNonRoot"]
     own = pod["containers"][0]["securityContext"]
     assert own["readOnlyRootFilesystem"] and not own["allowPrivilegeEscalation"]

@@ -1,11 +1,14 @@
 """What a call of LangChain's models may have: a prompt, and how its answer is written."""
 
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, TypeAlias, TypeVar
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SkipValidation
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PrivateAttr, SkipValidation
 
 from prompt_jax.config import InputError, choose
+from prompt_jax.integrations.retries import awritten, written
 from prompt_jax.integrations.sources import Call, Source
+from prompt_jax.serve.streaming import Piece
 from prompt_jax.tasks.text import Messages
 
 Options: TypeAlias = dict[str, Any]
@@ -32,6 +35,10 @@ class Prompted(BaseModel):
     """The name of a prompt; empty is the frozen model alone."""
     require_prompt: bool = False
     """Whether a call without a prompt is an error, as one with a misspelt key of a config is."""
+    max_retries: int = 2
+    """Further tries where too many requests wait (429) or a server begins anew (503)."""
+    _identity: dict[str, str] | None = PrivateAttr(default=None)
+    """What `identity_of` gives, where it was looked up before LangChain's cache asks."""
 
     def with_prompt(self: Model, name: str) -> Model:
         """The same model under a prompt.
@@ -54,6 +61,17 @@ class Prompted(BaseModel):
         if not name and self.require_prompt:
             raise InputError("no prompt is named and require_prompt is set; give soft_prompt")
         return name
+
+    def looked_up(self: Model, options: Options) -> Model:
+        """A copy that knows its identity, so that a cache's question asks no server."""
+        settled = self.model_copy()
+        settled._identity = self.identity_of(options)
+        return settled
+
+    @property
+    def about(self) -> dict[str, str]:
+        """Its base and its prompt, without a look at what the name stands for now."""
+        return {"base": self.source.base, "soft_prompt": self.prompt_of({})}
 
     def identity_of(self, options: Options) -> dict[str, str]:
         """What decides an answer beside its text, for caches: a new version is another identity."""
@@ -83,8 +101,6 @@ class Writing(Prompted):
     stop: list[str] | None = Field(default=None, alias="stop_sequences")
     timeout: float | None = None
     """Seconds of a call."""
-    max_retries: int = 0
-    """Accepted and without effect: a call is tried once."""
     # Neither printed nor saved with the model, since it may be a secret.
     api_key: SkipValidation[object] = Field(default=None, exclude=True, repr=False)
     """Accepted and without effect: the key is that of the source, `Remote(url, api_key)`."""
@@ -95,8 +111,19 @@ class Writing(Prompted):
         """A text or a chat, and how it shall be answered."""
         options = options_of(options)
         sampling = {name: options.get(name, getattr(self, name)) for name in SAMPLING}
-        stops = tuple(stop or self.stop or ())
-        return Call(input, self.prompt_of(options), **sampling, stops=stops)
+        stops, retries = (
+            tuple(stop or self.stop or ()),
+            options.get("max_retries", self.max_retries),
+        )
+        return Call(input, self.prompt_of(options), **sampling, stops=stops, retries=retries)
+
+    def written(self, call: Call) -> Iterator[Piece]:
+        """An answer as it is written."""
+        return written(lambda: self.source.write(call), call.retries)
+
+    def awritten(self, call: Call) -> AsyncIterator[Piece]:
+        """As `written`, for an event loop."""
+        return awritten(lambda: self.source.awrite(call), call.retries)
 
     @property
     def sampling(self) -> Options:

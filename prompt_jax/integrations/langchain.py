@@ -7,6 +7,7 @@
 Calls of different prompts that run at the same time, as branches of a graph do, share a batch.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -16,6 +17,7 @@ from langchain_core.callbacks import (
     CallbackManagerForLLMRun,
 )
 from langchain_core.embeddings import Embeddings
+from langchain_core.globals import get_llm_cache
 from langchain_core.language_models import LLM, BaseChatModel, LangSmithParams
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.messages.ai import UsageMetadata
@@ -29,6 +31,8 @@ from prompt_jax.serve.streaming import Piece
 from prompt_jax.tasks.chat import messages_of
 from prompt_jax.tasks.text import Messages
 
+THREADS = 32
+"""Calls of a batch at once: two boards of answers."""
 ROLES = {"human": "user", "ai": "assistant", "system": "system"}
 
 
@@ -52,11 +56,11 @@ class ChatPromptJax(Writing, BaseChatModel):
 
     @property
     def _identifying_params(self) -> Options:
-        return {**self.identity_of({}), **self.sampling}
+        return {**self.about, **self.sampling}
 
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: object) -> str:
         # LangChain's cache goes by this string: a new version of a prompt must not get old answers.
-        identity = sorted(self.identity_of(kwargs).items())
+        identity = sorted((self._identity or self.identity_of(kwargs)).items())
         return f"{super()._get_llm_string(stop=stop, **kwargs)}{identity}"
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: object) -> LangSmithParams:
@@ -74,7 +78,15 @@ class ChatPromptJax(Writing, BaseChatModel):
         **kwargs: object,
     ) -> ChatResult:
         call = self.call(messages_in(messages), stop, kwargs)
-        return self._result(call, kwargs, list(self.source.write(call)))
+        return self._result(call, kwargs, list(self.written(call)))
+
+    async def agenerate(self, messages: list[list[BaseMessage]], *args: Any, **kwargs: Any) -> Any:
+        """LangChain's `agenerate`, whose cache asks the source beside the event loop."""
+        model = self
+        if is_cached(self):
+            options = {name: kwargs[name] for name in OPTIONS if name in kwargs}
+            model = await asyncio.to_thread(self.looked_up, options)
+        return await super(ChatPromptJax, model).agenerate(messages, *args, **kwargs)
 
     async def _agenerate(
         self,
@@ -84,14 +96,14 @@ class ChatPromptJax(Writing, BaseChatModel):
         **kwargs: object,
     ) -> ChatResult:
         call = self.call(messages_in(messages), stop, kwargs)
-        return self._result(call, kwargs, [piece async for piece in self.source.awrite(call)])
+        return self._result(call, kwargs, [piece async for piece in self.awritten(call)])
 
     def _result(self, call: Call, options: Options, written: list[Piece]) -> ChatResult:
         last = written[-1]
         message = AIMessage(
             "".join(piece.text for piece in written),
             response_metadata=self._about(call, options, last),
-            usage_metadata=self._usage(call, last),
+            usage_metadata=usage_of(last),
         )
         return ChatResult(generations=[ChatGeneration(message=message)])
 
@@ -103,7 +115,7 @@ class ChatPromptJax(Writing, BaseChatModel):
         **kwargs: object,
     ) -> Iterator[ChatGenerationChunk]:
         call = self.call(messages_in(messages), stop, kwargs)
-        for piece in self.source.write(call):
+        for piece in self.written(call):
             chunk = self._chunk(call, kwargs, piece)
             if run_manager:
                 run_manager.on_llm_new_token(chunk.text, chunk=chunk)
@@ -117,7 +129,7 @@ class ChatPromptJax(Writing, BaseChatModel):
         **kwargs: object,
     ) -> AsyncIterator[ChatGenerationChunk]:
         call = self.call(messages_in(messages), stop, kwargs)
-        async for piece in self.source.awrite(call):
+        async for piece in self.awritten(call):
             chunk = self._chunk(call, kwargs, piece)
             if run_manager:
                 await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
@@ -129,7 +141,7 @@ class ChatPromptJax(Writing, BaseChatModel):
         message = AIMessageChunk(
             content=piece.text,
             response_metadata=self._about(call, options, piece),
-            usage_metadata=self._usage(call, piece),
+            usage_metadata=usage_of(piece),
             chunk_position="last",
         )
         return ChatGenerationChunk(message=message)
@@ -141,26 +153,42 @@ class ChatPromptJax(Writing, BaseChatModel):
             "model_provider": "prompt_jax",
             "finish_reason": last.finish,
             "soft_prompt": call.prompt,
-            "prompt_digest": self.source.digest(call.prompt),
+            "prompt_digest": last.digest,
         }
 
-    def _usage(self, call: Call, last: Piece) -> UsageMetadata:
-        read, written = self.source.count(call), len(last.tokens)
-        return UsageMetadata(input_tokens=read, output_tokens=written, total_tokens=read + written)
-
     def batch_with_prompts(
-        self, inputs: Sequence[Any], prompts: Sequence[str], **kwargs: Any
-    ) -> list[AIMessage]:
-        """An answer for each input, each under its own prompt, in batches that they share."""
+        self,
+        inputs: Sequence[Any],
+        prompts: Sequence[str],
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[AIMessage | Exception]:
+        """An answer for each input, each under its own prompt, in batches that they share.
+
+        Args:
+          return_exceptions: an error stands in the place of its answer; else the first one is
+            raised.
+        """
         if len(inputs) != len(prompts):
             raise InputError(f"there are {len(inputs)} inputs and {len(prompts)} prompts")
 
-        def ask(messages: Any, prompt: str) -> AIMessage:
-            return self.invoke(messages, soft_prompt=prompt, **kwargs)
+        def ask(messages: Any, prompt: str) -> AIMessage | Exception:
+            try:
+                return self.invoke(messages, soft_prompt=prompt, **kwargs)
+            except Exception as error:  # It is the answer to this input alone.
+                if not return_exceptions:
+                    raise
+                return error
 
-        # A thread for each call: only calls that wait at the same time share a batch.
-        with ThreadPoolExecutor(max(len(inputs), 1)) as pool:
-            return list(pool.map(ask, inputs, prompts))
+        # Threads, since only calls that wait at the same time share a batch.
+        with ThreadPoolExecutor(THREADS) as pool:
+            futures = [pool.submit(ask, *row) for row in zip(inputs, prompts, strict=True)]
+            try:
+                return [future.result() for future in futures]
+            finally:
+                for future in futures:
+                    future.cancel()
 
 
 class PromptJaxLLM(Writing, LLM):
@@ -174,16 +202,18 @@ class PromptJaxLLM(Writing, LLM):
 
     @property
     def _identifying_params(self) -> Options:
-        return {**self.identity_of({}), **self.sampling}
+        return {**(self._identity or self.about), **self.sampling}
 
     def generate(self, prompts: list[str], *args: Any, **kwargs: Any) -> Any:
         """LangChain's `generate`, whose cache tells prompts and their versions apart."""
         model, rest = self._settled(kwargs)
+        model = model.looked_up({}) if is_cached(self) else model
         return super(PromptJaxLLM, model).generate(prompts, *args, **rest)
 
     async def agenerate(self, prompts: list[str], *args: Any, **kwargs: Any) -> Any:
         """As `generate`, for an event loop."""
         model, rest = self._settled(kwargs)
+        model = await asyncio.to_thread(model.looked_up, {}) if is_cached(self) else model
         return await super(PromptJaxLLM, model).agenerate(prompts, *args, **rest)
 
     def _settled(self, options: Options) -> "tuple[PromptJaxLLM, Options]":
@@ -201,7 +231,7 @@ class PromptJaxLLM(Writing, LLM):
         **kwargs: object,
     ) -> str:
         call = self.call(prompt, stop, kwargs)
-        return "".join(piece.text for piece in self.source.write(call))
+        return "".join(piece.text for piece in self.written(call))
 
     async def _acall(
         self,
@@ -211,7 +241,7 @@ class PromptJaxLLM(Writing, LLM):
         **kwargs: object,
     ) -> str:
         call = self.call(prompt, stop, kwargs)
-        return "".join([piece.text async for piece in self.source.awrite(call)])
+        return "".join([piece.text async for piece in self.awritten(call)])
 
     def _stream(
         self,
@@ -220,7 +250,7 @@ class PromptJaxLLM(Writing, LLM):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: object,
     ) -> Iterator[GenerationChunk]:
-        for piece in self.source.write(self.call(prompt, stop, kwargs)):
+        for piece in self.written(self.call(prompt, stop, kwargs)):
             chunk = GenerationChunk(text=piece.text)
             if run_manager:
                 run_manager.on_llm_new_token(chunk.text, chunk=chunk)
@@ -232,11 +262,22 @@ class PromptJaxEmbeddings(Prompted, Embeddings):
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """A vector for each text."""
-        return self.source.embed(self.prompt_of({}), texts)
+        return self.source.embed(self.prompt_of({}), texts, self.max_retries)
 
     def embed_query(self, text: str) -> list[float]:
         """A vector for one text."""
         return self.embed_documents([text])[0]
+
+
+def is_cached(model: ChatPromptJax | PromptJaxLLM) -> bool:
+    """Whether LangChain keeps the answers of a model."""
+    return model.cache is not False and bool(model.cache or get_llm_cache())
+
+
+def usage_of(last: Piece) -> UsageMetadata:
+    """The tokens of a text and of its answer, of which this is the last piece."""
+    read, count = last.read, last.written
+    return UsageMetadata(input_tokens=read, output_tokens=count, total_tokens=read + count)
 
 
 def messages_in(messages: Sequence[BaseMessage]) -> Messages:

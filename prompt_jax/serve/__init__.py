@@ -1,7 +1,6 @@
 """Many prompts over one frozen model, each row of a batch with its own."""
 
 from prompt_jax.serve.bank import Bank as Bank
-from prompt_jax.serve.continuous import Written as Written
 from prompt_jax.serve.engine import Engine as Engine
 from prompt_jax.serve.errors import DeadlineError as DeadlineError
 from prompt_jax.serve.errors import EngineError as EngineError
@@ -14,6 +13,7 @@ from prompt_jax.serve.errors import UnknownPromptError as UnknownPromptError
 from prompt_jax.serve.prompts import Served as Served
 from prompt_jax.serve.prompts import layout_of as layout_of
 from prompt_jax.serve.requests import Kind as Kind
+from prompt_jax.serve.sampling import Written as Written
 from prompt_jax.serve.scoring import Classified as Classified
 from prompt_jax.serve.scoring import Embedded as Embedded
 from prompt_jax.serve.scoring import Ensembled as Ensembled

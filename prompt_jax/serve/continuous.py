@@ -2,11 +2,10 @@
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool
 
 from prompt_jax.data import pad
 from prompt_jax.forward import PromptedModel
@@ -15,20 +14,10 @@ from prompt_jax.serve.decoding import Board, Draws, admit, draws_of, empty_board
 from prompt_jax.serve.programs import Lane
 from prompt_jax.serve.prompts import PLAIN
 from prompt_jax.serve.requests import WRITE, Queue, Request, Waits
+from prompt_jax.serve.sampling import Likeliest, Written
 
 TOGETHER = 4
 """Inputs that are read at once, where more than one waits for a place."""
-
-
-class Written(NamedTuple):
-    """An answer in tokens."""
-
-    tokens: Int[np.ndarray, " U"]
-    """With EOS where it ends by itself."""
-    log_probs: Float[np.ndarray, " U"]
-    """Log-probability of every token, before temperature and cuts."""
-    digest: str
-    """The digest of the prompt that wrote it; empty of the plain model."""
 
 
 class ContinuousBatch:
@@ -127,10 +116,23 @@ class ContinuousBatch:
         paths = (path for request in self.requests.values() for path in request.served.leaves)
         self._write(self._bank.leaves_with(paths), awaited)
         board = self._board
+        tells = any(request.sampling.top_logprobs for request in self.requests.values())
+        likeliest = board.likeliest if tells else None
         # One transfer for all: each would wait for the device anew.
-        steps, live, tokens, log_probs = jax.device_get(
-            (board.step, board.live, board.tokens, board.log_probs)
+        steps, live, tokens, log_probs, likeliest = jax.device_get(
+            (board.step, board.live, board.tokens, board.log_probs, likeliest)
         )
+
+        def written(request: Request, place: int, start: int, stop: int) -> Written:
+            """What stands at a place between two steps, copied: a view keeps the whole board."""
+            at = place, slice(start, stop)
+            count = request.sampling.top_logprobs
+            top = [np.zeros((stop - start, 0), kind) for kind in (np.int32, np.float32)]
+            if likeliest is not None and count:
+                top = [rows[at][:, :count].copy() for rows in likeliest]
+            digest = request.served.digest
+            return Written(tokens[at].copy(), log_probs[at].copy(), Likeliest(*top), digest)
+
         for place, request in list(self.requests.items()):
             step = int(steps[place])
             # A log-probability is normalised over all logits, so a NaN in any of them shows here.
@@ -138,20 +140,17 @@ class ContinuousBatch:
                 self._leave(place)
                 poison(request)
                 continue
-            new = tokens[place, self._sent[place] : step].tolist()
-            self._sent[place] = step
-            if new and request.sampling.stream is not None:
+            start, self._sent[place] = self._sent[place], step
+            if start < step and request.sampling.stream is not None:
                 try:
-                    request.sampling.stream(new)
+                    request.sampling.stream(written(request, place, start, step))
                 except Exception as error:  # The caller's own code failed; others go on.
                     self._leave(place)
                     request.settle(error=error)
                     continue
             if not live[place]:
                 self._leave(place)
-                # Copied, since a view would keep the arrays of the whole board alive.
-                answer = tokens[place, :step].copy(), log_probs[place, :step].copy()
-                request.settle(Written(*answer, request.served.digest))
+                request.settle(written(request, place, 0, step))
 
     def _write(self, leaves: DeviceLeaves, awaited: Bool[np.ndarray, " R"]) -> None:
         self._board = write(self._model, leaves, self._board, awaited, tokens=self._burst)

@@ -20,7 +20,7 @@ from prompt_jax.forward import PromptedModel
 from prompt_jax.generate.rules import ban, lessened
 from prompt_jax.generate.sampling import restrict
 from prompt_jax.serve.bank import DeviceLeaves, injection_of, rows_of
-from prompt_jax.serve.sampling import STOP_IDS, Sampling
+from prompt_jax.serve.sampling import STOP_IDS, TOP, Likeliest, Sampling
 
 
 class Draws(NamedTuple):
@@ -35,6 +35,7 @@ class Draws(NamedTuple):
     """Tokens that end an answer; a token beyond the vocabulary fills up."""
     min_new_tokens: Int[Array | np.ndarray, " R"]
     repetition_penalty: Float[Array | np.ndarray, " R"]
+    top_logprobs: Int[Array | np.ndarray, " R"]
 
 
 class Board(NamedTuple):
@@ -48,6 +49,8 @@ class Board(NamedTuple):
     tokens: Int[Array, "R U"]
     log_probs: Float[Array, "R U"]
     """Log-probabilities of the tokens, before temperature and cuts."""
+    likeliest: Likeliest
+    """The likeliest tokens [R U K], zeros while no row asks for them."""
     step: Int[Array, " R"]
     """Tokens written."""
     live: Bool[Array, " R"]
@@ -94,6 +97,7 @@ def admit(
         first.decoder_cache,
         blank.astype(jnp.int32),
         blank,
+        none_likeliest(len(slots), room, config),
         jnp.zeros_like(slots),
         jnp.ones(slots.shape, bool),
         seen,
@@ -174,14 +178,25 @@ def _append(board: Board, logits: Float[Array, "R V"], config: ModelConfig) -> B
         token = jnp.where(board.step == draws.limit - 1, config.final_token_id, token)
     # Of the model itself: a caller compares answers that were written under different rules.
     log_prob = jnp.take_along_axis(logits, token[:, None], axis=1)[:, 0]
-    log_prob = log_prob - jax.nn.logsumexp(logits, axis=-1)
+    total = jax.nn.logsumexp(logits, axis=-1)
+    log_prob = log_prob - total
     rows, room = jnp.arange(len(token)), board.tokens.shape[1]
     at = jnp.where(board.live, board.step, room)  # What has ended writes beyond the last column.
     step = board.step + board.live
+
+    def tell() -> Likeliest:
+        top, tokens = jax.lax.top_k(logits, board.likeliest.tokens.shape[-1])
+        new = Likeliest(tokens, top - total[:, None])
+        return jax.tree.map(
+            lambda leaf, row: leaf.at[rows, at].set(row, mode="drop"), board.likeliest, new
+        )
+
     ended = (token[:, None] == draws.ends).any(1) | (step >= draws.limit)
     return board._replace(
         tokens=board.tokens.at[rows, at].set(token, mode="drop"),
         log_probs=board.log_probs.at[rows, at].set(log_prob, mode="drop"),
+        # Boards without such a request skip it: it sorts the vocabulary.
+        likeliest=jax.lax.cond((draws.top_logprobs > 0).any(), tell, lambda: board.likeliest),
         step=step,
         live=board.live & ~ended,
         # Rows that have ended are marked too; `admit` replaces theirs before anyone reads it.
@@ -246,10 +261,17 @@ def empty_board(
         cache,
         blank.astype(jnp.int32),
         blank,
+        none_likeliest(rows, room, config),
         zeros.copy(),  # The board is donated, and a buffer can be given away only once.
         zeros > 0,
         jnp.zeros((rows, config.vocab_size), bool),
     )
+
+
+def none_likeliest(rows: int, room: int, config: ModelConfig) -> Likeliest:
+    """Room for the likeliest tokens of every place."""
+    log_probs = jnp.zeros((rows, room, min(TOP, config.vocab_size)))
+    return Likeliest(log_probs.astype(jnp.int32), log_probs)
 
 
 def draws_of(rows: Sequence[Sampling], config: ModelConfig) -> Draws:
@@ -268,4 +290,5 @@ def draws_of(rows: Sequence[Sampling], config: ModelConfig) -> Draws:
         ends,
         np.array([row.min_new_tokens for row in rows], np.int32),
         np.array([row.repetition_penalty for row in rows], np.float32),
+        np.array([row.top_logprobs for row in rows], np.int32),
     )

@@ -16,7 +16,6 @@ from prompt_jax.config import InputError, MethodConfig
 from prompt_jax.forward import Injection, PromptedModel
 from prompt_jax.forward.places import check_places
 from prompt_jax.prompts import Prompt
-from prompt_jax.serve.continuous import Written
 from prompt_jax.serve.errors import EngineError, PromptRefusedError, TooManyPromptsError
 from prompt_jax.serve.programs import Programs
 from prompt_jax.serve.prompts import (
@@ -30,7 +29,7 @@ from prompt_jax.serve.prompts import (
     unknown,
 )
 from prompt_jax.serve.requests import WRITE, Inputs, Kind, Request, TextOrTokens
-from prompt_jax.serve.sampling import Sampling
+from prompt_jax.serve.sampling import Sampling, Written
 from prompt_jax.serve.scoring import Classified, Embedded, Ensembled, Scored, ensembled
 from prompt_jax.serve.worker import Sizes, Stats, Worker
 
@@ -240,6 +239,27 @@ class Engine:
         request = Request(served, Kind("embed", length), tokens, timeout)
         return self._submit([request])[0]
 
+    def read(
+        self,
+        prompt: str | Served | None,
+        text: TextOrTokens,
+        *,
+        top_logprobs: int = 0,
+        timeout: float | None = None,
+    ) -> "Future[Written]":
+        """How likely a decoder finds every token of a text behind those before it.
+
+        Args:
+          top_logprobs: likeliest tokens to tell at every place, up to 20.
+
+        Raises:
+          InputError: the backbone does not predict what it reads; or as `score`.
+        """
+        served = self.version(prompt)
+        kind, tokens = self._inputs.reading(text, top_logprobs)
+        sampling = Sampling(top_logprobs=top_logprobs)
+        return self._worker.submit([Request(served, kind, tokens, timeout, sampling=sampling)])[0]
+
     def generate(
         self,
         prompt: str | Served | None,
@@ -253,7 +273,8 @@ class Engine:
         min_new_tokens: int = 0,
         repetition_penalty: float = 1.0,
         stop_token_ids: Sequence[int] = (),
-        stream: Callable[[list[int]], None] | None = None,
+        top_logprobs: int = 0,
+        stream: Callable[[Written], None] | None = None,
         timeout: float | None = None,
     ) -> "Future[Written]":
         """An answer in tokens, as `prompt_jax.generate.generate` writes it.
@@ -262,7 +283,8 @@ class Engine:
 
         Args:
           stop_token_ids: beside the backbone's own ends, up to eight.
-          stream: called with new tokens as they come, from the thread of the engine.
+          top_logprobs: likeliest tokens to tell at every place, up to 20.
+          stream: called with what is new as it comes, from the thread of the engine.
 
         Raises:
           InputError: a backbone that writes nothing, or numbers outside of their range; or as
@@ -270,7 +292,7 @@ class Engine:
         """
         sampling = Sampling(
             max_new_tokens, temperature, top_k, top_p, seed, min_new_tokens, repetition_penalty,
-            tuple(stop_token_ids), stream,
+            tuple(stop_token_ids), top_logprobs, stream,
         )  # fmt: skip
         if self._worker.writer is None:
             raise InputError(f"backbone {self.backbone.name!r} only reads and writes no answers")

@@ -35,6 +35,9 @@ class TooManyPromptsError(InputError):
 class QueueFullError(RuntimeError):
     """So many requests wait that another one is not taken; try again later."""
 
+    after = 0.0
+    """Seconds until another try is worth it; 0 where nobody knows."""
+
 
 class DeadlineError(TimeoutError):
     """The answer was not there in time."""

@@ -135,7 +135,7 @@ def served_as(
     except InputError as error:
         raise PromptRefusedError(f"prompt {reference!r}: {error}") from error
     kernel, head = leaves.get("head/out/kernel"), head_of(prompt)
-    classes = 0 if kernel is None or head != "classification" else kernel.shape[-1]
+    classes = kernel.shape[-1] if kernel is not None and head == "classification" else 0
     return Served(
         reference=reference,
         digest=prompt.digest,

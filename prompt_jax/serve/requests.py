@@ -18,7 +18,7 @@ from prompt_jax.data.files import whole
 from prompt_jax.data.texts import tokenized
 from prompt_jax.serve.errors import DeadlineError, QueueFullError, TooLongError
 from prompt_jax.serve.prompts import Served
-from prompt_jax.serve.sampling import Sampling
+from prompt_jax.serve.sampling import TOP, Sampling
 from prompt_jax.tasks import Text
 from prompt_jax.trees import Tokenizer
 
@@ -32,11 +32,11 @@ LABEL_SETS = 1024
 class Kind(NamedTuple):
     """Requests of one kind can be answered by one program."""
 
-    operation: Literal["score", "classify", "embed", "write"]
+    operation: Literal["score", "classify", "embed", "read", "write"]
     length: int = 0
     """T, to which texts are padded."""
     candidates: int = 0
-    """C, to which the candidates of a request are padded."""
+    """C, to which the candidates of a request are padded; of `read`, K of the likeliest tokens."""
     tokens: int = 0
     """U, to which the tokens of a candidate are."""
 
@@ -262,6 +262,24 @@ class Inputs:
         kind = Kind("score", length, count, padded.shape[1])
         return kind, tokens, CandidateTokens(padded, real, length_normalize)
 
+    def reading(self, text: TextOrTokens, top_logprobs: int) -> tuple[Kind, Tokens]:
+        """The kind of a request for the log-probabilities of a text, and its tokens.
+
+        Raises:
+          InputError: of a model that does not predict what it reads; or as `encode`.
+        """
+        if self._backbone.target_place != "behind":
+            raise InputError(
+                f"backbone {self._backbone.name!r} reads a text without predicting it, so the text "
+                "has no log-probabilities; leave out echo, or serve a decoder"
+            )
+        if not 0 <= top_logprobs <= TOP:
+            raise InputError(f"top_logprobs is 0 to {TOP}, got {top_logprobs}")
+        self._backbone.check_word_head()
+        tokens, length = self.encode(text)
+        most = self._backbone.config.vocab_size
+        return Kind("read", length, min(_step(max(top_logprobs, 1)), most)), tokens
+
     def label_kinds(self, served: Served) -> list[Kind]:
         """The kinds of requests that choose among a prompt's label words: one a length of texts.
 
@@ -308,7 +326,9 @@ class Inputs:
 
     def _checked(self, subject: str, text: object) -> Tokens:
         tokens, size = np.asarray(text), self._backbone.config.vocab_size
-        if tokens.ndim != 1 or not tokens.size or tokens.dtype.kind not in "iu":
+        if tokens.ndim == 1 and not tokens.size:
+            raise InputError(f"{subject} has no tokens; give at least one")
+        if tokens.ndim != 1 or tokens.dtype.kind not in "iu":
             raise InputError(f"{subject} is words, or a list of tokens, got {str(text)[:50]!r}")
         if tokens.min() < 0 or tokens.max() >= size:
             raise InputError(

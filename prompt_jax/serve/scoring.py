@@ -24,6 +24,7 @@ from prompt_jax.serve.bank import PLAIN_SLOT, Bank, DeviceLeaves, rows_of
 from prompt_jax.serve.programs import Lane
 from prompt_jax.serve.prompts import Served
 from prompt_jax.serve.requests import CandidateTokens, Kind, Request
+from prompt_jax.serve.sampling import Likeliest, Written
 
 Batch: TypeAlias = tuple[np.ndarray, ...]
 """What a program reads of a batch beside its slots."""
@@ -66,6 +67,32 @@ def mean_states(
     return (states * weight).sum(1) / jnp.maximum(weight.sum(1), 1.0)
 
 
+def token_log_probs(
+    model: PromptedModel,
+    tokens: Int[Array, "B T"],
+    mask: Bool[Array, "B T"],
+    room: Float[Array, "B K"],
+) -> Float[Array, "B N"]:
+    """How likely every token is behind those before it, and which K are likeliest, T * (1 + 2K).
+
+    Of a decoder, which predicts what it reads. A place tells of the token behind it.
+    """
+    states, targets = model.text_states(tokens, mask), jnp.roll(tokens, -1, axis=1)
+
+    def at(place: tuple[Array, Array]) -> Float[Array, "B M"]:
+        state, target = place
+        logits = model.apply(state[:, None], method="words")[:, 0]
+        log_probs = logits - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+        top, ids = jax.lax.top_k(log_probs, room.shape[1])
+        target_log_prob = jnp.take_along_axis(log_probs, target[:, None], axis=1)
+        # Ids as float32 are exact: no vocabulary has 2**24 words.
+        return jnp.concatenate([target_log_prob, top, ids.astype(jnp.float32)], axis=1)
+
+    # One place of all rows at a time: logits of all places would be [B, T, V].
+    rows = jax.lax.map(at, (states.swapaxes(0, 1), targets.T))
+    return rows.swapaxes(0, 1).reshape(len(tokens), -1)
+
+
 class Scored(NamedTuple):
     """How likely each candidate is as the answer to a text."""
 
@@ -88,7 +115,21 @@ class Embedded(NamedTuple):
     digest: str
 
 
-READ = {"score": score_candidates, "classify": class_log_probs, "embed": mean_states}
+def text_written(row: Float[np.ndarray, " N"], request: Request) -> Written:
+    """The tokens of a text as `token_log_probs` tells of them; of the first, NaN and no others."""
+    count, top = len(request.tokens), request.sampling.top_logprobs
+    places = row.reshape(-1, 1 + 2 * request.kind.candidates)[: count - 1]
+    places = np.concatenate([np.full((1, places.shape[1]), np.nan, np.float32), places])
+    log_probs, ids = np.split(places[:, 1:], 2, axis=1)
+    ids = np.nan_to_num(ids[:, :top], nan=-1).astype(np.int32)
+    likeliest = Likeliest(ids, log_probs[:, :top].copy())
+    return Written(request.tokens, places[:, 0].copy(), likeliest, request.served.digest)
+
+
+READ = {
+    "score": score_candidates, "classify": class_log_probs, "embed": mean_states,
+    "read": token_log_probs,
+}  # fmt: skip
 ANSWERS = {"score": Scored, "classify": Classified, "embed": Embedded}
 """By the operation of a request, as `READ`."""
 
@@ -128,11 +169,13 @@ class Scorer:
                 row = row[: len(request.candidates.tokens)]
             elif kind.operation == "classify":
                 row = row[: request.served.classes]
-            if np.isfinite(row).all():
+            if not np.isfinite(row).all():
+                poison(request)
+            elif kind.operation == "read":
+                request.settle(text_written(row, request))
+            else:
                 # Copied, since a view would keep the numbers of the whole batch alive.
                 request.settle(ANSWERS[kind.operation](row.copy(), request.served.digest))
-            else:
-                poison(request)
 
     def _batch(self, rows: Sequence[Request]) -> Batch:
         """The texts of requests of one kind, and what else is read with them."""
@@ -140,6 +183,8 @@ class Scorer:
         inputs = pad([row.tokens for row in rows], kind.length, self._filler)
         if kind.operation == "classify":
             inputs += (np.array([row.served.classes for row in rows], np.int32),)
+        elif kind.operation == "read":
+            inputs += (np.zeros((len(rows), kind.candidates), np.float32),)
         elif kind.operation == "score":
             inputs += _stacked([row.candidates for row in rows if row.candidates is not None], kind)
         return inputs

@@ -73,7 +73,8 @@ class Causal(nn.Module):
         biases = (layer_biases if apart else causal_biases)(c, visible, behind)
         return self.decoder(x, positions, biases, first, None, cache, continued)
 
-    def _logits(self, states: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
+    def words(self, states: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
+        """Logits of the token behind each state, float32."""
         c = self.config
         logits = word_logits(self, states, None if c.tie_embeddings else self.head)
         logits = logits if c.logits_scaling == 1 else logits / c.logits_scaling
@@ -97,7 +98,7 @@ class Causal(nn.Module):
         self, embeddings: Float[Array, "B S D"], mask: Bool[Array, "B S"]
     ) -> Float[Array, "B S V"]:
         """Logits of the token behind every position, float32."""
-        return self._logits(self.encode(embeddings, mask))
+        return self.words(self.encode(embeddings, mask))
 
     def predict(
         self,
@@ -117,7 +118,7 @@ class Causal(nn.Module):
         states, _ = self._states(x, visible, inputs, 0)
         # The last real position predicts the first target; padding may stand between the two.
         last = _last(states[:, :inputs], mask)
-        return self._logits(jnp.concatenate([last, states[:, inputs:]], axis=1))
+        return self.words(jnp.concatenate([last, states[:, inputs:]], axis=1))
 
     def prefill(
         self, embeddings: Float[Array, "B S D"], mask: Bool[Array, "B S"], length: int
@@ -132,7 +133,7 @@ class Causal(nn.Module):
         # Places that are still empty are hidden, or their zeros would have a share of the softmax.
         room = jnp.pad(mask, ((0, 0), (0, length)))
         states, cache = self._states(embeddings, room, inputs, 0, cache)
-        return self._logits(_last(states, mask))[:, 0], cache
+        return self.words(_last(states, mask))[:, 0], cache
 
     def decode(
         self,
@@ -155,7 +156,7 @@ class Causal(nn.Module):
         filled = jnp.arange(room) < jnp.asarray(index) - 1 + tokens.shape[1]
         visible = jnp.concatenate([mask, jnp.broadcast_to(filled, (len(mask), room))], axis=1)
         states, added = self._states(self.embed(tokens), visible, inputs, first, cache, True)
-        return self._logits(states), added
+        return self.words(states), added
 
 
 def _last(states: Float[Array, "B S D"], mask: Bool[Array, "B S"]) -> Float[Array, "B 1 D"]:

@@ -21,6 +21,7 @@ from prompt_jax.serve.http.keys import Keys
 from prompt_jax.serve.http.metrics import Metrics
 from prompt_jax.serve.http.native import add_native
 from prompt_jax.serve.http.openai import add_openai
+from prompt_jax.serve.http.openai_responses import add_responses
 from prompt_jax.serve.http.page import add_page
 from prompt_jax.serve.http.prompts import add_prompts
 from prompt_jax.serve.http.responses import Responses
@@ -94,6 +95,7 @@ def create_app(
     )  # fmt: skip
     _add_health(app, catalog)
     add_openai(app)
+    add_responses(app)
     add_native(app)
     add_prompts(app)
     add_page(app)

@@ -33,6 +33,7 @@ ROUTES: dict[tuple[str, str], KeyScope | None] = {
     ("GET", "/v1/models/{model:path}"): "infer",
     ("POST", "/v1/completions"): "infer",
     ("POST", "/v1/chat/completions"): "infer",
+    ("POST", "/v1/responses"): "infer",
     ("POST", "/v1/embeddings"): "infer",
     ("POST", "/v1/classify"): "infer",
     ("POST", "/v1/generate"): "infer",

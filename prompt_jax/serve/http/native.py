@@ -1,16 +1,18 @@
 """Routes that OpenAI has not: classes, and a prompt for every text."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from fastapi import FastAPI, Request
+from fastapi.responses import StreamingResponse
 from jaxtyping import Float
 
-from prompt_jax.serve.http import schemas
+from prompt_jax.serve.http import schemas, shapes
 from prompt_jax.serve.http.auth import View
 from prompt_jax.serve.http.errors import JSON, invalid
 from prompt_jax.serve.http.responses import Responses, gathered
+from prompt_jax.serve.http.shapes import answers
+from prompt_jax.serve.http.writing import GENERATION, respond
 from prompt_jax.serve.prompts import PLAIN, Served
 from prompt_jax.trees import Tokenizer
 
@@ -19,13 +21,13 @@ def add_native(app: FastAPI) -> None:
     """Adds the routes to an application that has `state.responses`."""
     responses: Responses = app.state.responses
 
-    @app.post("/v1/classify")
-    async def classify(request: Request, body: schemas.ClassifyRequest) -> JSON:
+    @app.post("/v1/classify", **answers(shapes.Classification))
+    async def classify(request: Request, body: schemas.ClassifyRequest) -> shapes.Classification:
         if body.prompts is not None:
             return await _ensemble(responses, request.state.view, body)
         served = await responses.served(request.state.view, body)
         labels = labels_of(body.labels, served or PLAIN, responses.engine.backbone.tokenizer)
-        texts = await responses.tokens(body.input, served)
+        texts = await responses.tokens(body.input, served, body.truncate_prompt_tokens)
         engine, timeout = responses.engine, responses.timeout
         if served is not None and served.classes:
             heads = await gathered(engine.classify(served, t, timeout=timeout) for t in texts)
@@ -41,8 +43,8 @@ def add_native(app: FastAPI) -> None:
         responses.metrics.count("classification", identity["model"], len(data), read=read)
         return {"object": "list", "data": data, **identity}
 
-    @app.post("/v1/generate")
-    async def generate(request: Request, body: schemas.GenerateRequest) -> Any:
+    @app.post("/v1/generate", **answers(shapes.Completion))
+    async def generate(request: Request, body: schemas.GenerateRequest) -> JSON | StreamingResponse:
         texts, names, view = body.text, body.prompts, request.state.view
         if names is None:
             prompts = [await responses.served(view, body)] * len(texts)
@@ -54,10 +56,12 @@ def add_native(app: FastAPI) -> None:
             (served, served.trained_form(text) if served and isinstance(text, str) else text)
             for served, text in zip(prompts, texts, strict=True)
         ]
-        return await responses.respond(body, rows, "generation")
+        return await respond(responses, body, rows, GENERATION)
 
 
-async def _ensemble(responses: Responses, view: View, body: schemas.ClassifyRequest) -> JSON:
+async def _ensemble(
+    responses: Responses, view: View, body: schemas.ClassifyRequest
+) -> shapes.Classification:
     if not body.labels:
         raise invalid("labels", "an ensemble needs them")
     engine = responses.engine
@@ -70,11 +74,13 @@ async def _ensemble(responses: Responses, view: View, body: schemas.ClassifyRequ
         if served.head:
             raise invalid("prompts", f"{served.reference} has a head, and label words are ranked")
         labels = labels_of(labels, served, engine.backbone.tokenizer)
-    texts = await responses.tokens(body.input, prompts[0], len(prompts))
+    texts = await responses.tokens(
+        body.input, prompts[0], body.truncate_prompt_tokens, times=len(prompts)
+    )
     options = {"how": body.how, "weights": body.weights, "timeout": responses.timeout}
-    answers = await gathered(engine.ensemble(prompts, t, labels, **options) for t in texts)
-    data = [classification(i, labels, answer.scores) for i, answer in enumerate(answers)]
-    for row, answer in zip(data, answers, strict=True):
+    joint = await gathered(engine.ensemble(prompts, t, labels, **options) for t in texts)
+    data = [classification(i, labels, answer.scores) for i, answer in enumerate(joint)]
+    for row, answer in zip(data, joint, strict=True):
         row["label"] = labels[answer.best]
     names = [served.reference for served in prompts]
     read = len(names) * sum(map(len, texts))
@@ -113,7 +119,9 @@ def labels_of(labels: Sequence[str] | None, served: Served, tokenizer: Tokenizer
     return labels
 
 
-def classification(index: int, labels: Sequence[str], scores: Float[np.ndarray, " C"]) -> JSON:
+def classification(
+    index: int, labels: Sequence[str], scores: Float[np.ndarray, " C"]
+) -> shapes.Classified:
     """The likeliest label of a text, and the probability of every one among them.
 
     Args:

@@ -18,7 +18,7 @@ from prompt_jax import disk
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import InputError
 from prompt_jax.prompts import Prompt, load_shaped
-from prompt_jax.serve.http import schemas
+from prompt_jax.serve.http import schemas, shapes
 from prompt_jax.serve.http.auth import View
 from prompt_jax.serve.http.errors import JSON, Refused
 from prompt_jax.serve.http.responses import Responses
@@ -70,7 +70,7 @@ def add_prompts(app: FastAPI) -> None:
         }  # fmt: skip
 
     @app.put("/v1/prompts/{name}")
-    async def put(request: Request, name: str) -> JSON:
+    async def put(request: Request, name: str) -> shapes.Model:
         """A new version: the body is a zip of the folder that `save_prompt` writes."""
         view: View = request.state.view
         view.own(name)  # Before the body is looked at.
@@ -86,7 +86,9 @@ def add_prompts(app: FastAPI) -> None:
         return {"id": f"{name}@{version}", "object": "model", "deleted": True}
 
     @app.put("/v1/prompts/{name}/aliases/{alias}")
-    async def alias(request: Request, name: str, alias: str, body: schemas.AliasRequest) -> JSON:
+    async def alias(
+        request: Request, name: str, alias: str, body: schemas.AliasRequest
+    ) -> shapes.Model:
         view: View = request.state.view
         expected = expected_of(request)
         served = await in_turn(lambda: view.alias(name, alias, body.version, expected))

@@ -6,6 +6,8 @@ from pydantic import BaseModel, BeforeValidator, Field, Strict, StringConstraint
 from pydantic import model_validator as validated
 from pydantic_core import PydanticCustomError
 
+from prompt_jax.serve.sampling import TOP
+
 Int = Annotated[int, Strict()]
 Float = Annotated[float, Strict()]
 Flag = Annotated[bool, Strict()]
@@ -17,6 +19,8 @@ Text = Annotated[str, StringConstraints(max_length=100_000)]
 Tokens = Annotated[list[Annotated[Int, Field(ge=0)]], Field(max_length=100_000)]
 Stop = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 Seed = Annotated[Int, Field(ge=-(2**63), lt=2**63)]
+Temperature = Annotated[Float, Field(ge=0, le=2)]
+Share = Annotated[Float, Field(gt=0, le=1)]
 Value: TypeAlias = object
 """Any value of JSON."""
 NEUTRAL: dict[str, tuple[Value, ...]] = {
@@ -111,6 +115,8 @@ class Prompted(Body):
     model: Name = ""
     compose: Composition | None = None
     """In place of `model`."""
+    truncate_prompt_tokens: Annotated[Int, Field(ge=-1)] | None = None
+    """Tokens that a longer text is cut to; -1 is the most that the server reads."""
 
     @validated(mode="after")
     def _one_prompt(self) -> "Prompted":
@@ -130,8 +136,8 @@ class Sampling(Prompted):
 
     max_tokens: Annotated[Int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[Int, Field(ge=1)] | None = None
-    temperature: Annotated[Float, Field(ge=0, le=2)] = 0.0
-    top_p: Annotated[Float, Field(gt=0, le=1)] = 1.0
+    temperature: Temperature = 0.0
+    top_p: Share = 1.0
     top_k: Annotated[Int, Field(ge=-1, le=2**20)] = 0
     """0 and -1 are all."""
     seed: Seed | None = None
@@ -140,16 +146,20 @@ class Sampling(Prompted):
     min_tokens: Annotated[Int, Field(ge=0)] = 0
     stop_token_ids: Annotated[list[Int], Field(max_length=8)] | None = None
     n: Annotated[Int, Field(ge=1, le=8)] = 1
-    stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = None
     stream: Flag = False
     stream_options: StreamOptions | None = None
-    logprobs: Flag | Annotated[Int, Field(ge=0, le=1)] | None = None
 
     @validated(mode="after")
     def _one_limit(self) -> "Sampling":
         if self.max_tokens and self.max_completion_tokens not in (None, self.max_tokens):
             raise twice("max_completion_tokens", "max_tokens")
         return self
+
+    @property
+    def told(self) -> int | None:
+        """How many of the likeliest tokens are told beside every token; None tells no tokens."""
+        return None
 
     @property
     def limit(self) -> int | None:
@@ -162,27 +172,37 @@ class Sampling(Prompted):
         return [self.stop] if isinstance(self.stop, str) else self.stop or []
 
 
-class CompletionRequest(Sampling):
+class Told(Sampling):
+    """Whose answers may come with their tokens."""
+
+    logprobs: Flag | Annotated[Int, Field(ge=0, le=TOP)] | None = None
+    """True is 0: the tokens of the answer and no others."""
+
+    @property
+    def told(self) -> int | None:
+        """How many of the likeliest tokens are told beside every token; None tells no tokens."""
+        if self.logprobs is None or self.logprobs is False:
+            return None
+        return 0 if self.logprobs is True else self.logprobs
+
+
+class CompletionRequest(Told):
     """`/v1/completions`."""
 
     prompt: Inputs
+    echo: Flag = False
+    """Whether an answer begins with the text."""
+
+
+def as_text(kind: Value) -> Value:
+    """The kind of a part; `/v1/responses` has two names for a text."""
+    return "text" if kind in ("input_text", "output_text") else kind
 
 
 class Part(BaseModel, extra="allow"):
     """A part of a message."""
 
-    type: str = "text"
-
-
-def spoken(role: Value) -> Value:
-    """A role, unless it is one of a tool."""
-    if role in ("tool", "function"):
-        raise PydanticCustomError(
-            "role",
-            "role {role} is not supported, since a prompt calls no tools; allowed: {allowed}",
-            {"role": role, "allowed": ", ".join(get_args(Role))},
-        )
-    return role
+    type: Annotated[str, BeforeValidator(as_text)] = "text"
 
 
 Role = Literal["system", "developer", "user", "assistant"]
@@ -191,14 +211,80 @@ Role = Literal["system", "developer", "user", "assistant"]
 class Message(Body):
     """A turn of a chat."""
 
-    role: Annotated[Role, BeforeValidator(spoken)]
+    role: Role
     content: Text | Annotated[list[Part], Field(max_length=64)] = ""
+    type: Literal["message"] = "message"
+    id: Text | None = None
+    """Of an answer that comes back, as is its `status`."""
+    status: Text | None = None
+
+    @validated(mode="before")
+    @classmethod
+    def _no_tool(cls, message: Value) -> Value:
+        """Runs before the fields are looked at, of which a tool's message has some of its own."""
+        role = message.get("role") if isinstance(message, dict) else None
+        if role in ("tool", "function"):
+            raise PydanticCustomError(
+                "unsupported",
+                "role {role} is not supported, since a prompt calls no tools; allowed: {allowed}",
+                {"field": "role", "role": role, "allowed": ", ".join(get_args(Role))},
+            )
+        return message
+
+    @property
+    def spoken(self) -> dict[str, object]:
+        """Who says what."""
+        return self.model_dump(include={"role", "content"})
 
 
 class ChatRequest(Sampling):
     """`/v1/chat/completions`."""
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=256)]
+    logprobs: Flag = False
+    top_logprobs: Annotated[Int, Field(ge=0, le=TOP)] = 0
+
+    @validated(mode="after")
+    def _tokens_told(self) -> "ChatRequest":
+        if self.top_logprobs and not self.logprobs:
+            raise PydanticCustomError(
+                "unsupported", "top_logprobs needs logprobs: true", {"field": "top_logprobs"}
+            )
+        return self
+
+    @property
+    def told(self) -> int | None:
+        """How many of the likeliest tokens are told beside every token; None tells no tokens."""
+        return self.top_logprobs if self.logprobs else None
+
+
+class ResponseRequest(Prompted):
+    """`/v1/responses`."""
+
+    input: Text | Annotated[list[Message], Field(min_length=1, max_length=256)]
+    instructions: Text | None = None
+    """What a system message in front of the input says."""
+    max_output_tokens: Annotated[Int, Field(ge=1)] | None = None
+    temperature: Temperature = 0.0
+    top_p: Share = 1.0
+    seed: Seed | None = None
+    stream: Flag = False
+
+    @property
+    def messages(self) -> list[Message]:
+        """The input as a chat."""
+        turns = self.input
+        turns = [Message(role="user", content=turns)] if isinstance(turns, str) else turns
+        system = self.instructions
+        return turns if system is None else [Message(role="system", content=system), *turns]
+
+    @property
+    def sampling(self) -> Sampling:
+        """How the answer is written."""
+        return Sampling(
+            max_tokens=self.max_output_tokens, temperature=self.temperature, top_p=self.top_p,
+            seed=self.seed, truncate_prompt_tokens=self.truncate_prompt_tokens,
+        )  # fmt: skip
 
 
 class EmbeddingRequest(Prompted):
@@ -232,7 +318,7 @@ class ClassifyRequest(Prompted):
         return self
 
 
-class GenerateRequest(Sampling):
+class GenerateRequest(Told):
     """`/v1/generate`: a prompt for every text."""
 
     text: Inputs
