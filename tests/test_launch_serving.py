@@ -16,6 +16,7 @@ from prompt_jax.cli.serving import _serve  # noqa: E402
 from prompt_jax.serve import Engine
 from prompt_jax.serve.http.auth import OPEN, ROUTES
 from prompt_jax.serve.http.metrics import Metrics
+from prompt_jax.serve.http.run import SLACK
 
 PLACE = Path(__file__).parent.parent / "launch" / "serving"
 FLAGS = {f"--{name.replace('_', '-')}" for name in inspect.signature(_serve).parameters}
