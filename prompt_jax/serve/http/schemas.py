@@ -157,7 +157,7 @@ class Sampling(Prompted):
         return self
 
     @property
-    def told(self) -> int | None:
+    def likeliest(self) -> int | None:
         """How many of the likeliest tokens are told beside every token; None tells no tokens."""
         return None
 
@@ -172,21 +172,21 @@ class Sampling(Prompted):
         return [self.stop] if isinstance(self.stop, str) else self.stop or []
 
 
-class Told(Sampling):
+class WithTokens(Sampling):
     """Whose answers may come with their tokens."""
 
     logprobs: Flag | Annotated[Int, Field(ge=0, le=TOP)] | None = None
     """True is 0: the tokens of the answer and no others."""
 
     @property
-    def told(self) -> int | None:
+    def likeliest(self) -> int | None:
         """How many of the likeliest tokens are told beside every token; None tells no tokens."""
         if self.logprobs is None or self.logprobs is False:
             return None
         return 0 if self.logprobs is True else self.logprobs
 
 
-class CompletionRequest(Told):
+class CompletionRequest(WithTokens):
     """`/v1/completions`."""
 
     prompt: Inputs
@@ -245,7 +245,7 @@ class ChatRequest(Sampling):
     top_logprobs: Annotated[Int, Field(ge=0, le=TOP)] = 0
 
     @validated(mode="after")
-    def _tokens_told(self) -> "ChatRequest":
+    def _rivals_of_tokens(self) -> "ChatRequest":
         if self.top_logprobs and not self.logprobs:
             raise PydanticCustomError(
                 "unsupported", "top_logprobs needs logprobs: true", {"field": "top_logprobs"}
@@ -253,7 +253,7 @@ class ChatRequest(Sampling):
         return self
 
     @property
-    def told(self) -> int | None:
+    def likeliest(self) -> int | None:
         """How many of the likeliest tokens are told beside every token; None tells no tokens."""
         return self.top_logprobs if self.logprobs else None
 
@@ -318,7 +318,7 @@ class ClassifyRequest(Prompted):
         return self
 
 
-class GenerateRequest(Told):
+class GenerateRequest(WithTokens):
     """`/v1/generate`: a prompt for every text."""
 
     text: Inputs

@@ -116,7 +116,7 @@ class Writer:
         if text.echo.text or text.echo.tokens:
             yield text.echo
         pieces = apieces(
-            engine, text.served, text.tokens, body.stops, body.told, seed=seed,
+            engine, text.served, text.tokens, body.stops, body.likeliest, seed=seed,
             max_new_tokens=min(body.limit or most, most), temperature=body.temperature,
             repetition_penalty=body.repetition_penalty, min_new_tokens=body.min_tokens,
             stop_token_ids=body.stop_token_ids or (), timeout=self._responses.timeout, **drawn,
@@ -213,16 +213,16 @@ async def inputs_of(
     inputs = [Input(served, row) for (served, _), row in zip(texts, rows, strict=True)]
     if not (isinstance(body, schemas.CompletionRequest) and body.echo):
         return inputs
-    engine, told = responses.engine, body.told
+    engine, count = responses.engine, body.likeliest
     tokenizer = engine.backbone.tokenizer
     echoes = [
         Piece(text if isinstance(text, str) else tokenizer.decode(row, skip_special_tokens=True))
         for (_, text), row in zip(texts, rows, strict=True)
     ]
-    if told is not None:
+    if count is not None:
         timeout = responses.timeout
         read = await gathered(
-            engine.read(text.served, text.tokens, top_logprobs=told, timeout=timeout)
+            engine.read(text.served, text.tokens, top_logprobs=count, timeout=timeout)
             for text in inputs
         )
         spelled = [spell(tokenizer, row, answer) for row, answer in zip(rows, read, strict=True)]
@@ -231,9 +231,9 @@ async def inputs_of(
 
 
 def _choice(responses: Responses, writer: Writer, shape: Shape, index: int, piece: Piece) -> JSON:
-    told = None if writer.body.told is None else shape.logprobs(piece.tokens, 0)
+    logprobs = None if writer.body.likeliest is None else shape.logprobs(piece.tokens, 0)
     words = shape.words(piece)
-    row = {"index": index, **words, "finish_reason": piece.finish, "logprobs": told}
+    row = {"index": index, **words, "finish_reason": piece.finish, "logprobs": logprobs}
     return row | _name(responses, writer, shape, index)
 
 
@@ -247,9 +247,9 @@ async def _events(
         first, start = letters[index] < 0, max(letters[index], 0)
         letters[index] = start + sum(token.letters for token in piece.tokens)
         last[index] = piece
-        told = None if body.told is None else shape.logprobs(piece.tokens, start)
+        logprobs = None if body.likeliest is None else shape.logprobs(piece.tokens, start)
         row = {"index": index, **shape.part(piece, first), "finish_reason": piece.finish}
-        row |= {"logprobs": told, **_name(responses, writer, shape, index)}
+        row |= {"logprobs": logprobs, **_name(responses, writer, shape, index)}
         identity = responses.identity(writer.rows[index][0].served)
         yield event({**head, **identity, "object": shape.chunk, "choices": [row]})
     usage = writer.usage(shape.kind, last)
