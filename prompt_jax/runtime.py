@@ -1,9 +1,11 @@
 """What a process settles before JAX starts: its devices, compiled programs, memory that is kept."""
 
 import ctypes
+import hashlib
 import importlib.metadata
 import importlib.util
 import os
+import platform
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,11 +16,15 @@ from prompt_jax.config import DistributedConfig
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 
 
-def prepare(distributed: DistributedConfig | None = None) -> None:
+def prepare(distributed: DistributedConfig | None = None, *, keep_programs: bool = False) -> None:
     """Settles the latter two, and joins other processes; what a program does before it uses JAX.
 
     A second run on an accelerator finds its programs compiled, and a step on CPU finds its memory
-    mapped. Programs for the CPU are not kept: XLA has crashed while it read one back.
+    mapped.
+
+    Args:
+      keep_programs: for the CPU too, where XLA has crashed while it read back a program that
+        trains; it reads those of a server.
     """
     keep_memory()
     if distributed is not None:
@@ -29,8 +35,22 @@ def prepare(distributed: DistributedConfig | None = None) -> None:
 
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "prompt_jax" / "xla"
     flags: Any = jax.config  # Which has its attributes at run time only.
-    if jax.default_backend() != "cpu" and not flags.jax_compilation_cache_dir:
-        jax.config.update("jax_compilation_cache_dir", str(cache))
+    on_cpu = jax.default_backend() == "cpu"
+    if flags.jax_compilation_cache_dir or (on_cpu and not keep_programs):
+        return
+    # Programs for a CPU use all instructions that it has, and would crash one that has fewer.
+    jax.config.update("jax_compilation_cache_dir", str(cache / _cpu() if on_cpu else cache))
+
+
+def _cpu() -> str:
+    """A name of the kind of this machine's CPU."""
+    described = [platform.machine(), platform.processor()]
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        names = ("model name", "flags", "Features")
+        lines = information.read_text().splitlines()
+        described += sorted({line for line in lines if line.startswith(names)})
+    return "cpu-" + hashlib.sha256("\n".join(described).encode()).hexdigest()[:12]
 
 
 def quiet() -> None:

@@ -23,6 +23,7 @@ from prompt_jax.config import (
 from prompt_jax.forward import PromptedModel
 from prompt_jax.generate import generate, score
 from prompt_jax.serve import DeadlineError, Engine, Kind, TooManyPromptsError, UnknownPromptError
+from prompt_jax.serve.requests import WRITE
 from prompt_jax.testing import shaken
 from prompt_jax.testing import tiny as tiny_of
 
@@ -95,7 +96,7 @@ def test_any_row_of_64_prompts_is_the_row_alone(tiny):
 
         crowd = {}
         # All candidates of a batch are padded to one count, so rows of one count stand together.
-        for count in (2, 4):
+        for count in (2, 8):
             crowd |= ask([n for n in prompts if engine_count(words[n]) == count])
         assert engine.stats.mixed == 2
         names = list(prompts)
@@ -104,7 +105,7 @@ def test_any_row_of_64_prompts_is_the_row_alone(tiny):
         for _ in range(8):
             pair = [names[i] for i in rng.choice(44, 2, replace=False)]
             for name, values in ask([*pair, *kinds]).items():
-                if engine_count(words[name]) == 4:
+                if engine_count(words[name]) == 8:
                     np.testing.assert_array_equal(values, crowd[name])
     for name in rng.choice(names, 24, replace=False):
         wanted = alone(roomy, prompts[name], texts[name], words[name])
@@ -112,7 +113,7 @@ def test_any_row_of_64_prompts_is_the_row_alone(tiny):
 
 
 def engine_count(words):
-    return 1 << (len(words) - 1).bit_length()
+    return 2 if len(words) <= 2 else 8
 
 
 def test_plain_rows_have_the_plain_model(roomy):
@@ -287,7 +288,7 @@ def test_swaps_under_load_compile_nothing(tiny):
             compiled.append(name)
 
     with Engine(tiny, {**others, "x": versions[0]}, **SMALL) as engine:
-        engine.warm_up([Kind("score", 8, 2, 1)])
+        engine.warm_up([Kind("score", 8, 2, 1), WRITE])
         known = {}
         for version in versions:
             digest = engine.put("x", version)
@@ -366,5 +367,5 @@ def test_warm_up_compiles_what_is_asked(tiny):
     with Engine(tiny, prompts_of(tiny), **SMALL) as engine:
         # Two parts of a slot; embeddings and scores at two sizes; inputs of 1 and 4 rows, tokens.
         assert engine.warm_up() == 2 * (2 + 2 + 3)
-        assert engine.warm_up([Kind("score", 8, 4, 1)]) == 2 * (2 + 2 + 3) + 2 * 2
+        assert engine.warm_up([Kind("score", 8, 8, 1)]) == 2 * (2 + 2 + 3) + 2 * 2
         assert engine.stats.rows == 0

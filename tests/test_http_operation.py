@@ -136,7 +136,7 @@ def test_a_batch_that_fails_is_the_operators_to_see(catalog, lines, monkeypatch)
     assert answer.status_code == 503 and answer.headers["Retry-After"] == "1"
     assert "RESOURCE" not in answer.text and "device" not in answer.text
     (failed,) = of(objects, "serve.worker")
-    assert failed["message"] == "a batch of 1 rows failed"
+    assert failed["message"] == "the batch failed"
     assert "RuntimeError: RESOURCE_EXHAUSTED on /secret/device:0" in failed["traceback"]
     (answered,) = of(objects, "serve.http.errors")
     assert answered["request_id"] == answer.json()["error"]["request_id"]

@@ -17,6 +17,7 @@ from prompt_jax.serve import Engine, Store
 from prompt_jax.serve.catalog import Catalog
 from prompt_jax.serve.http.auth import OPEN, ROUTES
 from prompt_jax.serve.http.metrics import Metrics
+from prompt_jax.serve.http.run import SLACK
 
 PLACE = Path(__file__).parent.parent / "launch" / "serving"
 FLAGS = {f"--{name.replace('_', '-')}" for name in inspect.signature(_serve).parameters}
@@ -56,8 +57,9 @@ def test_kubernetes():
     ):
         assert selector == labels
     assert service["spec"]["ports"][0]["targetPort"] == pod["containers"][0]["ports"][0]["name"]
-    timeout = next(a for a in pod["containers"][0]["args"] if a.startswith("--timeout="))
-    assert pod["terminationGracePeriodSeconds"] > int(timeout.partition("=")[2])
+    given = dict(each.partition("=")[::2] for each in pod["containers"][0]["args"])
+    seconds = int(given["--drain-seconds"]) + int(given["--timeout"]) + SLACK
+    assert pod["terminationGracePeriodSeconds"] > seconds
     assert pod["securityContext"]["runAsNonRoot"]
     own = pod["containers"][0]["securityContext"]
     assert own["readOnlyRootFilesystem"] and not own["allowPrivilegeEscalation"]

@@ -1,6 +1,8 @@
 import importlib.metadata
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -16,16 +18,22 @@ print(keep_memory())
 prepare()
 import jax, jax.numpy as jnp
 print(jax.config.jax_compilation_cache_dir)
+prepare(keep_programs=True)
+print(jax.config.jax_compilation_cache_dir)
 print(float(jax.jit(jnp.sum)(jnp.ones((2048, 2048)))))
 """
 
 
-def test_a_prepared_process_keeps_its_memory_and_computes():
-    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)
-    kept, cache, total = done.stdout.split()
+def test_a_prepared_process_keeps_its_memory_and_computes(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", CODE], capture_output=True, text=True, check=True,
+        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path)},
+    )  # fmt: skip
+    kept, cache, of_server, total = done.stdout.split()
     # glibc is asked on Linux only, and takes all three settings.
     assert kept in (("True",) if sys.platform == "linux" else ("False",))
-    assert cache == "None"  # Programs for the CPU are not kept on disk.
+    # Programs for the CPU are not kept on disk, but for those of a server.
+    assert cache == "None" and Path(of_server).parent == tmp_path / "prompt_jax" / "xla"
     assert float(total) == 2048 * 2048
 
 

@@ -76,6 +76,7 @@ def _serve(
     max_new_tokens: int = 64,
     queue: int = 1024,
     timeout: float = 60.0,
+    drain_seconds: float = 0.0,
     metrics_port: int = 0,
     log_level: Literal["debug", "info", "warning", "error"] = "info",
     log_json: bool = False,
@@ -105,6 +106,8 @@ def _serve(
       max_new_tokens: of an answer at most.
       queue: requests that may wait.
       timeout: seconds that a request has.
+      drain_seconds: from SIGTERM on in which /readyz says 503 and requests are still taken, so that
+        a load balancer can turn to others; then what was taken is answered.
       metrics_port: port on which /metrics is told to whoever asks, without a key; 0 tells it on
         --port alone, to keys of `metrics`.
       log_level: of the log, which goes to stderr; info has a line a request.
@@ -123,14 +126,14 @@ def _serve(
     from prompt_jax.serve.http import create_app
     from prompt_jax.serve.http.keys import Keys, read_keys
     from prompt_jax.serve.http.logs import write_log
-    from prompt_jax.serve.http.run import check_open, server_of
+    from prompt_jax.serve.http.run import check_open, listen, server_of
     from prompt_jax.weights import load_backbone
 
     others, allowed = methods_of(room), read_keys(keys) if keys else Keys()
     write_log(log_level, as_json=log_json)
     check_open(host, allowed)
-    prompts = Store(Path(store))
-    prepare()
+    prompts, listener = Store(Path(store)), listen(host, port)
+    prepare(keep_programs=True)
     loaded = load_backbone(
         backbone, revision=frozen.revision, dtype=frozen.dtype, mesh=mesh,
         attention_chunk=frozen.attention_chunk, attention=frozen.attention,
@@ -143,18 +146,18 @@ def _serve(
     for problem in problems:
         LOG.warning("not served: %s", problem)
     LOG.info("%d prompts of %s on %s; compiling", len(catalog.served), store, backbone)
-    with catalog.engine as engine, contextlib.ExitStack() as ending:
+    with catalog.engine, contextlib.ExitStack() as ending:
+        address = f"http://{host}:{listener.getsockname()[1]}"
         app = create_app(
-            catalog, allowed, hosts=hosts, timeout=timeout, upload_bytes=upload_mib * 2**20
-        )
+            catalog, allowed, hosts=hosts, timeout=timeout, upload_bytes=upload_mib * 2**20,
+            on_ready=lambda: LOG.info("ready on %s", address),
+        )  # fmt: skip
         if metrics_port:
             ending.callback(app.state.metrics.listen(host, metrics_port))
-        engine.warm_up()
-        server = server_of(app, host, port)
-        LOG.info("ready on http://%s:%d", host, port)
+        server = server_of(app, host, port, timeout=timeout, drain=drain_seconds)
         # uvicorn ends by these signals and then raises them again, for the handlers set here: after
         # SIGTERM the engine still answers what it took, and a second Ctrl-C ends at once.
         signal.signal(signal.SIGTERM, lambda *_: None)
         signal.signal(signal.SIGINT, lambda number, _: signal.signal(number, signal.SIG_DFL))
-        server.run()
+        server.run([listener])
     LOG.info("all that was taken is answered")

@@ -37,6 +37,10 @@ class Bank:
             path: jnp.asarray(np.broadcast_to(leaf, (slots, *leaf.shape)).copy())
             for path, leaf in neutral(layout).items()
         }
+        # Noted here, since another thread reads them while `put` gives the arrays away.
+        self._shapes = {
+            path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in self.leaves.items()
+        }
         # Two parts and not one a method: every part is another compilation of every program.
         before = frozenset(path for path in layout if path.startswith(BEFORE_THE_TEXT))
         self.parts: tuple[frozenset[str], ...] = tuple(dict.fromkeys((before, frozenset(layout))))
@@ -102,12 +106,20 @@ class Bank:
             self.held[served.digest] -= 1
             self.held += Counter()  # Drops the digests whose count is zero.
 
-    def leaves_with(self, paths: Iterable[str]) -> DeviceLeaves:
-        """The leaves of the first part that has all of these paths."""
+    def part_of(self, paths: Iterable[str]) -> frozenset[str]:
+        """The first part that has all of these paths."""
         needed = set(paths)
         # The last part has all paths, so one is always found.
-        part = next(part for part in self.parts if needed <= part)
+        return next(part for part in self.parts if needed <= part)
+
+    def leaves_with(self, paths: Iterable[str]) -> DeviceLeaves:
+        """The leaves of the first part that has all of these paths."""
+        part = self.part_of(paths)
         return {path: leaf for path, leaf in self.leaves.items() if path in part}
+
+    def shapes(self, part: frozenset[str]) -> dict[str, jax.ShapeDtypeStruct]:
+        """The shapes of a part's leaves, for compiling."""
+        return {path: self._shapes[path] for path in self._shapes if path in part}
 
 
 # Donated: the bank of all slots is the largest array beside the model and must not stand twice.

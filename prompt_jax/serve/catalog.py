@@ -1,5 +1,6 @@
 """What the prompts of a store are called by those who ask, and which version that means now."""
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import hashlib
@@ -26,6 +27,8 @@ AUDIT = logging.getLogger("prompt_jax.audit")
 """A line for each change of a store; who made it, the log adds."""
 CANDIDATE = "the new version"
 """A name that no store has."""
+COMPILING = 30.0
+"""Seconds that a prompt which joins waits for its programs at most; then its requests do."""
 COMPOSED = 256
 """Compositions that are kept, the last that were asked for."""
 
@@ -152,7 +155,10 @@ class Catalog:
         if served and served.prompt and describe(served.prompt) == describe(prompt):
             return served
         self.engine.put(str(entry), prompt)
-        return self.engine.version(str(entry))
+        record = self.engine.version(str(entry))
+        # Its name means it after that, so that its first requests wait for no program.
+        concurrent.futures.wait(self.engine.prepare_for(record), timeout=COMPILING)
+        return record
 
     def _publish(self, versions: Mapping[str, Served]) -> set[str]:
         """Makes every name mean its version among these; returns those that were and are not."""

@@ -10,11 +10,11 @@ from jaxtyping import Bool
 from prompt_jax.data import pad
 from prompt_jax.forward import PromptedModel
 from prompt_jax.serve.bank import PLAIN_SLOT, Bank, DeviceLeaves
-from prompt_jax.serve.decoding import Board, admit, draws_of, empty_board, write
+from prompt_jax.serve.decoding import Board, Draws, admit, draws_of, empty_board, write
+from prompt_jax.serve.programs import Lane
 from prompt_jax.serve.prompts import PLAIN
-from prompt_jax.serve.requests import WRITE, Queue, Request
+from prompt_jax.serve.requests import WRITE, Queue, Request, Waits
 from prompt_jax.serve.sampling import Likeliest, Written
-from prompt_jax.serve.scoring import Program
 
 TOGETHER = 4
 """Inputs that are read at once, where more than one waits for a place."""
@@ -35,29 +35,33 @@ class ContinuousBatch:
         self,
         model: PromptedModel,
         bank: Bank,
-        programs: set[Program],
         *,
         places: int,
         length: int,
         room: int,
         burst: int,
     ):
-        self._model, self._bank, self._programs = model, bank, programs
+        self._model, self._bank = model, bank
         self._places, self._length, self._room, self._burst = places, length, room, burst
         self.requests: dict[int, Request] = {}
         """By place, those that are being written."""
         self._sent: dict[int, int] = {}
         """By place, how many tokens their listeners have."""
         self._board = self._empty()
+        # Noted here, since another thread reads them while programs give the arrays away.
+        self._shapes = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), self._board
+        )
 
     def _empty(self) -> Board:
         return empty_board(self._model, self._bank.leaves, self._places, self._length, self._room)
 
-    def take(self, queue: Queue) -> list[Request]:
+    def take(self, queue: Queue, waits: Waits) -> list[Request]:
         """The next requests to write, as many as there are places."""
         free = self._places - len(self.requests)
         # One slot stays for what is read meanwhile.
-        return queue.take(WRITE, free, self._bank.prompts - 1, self._bank.held) if free else []
+        capacity = self._bank.prompts - 1
+        return queue.take(WRITE, free, capacity, self._bank.held, waits) if free else []
 
     def admit(self, requests: Sequence[Request]) -> None:
         """Reads the inputs of new requests and writes the first token of each."""
@@ -87,21 +91,18 @@ class ContinuousBatch:
         slots: list[int],
         leaves: DeviceLeaves,
     ) -> None:
-        self._programs.add((WRITE, frozenset(leaves), len(rows)))
+        inputs = self._inputs(rows, places, slots)
+        self._board = admit(self._model, leaves, self._board, *inputs, room=self._room)
+
+    def _inputs(
+        self, rows: Sequence[Request], places: list[int], slots: list[int]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, Draws]:
+        """What `admit` reads of rows."""
         config = self._model.module.config
         # Always to the longest length: the cache of the board has one shape for all rows.
         tokens, mask = pad([row.tokens for row in rows], self._length, config.filler)
-        self._board = admit(
-            self._model,
-            leaves,
-            self._board,
-            np.array(places, np.int32),
-            np.array(slots, np.int32),
-            tokens,
-            mask,
-            draws_of([row.sampling for row in rows], config),
-            room=self._room,
-        )
+        draws = draws_of([row.sampling for row in rows], config)
+        return np.array(places, np.int32), np.array(slots, np.int32), tokens, mask, draws
 
     def advance(self, poison: Callable[[Request], None]) -> None:
         """Writes some tokens, sends them to who listens, and settles answers that have ended."""
@@ -152,7 +153,6 @@ class ContinuousBatch:
                 request.settle(written(request, place, 0, step))
 
     def _write(self, leaves: DeviceLeaves, awaited: Bool[np.ndarray, " R"]) -> None:
-        self._programs.add((WRITE, frozenset(leaves), "tokens"))
         self._board = write(self._model, leaves, self._board, awaited, tokens=self._burst)
 
     def _leave(self, place: int) -> None:
@@ -174,15 +174,30 @@ class ContinuousBatch:
             self._leave(place)
         return requests
 
-    def warm_up(self) -> None:
-        """Compiles what reads inputs and writes answers; nobody may be writing."""
-        token = np.full(1, self._model.module.config.filler, np.int32)
-        request = Request(PLAIN, WRITE, token)
+    def compile(self, lane: Lane) -> int:
+        """Compiles what reads inputs and writes answers, in any thread; how many programs."""
+        leaves, request = self._bank.shapes(lane.part), self._nobody
+        for count in (1, TOGETHER):
+            inputs = self._inputs([request] * count, [0] * count, [PLAIN_SLOT] * count)
+            admit.lower(self._model, leaves, self._shapes, *inputs, room=self._room).compile()
+        awaited = np.zeros(self._places, bool)
+        write.lower(self._model, leaves, self._shapes, awaited, tokens=self._burst).compile()
+        return 3
+
+    def rehearse(self) -> None:
+        """Runs what was compiled once for nobody; nobody may be writing.
+
+        On a mesh the first programs decide how the board is split, and others are compiled for it.
+        """
         for part in self._bank.parts:
             leaves = self._bank.leaves_with(part)
-            for count in (1, TOGETHER):
+            for count in (1, TOGETHER, 1):
                 # At places beyond the board, so that it stays empty.
                 places, slots = [self._places] * count, [PLAIN_SLOT] * count
-                self._read([request] * count, places, slots, leaves)
-            # Nobody is awaited, so the loop ends before its first token; it compiles all the same.
-            self._write(leaves, np.zeros(self._places, bool))
+                self._read([self._nobody] * count, places, slots, leaves)
+                # Nobody is awaited, so the loop ends before its first token.
+                self._write(leaves, np.zeros(self._places, bool))
+
+    @property
+    def _nobody(self) -> Request:
+        return Request(PLAIN, WRITE, np.full(1, self._model.module.config.filler, np.int32))

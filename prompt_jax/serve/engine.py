@@ -16,8 +16,8 @@ from prompt_jax.config import InputError, MethodConfig
 from prompt_jax.forward import Injection, PromptedModel
 from prompt_jax.forward.places import check_places
 from prompt_jax.prompts import Prompt
-from prompt_jax.serve.bank import PLAIN_SLOT
 from prompt_jax.serve.errors import EngineError, PromptRefusedError, TooManyPromptsError
+from prompt_jax.serve.programs import Programs
 from prompt_jax.serve.prompts import (
     PLAIN,
     Served,
@@ -30,7 +30,7 @@ from prompt_jax.serve.prompts import (
 )
 from prompt_jax.serve.requests import WRITE, Inputs, Kind, Request, TextOrTokens
 from prompt_jax.serve.sampling import Sampling, Written
-from prompt_jax.serve.scoring import Classified, Embedded, Ensembled, Program, Scored, ensembled
+from prompt_jax.serve.scoring import Classified, Embedded, Ensembled, Scored, ensembled
 from prompt_jax.serve.worker import Sizes, Stats, Worker
 
 
@@ -95,15 +95,11 @@ class Engine:
         self._poisoned: set[str] = set()
         self.on_batch: Callable[[Sequence[Request]], None] = lambda requests: None
         """Called with the requests of every batch as it begins, in the thread of the engine."""
+        self._warms = False
         for name, prompt in prompts.items():
             self.put(name, prompt)
-        self._worker = self._begin(set())
-
-    def _begin(self, programs: set[Program]) -> Worker:
-        return Worker(self._model, self._layout, self._sizes, programs, self._poison, self._taken)
-
-    def _taken(self, requests: Sequence[Request]) -> None:
-        self.on_batch(requests)
+        self._programs = Programs()
+        self._worker = self._begin()
 
     def put(self, name: str, prompt: Prompt, *, allow_mismatch: bool = False) -> str:
         """Takes a prompt under a name, in place of an older one; requests from now on have it.
@@ -321,12 +317,10 @@ class Engine:
         return self._worker.submit(requests)
 
     def warm_up(self, kinds: Iterable[Kind] | None = None) -> int:
-        """Compiles what batches will ask for, so that no request waits for it.
+        """Waits until what batches will ask for is compiled, so that no request has to.
 
         Args:
-          kinds: that read; None takes the label words of the prompts that are there, two
-            candidates of two tokens for other scores, an embedding and, where prompts have heads,
-            a class, at all lengths. Writing is compiled in any case.
+          kinds: as `prepare` takes them.
 
         Returns:
           Programs compiled so far.
@@ -334,29 +328,41 @@ class Engine:
         Raises:
           EngineError: the engine is closed.
         """
-        worker = self._worker
+        for end in self.prepare(kinds):
+            end.result()
+        self._worker.rehearse()
+        return self.stats.shapes
+
+    def prepare(self, kinds: Iterable[Kind] | None = None) -> "list[Future[None]]":
+        """Begins to compile what batches will ask for, beside what is answered meanwhile.
+
+        Args:
+          kinds: None takes the label words of the prompts that are there, two candidates of two
+            tokens for other scores, an embedding and, where prompts have heads, a class, at all
+            lengths, and writing.
+
+        Returns:
+          The ends of it.
+
+        Raises:
+          EngineError: the engine is closed.
+        """
+        self._warms = True
         if kinds is None:
-            heads = "head/out/kernel" in self._layout
-            usual = worker.scorer.usual_kinds(self.lengths, heads=heads)
             with self._lock:
                 prompts = list(self._served.values())
-            sets = sorted(
-                {(s.labels, s.target_place) for s in prompts if s.labels and not s.classes}
-            )
-            labelled = [kind for pair in sets for kind in self._inputs.label_kinds(*pair)]
-            kinds = dict.fromkeys([*usual, *labelled])
+            labelled = [kind for served in prompts for kind in self._inputs.label_kinds(served)]
+            kinds = [*self._worker.usual_kinds(self.lengths), *labelled]
+        return self._worker.prepare(dict.fromkeys(kinds))
 
-        def compile_all() -> None:
-            worker.bank.clear(PLAIN_SLOT)  # It is neutral already: this compiles what fills slots.
-            for kind in kinds:
-                worker.scorer.warm_up(kind)
-            # Warming up writes with no row awaited, which would end answers that are under way.
-            if worker.writer is not None and not worker.writer.requests:
-                worker.writer.warm_up()
+    def prepare_for(self, served: Served) -> "list[Future[None]]":
+        """Begins to compile for the label words of a prompt that joins, once `prepare` was asked.
 
-        # In the thread of the engine, which alone may touch the bank and the board.
-        worker.run(compile_all)
-        return self.stats.shapes
+        Returns:
+          The ends of it; none where nothing is missing.
+        """
+        kinds = self._inputs.label_kinds(served) if self._warms else []
+        return [end for end in self._worker.prepare(kinds) if not end.done()]
 
     @property
     def stats(self) -> Stats:
@@ -381,12 +387,20 @@ class Engine:
         """
         if not self.failed:
             raise EngineError("only an engine that came to an end by itself begins again")
-        # jit keeps what it has compiled, so the count of programs goes on as well.
-        self._worker = self._begin(self._worker.programs)
+        self._worker = self._begin()
+
+    def _begin(self) -> Worker:
+        return Worker(
+            self._model, self._layout, self._sizes, self._programs, self._poison, self._taken
+        )
+
+    def _taken(self, requests: Sequence[Request]) -> None:
+        self.on_batch(requests)
 
     def close(self) -> None:
         """Answers what waits and is being written, takes no more, and ends the thread."""
         self._worker.close()
+        self._programs.close()
 
     def __enter__(self) -> "Engine":
         return self

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import time
 from collections import OrderedDict, deque
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -94,6 +94,10 @@ class Request:
         return True
 
 
+Waits: TypeAlias = Callable[[Request], bool]
+"""Whether a request cannot be answered yet."""
+
+
 class Queue:
     """Requests that wait: those of one kind together, and every prompt in its turn.
 
@@ -122,7 +126,7 @@ class Queue:
         self.count += len(requests)
 
     def next_batch(
-        self, size: int, capacity: int, held: Collection[str], window: float
+        self, size: int, capacity: int, held: Collection[str], window: float, waits: Waits
     ) -> tuple[list[Request], float]:
         """The next requests to read: those of the kind that somebody has waited for longest.
 
@@ -140,12 +144,14 @@ class Queue:
             # A full batch gains nothing by waiting for others.
             if window and left > 0 and sum(map(len, self.waiting[kind].values())) < size:
                 return [], left
-            batch = self.take(kind, size, capacity, held)
+            batch = self.take(kind, size, capacity, held, waits)
             if batch:
                 return batch, 0.0
         return [], 0.0
 
-    def take(self, kind: Kind, size: int, capacity: int, held: Collection[str]) -> list[Request]:
+    def take(
+        self, kind: Kind, size: int, capacity: int, held: Collection[str], waits: Waits
+    ) -> list[Request]:
         """Requests of a kind, one of each prompt in turn, so that none keeps out others.
 
         Args:
@@ -153,6 +159,7 @@ class Queue:
           capacity: different prompts that there is room for, those of `held` among them; requests
             of more prompts wait on.
           held: digests of prompts that are there already and stay.
+          waits: whether a request has to wait on; asked about one of each prompt.
         """
         turns, room = self.waiting.get(kind, OrderedDict()), capacity - len(held)
         batch: list[Request] = []
@@ -163,14 +170,18 @@ class Queue:
             digest, requests = next(iter(turns.items()))
             turns.move_to_end(digest)
             costs = bool(digest) and digest not in new and digest not in held
-            if digest in skipped or (costs and len(new) >= room):
+            request = requests[0]
+            # First of all, so that those that wait for a program are told that they are late.
+            over = request.is_over()
+            if not over and (digest in skipped or (costs and len(new) >= room) or waits(request)):
                 skipped.add(digest)
                 continue
-            request = requests.popleft()
+            requests.popleft()
             self.count -= 1
             if not requests:
                 del turns[digest]
-            if request.is_over():
+                skipped.discard(digest)
+            if over:
                 continue
             if costs:
                 new.add(digest)
@@ -267,16 +278,19 @@ class Inputs:
         self._backbone.check_word_head()
         tokens, length = self.encode(text)
         most = self._backbone.config.vocab_size
-        return Kind("read", length, min(_power(max(top_logprobs, 1)), most)), tokens
+        return Kind("read", length, min(_step(max(top_logprobs, 1)), most)), tokens
 
-    def label_kinds(self, labels: tuple[str, ...], place: str = "") -> list[Kind]:
-        """The kinds of requests for the scores of label words: one for every length of a text.
+    def label_kinds(self, served: Served) -> list[Kind]:
+        """The kinds of requests that choose among a prompt's label words: one a length of texts.
 
-        None without a tokenizer, which is what makes tokens of them.
+        None where they cannot be scored; a request would be told why.
         """
-        if self._backbone.tokenizer is None:
+        if served.classes or not served.labels:
             return []
-        count, padded, _ = self._labels(labels, place)
+        try:
+            count, padded, _ = self._labels(served.labels, served.target_place)
+        except InputError:
+            return []
         return [Kind("score", length, count, padded.shape[1]) for length in self._lengths]
 
     def _encode(
@@ -292,8 +306,12 @@ class Inputs:
             self._checked("a candidate", next(encoded) if isinstance(row, str) else row)
             for row in candidates
         ]
-        padded = pad(rows, _power(max(map(len, rows))), self._backbone.config.filler)
-        return _power(len(rows)), *padded
+        longest = max(map(len, rows))
+        # One token is scored as the text is read, with no step of decoding. Others are not padded
+        # beyond what a text may have.
+        room = 1 if longest == 1 else min(_step(longest), max(longest, self._lengths[-1]))
+        padded = pad(rows, room, self._backbone.config.filler)
+        return _step(len(rows)), *padded
 
     def _label_tokens(self, words: list[str], place: str) -> list[np.ndarray]:
         tokenizer, place = self._tokenizer("candidate"), place or self._backbone.target_place
@@ -328,6 +346,11 @@ class Inputs:
             )
 
 
-def _power(count: int) -> int:
-    """The next power of two, so that few shapes serve all sets of candidates."""
-    return 1 << (count - 1).bit_length()
+def _step(count: int) -> int:
+    """The first of 2, 8, 32, 128, ... that is not less.
+
+    Few shapes serve all sets of candidates. On two CPU cores a shape takes seconds to compile, for
+    every size of batch, while four times the candidates take 1.5 times as long to read: most of a
+    batch's time goes to its texts.
+    """
+    return 2 * 4 ** ((count - 1).bit_length() // 2)

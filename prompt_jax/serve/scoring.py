@@ -21,12 +21,13 @@ from prompt_jax.data import pad
 from prompt_jax.forward import PromptedModel
 from prompt_jax.generate.scoring import score_candidates
 from prompt_jax.serve.bank import PLAIN_SLOT, Bank, DeviceLeaves, rows_of
+from prompt_jax.serve.programs import Lane
 from prompt_jax.serve.prompts import Served
 from prompt_jax.serve.requests import CandidateTokens, Kind, Request
 from prompt_jax.serve.sampling import Likeliest, Written
 
-Program: TypeAlias = tuple[Kind, frozenset[str], int | str]
-"""Kind, leaves that it reads, and rows: what one compilation is for."""
+Batch: TypeAlias = tuple[np.ndarray, ...]
+"""What a program reads of a batch beside its slots."""
 
 
 # `read` is static since it decides the program. The model is an argument: a closure would bake
@@ -141,10 +142,8 @@ class Scorer:
       sizes: of batches, growing.
     """
 
-    def __init__(
-        self, model: PromptedModel, bank: Bank, programs: set[Program], sizes: Sequence[int]
-    ):
-        self._model, self._bank, self._programs = model, bank, programs
+    def __init__(self, model: PromptedModel, bank: Bank, sizes: Sequence[int]):
+        self._model, self._bank = model, bank
         self._sizes, self._filler = tuple(sizes), model.module.config.filler
         self.requests = self.batches = self.mixed = 0
 
@@ -159,7 +158,10 @@ class Scorer:
         # What fills up a batch repeats its first row; nobody reads those answers.
         filling = size - len(requests)
         rows = [*requests, *[requests[0]] * filling]
-        values = self._run(rows, np.array([*slots, *[slots[0]] * filling], np.int32), leaves)
+        places = np.array([*slots, *[slots[0]] * filling], np.int32)
+        # Its program is there: the queue keeps what has none.
+        read = READ[kind.operation]
+        values = read_rows(self._model, leaves, places, *self._batch(rows), read=read)
         self.requests, self.batches = self.requests + len(requests), self.batches + 1
         self.mixed += len(digests) > 1
         for request, row in zip(requests, np.asarray(values), strict=False):
@@ -175,12 +177,9 @@ class Scorer:
                 # Copied, since a view would keep the numbers of the whole batch alive.
                 request.settle(ANSWERS[kind.operation](row.copy(), request.served.digest))
 
-    def _run(
-        self, rows: Sequence[Request], slots: Int[np.ndarray, " B"], leaves: DeviceLeaves
-    ) -> Float[Array, "B N"]:
-        """The numbers of a batch, on the device."""
+    def _batch(self, rows: Sequence[Request]) -> Batch:
+        """The texts of requests of one kind, and what else is read with them."""
         kind = rows[0].kind
-        self._programs.add((kind, frozenset(leaves), len(rows)))
         inputs = pad([row.tokens for row in rows], kind.length, self._filler)
         if kind.operation == "classify":
             inputs += (np.array([row.served.classes for row in rows], np.int32),)
@@ -188,20 +187,24 @@ class Scorer:
             inputs += (np.zeros((len(rows), kind.candidates), np.float32),)
         elif kind.operation == "score":
             inputs += _stacked([row.candidates for row in rows if row.candidates is not None], kind)
-        return read_rows(self._model, leaves, slots, *inputs, read=READ[kind.operation])
+        return inputs
 
-    def warm_up(self, kind: Kind) -> None:
-        """Compiles a kind of batch, at all sizes."""
+    def compile(self, lane: Lane) -> int:
+        """Compiles a kind of batch at all sizes, in any thread; how many programs that is.
+
+        jit finds them by their shapes when a batch comes.
+        """
+        kind = lane.kind
         empty = np.zeros((kind.candidates, kind.tokens), np.int32)
         compared = CandidateTokens(empty, empty == 0, False) if kind.operation == "score" else None
         token = np.full(1, self._filler, np.int32)
         request = Request(Served(classes=1), kind, token, candidates=compared)
+        leaves, read = self._bank.shapes(lane.part), READ[kind.operation]
         for size in self._sizes:
             slots = np.full(size, PLAIN_SLOT, np.int32)
-            for part in self._bank.parts:
-                if kind.operation != "classify" or any(path.startswith("head/") for path in part):
-                    leaves = self._bank.leaves_with(part)
-                    jax.block_until_ready(self._run([request] * size, slots, leaves))
+            inputs = self._batch([request] * size)
+            read_rows.lower(self._model, leaves, slots, *inputs, read=read).compile()
+        return len(self._sizes)
 
     def usual_kinds(self, lengths: Sequence[int], *, heads: bool) -> list[Kind]:
         """Two candidates of two tokens, an embedding and, where prompts have heads, a class."""

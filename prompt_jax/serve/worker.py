@@ -2,23 +2,27 @@
 
 import dataclasses
 import logging
+import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 from prompt_jax.config import InputError, at_least
 from prompt_jax.forward import PromptedModel
-from prompt_jax.serve.bank import Bank
+from prompt_jax.serve.bank import PLAIN_SLOT, Bank
 from prompt_jax.serve.continuous import ContinuousBatch
 from prompt_jax.serve.errors import EngineError
+from prompt_jax.serve.programs import Lane, Programs
 from prompt_jax.serve.prompts import Layout
-from prompt_jax.serve.requests import WRITE, Queue, Request
-from prompt_jax.serve.scoring import Program, Scorer
+from prompt_jax.serve.requests import WRITE, Kind, Queue, Request
+from prompt_jax.serve.scoring import Scorer
 
 LOG = logging.getLogger(__name__)
 CLOSED = "the engine is closed; make a new one"
+LOOK = 0.25
+"""Seconds between two looks at requests that wait for a program: they may be late, or cancelled."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,7 +63,7 @@ class Stats(NamedTuple):
     loaded: int
     """Prompts put into slots."""
     shapes: int
-    """Programs asked for, each compiled once."""
+    """Programs that are compiled."""
     waiting: int
     writing: int
     """Rows whose answers are being written."""
@@ -74,7 +78,7 @@ class Worker:
     Args:
       model: without a prompt.
       layout: of a slot.
-      programs: notes what is compiled; a later worker goes on with the same set.
+      programs: what is compiled; a later worker goes on with the same.
       poison: called with requests whose numbers are NaN or infinite.
       taken: called with the requests of a batch before it is read or written.
     """
@@ -84,21 +88,23 @@ class Worker:
         model: PromptedModel,
         layout: Layout,
         sizes: Sizes,
-        programs: set[Program],
+        programs: Programs,
         poison: Callable[[Request], None],
         taken: Callable[[Sequence[Request]], None],
     ):
         self.programs, self._poison, self._taken = programs, poison, taken
         self.bank = Bank(layout, sizes.slots + 1)  # Slot 0 is the plain model's.
-        self.scorer = Scorer(model, self.bank, programs, sizes.rows)
+        self.scorer = Scorer(model, self.bank, sizes.rows)
         self.writer: ContinuousBatch | None = None
         """None for a model that only reads."""
         if not model.module.config.is_encoder:
             board = {"places": sizes.places, "burst": sizes.burst}
             board |= {"length": sizes.lengths[-1], "room": sizes.max_new_tokens}
-            self.writer = ContinuousBatch(model, self.bank, programs, **board)
+            self.writer = ContinuousBatch(model, self.bank, **board)
         self._queue, self._window, self._most = Queue(sizes.queue), sizes.window, sizes.rows[-1]
         self._jobs: list[tuple[Future[None], Callable[[], None]]] = []
+        self._broken: dict[Lane, BaseException] = {}
+        """Lanes that did not compile, until those who wait for them are told."""
         self.lock = threading.Condition()
         """While it is held nothing is taken from the queue."""
         self._closing, self._ended = False, ""
@@ -118,6 +124,8 @@ class Worker:
             if self._ended or self._closing:
                 raise EngineError(self._ended or CLOSED)
             self._queue.put(requests)
+            for request in requests:  # Now, and not when its turn comes.
+                self._waits(request)
             self.lock.notify()
         return [request.future for request in requests]
 
@@ -135,6 +143,73 @@ class Worker:
             self.lock.notify()
         future.result()
 
+    def prepare(self, kinds: Iterable[Kind]) -> "list[Future[None]]":
+        """Begins to compile what requests of these kinds need; the ends of that.
+
+        Raises:
+          EngineError: the thread has ended or will.
+        """
+        with self.lock:
+            if self._ended or self._closing:
+                raise EngineError(self._ended or CLOSED)
+        return [
+            self.programs.of(Lane(kind, part), self.compile, self._compiled)
+            for kind in kinds
+            for part in self.bank.parts
+            if kind.operation != "classify" or any(path.startswith("head/") for path in part)
+        ]
+
+    def usual_kinds(self, lengths: Sequence[int]) -> list[Kind]:
+        """What is asked of any engine: those of `Scorer`, and to write where the model does."""
+        kinds = self.scorer.usual_kinds(lengths, heads="head/out/kernel" in self.bank.layout)
+        return kinds if self.writer is None else [*kinds, WRITE]
+
+    def rehearse(self) -> None:
+        """Runs once what fills slots and what writes, for nobody."""
+        self.run(self._rehearse)
+
+    def _rehearse(self) -> None:
+        self.bank.clear(PLAIN_SLOT)  # It is neutral already: this compiles what fills slots.
+        # Nobody is awaited in a rehearsal, which would end answers that are under way.
+        if self.writer is not None and not self.writer.requests:
+            self.writer.rehearse()
+
+    def compile(self, lane: Lane) -> int:
+        """Compiles the programs of a lane, in any thread; how many."""
+        if lane.kind == WRITE and self.writer is not None:
+            return self.writer.compile(lane)
+        return self.scorer.compile(lane)
+
+    def _waits(self, request: Request) -> bool:
+        """Whether the programs of a request are not there yet; they are compiled from now on."""
+        lane = self._lane(request)
+        if lane in self._broken:
+            return True
+        end = self.programs.of(lane, self.compile, self._compiled)
+        return not end.done() or end.cancelled() or end.exception() is not None
+
+    def _lane(self, request: Request) -> Lane:
+        return Lane(request.kind, self.bank.part_of(request.served.leaves))
+
+    def _compiled(self, lane: Lane) -> None:
+        """Wakes up the thread, for those who waited for a lane."""
+        with self.lock:
+            error = self.programs.failure(lane)
+            if error is not None:
+                self._broken[lane] = error
+            self.lock.notify()
+
+    def _give_up(self) -> list[tuple[Request, EngineError]]:
+        """Takes those who waited for a lane that does not compile, and why it does not."""
+        broken, self._broken = self._broken, {}
+        failed: list[tuple[Request, EngineError]] = []
+        for lane, error in broken.items():
+            others = lambda request, lane=lane: self._lane(request) != lane  # noqa: E731
+            lost = self._queue.take(lane.kind, self._queue.count, sys.maxsize, (), others)
+            reason = _failed("the batch does not compile", error)
+            failed += [(request, reason) for request in lost]
+        return failed
+
     def stats(self, prompts: int) -> Stats:
         """Counters since the thread began, of one moment."""
         began = self._batch_began  # Once: the thread may set it to 0 in between.
@@ -145,7 +220,7 @@ class Worker:
                 mixed=self.scorer.mixed,
                 failed=self._failed,
                 loaded=self.bank.loaded,
-                shapes=len(self.programs),
+                shapes=self.programs.count,
                 waiting=self._queue.count,
                 writing=0 if self.writer is None else len(self.writer.requests),
                 prompts=prompts,
@@ -199,16 +274,21 @@ class Worker:
             if self._closing and not (queue.count or busy):
                 return False
             jobs, self._jobs = self._jobs, []
+            failed = self._give_up()
             # Who writes does not wait for others to read with, nor does who leaves.
             window = 0.0 if busy or self._closing else self._window
-            batch, left = queue.next_batch(self._most, bank.prompts, bank.held, window)
-            begun = writer.take(queue) if writer is not None and WRITE in queue.waiting else []
-            # `submit` notifies, so this wait ends early when a request comes.
-            if left and not (jobs or begun):
-                self.lock.wait(left)
+            batch, left = queue.next_batch(self._most, bank.prompts, bank.held, window, self._waits)
+            begun: list[Request] = []
+            if writer is not None and WRITE in queue.waiting:
+                begun = writer.take(queue, self._waits)
+            # `submit` notifies, and so does a program that is there, so this wait ends early.
+            if not (batch or begun or jobs or busy or failed):
+                self.lock.wait(left or LOOK)
         # Without the lock: a warm-up takes long, and callers must be able to submit meanwhile.
         for future, job in jobs:
             _fulfil(future, job)
+        for request, error in failed:
+            request.settle(error=error)
         # Reading comes first: it is one program, and who writes waits for dozens of tokens anyway.
         for requests in filter(None, (batch, begun)):
             self._taken(requests)
@@ -228,10 +308,8 @@ class Worker:
             work()
         except BaseException as error:
             # After SystemExit too: callers would wait for the futures forever.
-            LOG.exception("a batch of %d rows failed", len(requests))
             self._failed += 1
-            failed = EngineError(f"the batch failed: {error!r}")
-            failed.__cause__ = error
+            failed = _failed("the batch failed", error)
             if self.writer is not None:
                 self.writer.forget(requests)
             for request in requests:
@@ -240,6 +318,13 @@ class Worker:
                 raise
         finally:
             self._batch_began = 0.0
+
+
+def _failed(subject: str, error: BaseException | None) -> EngineError:
+    LOG.error(subject, exc_info=error)
+    failed = EngineError(f"{subject}: {error!r}")
+    failed.__cause__ = error
+    return failed
 
 
 def _fulfil(future: "Future[None]", job: Callable[[], None]) -> None:

@@ -25,14 +25,13 @@ from prompt_jax.serve.http.openai_responses import add_responses
 from prompt_jax.serve.http.page import add_page
 from prompt_jax.serve.http.prompts import add_prompts
 from prompt_jax.serve.http.responses import Responses
+from prompt_jax.serve.http.run import SLACK
 
 LOG = logging.getLogger(__name__)
 UPLOAD = 64 * 2**20
 """Bytes: a prompt of 100 tokens for T5-XXL has 1.6 MB, a LoRA of a 7B 10 to 30 MB."""
 DEAD = 5
 """Times `timeout` that a batch may take before the server asks to be started again."""
-SLACK = 15.0
-"""Seconds for sending and receiving, beside those that a request has for its answer."""
 
 
 def create_app(
@@ -43,6 +42,7 @@ def create_app(
     timeout: float = 60.0,
     upload_bytes: int = UPLOAD,
     refresh: float = 5.0,
+    on_ready: Callable[[], None] | None = None,
 ) -> FastAPI:
     """The ASGI application.
 
@@ -53,6 +53,8 @@ def create_app(
       timeout: seconds until a request that has no answer gets 504.
       upload_bytes: of an uploaded prompt at most.
       refresh: seconds between two looks at the store and at the keys; 0 never looks.
+      on_ready: called once the engine is warm, for which the server then sees and until which it
+        is not ready; None takes the engine as it is.
     """
     backbone = catalog.engine.backbone
     if backbone.tokenizer is None:
@@ -63,7 +65,7 @@ def create_app(
 
     @contextlib.asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(_revive(app))]
+        tasks = [asyncio.create_task(_keep_warm(app, on_ready or (lambda: None)))]
         looks = {
             "not served": catalog.refresh, "prompts stay as they were": catalog.losses,
             "keys stay as they were": keys.refresh,
@@ -86,7 +88,8 @@ def create_app(
         Door(keys, catalog), catalog.engine, metrics,
     )  # fmt: skip
     app.state.responses = Responses(catalog.engine, catalog.base, metrics, timeout)
-    app.state.ready = True
+    # Not ready before it is warm, and not when it is told to leave, which ends it in a while.
+    app.state.ready, app.state.leaving = on_ready is None, False
     # Of an error that nobody foresaw the gate knows, which counts it and logs it.
     for kind in (*(kind for kind, _, _ in errors.KINDS), Refused):
         app.add_exception_handler(kind, errors.on_error)
@@ -106,21 +109,25 @@ def create_app(
     return app
 
 
-async def _revive(app: FastAPI) -> None:
-    """Gives an engine that came to an end by itself a new start; not ready until it is warm."""
+async def _keep_warm(app: FastAPI, on_ready: Callable[[], None]) -> None:
+    """Warms up the engine, and again after it came to an end by itself and began anew."""
     engine: Engine = app.state.engine
     while True:
-        await asyncio.sleep(1.0)
         if engine.failed:
             app.state.ready = False
             LOG.error("the engine came to an end by itself and begins again")
+        if not app.state.ready:
             try:
-                engine.restart()
-                # Compiling takes long, and /livez has to be answered meanwhile.
+                if engine.failed:
+                    engine.restart()
+                # Futures, since a thread that waits could not be told that the server ends.
+                await asyncio.gather(*map(asyncio.wrap_future, engine.prepare()))
                 await asyncio.to_thread(engine.warm_up)
                 app.state.ready = True
+                on_ready()
             except Exception:  # Not ready until it does.
-                LOG.exception("the engine does not begin again")
+                LOG.exception("the engine is not warm")
+        await asyncio.sleep(1.0)
 
 
 async def _watch(look: Callable[[], list[str]], heading: str, every: float) -> None:
@@ -156,7 +163,7 @@ def _add_health(app: FastAPI, catalog: Catalog, timeout: float) -> None:
 
     async def readyz(request: Request) -> PlainTextResponse:
         state = request.app.state
-        if not (state.ready and state.engine.alive):
+        if state.leaving or not (state.ready and state.engine.alive):
             return PlainTextResponse("not ready", 503)
         if problem := hung(1):
             return problem

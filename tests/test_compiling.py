@@ -1,0 +1,127 @@
+"""What is compiled while a server answers: who asks for something new waits for it, nobody else."""
+
+import dataclasses
+import threading
+from concurrent.futures import CancelledError
+
+import numpy as np
+import pytest
+from engines import SMALL, prompts_of
+
+from prompt_jax.serve import DeadlineError, Engine, EngineError, Kind
+from prompt_jax.serve.requests import Inputs
+from prompt_jax.tasks import Task
+
+pytestmark = pytest.mark.timeout(180)
+OPTIONS = {**SMALL, "rows": (4,)}
+TEXT, TWO, MANY = [4, 5], [[7], [8]], [[7], [8], [9]]
+
+
+class Held:
+    """Compiles as a worker does, once it is let go."""
+
+    def __init__(self, monkeypatch, engine):
+        self.begun, self.go = threading.Event(), threading.Event()
+        self.lanes, self.error = [], None
+        compile = engine._worker.compile
+
+        def held(lane):
+            self.lanes.append(lane)
+            self.begun.set()
+            assert self.go.wait(60)
+            if self.error is not None:
+                raise self.error
+            return compile(lane)
+
+        monkeypatch.setattr(engine._worker, "compile", held)
+
+
+def test_others_are_answered_while_a_program_compiles(tiny, monkeypatch):
+    with Engine(tiny, prompts_of(tiny), **OPTIONS) as engine:
+        before = engine.score("p0", TEXT, TWO).result(60)
+        held = Held(monkeypatch, engine)
+        new = engine.score("p0", TEXT, MANY)
+        late = engine.score("p1", TEXT, MANY, timeout=0.0)
+        gone = engine.score("p2", TEXT, MANY)
+        assert held.begun.wait(60) and gone.cancel()
+        # One lane is at it, and whatever has its programs goes on.
+        for _ in range(3):
+            again = engine.score("p0", TEXT, TWO).result(60)
+            np.testing.assert_array_equal(again.log_likelihoods, before.log_likelihoods)
+        with pytest.raises(DeadlineError, match="no answer within"):
+            late.result(60)
+        assert not new.done() and engine.stats.waiting >= 1
+        held.go.set()
+        got = new.result(60)
+        assert got.log_likelihoods.shape == (3,)
+        np.testing.assert_allclose(got.log_likelihoods[:2], before.log_likelihoods, rtol=1e-5)
+        with pytest.raises(CancelledError):
+            gone.result(60)
+        assert held.lanes[0].kind == Kind("score", 8, 8, 1)
+
+
+def test_a_program_that_does_not_compile_fails_its_own_requests(tiny, monkeypatch):
+    with Engine(tiny, prompts_of(tiny), **OPTIONS) as engine:
+        engine.score("p0", TEXT, TWO).result(60)
+        held = Held(monkeypatch, engine)
+        held.error = MemoryError("too much")
+        new = engine.score("p0", TEXT, MANY)
+        assert held.begun.wait(60)
+        beside = engine.score("p0", TEXT, TWO)
+        held.go.set()
+        with pytest.raises(EngineError, match="the batch does not compile: MemoryError"):
+            new.result(60)
+        assert np.isfinite(beside.result(60).log_likelihoods).all()
+        # The next one is another try.
+        held.error = None
+        assert len(engine.score("p0", TEXT, MANY).result(60).log_likelihoods) == 3
+        assert len(held.lanes) == 2
+
+
+def test_an_engine_that_closes_answers_those_who_wait_for_a_program(tiny, monkeypatch):
+    engine = Engine(tiny, prompts_of(tiny), **OPTIONS)
+    held = Held(monkeypatch, engine)
+    new = engine.score("p0", TEXT, TWO)
+    assert held.begun.wait(60)
+    closing = threading.Thread(target=engine.close)
+    closing.start()
+    assert not new.done()
+    held.go.set()
+    assert np.isfinite(new.result(60).log_likelihoods).all()
+    closing.join(60)
+    assert not closing.is_alive()
+
+
+def test_few_shapes_serve_all_candidates(tiny):
+    inputs = Inputs(tiny, (8, 32))
+
+    def shape(count, length):
+        kind, _, compared = inputs.scoring(TEXT, [[5] * length] * count, True)
+        assert compared.real.sum() == count * length
+        return kind.candidates, kind.tokens
+
+    shapes = {shape(count, length) for count in range(1, 65) for length in (1, 2, 3, 8, 9, 32)}
+    assert shapes == {(count, length) for count in (2, 8, 32, 128) for length in (1, 2, 8, 32)}
+    # One that is longer than a text may be is as long as it is.
+    assert shape(2, 40) == (2, 40)
+
+
+def test_a_prompt_that_joins_is_compiled_for_before_it_is_served(tiny_backbone, monkeypatch):
+    labels = ("good", "bad", "fine")
+    task = Task(name="t", source="{x}", target="{y}", labels=labels, kind="classification")
+    prompts = prompts_of(tiny_backbone, 2)
+    with Engine(tiny_backbone, prompts, **OPTIONS) as engine:
+        joins = dataclasses.replace(prompts["p1"], task=task)
+        engine.put("p1", joins)
+        # An engine that nobody has warmed up compiles what is asked, when it is asked.
+        assert engine.prepare_for(engine.version("p1")) == []
+        held = Held(monkeypatch, engine)
+        held.go.set()
+        assert engine.prepare([]) == []
+        for end in engine.prepare_for(engine.version("p1")):
+            end.result(60)
+        lanes = list(held.lanes)
+        assert [lane.kind.candidates for lane in lanes] == [8]
+        count = engine.stats.shapes
+        engine.score("p1", "a film", labels).result(60)
+        assert engine.stats.shapes == count and held.lanes == lanes
