@@ -88,6 +88,8 @@ def test_any_row_of_64_prompts_is_the_row_alone(tiny):
     words = {name: words_for(roomy, i) for i, name in enumerate(prompts)}
     options = {"rows": (64,), "lengths": (8,), "window": 0, "max_new_tokens": 2}
     with Engine(roomy, prompts, slots=64, **options) as engine:
+        # Before: those whose program is there would not wait for the others.
+        engine.warm_up([Kind("score", 8, count, 1) for count in (2, 8)])
 
         def ask(names):
             with engine._worker.lock:  # Nothing is taken before all wait.

@@ -1,6 +1,7 @@
 """How a server begins and ends: alive at once, ready once warm, not ready before it leaves."""
 
 import contextlib
+import dataclasses
 import signal
 import socket
 import threading
@@ -18,6 +19,7 @@ from prompt_jax.serve import Engine, Store  # noqa: E402
 from prompt_jax.serve.catalog import Catalog  # noqa: E402
 from prompt_jax.serve.http import create_app  # noqa: E402
 from prompt_jax.serve.http.run import server_of  # noqa: E402
+from prompt_jax.tasks import Task  # noqa: E402
 
 pytestmark = pytest.mark.timeout(180)
 ASKED = {"model": "films", "input": "a fine film", "labels": ["good", "bad"]}
@@ -70,6 +72,14 @@ def test_alive_at_once_and_ready_once_warm(catalog, monkeypatch):
             count = len(asked)
             assert user.post("/v1/classify", json=ASKED).status_code == 200
             assert len(asked) == count
+            # One that joins, of three labels, is compiled for before its name means it.
+            labels = ("good", "bad", "fine")
+            task = Task(name="t", source="{x}", target="{y}", labels=labels, kind="classification")
+            prompt = prompt_of(catalog.engine.backbone, PromptTuningConfig(num_virtual_tokens=3), 2)
+            catalog.put("tones", dataclasses.replace(prompt, task=task))
+            assert asked[count:] == ["score"]
+            answer = user.post("/v1/classify", json={"model": "tones", "input": "a fine film"})
+            assert answer.status_code == 200 and len(asked) == count + 1
 
 
 @contextlib.contextmanager
