@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import threading
 
 import pytest
@@ -45,18 +46,27 @@ def soon(monkeypatch):
     monkeypatch.setattr(retries, "FIRST", 0.01)
 
 
-class Busy:
-    """An application whose first requests for answers are refused with a status."""
+@dataclasses.dataclass
+class Refusals:
+    """Statuses with which the next requests for answers are refused."""
 
-    def __init__(self, app, statuses):
-        self.app, self.statuses, self.posts = app, list(statuses), 0
+    statuses: list[int]
+    posts: int = 0
+    """Requests for answers so far."""
+
+
+class Busy:
+    """A server's middleware that refuses requests for answers."""
+
+    def __init__(self, app, refusals):
+        self.app, self.refusals = app, refusals
 
     async def __call__(self, scope, receive, send):
         if scope["type"] == "http" and scope["method"] == "POST":
-            self.posts += 1
-            if self.statuses:
+            self.refusals.posts += 1
+            if self.refusals.statuses:
                 headers = [(b"retry-after", b"0"), (b"content-type", b"application/json")]
-                status = self.statuses.pop(0)
+                status = self.refusals.statuses.pop(0)
                 await send({"type": "http.response.start", "status": status, "headers": headers})
                 body = b'{"error": {"message": "later", "code": "overloaded"}}'
                 return await send({"type": "http.response.body", "body": body})
@@ -65,9 +75,10 @@ class Busy:
 
 @contextlib.contextmanager
 def busy(served, *statuses):
-    app = Busy(create_app(served.catalog, KEYS), statuses)
+    app, refusals = create_app(served.catalog, KEYS), Refusals(list(statuses))
+    app.add_middleware(Busy, refusals=refusals)
     with serving(app) as address:
-        yield app, Remote(address, "user")
+        yield refusals, Remote(address, "user")
 
 
 def test_an_answer_names_the_prompt_that_wrote_it(served, engine, remote, tiny_backbone):
@@ -155,22 +166,22 @@ def test_what_is_refused_leaves_nothing_and_is_tried_again(engine, monkeypatch):
 
 
 def test_a_busy_server_is_asked_again(served, engine):
-    with busy(served, 429, 503) as (app, remote):
+    with busy(served, 429, 503) as (refusals, remote):
         chat = ChatPromptJax(source=remote, soft_prompt="films@2", max_tokens=4)
         direct = ChatPromptJax(source=Local(engine), soft_prompt="films@2", max_tokens=4)
-        assert chat.invoke(TEXT).text == direct.invoke(TEXT).text and app.posts == 3
-        app.statuses = [503]
+        assert chat.invoke(TEXT).text == direct.invoke(TEXT).text and refusals.posts == 3
+        refusals.statuses = [503]
         assert asyncio.run(chat.ainvoke(TEXT)).text == direct.invoke(TEXT).text
-        app.statuses = [429]
+        refusals.statuses = [429]
         assert PromptJaxEmbeddings(source=remote, soft_prompt="films@2").embed_query(TEXT)
-        app.statuses, app.posts = [429, 429], 0
+        refusals.statuses, refusals.posts = [429, 429], 0
         with pytest.raises(BusyError, match="the server said 429: later"):
             chat.invoke(TEXT, max_retries=1)
-        assert app.posts == 2
-        app.statuses, app.posts = [500], 0
+        assert refusals.posts == 2
+        refusals.statuses, refusals.posts = [500], 0
         with pytest.raises(Exception, match="the server said 500"):
             chat.invoke(TEXT)
-        assert app.posts == 1
+        assert refusals.posts == 1
 
 
 def test_an_answer_that_breaks_off_is_no_answer():

@@ -5,7 +5,6 @@ batch may have is compiled once, at warm-up or when it is first met; putting, re
 prompts changes numbers and compiles nothing.
 """
 
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -17,16 +16,15 @@ from prompt_jax.forward import Injection, PromptedModel
 from prompt_jax.forward.places import check_places
 from prompt_jax.prompts import Prompt
 from prompt_jax.serve.errors import EngineError, PromptRefusedError, TooManyPromptsError
+from prompt_jax.serve.names import Names
 from prompt_jax.serve.programs import Programs
 from prompt_jax.serve.prompts import (
-    PLAIN,
     Served,
     example,
     injection_for,
     layout_of,
     poisoned,
     served_as,
-    unknown,
 )
 from prompt_jax.serve.requests import WRITE, Inputs, Kind, Request, TextOrTokens
 from prompt_jax.serve.sampling import Sampling, Written
@@ -89,10 +87,7 @@ class Engine:
         writes = 0 if backbone.config.is_encoder else max_new_tokens
         backbone.check_context(virtual, self.lengths[-1], writes)
         self._model, self._inputs = PromptedModel.of(backbone), Inputs(backbone, self.lengths)
-        # Guards the names and the poisoned digests; the worker has its own lock for the queue.
-        self._lock = threading.Lock()
-        self._served: dict[str, Served] = {}
-        self._poisoned: set[str] = set()
+        self._names = Names()
         self.on_batch: Callable[[Sequence[Request]], None] = lambda requests: None
         """Called with the requests of every batch as it begins, in the thread of the engine."""
         self._warms = False
@@ -114,9 +109,7 @@ class Engine:
           PromptRefusedError: of another backbone, larger than a slot, or not one row's alone.
         """
         served = served_as(name, prompt, self.backbone, self._layout, allow_mismatch)
-        with self._lock:
-            self._served[name] = served
-            self._poisoned.discard(served.digest)
+        self._names.put(served)
         return served.digest
 
     def remove(self, name: str) -> None:
@@ -125,15 +118,12 @@ class Engine:
         Raises:
           UnknownPromptError: there is none of this name.
         """
-        with self._lock:
-            if self._served.pop(name, None) is None:
-                raise unknown(name, self._served)
+        self._names.remove(name)
 
     @property
     def names(self) -> list[str]:
         """Names of all prompts, sorted."""
-        with self._lock:
-            return sorted(self._served)
+        return [served.reference for served in self._names.records]
 
     def version(self, prompt: str | Served | None) -> Served:
         """The record of what a name stands for now; a record stands for itself.
@@ -142,15 +132,7 @@ class Engine:
           UnknownPromptError: there is none of this name.
           PoisonedPromptError: its answers were NaN or infinite.
         """
-        with self._lock:
-            if prompt is None:
-                return PLAIN
-            served = prompt if isinstance(prompt, Served) else self._served.get(prompt)
-            if served is None:
-                raise unknown(str(prompt), self._served)
-            if served.digest in self._poisoned:
-                raise poisoned(served)
-            return served
+        return self._names.version(prompt)
 
     def score(
         self,
@@ -260,7 +242,7 @@ class Engine:
         served = self.version(prompt)
         kind, tokens = self._inputs.reading(text, top_logprobs)
         sampling = Sampling(top_logprobs=top_logprobs)
-        return self._worker.submit([Request(served, kind, tokens, timeout, sampling=sampling)])[0]
+        return self._submit([Request(served, kind, tokens, timeout, sampling=sampling)])[0]
 
     def generate(
         self,
@@ -349,8 +331,7 @@ class Engine:
         """
         self._warms = True
         if kinds is None:
-            with self._lock:
-                prompts = list(self._served.values())
+            prompts = self._names.records
             labelled = [kind for served in prompts for kind in self._inputs.label_kinds(served)]
             kinds = [*self._worker.usual_kinds(self.lengths), *labelled]
         return self._worker.prepare(dict.fromkeys(kinds))
@@ -367,7 +348,7 @@ class Engine:
     @property
     def stats(self) -> Stats:
         """Counters since the start."""
-        return self._worker.stats(prompts=len(self._served))
+        return self._worker.stats(prompts=len(self._names))
 
     @property
     def alive(self) -> bool:
@@ -409,10 +390,5 @@ class Engine:
         self.close()
 
     def _poison(self, request: Request) -> None:
-        """Refuses a prompt from now on, under all of its names, until it is put anew."""
-        if (
-            request.served.digest
-        ):  # The plain model has none; an input may overflow it all the same.
-            with self._lock:
-                self._poisoned.add(request.served.digest)
+        self._names.poison(request.served)
         request.settle(error=poisoned(request.served))

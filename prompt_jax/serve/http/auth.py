@@ -80,29 +80,29 @@ class View:
 
     def put(self, name: str, prompt: Prompt, expected: str | None) -> Served:
         """A new version of a prompt."""
-        return self._catalog.put(self.own(name), prompt, expected=expected)
+        return self._catalog.put(self.writable(name), prompt, expected=expected)
 
     def alias(self, name: str, alias: str, version: int, expected: str | None) -> Served | None:
         """Makes an alias mean a version."""
-        self._catalog.alias(self.own(name), alias, version, expected=expected)
+        self._catalog.alias(self.writable(name), alias, version, expected=expected)
         return self.find(f"{name}@{version}")
 
     def remove(self, name: str, version: int, expected: str | None) -> None:
         """Deletes a version."""
-        self._catalog.remove(self.own(name), version, expected=expected)
+        self._catalog.remove(self.writable(name), version, expected=expected)
 
     def load(self, model: str, reference: str, *, replace: bool) -> None:
         """Makes an alias mean a version, see `Catalog.load`."""
         # Both count: the name would change what others get, and the version is read under it.
-        self.own(model.partition("@")[0])
+        self.writable(model.partition("@")[0])
         self._catalog.load(model, reference, self.key.sees, replace=replace)
 
     def unload(self, model: str) -> None:
         """Takes an alias away, see `Catalog.unload`."""
-        self.own(model.partition("@")[0])
+        self.writable(model.partition("@")[0])
         self._catalog.unload(model)
 
-    def own(self, name: str) -> str:
+    def writable(self, name: str) -> str:
         """A name that the key may change.
 
         Raises:

@@ -76,7 +76,7 @@ def add_prompts(app: FastAPI) -> None:
     async def put(request: Request, name: str) -> shapes.Model:
         """A new version: the body is a zip of the folder that `save_prompt` writes."""
         view: View = request.state.view
-        view.own(name)  # Before the body is looked at.
+        view.writable(name)  # Before the body is looked at.
         body = await request.body()
         prompt = await asyncio.to_thread(unpacked, body, responses.engine.backbone)
         served = await in_turn(lambda: view.put(name, prompt, expected_of(request)))

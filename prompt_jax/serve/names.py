@@ -1,0 +1,63 @@
+"""What the names of an engine mean now, for many threads at once."""
+
+import threading
+
+from prompt_jax.serve.prompts import PLAIN, Served, poisoned, unknown
+
+
+class Names:
+    """The records of prompts by name, and which of them are refused."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._served: dict[str, Served] = {}
+        self._poisoned: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self._served)
+
+    @property
+    def records(self) -> list[Served]:
+        """All of them, by name."""
+        with self._lock:
+            return [self._served[name] for name in sorted(self._served)]
+
+    def put(self, served: Served) -> None:
+        """Takes a record under its name, in place of an older one."""
+        with self._lock:
+            self._served[served.reference] = served
+            self._poisoned.discard(served.digest)
+
+    def remove(self, name: str) -> None:
+        """Forgets a name.
+
+        Raises:
+          UnknownPromptError: there is none of this name.
+        """
+        with self._lock:
+            if self._served.pop(name, None) is None:
+                raise unknown(name, self._served)
+
+    def version(self, prompt: str | Served | None) -> Served:
+        """The record of what a name stands for now; a record stands for itself.
+
+        Raises:
+          UnknownPromptError: there is none of this name.
+          PoisonedPromptError: its answers were NaN or infinite.
+        """
+        with self._lock:
+            if prompt is None:
+                return PLAIN
+            served = prompt if isinstance(prompt, Served) else self._served.get(prompt)
+            if served is None:
+                raise unknown(str(prompt), self._served)
+            if served.digest in self._poisoned:
+                raise poisoned(served)
+            return served
+
+    def poison(self, served: Served) -> None:
+        """Refuses a prompt from now on, under all of its names, until it is put anew."""
+        # The plain model has no digest; an input may overflow it all the same.
+        if served.digest:
+            with self._lock:
+                self._poisoned.add(served.digest)
