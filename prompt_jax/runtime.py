@@ -7,6 +7,8 @@ import importlib.util
 import os
 import platform
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from prompt_jax.config import DistributedConfig
 
 # glibc's malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
+MEMORY_SECONDS = 10.0
+"""Between two looks at how much memory the process holds."""
 
 
 def prepare(distributed: DistributedConfig | None = None, *, keep_programs: bool = False) -> None:
@@ -76,7 +80,8 @@ def keep_memory() -> bool:
 
     XLA on CPU asks for all temporary memory of a program at every call and frees it behind. glibc
     hands large pieces back to the system, so every training step would touch gigabytes of fresh
-    pages: a tenth of its time (benchmarks/train_step_vs_peft.py).
+    pages: a tenth of its time (benchmarks/train_step_vs_peft.py). Above half of the machine's
+    memory it is given back, see `give_back`.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -84,4 +89,33 @@ def keep_memory() -> bool:
     if mallopt is None:
         return False
     # One arena, since the others may not grow and map large pieces all the same.
-    return all([mallopt(M_ARENA_MAX, 1), mallopt(M_MMAP_MAX, 0), mallopt(M_TRIM_THRESHOLD, -1)])
+    kept = all([mallopt(M_ARENA_MAX, 1), mallopt(M_MMAP_MAX, 0), mallopt(M_TRIM_THRESHOLD, -1)])
+    threading.Thread(target=_watch_memory, name="prompt_jax.memory", daemon=True).start()
+    return kept
+
+
+def give_back(limit: int) -> bool:
+    """Gives freed memory back to the system where the process holds more than `limit` bytes.
+
+    The temporary memory of a program is one piece: a longer batch finds no room in what a shorter
+    one has left, and programs of several lengths together keep several times what each needs.
+
+    Returns:
+      Whether it held more.
+    """
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    if pages * os.sysconf("SC_PAGE_SIZE") <= limit:
+        return False
+    ctypes.CDLL(None).malloc_trim(0)
+    return True
+
+
+def _watch_memory() -> None:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    container = Path("/sys/fs/cgroup/memory.max")
+    bound = container.read_text().strip() if container.exists() else "max"
+    if bound.isdecimal():  # A container may have less than its machine.
+        memory = min(memory, int(bound))
+    while True:
+        time.sleep(MEMORY_SECONDS)
+        give_back(memory // 2)

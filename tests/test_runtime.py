@@ -37,6 +37,29 @@ def test_a_prepared_process_keeps_its_memory_and_computes(tmp_path):
     assert float(total) == 2048 * 2048
 
 
+HOLES = """
+from resource import getpagesize
+import numpy as np
+from prompt_jax.runtime import give_back, keep_memory
+held = lambda: int(open("/proc/self/statm").read().split()[1]) * getpagesize() >> 20
+keep_memory()
+start, small = held(), []
+for size in range(50, 90, 10):  # MiB, each larger than what the last has left.
+    np.ones(size << 20, np.uint8)
+    small.append(np.ones(1 << 16, np.uint8))
+print(held() - start, give_back(4 << 40), give_back(1 << 20), held() - start)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc")
+def test_memory_in_holes_is_given_back():
+    run = [sys.executable, "-c", HOLES]
+    done = subprocess.run(run, capture_output=True, text=True, check=True)
+    kept, below, above, left = done.stdout.split()
+    assert int(kept) >= 80 and int(left) < 20
+    assert (below, above) == ("False", "True")
+
+
 QUIET = """
 import importlib.util, os, sys
 os.environ.pop("JAX_PLATFORMS", None)
