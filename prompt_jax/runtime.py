@@ -1,6 +1,7 @@
 """What a process settles before JAX starts: its devices, compiled programs, memory that is kept."""
 
 import ctypes
+import functools
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -75,6 +76,7 @@ def quiet() -> None:
         jax.config.update("jax_platforms", "cpu")
 
 
+@functools.cache  # Once a process: it starts a thread.
 def keep_memory() -> bool:
     """Keeps freed memory in the process, where the C library is glibc; whether it is.
 

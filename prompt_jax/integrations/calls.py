@@ -111,10 +111,8 @@ class Writing(Prompted):
         """A text or a chat, and how it shall be answered."""
         options = options_of(options)
         sampling = {name: options.get(name, getattr(self, name)) for name in SAMPLING}
-        stops, retries = (
-            tuple(stop or self.stop or ()),
-            options.get("max_retries", self.max_retries),
-        )
+        stops = tuple(stop or self.stop or ())
+        retries = options.get("max_retries", self.max_retries)
         return Call(input, self.prompt_of(options), **sampling, stops=stops, retries=retries)
 
     def written(self, call: Call) -> Iterator[Piece]:
