@@ -290,7 +290,8 @@ def test_swaps_under_load_compile_nothing(tiny):
             compiled.append(name)
 
     with Engine(tiny, {**others, "x": versions[0]}, **SMALL) as engine:
-        engine.warm_up([Kind("score", 8, 2, 1), WRITE])
+        # The largest board, and that of one row.
+        engine.warm_up([Kind("score", 8, 2, 1), WRITE, Kind("write", 8, 1)])
         known = {}
         for version in versions:
             digest = engine.put("x", version)

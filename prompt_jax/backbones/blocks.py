@@ -32,8 +32,8 @@ REMAT_POLICIES = {
 
 
 def relative_buckets(
-    query: Int[Array, "*B T"],
-    key: Int[Array, "*B S"],
+    query: Int[Array, "*#B T"],
+    key: Int[Array, "*#B S"],
     *,
     bidirectional: bool,
     buckets: int = 32,

@@ -41,8 +41,8 @@ class EncoderDecoder(nn.Module):
 
         With a `cache`, see `prefill`, the first call needs `encoded` and fills the keys and
         values of cross-attention; later calls pass `encoded=None` and only the new tokens, whose
-        first one stands at position `index`, in all rows or in each. Virtual tokens of the decoder come into the cache
-        with the first call and count in its length, but not in `index`.
+        first one stands at position `index`, in all rows or in each. Virtual tokens of the decoder
+        come into the cache with the first call and count in its length, but not in `index`.
         """
 
     def __call__(

@@ -36,12 +36,14 @@ class Kind(NamedTuple):
     length: int = 0
     """T, to which texts are padded."""
     candidates: int = 0
-    """C, to which the candidates of a request are padded; of `read`, K of the likeliest tokens."""
+    """C, to which the candidates of a request are padded; of `read`, K of the likeliest tokens; of
+    `write`, R of the board."""
     tokens: int = 0
     """U, to which the tokens of a candidate are."""
 
 
 WRITE = Kind("write")
+"""Of all requests to write, and of the largest board; those of smaller ones have their sizes."""
 
 
 class CandidateTokens(NamedTuple):
