@@ -20,6 +20,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from concurrent.futures import Future
 
 import jax
 import numpy as np
@@ -34,7 +35,7 @@ from prompt_jax.forward import Injection
 from prompt_jax.generate import generate
 from prompt_jax.prompts import Prompt, prompt_for
 from prompt_jax.runtime import prepare
-from prompt_jax.serve import Engine, Kind
+from prompt_jax.serve import Engine, Kind, Written
 
 LENGTHS, ROOM = (32, 128), 64
 Side = Callable[[], np.ndarray]
@@ -70,8 +71,8 @@ def generate_side(backbone: Backbone, prompts: list[Prompt], tokens: np.ndarray,
     rows = np.stack([np.asarray(prompt.injection().prompt) for prompt in prompts])
     # One prompt for all rows has no axis of rows.
     injection = Injection(rows if len({prompt.name for prompt in prompts}) > 1 else rows[0])
-    mask, length = np.ones(tokens.shape, bool), {"max_new_tokens": new, "min_new_tokens": new}
-    return lambda: generate(backbone, injection, tokens, mask, **length)
+    inputs = (backbone, injection, tokens, np.ones(tokens.shape, bool))
+    return lambda: generate(*inputs, max_new_tokens=new, min_new_tokens=new)
 
 
 def engine_side(
@@ -82,10 +83,13 @@ def engine_side(
     def write() -> np.ndarray:
         begun, times = time.perf_counter(), {}
 
-        def ask(row: int) -> object:
-            note = lambda _: times.setdefault(row, time.perf_counter() - begun)  # noqa: E731
-            length = {"max_new_tokens": new, "min_new_tokens": new}
-            return engine.generate(prompts[row].name, tokens[row], stream=note, **length)
+        def ask(row: int) -> Future[Written]:
+            def note(_: Written) -> None:
+                times.setdefault(row, time.perf_counter() - begun)
+
+            return engine.generate(
+                prompts[row].name, tokens[row], max_new_tokens=new, min_new_tokens=new, stream=note
+            )
 
         futures = [ask(row) for row in range(len(tokens))]
         answers = np.stack([future.result().tokens for future in futures])

@@ -161,15 +161,15 @@ def put(board: Board, rows: Board, places: Int[Array, " A"]) -> Board:
 
 def _resized(rows: Board, *, inputs: int, room: int) -> Board:
     """Rows with so many places for an input, and for an answer."""
-    before, more, cache = rows.mask.shape[1], room - rows.tokens.shape[1], rows.cache
+    before, growth, cache = rows.mask.shape[1], room - rows.tokens.shape[1], rows.cache
 
     def own(keys: Float[Array, "L R H S K"]) -> Float[Array, "L R H W K"]:
         if cache.cross_key is not None:
-            return _columns(keys, keys.shape[3] + more, 3)
+            return _columns(keys, keys.shape[3] + growth, 3)
         # Those of the input stand in front. Texts are padded on the right, so that each part is
         # lengthened and cut at its end.
         texts, answers = jnp.split(keys, [before], axis=3)
-        parts = [_columns(texts, inputs, 3), _columns(answers, answers.shape[3] + more, 3)]
+        parts = [_columns(texts, inputs, 3), _columns(answers, answers.shape[3] + growth, 3)]
         return jnp.concatenate(parts, axis=3)
 
     def crossed(keys: Float[Array, "L R H S K"] | None) -> Float[Array, "L R H W K"] | None:

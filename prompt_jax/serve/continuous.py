@@ -1,5 +1,6 @@
 """Continuous batching: which request is written at which place of a board, and for whom."""
 
+import itertools
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
@@ -94,7 +95,8 @@ class ContinuousBatch:
         elif size != self._size:
             self._move(size)
         for batch in self._readings(requests):
-            places = [p for p in range(self._size.rows) if p not in self.requests][: len(batch)]
+            free = (place for place in range(self._size.rows) if place not in self.requests)
+            places = list(itertools.islice(free, len(batch)))
             slots = []
             for place, request in zip(places, batch, strict=True):
                 slots.append(self._bank.place(request.served))
@@ -311,14 +313,10 @@ class ContinuousBatch:
         for part in self._bank.parts:
             leaves = self._bank.leaves_with(part)
             for count in (*self._counts, 1):
-                # At places beyond the board, so that it stays empty.
-                rows, slots, places = (
-                    [self._nobody] * count,
-                    [PLAIN_SLOT] * count,
-                    [self._size.rows] * count,
-                )
                 size = self._size._replace(rows=count)
-                self._seat(self._read(rows, slots, size, leaves), size, places)
+                board = self._read([self._nobody] * count, [PLAIN_SLOT] * count, size, leaves)
+                # At places beyond the board, so that it stays empty.
+                self._seat(board, size, [self._size.rows] * count)
                 # Nobody is awaited, so the loop ends before its first token.
                 self._write(leaves, np.zeros(self._size.rows, bool))
         self._board = None
