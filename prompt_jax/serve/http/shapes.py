@@ -146,6 +146,48 @@ class Classification(TypedDict):
     prompt_digests: NotRequired[list[str]]
 
 
+class TaggedWord(TypedDict):
+    """A word of a text and its tag; characters are those of the text as it was sent."""
+
+    word: str
+    start: int
+    end: int
+    tag: str
+    probability: float | None
+    """None of a word that was cut off, whose tag is the first."""
+
+
+class TaggedText(TypedDict):
+    """The words of a text."""
+
+    index: int
+    words: list[TaggedWord]
+
+
+class Tagging(Identity):
+    """`/v1/tags`."""
+
+    object: Literal["list"]
+    data: list[TaggedText]
+
+
+class AnswerSpan(TypedDict):
+    """The part of a text that answers its question; empty where none does."""
+
+    index: int
+    text: str
+    start: int
+    end: int
+    probability: float
+
+
+class Spans(Identity):
+    """`/v1/spans`."""
+
+    object: Literal["list"]
+    data: list[AnswerSpan]
+
+
 class OutputText(TypedDict):
     """A part of a message of `/v1/responses`."""
 
