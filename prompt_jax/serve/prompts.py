@@ -152,8 +152,9 @@ def served_as(
     except InputError as error:
         raise PromptRefusedError(f"prompt {reference!r}: {error}") from error
     kernel, head = leaves.get("head/out/kernel"), head_of(prompt)
-    chooses = kernel is not None and head in ("classification", "tagging")
-    classes = kernel.shape[-1] if chooses else 0
+    classes = 0
+    if kernel is not None and head in ("classification", "tagging"):
+        classes = kernel.shape[-1]
     return Served(
         reference=reference,
         digest=prompt.digest,
