@@ -66,8 +66,9 @@ def requests_of(spec, method, path):
     parameters = re.findall(r"\{(\w+)", path)
     assert set(parameters) <= {"name", "model", "version", "alias"}, f"what of {path} is a prompt?"
     places, fields = [("path",)] if {"name", "model"} & set(parameters) else [], {}
-    if "requestBody" in about:
-        schema = about["requestBody"]["content"]["application/json"]["schema"]
+    bodies = about.get("requestBody", {}).get("content", {})
+    if "application/json" in bodies:
+        schema = bodies["application/json"]["schema"]
         body = spec["components"]["schemas"][schema["$ref"].split("/")[-1]]
         missing = set(body.get("required", ())) - set(SAMPLES)
         assert not missing, f"{path} needs samples of {missing}"

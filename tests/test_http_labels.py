@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 
 httpx = pytest.importorskip("httpx")
@@ -10,7 +11,9 @@ pytest.importorskip("fastapi")
 
 from serving import KEYS, USER, asking, prompt_of  # noqa: E402
 
-from prompt_jax.config import InputError  # noqa: E402
+from prompt_jax.answers import answer  # noqa: E402
+from prompt_jax.config import DataConfig, EvalConfig, InputError  # noqa: E402
+from prompt_jax.data import first_tokens, span_targets  # noqa: E402
 from prompt_jax.methods import HeadConfig, PromptTuningConfig  # noqa: E402
 from prompt_jax.serve import Engine, Store
 from prompt_jax.serve.catalog import Catalog
@@ -31,14 +34,30 @@ HEADS = {
 }
 
 
+UNTOLD = {
+    "untold": dataclasses.replace(TAGS, labels=("0", "1", "2")),
+    "spans": dataclasses.replace(FILMS, kind="span", labels=(), metrics=()),
+}
+"""What a prompt is for that does not tell it."""
+
+
 @pytest.fixture(scope="module")
-def heads(bert_folder, tmp_path_factory):
-    """Asks a server of an encoder whose prompts have heads."""
-    backbone = load_backbone(str(bert_folder))
-    prompts = {
-        name: dataclasses.replace(prompt_of(backbone, method, seed), task=task)
+def heads_backbone(bert_folder):
+    return load_backbone(str(bert_folder))
+
+
+@pytest.fixture(scope="module")
+def heads_prompts(heads_backbone):
+    return {
+        name: dataclasses.replace(prompt_of(heads_backbone, method, seed), task=task)
         for seed, (name, (method, task)) in enumerate(HEADS.items())
     }
+
+
+@pytest.fixture(scope="module")
+def heads(heads_backbone, heads_prompts, tmp_path_factory):
+    """Asks a server of an encoder whose prompts have heads."""
+    backbone, prompts = heads_backbone, heads_prompts
     store = Store(tmp_path_factory.mktemp("heads"))
     for name, prompt in prompts.items():
         store.put(name, prompt)
@@ -67,6 +86,51 @@ def test_a_class_keeps_its_name_whatever_the_order_of_labels(heads):
     row = heads("classify", **body).json()["data"][0]
     assert list(row["probs"]) == ["0", "1", "2"]
     assert heads("classify", **body, labels=["bad", "good", "yes"]).status_code == 400
+
+
+def test_tags_and_spans_are_those_of_predict(heads, heads_backbone, heads_prompts):
+    texts = ["good  bad film", "number", "", "yes no " * 12]
+    for name, route in (("tags", "tags"), ("untold", "tags"), ("spans", "spans")):
+        prompt, task = heads_prompts[name], HEADS[name][1] or UNTOLD[name]
+        sizes = {"data": DataConfig(max_source_length=16), "eval": EvalConfig(batch_size=2)}
+        words = answer(heads_backbone, prompt.injection(), texts, task, **sizes)
+        reply = heads(route, model=name, input=texts, truncate_prompt_tokens=-1).json()
+        assert reply["prompt_digest"] == prompt.digest
+        for row, text, prediction, reading in zip(
+            reply["data"], texts, words.predictions, words.readings, strict=True
+        ):
+            if route == "spans":
+                assert row["text"] == text[row["start"] : row["end"]] == prediction
+                ends = span_targets(reading.places, row["start"], row["end"])
+                if ends is not None:
+                    share = float(np.exp(reading.scores[[0, 1], ends].sum()))
+                    assert row["probability"] == pytest.approx(share, rel=1e-4)
+                continue
+            assert " ".join(word["tag"] for word in row["words"]) == prediction
+            told = [word["word"] for word in row["words"]]
+            assert told == text.split() == [text[w["start"] : w["end"]] for w in row["words"]]
+            first = first_tokens(text, reading.places)
+            shares = [float(np.exp(reading.scores[t].max())) if t >= 0 else None for t in first]
+            for word, share in zip(row["words"], shares, strict=True):
+                assert word["probability"] == (share and pytest.approx(share, rel=1e-4))
+    assert heads("tags", model="tags", input="yes no " * 12).status_code == 400
+    one = heads("spans", model="spans", input="good film").json()["data"]
+    assert [row["index"] for row in one] == [0]
+
+
+@pytest.mark.parametrize(
+    ("route", "name", "message"),
+    [
+        ("tags", "spans", "has no head for tagging; ask /v1/spans for its spans"),
+        ("spans", "tags", "has no head for span; ask /v1/tags for its tags"),
+        ("tags", "films", "has no head for tagging; name a prompt that was trained with one"),
+        ("spans", "", "the model without a prompt has no head for span; name a prompt"),
+    ],
+)
+def test_a_head_of_another_kind_marks_nothing(route, name, message, heads):
+    reply = heads(route, model=name, input="good film")
+    assert reply.status_code == 400 and message in reply.text
+    assert heads(route, model=name, input=[[5, 6]]).json()["error"]["param"].startswith("input")
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,8 @@ from prompt_jax.serve.http.metrics import Metrics
 from prompt_jax.serve.http.run import SLACK
 
 PLACE = Path(__file__).parent.parent / "launch" / "serving"
+KSERVE = ("minReplicas", "maxReplicas", "autoScaling", "timeout")
+"""Fields of a predictor that a pod has not."""
 FLAGS = {f"--{name.replace('_', '-')}" for name in inspect.signature(_serve).parameters}
 
 
@@ -78,8 +80,46 @@ def test_kserve():
     check_container(predictor["containers"][0], predictor["volumes"])
 
 
-@pytest.mark.parametrize("name", ["alerts.yaml", "grafana.json"])
-def test_every_number_is_one_that_the_server_has(name, tiny, tmp_path):
+def schema_errors(resource):
+    """What the schema of a resource of Kubernetes says of it; unknown fields are errors too."""
+    validator = pytest.importorskip("kubernetes_validate")
+    try:
+        validator.validate(resource, "1.31", strict=True)
+    except validator.ValidationError as error:
+        return error.message
+    return ""
+
+
+def test_schemas_of_kubernetes():
+    resources = [*parts("kubernetes.yaml"), *parts("autoscaling.yaml")]
+    (service,) = parts("kserve.yaml")
+    # Beside what is of KServe, a predictor is the spec of a pod.
+    pod = {k: v for k, v in service["spec"]["predictor"].items() if k not in KSERVE}
+    resources.append({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": pod})
+    assert [schema_errors(resource) for resource in resources] == [""] * len(resources)
+    deployment = resources[0]
+    deployment["spec"]["template"]["spec"]["containers"][0]["livenessProb"] = {}
+    assert "livenessProb" in schema_errors(deployment)
+
+
+def test_servers_are_added_where_rows_wait():
+    scaler, rules = parts("autoscaling.yaml")
+    deployment = parts("kubernetes.yaml")[0]
+    target = scaler["spec"]["scaleTargetRef"]
+    assert (target["apiVersion"], target["kind"]) == (deployment["apiVersion"], deployment["kind"])
+    assert target["name"] == deployment["metadata"]["name"]
+    assert scaler["spec"]["minReplicas"] == deployment["spec"]["replicas"]
+    (rule,) = yaml.safe_load(rules["data"]["config.yaml"])["rules"]
+    (metric,) = scaler["spec"]["metrics"]
+    assert metric["pods"]["metric"]["name"] == rule["name"]["as"]
+    assert list(rule["resources"]["overrides"]) == ["namespace", "pod"]
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [("alerts.yaml", 8), ("grafana.json", 8), ("autoscaling.yaml", 2), ("kserve.yaml", 2)],
+)
+def test_every_number_is_one_that_the_server_has(name, count, tiny, tmp_path):
     with Engine(tiny, **SIZES) as engine:
         metrics = Metrics(Catalog(engine, Store(tmp_path)))
         for code in (200, 503):
@@ -90,7 +130,7 @@ def test_every_number_is_one_that_the_server_has(name, tiny, tmp_path):
     assert "# TYPE prompt_jax:device_memory_bytes gauge" in told
     text = (PLACE / name).read_text()
     used = set(re.findall(r'__name__=\\?"([^"\\]+)', text))
-    assert len(used) >= 8 and used <= known, used - known
+    assert len(used) >= count and used <= known, used - known
     for label in re.findall(r"\b(code|prompt|route)(?==~?\\?\")|by \((code|prompt|route)\)", text):
         assert f'{label[0] or label[1]}="' in told
 
@@ -104,5 +144,6 @@ def test_the_dashboard():
 
 
 def test_what_was_not_run_is_told():
-    for name in ("kubernetes.yaml", "kserve.yaml"):
-        assert "Not applied: no cluster was at hand" in (PLACE / name).read_text()
+    for name in ("kubernetes.yaml", "kserve.yaml", "autoscaling.yaml"):
+        words = re.sub(r"[\s#]+", " ", (PLACE / name).read_text())
+        assert "Not applied: no cluster was at hand" in words

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -118,29 +118,51 @@ def loss(
     return token_loss(model.span_logits(batch.tokens, batch.mask), batch, options)
 
 
+class Span(NamedTuple):
+    """A part of a text that answers a question."""
+
+    start: int
+    """Its first character, and the one behind its last; equal where there is no answer."""
+    stop: int
+    log_prob: float
+    """Of both of its ends together."""
+
+
+def best_span(
+    scores: Float[np.ndarray, "2 T"],
+    places: Int[np.ndarray, "K 2"],
+    labels: tuple[str, ...] = (),
+) -> Span:
+    """The likeliest part of a text, of at most `LONGEST_SPAN` tokens; empty of a text without.
+
+    With `labels`, which are `NO_ANSWER`, it is empty too where the first token, which stands for
+    no answer, is likelier than any part.
+    """
+    silent = Span(0, 0, float(scores[:, 0].sum()))
+    # Special tokens stand for no characters, and so no answer begins or ends at one.
+    tokens = np.flatnonzero(places[:, 0] < places[:, 1])
+    if not len(tokens):
+        return silent
+    first, last = scores[:, tokens]
+    ahead = tokens[None, :] - tokens[:, None]
+    # Both ends are distributions of their own, so that a span has the sum of two log-probabilities.
+    together = np.where((ahead >= 0) & (ahead < LONGEST_SPAN), first[:, None] + last, -np.inf)
+    begin, end = np.unravel_index(together.argmax(), together.shape)
+    if "" in labels and silent.log_prob > together[begin, end]:
+        return silent
+    start, stop = places[tokens[begin], 0], places[tokens[end], 1]
+    return Span(int(start), int(stop), float(together[begin, end]))
+
+
 def span_of(
     scores: Float[np.ndarray, "2 T"],
     text: str,
     places: Int[np.ndarray, "K 2"],
     labels: tuple[str, ...] = (),
 ) -> str:
-    """The likeliest part of a text, of at most `LONGEST_SPAN` tokens; empty of a text without.
-
-    With `labels`, which are `NO_ANSWER`, it is empty too where the first token, which stands for
-    no answer, is likelier than any part.
-    """
-    # Special tokens stand for no characters, and so no answer begins or ends at one.
-    tokens = np.flatnonzero(places[:, 0] < places[:, 1])
-    if not len(tokens):
-        return ""
-    first, last = scores[:, tokens]
-    ahead = tokens[None, :] - tokens[:, None]
-    # Both ends are distributions of their own, so that a span has the sum of two log-probabilities.
-    together = np.where((ahead >= 0) & (ahead < LONGEST_SPAN), first[:, None] + last, -np.inf)
-    begin, end = np.unravel_index(together.argmax(), together.shape)
-    if "" in labels and scores[:, 0].sum() > together[begin, end]:
-        return ""
-    return text[places[tokens[begin], 0] : places[tokens[end], 1]]
+    """The words of `best_span`."""
+    span = best_span(scores, places, labels)
+    return text[span.start : span.stop]
 
 
 def likelihood(answers: Answers, examples: Sequence[Example], task: Task) -> float | None:

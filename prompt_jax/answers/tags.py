@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -81,6 +81,31 @@ def loss(
     return token_loss(model.token_logits(batch.tokens, batch.mask), batch, options)
 
 
+class TaggedWord(NamedTuple):
+    """A word of a text, and its likeliest tag."""
+
+    start: int
+    """Its first character, and the one behind its last."""
+    stop: int
+    tag: int
+    """0, which is "O", of a word that was cut off."""
+    log_prob: float | None
+    """Of the tag; None of a word that was cut off."""
+
+
+def tagged_words(
+    scores: Float[np.ndarray, "T C"], text: str, places: Int[np.ndarray, "K 2"]
+) -> list[TaggedWord]:
+    """The words of a text with their tags."""
+    rows, best = [], scores.argmax(-1)
+    # The model reads every token of a word, and its tag is read at the first, where it was trained.
+    for (start, stop), token in zip(words_of(text), first_tokens(text, places), strict=True):
+        tag = int(best[token]) if token >= 0 else 0
+        log_prob = float(scores[token, tag]) if token >= 0 else None
+        rows.append(TaggedWord(start, stop, tag, log_prob))
+    return rows
+
+
 def tags_of(
     scores: Float[np.ndarray, "T C"],
     text: str,
@@ -88,10 +113,7 @@ def tags_of(
     labels: tuple[str, ...],
 ) -> str:
     """The tag of every word of a text; words that were cut off have the first one, "O"."""
-    best = scores.argmax(-1)
-    first = first_tokens(text, places)
-    # The model reads every token of a word, and its tag is read at the first, where it was trained.
-    return " ".join(labels[best[token] if token >= 0 else 0] for token in first)
+    return " ".join(labels[word.tag] for word in tagged_words(scores, text, places))
 
 
 def token_answers(text_of: Callable[..., str]) -> Callable[..., Answers]:

@@ -1,10 +1,12 @@
 """Configs as plain JSON types and back, and what differs between two."""
 
 import dataclasses
+import functools
+import types
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from prompt_jax.config.checks import choose
+from prompt_jax.config.checks import InputError, choose
 from prompt_jax.config.method import MethodConfig, method_kinds
 
 T = TypeVar("T")
@@ -22,7 +24,11 @@ def to_json(config: object) -> Any:
 
 
 def from_json(kind: type[T], values: Mapping[str, object]) -> T:
-    """The reverse of `to_json`."""
+    """The reverse of `to_json`.
+
+    Raises:
+      InputError: a field that there is not, or a value that is none of its field's.
+    """
     config: Any = kind
     if issubclass(kind, MethodConfig):
         values = {"kind": getattr(kind, "kind", None), **values}
@@ -32,7 +38,46 @@ def from_json(kind: type[T], values: Mapping[str, object]) -> T:
     fields = {f.name: f for f in dataclasses.fields(config)}
     for name in values:
         choose(f"field of {config.__name__}", name, fields)
-    return config(**{n: _value(_default(fields[n]), value) for n, value in values.items()})
+    plain = config(**{n: _value(_default(fields[n]), value) for n, value in values.items()})
+    check_types(config, {name: getattr(plain, name) for name in values})
+    return plain
+
+
+def check_types(kind: type, values: Mapping[str, object]) -> None:
+    """Checks that values are of the types that the fields of a dataclass are annotated with.
+
+    Raises:
+      InputError: one is not.
+    """
+    hints = _hints(kind)
+    for name, value in values.items():
+        if not _is_of(value, hints[name]):
+            annotation = next(f.type for f in dataclasses.fields(kind) if f.name == name)
+            label = annotation.__name__ if isinstance(annotation, type) else annotation
+            raise InputError(f"{kind.__name__} has {name} as {label}, got {str(value)[:80]!r}")
+
+
+# They are looked up in the modules of a class and its bases, which takes longer than a check.
+_hints = functools.cache(get_type_hints)
+
+
+def _is_of(value: object, hint: object) -> bool:
+    """Whether a value is what an annotation says, as far as plain JSON goes."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return value in parts
+    if origin in (Union, types.UnionType):
+        return any(_is_of(value, part) for part in parts)
+    if origin is tuple and isinstance(value, tuple):
+        hints = parts[:1] * len(value) if parts[-1] is ... else parts
+        return len(hints) == len(value) and all(map(_is_of, value, hints))
+    if origin is dict and isinstance(value, dict):
+        return all(_is_of(k, parts[0]) and _is_of(v, parts[1]) for k, v in value.items())
+    if hint in (int, float):  # A whole number is a float, and True is neither.
+        kinds = int if hint is int else (int, float)
+        return isinstance(value, kinds) and not isinstance(value, bool)
+    plain = origin or hint
+    return plain is Any or not isinstance(plain, type) or isinstance(value, plain)
 
 
 def _default(field: dataclasses.Field) -> object:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from prompt_jax.backbones import Backbone
-from prompt_jax.config import InputError, MethodConfig, from_json
+from prompt_jax.config import InputError, MethodConfig, check_types, from_json
 from prompt_jax.config.checks import refuse_unread
 from prompt_jax.methods import PromptTuningConfig, init
 from prompt_jax.methods.method import matrix, method_of
@@ -225,6 +225,8 @@ def _load_own(folder: Path) -> Prompt | PeftFolder:
         )
     weights = _weights_of(folder, OWN_WEIGHTS, *PEFT_WEIGHTS)
     fields = {f.name: values[f.name] for f in dataclasses.fields(Prompt) if f.name in values}
+    built = ("method", "trained_as", "task", "tasks")
+    check_types(Prompt, {name: value for name, value in fields.items() if name not in built})
     fields["method"] = from_json(MethodConfig, fields["method"])
     if fields["trained_as"]:
         fields["trained_as"] = from_json(MethodConfig, fields["trained_as"])

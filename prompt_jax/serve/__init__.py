@@ -17,6 +17,7 @@ from prompt_jax.serve.sampling import Written as Written
 from prompt_jax.serve.scoring import Classified as Classified
 from prompt_jax.serve.scoring import Embedded as Embedded
 from prompt_jax.serve.scoring import Ensembled as Ensembled
+from prompt_jax.serve.scoring import Marked as Marked
 from prompt_jax.serve.scoring import Scored as Scored
 from prompt_jax.serve.store import Store as Store
 from prompt_jax.serve.worker import Stats as Stats

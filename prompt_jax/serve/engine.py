@@ -26,9 +26,9 @@ from prompt_jax.serve.prompts import (
     poisoned,
     served_as,
 )
-from prompt_jax.serve.requests import WRITE, Inputs, Kind, Request, TextOrTokens
+from prompt_jax.serve.requests import HEADS, WRITE, Inputs, Kind, Request, TextOrTokens
 from prompt_jax.serve.sampling import Sampling, Written
-from prompt_jax.serve.scoring import Classified, Embedded, Ensembled, Scored, ensembled
+from prompt_jax.serve.scoring import Classified, Embedded, Ensembled, Marked, Scored, ensembled
 from prompt_jax.serve.worker import Sizes, Stats, Worker
 
 
@@ -215,6 +215,21 @@ class Engine:
         request = Request(served, Kind("classify", length), tokens, timeout)
         return self._submit([request])[0]
 
+    def mark(
+        self, prompt: str | Served, text: TextOrTokens, *, timeout: float | None = None
+    ) -> "Future[Marked]":
+        """What the prompt's own head says of every token: its tags, or the ends of a span.
+
+        `prompt_jax.answers.tags` and `spans` read words from it.
+
+        Raises:
+          InputError: it has none for tags or spans; or as `score`.
+        """
+        served, (tokens, length) = self.version(prompt), self._inputs.encode(text)
+        served.check_marks("tagging", "span")
+        request = Request(served, Kind(HEADS[served.head], length), tokens, timeout)
+        return self._submit([request])[0]
+
     def embed(
         self, prompt: str | Served | None, text: TextOrTokens, *, timeout: float | None = None
     ) -> "Future[Embedded]":
@@ -286,7 +301,7 @@ class Engine:
         if served.head:
             raise InputError(
                 f"prompt {served.reference!r} answers by a trained head ({served.head}) and "
-                "writes nothing; classify with it, or answer with it by prompt-jax predict"
+                "writes nothing; ask its head (classify, mark), or answer by prompt-jax predict"
             )
         tokens, _ = self._inputs.encode(text)
         request = Request(served, WRITE, tokens, timeout, sampling=sampling)
@@ -319,9 +334,8 @@ class Engine:
         """Begins to compile what batches will ask for, beside what is answered meanwhile.
 
         Args:
-          kinds: None takes the label words of the prompts that are there, two candidates of two
-            tokens for other scores, an embedding and, where prompts have heads, a class, at all
-            lengths, and writing.
+          kinds: None takes the heads and label words of the prompts that are there, two candidates
+            of two tokens for other scores and an embedding, at all lengths, and writing.
 
         Returns:
           The ends of it.
@@ -332,17 +346,17 @@ class Engine:
         self._warms = True
         if kinds is None:
             prompts = self._names.records
-            labelled = [kind for served in prompts for kind in self._inputs.label_kinds(served)]
-            kinds = [*self._worker.usual_kinds(self.lengths), *labelled]
+            usual = self._worker.usual_kinds(self.lengths)
+            kinds = [*usual, *(kind for p in prompts for kind in self._inputs.kinds_of(p))]
         return self._worker.prepare(dict.fromkeys(kinds))
 
     def prepare_for(self, served: Served) -> "list[Future[None]]":
-        """Begins to compile for the label words of a prompt that joins, once `prepare` was asked.
+        """Begins to compile for the head or label words of a prompt that joins, after `prepare`.
 
         Returns:
           The ends of it; none where nothing is missing.
         """
-        kinds = self._inputs.label_kinds(served) if self._warms else []
+        kinds = self._inputs.kinds_of(served) if self._warms else []
         return [end for end in self._worker.prepare(kinds) if not end.done()]
 
     @property

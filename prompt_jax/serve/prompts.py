@@ -33,6 +33,11 @@ VIRTUAL["prompt/add"] = -2
 """End of a path -> which of its axes are virtual tokens; those are padded in front."""
 FACTORS = ("scale", "input_scale")
 """Leaves whose neutral value is one; that of all others is zero."""
+MARKS = {
+    "tagging": "ask /v1/tags for its tags (Engine.mark)",
+    "span": "ask /v1/spans for its spans (Engine.mark)",
+}
+"""Heads that mark parts of a text -> who asks them."""
 LISTED = 10
 """Names that an error lists at most."""
 
@@ -58,7 +63,7 @@ class Served:
     head: str = ""
     """The kind of answer that its trained head gives, one of `KINDS`; empty without a head."""
     classes: int = 0
-    """C of a head that classifies; 0 of all others."""
+    """C of a head that chooses a class for a text, or a tag for every word; 0 of all others."""
     name: str = ""
     """Its name in the store; empty of a prompt that no store has."""
     version: int = 0
@@ -83,8 +88,8 @@ class Served:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """What the classes of its head are called: the label words of its task, or numbers."""
-        names = self.choices
+        """What the classes of its head are called: labels of its task, or numbers."""
+        names = self.task.labels if self.task and self.task.kind == self.head else ()
         return names if len(names) == self.classes else tuple(map(str, range(self.classes)))
 
     def check_classifies(self) -> None:
@@ -94,11 +99,23 @@ class Served:
           InputError: it marks parts of a text, or its head answers with a number.
         """
         kind = self.head or (self.task.kind if self.task else "")
-        if kind and (KINDS[kind].marks_text or (self.head and not self.classes)):
+        if kind and (KINDS[kind].marks_text or self.head not in ("", "classification")):
+            route = MARKS[kind] if self.head in MARKS else "answer with it by prompt-jax predict"
             raise InputError(
                 f"prompt {self.reference!r} is for {kind.replace('_', ' ')} and gives no class of "
-                "a text; answer with it by prompt-jax predict"
+                f"a text; {route}"
             )
+
+    def check_marks(self, *kinds: str) -> None:
+        """Checks that its head marks parts of a text in one of these ways.
+
+        Raises:
+          InputError: it does not.
+        """
+        if self.head not in kinds:
+            label = f"prompt {self.reference!r}" if self.reference else "the model without a prompt"
+            route = MARKS.get(self.head, "name a prompt that was trained with one")
+            raise InputError(f"{label} has no head for {' or '.join(kinds)}; {route}")
 
     def trained_form(self, text: str) -> str:
         """A text as the prompt was trained to read it: plain, or as the user's turn of a chat."""
@@ -135,7 +152,9 @@ def served_as(
     except InputError as error:
         raise PromptRefusedError(f"prompt {reference!r}: {error}") from error
     kernel, head = leaves.get("head/out/kernel"), head_of(prompt)
-    classes = kernel.shape[-1] if kernel is not None and head == "classification" else 0
+    classes = 0
+    if kernel is not None and head in ("classification", "tagging"):
+        classes = kernel.shape[-1]
     return Served(
         reference=reference,
         digest=prompt.digest,

@@ -32,7 +32,7 @@ LABEL_SETS = 1024
 class Kind(NamedTuple):
     """Requests of one kind can be answered by one program."""
 
-    operation: Literal["score", "classify", "embed", "read", "write"]
+    operation: Literal["score", "classify", "tag", "span", "embed", "read", "write"]
     length: int = 0
     """T, to which texts are padded."""
     candidates: int = 0
@@ -44,6 +44,10 @@ class Kind(NamedTuple):
 
 WRITE = Kind("write")
 """Of all requests to write, and of the largest board; those of smaller ones have their sizes."""
+HEADS: dict[str, Literal["classify", "tag", "span"]] = {
+    "classification": "classify", "tagging": "tag", "span": "span",
+}  # fmt: skip
+"""Kind of answer of a prompt's head -> the operation by which it is read."""
 
 
 class CandidateTokens(NamedTuple):
@@ -282,12 +286,14 @@ class Inputs:
         most = self._backbone.config.vocab_size
         return Kind("read", length, min(_step(max(top_logprobs, 1)), most)), tokens
 
-    def label_kinds(self, served: Served) -> list[Kind]:
-        """The kinds of requests that choose among a prompt's label words: one a length of texts.
+    def kinds_of(self, served: Served) -> list[Kind]:
+        """The kinds of requests that a prompt's head or its label words answer: one a length.
 
-        None where they cannot be scored; a request would be told why.
+        None where label words cannot be scored; a request would be told why.
         """
-        if served.classes or not served.labels:
+        if served.head in HEADS:
+            return [Kind(HEADS[served.head], length) for length in self._lengths]
+        if not served.labels:
             return []
         try:
             count, padded, _ = self._labels(served.labels, served.target_place)

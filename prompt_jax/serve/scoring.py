@@ -1,4 +1,4 @@
-"""Requests that are answered by reading: likelihoods of candidates, a head's classes, a vector.
+"""Requests that are answered by reading: likelihoods of candidates, what a head says, a vector.
 
 The programs first, then the batches in which they run, then what several prompts say together.
 """
@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 from prompt_jax.answers.ensemble import combine
 from prompt_jax.backbones.layers import NEVER
 from prompt_jax.data import pad
-from prompt_jax.forward import PromptedModel
+from prompt_jax.forward import PromptedModel, at_places
 from prompt_jax.generate.scoring import score_candidates
 from prompt_jax.serve.bank import PLAIN_SLOT, Bank, DeviceLeaves, rows_of
 from prompt_jax.serve.programs import Lane
@@ -51,10 +51,34 @@ def class_log_probs(
     classes: Int[Array, " B"],
 ) -> Float[Array, "B C"]:
     """The log-probability of every class by every row's own head, of which a row has so many."""
-    logits = model.class_logits(tokens, mask)
+    return _own_log_probs(model.class_logits(tokens, mask)[:, None], classes)[:, 0]
+
+
+def tag_log_probs(
+    model: PromptedModel,
+    tokens: Int[Array, "B T"],
+    mask: Bool[Array, "B T"],
+    classes: Int[Array, " B"],
+) -> Float[Array, "B N"]:
+    """The log-probability of every tag at every token by every row's own head, T * C."""
+    return _own_log_probs(model.token_logits(tokens, mask), classes).reshape(len(tokens), -1)
+
+
+def _own_log_probs(
+    logits: Float[Array, "B T C"], classes: Int[Array, " B"]
+) -> Float[Array, "B T C"]:
     # A head of fewer classes than the slot has room for has logits of zero weights behind its own.
-    real = jnp.arange(logits.shape[1])[None, :] < classes[:, None]
+    real = jnp.arange(logits.shape[2])[None, None, :] < classes[:, None, None]
     return jax.nn.log_softmax(jnp.where(real, logits, NEVER), axis=-1)
+
+
+def span_log_probs(
+    model: PromptedModel, tokens: Int[Array, "B T"], mask: Bool[Array, "B T"]
+) -> Float[Array, "B N"]:
+    """The log-probability of every token as the first, and as the last one of the answer, 2 * T."""
+    # The slot may have room for more outputs than the two of such a head.
+    ends = at_places(model.token_logits(tokens, mask)[..., :2], mask)
+    return jax.nn.log_softmax(ends, axis=-1).reshape(len(tokens), -1)
 
 
 def mean_states(
@@ -108,6 +132,14 @@ class Classified(NamedTuple):
     digest: str
 
 
+class Marked(NamedTuple):
+    """What a prompt's head says of the tokens of a text."""
+
+    log_probs: Float[np.ndarray, "R N"]
+    """[T, C] of every tag at every token, or [2, T] of every token as an end of a span."""
+    digest: str
+
+
 class Embedded(NamedTuple):
     """A text as a vector."""
 
@@ -115,11 +147,10 @@ class Embedded(NamedTuple):
     digest: str
 
 
-def text_written(row: Float[np.ndarray, " N"], request: Request) -> Written:
+def text_written(places: Float[np.ndarray, "T N"], request: Request) -> Written:
     """The tokens of a text as `token_log_probs` tells of them; of the first, NaN and no others."""
-    count, top = len(request.tokens), request.sampling.top_logprobs
-    places = row.reshape(-1, 1 + 2 * request.kind.candidates)[: count - 1]
-    places = np.concatenate([np.full((1, places.shape[1]), np.nan, np.float32), places])
+    top = request.sampling.top_logprobs
+    places = np.concatenate([np.full((1, places.shape[1]), np.nan, np.float32), places[:-1]])
     log_probs, ids = np.split(places[:, 1:], 2, axis=1)
     ids = np.nan_to_num(ids[:, :top], nan=-1).astype(np.int32)
     likeliest = Likeliest(ids, log_probs[:, :top].copy())
@@ -127,11 +158,30 @@ def text_written(row: Float[np.ndarray, " N"], request: Request) -> Written:
 
 
 READ = {
-    "score": score_candidates, "classify": class_log_probs, "embed": mean_states,
-    "read": token_log_probs,
+    "score": score_candidates, "classify": class_log_probs, "tag": tag_log_probs,
+    "span": span_log_probs, "embed": mean_states, "read": token_log_probs,
 }  # fmt: skip
-ANSWERS = {"score": Scored, "classify": Classified, "embed": Embedded}
+ANSWERS = {
+    "score": Scored, "classify": Classified, "tag": Marked, "span": Marked, "embed": Embedded,
+}  # fmt: skip
 """By the operation of a request, as `READ`."""
+
+
+def own_part(row: Float[np.ndarray, " N"], request: Request) -> Float[np.ndarray, "..."]:
+    """What is the request's own of the row that it has in a batch, without padding."""
+    length, classes = len(request.tokens), request.served.classes
+    match request.kind.operation:
+        case "score" if request.candidates is not None:
+            return row[: len(request.candidates.tokens)]
+        case "classify":
+            return row[:classes]
+        case "tag":
+            return row.reshape(request.kind.length, -1)[:length, :classes]
+        case "span":
+            return row.reshape(2, -1)[:, :length]
+        case "read":
+            return row.reshape(request.kind.length, -1)[:length]
+    return row
 
 
 class Scorer:
@@ -165,23 +215,20 @@ class Scorer:
         self.requests, self.batches = self.requests + len(requests), self.batches + 1
         self.mixed += len(digests) > 1
         for request, row in zip(requests, np.asarray(values), strict=False):
-            if request.candidates is not None:
-                row = row[: len(request.candidates.tokens)]
-            elif kind.operation == "classify":
-                row = row[: request.served.classes]
-            if not np.isfinite(row).all():
+            part = own_part(row, request)
+            if not np.isfinite(part).all():
                 poison(request)
             elif kind.operation == "read":
-                request.settle(text_written(row, request))
+                request.settle(text_written(part, request))
             else:
                 # Copied, since a view would keep the numbers of the whole batch alive.
-                request.settle(ANSWERS[kind.operation](row.copy(), request.served.digest))
+                request.settle(ANSWERS[kind.operation](part.copy(), request.served.digest))
 
     def _batch(self, rows: Sequence[Request]) -> Batch:
         """The texts of requests of one kind, and what else is read with them."""
         kind = rows[0].kind
         inputs = pad([row.tokens for row in rows], kind.length, self._filler)
-        if kind.operation == "classify":
+        if kind.operation in ("classify", "tag"):
             inputs += (np.array([row.served.classes for row in rows], np.int32),)
         elif kind.operation == "read":
             inputs += (np.zeros((len(rows), kind.candidates), np.float32),)
@@ -206,14 +253,14 @@ class Scorer:
             read_rows.lower(self._model, leaves, slots, *inputs, read=read).compile()
         return len(self._sizes)
 
-    def usual_kinds(self, lengths: Sequence[int], *, heads: bool) -> list[Kind]:
-        """Two candidates of two tokens, an embedding and, where prompts have heads, a class."""
+    def usual_kinds(self, lengths: Sequence[int]) -> list[Kind]:
+        """Two candidates of two tokens, and an embedding."""
         config = self._model.module.config
         tokens = 1 if config.is_encoder else 2
         kinds = [Kind("embed", length) for length in lengths]
         if config.word_head:
             kinds += [Kind("score", length, 2, tokens) for length in lengths]
-        return kinds + [Kind("classify", length) for length in lengths if heads]
+        return kinds
 
 
 def _stacked(

@@ -16,7 +16,7 @@ from prompt_jax.serve.continuous import ContinuousBatch
 from prompt_jax.serve.errors import EngineError
 from prompt_jax.serve.programs import Lane, Programs
 from prompt_jax.serve.prompts import Layout
-from prompt_jax.serve.requests import WRITE, Kind, Queue, Request
+from prompt_jax.serve.requests import HEADS, WRITE, Kind, Queue, Request
 from prompt_jax.serve.scoring import Scorer
 
 LOG = logging.getLogger(__name__)
@@ -157,12 +157,13 @@ class Worker:
             self._ask(Lane(kind, part))
             for kind in kinds
             for part in self.bank.parts
-            if kind.operation != "classify" or any(path.startswith("head/") for path in part)
+            if kind.operation not in HEADS.values()
+            or any(path.startswith("head/") for path in part)
         ]
 
     def usual_kinds(self, lengths: Sequence[int]) -> list[Kind]:
         """What is asked of any engine: those of `Scorer`, and to write where the model does."""
-        kinds = self.scorer.usual_kinds(lengths, heads="head/out/kernel" in self.bank.layout)
+        kinds = self.scorer.usual_kinds(lengths)
         return kinds if self.writer is None else [*kinds, WRITE]
 
     def rehearse(self) -> None:

@@ -26,6 +26,7 @@ from prompt_jax.serve.http.page import add_page
 from prompt_jax.serve.http.prompts import add_prompts
 from prompt_jax.serve.http.responses import Responses
 from prompt_jax.serve.http.run import SLACK
+from prompt_jax.serve.http.shapes import answers
 
 LOG = logging.getLogger(__name__)
 UPLOAD = 64 * 2**20
@@ -156,7 +157,7 @@ def _add_health(app: FastAPI, catalog: Catalog, timeout: float) -> None:
             return None
         return PlainTextResponse(f"the device has been at one batch for {seconds:.0f} s", 503)
 
-    @app.get("/livez")
+    @app.get("/livez", **answers(str))
     async def livez() -> PlainTextResponse:
         # A new start may find the device again; nothing in the process can.
         return hung(DEAD) or PlainTextResponse("ok")
@@ -171,10 +172,10 @@ def _add_health(app: FastAPI, catalog: Catalog, timeout: float) -> None:
         lost = catalog.lost
         return PlainTextResponse(f"ok, but {lost}; what it had is served on" if lost else "ok")
 
-    app.get("/readyz")(readyz)
-    app.get("/health")(readyz)
+    app.get("/readyz", **answers(str))(readyz)
+    app.get("/health", **answers(str))(readyz)
 
-    @app.get("/metrics")
+    @app.get("/metrics", **answers(str))
     async def metrics(request: Request) -> PlainTextResponse:
         return PlainTextResponse(
             request.app.state.metrics.text(), media_type="text/plain; version=0.0.4"

@@ -41,6 +41,8 @@ ROUTES: dict[tuple[str, str], KeyScope | None] = {
     ("POST", "/v1/embeddings"): "infer",
     ("POST", "/v1/classify"): "infer",
     ("POST", "/v1/generate"): "infer",
+    ("POST", "/v1/tags"): "infer",
+    ("POST", "/v1/spans"): "infer",
     ("GET", "/v1/prompts"): "infer",
     ("GET", "/v1/prompts/{name}"): "infer",
     ("PUT", "/v1/prompts/{name}"): "admin",

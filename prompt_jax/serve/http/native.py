@@ -1,12 +1,16 @@
-"""Routes that OpenAI has not: classes, and a prompt for every text."""
+"""Routes that OpenAI has not: classes, tags and spans, and a prompt for every text."""
 
+import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, StreamingResponse
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
+from prompt_jax.answers.spans import best_span
+from prompt_jax.answers.tags import tagged_words
 from prompt_jax.serve.http import schemas, shapes
 from prompt_jax.serve.http.auth import View
 from prompt_jax.serve.http.errors import JSON, invalid
@@ -43,6 +47,21 @@ def add_native(app: FastAPI) -> None:
         # As it is: FastAPI would look at every number of it first.
         return JSONResponse(shapes.Classification(object="list", data=data, **identity))
 
+    @app.post("/v1/tags", **answers(shapes.Tagging))
+    async def tags(request: Request, body: schemas.MarkRequest) -> JSONResponse:
+        served, rows = await _marked(responses, request.state.view, body, "tagging")
+        data = [tagged(index, served.class_names, *row) for index, row in enumerate(rows)]
+        identity = responses.identity(served)
+        return JSONResponse(shapes.Tagging(object="list", data=data, **identity))
+
+    @app.post("/v1/spans", **answers(shapes.Spans))
+    async def spans(request: Request, body: schemas.MarkRequest) -> JSONResponse:
+        served, rows = await _marked(responses, request.state.view, body, "span")
+        labels = served.task.labels if served.task else ()
+        data = [answer_span(index, labels, *row) for index, row in enumerate(rows)]
+        identity = responses.identity(served)
+        return JSONResponse(shapes.Spans(object="list", data=data, **identity))
+
     @app.post("/v1/generate", **answers(shapes.Completion))
     async def generate(request: Request, body: schemas.GenerateRequest) -> JSON | StreamingResponse:
         texts, names, view = body.text, body.prompts, request.state.view
@@ -57,6 +76,77 @@ def add_native(app: FastAPI) -> None:
             for served, text in zip(prompts, texts, strict=True)
         ]
         return await respond(responses, body, rows, GENERATION)
+
+
+class MarkedText(NamedTuple):
+    """What a head says of the tokens of a text, and where they stand in it."""
+
+    log_probs: Float[np.ndarray, "R C"]
+    text: str
+    places: Int[np.ndarray, "T 2"]
+
+
+async def _marked(
+    responses: Responses, view: View, body: schemas.MarkRequest, kind: str
+) -> tuple[Served, list[MarkedText]]:
+    """The texts of a request as the prompt's head marks them.
+
+    Raises:
+      InputError: the prompt has no head of this kind.
+    """
+    served = await responses.served(view, body) or PLAIN
+    served.check_marks(kind)
+    located = await responses.located(body.input, body.truncate_prompt_tokens)
+    engine, timeout = responses.engine, responses.timeout
+    marks = await gathered(engine.mark(served, t, timeout=timeout) for t in located.tokens)
+    read = sum(map(len, located.tokens))
+    responses.metrics.count(kind, served.reference, len(marks), read=read)
+    rows = zip(marks, body.input, located.places, strict=True)
+    return served, [MarkedText(mark.log_probs, text, places) for mark, text, places in rows]
+
+
+def tagged(
+    index: int,
+    names: Sequence[str],
+    log_probs: Float[np.ndarray, "T C"],
+    text: str,
+    places: Int[np.ndarray, "T 2"],
+) -> shapes.TaggedText:
+    """The tag of every word of a text.
+
+    Args:
+      names: of the tags.
+    """
+    words = [
+        shapes.TaggedWord(
+            word=text[word.start : word.stop],
+            start=word.start,
+            end=word.stop,
+            tag=names[word.tag],
+            probability=None if word.log_prob is None else math.exp(word.log_prob),
+        )  # fmt: skip
+        for word in tagged_words(log_probs, text, places)
+    ]
+    return {"index": index, "words": words}
+
+
+def answer_span(
+    index: int,
+    labels: tuple[str, ...],
+    log_probs: Float[np.ndarray, "2 T"],
+    text: str,
+    places: Int[np.ndarray, "T 2"],
+) -> shapes.AnswerSpan:
+    """The part of a text that answers its question.
+
+    Args:
+      labels: of the task, see `answers.spans.best_span`.
+    """
+    span = best_span(log_probs, places, labels)
+    return {
+        "index": index, "text": text[span.start : span.stop], "start": span.start,
+        "end": span.stop, "probability": math.exp(span.log_prob),
+    }  # fmt: skip
 
 
 async def _ensemble(

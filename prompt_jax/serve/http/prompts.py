@@ -3,6 +3,7 @@
 import asyncio
 import contextvars
 import io
+import re
 import struct
 import tempfile
 import zipfile
@@ -18,11 +19,12 @@ from fastapi.responses import PlainTextResponse
 from prompt_jax import disk
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import InputError
-from prompt_jax.prompts import Prompt, load_shaped
+from prompt_jax.prompts import Prompt, load_shaped, save_prompt
 from prompt_jax.serve.http import schemas, shapes
 from prompt_jax.serve.http.auth import View
-from prompt_jax.serve.http.errors import JSON, Refused
+from prompt_jax.serve.http.errors import Refused
 from prompt_jax.serve.http.responses import Responses
+from prompt_jax.serve.http.shapes import answers
 from prompt_jax.serve.inspection import check_file_name, check_folder
 
 FILES = 8
@@ -32,6 +34,9 @@ DAMAGED = (
     OSError, RuntimeError, ValueError,
 )  # fmt: skip
 """What zipfile raises of archives that are damaged or want a password."""
+BINARY = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+ZIPPED = {"requestBody": {"required": True, "content": BINARY}}
+"""How /openapi.json tells of an upload."""
 Change = TypeVar("Change")
 """What a change answers."""
 
@@ -48,19 +53,19 @@ def add_prompts(app: FastAPI) -> None:
         context = contextvars.copy_context()
         return asyncio.get_running_loop().run_in_executor(changes, context.run, change)
 
-    @app.get("/v1/key")
-    async def key(request: Request) -> JSON:
+    @app.get("/v1/key", **answers(shapes.KeyHolder))
+    async def key(request: Request) -> shapes.KeyHolder:
         """Who is asking, and what for."""
         key = request.state.view.key
         return {"name": key.name, "scopes": list(key.scopes), "prompts": list(key.prompts)}
 
-    @app.get("/v1/prompts")
-    async def index(request: Request) -> JSON:
+    @app.get("/v1/prompts", **answers(shapes.Models))
+    async def index(request: Request) -> shapes.Models:
         view: View = request.state.view
         return {"object": "list", "data": [responses.model(served) for served in view.served]}
 
-    @app.get("/v1/prompts/{name}")
-    async def prompt(request: Request, name: str) -> JSON:
+    @app.get("/v1/prompts/{name}", **answers(shapes.PromptDetails))
+    async def prompt(request: Request, name: str) -> shapes.PromptDetails:
         served = request.state.view.find(name)
         if served is None or served.prompt is None:
             raise Refused(404, "model_not_found", f"there is no prompt {name[:80]!r}")
@@ -72,7 +77,7 @@ def add_prompts(app: FastAPI) -> None:
             "size": served.prompt.size, "metrics": served.prompt.metrics, "nearest_words": words,
         }  # fmt: skip
 
-    @app.put("/v1/prompts/{name}")
+    @app.put("/v1/prompts/{name}", openapi_extra=ZIPPED, **answers(shapes.Model))
     async def put(request: Request, name: str) -> shapes.Model:
         """A new version: the body is a zip of the folder that `save_prompt` writes."""
         view: View = request.state.view
@@ -82,13 +87,13 @@ def add_prompts(app: FastAPI) -> None:
         served = await in_turn(lambda: view.put(name, prompt, expected_of(request)))
         return responses.model(served)
 
-    @app.delete("/v1/prompts/{name}/{version}")
-    async def remove(request: Request, name: str, version: int) -> JSON:
+    @app.delete("/v1/prompts/{name}/{version}", **answers(shapes.Removed))
+    async def remove(request: Request, name: str, version: int) -> shapes.Removed:
         view: View = request.state.view
         await in_turn(lambda: view.remove(name, version, expected_of(request)))
         return {"id": f"{name}@{version}", "object": "model", "deleted": True}
 
-    @app.put("/v1/prompts/{name}/aliases/{alias}")
+    @app.put("/v1/prompts/{name}/aliases/{alias}", **answers(shapes.Model))
     async def alias(
         request: Request, name: str, alias: str, body: schemas.AliasRequest
     ) -> shapes.Model:
@@ -97,7 +102,7 @@ def add_prompts(app: FastAPI) -> None:
         served = await in_turn(lambda: view.alias(name, alias, body.version, expected))
         return responses.model(served)
 
-    @app.post("/v1/load_lora_adapter")
+    @app.post("/v1/load_lora_adapter", **answers(str))
     async def load(request: Request, body: schemas.LoadRequest) -> PlainTextResponse:
         """An alias for a version, under the name that vLLM's clients know."""
         view: View = request.state.view
@@ -106,7 +111,7 @@ def add_prompts(app: FastAPI) -> None:
         # The words of vLLM, whose clients use this route.
         return PlainTextResponse(f"Success: LoRA adapter '{name}' added successfully.")
 
-    @app.post("/v1/unload_lora_adapter")
+    @app.post("/v1/unload_lora_adapter", **answers(str))
     async def unload(request: Request, body: schemas.UnloadRequest) -> PlainTextResponse:
         view: View = request.state.view
         await in_turn(lambda: view.unload(body.lora_name))
@@ -138,12 +143,20 @@ def unpacked(body: bytes, backbone: Backbone | None = None) -> Prompt:
             (folder / entry.filename).write_bytes(_read(archive, entry))
         try:
             check_folder(folder)
-            return load_shaped(folder, backbone)
+            prompt = load_shaped(folder, backbone)
+            # As the store will have it: what could not be read again would be there for good.
+            load_shaped(save_prompt(Path(place, "again"), prompt))
+            return prompt
         except InputError as error:
             # The sender knows its files by their names, and nothing of where they were read.
-            raise InputError(
-                str(error).replace(f"{folder}/", "").replace(str(folder), "it")
-            ) from error
+            message = re.sub(
+                rf"{re.escape(place)}/(upload|again)(?P<file>/)?", _own_name, str(error)
+            )
+            raise InputError(message) from error
+
+
+def _own_name(path: re.Match[str]) -> str:
+    return "" if path["file"] else "it"
 
 
 def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:

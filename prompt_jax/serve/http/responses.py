@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from typing import TypeVar
 
-from prompt_jax.data import encode
+from prompt_jax.data import encode, locate
+from prompt_jax.data.alignment import Located
 from prompt_jax.data.texts import tokenized
 from prompt_jax.prompts import nearest_words
 from prompt_jax.serve.engine import Engine
@@ -20,6 +21,8 @@ from prompt_jax.tasks import Text
 
 SHORT = 2000
 """Letters of a text that is tokenised at once."""
+UNCUT = 2**20
+"""Tokens, more than the text of a request may have letters."""
 LABEL_WORDS = 4096
 """Label words that are remembered."""
 Answer = TypeVar("Answer")
@@ -85,6 +88,14 @@ class Responses:
             rows.append(row)
         spend(times * sum(map(len, rows)))
         return rows
+
+    async def located(self, texts: Sequence[str], truncate: int | None = None) -> Located:
+        """The tokens of texts and where they stand in them; arguments as of `tokens`."""
+        most = self.engine.lengths[-1] if truncate == -1 else truncate
+        tokenizer = self.engine.backbone.tokenizer
+        located = await asyncio.to_thread(locate, tokenizer, texts, UNCUT if most is None else most)
+        spend(sum(map(len, located.tokens)))
+        return located
 
     def _cut(self, text: str | list[int], row: list[int], most: int) -> list[int]:
         """A text that is too long, as training cuts it; a decoder goes on from its end."""

@@ -318,6 +318,16 @@ class ClassifyRequest(Prompted):
         return self
 
 
+class MarkRequest(Prompted):
+    """`/v1/tags` and `/v1/spans`: words alone, since places in them are told."""
+
+    input: Annotated[
+        list[Text],
+        Field(min_length=1, max_length=64),
+        BeforeValidator(listed, json_schema_input_type=Text | list[Text]),
+    ]
+
+
 class GenerateRequest(WithTokens):
     """`/v1/generate`: a prompt for every text."""
 

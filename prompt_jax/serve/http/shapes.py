@@ -2,6 +2,8 @@
 
 from typing import Any, Literal, NotRequired, TypeAlias
 
+from fastapi.responses import PlainTextResponse
+
 # Of typing_extensions, as pydantic asks before Python 3.12.
 from typing_extensions import TypedDict
 
@@ -146,6 +148,48 @@ class Classification(TypedDict):
     prompt_digests: NotRequired[list[str]]
 
 
+class TaggedWord(TypedDict):
+    """A word of a text and its tag; characters are those of the text as it was sent."""
+
+    word: str
+    start: int
+    end: int
+    tag: str
+    probability: float | None
+    """None of a word that was cut off, whose tag is the first."""
+
+
+class TaggedText(TypedDict):
+    """The words of a text."""
+
+    index: int
+    words: list[TaggedWord]
+
+
+class Tagging(Identity):
+    """`/v1/tags`."""
+
+    object: Literal["list"]
+    data: list[TaggedText]
+
+
+class AnswerSpan(TypedDict):
+    """The part of a text that answers its question; empty where none does."""
+
+    index: int
+    text: str
+    start: int
+    end: int
+    probability: float
+
+
+class Spans(Identity):
+    """`/v1/spans`."""
+
+    object: Literal["list"]
+    data: list[AnswerSpan]
+
+
 class OutputText(TypedDict):
     """A part of a message of `/v1/responses`."""
 
@@ -235,6 +279,36 @@ class Models(TypedDict):
     data: list[Model]
 
 
+class PromptDetails(Model):
+    """`GET /v1/prompts/{name}`."""
+
+    task: str | None
+    template: str | None
+    """What its texts were filled into."""
+    chat: bool
+    system: str
+    size: int
+    """Numbers in it."""
+    metrics: dict[str, object]
+    nearest_words: list[str]
+
+
+class Removed(TypedDict):
+    """A version that is no more."""
+
+    id: str
+    object: Literal["model"]
+    deleted: bool
+
+
+class KeyHolder(TypedDict):
+    """`/v1/key`."""
+
+    name: str
+    scopes: list[str]
+    prompts: list[str]
+
+
 class Problem(TypedDict):
     """What was wrong."""
 
@@ -256,9 +330,19 @@ class Documented(TypedDict):
 
     response_model: None
     responses: dict[int | str, dict[str, Any]]
+    response_class: NotRequired[type[PlainTextResponse]]
 
 
 def answers(shape: type) -> Documented:
-    """The options of a route whose answers have a shape."""
-    failures = dict.fromkeys(("4XX", "5XX"), {"model": Failure})
+    """The options of a route whose answers have a shape; str is plain text."""
+    codes = ("4XX", "5XX")
+    if shape is str:
+        # By its name, since FastAPI takes a model here for one in plain text.
+        content = {"application/json": {"schema": {"$ref": "#/components/schemas/Failure"}}}
+        failure = {"description": "What was wrong.", "content": content}
+        return {
+            "response_model": None, "responses": dict.fromkeys(codes, failure),
+            "response_class": PlainTextResponse,
+        }  # fmt: skip
+    failures = dict.fromkeys(codes, {"model": Failure})
     return {"response_model": None, "responses": {200: {"model": shape}, **failures}}
