@@ -6,6 +6,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
+from contextvars import ContextVar
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -54,6 +55,18 @@ class CandidateTokens(NamedTuple):
 
 
 @dataclasses.dataclass(eq=False)
+class Caller:
+    """Who asks."""
+
+    key: str = ""
+    """The name of its key; empty without keys."""
+
+
+CALLER: ContextVar[Caller] = ContextVar("caller", default=Caller())  # noqa: B039 (says nobody)
+"""Who asks in this context: a thread, or a task of an event loop."""
+
+
+@dataclasses.dataclass(eq=False)
 class Request:
     """One text under one prompt, and the future of its answer."""
 
@@ -67,6 +80,7 @@ class Request:
     sampling: Sampling = Sampling()
     """How a request of kind `write` is answered."""
     arrived: float = dataclasses.field(default_factory=time.monotonic)
+    caller: Caller = dataclasses.field(default_factory=CALLER.get)
     future: "Future[Any]" = dataclasses.field(default_factory=Future)
 
     def settle(self, answer: object = None, error: Exception | None = None) -> None:
