@@ -1,8 +1,10 @@
 """What who runs a server sees of it: its log, its numbers, its health."""
 
 import contextlib
+import inspect
 import json
 import logging
+import os
 import re
 import socket
 import threading
@@ -298,16 +300,68 @@ def test_an_upload_may_be_larger_than_a_question(catalog):
             assert large.json()["error"]["message"] == "a body has at most 2097152 bytes here"
 
 
-def test_flags_by_the_environment_and_room_by_a_flag():
-    variables = {
-        "PROMPT_JAX_SERVE_MAX_NEW_TOKENS": "8", "PROMPT_JAX_SERVE_ROWS": "1 4",
-        "PROMPT_JAX_SERVE_LOG_JSON": "true", "PROMPT_JAX_PORT": "tcp://10.0.0.1:80",
+@pytest.fixture
+def options(monkeypatch):
+    """What `prompt-jax serve` is called with, after files, variables and flags."""
+    received = {}
+
+    def serve(**values):
+        received.update(values)
+
+    serve.__signature__ = inspect.signature(command._serve)
+    monkeypatch.setattr(command, "_serve", serve)
+
+    def options(*arguments):
+        command.run(list(arguments))
+        return received
+
+    return options
+
+
+def test_flags_come_before_variables_and_those_before_a_file(options, monkeypatch, tmp_path):
+    path = tmp_path / "serve.toml"
+    path.write_text(
+        'port = 1\nlog_json = true\nrows = [1, 4]\nhosts = ["a,b", "c"]\nkeys = "-"\n'
+        'slots = 8\nroom = ["lora", "r=16"]\n[frozen]\ndtype = "int8"\n'
+    )
+    monkeypatch.setenv("PROMPT_JAX_SERVE_CONFIG", str(path))
+    monkeypatch.setenv("PROMPT_JAX_SERVE_LENGTHS", "8, 16")
+    monkeypatch.setenv("PROMPT_JAX_SERVE_LOG_JSON", "false")
+    monkeypatch.setenv("PROMPT_JAX_SERVE_PORT", "2")
+    monkeypatch.setenv("PROMPT_JAX_SERVE_FROZEN_ATTENTION", "splash")
+    monkeypatch.setenv("PROMPT_JAX_PORT", "tcp://10.0.0.1:80")  # As Kubernetes sets.
+    values = options("--port", "3", "--rows", "2")
+    picked = {name: values[name] for name in ("port", "log_json", "rows", "hosts", "lengths")}
+    assert picked == {
+        "port": 3, "log_json": False, "rows": (2,), "hosts": ("a,b", "c"), "lengths": (8, 16),
     }  # fmt: skip
-    assert command.flags_of(variables) == [
-        "--rows", "1", "4", "--max-new-tokens", "8", "--log-json",
-    ]  # fmt: skip
-    with pytest.raises(InputError, match="PROMPT_JAX_SERVE_LOG_JSON is true or false, got 'yes'"):
-        command.flags_of({"PROMPT_JAX_SERVE_LOG_JSON": "yes"})
+    assert (values["slots"], values["keys"], values["room"]) == (8, "-", ("lora", "r=16"))
+    assert (values["frozen"].dtype, values["frozen"].attention) == ("int8", "splash")
+    assert options("--config", os.devnull)["port"] == 2
+    monkeypatch.setenv("PROMPT_JAX_SERVE_LOG_JSON", "yes")
+    with pytest.raises(InputError, match="log_json is true or false, got 'yes'"):
+        options()
+
+
+@pytest.mark.parametrize(
+    "text, problem",
+    [
+        ("prot = 1", r"unknown option in .*serve.toml 'prot'; allowed: backbone, .*'port'\?"),
+        ("[frozen]\ntype = 1", "unknown option in .* 'frozen.type'; .*'frozen.dtype'"),
+        ("config = 'a'", "unknown option in .* 'config'"),
+        ("port =", "--config is a TOML file, and .*serve.toml cannot be read: Invalid value"),
+    ],
+)
+def test_a_file_of_options_with_a_mistake(tmp_path, text, problem):
+    path = tmp_path / "serve.toml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=problem):
+        command.run(["--config", str(path)])
+    with pytest.raises(InputError, match="No such file"):
+        command.run([f"--config={tmp_path}/none.toml"])
+
+
+def test_room_by_a_flag():
     words = ["prefix_tuning", "num_virtual_tokens=20", "adapter", "style=houlsby", "lora", "r=16"]
     assert command.methods_of(words) == [
         PrefixTuningConfig(num_virtual_tokens=20), AdapterConfig(style="houlsby"), LoraConfig(r=16),
