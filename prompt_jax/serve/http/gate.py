@@ -106,7 +106,8 @@ class Gate:
                 await response(scope, receive, sent.send)
             finally:
                 self._running -= 1
-                self._note(scope, request, sent.code(broken), time.monotonic() - began)
+                code = request.broken or sent.code(broken)
+                self._note(scope, request, code, time.monotonic() - began)
 
     async def _pass(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
         read = 0

@@ -40,6 +40,8 @@ class Trace(Caller):
     id: str = ""
     prompts: dict[str, str] = dataclasses.field(default_factory=dict)
     """The version of each prompt that it named, such as films@2 -> the prompt's name."""
+    broken: int = 0
+    """The status of the error that ended its stream; 0 of all others."""
     span: Span | None = None
     """Its span, where OpenTelemetry is asked for."""
 
