@@ -1,6 +1,7 @@
 """What who runs a server sees of it: its log, its numbers, its health."""
 
 import contextlib
+import dataclasses
 import inspect
 import json
 import logging
@@ -15,6 +16,7 @@ import pytest
 httpx = pytest.importorskip("httpx")
 pytest.importorskip("fastapi")
 
+import jax  # noqa: E402
 from serving import ADMIN, KEYS, SIZES, USER, prompt_of, serving, until  # noqa: E402
 
 from prompt_jax import InputError  # noqa: E402
@@ -145,6 +147,28 @@ def test_a_batch_that_fails_is_the_operators_to_see(catalog, lines, monkeypatch)
     assert "prompt_jax:batches_failed_total 1.0" in told
 
 
+def test_a_prompt_that_answers_with_nan_is_told(served, lines):
+    (objects, _), catalog = lines, served.catalog
+    lora = prompt_of(served.backbone, LoraConfig(r=2), 5)
+    huge = dataclasses.replace(lora, tuned=jax.tree.map(lambda leaf: 1e30 * leaf, lora.tuned))
+    catalog.store.put("huge", huge)
+    catalog.refresh()
+    with httpx.Client(base_url=served.address, headers=ADMIN, timeout=60) as client:
+        assert client.get("/v1/prompts/huge").json()["poisoned"] is False
+        for _ in range(2):
+            answer = client.post("/v1/classify", json={**ASKED, "model": "huge"})
+            assert answer.status_code == 409
+            assert answer.json()["error"]["code"] == "prompt_poisoned"
+        listed = client.get("/v1/prompts").json()["data"]
+        assert [row["id"] for row in listed if row["poisoned"]] == ["huge@1"]
+        assert "prompt_jax:prompts_poisoned 1.0" in client.get("/metrics").text
+        catalog.store.remove("huge", 1)
+        catalog.refresh()
+        assert "prompt_jax:prompts_poisoned 0.0" in client.get("/metrics").text
+    (line,) = of(objects, "serve.names")
+    assert "refused from now on: the answers of prompt 'huge@1'" in line["message"]
+
+
 def test_an_error_that_nobody_foresaw(catalog, lines, monkeypatch):
     objects, _ = lines
     app = create_app(catalog, KEYS)
@@ -270,6 +294,10 @@ def test_connections_that_say_nothing_are_closed(catalog, monkeypatch):
             kept.recv(1000)
             kept.sendall(asking)  # Between two requests it may be silent for longer.
             assert kept.recv(1000).startswith(b"HTTP/1.1 200")
+            both = b"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n"
+            split = connect(both + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + asking)
+            reply = b"".join(iter(lambda: split.recv(1000), b""))
+            assert b"HTTP/1.1 400" in reply and b"got both" in reply and b"200 OK" not in reply
             none = connect(b"no HTTP at all\r\n\r\n").recv(1000)
             assert none.startswith(b"HTTP/1.1 400") and b'"code": "invalid_http"' in none
 

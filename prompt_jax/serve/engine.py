@@ -134,13 +134,18 @@ class Engine:
         """
         return self._names.version(prompt)
 
+    @property
+    def poisoned(self) -> frozenset[str]:
+        """Digests of prompts whose answers were NaN or infinite; they are refused."""
+        return self._names.poisoned
+
     def score(
         self,
         prompt: str | Served | None,
         text: TextOrTokens,
         candidates: Sequence[TextOrTokens],
         *,
-        length_normalize: bool = True,
+        length_normalize: bool | None = None,
         timeout: float | None = None,
     ) -> "Future[Scored]":
         """The log-likelihood of every candidate as the answer, in nats.
@@ -149,7 +154,8 @@ class Engine:
           prompt: a name or a record; None is the plain model.
           text: the input with its template filled, or its tokens.
           candidates: label words, or their tokens with EOS as `encode_targets` makes them.
-          length_normalize: divide by the number of a candidate's tokens.
+          length_normalize: divide by the number of a candidate's tokens; None does as the prompt
+            was evaluated.
           timeout: seconds until the future has a `DeadlineError` instead.
 
         Raises:
@@ -161,7 +167,8 @@ class Engine:
         """
         served = self.version(prompt)
         place = served.target_place
-        kind, tokens, compared = self._inputs.scoring(text, candidates, length_normalize, place)
+        normalize = served.length_normalize if length_normalize is None else length_normalize
+        kind, tokens, compared = self._inputs.scoring(text, candidates, normalize, place)
         return self._submit([Request(served, kind, tokens, timeout, compared)])[0]
 
     def ensemble(
@@ -172,7 +179,7 @@ class Engine:
         *,
         how: str = "average",
         weights: Sequence[float] | None = None,
-        length_normalize: bool = True,
+        length_normalize: bool | None = None,
         timeout: float | None = None,
     ) -> "Future[Ensembled]":
         """What several prompts choose together among candidates, each in a row of its own.
@@ -193,7 +200,10 @@ class Engine:
             )
         # All members score the same tokens, so the first one decides where a candidate stands.
         place = members[0].target_place
-        kind, tokens, compared = self._inputs.scoring(text, candidates, length_normalize, place)
+        normalize = length_normalize
+        if normalize is None:  # Sums and means cannot be combined either.
+            normalize = all(served.length_normalize for served in members)
+        kind, tokens, compared = self._inputs.scoring(text, candidates, normalize, place)
         requests = [Request(served, kind, tokens, timeout, compared) for served in members]
         return ensembled(self._submit(requests), how, weights)
 

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextvars import ContextVar
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -113,7 +113,10 @@ Waits: TypeAlias = Callable[[Request], bool]
 
 
 class Queue:
-    """Requests that wait: those of one kind together, and every prompt in its turn.
+    """Requests that wait: those of one kind together, and every caller in its turn.
+
+    One who asks a thousand times at once keeps out no other. The requests of one caller are taken
+    as they came, whatever their prompts: who names many prompts has no more turns for that.
 
     One lock of the engine's guards it.
     """
@@ -121,7 +124,7 @@ class Queue:
     def __init__(self, limit: int):
         self.limit, self.count = limit, 0
         self.waiting: OrderedDict[Kind, OrderedDict[str, deque[Request]]] = OrderedDict()
-        """By kind and digest of the prompt, whose turn is next first."""
+        """By kind and key of the caller, whose turn is next first."""
 
     def put(self, requests: list[Request]) -> None:
         """Takes all of these or none.
@@ -136,7 +139,7 @@ class Queue:
             )
         for request in requests:
             turns = self.waiting.setdefault(request.kind, OrderedDict())
-            turns.setdefault(request.served.digest, deque()).append(request)
+            turns.setdefault(request.caller.key, deque()).append(request)
         self.count += len(requests)
 
     def next_batch(
@@ -166,7 +169,7 @@ class Queue:
     def take(
         self, kind: Kind, size: int, capacity: int, held: Collection[str], waits: Waits
     ) -> list[Request]:
-        """Requests of a kind, one of each prompt in turn, so that none keeps out others.
+        """Requests of a kind, one of each caller in turn.
 
         Args:
           size: how many at most.
@@ -177,33 +180,47 @@ class Queue:
         """
         turns, room = self.waiting.get(kind, OrderedDict()), capacity - len(held)
         batch: list[Request] = []
+        over: list[Request] = []
         new: set[str] = set()
         skipped: set[str] = set()
-        while len(batch) < size and len(skipped) < len(turns):
-            # The prompt whose turn it is goes to the end at once, so the next one is another.
-            digest, requests = next(iter(turns.items()))
-            turns.move_to_end(digest)
-            costs = bool(digest) and digest not in new and digest not in held
-            request = requests[0]
-            # First of all, so that those that wait for a program are told that they are late.
-            over = request.is_over()
-            if not over and (digest in skipped or (costs and len(new) >= room) or waits(request)):
-                skipped.add(digest)
-                continue
-            requests.popleft()
-            self.count -= 1
-            if not requests:
-                del turns[digest]
-                skipped.discard(digest)
-            if over:
-                continue
-            if costs:
-                new.add(digest)
-            batch.append(request)
-        # `next_batch` asks every kind for its oldest request, which an empty one does not have.
+
+        def ready(requests: Iterable[Request]) -> Iterator[Request]:
+            """Those of a caller that need not wait on."""
+            for request in requests:
+                digest = request.served.digest
+                costs = bool(digest) and digest not in new and digest not in held
+                # First of all, so that those that wait for a program are told that they are late.
+                if request.is_over():
+                    over.append(request)
+                elif digest in skipped:
+                    continue
+                elif (costs and len(new) >= room) or waits(request):
+                    skipped.add(digest)
+                else:
+                    new.update([digest] if costs else [])
+                    yield request
+
+        callers = deque((key, ready(requests)) for key, requests in turns.items())
+        while callers and len(batch) < size:
+            key, requests = callers.popleft()
+            request = next(requests, None)
+            if request is not None:
+                batch.append(request)
+                callers.append((key, requests))
+                turns.move_to_end(key)
+        self._forget(kind, {*batch, *over})
+        return batch
+
+    def _forget(self, kind: Kind, requests: Collection[Request]) -> None:
+        turns = self.waiting.get(kind, OrderedDict())
+        for key, queued in list(turns.items()) if requests else ():
+            turns[key] = deque(request for request in queued if request not in requests)
+            # `next_batch` asks every kind for its oldest request, which an empty one does not have.
+            if not turns[key]:
+                del turns[key]
         if not turns:
             self.waiting.pop(kind, None)
-        return batch
+        self.count -= len(requests)
 
     def drain(self) -> list[Request]:
         """All requests, which wait no more."""

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from prompt_jax.serve.http.errors import Refused, response_to
 from prompt_jax.serve.http.logs import ACCESS, HEADER, Trace, tracing
 from prompt_jax.serve.http.metrics import Metrics
-from prompt_jax.serve.http.run import is_loopback
+from prompt_jax.serve.http.run import CLOSE, is_loopback
 from prompt_jax.serve.http.spans import Spans
 
 HOST = re.compile(r"([A-Za-z0-9.\-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
@@ -126,6 +126,10 @@ class Gate:
         length = headers.get("content-length", "0")
         if problem := self._host_problem(headers.get("host", "")):
             await refuse(send, 400, "invalid_host", problem)
+        elif "transfer-encoding" in headers and "content-length" in headers:
+            # A proxy that goes by the other of them would take its rest for another request.
+            message = "a body has a Content-Length or a Transfer-Encoding, got both"
+            await refuse(send, 400, "invalid_http", message, CLOSE)
         elif not length.isdigit() or int(length) > limit:
             await _drain(receive, DRAINED)
             await refuse(send, 413, "too_large", too_large)
@@ -174,8 +178,11 @@ async def _drain(receive: Receive, limit: int) -> None:
         read, unread = read + len(message.get("body", b"")), message.get("more_body", False)
 
 
-async def refuse(send: Send, status: int, code: str, message: str) -> None:
+async def refuse(
+    send: Send, status: int, code: str, message: str, *headers: tuple[bytes, bytes]
+) -> None:
     """An error without an application."""
     response = response_to(Refused(status, code, message))
-    await send({"type": "http.response.start", "status": status, "headers": response.raw_headers})
+    headers = (*response.raw_headers, *headers)
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": response.body})
