@@ -83,13 +83,13 @@ def until(condition, seconds=30.0):
 
 
 @contextlib.contextmanager
-def open_catalog(backbone, folder, **sizes):
+def open_catalog(backbone, folder, names=("films", "satire"), versions=2, **sizes):
     """A catalog of films@1, films@2, satire@1 and satire@2, and an engine of its own."""
     store = Store(folder)
-    for seed in (1, 2):
+    for seed in range(1, versions + 1):
         prompt = prompt_of(backbone, PromptTuningConfig(num_virtual_tokens=3), seed)
-        store.put("films", prompt)
-        store.put("satire", prompt)
+        for name in names:
+            store.put(name, prompt)
     room = [PromptTuningConfig(num_virtual_tokens=8)]
     with Engine(backbone, room=room, **SIZES, **sizes) as engine:
         catalog = Catalog(engine, store)

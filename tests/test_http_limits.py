@@ -11,31 +11,25 @@ import pytest
 httpx = pytest.importorskip("httpx")
 pytest.importorskip("fastapi")
 
-from serving import ADMIN, KEYS, SIZES, USER, prompt_of, serving, until  # noqa: E402
+from serving import ADMIN, ASKED, KEYS, USER, open_catalog, prompt_of, serving, until  # noqa: E402
 from test_disk import full_disk  # noqa: E402
 
 from prompt_jax.methods import PromptTuningConfig  # noqa: E402
 from prompt_jax.prompts import save_prompt  # noqa: E402
-from prompt_jax.serve import Engine, Store
-from prompt_jax.serve.catalog import Catalog
+from prompt_jax.serve import Store
 from prompt_jax.serve.http import Keys, create_app, writing
 from prompt_jax.serve.http import app as app_module
 from prompt_jax.serve.http.prompts import packed
 
 pytestmark = pytest.mark.timeout(180)
-ASKED = {"model": "films", "input": "a fine film", "labels": ["good", "bad"]}
 
 
 @pytest.fixture
 def catalog(tiny_backbone, tmp_path):
-    store = Store(tmp_path / "store")
-    store.put("films", prompt_of(tiny_backbone, PromptTuningConfig(num_virtual_tokens=3), 1))
-    room = [PromptTuningConfig(num_virtual_tokens=8)]
-    with Engine(tiny_backbone, room=room, **SIZES, queue=4) as engine:
-        made = Catalog(engine, store)
-        assert made.refresh() == []
-        engine.score("films@1", [5], [[7], [8]]).result()
-        yield made
+    """Of films@1 alone, and a queue for four."""
+    with open_catalog(tiny_backbone, tmp_path / "store", ("films",), 1, queue=4) as opened:
+        opened.engine.score("films@1", [5], [[7], [8]]).result()
+        yield opened
 
 
 @contextlib.contextmanager

@@ -17,34 +17,18 @@ httpx = pytest.importorskip("httpx")
 pytest.importorskip("fastapi")
 
 import jax  # noqa: E402
-from serving import ADMIN, KEYS, SIZES, USER, prompt_of, serving, until  # noqa: E402
+from serving import ADMIN, ASKED, KEYS, USER, prompt_of, serving, until  # noqa: E402
 
 from prompt_jax import InputError  # noqa: E402
 from prompt_jax.cli import serving as command  # noqa: E402
 from prompt_jax.methods import AdapterConfig, LoraConfig, PrefixTuningConfig, PromptTuningConfig  # noqa: E402
 from prompt_jax.prompts import save_prompt
-from prompt_jax.serve import Engine, Store
-from prompt_jax.serve.catalog import Catalog
 from prompt_jax.serve.http import connections, create_app, gate
 from prompt_jax.serve.http import metrics as numbers
 from prompt_jax.serve.http.logs import JSONLines, TextLines
 from prompt_jax.serve.http.prompts import packed
 
 pytestmark = pytest.mark.timeout(120)
-ASKED = {"model": "films", "input": "a fine film", "labels": ["good", "bad"]}
-
-
-@pytest.fixture
-def catalog(tiny_backbone, tmp_path):
-    store = Store(tmp_path / "store")
-    for seed in (1, 2):
-        prompt = prompt_of(tiny_backbone, PromptTuningConfig(num_virtual_tokens=3), seed)
-        store.put("films", prompt)
-        store.put("satire", prompt)
-    with Engine(tiny_backbone, room=[PromptTuningConfig(num_virtual_tokens=8)], **SIZES) as engine:
-        catalog = Catalog(engine, store)
-        assert catalog.refresh() == []
-        yield catalog
 
 
 @pytest.fixture

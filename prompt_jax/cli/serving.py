@@ -135,9 +135,12 @@ def _serve(
     rows: tuple[int, ...] = (1, 8, 32),
     lengths: tuple[int, ...] = (32, 128),
     max_new_tokens: int = 64,
+    places: int = 16,
+    window: float = 0.002,
     queue: int = 1024,
     timeout: float = 60.0,
     drain_seconds: float = 0.0,
+    refresh: float = 5.0,
     metrics_port: int = 0,
     log_level: Literal["debug", "info", "warning", "error"] = "info",
     log_json: bool = False,
@@ -166,10 +169,14 @@ def _serve(
       rows: sizes of batches.
       lengths: tokens that texts are padded to; the last is the longest.
       max_new_tokens: of an answer at most.
+      places: answers that are written at once.
+      window: seconds that a request waits for others to share its batch; more of them answer more
+        requests a second, and each of them later.
       queue: requests that may wait.
       timeout: seconds that a request has.
       drain_seconds: from SIGTERM on in which /readyz says 503 and requests are still taken, so that
         a load balancer can turn to others; then what was taken is answered.
+      refresh: seconds between two looks at the store and at the keys.
       metrics_port: port on which /metrics is told to whoever asks, without a key; 0 tells it on
         --port alone, to keys of `metrics`.
       log_level: of the log, which goes to stderr; info has a line a request.
@@ -206,9 +213,10 @@ def _serve(
     )  # fmt: skip
     methods = [PromptTuningConfig(num_virtual_tokens=num_virtual_tokens), *others]
     methods += [LoraConfig(r=lora_rank)] if lora_rank else []
-    sizes = {"slots": slots, "rows": rows, "lengths": lengths, "queue": queue}
-    sizes["max_new_tokens"] = max_new_tokens
-    catalog, problems = open_catalog(loaded, prompts, methods, **sizes)
+    catalog, problems = open_catalog(
+        loaded, prompts, methods, slots=slots, rows=rows, lengths=lengths, places=places,
+        max_new_tokens=max_new_tokens, window=window, queue=queue,
+    )  # fmt: skip
     for problem in problems:
         LOG.warning("not served: %s", problem)
     LOG.info("%d prompts of %s on %s; compiling", len(catalog.served), store, backbone)
@@ -216,7 +224,7 @@ def _serve(
         address = f"http://{host}:{listener.getsockname()[1]}"
         app = create_app(
             catalog, allowed, hosts=hosts, timeout=timeout, upload_bytes=upload_mib * 2**20,
-            on_ready=lambda: LOG.info("ready on %s", address), spans=spans,
+            refresh=refresh, on_ready=lambda: LOG.info("ready on %s", address), spans=spans,
         )  # fmt: skip
         if spans is not None:
             ending.callback(spans.close)

@@ -15,6 +15,7 @@ from prompt_jax.config import InputError, MethodConfig
 from prompt_jax.forward import Injection, PromptedModel
 from prompt_jax.forward.places import check_places
 from prompt_jax.prompts import Prompt
+from prompt_jax.serve.encoding import Inputs, TextOrTokens
 from prompt_jax.serve.errors import EngineError, PromptRefusedError, TooManyPromptsError
 from prompt_jax.serve.names import Names
 from prompt_jax.serve.programs import Programs
@@ -26,7 +27,7 @@ from prompt_jax.serve.prompts import (
     poisoned,
     served_as,
 )
-from prompt_jax.serve.requests import WRITE, Inputs, Kind, Request, TextOrTokens
+from prompt_jax.serve.requests import WRITE, Kind, Request
 from prompt_jax.serve.sampling import Sampling, Written
 from prompt_jax.serve.scoring import Classified, Embedded, Ensembled, Scored, ensembled
 from prompt_jax.serve.worker import Sizes, Stats, Worker

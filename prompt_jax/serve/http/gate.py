@@ -83,6 +83,8 @@ class Gate:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        if scope["method"] == "HEAD":  # As GET; uvicorn leaves out what it answers.
+            scope = {**scope, "method": "GET"}
         headers, began, broken = Headers(scope=scope), time.monotonic(), LEFT
         with tracing(headers) as request:
             sent = Sent(send, request)
