@@ -24,9 +24,10 @@ from prompt_jax.serve.sampling import Written
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SpanExporter
     from opentelemetry.trace import Span
 else:  # Only the extra `otel` has them.
-    Span = TracerProvider = object
+    Span = SpanExporter = TracerProvider = object
 
 LOG = logging.getLogger(__name__)
 EXPORTER, PROTOCOL = "OTEL_TRACES_EXPORTER", "OTEL_EXPORTER_OTLP_PROTOCOL"
@@ -67,18 +68,17 @@ def open_spans() -> "Spans | None":
     return Spans(provider)
 
 
-def _exporter(name: str) -> Any:
+def _exporter(name: str) -> SpanExporter:
     """The exporter of a name, of those that installed packages bring."""
-    known = {entry.name: entry for entry in entry_points(group="opentelemetry_traces_exporter")}
-    wire = "otlp_proto_grpc" if os.environ.get(PROTOCOL) == "grpc" else "otlp_proto_http"
-    entry = known.get(wire if name == "otlp" else name)
-    if entry is None:
-        wanted = f"{name} ({PROTOCOL}=grpc)" if wire.endswith("grpc") else name
+    exporters = {entry.name: entry for entry in entry_points(group="opentelemetry_traces_exporter")}
+    wire = "grpc" if os.environ.get(PROTOCOL) == "grpc" else "http"
+    name = f"otlp_proto_{wire}" if name == "otlp" else name
+    if name not in exporters:
         raise InputError(
-            f"{EXPORTER} is none, otlp, {', '.join(sorted(known))}, got {wanted}; install the "
+            f"{EXPORTER} is none, otlp, {', '.join(sorted(exporters))}, got {name}; install the "
             "package that brings it, or choose one of these"
         )
-    return entry.load()()
+    return exporters[name].load()()
 
 
 class Spans:
