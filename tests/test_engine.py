@@ -1,5 +1,6 @@
 """Many threads, many prompts, one frozen model: every row as if it were alone."""
 
+import contextvars
 import dataclasses
 import threading
 import time
@@ -24,7 +25,7 @@ from prompt_jax.forward import PromptedModel
 from prompt_jax.generate import generate, score
 from prompt_jax.serve import DeadlineError, Engine, Kind, TooManyPromptsError, UnknownPromptError
 from prompt_jax.serve.prompts import Served
-from prompt_jax.serve.requests import WRITE, Caller, Queue, Request
+from prompt_jax.serve.requests import CALLER, WRITE, Caller, Queue, Request
 from prompt_jax.testing import shaken
 from prompt_jax.testing import tiny as tiny_of
 
@@ -350,14 +351,15 @@ def test_a_record_stays_what_it_was(tiny):
         np.testing.assert_array_equal(after.log_likelihoods, before.log_likelihoods)
 
 
-def test_one_prompt_keeps_out_no_other(tiny):
-    """Twenty requests of one prompt, then one of another: it is in the first batch."""
-    order = []
+def test_one_caller_keeps_out_no_other(tiny):
+    """Twenty requests of one caller, then one of another: it is in the first batch."""
+    order, other = [], contextvars.copy_context()
+    other.run(CALLER.set, Caller("other"))
     prompts = prompts_of(tiny)
     with Engine(tiny, prompts, **{**SMALL, "rows": (4,)}) as engine:
         with engine._worker.lock:
             many = [engine.score("p0", [4, 5], [[7], [8]]) for _ in range(20)]
-            one = engine.score("p1", [4, 5], [[7], [8]])
+            one = other.run(engine.score, "p0", [4, 5], [[7], [8]])
         for name, future in [("one", one), *(("many", each) for each in many)]:
             future.add_done_callback(lambda _, name=name: order.append(name))
         for future in [one, *many]:

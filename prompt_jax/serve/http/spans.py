@@ -10,12 +10,13 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from importlib.metadata import entry_points, version
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
+from prompt_jax import __version__
 from prompt_jax.config import InputError
 from prompt_jax.serve.engine import Engine
 from prompt_jax.serve.http.logs import Field, Trace
@@ -60,7 +61,7 @@ def open_spans() -> "Spans | None":
         # No error: a cluster may set such variables in all that it runs.
         LOG.warning('OTEL_ variables ask for traces; pip install "prompt-jax[otel]" writes them')
         return None
-    usual = {"service.name": "prompt_jax", "service.version": version("prompt-jax")}
+    usual = {"service.name": "prompt_jax", "service.version": __version__}
     resource = Resource.create({**usual, **OTELResourceDetector().detect().attributes})
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     for name in names:
