@@ -92,6 +92,12 @@ class Served:
         names = self.task.labels if self.task and self.task.kind == self.head else ()
         return names if len(names) == self.classes else tuple(map(str, range(self.classes)))
 
+    @property
+    def length_normalize(self) -> bool:
+        """Whether its candidates are ranked by the mean over their tokens, as it was evaluated."""
+        settings = self.prompt.recipe.get("eval") if self.prompt else None
+        return not isinstance(settings, dict) or settings.get("length_normalize") is not False
+
     def check_classifies(self) -> None:
         """Checks that its answer to a text may be a class.
 
