@@ -152,6 +152,13 @@ def test_names_have_three_parts():
         "glue/mnli:2.0.0",
         "validation_matched",
     )
+    assert parse_name("hf:nyu-mll/glue/sst2@v1.0:train[:9]") == (
+        "hf",
+        "nyu-mll/glue/sst2@v1.0",
+        "train[:9]",
+    )
+    for name in ("hf:a/b", "hub:a/b", "huggingface:a/b", "tfds:huggingface:a__b"):
+        assert parse_name(name) == ("hf", "a/b", None)
     assert parse_name("file:data/a@b.tsv") == ("file", "data/a@b.tsv", None)
     assert parse_name("tfds:glue/mnli:2.0.0@test").key == "tfds:glue/mnli"
 

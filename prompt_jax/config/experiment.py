@@ -83,7 +83,8 @@ class DataConfig:
     """Where examples come from and how they are cut."""
 
     task: str = "embedded:sentiment"
-    """`embedded:NAME`, `tfds:NAME`, `file:PATH` (tsv, csv, jsonl, parquet): the training rows."""
+    """The training rows: `embedded:NAME`, `tfds:NAME`, `hf:ID` of the hub of Hugging Face, or
+    `file:PATH`, a file, a folder or a glob (tsv, csv, jsonl, json, parquet, arrow, txt)."""
     mixture: tuple[str, ...] = ()
     """Tasks to train together with `task`, as often as they have rows. One prompt serves all, but
     `multitask_prompt` gives each task a part of its own."""
@@ -104,6 +105,9 @@ class DataConfig:
     """Longest target in tokens."""
     max_total_length: int = 1024
     """Most virtual and text tokens together; the memory of a step grows with its square."""
+    first_rows: int | None = None
+    """Read only so many rows of every split, from the front; None reads all. `hf:` then streams, so
+    that a dataset which does not fit is never fetched whole."""
     max_examples: int | None = None
     """Only so many training rows of a task, drawn at random after validation is held out, every
     label in its share; None takes all."""
@@ -136,7 +140,7 @@ class DataConfig:
             )
         at_least("max_source_length", self.max_source_length, 1)
         at_least("max_target_length", self.max_target_length, 1)
-        for name in ("max_examples", "max_test_examples"):
+        for name in ("first_rows", "max_examples", "max_test_examples"):
             count = getattr(self, name)
             if count is not None:
                 at_least(name, count, 1)

@@ -98,7 +98,8 @@ def _as_split(config: Config, trained: Sequence[Recipe]) -> Config:
     if not trained:
         return config
     run = from_json(DataConfig, trained[0]["data"])
-    split = {name: getattr(run, name) for name in ("seed", "validation_fraction", "max_examples")}
+    names = ("seed", "first_rows", "validation_fraction", "max_examples")
+    split = {name: getattr(run, name) for name in names}
     return dataclasses.replace(config, data=dataclasses.replace(config.data, **split))
 
 
@@ -116,7 +117,7 @@ def _whole(config: Config, recipes: Sequence[Recipe]) -> Scored:
         if file and file not in [recipe.get("data", {}).get(part) for recipe in recipes]:
             sets[file] = examples_of(task, file, part)
     titles = _apart({n: _title(n) for n in sets}, options)
-    return Scored(Data(task, sets[name], [], sets), titles)
+    return Scored(Data(task, sets[name], [], sets, remarks=rows.remarks), titles)
 
 
 def _unknown(config: Config, selection: Scored) -> Scored:

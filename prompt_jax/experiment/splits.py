@@ -30,6 +30,8 @@ class Data(NamedTuple):
     """Test set name -> examples; empty when the dataset has no labelled test split."""
     held_out: bool = False
     """Whether the validation examples were taken out of the training rows."""
+    remarks: tuple[str, ...] = ()
+    """What a user is told of how the rows were read."""
 
     def watched(self, config: Config) -> list[Example]:
         """The validation examples that are scored while training."""
@@ -80,7 +82,7 @@ def load_data(config: Config, name: str = "") -> Data:
     """
     name, options = name or config.data.task, config.data
     parts = splits(name)
-    rows = load_table(name, parts[0] if len(parts) == 1 else "train")
+    rows = load_table(name, parts[0] if len(parts) == 1 else "train", options.first_rows)
     task = resolve(name, config.task, rows[0].values, rows)
     train = to_examples(task, rows)
     task = completed(task, train)
@@ -90,32 +92,32 @@ def load_data(config: Config, name: str = "") -> Data:
     }
     held_out = False
     if options.validation:
-        validation = examples_of(task, options.validation, "validation")
+        validation = examples_of(task, options.validation, "validation", options.first_rows)
     elif "validation" in parts:
-        validation = load_examples(task, name, "validation")
+        validation = load_examples(task, name, "validation", options.first_rows)
     else:
         drawn = (options.validation_fraction, task, options.seed, name)
         train, validation = hold_out(train, *drawn)
         held_out = True
     train = every_answer(task, sample(train, options.max_examples, task, options.seed))
-    return Data(task, train, validation, tests, held_out)
+    return Data(task, train, validation, tests, held_out, rows.remarks)
 
 
 def _tests(config: Config, task: Task, name: str, parts: list[str]) -> dict[str, list[Example]]:
     if config.data.test:
-        return {"test": examples_of(task, config.data.test, "test")}
+        return {"test": examples_of(task, config.data.test, "test", config.data.first_rows)}
     tests = {}
     for split in sorted((s for s in parts if s.startswith("test")), key=lambda s: (s != "test", s)):
         # GLUE's test labels are secret: such a split is no mistake of the user's.
         with contextlib.suppress(InputError):
-            tests[split] = load_examples(task, name, split)
+            tests[split] = load_examples(task, name, split, config.data.first_rows)
     return tests
 
 
-def examples_of(task: Task, name: str, split: str) -> list[Example]:
+def examples_of(task: Task, name: str, split: str, limit: int | None = None) -> list[Example]:
     """The examples of a dataset: of a split when it has that one, else of the only one."""
     parts = splits(name)
-    return load_examples(task, name, split if split in parts else parts[0])
+    return load_examples(task, name, split if split in parts else parts[0], limit)
 
 
 def digest(examples: Sequence[Example]) -> str:
