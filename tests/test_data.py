@@ -12,6 +12,8 @@ import pytest
 
 from prompt_jax.config import Config, DataConfig, InputError, TaskConfig
 from prompt_jax.data import load_examples, load_rows, load_table, splits
+from prompt_jax.experiment import load_data
+from prompt_jax.experiment.choice import warnings_of
 from prompt_jax.tasks import Task, resolve
 
 SIZES = {
@@ -380,7 +382,6 @@ def test_a_parquet_that_is_not_utf8(tmp_path):
 def test_a_file_is_read_once(tmp_path, monkeypatch):
     from prompt_jax.data import shards
     from prompt_jax.data.files import read_file
-    from prompt_jax.experiment import load_data
 
     path, read = tmp_path / "a.tsv", []
     path.write_text("input\ttarget\n" + "".join(f"text {i}\tx\n" for i in range(20)))
@@ -394,3 +395,51 @@ def test_a_bad_row_names_its_line(tmp_path):
     task = Task(name="t", source="{input}", target="{target}", labels=("x", "y"))
     with pytest.raises(InputError, match="a.csv line 4: target 'z' is not a label word"):
         load_examples(task, f"file:{tmp_path / 'a.csv'}", "train")
+
+
+def test_the_hub_needs_its_library(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(InputError, match=r'hf:a/b is read by.*pip install "prompt-jax\[hf\]"'):
+        splits("hub:a/b")
+
+
+def task_data(path, rows, **options):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return load_data(Config(data=DataConfig(task=f"file:{path}", **options)))
+
+
+def test_rows_without_a_target_are_refused_or_left_out(tmp_path):
+    rows = [{"input": f"text {i}", "target": ("yes", "no", None, " ")[i % 4]} for i in range(40)]
+    with pytest.raises(InputError, match="line 3: column 'target' has no value.*skip-unlabelled"):
+        task_data(tmp_path / "a.jsonl", rows)
+    data = task_data(tmp_path / "a.jsonl", rows, skip_unlabelled=True)
+    assert len(data.train) + len(data.validation) == 20 and data.task.labels == ("no", "yes")
+    assert data.remarks == ("20 of 40 rows (train) have no target and are left out",)
+    assert data.remarks[0] in warnings_of(data, Config())
+    with pytest.raises(InputError, match="none of the 10 rows has a target; correct"):
+        task_data(tmp_path / "a.jsonl", rows[2::4], skip_unlabelled=True)
+
+
+def test_training_rows_of_few_shots_and_of_labels_in_balance(tmp_path):
+    rows = [{"input": f"text {i}", "target": "no" if i % 10 else "yes"} for i in range(100)]
+    data = task_data(tmp_path / "a.jsonl", rows, shots=4)
+    assert (len(data.train), len(data.validation), data.held_out) == (8, 8, True)
+    task_data(tmp_path / "b.jsonl", rows)
+    validation = f"file:{tmp_path}/b.jsonl"
+    data = task_data(tmp_path / "a.jsonl", rows, shots=4, validation=validation)
+    assert (len(data.train), len(data.validation), data.held_out) == (8, 100, False)
+    data = task_data(tmp_path / "a.jsonl", rows, balanced=True)
+    assert sum(row.target == "yes" for row in data.train) == len(data.train) / 2 == 81
+    with pytest.raises(InputError, match="both say how many rows to train on; leave one out"):
+        DataConfig(shots=4, max_examples=8)
+
+
+def test_rows_of_one_label_teach_nothing(tmp_path):
+    rows = [{"input": f"text {i}", "target": "no" if i < 50 else "yes"} for i in range(100)]
+    task_data(tmp_path / "a.jsonl", rows)
+    config = Config(
+        data=DataConfig(task=f"file:{tmp_path / 'a.jsonl'}", first_rows=40),
+        task=TaskConfig(labels=("no", "yes")),
+    )
+    with pytest.raises(InputError, match="all 36 training rows have the label 'no', which teaches"):
+        load_data(config)

@@ -19,6 +19,8 @@ COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 """Endings behind that of a form, and what pyarrow calls the compression."""
 DELIMITERS = (",", ";", "\t", "|")
 """What may stand between the fields of a csv; the comma first."""
+BLANK = " \t\r\n"
+"""What may stand between values of JSON."""
 SNIFFED = 1 << 16
 """Characters of a csv by which its delimiter is known."""
 
@@ -201,16 +203,15 @@ def _read_json(path: Path, content: bytes) -> Table:
 
 def _json_values(path: Path, text: str) -> Iterator[tuple[int, Any]]:
     """The values of a file one by one, those of a list at its top, with their lines."""
-    decoder, blank = json.JSONDecoder(), re.compile(r"[ \t\r\n]*")
-    place, line, counted = blank.match(text).end(), 1, 0
-    between = blank
+    decoder = json.JSONDecoder()
+    place, line, counted = _behind(BLANK, text, 0), 1, 0
+    between = BLANK
     if text[place : place + 1] == "[":
-        place, between = place + 1, re.compile(r"[ \t\r\n,]*")
+        place, between = place + 1, BLANK + ","
     while True:
-        place = between.match(text, place).end()
-        if between is not blank and text[place : place + 1] == "]":
-            place = blank.match(text, place + 1).end()
-            between = blank
+        place = _behind(between, text, place)
+        if between != BLANK and text[place : place + 1] == "]":
+            place, between = _behind(BLANK, text, place + 1), BLANK
         if place == len(text):
             return
         line, counted = line + text.count("\n", counted, place), place
@@ -223,6 +224,13 @@ def _json_values(path: Path, text: str) -> Iterator[tuple[int, Any]]:
             ) from error
         # Half of an emoji, as cut chats have it, is a text that cannot be written as UTF-8.
         yield line, whole(value) if "\\ud" in text[counted:place].lower() else value
+
+
+def _behind(characters: str, text: str, place: int) -> int:
+    """The first place from `place` on where none of the characters stands."""
+    while text[place : place + 1] and text[place] in characters:
+        place += 1
+    return place
 
 
 def whole(value: Any) -> Any:

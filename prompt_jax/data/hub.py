@@ -12,6 +12,8 @@ from prompt_jax.tasks import TaskName
 
 Builder: TypeAlias = Any
 """A dataset builder of `datasets`."""
+Dataset: TypeAlias = Any
+"""A split that `datasets` has prepared."""
 CHUNK = 1000
 """Rows that a stream hands over at a time."""
 
@@ -49,13 +51,13 @@ def read(name: TaskName, split: str, limit: int | None) -> Table:
     return named_rows(table, described, f"{name.dataset} ({split})")
 
 
-def _prepared(name: TaskName, builder: Builder, split: str) -> Any:
-    import datasets
+def _prepared(name: TaskName, builder: Builder, split: str) -> Dataset:
+    from datasets.exceptions import DatasetGenerationError
 
     try:
         builder.download_and_prepare()
         return builder.as_dataset(split=split)
-    except (OSError, datasets.exceptions.DatasetGenerationError) as error:
+    except (OSError, DatasetGenerationError) as error:
         raise InputError(
             f"{name.dataset} cannot be fetched: {error}; try again, or download its files and "
             "name them as file:FOLDER"
@@ -69,25 +71,26 @@ def _prepared(name: TaskName, builder: Builder, split: str) -> Any:
 def _builder(path: str) -> Builder:
     """The builder of `ID[/CONFIG][@REVISION]`."""
     try:
-        import datasets
+        from datasets import config, load_dataset_builder
+        from datasets.exceptions import DatasetNotFoundError
     except ImportError as error:
         raise InputError(
             f'hf:{path} is read by the datasets library: pip install "prompt-jax[hf]"'
         ) from error
     identifier, _, revision = path.partition("@")
     problems: list[Exception] = []
-    for dataset, config in _readings(identifier):
+    for dataset, configuration in _readings(identifier):
         try:
-            return datasets.load_dataset_builder(dataset, config, revision=revision or None)
-        except (datasets.exceptions.DatasetNotFoundError, ConnectionError) as error:
+            return load_dataset_builder(dataset, configuration, revision=revision or None)
+        except (DatasetNotFoundError, ConnectionError) as error:
             problems.append(error)
-            if isinstance(error, ConnectionError) and not datasets.config.HF_HUB_OFFLINE:
+            if isinstance(error, ConnectionError) and not config.HF_HUB_OFFLINE:
                 break  # It has been tried for long enough.
         except (ValueError, RuntimeError, OSError) as error:
             raise InputError(f"hf:{path}: {error}; write hf:ID/CONFIG@REVISION:SPLIT") from error
     near = _near(identifier)
     raise InputError(
-        f"hf:{path} cannot be had: {problems[0]}{near} Give an ID of the hub (HF_TOKEN for a "
+        f"hf:{path} cannot be had: {problems[0]}.{near} Give an ID of the hub (HF_TOKEN for a "
         "private one), or download its files and name them as file:FOLDER"
     ) from problems[0]
 
@@ -104,9 +107,9 @@ def _readings(identifier: str) -> list[tuple[str, str | None]]:
 
 def _near(identifier: str) -> str:
     """The dataset in the cache that was perhaps meant."""
-    import datasets
+    from datasets import config
 
-    folder = Path(os.path.expanduser(datasets.config.HF_DATASETS_CACHE))
+    folder = Path(os.path.expanduser(config.HF_DATASETS_CACHE))
     names = [path.name.replace("___", "/") for path in folder.glob("*") if path.is_dir()]
     near = difflib.get_close_matches(identifier, names, n=1)
     return f" Perhaps you meant 'hf:{near[0]}', which is in the cache?" if near else ""
