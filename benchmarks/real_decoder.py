@@ -22,7 +22,9 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from typing import ClassVar
 
+import jax
 import numpy as np
 import torch
 from peft import LoraConfig as PeftLora
@@ -41,7 +43,7 @@ from prompt_jax.forward import Injection
 from prompt_jax.methods import materialize
 from prompt_jax.prompts import fresh
 from prompt_jax.runtime import prepare
-from prompt_jax.train import fit, start
+from prompt_jax.train import compile_step, fit, start
 from prompt_jax.weights import load_backbone, save_hugging_face
 
 INSTRUCTIONS = {
@@ -67,6 +69,9 @@ WAYS = ("majority", "tf_idf", "zero_shot", "few_shot", *METHODS, *PEFT)
 
 class Bench:
     """One task on one backbone, and the budget of every way."""
+
+    compiled: ClassVar[dict[MethodConfig, jax.stages.Wrapped]] = {}
+    """Steps by their method. Tasks and seeds share them: only dropout, which is 0, has a seed."""
 
     def __init__(self, backbone: Backbone, name: str, options: argparse.Namespace, seed: int):
         self.backbone, self.name, self.shots, self.seed = backbone, name, options.shots, seed
@@ -149,8 +154,10 @@ class Bench:
         task, train = self.data.task, config.train
         batches = batches_of(config, method, self.backbone, self.data.train, task)
         loss = loss_of(config, method, self.backbone, task, tuned)
+        step_fn = self.compiled.setdefault(method, compile_step(loss, train))
         steps = (batches[i] for i in range(train.steps))
-        state = fit(loss, start(tuned, train), self.backbone.unstacked(), steps, train)
+        state = start(tuned, train)
+        state = fit(loss, state, self.backbone.unstacked(), steps, train, step_fn=step_fn)
         return self.score(materialize(method, state.tuned), self.data, config)
 
     def peft(self, way: str, folder: str) -> float:

@@ -1,17 +1,24 @@
-"""A server under load: 64 prompts, many clients, prompts swapped all the while.
+"""HTTP beside the engine alone, and a server that changes under load.
 
-Starts `prompt-jax serve` on the embedded model with random prompts of 20 virtual tokens, and asks
-for classes of texts of some 25 tokens from so many clients at once, each as fast as it is answered.
-Meanwhile one prompt after the other gets a new version and loses its old one. Prints latencies,
-rows a second, what was refused, the server's memory and its programs at the start and at the end,
-and whether every answer names a version that its name stood for while it was asked.
+Three parts in one run, of the same length each: the embedded model, random prompts of 20 virtual
+tokens, texts of 24 tokens, two label words, and so many clients that each ask again as soon as they
+are answered:
 
-    python benchmarks/serving_load.py --seconds 60
+    engine    `Engine.score` in this process
+    http      `/v1/classify` of `prompt-jax serve`, one connection a client
+    changes   the same, while one prompt after the other is replaced, and one client more asks for
+              label sets of new sizes, which the server has to compile for
+
+Prints rows a second and latencies of each, what was refused, the server's memory and programs, and
+how many answers name a version that their name did not stand for while they were asked.
+
+    python benchmarks/serving_load.py --seconds 60 --clients 128
 """
 
 import argparse
 import asyncio
 import collections
+import contextlib
 import json
 import re
 import socket
@@ -19,179 +26,263 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple, TypeAlias
 
 import httpx
 import jax
 import numpy as np
 
 import prompt_jax as pj
+from prompt_jax.backbones import Backbone
 from prompt_jax.methods import init
-from prompt_jax.prompts import prompt_for
-from prompt_jax.serve import Store
+from prompt_jax.prompts import Prompt, prompt_for
+from prompt_jax.runtime import prepare
+from prompt_jax.serve import Engine, Store
 from prompt_jax.serve.http.prompts import packed
 
 METHOD = pj.PromptTuningConfig(num_virtual_tokens=20)
 TEXT = "the film is slow and long , but its two leads are warm and funny , and so in the end"
 LABELS = ["negative", "positive"]
+AsyncTask: TypeAlias = Callable[[float], Awaitable[None]]
+PAUSE = 0.1
+"""Seconds between two replacements."""
 
 
-def make(backbone, count):
-    """So many prompts."""
-    return [prompt_for(init(METHOD, backbone, jax.random.key(i)), METHOD, backbone)
-            for i in range(count)]  # fmt: skip
+class Reply(NamedTuple):
+    """What came of one request."""
+
+    status: int
+    seconds: float
+    right: bool
 
 
-class Meaning:
+class Versions:
     """Which versions a name stood for, and when."""
 
-    def __init__(self, prompts):
-        self.known = {name: [(0.0, prompt.digest)] for name, prompt in prompts.items()}
-        self.until = collections.defaultdict(dict)
+    def __init__(self, prompts: dict[str, Prompt]):
+        self._begins = {name: [(0.0, prompt.digest)] for name, prompt in prompts.items()}
+        self._ends: dict[tuple[str, str], float] = {}
 
-    def begin(self, name, digest):
+    def begin(self, name: str, digest: str) -> None:
         """From now on an answer may be of this version."""
-        self.known[name].append((time.monotonic(), digest))
+        self._begins[name].append((time.monotonic(), digest))
 
-    def end(self, name, digest):
+    def end(self, name: str, digest: str) -> None:
         """From now on no request that is sent is answered by it."""
-        self.until[name][digest] = time.monotonic()
+        self._ends[name, digest] = time.monotonic()
 
-    def right(self, name, digest, sent, received):
-        """Whether a request of then could have been answered so."""
-        return any(
-            digest == known and begun <= received and self.until[name].get(known, received) >= sent
-            for begun, known in self.known[name]
+    def allow(self, name: str, digest: str, sent: float, received: float) -> bool:
+        """Whether a request of then could have been answered by a version."""
+        return self._ends.get((name, digest), received) >= sent and any(
+            version == digest and begin <= received for begin, version in self._begins[name]
         )
 
 
-async def ask(port, names, generator, end, meaning, found):
+def random_prompts(backbone: Backbone, count: int) -> list[Prompt]:
+    """Prompts that differ."""
+    keys = map(jax.random.key, range(count))
+    return [prompt_for(init(METHOD, backbone, key), METHOD, backbone) for key in keys]
+
+
+async def engine_side(
+    backbone: Backbone, prompts: dict[str, Prompt], clients: int, seconds: float
+) -> list[Reply]:
+    """The engine in this process, with as many requests under way as there are clients."""
+    replies: list[Reply] = []
+    names = sorted(prompts)
+
+    async def ask(engine: Engine, generator: np.random.Generator, end: float) -> None:
+        while (begin := time.monotonic()) < end:
+            name = names[generator.integers(len(names))]
+            answer = await asyncio.wrap_future(engine.score(name, TEXT, LABELS))
+            right = answer.digest == prompts[name].digest
+            replies.append(Reply(200, time.monotonic() - begin, right))
+
+    with Engine(backbone, prompts) as engine:
+        await asyncio.to_thread(engine.warm_up)
+        end = time.monotonic() + seconds
+        await asyncio.gather(*[
+            ask(engine, np.random.default_rng(i), end) for i in range(clients)
+        ])  # fmt: skip
+    return replies
+
+
+async def client(
+    port: int,
+    requests: Iterator[tuple[str, list[str]]],
+    end: float,
+    versions: Versions,
+    replies: list[Reply],
+) -> None:
     """One client on one connection: asks, is answered, asks again.
 
     It speaks HTTP itself: a client library at this rate would take a core from the server.
     """
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    head = "POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     while time.monotonic() < end:
-        name = names[generator.integers(len(names))]
-        body = json.dumps({"model": name, "input": TEXT, "labels": LABELS}).encode()
+        name, labels = next(requests)
+        body = json.dumps({"model": name, "input": TEXT, "labels": labels}).encode()
         sent = time.monotonic()
-        head = "POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-        told = (await reader.readuntil(b"\r\n\r\n")).lower()
-        status, length = (
-            int(told.split()[1]),
-            int(told.partition(b"content-length: ")[2].split()[0]),
-        )
+        received_head = (await reader.readuntil(b"\r\n\r\n")).lower()
+        length = int(received_head.partition(b"content-length: ")[2].split()[0])
         answer = json.loads(await reader.readexactly(length))
-        received = time.monotonic()
-        right = status == 200 and meaning.right(name, answer["prompt_digest"], sent, received)
-        found.append((status, received - sent, right))
+        received, status = time.monotonic(), int(received_head.split()[1])
+        digest = answer.get("prompt_digest", "")
+        right = status == 200 and versions.allow(name, digest, sent, received)
+        replies.append(Reply(status, received - sent, right))
     writer.close()
 
 
-async def swap(client, names, archives, end, meaning, took):
-    """New versions for one name after the other; the old one goes."""
+def usual(names: Sequence[str], seed: int) -> Iterator[tuple[str, list[str]]]:
+    """Requests for any prompt."""
+    generator = np.random.default_rng(seed)
+    while True:
+        yield names[generator.integers(len(names))], LABELS
+
+
+def new_label_sets(names: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """Requests for 2 to 40 labels of one or several tokens, which begin with other letters."""
+    generator = np.random.default_rng(0)
+    while True:
+        words = [f"{i} {'word ' * generator.integers(1, 12)}".strip() for i in range(40)]
+        yield names[generator.integers(len(names))], words[: generator.integers(2, 40)]
+
+
+async def replace(
+    web: httpx.AsyncClient,
+    names: Sequence[str],
+    archives: list[tuple[str, bytes]],
+    end: float,
+    versions: Versions,
+    seconds: list[float],
+) -> None:
+    """Puts a new version under one name after the other, and deletes its old one."""
     count = 0
     while time.monotonic() < end:
         name = names[count % len(names)]
         digest, body = archives[(count + count // len(names)) % len(archives)]
-        old = (await client.get(f"/v1/models/{name}")).json()
-        began = time.monotonic()
+        old = (await web.get(f"/v1/models/{name}")).json()
         if digest != old["root"]:
-            meaning.begin(name, digest)
-            made = await client.put(f"/v1/prompts/{name}", content=body)
-            made.raise_for_status()
-            took.append(time.monotonic() - began)
-            meaning.end(name, old["root"])
-            version = old["id"].partition("@")[2]
-            (await client.delete(f"/v1/prompts/{name}/{version}")).raise_for_status()
+            begin = time.monotonic()
+            versions.begin(name, digest)
+            (await web.put(f"/v1/prompts/{name}", content=body)).raise_for_status()
+            seconds.append(time.monotonic() - begin)
+            versions.end(name, old["root"])
+            number = old["id"].partition("@")[2]
+            (await web.delete(f"/v1/prompts/{name}/{number}")).raise_for_status()
         count += 1
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(PAUSE)
 
 
-async def load(address, options, prompts, archives):
-    """All of it, for so many seconds; what came of each request, and the seconds of each swap."""
-    meaning, found, took = Meaning(prompts), [], []
-    names, port = sorted(prompts), int(address.rpartition(":")[2])
-    async with httpx.AsyncClient(base_url=address, timeout=120) as client:
-        end = time.monotonic() + options.seconds
-        work = [
-            ask(port, names, np.random.default_rng(i), end, meaning, found)
-            for i in range(options.clients)
-        ]
-        await asyncio.gather(*work, swap(client, names, archives, end, meaning, took))
-    return found, took
-
-
-def ready(address):
-    """Whether the server answers yet; waits a little where it does not."""
+def ready(address: str) -> bool:
+    """Whether a server is there and warm."""
     try:
-        return httpx.get(f"{address}/readyz").status_code == 200
+        return httpx.get(f"{address}/readyz", timeout=60).status_code == 200
     except httpx.ConnectError:
-        time.sleep(0.2)
         return False
 
 
-def state(address, process):
-    """The server's memory in MiB, and its programs."""
-    status = Path(f"/proc/{process.pid}/status").read_text()
-    numbers = httpx.get(f"{address}/metrics").text
-    resident = int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024
-    return resident, float(re.search(r"^prompt_jax:xla_programs (\S+)", numbers, re.M)[1])
+@contextlib.asynccontextmanager
+async def serving(store: Path) -> AsyncIterator[tuple[int, Callable[[], tuple[float, float]]]]:
+    """A server of its own process: its port, and what tells its MiB of memory and its programs."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "prompt_jax", "serve", "--store", str(store)]
+    command += ["--port", str(port), "--log-level", "warning"]
+    address = f"http://127.0.0.1:{port}"
 
+    def state() -> tuple[float, float]:
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        numbers = httpx.get(f"{address}/metrics").text
+        resident = re.search(r"VmRSS:\s+(\d+)", status)
+        programs = re.search(r"^prompt_jax:xla_programs (\S+)", numbers, re.M)
+        assert resident and programs
+        return int(resident[1]) / 1024, float(programs[1])
 
-def main():
-    """Prints what the docstring says."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--clients", type=int, default=64)
-    parser.add_argument("--prompts", type=int, default=64)
-    options = parser.parse_args()
-    backbone = pj.load_backbone("embedded")
-    with tempfile.TemporaryDirectory() as place:
-        store = Store(Path(place, "store"))
-        made = make(backbone, options.prompts + 16)
-        prompts = {f"p{i:02}": prompt for i, prompt in enumerate(made[: options.prompts])}
-        for name, prompt in prompts.items():
-            store.put(name, prompt)
-        archives = [
-            (prompt.digest, packed(pj.save_prompt(Path(place, f"new{i}"), prompt)))
-            for i, prompt in enumerate(made[options.prompts :])
-        ]
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        command = [sys.executable, "-m", "prompt_jax", "serve", "--store", str(store.root)]
-        address = f"http://127.0.0.1:{port}"
-        with subprocess.Popen([*command, "--port", str(port)], stdout=subprocess.DEVNULL) as server:
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        try:
             while not ready(address):
-                assert server.poll() is None, "the server has ended"
-            asyncio.run(warm(address))
-            before = state(address, server)
-            found, took = asyncio.run(load(address, options, prompts, archives))
-            after = state(address, server)
-            server.terminate()
-    seconds = sorted(taken for code, taken, _ in found if code == 200)
-    p50, p95, p99 = (1e3 * np.quantile(seconds, q) for q in (0.5, 0.95, 0.99))
-    wrong = sum(not right for code, _, right in found if code == 200)
-    codes = dict(collections.Counter(code for code, _, _ in found))
-    tokens = len(backbone.tokenizer(TEXT)["input_ids"])
-    print(f"{options.clients} clients, texts of {tokens} tokens: "
-          f"{len(seconds) / options.seconds:.0f} rows a second; "
-          f"p50 {p50:.0f} ms, p95 {p95:.0f} ms, p99 {p99:.0f} ms")  # fmt: skip
-    print(f"answers by status: {codes}; of a version that the name did not stand for: {wrong}")
-    print(f"{len(took)} prompts replaced, p99 {1e3 * np.quantile(took, 0.99):.0f} ms each")
+                assert process.poll() is None, "the server has ended"
+                await asyncio.sleep(0.2)
+            yield port, state
+        finally:
+            process.terminate()
+
+
+def show(part: str, replies: list[Reply], seconds: float) -> float:
+    """Prints a row of the table; rows a second."""
+    took = [reply.seconds for reply in replies if reply.status == 200]
+    quantiles = [1000 * float(np.quantile(took, q)) for q in (0.5, 0.95, 0.99, 1.0)]
+    rate = len(took) / seconds
+    wrong = sum(not reply.right for reply in replies if reply.status == 200)
+    statuses = dict(collections.Counter(reply.status for reply in replies))
+    latencies = "".join(f"{value:7.0f}" for value in quantiles)
+    print(f"{part:9s} {rate:8.0f}   {latencies}   {wrong:5d}   {statuses}", flush=True)
+    return rate
+
+
+async def run(options: argparse.Namespace, folder: Path) -> None:
+    """All three parts."""
+    backbone = pj.load_backbone("embedded")
+    candidates = random_prompts(backbone, options.prompts + 16)
+    prompts = {f"p{i:02}": prompt for i, prompt in enumerate(candidates[: options.prompts])}
+    store = Store(folder / "store")
+    for name, prompt in prompts.items():
+        store.put(name, prompt)
+    archives = [
+        (prompt.digest, packed(pj.save_prompt(folder / f"new{i}", prompt)))
+        for i, prompt in enumerate(candidates[options.prompts :])
+    ]
+    names, seconds = sorted(prompts), options.seconds
+    print("part      rows/s       p50    p95    p99   most   wrong   answers by status", flush=True)
+    replies = await engine_side(backbone, prompts, options.clients, seconds)
+    engine_rate = show("engine", replies, seconds)
+    async with serving(store.root) as (port, state):
+        versions = Versions(prompts)
+
+        async def load(length: float, *others: AsyncTask) -> list[Reply]:
+            replies: list[Reply] = []
+            end = time.monotonic() + length
+            await asyncio.gather(
+                *[client(port, usual(names, seed), end, versions, replies)
+                  for seed in range(options.clients)],
+                *[task(end) for task in others],
+            )  # fmt: skip
+            return replies
+
+        await load(3.0)
+        http_rate = show("http", await load(seconds), seconds)
+        before, unseen, swaps = state(), list[Reply](), list[float]()
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=120) as web:
+            show("changes", await load(
+                seconds,
+                lambda end: replace(web, names, archives, end, versions, swaps),
+                lambda end: client(port, new_label_sets(names), end, versions, unseen),
+            ), seconds)  # fmt: skip
+        show("new sets", unseen, seconds)
+        after = state()
+    print(f"http over engine {http_rate / engine_rate:.2f}")
+    print(f"{len(swaps)} prompts replaced, p99 {1000 * np.quantile(swaps, 0.99):.0f} ms each")
     print(
-        f"memory {before[0]:.0f} -> {after[0]:.0f} MiB; programs {before[1]:.0f} -> {after[1]:.0f}"
+        f"memory {before[0]:.0f} -> {after[0]:.0f} MiB, programs {before[1]:.0f} -> {after[1]:.0f}"
     )
 
 
-async def warm(address):
-    """A few requests of each kind, before anything is measured."""
-    async with httpx.AsyncClient(base_url=address, timeout=120) as client:
-        body = {"model": "p00", "input": [TEXT] * 32, "labels": LABELS}
-        for _ in range(20):
-            (await client.post("/v1/classify", json=body)).raise_for_status()
+def main() -> None:
+    """Prints what the docstring says."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=60, help="of each part")
+    parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--prompts", type=int, default=64)
+    options = parser.parse_args()
+    prepare()
+    with tempfile.TemporaryDirectory() as folder:
+        asyncio.run(run(options, Path(folder)))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """Routes that OpenAI has not: classes, and a prompt for every text."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from fastapi import FastAPI, Request
-from fastapi.responses import StreamingResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 from jaxtyping import Float
 
 from prompt_jax.serve.http import schemas, shapes
@@ -14,7 +14,6 @@ from prompt_jax.serve.http.responses import Responses, gathered
 from prompt_jax.serve.http.shapes import answers
 from prompt_jax.serve.http.writing import GENERATION, respond
 from prompt_jax.serve.prompts import PLAIN, Served
-from prompt_jax.trees import Tokenizer
 
 
 def add_native(app: FastAPI) -> None:
@@ -22,11 +21,11 @@ def add_native(app: FastAPI) -> None:
     responses: Responses = app.state.responses
 
     @app.post("/v1/classify", **answers(shapes.Classification))
-    async def classify(request: Request, body: schemas.ClassifyRequest) -> shapes.Classification:
+    async def classify(request: Request, body: schemas.ClassifyRequest) -> JSONResponse:
         if body.prompts is not None:
-            return await _ensemble(responses, request.state.view, body)
+            return JSONResponse(await _ensemble(responses, request.state.view, body))
         served = await responses.served(request.state.view, body)
-        labels = labels_of(body.labels, served or PLAIN, responses.engine.backbone.tokenizer)
+        labels = labels_of(body.labels, served or PLAIN, responses.unknown)
         texts = await responses.tokens(body.input, served, body.truncate_prompt_tokens)
         engine, timeout = responses.engine, responses.timeout
         if served is not None and served.classes:
@@ -41,7 +40,8 @@ def add_native(app: FastAPI) -> None:
         identity = responses.identity(served)
         read = sum(map(len, texts))
         responses.metrics.count("classification", identity["model"], len(data), read=read)
-        return {"object": "list", "data": data, **identity}
+        # As it is: FastAPI would look at every number of it first.
+        return JSONResponse(shapes.Classification(object="list", data=data, **identity))
 
     @app.post("/v1/generate", **answers(shapes.Completion))
     async def generate(request: Request, body: schemas.GenerateRequest) -> JSON | StreamingResponse:
@@ -73,7 +73,7 @@ async def _ensemble(
     for served in prompts:
         if served.head:
             raise invalid("prompts", f"{served.reference} has a head, and label words are ranked")
-        labels = labels_of(labels, served, engine.backbone.tokenizer)
+        labels = labels_of(labels, served, responses.unknown)
     texts = await responses.tokens(
         body.input, prompts[0], body.truncate_prompt_tokens, times=len(prompts)
     )
@@ -89,8 +89,13 @@ async def _ensemble(
     return {"object": "list", "data": data, "prompts": names, "prompt_digests": digests}
 
 
-def labels_of(labels: Sequence[str] | None, served: Served, tokenizer: Tokenizer) -> Sequence[str]:
+def labels_of(
+    labels: Sequence[str] | None, served: Served, unknown: Callable[[str], bool]
+) -> Sequence[str]:
     """The labels to choose among: those of a request, or the prompt's own.
+
+    Args:
+      unknown: whether a label has letters that the tokenizer does not know.
 
     Raises:
       Refused: they are not the classes of the prompt's head, or cannot be told apart.
@@ -114,7 +119,7 @@ def labels_of(labels: Sequence[str] | None, served: Served, tokenizer: Tokenizer
             )
         return labels
     for label in labels:
-        if label not in classes and tokenizer.unk_token_id in tokenizer(label)["input_ids"]:
+        if label not in classes and unknown(label):
             raise invalid("labels", f"{label!r} has letters that the tokenizer does not know")
     return labels
 

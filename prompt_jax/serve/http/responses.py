@@ -20,6 +20,8 @@ from prompt_jax.tasks import Text
 
 SHORT = 2000
 """Letters of a text that is tokenised at once."""
+LABEL_WORDS = 4096
+"""Label words that are remembered."""
 Answer = TypeVar("Answer")
 
 
@@ -29,6 +31,13 @@ class Responses:
     def __init__(self, engine: Engine, base: str, metrics: Metrics, timeout: float):
         self.engine, self.base, self.metrics, self.timeout = engine, base, metrics, timeout
         self._nearest: dict[str, list[str]] = {}
+        # A client asks for the same label words in request after request.
+        self.unknown = functools.lru_cache(LABEL_WORDS)(self._unknown)
+        """Whether a label has letters that the tokenizer does not know."""
+
+    def _unknown(self, label: str) -> bool:
+        tokenizer = self.engine.backbone.tokenizer
+        return tokenizer.unk_token_id in tokenizer(label)["input_ids"]
 
     async def served(self, view: View, body: schemas.Prompted) -> Served | None:
         """The prompt that a request names, or composes."""
