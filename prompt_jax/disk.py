@@ -6,6 +6,7 @@ import os
 import random
 import re
 import secrets
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -119,6 +120,25 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def open_lock(path: Path) -> IO[str]:
+    """The file of a lock, for whoever may write its folder, whoever made the file.
+
+    Raises:
+      OSError: the folder cannot be written, or the file neither be written nor read.
+    """
+    try:
+        file = path.open("a", encoding="utf-8")
+    except PermissionError:
+        # Of another user. A lock on a file that is read is as good, but on NFS.
+        if not os.access(path.parent, os.W_OK):
+            raise
+        return path.open(encoding="utf-8")
+    # A umask takes others the right to write what they may write the folder of.
+    with contextlib.suppress(PermissionError):  # It is another user's, who has done so.
+        os.chmod(file.fileno(), stat.S_IMODE(path.parent.stat().st_mode) & 0o666)
+    return file
+
+
 def lock(file: IO[str], place: Path, remedy: str, *, wait: float = 0.0) -> None:
     """Keeps an open file for this process until it is closed, or the process ends in any way.
 
@@ -126,7 +146,7 @@ def lock(file: IO[str], place: Path, remedy: str, *, wait: float = 0.0) -> None:
     unlocked, which is better than no run there.
 
     Args:
-      file: opened for appending; what it holds is left alone.
+      file: open; what it holds is left alone.
       place: what the file stands for.
       remedy: what to do where another process has it.
       wait: seconds until that process has to be done with it.

@@ -38,6 +38,7 @@ def loss_fn(
     margin: float = 0.2,
     pull: Pull | None = None,
     module: nn.Module | None = None,
+    kind: str = "",
 ) -> Loss:
     """The loss of a method on a backbone: `loss(tuned, frozen, batch, key=None) -> (mean, aux)`.
 
@@ -53,6 +54,7 @@ def loss_fn(
       candidates: the label words, for these and for a head; every target is one of them.
       pull: adds weight * the squared distance to the anchor, a row of a leaf.
       module: takes the place of the backbone's module; used to train with dropout.
+      kind: of the task; empty is that of the method's head, or a text.
 
     Raises:
       InputError: an unknown objective, one of label words without candidates, or a backbone that
@@ -73,7 +75,7 @@ def loss_fn(
         backbone.check_word_head()
     # A module has no weights, so the loss may close over it.
     module = module or backbone.module
-    readout, inject = readout_for(method, objective), materializer(method)
+    readout, inject = readout_for(method, objective, kind), materializer(method)
     candidates = NO_CANDIDATES if candidates is None else candidates
     # Constants of the program: label words are a few tokens.
     options = LossOptions(label_smoothing, z_loss, objective, candidates, margin)

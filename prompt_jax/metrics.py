@@ -15,12 +15,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from prompt_jax.config import InputError, choose
 
 Texts = Sequence[str]
 References = Sequence[str | tuple[str, ...]]
 Metric = Callable[..., float]
+SEVERAL = ", "
+"""What parts the labels of an answer that has several."""
 UNSPACED = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
     "\U00020000-\U0003ffff]"
@@ -54,15 +57,38 @@ def macro_f1(predictions: Texts, references: Texts, labels: Texts = ()) -> float
     """The mean of the F1 of every class.
 
     The classes are the label words, or without them those of the references, which are predicted
-    or referred to at least once: an answer outside of them is wrong and no class of its own.
+    or referred to at least once: an answer outside of them is wrong and no class of its own. An
+    answer of a multi label has several.
     """
-    from sklearn.metrics import f1_score
+    right, wrong = _counts(predictions, references, labels)
+    seen = right + wrong > 0
+    return float(np.mean(2 * right[seen] / (2 * right[seen] + wrong[seen])))
 
-    seen = {*predictions, *references}
-    classes = [label for label in labels or sorted(set(references)) if label in seen]
-    truth, answers = list(references), list(predictions)
-    zero: Any = 0.0  # For the stubs of scikit-learn and seqeval this is a text.
-    return float(f1_score(truth, answers, labels=classes, average="macro", zero_division=zero))
+
+def micro_f1(predictions: Texts, references: Texts, labels: Texts = ()) -> float:
+    """The F1 of all labels of all rows together; of one label a row, about the accuracy."""
+    right, wrong = (counts.sum() for counts in _counts(predictions, references, labels))
+    return float(2 * right / (2 * right + wrong)) if right + wrong else 0.0
+
+
+def _counts(
+    predictions: Texts, references: Texts, labels: Texts
+) -> tuple[Int[np.ndarray, " C"], Int[np.ndarray, " C"]]:
+    """By class, how often it is right, and how often it is answered or missed wrongly."""
+    classes = list(labels) or sorted(set(references))
+    hits: collections.Counter[str] = collections.Counter()
+    misses: collections.Counter[str] = collections.Counter()
+    for prediction, reference in zip(predictions, references, strict=True):
+        answer, truth = set(labels_of(prediction, labels)), set(labels_of(reference, labels))
+        hits.update(answer & truth)
+        misses.update(answer ^ truth)
+    right, wrong = ([counter[label] for label in classes] for counter in (hits, misses))
+    return np.array(right), np.array(wrong)
+
+
+def labels_of(text: str, labels: Texts) -> list[str]:
+    """The labels in an answer: itself, or several of a multi label."""
+    return [text] if not labels or text in labels else [p for p in text.split(SEVERAL) if p]
 
 
 def matthews(predictions: Texts, references: Texts, labels: Texts = ()) -> float:
@@ -288,6 +314,7 @@ METRICS: dict[str, Metric] = {
     for name, metric in (
         ("accuracy", accuracy),
         ("macro_f1", macro_f1),
+        ("micro_f1", micro_f1),
         ("exact_match", exact_match),
         ("contains", contains),
         ("last_number", last_number),

@@ -22,7 +22,7 @@ from prompt_jax.data.files import Row, decode_lines, read_file
 from prompt_jax.forward import Injection
 from prompt_jax.sharding import whole_rows
 from prompt_jax.tasks import Task, to_source
-from prompt_jax.tasks.templates import parse, path_of
+from prompt_jax.tasks.templates import columns_in, path_of
 
 CHUNK = 16  # Batches answered between two writes, among which inputs are sorted by length.
 STREAM = "-"
@@ -57,8 +57,8 @@ def predict(
     that it belongs to these inputs and this prompt.
 
     Args:
-      input_path: `-` for standard input, .txt with an input a line, or .csv, .tsv, .jsonl and
-        .parquet with the columns of the task's source template.
+      input_path: `-` for standard input, .txt with an input a line, or a file of another form in
+        `READERS` with the columns of the task's source template.
       output_path: a file, or `-` for standard output, where nothing is continued.
       shard: (i, n) takes every n-th input, beginning with input i.
       overwrite: starts again where there is an output.
@@ -117,7 +117,7 @@ def read_inputs(path: str | Path, task: Task) -> list[Input]:
 
     Plain lines, and a column named `input`, fill a template of one column whatever its name.
     """
-    columns = [column for _, column, _ in parse(task.source) if column]
+    columns = columns_in(task.source)
     only = columns[0] if len(set(columns)) == 1 else None
     if str(path) != STREAM and Path(path).suffix.lower() != ".txt":
         rows = read_file(Path(path))
@@ -251,7 +251,7 @@ def _records(chunk: Sequence[Input], answers: Answers) -> list[dict[str, Any]]:
     if answers.scores is not None and answers.options is not None:
         # The maximum is taken off first so that exp does not overflow.
         odds = np.exp(answers.scores - answers.scores.max(1, keepdims=True))
-        shares = odds / odds.sum(1, keepdims=True)
+        shares = np.exp(answers.scores) if answers.apart else odds / odds.sum(1, keepdims=True)
         for record, row, options in zip(records, shares, answers.options, strict=True):
             # A row may have fewer candidates than another.
             record["scores"] = {

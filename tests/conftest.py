@@ -168,6 +168,16 @@ def served(tmp_path_factory, tiny_backbone):
         yield server
 
 
+@pytest.fixture
+def catalog(tiny_backbone, tmp_path):
+    """An engine and a store of a test's own, see `serving.open_catalog`."""
+    pytest.importorskip("fastapi")
+    from serving import open_catalog
+
+    with open_catalog(tiny_backbone, tmp_path / "store") as opened:
+        yield opened
+
+
 @pytest.fixture(scope="session")
 def bert_folder(tmp_path_factory):
     """A random BERT of one layer with a tokenizer of a few words."""

@@ -37,6 +37,8 @@ HOLDERS = (
 """Keys whose secret is their name."""
 KEYS = Keys(HOLDERS)
 SIZES = {"rows": (4,), "lengths": (32,), "max_new_tokens": 16, "places": 4}
+ASKED = {"model": "films", "input": "a fine film", "labels": ["good", "bad"]}
+"""Of /v1/classify."""
 USER, ADMIN = {"Authorization": "Bearer user"}, {"Authorization": "Bearer admin"}
 
 
@@ -78,6 +80,21 @@ def until(condition, seconds=30.0):
     while not condition():
         assert time.monotonic() < end, "it never became so"
         time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def open_catalog(backbone, folder, names=("films", "satire"), versions=2, **sizes):
+    """A catalog of films@1, films@2, satire@1 and satire@2, and an engine of its own."""
+    store = Store(folder)
+    for seed in range(1, versions + 1):
+        prompt = prompt_of(backbone, PromptTuningConfig(num_virtual_tokens=3), seed)
+        for name in names:
+            store.put(name, prompt)
+    room = [PromptTuningConfig(num_virtual_tokens=8)]
+    with Engine(backbone, room=room, **SIZES, **sizes) as engine:
+        catalog = Catalog(engine, store)
+        assert catalog.refresh() == []
+        yield catalog
 
 
 class Served(NamedTuple):

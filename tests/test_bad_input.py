@@ -127,7 +127,7 @@ def test_models(places, capsys, damage, message):
     [
         ("a <tok199> film\tyes", [], "task.tsv line 5: '<tok199>' is token"),
         ("a film\t<tok199>", [], "task.tsv line 5, the target: '<tok199>' is token"),
-        ("a film\tyes", ["--task.labels", "yes", "<tok199>"], "label word '<tok199>': "),
+        ("a film\tno", ["--task.labels", "yes,no,<tok199>"], "label word '<tok199>': "),
         (
             "a film\tyes",
             ["--method.init", "text", "--method.init-text", "<tok199>"],

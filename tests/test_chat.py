@@ -12,8 +12,8 @@ from prompt_jax.config import Config, DataConfig, EvalConfig, InputError, TaskCo
 from prompt_jax.data import encode, encode_targets, load_rows
 from prompt_jax.data.texts import tokenized
 from prompt_jax.experiment.splits import for_backbone, load_data
+from prompt_jax.serve.encoding import Inputs
 from prompt_jax.serve.prompts import PLAIN, injection_for, layout_of, served_as
-from prompt_jax.serve.requests import Inputs
 from prompt_jax.tasks import Task, chat_of, every_answer, resolve, to_example, to_source
 from prompt_jax.testing.chats import TEMPLATES, byte_tokenizer
 from prompt_jax.testing.models import CONFIGS, random_backbone

@@ -9,7 +9,7 @@ import pytest
 from engines import SMALL, prompts_of
 
 from prompt_jax.serve import DeadlineError, Engine, EngineError, Kind
-from prompt_jax.serve.requests import Inputs
+from prompt_jax.serve.encoding import Inputs
 from prompt_jax.tasks import Task
 
 pytestmark = pytest.mark.timeout(180)

@@ -1,7 +1,9 @@
 """Rows from embedded tasks, TFDS and files; every one that cannot be read says why."""
 
 import csv
+import gzip
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -9,7 +11,9 @@ import sys
 import pytest
 
 from prompt_jax.config import Config, DataConfig, InputError, TaskConfig
-from prompt_jax.data import load_examples, load_rows, splits
+from prompt_jax.data import load_examples, load_rows, load_table, splits
+from prompt_jax.experiment import load_data
+from prompt_jax.experiment.choice import warnings_of
 from prompt_jax.tasks import Task, resolve
 
 SIZES = {
@@ -226,7 +230,13 @@ def test_files_of_every_kind(ending, tmp_path):
         ("a.jsonl", b'{"a": 1}\n{"a": \n', "line 2 is not JSON.*one object a line"),
         ("a.jsonl", b'{"a": 1}\n["a"]\n', "line 2 holds a list; write one object a line"),
         ("a.parquet", b"PAR1 and then nothing", "cannot be read as parquet"),
-        ("a.json", b"{}", "unknown file type '.json'; allowed: .tsv.*Perhaps you meant '.jsonl'"),
+        ("a.json", b'[\n{"a": 1},\n{"a": }]', "line 3 is not JSON.*or a list of objects"),
+        ("a.json", b'{"a": 1}\n]', "line 2 is not JSON"),
+        ("a.json", b'[["a"]]', "line 1 holds a list; write one object a line"),
+        ("a.jsnl", b"{}", "unknown file type '.jsnl'; allowed: .tsv.*Perhaps you meant '.jsonl'"),
+        ("a.gz", b"{}", "unknown file type '.gz'; allowed: .tsv"),
+        ("a.csv.gz", b"a,b\n1,2\n", "a.csv.gz cannot be read as gzip.*without that ending"),
+        ("a.arrow", b"ARROW1 and then nothing", "cannot be read as arrow"),
     ],
 )
 def test_files_that_cannot_be_read(name, data, message, tmp_path):
@@ -241,11 +251,16 @@ def test_files_that_cannot_be_read(name, data, message, tmp_path):
         ("trian.tsv", "no file .*trian.tsv; perhaps you meant 'train.tsv'"),
         ("zzz", "no file .*zzz; check the path"),
         ("nowhere/train.tsv", "there is no folder .*nowhere"),
-        (".", "is a folder; name one file in it"),
+        ("empty", "has no file of rows; name files of one form"),
+        ("mixed", "holds .csv and .jsonl files; name files of one form, e.g. file:.*mixed/train-"),
+        ("*.csv", "no file is called .*csv; check the folder and the pattern"),
     ],
 )
 def test_files_that_are_not_there(path, message, tmp_path):
     (tmp_path / "train.tsv").write_text("input\ttarget\na\tb\n")
+    for name in ("empty/.hidden/a.csv", "empty/README.md", "mixed/a.csv", "mixed/a.jsonl"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
     with pytest.raises(InputError, match=message):
         load_rows(f"file:{tmp_path / path}", "train")
 
@@ -255,6 +270,91 @@ def test_a_csv_has_fields_of_any_length(tmp_path):
     limit = csv.field_size_limit()
     (row,) = load_rows(f"file:{tmp_path / 'a.csv'}", "train")
     assert len(row["input"]) == 180_000 and csv.field_size_limit() == limit
+
+
+@pytest.mark.parametrize(
+    ("text", "rows", "remark"),
+    [
+        ("a;b\n1,5;x, y\n", [{"a": "1,5", "b": "x, y"}], "a.csv: its fields are separated by ';'"),
+        ("a\tb\n\"1\t2\"\t3\n", [{"a": "1\t2", "b": "3"}], r"separated by '\\t'"),
+        ("a,b;c\n1;2,3\n", [{"a": "1;2", "b;c": "3"}], None),
+        ("text\nfirst; second\nthird\n", [{"text": "first; second"}, {"text": "third"}], None),
+        ("a|b;c\n1|2;3\n4|5\n6|7\n", [{"a": str(i), "b;c": j} for i, j in
+            ((1, "2;3"), (4, "5"), (6, "7"))], r"separated by '\|'"),
+    ],
+)  # fmt: skip
+def test_what_separates_the_fields_of_a_csv(text, rows, remark, tmp_path):
+    (tmp_path / "a.csv").write_text(text)
+    table = load_table(f"file:{tmp_path / 'a.csv'}", "train")
+    assert [row.values for row in table] == rows
+    assert len(table.remarks) == (remark is not None)
+    assert remark is None or re.search(remark, table.remarks[0])
+
+
+def test_a_json_is_a_list_or_objects_of_several_lines(tmp_path):
+    listed = '[\n {"a": 1},\n\n {"b":\n  [2]}\n]\n'
+    for text in (listed, '{"a": 1}\n\n\n{"b":\n [2]}', '{"a": 1}{"b": [2]}'):
+        (tmp_path / "a.json").write_text(text)
+        table = load_table(f"file:{tmp_path / 'a.json'}", "train")
+        assert [row.values for row in table] == [{"a": 1, "b": None}, {"a": None, "b": [2]}]
+    (tmp_path / "a.json").write_text(listed)
+    assert [row.place for row in load_table(f"file:{tmp_path / 'a.json'}", "train")] == [
+        "a.json line 2",
+        "a.json line 4",
+    ]
+
+
+def test_names_of_labels_in_the_metadata_of_a_parquet(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    names = {"_type": "ClassLabel", "names": ["bad", "good"]}
+    features = {
+        "label": names,
+        "tags": {"_type": "List", "feature": names},
+        "old": [names],
+        "inside": {"tag": names, "text": {"_type": "Value", "dtype": "string"}},
+        "objects": {"_type": "Sequence", "feature": {"tag": names}},
+    }
+    row = {"label": 1, "tags": [0, 1], "old": [1], "inside": {"tag": 0, "text": "a"}}
+    row |= {"objects": {"tag": [1, 0]}, "number": 1}
+    table = pyarrow.Table.from_pylist([row, {name: None for name in row} | {"label": -1}])
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    pyarrow.parquet.write_table(table.replace_schema_metadata(metadata), tmp_path / "a.parquet")
+    first, second = load_rows(f"file:{tmp_path / 'a.parquet'}", "train")
+    assert first == {"label": "good", "tags": ["bad", "good"], "old": ["good"], "number": 1} | {
+        "inside": {"tag": "bad", "text": "a"}, "objects": {"tag": ["good", "bad"]}
+    }  # fmt: skip
+    assert second == dict.fromkeys(row)
+
+
+def test_the_splits_of_a_folder(tmp_path):
+    names = ["a/train-00000-of-00002.csv", "a/train-00001-of-00002.csv", "a/my_val.csv"]
+    names += ["a/LICENSE.txt", "b/dev/x.csv.gz", "b/test/x.csv", "b/y.csv"]
+    for name in names:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = f"input,target\n{name},x\n".encode()
+        path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    inputs = {
+        (folder, split): [row["input"] for row in load_rows(f"file:{tmp_path / folder}", split)]
+        for folder in "ab"
+        for split in splits(f"file:{tmp_path / folder}")
+    }
+    assert inputs == {
+        ("a", "train"): names[:2],
+        ("a", "validation"): names[2:3],
+        ("b", "validation"): names[4:5],
+        ("b", "test"): names[5:6],
+        ("b", "train"): names[6:],
+    }
+    assert len(load_rows(f"file:{tmp_path}/a/t*.csv", "train", limit=2)) == 2
+    assert len(load_rows(f"file:{tmp_path}/**/*.csv", "train")) == 5
+    with pytest.raises(InputError, match="unknown split of file:.*b 'tst'; allowed: .*'test'"):
+        load_rows(f"file:{tmp_path}/b", "tst")
+    (tmp_path / "b/z.csv").write_text("text,target\na,b\n")
+    with pytest.raises(InputError, match="z.csv has the columns text, target, and .*y.csv has in"):
+        load_rows(f"file:{tmp_path}/b", "train")
 
 
 def test_half_a_character_is_replaced(tmp_path):
@@ -280,13 +380,12 @@ def test_a_parquet_that_is_not_utf8(tmp_path):
 
 
 def test_a_file_is_read_once(tmp_path, monkeypatch):
-    from prompt_jax.data import sources
+    from prompt_jax.data import shards
     from prompt_jax.data.files import read_file
-    from prompt_jax.experiment import load_data
 
     path, read = tmp_path / "a.tsv", []
     path.write_text("input\ttarget\n" + "".join(f"text {i}\tx\n" for i in range(20)))
-    monkeypatch.setattr(sources, "read_file", lambda p: read.append(p) or read_file(p))
+    monkeypatch.setattr(shards, "read_file", lambda p: read.append(p) or read_file(p))
     load_data(Config(data=DataConfig(task=f"file:{path}")))
     assert read == [path]
 
@@ -296,3 +395,51 @@ def test_a_bad_row_names_its_line(tmp_path):
     task = Task(name="t", source="{input}", target="{target}", labels=("x", "y"))
     with pytest.raises(InputError, match="a.csv line 4: target 'z' is not a label word"):
         load_examples(task, f"file:{tmp_path / 'a.csv'}", "train")
+
+
+def test_the_hub_needs_its_library(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(InputError, match=r'hf:a/b is read by.*pip install "prompt-jax\[hf\]"'):
+        splits("hub:a/b")
+
+
+def task_data(path, rows, **options):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return load_data(Config(data=DataConfig(task=f"file:{path}", **options)))
+
+
+def test_rows_without_a_target_are_refused_or_left_out(tmp_path):
+    rows = [{"input": f"text {i}", "target": ("yes", "no", None, " ")[i % 4]} for i in range(40)]
+    with pytest.raises(InputError, match="line 3: column 'target' has no value.*skip-unlabelled"):
+        task_data(tmp_path / "a.jsonl", rows)
+    data = task_data(tmp_path / "a.jsonl", rows, skip_unlabelled=True)
+    assert len(data.train) + len(data.validation) == 20 and data.task.labels == ("no", "yes")
+    assert data.remarks == ("20 of 40 rows (train) have no target and are left out",)
+    assert data.remarks[0] in warnings_of(data, Config())
+    with pytest.raises(InputError, match="none of the 10 rows has a target; correct"):
+        task_data(tmp_path / "a.jsonl", rows[2::4], skip_unlabelled=True)
+
+
+def test_training_rows_of_few_shots_and_of_labels_in_balance(tmp_path):
+    rows = [{"input": f"text {i}", "target": "no" if i % 10 else "yes"} for i in range(100)]
+    data = task_data(tmp_path / "a.jsonl", rows, shots=4)
+    assert (len(data.train), len(data.validation), data.held_out) == (8, 8, True)
+    task_data(tmp_path / "b.jsonl", rows)
+    validation = f"file:{tmp_path}/b.jsonl"
+    data = task_data(tmp_path / "a.jsonl", rows, shots=4, validation=validation)
+    assert (len(data.train), len(data.validation), data.held_out) == (8, 100, False)
+    data = task_data(tmp_path / "a.jsonl", rows, balanced=True)
+    assert sum(row.target == "yes" for row in data.train) == len(data.train) / 2 == 81
+    with pytest.raises(InputError, match="both say how many rows to train on; leave one out"):
+        DataConfig(shots=4, max_examples=8)
+
+
+def test_rows_of_one_label_teach_nothing(tmp_path):
+    rows = [{"input": f"text {i}", "target": "no" if i < 50 else "yes"} for i in range(100)]
+    task_data(tmp_path / "a.jsonl", rows)
+    config = Config(
+        data=DataConfig(task=f"file:{tmp_path / 'a.jsonl'}", first_rows=40),
+        task=TaskConfig(labels=("no", "yes")),
+    )
+    with pytest.raises(InputError, match="all 36 training rows have the label 'no', which teaches"):
+        load_data(config)

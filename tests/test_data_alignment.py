@@ -139,9 +139,12 @@ def test_a_question_without_an_answer_is_the_first_token(bert_folder):
         ("film: {b} {a}", 8, "film : yes yes good good"),
         ("film: {a}", 6, "film : good good"),
         ("{a}", 5, "good good good"),
+        ("{a} number: {b!cut} no", 36, "good " * 30 + "number : yes no"),
+        ("{b} {a!cut}", 6, "yes yes good good"),
+        ("{b!cut} {a!cut} no", 7, "yes yes good good no"),
     ],
 )
-def test_a_cut_takes_the_longest_column(bert_folder, template, longest, left):
+def test_a_cut_takes_the_longest_column_or_what_is_marked(bert_folder, template, longest, left):
     tokenizer = load_tokenizer(str(bert_folder))
     row = {"a": "good " * 30, "b": "yes " * 2}
     source = to_source(Task(name="t", source=template, target="{b}"), row)
@@ -164,6 +167,17 @@ def test_a_question_behind_a_long_passage(kind, embedded):
     assert 88 <= len(tokens) <= 90 and tokens[-1] == tokenizer.eos_token_id
     with pytest.raises(InputError, match="boolq row 4: the words around the columns"):
         encode(tokenizer, [source], 4)
+
+
+def test_what_is_not_marked_leaves_no_room(bert_folder):
+    tokenizer = load_tokenizer(str(bert_folder))
+    task = Task(name="t", source="{a} {b!cut}", target="{b}")
+    source = to_source(task, {"a": "good " * 30, "b": "yes"})
+    with pytest.raises(InputError, match="columns without !cut where another has it"):
+        encode(tokenizer, [source], 9)
+    assert len(encode(tokenizer, [source], 33)[0]) == 33
+    with pytest.raises(InputError, match="{a!r} is unknown; {a!cut} says"):
+        Task(name="t", source="{a!r}", target="{b}").instruction  # noqa: B018
 
 
 def test_a_tokenizer_that_tells_no_places():

@@ -1,5 +1,6 @@
 """Many threads, many prompts, one frozen model: every row as if it were alone."""
 
+import contextvars
 import dataclasses
 import threading
 import time
@@ -23,7 +24,8 @@ from prompt_jax.config import (
 from prompt_jax.forward import PromptedModel
 from prompt_jax.generate import generate, score
 from prompt_jax.serve import DeadlineError, Engine, Kind, TooManyPromptsError, UnknownPromptError
-from prompt_jax.serve.requests import WRITE
+from prompt_jax.serve.prompts import Served
+from prompt_jax.serve.requests import CALLER, WRITE, Caller, Queue, Request
 from prompt_jax.testing import shaken
 from prompt_jax.testing import tiny as tiny_of
 
@@ -166,7 +168,8 @@ def test_answers_come_as_they_are_written(tiny):
     with Engine(tiny, prompts_of(tiny), **SMALL, burst=2) as engine:
         pieces = []
         whole = engine.generate("p1", [5, 6], max_new_tokens=6, stream=pieces.append).result()
-        assert len(pieces) > 1
+        # The first token comes alone, as soon as it is there; then two at a time.
+        assert [len(piece.tokens) for piece in pieces][:2] == [1, 2]
         for rows, whole_rows in ((0, whole.tokens), (1, whole.log_probs)):
             np.testing.assert_array_equal(np.concatenate([p[rows] for p in pieces]), whole_rows)
 
@@ -290,7 +293,8 @@ def test_swaps_under_load_compile_nothing(tiny):
             compiled.append(name)
 
     with Engine(tiny, {**others, "x": versions[0]}, **SMALL) as engine:
-        engine.warm_up([Kind("score", 8, 2, 1), WRITE])
+        # The largest board, and that of one row.
+        engine.warm_up([Kind("score", 8, 2, 1), WRITE, Kind("write", 8, 1)])
         known = {}
         for version in versions:
             digest = engine.put("x", version)
@@ -349,14 +353,15 @@ def test_a_record_stays_what_it_was(tiny):
         np.testing.assert_array_equal(after.log_likelihoods, before.log_likelihoods)
 
 
-def test_one_prompt_keeps_out_no_other(tiny):
-    """Twenty requests of one prompt, then one of another: it is in the first batch."""
-    order = []
+def test_one_caller_keeps_out_no_other(tiny):
+    """Twenty requests of one caller, then one of another: it is in the first batch."""
+    order, other = [], contextvars.copy_context()
+    other.run(CALLER.set, Caller("other"))
     prompts = prompts_of(tiny)
     with Engine(tiny, prompts, **{**SMALL, "rows": (4,)}) as engine:
         with engine._worker.lock:
             many = [engine.score("p0", [4, 5], [[7], [8]]) for _ in range(20)]
-            one = engine.score("p1", [4, 5], [[7], [8]])
+            one = other.run(engine.score, "p0", [4, 5], [[7], [8]])
         for name, future in [("one", one), *(("many", each) for each in many)]:
             future.add_done_callback(lambda _, name=name: order.append(name))
         for future in [one, *many]:
@@ -371,3 +376,40 @@ def test_warm_up_compiles_what_is_asked(tiny):
         assert engine.warm_up() == 2 * (2 + 2 + 3)
         assert engine.warm_up([Kind("score", 8, 8, 1)]) == 2 * (2 + 2 + 3) + 2 * 2
         assert engine.stats.rows == 0
+
+
+def test_label_words_are_ranked_as_the_prompt_was_evaluated(tiny):
+    prompt = prompt_of(tiny, PromptTuningConfig(num_virtual_tokens=1), 0)
+    by_sum = dataclasses.replace(prompt, recipe={"eval": {"length_normalize": False}})
+    with Engine(tiny, {"mean": prompt, "sum": by_sum}, **SMALL) as engine:
+        words = [4, 5], [[7], [8, 9]]
+        mean, total = (engine.score(name, *words).result()[0] for name in ("mean", "sum"))
+        np.testing.assert_allclose(total, mean * [1, 2], rtol=1e-6)
+        asked = engine.score("sum", *words, length_normalize=True).result()[0]
+        np.testing.assert_array_equal(asked, mean)
+        both = ["mean", "sum"], *words
+        joint, sums = engine.ensemble(*both), engine.ensemble(*both, length_normalize=False)
+        np.testing.assert_array_equal(joint.result().scores, sums.result().scores)
+
+
+def test_callers_take_turns():
+    """One who asks often keeps out no other, whatever prompts they name."""
+    kind = Kind("score", 8, 2, 1)
+
+    def request(key, prompt):
+        served = Served(reference=prompt, digest=prompt)
+        return Request(served, kind, np.zeros(1, np.int32), caller=Caller(key))
+
+    def take(size, capacity=64, held=(), waits=()):
+        batch = queue.take(kind, size, capacity, held, lambda r: r.served.digest in waits)
+        return [(request.caller.key, request.served.digest) for request in batch]
+
+    queue = Queue(100)
+    flood = [request("a", f"p{number}") for number in range(8)]
+    queue.put([*flood, request("b", "p0"), request("b", "p0"), request("", "x")])
+    assert take(5) == [("a", "p0"), ("b", "p0"), ("", "x"), ("a", "p1"), ("b", "p0")]
+    flood[2].future.cancel()
+    assert take(2, waits=("p3",)) == [("a", "p4"), ("a", "p5")] and queue.count == 3
+    assert take(9, capacity=2, held=("p6",)) == [("a", "p3"), ("a", "p6")]
+    assert take(9, capacity=1, held=("p6",)) == [] and queue.count == 1
+    assert take(9) == [("a", "p7")] and not queue.waiting and not queue.count

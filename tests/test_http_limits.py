@@ -11,31 +11,25 @@ import pytest
 httpx = pytest.importorskip("httpx")
 pytest.importorskip("fastapi")
 
-from serving import ADMIN, KEYS, SIZES, USER, prompt_of, serving, until  # noqa: E402
+from serving import ADMIN, ASKED, KEYS, USER, open_catalog, prompt_of, serving, until  # noqa: E402
 from test_disk import full_disk  # noqa: E402
 
 from prompt_jax.methods import PromptTuningConfig  # noqa: E402
 from prompt_jax.prompts import save_prompt  # noqa: E402
-from prompt_jax.serve import Engine, Store
-from prompt_jax.serve.catalog import Catalog
-from prompt_jax.serve.http import Keys, create_app
+from prompt_jax.serve import Store
+from prompt_jax.serve.http import Keys, create_app, writing
 from prompt_jax.serve.http import app as app_module
 from prompt_jax.serve.http.prompts import packed
 
 pytestmark = pytest.mark.timeout(180)
-ASKED = {"model": "films", "input": "a fine film", "labels": ["good", "bad"]}
 
 
 @pytest.fixture
 def catalog(tiny_backbone, tmp_path):
-    store = Store(tmp_path / "store")
-    store.put("films", prompt_of(tiny_backbone, PromptTuningConfig(num_virtual_tokens=3), 1))
-    room = [PromptTuningConfig(num_virtual_tokens=8)]
-    with Engine(tiny_backbone, room=room, **SIZES, queue=4) as engine:
-        made = Catalog(engine, store)
-        assert made.refresh() == []
-        engine.score("films@1", [5], [[7], [8]]).result()
-        yield made
+    """Of films@1 alone, and a queue for four."""
+    with open_catalog(tiny_backbone, tmp_path / "store", ("films",), 1, queue=4) as opened:
+        opened.engine.score("films@1", [5], [[7], [8]]).result()
+        yield opened
 
 
 @contextlib.contextmanager
@@ -120,6 +114,60 @@ def test_who_leaves_is_not_answered(catalog, monkeypatch):
             begun = len(steps)
             until(lambda: not engine.stats.writing)
             assert len(steps) - begun < 8  # Of the 16 that it would have taken.
+
+
+STREAMS = {
+    "completions": {"model": "films@1", "prompt": "a"},
+    "chat/completions": {"model": "films@1", "messages": [{"role": "user", "content": "a"}]},
+    "generate": {"model": "films@1", "text": "a"},
+    "responses": {"model": "films@1", "input": "a"},
+}
+
+
+def test_an_error_in_the_middle_of_a_stream(served, monkeypatch):
+    """The last event says that the device hangs, or that the batch failed."""
+    engine = served.catalog.engine
+    writer, go = engine._worker.writer, threading.Event()
+    advance, left = writer.advance, []
+    # The server of all tests keeps what it watches batches with.
+    monkeypatch.setattr(engine, "on_batch", engine.on_batch)
+
+    def hanging():
+        assert go.wait(60)
+
+    def once(poison):
+        if left:
+            left.pop()()
+        advance(poison)
+        left.append(failure)
+
+    engine.generate("films@1", [5], max_new_tokens=16).result()
+    monkeypatch.setattr(writer, "advance", once)
+    monkeypatch.setattr(writing, "LATE", 0.1)
+    app = create_app(served.catalog, KEYS, timeout=0.5)
+    with serving(app) as address, httpx.Client(base_url=address, headers=USER, timeout=60) as user:
+        cases = [(route, lambda: 1 // 0, "unavailable") for route in STREAMS]
+        cases += [(route, hanging, "deadline") for route in ("chat/completions", "responses")]
+        for route, failure, code in cases:  # noqa: B007 (`once` uses it)
+            left.clear()
+            go.clear()
+            answer = user.post(f"/v1/{route}", json={**STREAMS[route], "stream": True})
+            go.set()
+            until(lambda: not engine.stats.writing)
+            assert answer.status_code == 200 and "DONE" not in answer.text
+            events = [line for line in answer.text.splitlines() if line.startswith("data: ")]
+            last = json.loads(events[-1].removeprefix("data: "))
+            assert len(events) > 1 and "device" not in events[-1]
+            if route == "responses":
+                assert answer.text.splitlines()[-3] == "event: error"
+                assert (last["type"], last["sequence_number"]) == ("error", len(events) - 1)
+            else:
+                last = last["error"]
+            assert last["code"] == code and last["message"], (route, last)
+        numbers = user.get("/metrics", headers=ADMIN).text
+    for code in (503, 504):
+        labels = f'code="{code}",prompt="films",route="/v1/responses"'
+        assert f"prompt_jax:request_failure_total{{{labels}}} 1.0" in numbers
 
 
 @pytest.mark.slow

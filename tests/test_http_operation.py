@@ -1,8 +1,11 @@
 """What who runs a server sees of it: its log, its numbers, its health."""
 
 import contextlib
+import dataclasses
+import inspect
 import json
 import logging
+import os
 import re
 import socket
 import threading
@@ -13,34 +16,19 @@ import pytest
 httpx = pytest.importorskip("httpx")
 pytest.importorskip("fastapi")
 
-from serving import ADMIN, KEYS, SIZES, USER, prompt_of, serving, until  # noqa: E402
+import jax  # noqa: E402
+from serving import ADMIN, ASKED, KEYS, USER, prompt_of, serving, until  # noqa: E402
 
 from prompt_jax import InputError  # noqa: E402
 from prompt_jax.cli import serving as command  # noqa: E402
 from prompt_jax.methods import AdapterConfig, LoraConfig, PrefixTuningConfig, PromptTuningConfig  # noqa: E402
 from prompt_jax.prompts import save_prompt
-from prompt_jax.serve import Engine, Store
-from prompt_jax.serve.catalog import Catalog
 from prompt_jax.serve.http import connections, create_app, gate
 from prompt_jax.serve.http import metrics as numbers
 from prompt_jax.serve.http.logs import JSONLines, TextLines
 from prompt_jax.serve.http.prompts import packed
 
 pytestmark = pytest.mark.timeout(120)
-ASKED = {"model": "films", "input": "a fine film", "labels": ["good", "bad"]}
-
-
-@pytest.fixture
-def catalog(tiny_backbone, tmp_path):
-    store = Store(tmp_path / "store")
-    for seed in (1, 2):
-        prompt = prompt_of(tiny_backbone, PromptTuningConfig(num_virtual_tokens=3), seed)
-        store.put("films", prompt)
-        store.put("satire", prompt)
-    with Engine(tiny_backbone, room=[PromptTuningConfig(num_virtual_tokens=8)], **SIZES) as engine:
-        catalog = Catalog(engine, store)
-        assert catalog.refresh() == []
-        yield catalog
 
 
 @pytest.fixture
@@ -141,6 +129,28 @@ def test_a_batch_that_fails_is_the_operators_to_see(catalog, lines, monkeypatch)
     (answered,) = of(objects, "serve.http.errors")
     assert answered["request_id"] == answer.json()["error"]["request_id"]
     assert "prompt_jax:batches_failed_total 1.0" in told
+
+
+def test_a_prompt_that_answers_with_nan_is_told(served, lines):
+    (objects, _), catalog = lines, served.catalog
+    lora = prompt_of(served.backbone, LoraConfig(r=2), 5)
+    huge = dataclasses.replace(lora, tuned=jax.tree.map(lambda leaf: 1e30 * leaf, lora.tuned))
+    catalog.store.put("huge", huge)
+    catalog.refresh()
+    with httpx.Client(base_url=served.address, headers=ADMIN, timeout=60) as client:
+        assert client.get("/v1/prompts/huge").json()["poisoned"] is False
+        for _ in range(2):
+            answer = client.post("/v1/classify", json={**ASKED, "model": "huge"})
+            assert answer.status_code == 409
+            assert answer.json()["error"]["code"] == "prompt_poisoned"
+        listed = client.get("/v1/prompts").json()["data"]
+        assert [row["id"] for row in listed if row["poisoned"]] == ["huge@1"]
+        assert "prompt_jax:prompts_poisoned 1.0" in client.get("/metrics").text
+        catalog.store.remove("huge", 1)
+        catalog.refresh()
+        assert "prompt_jax:prompts_poisoned 0.0" in client.get("/metrics").text
+    (line,) = of(objects, "serve.names")
+    assert "refused from now on: the answers of prompt 'huge@1'" in line["message"]
 
 
 def test_an_error_that_nobody_foresaw(catalog, lines, monkeypatch):
@@ -268,6 +278,10 @@ def test_connections_that_say_nothing_are_closed(catalog, monkeypatch):
             kept.recv(1000)
             kept.sendall(asking)  # Between two requests it may be silent for longer.
             assert kept.recv(1000).startswith(b"HTTP/1.1 200")
+            both = b"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n"
+            split = connect(both + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + asking)
+            reply = b"".join(iter(lambda: split.recv(1000), b""))
+            assert b"HTTP/1.1 400" in reply and b"got both" in reply and b"200 OK" not in reply
             none = connect(b"no HTTP at all\r\n\r\n").recv(1000)
             assert none.startswith(b"HTTP/1.1 400") and b'"code": "invalid_http"' in none
 
@@ -298,16 +312,68 @@ def test_an_upload_may_be_larger_than_a_question(catalog):
             assert large.json()["error"]["message"] == "a body has at most 2097152 bytes here"
 
 
-def test_flags_by_the_environment_and_room_by_a_flag():
-    variables = {
-        "PROMPT_JAX_SERVE_MAX_NEW_TOKENS": "8", "PROMPT_JAX_SERVE_ROWS": "1 4",
-        "PROMPT_JAX_SERVE_LOG_JSON": "true", "PROMPT_JAX_PORT": "tcp://10.0.0.1:80",
+@pytest.fixture
+def options(monkeypatch):
+    """What `prompt-jax serve` is called with, after files, variables and flags."""
+    received = {}
+
+    def serve(**values):
+        received.update(values)
+
+    serve.__signature__ = inspect.signature(command._serve)
+    monkeypatch.setattr(command, "_serve", serve)
+
+    def options(*arguments):
+        command.run(list(arguments))
+        return received
+
+    return options
+
+
+def test_flags_come_before_variables_and_those_before_a_file(options, monkeypatch, tmp_path):
+    path = tmp_path / "serve.toml"
+    path.write_text(
+        'port = 1\nlog_json = true\nrows = [1, 4]\nhosts = ["a,b", "c"]\nkeys = "-"\n'
+        'slots = 8\nroom = ["lora", "r=16"]\n[frozen]\ndtype = "int8"\n'
+    )
+    monkeypatch.setenv("PROMPT_JAX_SERVE_CONFIG", str(path))
+    monkeypatch.setenv("PROMPT_JAX_SERVE_LENGTHS", "8, 16")
+    monkeypatch.setenv("PROMPT_JAX_SERVE_LOG_JSON", "false")
+    monkeypatch.setenv("PROMPT_JAX_SERVE_PORT", "2")
+    monkeypatch.setenv("PROMPT_JAX_SERVE_FROZEN_ATTENTION", "splash")
+    monkeypatch.setenv("PROMPT_JAX_PORT", "tcp://10.0.0.1:80")  # As Kubernetes sets.
+    values = options("--port", "3", "--rows", "2")
+    picked = {name: values[name] for name in ("port", "log_json", "rows", "hosts", "lengths")}
+    assert picked == {
+        "port": 3, "log_json": False, "rows": (2,), "hosts": ("a,b", "c"), "lengths": (8, 16),
     }  # fmt: skip
-    assert command.flags_of(variables) == [
-        "--rows", "1", "4", "--max-new-tokens", "8", "--log-json",
-    ]  # fmt: skip
-    with pytest.raises(InputError, match="PROMPT_JAX_SERVE_LOG_JSON is true or false, got 'yes'"):
-        command.flags_of({"PROMPT_JAX_SERVE_LOG_JSON": "yes"})
+    assert (values["slots"], values["keys"], values["room"]) == (8, "-", ("lora", "r=16"))
+    assert (values["frozen"].dtype, values["frozen"].attention) == ("int8", "splash")
+    assert options("--config", os.devnull)["port"] == 2
+    monkeypatch.setenv("PROMPT_JAX_SERVE_LOG_JSON", "yes")
+    with pytest.raises(InputError, match="log_json is true or false, got 'yes'"):
+        options()
+
+
+@pytest.mark.parametrize(
+    "text, problem",
+    [
+        ("prot = 1", r"unknown option in .*serve.toml 'prot'; allowed: backbone, .*'port'\?"),
+        ("[frozen]\ntype = 1", "unknown option in .* 'frozen.type'; .*'frozen.dtype'"),
+        ("config = 'a'", "unknown option in .* 'config'"),
+        ("port =", "--config is a TOML file, and .*serve.toml cannot be read: Invalid value"),
+    ],
+)
+def test_a_file_of_options_with_a_mistake(tmp_path, text, problem):
+    path = tmp_path / "serve.toml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=problem):
+        command.run(["--config", str(path)])
+    with pytest.raises(InputError, match="No such file"):
+        command.run([f"--config={tmp_path}/none.toml"])
+
+
+def test_room_by_a_flag():
     words = ["prefix_tuning", "num_virtual_tokens=20", "adapter", "style=houlsby", "lora", "r=16"]
     assert command.methods_of(words) == [
         PrefixTuningConfig(num_virtual_tokens=20), AdapterConfig(style="houlsby"), LoraConfig(r=16),

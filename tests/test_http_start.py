@@ -11,29 +11,15 @@ import pytest
 httpx = pytest.importorskip("httpx")
 pytest.importorskip("fastapi")
 
-from serving import KEYS, SIZES, USER, prompt_of, serving, until  # noqa: E402
+from serving import ASKED, KEYS, USER, prompt_of, serving, until  # noqa: E402
 
 from prompt_jax import cli  # noqa: E402
 from prompt_jax.methods import PromptTuningConfig  # noqa: E402
-from prompt_jax.serve import Engine, Store  # noqa: E402
-from prompt_jax.serve.catalog import Catalog  # noqa: E402
 from prompt_jax.serve.http import create_app  # noqa: E402
 from prompt_jax.serve.http.run import server_of  # noqa: E402
 from prompt_jax.tasks import Task  # noqa: E402
 
 pytestmark = pytest.mark.timeout(180)
-ASKED = {"model": "films", "input": "a fine film", "labels": ["good", "bad"]}
-
-
-@pytest.fixture
-def catalog(tiny_backbone, tmp_path):
-    store = Store(tmp_path / "store")
-    store.put("films", prompt_of(tiny_backbone, PromptTuningConfig(num_virtual_tokens=3), 1))
-    room = [PromptTuningConfig(num_virtual_tokens=8)]
-    with Engine(tiny_backbone, room=room, **SIZES) as engine:
-        catalog = Catalog(engine, store)
-        assert catalog.refresh() == []
-        yield catalog
 
 
 def test_a_port_that_is_taken_ends_before_anything_is_loaded(tmp_path, capsys):
@@ -65,6 +51,9 @@ def test_alive_at_once_and_ready_once_warm(catalog, monkeypatch):
     with serving(create_app(catalog, KEYS, on_ready=ready.set)) as address:
         with httpx.Client(base_url=address, headers=USER, timeout=60) as user:
             assert user.get("/livez").status_code == 200
+            head = user.head("/livez")
+            assert (head.status_code, head.content) == (200, b"")
+            assert head.headers["content-length"] == "2"
             assert user.get("/readyz").status_code == 503 and not ready.is_set()
             go.set()
             assert ready.wait(60) and user.get("/readyz").status_code == 200

@@ -6,7 +6,7 @@ import pytest
 
 from prompt_jax.config import InputError, TaskConfig
 from prompt_jax.data import encode_labels
-from prompt_jax.serve.requests import Inputs
+from prompt_jax.serve.encoding import Inputs
 from prompt_jax.tasks import Example, Task, read_labels, remarks, resolve, to_example, write_labels
 
 COLUMNS = ["input", "target"]

@@ -3,6 +3,8 @@
 import inspect
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -133,6 +135,64 @@ def test_every_number_is_one_that_the_server_has(name, count, tiny, tmp_path):
     assert len(used) >= count and used <= known, used - known
     for label in re.findall(r"\b(code|prompt|route)(?==~?\\?\")|by \((code|prompt|route)\)", text):
         assert f'{label[0] or label[1]}="' in told
+
+
+def test_queries_are_promql():
+    parser = pytest.importorskip("promql_parser")
+    (rules,) = (group["rules"] for group in parts("alerts.yaml")[0]["spec"]["groups"])
+    panels = json.loads((PLACE / "grafana.json").read_text())["panels"]
+    queries = [target["expr"] for panel in panels for target in panel["targets"]]
+    # Grafana puts the width of its picture in place of this.
+    queries = [query.replace("$__rate_interval", "5m") for query in queries]
+    for query in [*queries, *(rule["expr"] for rule in rules)]:
+        parser.parse(query)
+    assert len(queries) >= 10 and len(rules) >= 10
+
+
+SERIES = """
+evaluation_interval: 1m
+rule_files: [rules.yaml]
+tests:
+  - interval: 1m
+    input_series:
+      - {series: '{__name__="prompt_jax:store_lost"}', values: "0 0 0 1 1 1"}
+      - {series: '{__name__="prompt_jax:prompts_poisoned"}', values: "0 0 1 1 1 1"}
+      - series: '{__name__="prompt_jax:request_failure_total", code="503", route="/v1/classify"}'
+        values: 0+60x30
+      - series: '{__name__="prompt_jax:request_success_total", code="200", route="/v1/classify"}'
+        values: 0+600x30
+    alert_rule_test:
+      - {eval_time: 1m, alertname: PromptJaxPoisoned}
+      - eval_time: 2m
+        alertname: PromptJaxPoisoned
+        exp_alerts: [{exp_labels: {severity: page}}]
+      - {eval_time: 3m, alertname: PromptJaxStoreLost}
+      - eval_time: 5m
+        alertname: PromptJaxStoreLost
+        exp_alerts: [{exp_labels: {severity: page}}]
+      - eval_time: 20m
+        alertname: PromptJaxErrs
+        exp_alerts: [{exp_labels: {severity: page}}]
+      - {eval_time: 20m, alertname: PromptJaxRefusesRequests}
+"""
+"""What promtool makes of the alerts when the server says this."""
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool")
+def test_alerts_by_promtool(tmp_path):
+    (rules,) = parts("alerts.yaml")
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump(rules["spec"]))
+    test = yaml.safe_load(SERIES)
+    annotations = {
+        rule["alert"]: rule["annotations"] for rule in rules["spec"]["groups"][0]["rules"]
+    }
+    for case in test["tests"][0]["alert_rule_test"]:
+        for alert in case.get("exp_alerts", ()):
+            alert["exp_annotations"] = annotations[case["alertname"]]
+    (tmp_path / "test.yaml").write_text(yaml.safe_dump(test))
+    for command in (["check", "rules", "rules.yaml"], ["test", "rules", "test.yaml"]):
+        run = subprocess.run(["promtool", *command], cwd=tmp_path, capture_output=True, text=True)
+        assert run.returncode == 0, run.stdout + run.stderr
 
 
 def test_the_dashboard():

@@ -1,5 +1,6 @@
 """Metrics against figures worked out by hand, and against what the libraries document."""
 
+import numpy as np
 import pytest
 
 from prompt_jax.config import METRICS as NAMES
@@ -37,6 +38,23 @@ def test_macro_f1_weighs_classes_alike():
     truth = ["a", "a", "a", "b"]
     # F1 of a is 2*3/(3+4), of b 0.
     assert METRICS["macro_f1"](["a"] * 4, truth) == pytest.approx((6 / 7 + 0) / 2)
+
+
+def test_f1_of_several_labels_is_that_of_scikit_learn():
+    from sklearn.metrics import f1_score
+
+    labels = ("a", "b", "c, d")
+    generator = np.random.default_rng(0)
+    truth, answers = (generator.random((2, 20, 3)) < 0.4).astype(int)
+    texts = [
+        [", ".join(np.array(labels)[:2][row[:2] > 0]) for row in rows] for rows in (answers, truth)
+    ]
+    for name in ("micro", "macro"):
+        expected = f1_score(truth[:, :2], answers[:, :2], average=name)
+        assert METRICS[f"{name}_f1"](*texts, labels[:2]) == pytest.approx(expected)
+    # Of one label a row, a label word may hold a comma.
+    assert METRICS["micro_f1"](["c, d", "a", "b"], ["c, d", "b", "b"], labels) == 2 / 3
+    assert METRICS["micro_f1"]([""], [""], labels) == 0.0
 
 
 def test_macro_f1_takes_an_answer_outside_the_classes_as_wrong():

@@ -1,5 +1,6 @@
 """The page of the server in a browser: types, switches prompts, and reads what they answer."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ if DRIVER is None or shutil.which("chromium") is None:
 
 from selenium import webdriver  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.common.keys import Keys  # noqa: E402
 from selenium.webdriver.support.ui import Select, WebDriverWait  # noqa: E402
 from serving import KEYS, SIZES, prompt_of, serving  # noqa: E402
 
@@ -23,6 +25,7 @@ from prompt_jax.serve import Engine, Store
 from prompt_jax.serve.catalog import Catalog
 from prompt_jax.serve.http import create_app
 from prompt_jax.serve.http.prompts import packed
+from prompt_jax.tasks import Task
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 QUIET = (
@@ -52,8 +55,10 @@ def address(tiny_folder, tmp_path_factory):
 
     backbone = load_backbone(str(tiny_folder))
     store = Store(tmp_path_factory.mktemp("store"))
-    for seed, name in enumerate(("films", "satire")):
-        store.put(name, prompt_of(backbone, PromptTuningConfig(num_virtual_tokens=4), seed))
+    task = Task(name="t", source="review: {text}", target="{y}")
+    for seed, name in enumerate(("films", "satire", *(f"other{i}" for i in range(6)))):
+        prompt = prompt_of(backbone, PromptTuningConfig(num_virtual_tokens=4), seed)
+        store.put(name, dataclasses.replace(prompt, task=task) if name == "films" else prompt)
     with Engine(backbone, room=[PromptTuningConfig(num_virtual_tokens=8)], **SIZES) as engine:
         catalog = Catalog(engine, store)
         assert catalog.refresh() == []
@@ -67,6 +72,10 @@ def within(browser, what):
 
 def cards(browser):
     return browser.find_elements(By.CSS_SELECTOR, "#answers .answer")
+
+
+def rows(browser):
+    return browser.find_elements(By.CSS_SELECTOR, "#prompts label")
 
 
 def box(browser, name):
@@ -93,7 +102,16 @@ def enter(browser, address, key):
 
 def test_prompts_are_switched_and_read(browser, address):
     enter(browser, address[0], "user")
-    assert not browser.find_element(By.ID, "manage").is_displayed()
+    for name in ("manage", "composing", "keys"):
+        assert not browser.find_element(By.ID, name).is_displayed()
+    hint = browser.find_element(By.ID, "template")
+    within(browser, lambda: hint.text == "films@1 was trained on texts like: review: {text}")
+    search = browser.find_element(By.ID, "filter")
+    search.send_keys("SATIR")
+    assert [row.text.split()[0] for row in rows(browser) if row.is_displayed()] == ["satire@1"]
+    search.clear()
+    search.send_keys(" ", Keys.BACKSPACE)
+    assert all(row.is_displayed() for row in rows(browser))
     text = browser.find_element(By.ID, "text")
     text.send_keys("<img src=x onerror=alert(1)> a fine film")
     browser.find_element(By.CSS_SELECTOR, "[value=write]").click()
@@ -115,6 +133,12 @@ def test_prompts_are_switched_and_read(browser, address):
     browser.find_element(By.ID, "labels").send_keys("good, bad")
     (classes,) = ask(browser, 1)
     assert "good" in classes and "bad" in classes and "%" in classes
+    labels = browser.find_element(By.ID, "labels")
+    labels.send_keys(f", {'d' * 60}" * 2)  # A word that is wider than its card.
+    browser.find_element(By.ID, "go").click()
+    within(browser, lambda: "0 of 1 answered" in browser.find_element(By.ID, "status").text)
+    (refused,) = cards(browser)
+    assert "ddd' is there twice" in refused.text
 
     page = browser.execute_script("return document.documentElement.scrollWidth - innerWidth")
     assert page <= 0  # Nothing sticks out on the right.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from prompt_jax.config import InputError
-from prompt_jax.data import hold_out, sample
+from prompt_jax.data import balanced, hold_out, sample, shots
 from prompt_jax.tasks import Example, Task
 
 WRITING = Task(name="file:x", source="{input}", target="{target}")
@@ -104,3 +104,43 @@ def test_shares_follow_sizes():
         exact = {f"l{i}": count * n / sizes.sum() for i, n in enumerate(sizes)}
         assert sum(drawn.values()) == count
         assert all(abs(n - exact[label]) <= 2 for label, n in drawn.items())
+
+
+def test_shots_are_as_many_of_every_label():
+    rows, task = rows_of(a=50, b=7, c=20)
+    train, validation = shots(rows, 3, task, 0, "file:x", spare=True)
+    assert counted(train) == counted(validation) == {"a": 3, "b": 3, "c": 3}
+    assert not set(train) & set(validation)
+    assert train == [row for row in rows if row in train], "in the order they had"
+    assert (train, validation) == shots(rows, 3, task, 0, "file:x", spare=True)
+    seeds = {tuple(shots(rows, 3, task, seed, "file:x", spare=True)[0]) for seed in range(5)}
+    assert len(seeds) == 5
+    # The same rows with a validation set of its own, and so more of them.
+    alone, nothing = shots(rows, 7, task, 0, "file:x", spare=False)
+    assert (counted(alone), nothing) == ({"a": 7, "b": 7, "c": 7}, [])
+    assert set(train) <= set(alone)
+
+
+@pytest.mark.parametrize(
+    ("count", "task", "message"),
+    [
+        (4, rows_of(a=1, b=1)[1], "as many to validate on, make 8, and file:x has 7 rows of 'b'"),
+        (1, WRITING, "file:x is a generation without label words; use data.max_examples"),
+    ],
+)
+def test_shots_that_cannot_be_drawn(count, task, message):
+    with pytest.raises(InputError, match=message):
+        shots(rows_of(a=50, b=7)[0], count, task, 0, "file:x", spare=True)
+
+
+def test_rarer_labels_come_again():
+    rows, task = rows_of(a=10, b=4, c=1)
+    drawn = balanced(rows, task, 0)
+    assert counted(drawn) == {"a": 10, "b": 10, "c": 10}
+    assert drawn[:15] == rows and set(drawn) == set(rows)
+    # Of b, each row twice and two of them once more.
+    assert sorted(collections.Counter(row for row in drawn if row.target == "b").values()) == [
+        2, 2, 3, 3
+    ]  # fmt: skip
+    with pytest.raises(InputError, match="'file:x' is a generation without label words; leave it"):
+        balanced(rows, WRITING, 0)

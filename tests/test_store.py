@@ -1,5 +1,6 @@
 """Prompts by name and version on a disk that others write to, crash in the middle of, and fill."""
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -8,7 +9,9 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -234,6 +237,45 @@ def test_a_lock_ends_with_its_process(store, monkeypatch):
     assert value_of(store, "films@stable") == 1
 
 
+@pytest.fixture
+def other_user():
+    """A folder in which everybody may write, and a context in which somebody else does."""
+
+    @contextlib.contextmanager
+    def somebody_else():
+        os.seteuid(65534)
+        try:
+            yield
+        finally:
+            os.seteuid(0)
+
+    if os.geteuid():
+        pytest.skip("only root is somebody else")
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o777)
+        yield Path(folder), somebody_else
+
+
+@pytest.mark.parametrize("mode", [None, 0o644])
+def test_a_lock_that_another_user_made(other_user, mode):
+    folder, somebody_else = other_user
+    mask = os.umask(0o022)
+    try:
+        Store(folder).put("films", prompt_of(1))
+        if mode is not None:  # As another program, or an older one, leaves it.
+            os.chmod(folder / ".lock", mode)
+        with somebody_else():
+            entry = Store(folder).put("satire", prompt_of(2))
+            with pytest.raises(UnwritableError, match="Permission denied"):
+                Store(folder).put("films", prompt_of(2))
+    finally:
+        os.umask(mask)
+    assert str(entry) == "satire@1"
+    os.chmod(folder, 0o755)
+    with somebody_else(), pytest.raises(UnwritableError, match="Permission denied"):
+        Store(folder).alias("films", "stable", 1)
+
+
 def test_several_changes_are_one(store):
     with pytest.raises(ZeroDivisionError), store.changing():
         entry = store.put("films", prompt_of(4))
@@ -322,8 +364,7 @@ def test_an_alias_of_a_version_that_is_gone(store):
         store.load("films")
 
 
-def test_versions_on_the_command_line(store, tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
+def test_versions_on_the_command_line(store, tmp_path, capsys):
     prompt = str(save_prompt(tmp_path / "prompt", prompt_of(4)))
     place = ["--store", str(store.root)]
 
@@ -342,6 +383,12 @@ def test_versions_on_the_command_line(store, tmp_path, capsys, monkeypatch):
     assert {version.strip(): names.strip() for version, names in cells} == {
         "films@1": "", "films@2": "films default", "films@3": "", "films@4": "canary stable",
     }  # fmt: skip
+    for number in range(12):
+        store.alias("films", f"of-a-long-name-{number:02}", 4)
+    names = [f"of-a-long-name-{number:02}" for number in range(12)]
+    assert " ".join(["canary", *names, "stable"]) in run("versions")  # In a pipe on one line.
+    for name in names:
+        store.unalias("films", name)
     assert "films@4 is what canary, stable means" in run("remove", "films@4", code=2)
     assert run("remove", "films@3") == "films@3 is removed\n"
     assert run("remove", "films@default") == "films@default is removed\n"

@@ -5,7 +5,16 @@ import re
 import pytest
 
 from prompt_jax.config import METRICS, InputError, TaskConfig
-from prompt_jax.tasks import TASKS, Example, Task, parse_name, resolve, to_example, to_source
+from prompt_jax.tasks import (
+    TASKS,
+    Example,
+    Task,
+    parse_name,
+    resolve,
+    to_example,
+    to_examples,
+    to_source,
+)
 
 PAIR = Task(name="pair", source="premise: {premise} hypothesis: {hypothesis}", target="{label}")
 NLI = Task(name="nli", source="{text}", target="{label}", labels=("yes", "no"))
@@ -54,6 +63,7 @@ def test_templates_reach_inside_a_column(template, text):
         ("{list[1]}", "line 3: .list.1.. reaches for '1' in a list of 1; correct the template"),
         ("{translation.en.x}", "reaches for 'x' in a str; correct"),
         ("{translation}", "holds a dict; .* or reach inside, e.g. {translation.en}"),
+        ("{list}", r"holds a list; .* or reach inside, e.g. {list\[0\].text\[0\]}"),
         ("{translations.en}", "no column 'translations'.*Perhaps you meant 'translation'"),
     ],
 )
@@ -152,6 +162,13 @@ def test_names_have_three_parts():
         "glue/mnli:2.0.0",
         "validation_matched",
     )
+    assert parse_name("hf:nyu-mll/glue/sst2@v1.0:train[:9]") == (
+        "hf",
+        "nyu-mll/glue/sst2@v1.0",
+        "train[:9]",
+    )
+    for name in ("hf:a/b", "hub:a/b", "huggingface:a/b", "tfds:huggingface:a__b"):
+        assert parse_name(name) == ("hf", "a/b", None)
     assert parse_name("file:data/a@b.tsv") == ("file", "data/a@b.tsv", None)
     assert parse_name("tfds:glue/mnli:2.0.0@test").key == "tfds:glue/mnli"
 
@@ -192,6 +209,19 @@ def test_unknown_names(name, message):
 def test_rows_that_do_not_fit(task, row, message):
     with pytest.raises(InputError, match=message):
         to_example(task, row, "line 3")
+
+
+def test_rows_that_do_not_fit_are_counted():
+    rows = [
+        (f"a.csv line {i}", {"text": "a", "label": "yes" if i % 2 else i}) for i in range(2, 12)
+    ]
+    message = (
+        "^a.csv line 2: target '2' is not a label word; allowed: yes, no.*\n5 of 10 rows do not "
+        "fit, as a.csv line 4: target '4' is not a label word; a.csv line 6: [^;]*$"
+    )
+    with pytest.raises(InputError, match=message):
+        to_examples(NLI, rows)
+    assert len(to_examples(NLI, rows[1::2])) == 5
 
 
 def test_a_spec_that_does_not_apply():

@@ -13,7 +13,7 @@ from prompt_jax.config import InputError
 from prompt_jax.generate import generate, score
 from prompt_jax.losses import loss_fn
 from prompt_jax.methods import init
-from prompt_jax.serve.requests import Inputs
+from prompt_jax.serve.encoding import Inputs
 from prompt_jax.weights import load_backbone, save_hugging_face
 
 TOKENS, MASK = np.array([[5, 6, 7]]), np.ones((1, 3), bool)

@@ -79,7 +79,7 @@ def answer(
     tokenizer = tokenizer_of(backbone)
     readout = readout_in(injection, task)
     in_words = not isinstance(readout, Head)
-    check_words(backbone, data, sources, labels=task.choices if in_words else ())
+    check_words(backbone, data, sources, labels=task.ranked if in_words else ())
     places = []
     if readout.located:
         rows, places, _ = locate(tokenizer, sources, data.max_source_length)

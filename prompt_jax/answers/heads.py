@@ -23,11 +23,17 @@ def heads() -> dict[str, Head]:
     return {kind: head for kind in KINDS if (head := head_of(kind)) is not None}
 
 
-def readout_for(method: MethodConfig, objective: str = "tokens") -> Readout:
-    """What a method trains: its head, or the model's words."""
-    if method.num_labels is None:
-        return written.READOUT if objective == "tokens" else words.READOUT
-    return head_for(method)
+def readout_for(method: MethodConfig, objective: str = "tokens", kind: str = "") -> Readout:
+    """What a method trains: its head, or the model's words.
+
+    Args:
+      kind: of the task, which decides where heads of one task type are trained by several losses.
+    """
+    if method.num_labels is not None:
+        return (head_of(kind) if kind else None) or head_for(method)
+    if kind and readout_of(kind).always:
+        return readout_of(kind)
+    return written.READOUT if objective == "tokens" else words.READOUT
 
 
 def head_for(method: MethodConfig) -> Head:

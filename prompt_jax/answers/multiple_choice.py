@@ -32,7 +32,7 @@ def source(task: Task, row: Record, place: str) -> Text:
     """
     candidates = []
     for template in task.labels:
-        (_, column, _), *_ = parse(template)
+        column = parse(template)[0].column
         cell = reach(row, column, place) if column and template == f"{{{column}}}" else None
         texts = cell if isinstance(cell, list) else [fill(template, row, place, "candidate")]
         candidates += [str(text).strip() for text in texts]

@@ -51,6 +51,8 @@ class Answers(NamedTuple):
     where nothing is ranked."""
     options: list[tuple[str, ...]] | None = None
     """The candidates of every input, that `scores` belong to."""
+    apart: bool = False
+    """Whether `scores` are log-probabilities that do not add up to one: of labels by themselves."""
     readings: "list[Reading] | None" = None
     """Of a head that reads tokens, for every input; None for other kinds."""
 
@@ -84,6 +86,8 @@ class Readout:
     """The mean log-probability of what is right, in nats; None where `answers` do not tell."""
     located: bool = False
     """Whether answers stand at places of the text."""
+    always: bool = False
+    """Whether its loss is the only one that this kind of answer is trained by."""
     ahead: bool = False
     """Whether what all texts begin with may be read once, before them: no answer looks at it."""
 

@@ -20,8 +20,8 @@ from prompt_jax.data.alignment import NO_SPAN
 from prompt_jax.data.batches import Encoded, EncodeOptions, Truncated, sources_of
 from prompt_jax.forward import PromptedModel, at_places
 from prompt_jax.tasks import Example, Task, place_of
-from prompt_jax.tasks.task import NO_ANSWER, Kind, copied_input, filled_source
-from prompt_jax.tasks.templates import parse, reach
+from prompt_jax.tasks.task import NO_ANSWER, Kind, copied_input, filled_source, lone_column
+from prompt_jax.tasks.templates import reach
 from prompt_jax.tasks.text import Record
 from prompt_jax.trees import Tokenizer
 
@@ -32,8 +32,8 @@ def example(task: Task, row: Record, place: str) -> Example:
     """The source, and where in its last column the first of the right answers begins."""
     source = filled_source(task, row, place)
     context, _ = source.columns[-1]
-    (_, column, _), *rest = parse(task.target)
-    if rest or column is None or task.target != f"{{{column}}}":
+    column = lone_column(task.target)
+    if not column:
         raise InputError(
             f"the target template of a span is its column alone, got {task.target!r}; write "
             '--task.target "{answers}"'

@@ -17,7 +17,7 @@ from prompt_jax.data import IGNORED, Batch, first_tokens, locate, tag_targets
 from prompt_jax.data.batches import Encoded, EncodeOptions, Truncated, sources_of
 from prompt_jax.forward import PromptedModel
 from prompt_jax.tasks import Example, Task, label_word, words_of
-from prompt_jax.tasks.task import Kind, check_some, filled_example
+from prompt_jax.tasks.task import Kind, check_some, filled_example, filled_target
 from prompt_jax.tasks.text import Record
 from prompt_jax.trees import Tokenizer
 
@@ -36,6 +36,11 @@ def example(task: Task, row: Record, place: str) -> Example:
         return filled
     tags = [label_word(task, tag, place, "a tag of this task") for tag in tags]
     return filled._replace(target=" ".join(tags))
+
+
+def labels_in(template: str, row: Record, place: str) -> list[str]:
+    """The tags of a row, those of words that repeat as often as the words."""
+    return filled_target(template, row, place).split()
 
 
 def complete(task: Task, examples: Sequence[Example]) -> Task:
@@ -151,7 +156,7 @@ def mean_label_loss(
 logits = jax.jit(PromptedModel.token_logits)
 KIND = Kind(
     example=example,
-    labels_in=str.split,
+    labels_in=labels_in,
     complete=complete,
     baseline=majority,
 )

@@ -17,7 +17,7 @@ from prompt_jax.forward import Injection, PromptedModel
 from prompt_jax.generate import read_once, score, score_candidates
 from prompt_jax.sharding import on_host
 from prompt_jax.tasks import Example, Task, label_word
-from prompt_jax.tasks.task import Kind, check_some, filled_example
+from prompt_jax.tasks.task import Kind, check_some, filled_example, filled_target
 from prompt_jax.tasks.text import Record
 from prompt_jax.trees import Tokenizer
 
@@ -26,6 +26,11 @@ def example(task: Task, row: Record, place: str) -> Example:
     """Both templates, filled; the target as the label word that it is."""
     filled = filled_example(task, row, place)
     return filled._replace(target=label_word(task, filled.target, place))
+
+
+def labels_in(template: str, row: Record, place: str) -> list[str]:
+    """The target as the only label."""
+    return [filled_target(template, row, place)]
 
 
 def majority(
@@ -85,7 +90,7 @@ def program(
 ) -> Program:
     """Log-likelihoods [B, C] of all label words."""
     injection = read_once(backbone, injection)
-    words = (backbone.tokenizer, task.choices, data.max_target_length)
+    words = (backbone.tokenizer, task.ranked, data.max_target_length)
     # Once for all batches, as every text has the same label words.
     rows = encode_labels(*words, place=task.target_place(backbone.target_place))
     candidates = pad(rows, max(map(len, rows)), backbone.config.filler)
@@ -118,5 +123,5 @@ def likelihood(answers: Answers, examples: Sequence[Example], task: Task) -> flo
         return float(np.logaddexp.reduce(np.where(right, shares, -np.inf), axis=1).mean())
 
 
-KIND = Kind(example=example, labels_in=lambda target: [target], baseline=majority)
+KIND = Kind(example=example, labels_in=labels_in, baseline=majority)
 READOUT = Readout(loss=loss, program=program, answers=answers, likelihood=likelihood, ahead=True)

@@ -18,8 +18,8 @@ class Fresh(NamedTuple):
 
     key: Float[Array, "B T G K"]
     value: Float[Array, "B T G K"]
-    index: Int[Array, ""]
-    """The place of the first one among the keys of the cache."""
+    index: Int[Array, "*B"]
+    """The place of the first one among the keys of the cache, of all rows or of each."""
 
 
 def attend(
@@ -56,6 +56,14 @@ def attend(
         bias.rows(query.shape[1], virtual) if isinstance(bias, Causal) else bias for bias in biases
     ]
     group = query.shape[2] // key.shape[2]
+    if group > 1 and query.shape[1] == 1:
+        # The keys of a cache are most of what a step reads: to copy them for every head that
+        # shares them would take as long as all else. Its queries are those of one head instead.
+        heads, width = key.shape[2], query.shape[3]
+        gates = None if opened is None else jnp.broadcast_to(opened, (len(query), group))
+        query = query.reshape(-1, heads, group, width).swapaxes(1, 2)
+        out = attend(query, key, value, biases, prefix, gates, cap=cap, fresh=fresh)
+        return out.swapaxes(1, 2).reshape(-1, 1, heads * group, width)
 
     def shared(heads: Array) -> Array:
         # Queries that share a head of keys stand side by side.
@@ -149,8 +157,7 @@ def _answers(
     if fresh is None:
         out = jnp.einsum("bhts,bhsk->bhtk", shares, value)
     else:
-        length = fresh.value.shape[2]
-        latest = jax.lax.dynamic_slice_in_dim(shares, fresh.index, length, axis=-1)
+        latest = _cut(shares, fresh.index, fresh.value.shape[2])
         # What the cache holds in their places belongs to nobody.
         shares = _put(shares, jnp.zeros_like(latest), fresh.index)
         out = jnp.einsum("bhts,bhsk->bhtk", shares, value)
@@ -162,7 +169,24 @@ def _answers(
 
 
 def _put(
-    scores: Float[Array, "B H T S"], columns: Float[Array, "B H T U"], index: Int[Array, ""]
+    scores: Float[Array, "B H T S"], columns: Float[Array, "B H T U"], index: Int[Array, "*B"]
 ) -> Float[Array, "B H T S"]:
     """Scores with `columns` from `index` on."""
-    return jax.lax.dynamic_update_slice_in_dim(scores, columns, index, axis=-1)
+    if not index.ndim:
+        return jax.lax.dynamic_update_slice_in_dim(scores, columns, index, axis=-1)
+    # Chosen place by place: a scatter by rows would not be fused with what reads the scores.
+    width = columns.shape[-1]
+    nth = jnp.arange(scores.shape[-1])[None, :] - index[:, None]
+    inside = ((nth >= 0) & (nth < width))[:, None, None, :]
+    nth = jnp.clip(nth, 0, width - 1)[:, None, None, :]
+    return jnp.where(inside, jnp.take_along_axis(columns, nth, axis=-1), scores)
+
+
+def _cut(
+    scores: Float[Array, "B H T S"], index: Int[Array, "*B"], width: int
+) -> Float[Array, "B H T U"]:
+    """So many columns from `index` on."""
+    if not index.ndim:
+        return jax.lax.dynamic_slice_in_dim(scores, index, width, axis=-1)
+    columns = index[:, None] + jnp.arange(width)[None, :]
+    return jnp.take_along_axis(scores, columns[:, None, None, :], axis=-1)

@@ -32,8 +32,8 @@ REMAT_POLICIES = {
 
 
 def relative_buckets(
-    query: Int[Array, " T"],
-    key: Int[Array, "*B S"],
+    query: Int[Array, "*#B T"],
+    key: Int[Array, "*#B S"],
     *,
     bidirectional: bool,
     buckets: int = 32,
@@ -41,12 +41,13 @@ def relative_buckets(
 ) -> Int[Array, "*B T S"]:
     """The bucket of every query-key distance: exact when near, logarithmic when far.
 
-    Keys may stand elsewhere in every row. Raffel et al. 2020, section 2.1; distances from
+    Both may stand elsewhere in every row. Raffel et al. 2020, section 2.1; distances from
     `max_distance` on share the last bucket.
     """
     # Ranks are made equal by hand, as the suite forbids that JAX does it.
-    query = query.reshape(*[1] * (key.ndim - 1), -1, 1)
-    distance = key[..., None, :] - query
+    rank = max(query.ndim, key.ndim)
+    query, key = (x.reshape(*[1] * (rank - x.ndim), *x.shape) for x in (query, key))
+    distance = key[..., None, :] - query[..., :, None]
     offset = jnp.zeros_like(distance)
     if bidirectional:  # Half of the buckets for each side.
         buckets //= 2

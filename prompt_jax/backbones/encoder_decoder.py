@@ -35,14 +35,14 @@ class EncoderDecoder(nn.Module):
         encoded: Float[Array, "B S D"] | None,
         mask: Bool[Array, "B S"],
         cache: LayerCache | None = None,
-        index: Int[Array, ""] | int = 0,
+        index: Int[Array, "*B"] | int = 0,
     ) -> tuple[Float[Array, "B U V"], LayerCache | None]:
         """Logits of the next token after every decoder token.
 
         With a `cache`, see `prefill`, the first call needs `encoded` and fills the keys and
         values of cross-attention; later calls pass `encoded=None` and only the new tokens, whose
-        first one stands at position `index`. Virtual tokens of the decoder come into the cache
-        with the first call and count in its length, but not in `index`.
+        first one stands at position `index`, in all rows or in each. Virtual tokens of the decoder
+        come into the cache with the first call and count in its length, but not in `index`.
         """
 
     def __call__(
@@ -95,10 +95,10 @@ class EncoderDecoder(nn.Module):
 def behind_prompt(
     prompt: Float[Array, "*B P D"] | None,
     x: Float[Array, "B U D"],
-    index: Int[Array, ""] | int,
+    index: Int[Array, "*B"] | int,
     *,
     first: bool,
-) -> tuple[Float[Array, "B PU D"], Int[Array, ""]]:
+) -> tuple[Float[Array, "B PU D"], Int[Array, "*B"]]:
     """What a decoder reads at a call, its own virtual tokens before it, and where that stands.
 
     Args:

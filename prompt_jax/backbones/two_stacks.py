@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from prompt_jax.backbones.blocks import key_bias, prefix_length, prefix_of
-from prompt_jax.backbones.cache import LayerCache, empty_cache
+from prompt_jax.backbones.cache import LayerCache, empty_cache, places_from
 from prompt_jax.backbones.causal import Cross, StackConfig, both_ways, layer_biases, sight
 from prompt_jax.backbones.encoder_decoder import EncoderDecoder, behind_prompt
 from prompt_jax.trees import Tuned
@@ -70,7 +70,7 @@ class TwoStacks(EncoderDecoder):
         encoded: Float[Array, "B S E"] | None,
         mask: Bool[Array, "B S"],
         cache: LayerCache | None = None,
-        index: Int[Array, ""] | int = 0,
+        index: Int[Array, "*B"] | int = 0,
     ) -> tuple[Float[Array, "B U V"], LayerCache | None]:
         """Logits of the next token after every decoder token, see `EncoderDecoder`."""
         d, first = self.config.decoder_stack, encoded is not None
@@ -80,31 +80,32 @@ class TwoStacks(EncoderDecoder):
         x, index = behind_prompt(self.decoder_prompt, x, index, first=first)
         merged = mask if d.merged_cross else mask[:, :0]
         room = merged.shape[1] + x.shape[1] if cache is None else cache.key.shape[3]
-        queries = merged.shape[1] + index + jnp.arange(x.shape[1])
+        behind = merged.shape[1] + index
+        queries = places_from(behind, x.shape[1])
         positions, biases = self._sight(merged, room, queries)
         bias = key_bias(mask, prefix_length(self._tuned("decoder"), "cross_attention"))
         cross = Cross(encoded, None if d.merged_cross else bias)
         # The first call writes from the front of a cache on, keys of the input before its own.
-        shared = (biases, index if first else queries[0], cross, cache, not first)
+        shared = (biases, index if first else behind, cross, cache, not first)
         x, cache = self.decoder(self.enter("decoder", x, positions), positions, *shared)
         # Nothing is asked of what stands behind a prompt.
         return self.logits(x[:, -tokens.shape[1] :]), cache
 
     def _sight(
-        self, merged: Bool[Array, "B S"], room: int, queries: Int[Array, " T"]
+        self, merged: Bool[Array, "B S"], room: int, queries: Int[Array, "#B T"]
     ) -> tuple[Int[Array, "B T"], Float[Array, "W B 1 T PS"]]:
         """Positions of what the decoder reads, and what its layers read as `biases`.
 
         Args:
           merged: which places of the input are real, if the decoder has their keys among its own.
           room: keys of both, but for a prefix.
-          queries: where the T states stand among them.
+          queries: where the T states stand among them, in all rows or in each.
         """
         inputs, places = merged.shape[1], jnp.arange(room)
         real = jnp.pad(merged, ((0, 0), (0, room - inputs)), constant_values=True)
         counted = jnp.broadcast_to(places >= inputs, real.shape)
         # Hides the empty places of a cache as well, which are all ahead.
-        seen = places[None, :] <= queries[:, None]
+        seen = places[None, None, :] <= queries[:, :, None]
         prefix = prefix_of(self._tuned("decoder"), "attention")
         positions, visible, behind = sight(prefix, real, counted, queries, seen)
         # No window hides an input; keys of a prefix stand before it.

@@ -28,10 +28,12 @@ from prompt_jax.config import (
 from prompt_jax.runtime import quiet
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from prompt_jax.backbones import Backbone
     from prompt_jax.prompts import PeftFolder, Prompt
 else:  # `--help` answers at once: nothing heavy is imported before a command runs.
-    Backbone = PeftFolder = Prompt = object
+    Backbone = PeftFolder = Prompt = Table = object
 
 T = TypeVar("T")
 Experiment = tyro.conf.AvoidSubcommands[Annotated[Config, tyro.conf.arg(name="")]]
@@ -252,6 +254,13 @@ def prompt_at(path: str, task_id: str) -> Prompt | PeftFolder:
 
     prompt = load_prompt(path)
     return prompt if isinstance(prompt, PeftFolder) else of_task(prompt, task_id or None)
+
+
+def print_table(table: Table) -> None:
+    """Prints a table: into a pipe or a file as wide as it is, for what reads it by lines."""
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else 10_000).print(table)
 
 
 def as_json(values: dict[str, object]) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from prompt_jax.cli import mixing, versions
-from prompt_jax.cli.arguments import load, parse, prompt_at
+from prompt_jax.cli.arguments import load, parse, print_table, prompt_at
 from prompt_jax.config import InputError, choose
 
 
@@ -42,7 +42,6 @@ def _list(folder: Positional[str] = "runs") -> None:
     Args:
       folder: where to look.
     """
-    from rich.console import Console
     from rich.table import Table
 
     from prompt_jax.prompts import list_prompts
@@ -50,7 +49,7 @@ def _list(folder: Positional[str] = "runs") -> None:
     table = Table("name", "method", "numbers", "backbone", "metric", "digest", "problem")
     for row in list_prompts(folder):
         table.add_row(*("" if cell is None else str(cell) for cell in row))
-    Console().print(table)
+    print_table(table)
 
 
 def _inspect(
@@ -146,7 +145,6 @@ def _similarity(query: Positional[str], folder: Positional[str] = "runs") -> Non
       query: a prompt folder, a run folder, or a .npy.
       folder: what to compare it with: a folder of runs or saved prompts.
     """
-    from rich.console import Console
     from rich.table import Table
 
     from prompt_jax.prompts import Similar, list_prompts, load_shaped, similarities, task_embedding
@@ -168,7 +166,7 @@ def _similarity(query: Positional[str], folder: Positional[str] = "runs") -> Non
     for name, like in sorted(ranked, key=lambda pair: -pair[1].average):
         cells = f"{like.average:.4f}", f"{like.per_token:.4f}", like.prompt.digest[:12]
         table.add_row(name, *cells)
-    Console().print(table)
+    print_table(table)
     for name, why in left_out.items():
         print(f"left out: {name}: {why}")
 

@@ -6,12 +6,21 @@ import json
 import logging
 import os
 import signal
+import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Literal
 
-from prompt_jax.cli.arguments import parse
-from prompt_jax.config import BackboneConfig, InputError, MeshConfig, MethodConfig, from_json
+from prompt_jax.cli.arguments import parse, split, value_of
+from prompt_jax.config import (
+    BackboneConfig,
+    InputError,
+    MeshConfig,
+    MethodConfig,
+    choose,
+    from_json,
+)
 from prompt_jax.runtime import prepare
 
 LOG = logging.getLogger(__name__)
@@ -20,24 +29,76 @@ ENVIRONMENT = "PROMPT_JAX_SERVE_"
 
 
 def run(arguments: list[str]) -> None:
-    """Runs the command; flags come before variables of the environment."""
-    parse(_serve, "serve", [*flags_of(os.environ), *arguments])
+    """Runs the command; flags come before variables of the environment, and those before a file."""
+    path = value_of(arguments, "--config") or os.environ.get(f"{ENVIRONMENT}CONFIG", "")
+    values = file_values(path) if path else {}
+    parse(_serve, "serve", [*flags_of(values), *flags_of(variables(os.environ)), *arguments])
 
 
-def flags_of(environment: Mapping[str, str]) -> list[str]:
-    """The flags that variables stand for: PROMPT_JAX_SERVE_MAX_NEW_TOKENS=128, and the like."""
-    flags = []
-    for name, parameter in inspect.signature(_serve).parameters.items():
-        value = environment.get(ENVIRONMENT + name.upper())
+def defaults() -> dict[str, object]:
+    """The default of every option by its name, such as `port` or `frozen.dtype`."""
+    parameters = inspect.signature(_serve).parameters
+    values = {name: parameter.default for name, parameter in parameters.items()}
+    groups = {name: vars(value) for name, value in values.items() if is_dataclass(value)}
+    return _flat(values | groups)
+
+
+def _flat(table: Mapping[str, object]) -> dict[str, object]:
+    """The values of a table, those of tables in it as `name.key`."""
+    values: dict[str, object] = {}
+    for name, value in table.items():
+        inner = value if isinstance(value, dict) else {}
+        values |= {f"{name}.{key}": option for key, option in inner.items()} or {name: value}
+    return values
+
+
+def variables(environment: Mapping[str, str]) -> dict[str, object]:
+    """The options that variables set: PROMPT_JAX_SERVE_MAX_NEW_TOKENS=128, and the like."""
+    values: dict[str, object] = {}
+    for name, default in defaults().items():
+        value = environment.get(ENVIRONMENT + name.replace(".", "_").upper())
+        if value is not None:
+            values[name] = split(value.split()) if isinstance(default, tuple) else value
+    return values
+
+
+def file_values(path: str) -> dict[str, object]:
+    """The options that a TOML file sets, `max_new_tokens = 128` and the like.
+
+    Raises:
+      InputError: there is no such file, or it has an option that the command has not.
+    """
+    try:
+        table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"--config is a TOML file, and {path} cannot be read: {error}") from error
+    values = _flat(table)
+    names = [name for name in defaults() if name != "config"]
+    for name in values:
+        choose(f"option in {path}", name, names)
+    return values
+
+
+def flags_of(values: Mapping[str, object]) -> list[str]:
+    """Options as flags of the command line.
+
+    Args:
+      values: by the name of an option, a plain value or a list.
+    """
+    flags: list[str] = []
+    usual = defaults()
+    for name, value in values.items():
         flag = name.replace("_", "-")
-        if value is None:
-            continue
-        if not isinstance(parameter.default, bool):
-            flags += [f"--{flag}", *(value.split() or [""])]
-        elif value.lower() in ("true", "false"):
-            flags.append(f"--{flag}" if value.lower() == "true" else f"--no-{flag}")
+        if isinstance(usual[name], bool):
+            truth = str(value).lower()
+            if truth not in ("true", "false"):
+                raise InputError(f"{name} is true or false, got {value!r}")
+            flags.append(f"--{flag}" if truth == "true" else f"--no-{flag}")
+        elif isinstance(value, list):
+            # Commas part the values of a flag.
+            flags += [f"--{flag}", *(str(item).replace(",", r"\,") for item in value)]
         else:
-            raise InputError(f"{ENVIRONMENT}{name.upper()} is true or false, got {value!r}")
+            flags.append(f"--{flag}={value}")
     return flags
 
 
@@ -74,12 +135,16 @@ def _serve(
     rows: tuple[int, ...] = (1, 8, 32),
     lengths: tuple[int, ...] = (32, 128),
     max_new_tokens: int = 64,
+    places: int = 16,
+    window: float = 0.002,
     queue: int = 1024,
     timeout: float = 60.0,
     drain_seconds: float = 0.0,
+    refresh: float = 5.0,
     metrics_port: int = 0,
     log_level: Literal["debug", "info", "warning", "error"] = "info",
     log_json: bool = False,
+    config: str = "",
     frozen: BackboneConfig = FROZEN,
     mesh: MeshConfig = MESH,
 ) -> None:
@@ -104,14 +169,20 @@ def _serve(
       rows: sizes of batches.
       lengths: tokens that texts are padded to; the last is the longest.
       max_new_tokens: of an answer at most.
+      places: answers that are written at once.
+      window: seconds that a request waits for others to share its batch; more of them answer more
+        requests a second, and each of them later.
       queue: requests that may wait.
       timeout: seconds that a request has.
       drain_seconds: from SIGTERM on in which /readyz says 503 and requests are still taken, so that
         a load balancer can turn to others; then what was taken is answered.
+      refresh: seconds between two looks at the store and at the keys.
       metrics_port: port on which /metrics is told to whoever asks, without a key; 0 tells it on
         --port alone, to keys of `metrics`.
       log_level: of the log, which goes to stderr; info has a line a request.
       log_json: write the log as JSON, an object a line.
+      config: TOML file of these options, such as `max_new_tokens = 128` or `[frozen]` and
+        `dtype = "int8"`; variables and flags come before it.
       frozen: how the model is loaded.
       mesh: the devices that share it.
     """
@@ -127,11 +198,13 @@ def _serve(
     from prompt_jax.serve.http.keys import Keys, read_keys
     from prompt_jax.serve.http.logs import write_log
     from prompt_jax.serve.http.run import check_open, listen, server_of
+    from prompt_jax.serve.http.spans import open_spans
     from prompt_jax.weights import load_backbone
 
     others, allowed = methods_of(room), read_keys(keys) if keys else Keys()
     write_log(log_level, as_json=log_json)
     check_open(host, allowed)
+    spans = open_spans()
     prompts, listener = Store(Path(store)), listen(host, port)
     prepare(keep_programs=True)
     loaded = load_backbone(
@@ -140,9 +213,10 @@ def _serve(
     )  # fmt: skip
     methods = [PromptTuningConfig(num_virtual_tokens=num_virtual_tokens), *others]
     methods += [LoraConfig(r=lora_rank)] if lora_rank else []
-    sizes = {"slots": slots, "rows": rows, "lengths": lengths, "queue": queue}
-    sizes["max_new_tokens"] = max_new_tokens
-    catalog, problems = open_catalog(loaded, prompts, methods, **sizes)
+    catalog, problems = open_catalog(
+        loaded, prompts, methods, slots=slots, rows=rows, lengths=lengths, places=places,
+        max_new_tokens=max_new_tokens, window=window, queue=queue,
+    )  # fmt: skip
     for problem in problems:
         LOG.warning("not served: %s", problem)
     LOG.info("%d prompts of %s on %s; compiling", len(catalog.served), store, backbone)
@@ -150,8 +224,10 @@ def _serve(
         address = f"http://{host}:{listener.getsockname()[1]}"
         app = create_app(
             catalog, allowed, hosts=hosts, timeout=timeout, upload_bytes=upload_mib * 2**20,
-            on_ready=lambda: LOG.info("ready on %s", address),
+            refresh=refresh, on_ready=lambda: LOG.info("ready on %s", address), spans=spans,
         )  # fmt: skip
+        if spans is not None:
+            ending.callback(spans.close)
         if metrics_port:
             ending.callback(app.state.metrics.listen(host, metrics_port))
         server = server_of(app, host, port, timeout=timeout, drain=drain_seconds)

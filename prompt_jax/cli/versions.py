@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from tyro.conf import Positional
 
+from prompt_jax.cli.arguments import print_table
 from prompt_jax.config import InputError
 
 if TYPE_CHECKING:
@@ -49,7 +50,6 @@ def versions(name: Positional[str] = "", *, store: str = "prompts") -> None:
       name: of a prompt; empty lists all.
       store: folder of the store.
     """
-    from rich.console import Console
     from rich.table import Table
 
     from prompt_jax.prompts import list_prompts
@@ -67,7 +67,7 @@ def versions(name: Positional[str] = "", *, store: str = "prompts") -> None:
         row = rows.get(str(entry), empty)
         cells = " ".join([*names, *entry.aliases]), row.method, row.metric, row.digest, row.problem
         table.add_row(str(entry), *cells)
-    Console().print(table)
+    print_table(table)
     for problem in scan.problems:
         print(problem)
 

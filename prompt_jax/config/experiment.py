@@ -1,11 +1,11 @@
-"""An experiment: its data, how it is trained and scored, and where it goes."""
+"""An experiment: how a prompt is trained and scored, and where it goes."""
 
 import dataclasses
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from prompt_jax.config.checks import InputError, at_least, choose, refuse_unread
-from prompt_jax.config.kinds import KINDS
+from prompt_jax.config.data import DataConfig, TaskConfig
 from prompt_jax.config.mesh import MeshConfig
 from prompt_jax.config.method import MethodConfig, default_method
 from prompt_jax.config.writing import WritingConfig
@@ -14,138 +14,12 @@ Optimizer = Literal["adafactor", "adafactor_t5x", "adamw"]
 Objective = Literal["tokens", "labels", "perceptron"]
 Schedule = Literal["constant", "linear", "cosine"]
 Dtype = Literal["auto", "float32", "bfloat16", "int8", "float8", "int4"]
-Chat = Literal["auto", "on", "off"]
 Remat = Literal["none", "minimal", "full"]
 Attention = Literal["einsum", "cudnn", "splash"]
 OBJECTIVES: tuple[str, ...] = get_args(Objective)
 DTYPES: tuple[str, ...] = get_args(Dtype)
 REMATS: tuple[str, ...] = get_args(Remat)
 ATTENTIONS: tuple[str, ...] = get_args(Attention)
-METRICS = (
-    "accuracy",
-    "macro_f1",
-    "exact_match",
-    "contains",
-    "last_number",
-    "last_label",
-    "token_f1",
-    "bleu",
-    "chrf",
-    "rouge1",
-    "rouge2",
-    "rougeL",
-    "matthews",
-    "pearson",
-    "spearman",
-    "entity_f1",
-    "tag_accuracy",
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TaskConfig:
-    """How a row of a dataset becomes text; empty fields take what the named task declares."""
-
-    source: str | None = None
-    """Template of the input, e.g. "premise: {premise} hypothesis: {hypothesis}"."""
-    target: str | None = None
-    """Template of the target, e.g. "{label}"."""
-    kind: str | None = None
-    """What an answer is: `classification` (a label word), `generation` (a text), `tagging` (a tag
-    for every word of the input), `span` (a part of the input), `regression` (a number) or
-    `multiple_choice` (one of the candidates of the row). None is what the named task declares, else
-    a classification where labels are given or the targets are few, short and repeat."""
-    labels: tuple[str, ...] = ()
-    """The label words, or the tags; targets outside them are refused. `0=negative` is a label word
-    and what rows write for it; without that, numbers from 0 on are the labels in their order.
-    Empty takes them from the training rows. Of a multiple choice, the templates of the candidates:
-    "{choice1}" "{choice2}", or "{endings}" for a column of lists."""
-    metrics: tuple[str, ...] = ()
-    """Names of metrics; the first one decides which prompt is the best."""
-    chat: Chat = "auto"
-    """Whether a text goes to the model as a user's turn, in the tokenizer's chat template, with its
-    answer as the assistant's turn. auto: on for a decoder whose tokenizer has a template."""
-    system: str = ""
-    """The system turn of a chat, for rows that bring none."""
-
-    def __post_init__(self):
-        choose("task.chat", self.chat, get_args(Chat))
-        if self.system and self.chat == "off":
-            raise InputError("task.system is a turn of a chat; leave it out, or set task.chat on")
-        for name in self.metrics:
-            choose("metric", name, METRICS)
-        if self.kind is not None:
-            choose("task.kind", self.kind, KINDS)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """Where examples come from and how they are cut."""
-
-    task: str = "embedded:sentiment"
-    """`embedded:NAME`, `tfds:NAME`, `file:PATH` (tsv, csv, jsonl, parquet): the training rows."""
-    mixture: tuple[str, ...] = ()
-    """Tasks to train together with `task`, as often as they have rows. One prompt serves all, but
-    `multitask_prompt` gives each task a part of its own."""
-    tasks: tuple[str, ...] = ()
-    """Tasks in place of `task`: a prompt is trained for each of them, all in one program."""
-    validation: str | None = None
-    """The same for validation; None takes the task's own validation split, or
-    `validation_fraction` of the training rows."""
-    validation_fraction: float = 0.1
-    """Share of the training rows that is held out for validation where there is no other. Of a
-    classification every label keeps its share, and gives one row at least."""
-    test: str | None = None
-    """The same for test; None takes the task's own test split, or none."""
-    max_source_length: int = 256
-    """Longest input in tokens. A longer one loses the end of its longest column; the words that the
-    template has around the columns stay. Training says how many were cut."""
-    max_target_length: int = 64
-    """Longest target in tokens."""
-    max_total_length: int = 1024
-    """Most virtual and text tokens together; the memory of a step grows with its square."""
-    max_examples: int | None = None
-    """Only so many training rows of a task, drawn at random after validation is held out, every
-    label in its share; None takes all."""
-    max_test_examples: int | None = None
-    """Only so many rows of every test set, drawn the same way; None takes all."""
-    seed: int = 0
-    """Seeds which rows are held out, which ones max_examples and max_test_examples draw, and which
-    validation rows are scored while training."""
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Every task that is trained on."""
-        return self.tasks or (self.task, *self.mixture)
-
-    def __post_init__(self):
-        if len(set(self.tasks)) < len(self.tasks):
-            raise InputError(f"data.tasks names each task once, got {', '.join(self.tasks)}")
-        if self.tasks and (self.mixture or self.validation or self.test):
-            raise InputError(
-                "data.tasks trains a prompt for each task with splits of its own; leave out "
-                "data.mixture, data.validation and data.test"
-            )
-        names = (self.task, *self.mixture)
-        if len(set(names)) < len(names):
-            raise InputError(f"a mixture names each task once, got {', '.join(names)}")
-        if self.mixture and (self.validation or self.test):
-            raise InputError(
-                "data.validation and data.test are of one task, and data.mixture names "
-                f"{len(self.mixture)} more; leave them out, so that each task has its own"
-            )
-        at_least("max_source_length", self.max_source_length, 1)
-        at_least("max_target_length", self.max_target_length, 1)
-        for name in ("max_examples", "max_test_examples"):
-            count = getattr(self, name)
-            if count is not None:
-                at_least(name, count, 1)
-        at_least("data.seed", self.seed, 0)
-        if not 0.0 < self.validation_fraction < 1.0:
-            raise InputError(
-                "data.validation_fraction must be between 0 and 1, got "
-                f"{self.validation_fraction}; e.g. 0.2 holds out a fifth"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ class KindRow(NamedTuple):
 
 KINDS = {
     "classification": KindRow("classes", ("accuracy", "macro_f1"), "label words"),
+    "multi_label": KindRow("label_sets", ("micro_f1", "macro_f1", "accuracy"), "label words"),
     "generation": KindRow("written", ("exact_match", "token_f1", "rougeL")),
     "tagging": KindRow("tags", ("entity_f1", "tag_accuracy"), marks_text=True),
     "span": KindRow("spans", ("token_f1", "exact_match"), marks_text=True),

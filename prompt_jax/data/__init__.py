@@ -10,7 +10,7 @@ from prompt_jax.data.batches import (
     prefetch,
 )
 from prompt_jax.data.label_words import encode_labels
-from prompt_jax.data.selection import hold_out, sample
+from prompt_jax.data.selection import balanced, hold_out, sample, shots
 from prompt_jax.data.sources import load_examples, load_rows, load_table, splits
 from prompt_jax.data.texts import (
     batches_by_length,
@@ -25,6 +25,7 @@ __all__ = [
     "Batch",
     "Batches",
     "EncodeOptions",
+    "balanced",
     "batches_by_length",
     "encode",
     "encode_labels",
@@ -41,6 +42,7 @@ __all__ = [
     "padded_length",
     "prefetch",
     "sample",
+    "shots",
     "span_targets",
     "splits",
     "tag_targets",

@@ -3,13 +3,26 @@
 import csv
 import difflib
 import io
+import itertools
 import json
 import re
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from prompt_jax.config import InputError, choose
 from prompt_jax.tasks import Record
+
+ArrowTable: TypeAlias = Any
+"""A table of pyarrow, which is imported where it is needed."""
+COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
+"""Endings behind that of a form, and what pyarrow calls the compression."""
+DELIMITERS = (",", ";", "\t", "|")
+"""What may stand between the fields of a csv; the comma first."""
+BLANK = " \t\r\n"
+"""What may stand between values of JSON."""
+SNIFFED = 1 << 16
+"""Characters of a csv by which its delimiter is known."""
 
 
 class Row(NamedTuple):
@@ -19,22 +32,60 @@ class Row(NamedTuple):
     values: Record
 
 
-def read_file(path: Path) -> list[Row]:
-    """The rows of a tsv, csv, jsonl or parquet file.
+class Table(list[Row]):
+    """Rows of a dataset.
+
+    Attributes:
+      remarks: what a user is told of how they were read.
+    """
+
+    def __init__(self, rows: Iterable[Row] = (), remarks: Iterable[str] = ()):
+        super().__init__(rows)
+        self.remarks = tuple(remarks)
+
+
+def read_file(path: Path) -> Table:
+    """The rows of a file whose form is in `READERS`, which may be compressed.
 
     The first line of a tsv or csv names the columns. A tsv has no quotes, as the GLUE files have
-    none; a csv has.
+    none; a csv has. Of a txt every line is a row with the column `text`.
 
     Raises:
       InputError: no such file, an unknown extension, or content that cannot be read.
     """
     if not path.is_file():
         raise InputError(_no_file(path))
-    choose("file type", path.suffix.lower(), READERS)
-    rows = READERS[path.suffix.lower()](path)
-    if not rows:
+    form = form_of(path)
+    choose("file type", form or path.suffix.lower(), READERS)
+    table = READERS[form](path, _content(path))
+    if not table:
         raise InputError(f"{path} has no rows; give a file with at least one")
-    return rows
+    return table
+
+
+def form_of(path: Path) -> str:
+    """The ending of `READERS` that a file has, with or without that of a compression behind it."""
+    if path.suffix.lower() in COMPRESSED:
+        path = path.with_suffix("")
+    ending = path.suffix.lower()
+    return ending if ending in READERS else ""
+
+
+def _content(path: Path) -> bytes:
+    """The bytes of a file, without its compression."""
+    import pyarrow
+
+    compression = COMPRESSED.get(path.suffix.lower())
+    if compression is None:
+        return path.read_bytes()
+    try:
+        with pyarrow.input_stream(str(path), compression=compression) as stream:
+            return stream.read()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise InputError(
+            f"{path} cannot be read as {compression}: {error}; compress it again, or name it "
+            "without that ending"
+        ) from error
 
 
 def _no_file(path: Path) -> str:
@@ -70,9 +121,9 @@ def _decode(name: str, content: bytes) -> str:
         ) from error
 
 
-def _lines(path: Path) -> list[tuple[int, str]]:
+def _lines(path: Path, content: bytes) -> list[tuple[int, str]]:
     """The lines that are not empty, with their numbers."""
-    lines = enumerate(decode_lines(str(path), path.read_bytes()), start=1)
+    lines = enumerate(decode_lines(str(path), content), start=1)
     return [(number, line) for number, line in lines if line.strip()]
 
 
@@ -94,14 +145,16 @@ def _table(path: Path, records: list[tuple[int, list[str]]]) -> list[Row]:
     return rows
 
 
-def _read_tsv(path: Path) -> list[Row]:
-    return _table(path, [(number, line.split("\t")) for number, line in _lines(path)])
+def _read_tsv(path: Path, content: bytes) -> Table:
+    lines = _lines(path, content)
+    return Table(_table(path, [(number, line.split("\t")) for number, line in lines]))
 
 
-def _read_csv(path: Path) -> list[Row]:
+def _read_csv(path: Path, content: bytes) -> Table:
+    text = _decode(str(path), content)
+    delimiter = _delimiter(text)
     # newline="" leaves line breaks inside quotes to the csv module.
-    text = _decode(str(path), path.read_bytes())
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     records, line = [], 1
     # The module refuses a field of over 131,072 characters; it has one limit for everybody.
     limit = csv.field_size_limit(max(len(text), csv.field_size_limit()))
@@ -114,29 +167,70 @@ def _read_csv(path: Path) -> list[Row]:
         raise InputError(f"{path}: the row that begins at line {line}: {error}") from error
     finally:
         csv.field_size_limit(limit)
-    return _table(path, records)
+    remark = f"{path.name}: its fields are separated by {delimiter!r}, as its header shows"
+    return Table(_table(path, records), [remark] if delimiter != DELIMITERS[0] else [])
 
 
-def _read_jsonl(path: Path) -> list[Row]:
+def _delimiter(text: str) -> str:
+    """What separates the fields of a csv: a comma, unless the header has none.
+
+    Then it is what gives the most columns, and as many in the rows that follow.
+    """
+    fields = {}
+    for delimiter in DELIMITERS:
+        reader = csv.reader(io.StringIO(text[:SNIFFED], newline=""), delimiter=delimiter)
+        header, *rows = [len(row) for row in itertools.islice(reader, 20) if row] or [0]
+        # The end of the sample may be in the middle of a row.
+        if delimiter == DELIMITERS[0] or all(count == header for count in rows[:-1]):
+            fields[delimiter] = header
+    return DELIMITERS[0] if fields[DELIMITERS[0]] > 1 else max(fields, key=fields.__getitem__)
+
+
+def _read_json(path: Path, content: bytes) -> Table:
+    """Objects a line, objects of several lines, or a list of objects."""
     rows = []
-    for number, line in _lines(path):
-        try:
-            values = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(
-                f"{path} line {number} is not JSON: {error}; write one object a line"
-            ) from error
+    for line, values in _json_values(path, _decode(str(path), content)):
         if not isinstance(values, dict):
             raise InputError(
-                f"{path} line {number} holds a {type(values).__name__}; write one object a line, "
+                f"{path} line {line} holds a {type(values).__name__}; write one object a line, "
                 'e.g. {"input": "...", "target": "..."}'
             )
-        # Half of an emoji, as cut chats have it, is a text that cannot be written as UTF-8.
-        values = whole(values) if "\\ud" in line.lower() else values
-        rows.append(Row(f"{path.name} line {number}", values))
+        rows.append(Row(f"{path.name} line {line}", values))
     # A key that a row leaves out is an empty cell, as `datasets` reads it.
     columns = dict.fromkeys(column for row in rows for column in row.values)
-    return [Row(place, {**dict.fromkeys(columns), **values}) for place, values in rows]
+    return Table(Row(place, {**dict.fromkeys(columns), **values}) for place, values in rows)
+
+
+def _json_values(path: Path, text: str) -> Iterator[tuple[int, Any]]:
+    """The values of a file one by one, those of a list at its top, with their lines."""
+    decoder = json.JSONDecoder()
+    place, line, counted = _behind(BLANK, text, 0), 1, 0
+    between = BLANK
+    if text[place : place + 1] == "[":
+        place, between = place + 1, BLANK + ","
+    while True:
+        place = _behind(between, text, place)
+        if between != BLANK and text[place : place + 1] == "]":
+            place, between = _behind(BLANK, text, place + 1), BLANK
+        if place == len(text):
+            return
+        line, counted = line + text.count("\n", counted, place), place
+        try:
+            value, place = decoder.raw_decode(text, place)
+        except json.JSONDecodeError as error:
+            raise InputError(
+                f"{path} line {line} is not JSON: {error}; write one object a line, or a list of "
+                "objects"
+            ) from error
+        # Half of an emoji, as cut chats have it, is a text that cannot be written as UTF-8.
+        yield line, whole(value) if "\\ud" in text[counted:place].lower() else value
+
+
+def _behind(characters: str, text: str, place: int) -> int:
+    """The first place from `place` on where none of the characters stands."""
+    while text[place : place + 1] and text[place] in characters:
+        place += 1
+    return place
 
 
 def whole(value: Any) -> Any:
@@ -150,20 +244,70 @@ def whole(value: Any) -> Any:
     return value
 
 
-def _read_parquet(path: Path) -> list[Row]:
+def _read_txt(path: Path, content: bytes) -> Table:
+    return Table(Row(f"{path.name} line {n}", {"text": line}) for n, line in _lines(path, content))
+
+
+def _read_arrow(path: Path, content: bytes) -> Table:
+    """Parquet, or Arrow as a stream or as a file."""
     import pyarrow
+    import pyarrow.ipc
     import pyarrow.parquet
 
+    form = form_of(path)[1:]
+    buffer = pyarrow.BufferReader(content)
     try:
-        rows = pyarrow.parquet.read_table(path).to_pylist()
+        if form == "parquet":
+            table = pyarrow.parquet.read_table(buffer)
+        elif content[:6] == b"ARROW1":
+            table = pyarrow.ipc.open_file(buffer).read_all()
+        else:
+            table = pyarrow.ipc.open_stream(buffer).read_all()
+        metadata = (table.schema.metadata or {}).get(b"huggingface", b"{}")
+        features = json.loads(metadata).get("info", {}).get("features", {})
+        return named_rows(table, features, path.name)
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read as parquet: {error}; write it again") from error
-    return [Row(f"{path.name} row {number}", row) for number, row in enumerate(rows, start=1)]
+        raise InputError(f"{path} cannot be read as {form}: {error}; write it again") from error
+
+
+def named_rows(table: ArrowTable, features: Mapping[str, Any], place: str) -> Table:
+    """The rows of a table, with the names of class labels.
+
+    Args:
+      features: of its columns, as `datasets` writes them.
+      place: where it stands, e.g. a file.
+    """
+    return Table(
+        Row(f"{place} row {number}", {name: _named(row[name], features.get(name)) for name in row})
+        for number, row in enumerate(table.to_pylist(), start=1)
+    )
+
+
+def _named(value: Any, feature: Any) -> Any:
+    """A value with names in place of the numbers of class labels."""
+    if value is None or feature is None:
+        return value
+    if isinstance(feature, list):  # As older versions write a list.
+        return [_named(part, feature[0]) for part in value]
+    if not isinstance(feature.get("_type"), str):
+        return {name: _named(part, feature.get(name)) for name, part in value.items()}
+    if feature["_type"] == "ClassLabel":
+        # -1 is a label that is kept secret.
+        return feature["names"][value] if value >= 0 else None
+    inner = feature.get("feature")
+    if isinstance(value, list):
+        return [_named(part, inner) for part in value]
+    if isinstance(value, Mapping) and isinstance(inner, Mapping):  # A list of objects, by column.
+        return {name: _named(part, [inner.get(name)]) for name, part in value.items()}
+    return value
 
 
 READERS = {
     ".tsv": _read_tsv,
     ".csv": _read_csv,
-    ".jsonl": _read_jsonl,
-    ".parquet": _read_parquet,
+    ".jsonl": _read_json,
+    ".json": _read_json,
+    ".parquet": _read_arrow,
+    ".arrow": _read_arrow,
+    ".txt": _read_txt,
 }

@@ -22,6 +22,57 @@ def sample(examples: Sequence[Example], count: int | None, task: Task, seed: int
     return [examples[i] for i in _drawn(rows, _shares(sizes, sizes, count), seed)]
 
 
+def shots(
+    examples: Sequence[Example], count: int, task: Task, seed: int, name: str, *, spare: bool
+) -> tuple[list[Example], list[Example]]:
+    """So many examples of every label, and as many others if `spare`; in the order they had.
+
+    Args:
+      name: of the dataset, for errors.
+      spare: also draws examples to validate on.
+
+    Raises:
+      InputError: a task without label words, or a label with too few rows.
+    """
+    if not task.choices:
+        raise InputError(
+            f"data.shots draws rows of every label, and {name} is a {task.kind} without label "
+            "words; use data.max_examples"
+        )
+    rows = _strata(examples, task)
+    needed = 2 * count if spare else count
+    for group in rows:
+        if len(group) < needed:
+            label = examples[group[0]].target
+            also = f", and as many to validate on, make {needed}" if spare else ""
+            raise InputError(
+                f"data.shots {count} of every label{also}, and {name} has {len(group)} rows of "
+                f"{label!r}; lower it, or give more rows{' or --data.validation' * spare}"
+            )
+    drawn = _draws(rows, [needed] * len(rows), seed)
+    train = sorted(row for group in drawn for row in group[:count])
+    spared = sorted(row for group in drawn for row in group[count:])
+    return [examples[i] for i in train], [examples[i] for i in spared]
+
+
+def balanced(examples: Sequence[Example], task: Task, seed: int) -> list[Example]:
+    """The examples, and those of rarer labels again, until every label has as many.
+
+    Raises:
+      InputError: a task without label words.
+    """
+    if not task.choices:
+        raise InputError(
+            f"data.balanced makes labels equally frequent, and task {task.name!r} is a "
+            f"{task.kind} without label words; leave it out"
+        )
+    rows = _strata(examples, task)
+    most = max(map(len, rows))
+    generator = np.random.default_rng(seed)
+    again = [np.resize(generator.permutation(group), most - len(group)) for group in rows]
+    return [*examples, *(examples[i] for i in np.concatenate(again).astype(int))]
+
+
 def hold_out(
     examples: Sequence[Example], fraction: float, task: Task, seed: int, name: str
 ) -> tuple[list[Example], list[Example]]:
@@ -79,6 +130,12 @@ def _shares(
 
 
 def _drawn(rows: Sequence[np.ndarray], shares: Int[np.ndarray, " K"], seed: int) -> list[int]:
+    return np.sort(np.concatenate(_draws(rows, shares, seed))).tolist()
+
+
+def _draws(
+    rows: Sequence[np.ndarray], shares: Int[np.ndarray, " K"] | Sequence[int], seed: int
+) -> list[np.ndarray]:
+    """So many rows of every stratum, in the order in which they are drawn."""
     generator = np.random.default_rng(seed)
-    parts = [generator.permutation(group)[:n] for group, n in zip(rows, shares, strict=True)]
-    return np.sort(np.concatenate(parts)).tolist()
+    return [generator.permutation(group)[:n] for group, n in zip(rows, shares, strict=True)]

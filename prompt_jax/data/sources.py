@@ -1,23 +1,18 @@
-"""Where rows come from: the embedded tasks, TFDS, or a file.
+"""Where rows come from: the embedded tasks, TFDS, the hub of Hugging Face, or files."""
 
-TFDS data are read as array records, which needs no TensorFlow.
-"""
+from types import ModuleType
 
-import difflib
-import importlib.util
-import os
-from pathlib import Path
-from typing import Any, TypeAlias
+from prompt_jax.data import hub, records, shards
+from prompt_jax.data.files import Table
+from prompt_jax.tasks import Example, Record, Task, parse_name, to_examples
 
-from prompt_jax.config import InputError, choose
-from prompt_jax.data.files import Row, read_file
-from prompt_jax.tasks import TASKS, Example, Record, Task, TaskName, parse_name, to_examples
-
-Builder: TypeAlias = Any
-"""A dataset builder of TFDS."""
-PREPARED = Path(__file__).parent.parent / "assets" / "tasks" / "embedded_tasks"
-# TFDS keeps builders in folders by kind and registers some of them only when imported.
-_KINDS = ("text", "question_answering", "summarization", "translate", "text_simplification")
+SOURCES: dict[str, ModuleType] = {
+    "embedded": records,
+    "tfds": records,
+    "hf": hub,
+    "file": shards,
+}
+"""By prefix, a file with `parts(name)`, the splits of a dataset, and `read(name, split, limit)`."""
 
 
 def load_rows(name: str, split: str, limit: int | None = None) -> list[Record]:
@@ -52,128 +47,10 @@ def splits(name: str) -> list[str]:
       InputError: no such task, or one that cannot be read here.
     """
     parsed = parse_name(name)
-    if parsed.prefix == "file":
-        return ["train"]
-    return [parsed.split] if parsed.split else sorted(_builder(parsed).info.splits)
+    return [parsed.split] if parsed.split else SOURCES[parsed.prefix].parts(parsed)
 
 
-def load_table(name: str, split: str, limit: int | None = None) -> list[Row]:
+def load_table(name: str, split: str, limit: int | None = None) -> Table:
     """The rows of a split with the places where they stand; all else as for `load_rows`."""
     parsed = parse_name(name)
-    if parsed.prefix == "file":
-        return read_file(Path(parsed.path).expanduser())[:limit]
-    return _read_records(_builder(parsed), name, parsed.split or split, limit)
-
-
-def _builder(name: TaskName) -> Builder:
-    import tensorflow_datasets as tfds
-
-    if name.prefix == "embedded":
-        (folder,) = (PREPARED / name.path).iterdir()  # One version is shipped.
-        return tfds.builder_from_directory(folder)
-    folder = Path(name.path).expanduser()
-    if folder.is_dir():
-        try:
-            return tfds.builder_from_directory(folder)
-        except OSError as error:
-            raise InputError(
-                f"{folder} holds no prepared dataset ({error}); name the folder of "
-                "dataset_info.json, which ends in a version"
-            ) from error
-    return _registered_builder(name.path)
-
-
-def _registered_builder(path: str) -> Builder:
-    from tensorflow_datasets.core import read_only_builder, registered
-    from tensorflow_datasets.core.download.util import DownloadError
-
-    try:
-        # Prepared data first: they need no code of the dataset, which may need TensorFlow.
-        return read_only_builder.builder_from_files(path, data_dir=_data_dir())
-    except registered.DatasetNotFoundError:
-        pass
-    except ValueError as error:
-        raise InputError(f"tfds:{path} is no dataset name: {error}") from error
-    try:
-        return _prepare(path)
-    except registered.DatasetNotFoundError as error:
-        raise InputError(
-            f"TFDS has no dataset {path!r}, and none is prepared under that name{_near(path)}"
-        ) from error
-    except ImportError as error:
-        raise InputError(
-            f"tfds:{path} is not prepared, and preparing it needs a module that is not here "
-            f"({error}): pip install tensorflow, or name a folder with prepared array records"
-        ) from error
-    except (OSError, DownloadError) as error:
-        raise InputError(
-            f"tfds:{path} is not prepared, and preparing it failed ({error}): try again, or set "
-            "TFDS_DATA_DIR to a folder in which it is prepared"
-        ) from error
-    except (ValueError, AssertionError) as error:
-        raise InputError(f"tfds:{path} cannot be prepared: {error}{_near(path)}") from error
-
-
-def _prepare(path: str) -> Builder:
-    import tensorflow_datasets as tfds
-
-    dataset = path.partition("/")[0].partition(":")[0]
-    for kind in _KINDS:
-        module = f"tensorflow_datasets.{kind}.{dataset}"
-        if importlib.util.find_spec(module):
-            importlib.import_module(module)
-    builder = tfds.builder(path, file_format="array_record", data_dir=_data_dir())
-    builder.download_and_prepare()
-    return builder
-
-
-def _data_dir() -> str | None:
-    # TFDS itself reads the variable only once, when it is imported.
-    return os.environ.get("TFDS_DATA_DIR")
-
-
-def _near(path: str) -> str:
-    from tensorflow_datasets.core import registered
-
-    names = [name.removeprefix("tfds:") for name in TASKS if name.startswith("tfds:")]
-    names += registered.list_imported_builders()
-    near = difflib.get_close_matches(path, set(names) - {path}, n=1)
-    return f". Perhaps you meant 'tfds:{near[0]}'?" if near else ""
-
-
-def _read_records(builder: Builder, name: str, split: str, limit: int | None) -> list[Row]:
-    for part in split.split("+"):
-        choose(f"split of {name}", part.partition("[")[0].strip(), sorted(builder.info.splits))
-    try:
-        count = builder.info.splits[split].num_examples
-        source = builder.as_data_source(split=split) if count > 0 else None
-    except NotImplementedError as error:
-        raise InputError(
-            f"{name} is prepared as {builder.info.file_format.value}, which only TensorFlow "
-            "reads; prepare it with file_format=array_record in another TFDS_DATA_DIR"
-        ) from error
-    except ValueError as error:
-        raise InputError(f"{name}, split {split!r}: {error}; write e.g. train[10:20]") from error
-    if source is None:
-        raise InputError(f"{name} has no rows in split {split!r}; take a larger part of it")
-    count = count if limit is None else min(limit, count)
-    records = source.__getitems__(list(range(count)))
-    features = builder.info.features
-    return [
-        Row(f"{name} ({split}) row {number}", {c: _plain(v, features[c]) for c, v in row.items()})
-        for number, row in enumerate(records, start=1)
-    ]
-
-
-def _plain(value: Any, feature: Any) -> Any:
-    """A TFDS value as Python has it: text for bytes, names for class labels, lists for arrays."""
-    if isinstance(value, dict):
-        return {name: _plain(part, feature[name]) for name, part in value.items()}
-    if isinstance(value, list) or getattr(value, "ndim", 0) == 1:
-        return [_plain(part, getattr(feature, "feature", feature)) for part in value]
-    if hasattr(feature, "int2str"):
-        # TFDS has -1 for a label that is kept secret.
-        return feature.int2str(int(value)) if value >= 0 else None
-    if isinstance(value, bytes):
-        return value.decode(errors="replace")
-    return value.item() if getattr(value, "ndim", None) == 0 else value
+    return SOURCES[parsed.prefix].read(parsed, parsed.split or split, limit)

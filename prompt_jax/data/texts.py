@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int, Int32
 
 from prompt_jax.config import InputError
-from prompt_jax.tasks import Rendered, Text, answer_turn, columns_of, place_of, rendered
+from prompt_jax.tasks import Rendered, Text, answer_turn, cuts_of, place_of, rendered
 from prompt_jax.trees import Tokenizer
 
 Place = Literal["apart", "behind", "joined", "turn", "within"]
@@ -24,9 +24,9 @@ BARE = {"add_special_tokens": False, "return_attention_mask": False, "verbose": 
 def encode(tokenizer: Tokenizer, texts: Sequence[str], max_length: int) -> list[np.ndarray]:
     """Token ids of each text, cut to `max_length`.
 
-    A cut takes the end of the longest column, then of all that are as long; the words that a
-    template has around its columns stay, and so do special tokens: the model was never shown a
-    text without them.
+    A cut takes the end of the longest column, then of all that are as long, and where a template
+    marks columns with `!cut` only of these; the words that it has around its columns stay, and so
+    do special tokens: the model was never shown a text without them.
 
     Raises:
       InputError: what stays is longer than `max_length`.
@@ -154,7 +154,7 @@ def kept(text: str, pairs: Sequence[tuple[int, int]], max_length: int) -> Int[np
     """
     if len(pairs) <= max_length:
         return np.arange(len(pairs))
-    columns = columns_of(text)
+    columns = cuts_of(text)
     start, stop = np.asarray(pairs).T
     column = np.full(len(pairs), -1)
     for i, (first, end) in enumerate(columns):
@@ -180,7 +180,7 @@ def _levelled(lengths: Int[np.ndarray, " C"], room: int) -> Int[np.ndarray, " C"
 
 def _shortened(tokenizer: Tokenizer, text: str, max_length: int) -> Int32[np.ndarray, " T"]:
     """What `kept` leaves, where a tokenizer does not tell where tokens stand: by characters."""
-    columns = columns_of(text)
+    columns = cuts_of(text)
 
     def tokens(most: int) -> list[int]:
         short, end = "", 0
@@ -204,9 +204,9 @@ def _largest(most: int, fits: Callable[[int], bool]) -> int:
 
 def _no_room(text: str, max_length: int) -> InputError:
     return InputError(
-        f"{place_of(text, 0)}: the words around the columns and the special tokens take all of "
-        f"data.max_source_length {max_length}, so a cut leaves nothing of the columns; raise it, "
-        "or shorten task.source"
+        f"{place_of(text, 0)}: the words around the columns, columns without !cut where another "
+        f"has it, and special tokens take all of data.max_source_length {max_length}, so a cut "
+        "leaves nothing of the columns; raise it, or shorten task.source"
     )
 
 

@@ -61,6 +61,12 @@ def method_of(config: Config, backbone: Backbone, tasks: Sequence[Task]) -> Meth
             f"train writes answers, classifies texts and their words, and finds spans; it has no "
             f"loss for task_type {method.task_type}: use prompt_jax.PromptTuningModel"
         )
+    objective = config.train.objective
+    if task.kind == "multi_label" and objective != "tokens":
+        raise InputError(
+            f'train.objective="{objective}" is for one label word a row and task {task.name!r} is '
+            "a multi label, whose loss is of each word by itself; leave train.objective out"
+        )
     for labelled in tasks:
         _label_rows(config, backbone, labelled)
     if all(labelled.chat for labelled in tasks) and backbone.config.opens("turn"):
@@ -96,7 +102,7 @@ def batches_of(
         config.data,
         config.train.batch_size,
         config.train.seed,
-        encode=readout_for(method).encode,
+        encode=readout_for(method, kind=task.kind).encode,
         options=EncodeOptions(
             place=task.target_place(backbone.target_place),
             filler=backbone.config.filler,
@@ -111,7 +117,7 @@ def batches_of(
 
 
 def _label_rows(config: Config, backbone: Backbone, task: Task) -> list[np.ndarray]:
-    words = (backbone.tokenizer, task.choices, config.data.max_target_length)
+    words = (backbone.tokenizer, task.ranked, config.data.max_target_length)
     return encode_labels(*words, place=task.target_place(backbone.target_place))
 
 
@@ -121,7 +127,7 @@ def loss_of(
     """The loss that an experiment trains `tuned` with."""
     options = config.train
     candidates = None
-    if task.choices and (method.num_labels or options.objective != "tokens"):
+    if task.ranked and (method.num_labels or options.objective != "tokens" or not task.choices):
         rows = _label_rows(config, backbone, task)
         candidates = Candidates(*pad(rows, max(map(len, rows)), backbone.config.filler))
     # Dropout is for training alone, so the backbone itself keeps its config.
@@ -137,6 +143,7 @@ def loss_of(
         margin=options.margin,
         pull=Pull(jax.tree.map(np.array, tuned), options.pull) if options.pull else None,
         module=module,
+        kind=task.kind,
     )
 
 
@@ -151,7 +158,7 @@ def check_texts(
             check_words(backbone, config.data, sources)
         else:
             targets = [example.target for example in examples]
-            check_words(backbone, config.data, sources, targets, data.task.choices)
+            check_words(backbone, config.data, sources, targets, data.task.ranked)
 
 
 def check_blanks(

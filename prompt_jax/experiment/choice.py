@@ -94,8 +94,8 @@ def judge(evaluations: Mapping[str, Evaluation]) -> Judgement:
 
 
 def warnings_of(data: Data, config: Config) -> list[str]:
-    """What is wrong with the rows of a task: labels without any, and few to choose a prompt by."""
-    task, lines = data.task, []
+    """What to know of the rows of a task: how they were read, and what is wrong with them."""
+    task, lines = data.task, list(data.remarks)
     targets = {example.target for example in data.train}
     missing = [word for word in task.choices if word not in targets]
     if missing:

@@ -70,7 +70,7 @@ def evaluate_prompt(
     plain = {} if injection.head else {FROZEN: None}
     selection = scored(config, [prompt], say)
     selection = selection._replace(data=for_backbone(selection.data, config, backbone))
-    for line in remarks(selection.data.task, config.task):
+    for line in (*selection.data.remarks, *remarks(selection.data.task, config.task)):
         say(line)
     ways = {**plain, TUNED: injection}
     return selection.named(score_ways(config, selection.data, backbone, ways))

@@ -6,15 +6,27 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from prompt_jax.config import Config, DataConfig, from_json
-from prompt_jax.data import load_examples, load_table, splits
+from prompt_jax.data import splits
 from prompt_jax.experiment.loop import Say
-from prompt_jax.experiment.splits import Data, check_one, digest, examples_of, load_data
+from prompt_jax.experiment.splits import (
+    Data,
+    check_one,
+    digest,
+    examples_of,
+    load_data,
+    read_rows,
+)
 from prompt_jax.prompts import Prompt
 from prompt_jax.tasks import completed, parse_name, resolve, to_examples
 
 Recipe = Mapping[str, Any]
 """What a saved prompt says of its training: `prompt.recipe`."""
 T = TypeVar("T")
+SPLITTING = (
+    *("seed", "first_rows", "skip_unlabelled"),
+    *("validation_fraction", "max_examples", "shots"),
+)
+"""Fields of `DataConfig` that decide which rows are held out."""
 
 
 class Scored(NamedTuple):
@@ -98,7 +110,7 @@ def _as_split(config: Config, trained: Sequence[Recipe]) -> Config:
     if not trained:
         return config
     run = from_json(DataConfig, trained[0]["data"])
-    split = {name: getattr(run, name) for name in ("seed", "validation_fraction", "max_examples")}
+    split = {name: getattr(run, name) for name in SPLITTING}
     return dataclasses.replace(config, data=dataclasses.replace(config.data, **split))
 
 
@@ -106,24 +118,25 @@ def _whole(config: Config, recipes: Sequence[Recipe]) -> Scored:
     """A split or a file, and files beside it that are not those of training."""
     name, options = config.data.task, config.data
     (split,) = splits(name)
-    rows = load_table(name, split)
-    task = resolve(name, config.task, rows[0].values, rows)
+    rows, remarks = read_rows(config, name, split)
+    task = resolve(name, config.task, rows[0][1], rows)
     examples = to_examples(task, rows)
     task = completed(task, examples)
     sets = {name: examples}
     for part in ("validation", "test"):
         file = getattr(options, part)
         if file and file not in [recipe.get("data", {}).get(part) for recipe in recipes]:
-            sets[file] = examples_of(task, file, part)
+            sets[file] = examples_of(config, task, file, part)
     titles = _apart({n: _title(n) for n in sets}, options)
-    return Scored(Data(task, sets[name], [], sets), titles)
+    return Scored(Data(task, sets[name], [], sets, remarks=remarks), titles)
 
 
 def _unknown(config: Config, selection: Scored) -> Scored:
     """All rows of a file or a training split, in place of a validation that is not to be had."""
     name = config.data.task
     first, *others = splits(name)
-    examples = load_examples(selection.data.task, name, "train" if others else first)
+    rows, _ = read_rows(config, name, "train" if others else first)
+    examples = to_examples(selection.data.task, rows)
     data = selection.data._replace(validation=[], tests={name: examples, **selection.data.tests})
     return Scored(data, {**selection.titles, name: f"{_title(name)}, with rows of training"})
 

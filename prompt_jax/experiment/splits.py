@@ -7,14 +7,16 @@ from typing import NamedTuple
 
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import Config, InputError
-from prompt_jax.data import hold_out, load_examples, load_table, sample, splits
+from prompt_jax.data import balanced, hold_out, load_table, sample, shots, splits
 from prompt_jax.tasks import (
     Example,
+    Record,
     Task,
     as_chat,
     chat_of,
     completed,
     every_answer,
+    labelled,
     resolve,
     to_examples,
 )
@@ -30,6 +32,8 @@ class Data(NamedTuple):
     """Test set name -> examples; empty when the dataset has no labelled test split."""
     held_out: bool = False
     """Whether the validation examples were taken out of the training rows."""
+    remarks: tuple[str, ...] = ()
+    """What a user is told of how the rows were read."""
 
     def watched(self, config: Config) -> list[Example]:
         """The validation examples that are scored while training."""
@@ -80,42 +84,78 @@ def load_data(config: Config, name: str = "") -> Data:
     """
     name, options = name or config.data.task, config.data
     parts = splits(name)
-    rows = load_table(name, parts[0] if len(parts) == 1 else "train")
-    task = resolve(name, config.task, rows[0].values, rows)
+    rows, remarks = read_rows(config, name, parts[0] if len(parts) == 1 else "train")
+    task = resolve(name, config.task, rows[0][1], rows)
     train = to_examples(task, rows)
     task = completed(task, train)
     tests = {
         split: sample(examples, options.max_test_examples, task, options.seed)
         for split, examples in _tests(config, task, name, parts).items()
     }
-    held_out = False
+    validation: list[Example] = []
     if options.validation:
-        validation = examples_of(task, options.validation, "validation")
+        validation = examples_of(config, task, options.validation, "validation")
     elif "validation" in parts:
-        validation = load_examples(task, name, "validation")
-    else:
+        validation = to_examples(task, read_rows(config, name, "validation")[0])
+    held_out = not validation
+    if options.shots is not None:
+        train, spared = shots(train, options.shots, task, options.seed, name, spare=held_out)
+        validation = validation or spared
+    elif held_out:
         drawn = (options.validation_fraction, task, options.seed, name)
         train, validation = hold_out(train, *drawn)
-        held_out = True
-    train = every_answer(task, sample(train, options.max_examples, task, options.seed))
-    return Data(task, train, validation, tests, held_out)
+    train = sample(train, options.max_examples, task, options.seed)
+    _check_labels(train, task, name)
+    if options.balanced:
+        train = balanced(train, task, options.seed)
+    return Data(task, every_answer(task, train), validation, tests, held_out, remarks)
+
+
+def read_rows(
+    config: Config, name: str, split: str
+) -> tuple[list[tuple[str, Record]], tuple[str, ...]]:
+    """The rows of a split that are trained on or scored, and what to say of how they were read."""
+    options = config.data
+    table = load_table(name, split, options.first_rows)
+    if not options.skip_unlabelled:
+        return list(table), table.remarks
+    rows = labelled(name, config.task, table)
+    if not rows:
+        raise InputError(
+            f"{name}: none of the {len(table):,} rows has a target; correct --task.target, or give "
+            "a split with labels"
+        )
+    left_out = len(table) - len(rows)
+    remark = f"{left_out:,} of {len(table):,} rows ({split}) have no target and are left out"
+    return rows, (*table.remarks, *([remark] if left_out else []))
+
+
+def _check_labels(train: list[Example], task: Task, name: str) -> None:
+    """Checks that training rows have two labels at least, where there are labels."""
+    targets = {example.target for example in train}
+    if task.choices and len(targets) == 1 < len(train):
+        raise InputError(
+            f"{name}: all {len(train):,} training rows have the label {targets.pop()!r}, which "
+            "teaches nothing; give rows of other labels, or more rows of a file that is sorted "
+            "(data.first_rows)"
+        )
 
 
 def _tests(config: Config, task: Task, name: str, parts: list[str]) -> dict[str, list[Example]]:
     if config.data.test:
-        return {"test": examples_of(task, config.data.test, "test")}
+        return {"test": examples_of(config, task, config.data.test, "test")}
     tests = {}
     for split in sorted((s for s in parts if s.startswith("test")), key=lambda s: (s != "test", s)):
         # GLUE's test labels are secret: such a split is no mistake of the user's.
         with contextlib.suppress(InputError):
-            tests[split] = load_examples(task, name, split)
+            tests[split] = to_examples(task, read_rows(config, name, split)[0])
     return tests
 
 
-def examples_of(task: Task, name: str, split: str) -> list[Example]:
+def examples_of(config: Config, task: Task, name: str, split: str) -> list[Example]:
     """The examples of a dataset: of a split when it has that one, else of the only one."""
     parts = splits(name)
-    return load_examples(task, name, split if split in parts else parts[0])
+    return to_examples(task, read_rows(config, name, split if split in parts else parts[0])[0])
 
 
 def digest(examples: Sequence[Example]) -> str:

@@ -211,8 +211,8 @@ def _introduce(single: Single, say: Say) -> None:
     cut = single.batches.truncated
     if any(cut):
         say(
-            f"cut: {cut.sources} inputs at {config.data.max_source_length} tokens, from their "
-            f"longest column; {cut.targets} targets at {config.data.max_target_length}"
+            f"cut: {cut.sources} inputs at {config.data.max_source_length} tokens, from the "
+            f"longest column or from !cut; {cut.targets} targets at {config.data.max_target_length}"
         )
 
 

@@ -310,8 +310,11 @@ class PromptedModel:
         tokens: Int[Array, "B U"],
         mask: Bool[Array, "B S"],
         cache: LayerCache,
-        index: Int[Array, ""] | int,
+        index: Int[Array, "*B"] | int,
     ) -> tuple[Float[Array, "B U V"], LayerCache]:
-        """Logits behind tokens of the answer, the first of which is its `index`-th, from 1."""
+        """Logits behind tokens of the answer, the first of which is its `index`-th, from 1.
+
+        Rows may stand at tokens of their own: `index` is one for all, or one for each.
+        """
         # No encoder's states: the cache has the keys and values that were made of them.
         return self.apply(tokens, None, mask, cache, index, method="decode")

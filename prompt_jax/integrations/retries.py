@@ -19,9 +19,9 @@ class Tries:
     def __init__(self, retries: int):
         self._left, self._pause = retries, FIRST
 
-    def pause(self, error: QueueFullError, *, begun: bool = False) -> float:
-        """Seconds to wait; raises the error where no try is left or some of an answer is there."""
-        if begun or not self._left:
+    def pause(self, error: QueueFullError) -> float:
+        """Seconds to wait; raises the error where no try is left."""
+        if not self._left:
             raise error
         # Callers that were refused together shall not come back together.
         pause = max(error.after, self._pause * random.uniform(0.5, 1.0))
@@ -40,17 +40,15 @@ def tried(retries: int, work: Callable[..., Answer], *arguments: object) -> Answ
 
 
 def written(write: Callable[[], Iterator[Answer]], retries: int) -> Iterator[Answer]:
-    """The pieces of an answer, begun again while it is refused."""
-    tries = Tries(retries)
-    while True:
-        begun = False
-        try:
-            for piece in write():
-                begun = True
-                yield piece
-            return
-        except QueueFullError as error:
-            time.sleep(tries.pause(error, begun=begun))
+    """The pieces of an answer, begun again while it is refused: with its first piece it is not."""
+
+    def begin() -> tuple[Answer, Iterator[Answer]]:
+        pieces = write()
+        return next(pieces), pieces
+
+    first, rest = tried(retries, begin)
+    yield first
+    yield from rest
 
 
 async def awritten(
@@ -59,11 +57,12 @@ async def awritten(
     """As `written`, for an event loop."""
     tries = Tries(retries)
     while True:
-        begun = False
+        pieces = write()
         try:
-            async for piece in write():
-                begun = True
-                yield piece
-            return
+            first = await anext(pieces)
+            break
         except QueueFullError as error:
-            await asyncio.sleep(tries.pause(error, begun=begun))
+            await asyncio.sleep(tries.pause(error))
+    yield first
+    async for piece in pieces:
+        yield piece

@@ -1,71 +1,29 @@
-"""Programs that write a few tokens at a time, so that requests come and go between them.
+"""Programs that read inputs and write a few tokens at a time, so that requests come and go between.
 
-A board has R places; a request that is admitted gets one and leaves it once its answer has ended.
 Every row stands at a step of its own, under its own prompt, and its answer depends on no other.
 """
 
 import dataclasses
 import functools
-from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt
 
-from prompt_jax.backbones.cache import LayerCache
 from prompt_jax.backbones.config import ModelConfig
 from prompt_jax.forward import PromptedModel
 from prompt_jax.generate.rules import ban, lessened
 from prompt_jax.generate.sampling import restrict
-from prompt_jax.serve.bank import DeviceLeaves, injection_of, rows_of
-from prompt_jax.serve.sampling import STOP_IDS, TOP, Likeliest, Sampling
+from prompt_jax.serve.bank import DeviceLeaves, rows_of
+from prompt_jax.serve.board import Board, Draws, unwritten
+from prompt_jax.serve.sampling import Likeliest
 
 
-class Draws(NamedTuple):
-    """The `Sampling` of R rows as arrays."""
-
-    limit: Int[Array | np.ndarray, " R"]
-    temperature: Float[Array | np.ndarray, " R"]
-    top_k: Int[Array | np.ndarray, " R"]
-    top_p: Float[Array | np.ndarray, " R"]
-    seed: UInt[Array | np.ndarray, " R"]
-    ends: Int[Array | np.ndarray, "R E"]
-    """Tokens that end an answer; a token beyond the vocabulary fills up."""
-    min_new_tokens: Int[Array | np.ndarray, " R"]
-    repetition_penalty: Float[Array | np.ndarray, " R"]
-    top_logprobs: Int[Array | np.ndarray, " R"]
-
-
-class Board(NamedTuple):
-    """R rows, each at its own step."""
-
-    slots: Int[Array, " R"]
-    draws: Draws
-    mask: Bool[Array, "R S"]
-    """True at real tokens of the input, virtual ones included."""
-    cache: LayerCache
-    tokens: Int[Array, "R U"]
-    log_probs: Float[Array, "R U"]
-    """Log-probabilities of the tokens, before temperature and cuts."""
-    likeliest: Likeliest
-    """The likeliest tokens [R U K], zeros while no row asks for them."""
-    step: Int[Array, " R"]
-    """Tokens written."""
-    live: Bool[Array, " R"]
-    """Whether a row goes on."""
-    seen: Bool[Array, "R V"]
-    """Which tokens a row has read or written, for `repetition_penalty`."""
-
-
-# Donated, here and in `write`: a board holds the cache of all rows and must not stand twice.
-@functools.partial(jax.jit, static_argnames="room", donate_argnames="board")
-def admit(
+@functools.partial(jax.jit, static_argnames="room")
+def read(
     model: PromptedModel,
     leaves: DeviceLeaves,
-    board: Board,
-    places: Int[Array, " A"],
     slots: Int[Array, " A"],
     tokens: Int[Array, "A T"],
     mask: Bool[Array, "A T"],
@@ -73,82 +31,49 @@ def admit(
     *,
     room: int,
 ) -> Board:
-    """Reads A inputs and writes the first token of each.
+    """A board of A rows that have read their inputs and written the first token of each.
 
     Args:
       model: without a prompt.
-      places: of the rows on the board; one beyond it is of no row.
       room: U, the tokens that an answer may have.
     """
-    prompted = dataclasses.replace(model, injection=rows_of(leaves, slots))
-    first = prompted.prefill(tokens, mask, room)
-    config, rows = model.module.config, jnp.arange(len(slots))[:, None]
-    seen = jnp.zeros((len(slots), config.vocab_size), bool)
+    first = dataclasses.replace(model, injection=rows_of(leaves, slots)).prefill(tokens, mask, room)
+    config, live = model.module.config, jnp.ones(slots.shape, bool)
+    board = unwritten(slots, draws, first.mask, first.decoder_cache, live, room, config)
     if config.target_place == "behind":
+        rows = jnp.arange(len(slots))[:, None]
         # `max` and not `set`: padding may repeat the id of a real token, and must not unset it.
-        seen = seen.at[rows, tokens].max(mask)
+        seen = board.seen.at[rows, tokens].max(mask)
     else:  # A decoder of its own has read its start tokens, and no text.
-        seen = seen.at[:, jnp.array(config.start_tokens)].set(True)
-    blank = jnp.zeros((len(slots), room))
-    admitted = Board(
-        slots,
-        draws,
-        first.mask,
-        first.decoder_cache,
-        blank.astype(jnp.int32),
-        blank,
-        none_likeliest(len(slots), room, config),
-        jnp.zeros_like(slots),
-        jnp.ones(slots.shape, bool),
-        seen,
-    )
-    admitted = _append(admitted, first.logits, config)
-
-    def put(path: jax.tree_util.KeyPath, rows: Array, new: Array) -> Array:
-        # Leaves of the cache have L in front of the rows. What stands beyond the board is dropped.
-        in_cache = jax.tree_util.keystr(path[:1]) == ".cache"
-        at = (slice(None), places) if in_cache else (places,)
-        return rows.at[at].set(new.astype(rows.dtype), mode="drop")
-
-    return jax.tree.map_with_path(put, board, admitted)
+        seen = board.seen.at[:, jnp.array(config.start_tokens)].set(True)
+    return _append(board._replace(seen=seen), first.logits, config)
 
 
-@functools.partial(jax.jit, static_argnames="tokens", donate_argnames="board")
+# Donated: a board holds the cache of all rows and must not stand twice.
+@functools.partial(jax.jit, donate_argnames="board")
 def write(
     model: PromptedModel,
     leaves: DeviceLeaves,
     board: Board,
     awaited: Bool[Array, " R"],
-    *,
-    tokens: int,
+    tokens: Int[Array, ""],
 ) -> Board:
     """Writes up to so many tokens of all rows that go on.
 
     Args:
+      leaves: what prompts put into the layers. What stands before a text is in the cache.
       awaited: False at rows that nobody waits for any more.
     """
     # Gathered before the loop, since the slots of rows do not change during a burst.
-    prompts = {path: leaf[board.slots] for path, leaf in leaves.items()}
-
-    def decode(
-        prompt: DeviceLeaves, mask: Array, cache: LayerCache, last: Array, step: Array
-    ) -> tuple[Float[Array, " V"], LayerCache]:
-        # A batch of one: rows stand at steps of their own, and a model decodes a batch at one.
-        cache = jax.tree.map(lambda leaf: leaf[:, None], cache)
-        prompted = dataclasses.replace(model, injection=injection_of(prompt))
-        logits, cache = prompted.decode(last[None, None], mask[None], cache, step)
-        return logits[0, 0], jax.tree.map(lambda leaf: leaf[:, 0], cache)
+    prompted = dataclasses.replace(model, injection=rows_of(leaves, board.slots))
 
     def advance(state: tuple[Array, Board]) -> tuple[Array, Board]:
         done, board = state
         # Empty places stand at step 0. They are decoded as if at step 1, and nothing is kept of it.
-        at = jnp.maximum(board.step - 1, 0)[:, None]
-        last = jnp.take_along_axis(board.tokens, at, axis=1)[:, 0]
-        # Leaves of the cache have L in front, so their rows are axis 1.
-        by_row = jax.vmap(decode, in_axes=(0, 0, 1, 0, 0), out_axes=(0, 1))
-        logits, cache = by_row(prompts, board.mask, board.cache, last, jnp.maximum(board.step, 1))
-        board = board._replace(cache=cache)
-        return done + 1, _append(board, logits, model.module.config)
+        step = jnp.maximum(board.step, 1)
+        last = jnp.take_along_axis(board.tokens, step[:, None] - 1, axis=1)
+        logits, cache = prompted.decode(last, board.mask, board.cache, step)
+        return done + 1, _append(board._replace(cache=cache), logits[:, 0], model.module.config)
 
     board = board._replace(live=board.live & awaited)
     # Ends early once no row goes on, so that a burst costs no more than its longest answer.
@@ -159,8 +84,9 @@ def write(
 def _append(board: Board, logits: Float[Array, "R V"], config: ModelConfig) -> Board:
     """The board with one token more in every row that goes on."""
     draws = board.draws
-    cut = (draws.top_k < logits.shape[-1]) | (draws.top_p < 1)
-    drawn = draws.temperature > 0
+    # Of rows that go on alone: what ended rows asked for must cost the others nothing.
+    drawn = board.live & (draws.temperature > 0)
+    cut = drawn & ((draws.top_k < logits.shape[-1]) | (draws.top_p < 1))
     allowed = _ruled(board, logits)
 
     def draw() -> Int[Array, " R"]:
@@ -196,10 +122,12 @@ def _append(board: Board, logits: Float[Array, "R V"], config: ModelConfig) -> B
         tokens=board.tokens.at[rows, at].set(token, mode="drop"),
         log_probs=board.log_probs.at[rows, at].set(log_prob, mode="drop"),
         # Boards without such a request skip it: it sorts the vocabulary.
-        likeliest=jax.lax.cond((draws.top_logprobs > 0).any(), tell, lambda: board.likeliest),
+        likeliest=jax.lax.cond(
+            (board.live & (draws.top_logprobs > 0)).any(), tell, lambda: board.likeliest
+        ),
         step=step,
         live=board.live & ~ended,
-        # Rows that have ended are marked too; `admit` replaces theirs before anyone reads it.
+        # Rows that have ended are marked too; `put` replaces theirs before anyone reads it.
         seen=board.seen.at[rows, token].set(True),
     )
 
@@ -207,10 +135,10 @@ def _append(board: Board, logits: Float[Array, "R V"], config: ModelConfig) -> B
 def _ruled(board: Board, logits: Float[Array, "R V"]) -> Float[Array, "R V"]:
     """What `generate.rules.obey` makes of logits; each row has its own rules, at its own step."""
     draws, penalty = board.draws, board.draws.repetition_penalty
-    early = board.step < draws.min_new_tokens
+    early = board.live & (board.step < draws.min_new_tokens)
     # Boards without such a request skip both: they go over the whole vocabulary.
     scores = jax.lax.cond(
-        (penalty != 1.0).any(),
+        (board.live & (penalty != 1.0)).any(),
         lambda: jnp.where(board.seen, lessened(logits, penalty[:, None]), logits),
         lambda: logits,
     )
@@ -233,62 +161,3 @@ def _draw(
     # The key depends on the row's own step and seed, so no neighbour changes what is drawn.
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 0), step)
     return jax.random.categorical(key, scores).astype(jnp.int32)
-
-
-def empty_board(
-    model: PromptedModel, leaves: DeviceLeaves, rows: int, length: int, room: int
-) -> Board:
-    """A board without a request; its sizes are those of `ContinuousBatch`."""
-    config = model.module.config
-    draws = draws_of([Sampling()] * rows, config)
-    zeros = jnp.zeros(rows, jnp.int32)
-
-    def first(leaves: DeviceLeaves, slots: Array, tokens: Array) -> tuple[Array, LayerCache | None]:
-        prompted = dataclasses.replace(model, injection=rows_of(leaves, slots))
-        # Only shapes are asked for, so any mask will do.
-        prefilled = prompted.prefill(tokens, tokens > 0, room)
-        return prefilled.mask, prefilled.cache
-
-    texts = jax.ShapeDtypeStruct((rows, length), jnp.int32)
-    # The cache has its shape from the model's own prefill, which no family has to describe twice.
-    shapes = jax.eval_shape(first, dict(leaves), zeros, texts)
-    mask, cache = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    blank = jnp.zeros((rows, room))
-    return Board(
-        zeros,
-        jax.tree.map(jnp.asarray, draws),
-        mask,
-        cache,
-        blank.astype(jnp.int32),
-        blank,
-        none_likeliest(rows, room, config),
-        zeros.copy(),  # The board is donated, and a buffer can be given away only once.
-        zeros > 0,
-        jnp.zeros((rows, config.vocab_size), bool),
-    )
-
-
-def none_likeliest(rows: int, room: int, config: ModelConfig) -> Likeliest:
-    """Room for the likeliest tokens of every place."""
-    log_probs = jnp.zeros((rows, room, min(TOP, config.vocab_size)))
-    return Likeliest(log_probs.astype(jnp.int32), log_probs)
-
-
-def draws_of(rows: Sequence[Sampling], config: ModelConfig) -> Draws:
-    """The `Sampling` of several rows as arrays, for a model of this shape."""
-    vocabulary, count = config.vocab_size, len(config.eos_token_ids)
-    ends = np.full((len(rows), count + STOP_IDS), vocabulary, np.int32)
-    ends[:, :count] = config.eos_token_ids
-    for line, row in zip(ends, rows, strict=True):
-        line[count : count + len(row.stop_token_ids)] = row.stop_token_ids
-    return Draws(
-        np.array([row.max_new_tokens for row in rows], np.int32),
-        np.array([row.temperature for row in rows], np.float32),
-        np.array([row.top_k or vocabulary for row in rows], np.int32),
-        np.array([row.top_p for row in rows], np.float32),
-        np.array([row.seed for row in rows], np.uint32),
-        ends,
-        np.array([row.min_new_tokens for row in rows], np.int32),
-        np.array([row.repetition_penalty for row in rows], np.float32),
-        np.array([row.top_logprobs for row in rows], np.int32),
-    )

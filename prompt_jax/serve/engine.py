@@ -5,34 +5,27 @@ batch may have is compiled once, at warm-up or when it is first met; putting, re
 prompts changes numbers and compiles nothing.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
 from prompt_jax.answers.ensemble import check_weights
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import InputError, MethodConfig
-from prompt_jax.forward import Injection, PromptedModel
+from prompt_jax.forward import Injection
 from prompt_jax.forward.places import check_places
 from prompt_jax.prompts import Prompt
-from prompt_jax.serve.errors import EngineError, PromptRefusedError, TooManyPromptsError
-from prompt_jax.serve.names import Names
-from prompt_jax.serve.programs import Programs
-from prompt_jax.serve.prompts import (
-    Served,
-    example,
-    injection_for,
-    layout_of,
-    poisoned,
-    served_as,
-)
-from prompt_jax.serve.requests import HEADS, WRITE, Inputs, Kind, Request, TextOrTokens
+from prompt_jax.serve.encoding import TextOrTokens
+from prompt_jax.serve.errors import PromptRefusedError, TooManyPromptsError
+from prompt_jax.serve.prompts import Served, example, injection_for, layout_of
+from prompt_jax.serve.requests import HEADS, WRITE, Kind, Request
+from prompt_jax.serve.running import Running
 from prompt_jax.serve.sampling import Sampling, Written
 from prompt_jax.serve.scoring import Classified, Embedded, Ensembled, Marked, Scored, ensembled
-from prompt_jax.serve.worker import Sizes, Stats, Worker
+from prompt_jax.serve.worker import Sizes
 
 
-class Engine:
+class Engine(Running):
     """Answers with any of many prompts over one frozen model, mixed in every batch.
 
     Close it, or use it as a context manager. A request names a prompt or hands on its record, see
@@ -68,71 +61,22 @@ class Engine:
         queue: int = 1024,
         burst: int = 4,
     ):
-        self._sizes = Sizes(
+        sizes = Sizes(
             slots=slots, rows=tuple(rows), lengths=tuple(lengths), max_new_tokens=max_new_tokens,
             places=places, window=window, queue=queue, burst=burst,
         )  # fmt: skip
-        self.backbone = backbone
-        self.lengths, self.slots = self._sizes.lengths, slots
-        self.max_new_tokens = max_new_tokens
         prompts = prompts or {}
         try:
             injections = [injection_for(backbone, prompt, False) for prompt in prompts.values()]
             injections += [example(backbone, method) for method in room]
-            self._layout = layout_of(injections or [Injection()])
+            layout = layout_of(injections or [Injection()])
         except InputError as error:
             raise PromptRefusedError(str(error)) from error
         # For the largest row that can come, so that no later request exceeds the context.
-        virtual = self._layout.get("prompt", (0,))[0]
+        virtual = layout.get("prompt", (0,))[0]
         writes = 0 if backbone.config.is_encoder else max_new_tokens
-        backbone.check_context(virtual, self.lengths[-1], writes)
-        self._model, self._inputs = PromptedModel.of(backbone), Inputs(backbone, self.lengths)
-        self._names = Names()
-        self.on_batch: Callable[[Sequence[Request]], None] = lambda requests: None
-        """Called with the requests of every batch as it begins, in the thread of the engine."""
-        self._warms = False
-        for name, prompt in prompts.items():
-            self.put(name, prompt)
-        self._programs = Programs()
-        self._worker = self._begin()
-
-    def put(self, name: str, prompt: Prompt, *, allow_mismatch: bool = False) -> str:
-        """Takes a prompt under a name, in place of an older one; requests from now on have it.
-
-        Those before are answered by what the name stood for then; nothing is compiled.
-
-        Returns:
-          The digest that its answers will name.
-
-        Raises:
-          PoisonedPromptError: it holds NaN or inf.
-          PromptRefusedError: of another backbone, larger than a slot, or not one row's alone.
-        """
-        served = served_as(name, prompt, self.backbone, self._layout, allow_mismatch)
-        self._names.put(served)
-        return served.digest
-
-    def remove(self, name: str) -> None:
-        """Forgets a name; requests that came before are still answered.
-
-        Raises:
-          UnknownPromptError: there is none of this name.
-        """
-        self._names.remove(name)
-
-    @property
-    def names(self) -> list[str]:
-        """Names of all prompts, sorted."""
-        return [served.reference for served in self._names.records]
-
-    def version(self, prompt: str | Served | None) -> Served:
-        """The record of what a name stands for now; a record stands for itself.
-
-        Raises:
-          UnknownPromptError: there is none of this name.
-          PoisonedPromptError: its answers were NaN or infinite.
-        """
-        return self._names.version(prompt)
+        backbone.check_context(virtual, sizes.lengths[-1], writes)
+        super().__init__(backbone, sizes, layout, prompts)
 
     def score(
         self,
@@ -140,7 +84,7 @@ class Engine:
         text: TextOrTokens,
         candidates: Sequence[TextOrTokens],
         *,
-        length_normalize: bool = True,
+        length_normalize: bool | None = None,
         timeout: float | None = None,
     ) -> "Future[Scored]":
         """The log-likelihood of every candidate as the answer, in nats.
@@ -149,7 +93,8 @@ class Engine:
           prompt: a name or a record; None is the plain model.
           text: the input with its template filled, or its tokens.
           candidates: label words, or their tokens with EOS as `encode_targets` makes them.
-          length_normalize: divide by the number of a candidate's tokens.
+          length_normalize: divide by the number of a candidate's tokens; None does as the prompt
+            was evaluated.
           timeout: seconds until the future has a `DeadlineError` instead.
 
         Raises:
@@ -161,7 +106,8 @@ class Engine:
         """
         served = self.version(prompt)
         place = served.target_place
-        kind, tokens, compared = self._inputs.scoring(text, candidates, length_normalize, place)
+        normalize = served.length_normalize if length_normalize is None else length_normalize
+        kind, tokens, compared = self._inputs.scoring(text, candidates, normalize, place)
         return self._submit([Request(served, kind, tokens, timeout, compared)])[0]
 
     def ensemble(
@@ -172,7 +118,7 @@ class Engine:
         *,
         how: str = "average",
         weights: Sequence[float] | None = None,
-        length_normalize: bool = True,
+        length_normalize: bool | None = None,
         timeout: float | None = None,
     ) -> "Future[Ensembled]":
         """What several prompts choose together among candidates, each in a row of its own.
@@ -193,7 +139,10 @@ class Engine:
             )
         # All members score the same tokens, so the first one decides where a candidate stands.
         place = members[0].target_place
-        kind, tokens, compared = self._inputs.scoring(text, candidates, length_normalize, place)
+        normalize = length_normalize
+        if normalize is None:  # Sums and means cannot be combined either.
+            normalize = all(served.length_normalize for served in members)
+        kind, tokens, compared = self._inputs.scoring(text, candidates, normalize, place)
         requests = [Request(served, kind, tokens, timeout, compared) for served in members]
         return ensembled(self._submit(requests), how, weights)
 
@@ -307,102 +256,14 @@ class Engine:
         request = Request(served, WRITE, tokens, timeout, sampling=sampling)
         return self._submit([request])[0]
 
-    def _submit(self, requests: list[Request]) -> list[Future[Any]]:
-        for request in requests:
-            # Here, since a prompt without its place gives NaN and would be taken for a bad one.
-            check_places(request.served.place, self.backbone, [request.tokens], ["the text"])
-        return self._worker.submit(requests)
-
-    def warm_up(self, kinds: Iterable[Kind] | None = None) -> int:
-        """Waits until what batches will ask for is compiled, so that no request has to.
-
-        Args:
-          kinds: as `prepare` takes them.
-
-        Returns:
-          Programs compiled so far.
-
-        Raises:
-          EngineError: the engine is closed.
-        """
-        for end in self.prepare(kinds):
-            end.result()
-        self._worker.rehearse()
-        return self.stats.shapes
-
-    def prepare(self, kinds: Iterable[Kind] | None = None) -> "list[Future[None]]":
-        """Begins to compile what batches will ask for, beside what is answered meanwhile.
-
-        Args:
-          kinds: None takes the heads and label words of the prompts that are there, two candidates
-            of two tokens for other scores and an embedding, at all lengths, and writing.
-
-        Returns:
-          The ends of it.
-
-        Raises:
-          EngineError: the engine is closed.
-        """
-        self._warms = True
-        if kinds is None:
-            prompts = self._names.records
-            usual = self._worker.usual_kinds(self.lengths)
-            kinds = [*usual, *(kind for p in prompts for kind in self._inputs.kinds_of(p))]
-        return self._worker.prepare(dict.fromkeys(kinds))
-
-    def prepare_for(self, served: Served) -> "list[Future[None]]":
-        """Begins to compile for the head or label words of a prompt that joins, after `prepare`.
-
-        Returns:
-          The ends of it; none where nothing is missing.
-        """
-        kinds = self._inputs.kinds_of(served) if self._warms else []
-        return [end for end in self._worker.prepare(kinds) if not end.done()]
-
-    @property
-    def stats(self) -> Stats:
-        """Counters since the start."""
-        return self._worker.stats(prompts=len(self._names))
-
-    @property
-    def alive(self) -> bool:
-        """Whether requests are answered."""
-        return self._worker.alive
-
-    @property
-    def failed(self) -> bool:
-        """Whether it came to an end by itself, and can begin again."""
-        return self._worker.failed
-
-    def restart(self) -> None:
-        """Begins again after the engine came to an end by itself; prompts stay, counters do not.
-
-        Raises:
-          EngineError: it is alive, or was closed.
-        """
-        if not self.failed:
-            raise EngineError("only an engine that came to an end by itself begins again")
-        self._worker = self._begin()
-
-    def _begin(self) -> Worker:
-        return Worker(
-            self._model, self._layout, self._sizes, self._programs, self._poison, self._taken
-        )
-
-    def _taken(self, requests: Sequence[Request]) -> None:
-        self.on_batch(requests)
-
-    def close(self) -> None:
-        """Answers what waits and is being written, takes no more, and ends the thread."""
-        self._worker.close()
-        self._programs.close()
-
     def __enter__(self) -> "Engine":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _poison(self, request: Request) -> None:
-        self._names.poison(request.served)
-        request.settle(error=poisoned(request.served))
+    def _submit(self, requests: list[Request]) -> list[Future[Any]]:
+        for request in requests:
+            # Here, since a prompt without its place gives NaN and would be taken for a bad one.
+            check_places(request.served.place, self.backbone, [request.tokens], ["the text"])
+        return self._worker.submit(requests)

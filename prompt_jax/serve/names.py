@@ -1,8 +1,11 @@
 """What the names of an engine mean now, for many threads at once."""
 
+import logging
 import threading
 
 from prompt_jax.serve.prompts import PLAIN, Served, poisoned, unknown
+
+LOG = logging.getLogger(__name__)
 
 
 class Names:
@@ -21,6 +24,15 @@ class Names:
         """All of them, by name."""
         with self._lock:
             return [self._served[name] for name in sorted(self._served)]
+
+    @property
+    def poisoned(self) -> frozenset[str]:
+        """Digests of the prompts that are refused."""
+        with self._lock:
+            # Those of no name any more are kept too: somebody may put their numbers again.
+            if not self._poisoned:
+                return frozenset()
+            return frozenset(self._poisoned & {s.digest for s in self._served.values()})
 
     def put(self, served: Served) -> None:
         """Takes a record under its name, in place of an older one."""
@@ -58,6 +70,7 @@ class Names:
     def poison(self, served: Served) -> None:
         """Refuses a prompt from now on, under all of its names, until it is put anew."""
         # The plain model has no digest; an input may overflow it all the same.
-        if served.digest:
-            with self._lock:
+        with self._lock:
+            if served.digest and served.digest not in self._poisoned:
                 self._poisoned.add(served.digest)
+                LOG.error("refused from now on: %s", poisoned(served))

@@ -53,6 +53,12 @@ class Programs:
         future.add_done_callback(lambda _: done(lane))
         return future
 
+    def has(self, lane: Lane) -> bool:
+        """Whether the programs of a lane are there."""
+        with self._lock:
+            end = self._lanes.get(lane)
+        return end is not None and end.done() and not end.cancelled() and end.exception() is None
+
     def _compile(self, lane: Lane, compile: Callable[[Lane], int]) -> None:
         count = compile(lane)
         with self._lock:

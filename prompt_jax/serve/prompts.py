@@ -92,6 +92,12 @@ class Served:
         names = self.task.labels if self.task and self.task.kind == self.head else ()
         return names if len(names) == self.classes else tuple(map(str, range(self.classes)))
 
+    @property
+    def length_normalize(self) -> bool:
+        """Whether its candidates are ranked by the mean over their tokens, as it was evaluated."""
+        settings = self.prompt.recipe.get("eval") if self.prompt else None
+        return not isinstance(settings, dict) or settings.get("length_normalize") is not False
+
     def check_classifies(self) -> None:
         """Checks that its answer to a text may be a class.
 
@@ -99,7 +105,8 @@ class Served:
           InputError: it marks parts of a text, or its head answers with a number.
         """
         kind = self.head or (self.task.kind if self.task else "")
-        if kind and (KINDS[kind].marks_text or self.head not in ("", "classification")):
+        unlike = kind == "multi_label" or bool(kind and KINDS[kind].marks_text)
+        if unlike or self.head not in ("", "classification"):
             route = MARKS[kind] if self.head in MARKS else "answer with it by prompt-jax predict"
             raise InputError(
                 f"prompt {self.reference!r} is for {kind.replace('_', ' ')} and gives no class of "
@@ -214,7 +221,7 @@ def head_of(prompt: Prompt) -> str:
         return {"TOKEN_CLS": "tagging", "QUESTION_ANS": "span"}[method.task_type]
     # One output is a number, as in Transformers, also where nothing is known of the task.
     numbers = "regression" if method.num_labels == 1 else "classification"
-    return kind if kind in ("regression", "multiple_choice") else numbers
+    return kind if kind in ("regression", "multiple_choice", "multi_label") else numbers
 
 
 def example(backbone: Backbone, method: MethodConfig) -> Injection:

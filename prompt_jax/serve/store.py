@@ -92,7 +92,7 @@ class Store:
         with self._turn, contextlib.ExitStack() as stack:
             if not self._depth:
                 with disk.writing(self.root):
-                    file = stack.enter_context((self.root / LOCK).open("a", encoding="utf-8"))
+                    file = stack.enter_context(disk.open_lock(self.root / LOCK))
                     disk.lock(file, Path(self.root.name), "try again later", wait=PATIENCE)
             self._depth += 1
             try:

@@ -98,9 +98,10 @@ class Worker:
         self.writer: ContinuousBatch | None = None
         """None for a model that only reads."""
         if not model.module.config.is_encoder:
-            board = {"places": sizes.places, "burst": sizes.burst}
-            board |= {"length": sizes.lengths[-1], "room": sizes.max_new_tokens}
-            self.writer = ContinuousBatch(model, self.bank, **board)
+            self.writer = ContinuousBatch(
+                model, self.bank, programs, self._ask, places=sizes.places, lengths=sizes.lengths,
+                room=sizes.max_new_tokens, burst=sizes.burst,
+            )  # fmt: skip
         self._queue, self._window, self._most = Queue(sizes.queue), sizes.window, sizes.rows[-1]
         self._jobs: list[tuple[Future[None], Callable[[], None]]] = []
         self._broken: dict[Lane, BaseException] = {}
@@ -153,7 +154,7 @@ class Worker:
             if self._ended or self._closing:
                 raise EngineError(self._ended or CLOSED)
         return [
-            self.programs.of(Lane(kind, part), self.compile, self._compiled)
+            self._ask(Lane(kind, part))
             for kind in kinds
             for part in self.bank.parts
             if kind.operation not in HEADS.values()
@@ -177,7 +178,7 @@ class Worker:
 
     def compile(self, lane: Lane) -> int:
         """Compiles the programs of a lane, in any thread; how many."""
-        if lane.kind == WRITE and self.writer is not None:
+        if lane.kind.operation == WRITE.operation and self.writer is not None:
             return self.writer.compile(lane)
         return self.scorer.compile(lane)
 
@@ -186,8 +187,12 @@ class Worker:
         lane = self._lane(request)
         if lane in self._broken:
             return True
-        end = self.programs.of(lane, self.compile, self._compiled)
-        return not end.done() or end.cancelled() or end.exception() is not None
+        self._ask(lane)
+        return not self.programs.has(lane)
+
+    def _ask(self, lane: Lane) -> "Future[None]":
+        """The end of a lane's compilation, which begins here unless it has before."""
+        return self.programs.of(lane, self.compile, self._compiled)
 
     def _lane(self, request: Request) -> Lane:
         return Lane(request.kind, self.bank.part_of(request.served.leaves))
@@ -296,7 +301,7 @@ class Worker:
         if batch:
             self._guarded(batch, lambda: self.scorer.read(batch, self._poison))
         if writer is not None and begun:
-            self._guarded(begun, lambda: writer.admit(begun))
+            self._guarded(begun, lambda: writer.admit(begun, self._poison))
         if writer is not None and writer.requests:
             writing = list(writer.requests.values())
             self._guarded(writing, lambda: writer.advance(self._poison))
@@ -312,7 +317,7 @@ class Worker:
             self._failed += 1
             failed = _failed("the batch failed", error)
             if self.writer is not None:
-                self.writer.forget(requests)
+                requests = self.writer.forget(requests)
             for request in requests:
                 request.settle(error=failed)
             if not isinstance(error, Exception):

@@ -9,6 +9,7 @@ from prompt_jax.tasks.chat import rendered as rendered
 from prompt_jax.tasks.examples import chat_of as chat_of
 from prompt_jax.tasks.examples import completed as completed
 from prompt_jax.tasks.examples import every_answer as every_answer
+from prompt_jax.tasks.examples import labelled as labelled
 from prompt_jax.tasks.examples import resolve as resolve
 from prompt_jax.tasks.examples import to_example as to_example
 from prompt_jax.tasks.examples import to_examples as to_examples
@@ -30,6 +31,6 @@ from prompt_jax.tasks.text import Message as Message
 from prompt_jax.tasks.text import Record as Record
 from prompt_jax.tasks.text import Rendered as Rendered
 from prompt_jax.tasks.text import Text as Text
-from prompt_jax.tasks.text import columns_of as columns_of
+from prompt_jax.tasks.text import cuts_of as cuts_of
 from prompt_jax.tasks.text import place_of as place_of
 from prompt_jax.tasks.text import words_of as words_of

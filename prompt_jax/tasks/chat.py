@@ -144,7 +144,7 @@ def rendered(tokenizer: Tokenizer, text: Text, index: int = 0) -> Rendered:
         if content == text and text.columns:
             # A filled template: its own words stay, as those of the chat's template do.
             shift = start - content.find(words[start:stop])  # The content may have been trimmed.
-            fields += [(max(a + shift, start), min(b + shift, stop)) for a, b in text.columns]
+            fields += [(max(a + shift, start), min(b + shift, stop)) for a, b in text.cuts]
         elif role not in SYSTEM:
             fields.append((start, stop))
     # Without fields nothing may be cut.

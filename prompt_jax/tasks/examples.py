@@ -7,8 +7,8 @@ from prompt_jax.config import IN_CHATS, KINDS, PLACEMENTS, InputError, TaskConfi
 from prompt_jax.tasks.chat import chat_text, no_template, template_hash
 from prompt_jax.tasks.labels import in_order, infer, read_labels
 from prompt_jax.tasks.table import TASKS, parse_name
-from prompt_jax.tasks.task import Example, Task, filled_target, kind_of, messages_in
-from prompt_jax.tasks.templates import check_column, listing, parse
+from prompt_jax.tasks.task import Example, Task, kind_of, messages_in
+from prompt_jax.tasks.templates import check_column, columns_in, is_empty, listing, reach
 from prompt_jax.tasks.text import Record, Text, place_of
 from prompt_jax.trees import Tokenizer
 
@@ -21,6 +21,8 @@ SHAPES = (
 )
 """Templates of rows that nobody described, the first whose columns are there: chats and texts as
 OpenAI, TRL and Alpaca write them."""
+SHOWN = 3
+"""Rows that an error names, of all that do not fit."""
 
 
 def resolve(
@@ -44,21 +46,8 @@ def resolve(
       InputError: no template is known or given, a template names a column that is not there, or
         label words that cannot be.
     """
-    columns = list(columns)
     key = parse_name(name).key
-    described = TASKS.get(key)
-    for source, target in SHAPES:
-        names = {column for _, column, _ in (*parse(source), *parse(target))}
-        if not described and names <= set(columns):
-            described = Task(name=key, source=source, target=target)
-    source = config.source or (described and described.source)
-    target = config.target or (described and described.target)
-    if not source or not target:
-        raise InputError(
-            f"{name} has the columns {', '.join(columns)} and no known templates; give "
-            '--task.source "... {column} ..." and --task.target "{column}"'
-        )
-    _check_templates(source, target, columns, name)
+    source, target, described = _templates(name, config, list(columns))
     # Its labels and metrics are of its own kind, and its metrics of its own labels.
     same = described if described and config.kind in (None, described.kind) else None
     # A text, until there are label words.
@@ -69,10 +58,8 @@ def resolve(
     # A dataset that nobody described may be a classification.
     labels_in = kind_of(kind or "classification").labels_in
     if labels_in and (kind or key not in TASKS):
-        targets = [
-            label for place, row in rows for label in labels_in(filled_target(target, row, place))
-        ]
-        if not labels and kind in ("", "classification"):
+        targets = [label for place, row in rows for label in labels_in(target, row, place)]
+        if not labels and kind in ("", "classification", "multi_label"):
             labels = infer(targets, config)
         values = values or in_order(labels, targets)
     measured = same.metrics if same and same.labels == labels else ()
@@ -89,6 +76,25 @@ def resolve(
     )
 
 
+def _templates(name: str, config: TaskConfig, columns: list[str]) -> tuple[str, str, Task | None]:
+    """Source and target of a dataset, and what is known of it."""
+    key = parse_name(name).key
+    described = TASKS.get(key)
+    for source, target in SHAPES:
+        names = {*columns_in(source), *columns_in(target)}
+        if not described and names <= set(columns):
+            described = Task(name=key, source=source, target=target)
+    source = config.source or (described and described.source)
+    target = config.target or (described and described.target)
+    if not source or not target:
+        raise InputError(
+            f"{name} has the columns {', '.join(columns)} and no known templates; give "
+            '--task.source "... {column} ..." and --task.target "{column}"'
+        )
+    _check_templates(source, target, columns, name)
+    return source, target, described
+
+
 def _has_messages(template: str, rows: Sequence[tuple[str, Record]]) -> bool:
     """Whether the first row has messages where others have texts."""
     return bool(rows) and bool(messages_in(template, rows[0][1], rows[0][0]))
@@ -96,7 +102,7 @@ def _has_messages(template: str, rows: Sequence[tuple[str, Record]]) -> bool:
 
 def _check_templates(source: str, target: str, columns: list[str], name: str) -> None:
     for template in (source, target):
-        names = [column for _, column, _ in parse(template) if column is not None]
+        names = columns_in(template)
         if not names:
             raise InputError(f"template {template!r} names no column; allowed: {listing(columns)}")
         for column in names:
@@ -121,8 +127,42 @@ def to_example(task: Task, row: Record, place: str = "the row") -> Example:
 
 
 def to_examples(task: Task, rows: Iterable[tuple[str, Record]]) -> list[Example]:
-    """The texts of rows, of each where it stands and its values; errors as for `to_example`."""
-    return [to_example(task, row, place) for place, row in rows]
+    """The texts of rows, of each where it stands and its values.
+
+    Raises:
+      InputError: as `to_example`; how many rows do not fit, and the first of them.
+    """
+    examples: list[Example] = []
+    problems: list[InputError] = []
+    count = 0
+    for place, row in rows:
+        count += 1
+        try:
+            examples.append(to_example(task, row, place))
+        except InputError as error:
+            problems.append(error)
+    if len(problems) > 1:
+        # The first says it all; of the next two, what was got and where.
+        others = "; ".join(str(error).partition(";")[0] for error in problems[1:SHOWN])
+        raise InputError(
+            f"{problems[0]}\n{len(problems):,} of {count:,} rows do not fit, as {others}"
+        ) from problems[0]
+    if problems:
+        raise problems[0]
+    return examples
+
+
+def labelled(
+    name: str, config: TaskConfig, rows: Sequence[tuple[str, Record]]
+) -> list[tuple[str, Record]]:
+    """The rows that have a target; errors as for `resolve`."""
+    target = _templates(name, config, list(rows[0][1]))[1] if rows else ""
+    columns = columns_in(target)
+    return [
+        (place, row)
+        for place, row in rows
+        if not all(is_empty(reach(row, column, place)) for column in columns)
+    ]
 
 
 def to_source(task: Task, row: Record, place: str = "the row") -> Text:

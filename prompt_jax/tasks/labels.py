@@ -133,11 +133,11 @@ def infer(targets: Sequence[str], config: TaskConfig) -> tuple[str, ...]:
     keys = {_key(target): target for target in reversed(dict.fromkeys(targets))}
     words = {key: key if _is_number(key) else target for key, target in keys.items()}
     labels = tuple(sorted(words.values(), key=_rank))
-    if config.kind == "classification":
+    if config.kind in ("classification", "multi_label"):
         if len(labels) == 1:
             raise InputError(
-                f"a classification has two label words at least, and every target is {labels[0]!r};"
-                " name others in task.labels, or give rows of other targets"
+                f"a {config.kind.replace('_', ' ')} has two label words at least, and every target "
+                f"is {labels[0]!r}; name others in task.labels, or give rows of other targets"
             )
         return labels
     few = 2 <= len(labels) <= MOST and len(labels) * REPEATS <= len(targets)
@@ -157,7 +157,7 @@ def _is_number(text: str) -> bool:
 def remarks(task: Task, config: TaskConfig) -> list[str]:
     """What a user is told about labels that the config does not name."""
     lines = []
-    if task.choices and not config.labels and task.name not in TASKS:
+    if task.ranked and not config.labels and task.name not in TASKS:
         names = ", ".join(task.labels[:MOST]) + (", ..." if len(task.labels) > MOST else "")
         lines.append(
             f"{len(task.labels)} labels: {names} (the targets of the training rows; --task.labels "

@@ -16,6 +16,11 @@ class TaskName(NamedTuple):
     split: str | None
 
     @property
+    def dataset(self) -> str:
+        """The name without its split."""
+        return f"{self.prefix}:{self.path}"
+
+    @property
     def key(self) -> str:
         """The name under which `TASKS` knows it: no version, no split."""
         return f"{self.prefix}:{re.sub(r':[0-9.*]+$', '', self.path)}"
@@ -127,6 +132,8 @@ TASKS: dict[str, Task] = {
         replace(_SQUAD, name="tfds:squad/v2.0", labels=NO_ANSWER),
     )
 }
+SPLIT_MARKS = {"embedded": "/", "tfds": "@", "hf": ":", "file": ""}
+"""By prefix, what a split stands behind in a name."""
 EMBEDDED = tuple(name for name in TASKS if name.startswith("embedded:"))
 
 
@@ -134,18 +141,24 @@ def parse_name(name: str) -> TaskName:
     """The parts of a task name.
 
     Args:
-      name: `embedded:NAME[/SPLIT]`, `tfds:NAME[/config][:version][@SPLIT]` or `file:PATH`.
+      name: `embedded:NAME[/SPLIT]`, `tfds:NAME[/CONFIG][:VERSION][@SPLIT]`,
+        `hf:ID[/CONFIG][@REVISION][:SPLIT]` or `file:PATH`. `huggingface:`, `hub:` and
+        `tfds:huggingface:` are `hf:`.
 
     Raises:
       InputError: no such prefix, or no such embedded task.
     """
     prefix, colon, path = name.partition(":")
     if not colon:
-        choose("task", name, [*EMBEDDED, "tfds:NAME", "file:PATH"])
-    choose("task prefix", prefix, ("embedded", "tfds", "file"))
+        choose("task", name, [*EMBEDDED, "tfds:NAME", "hf:ID", "file:PATH"])
+    if name.startswith("tfds:huggingface:"):
+        # TFDS writes two underscores for the slash behind an owner.
+        prefix, path = "hf", path.partition(":")[2].replace("__", "/", 1)
+    prefix = {"huggingface": "hf", "hub": "hf"}.get(prefix, prefix)
+    choose("task prefix", prefix, SPLIT_MARKS)
     if prefix == "file":
         return TaskName(prefix, path, None)
-    path, _, split = path.partition("/" if prefix == "embedded" else "@")
+    path, _, split = path.partition(SPLIT_MARKS[prefix])
     if prefix == "embedded":
         choose("task", f"embedded:{path}", EMBEDDED)
     return TaskName(prefix, path, split or None)

@@ -13,6 +13,8 @@ from prompt_jax.tasks.templates import fill, parse, reach
 from prompt_jax.tasks.text import Message, Messages, Record, Text
 from prompt_jax.trees import Tokenizer
 
+NONE = "none"
+"""What the label words of a multi label are compared with, one by one."""
 NO_ANSWER = ("",)
 """The labels of a span task whose answer may be that there is none."""
 
@@ -27,8 +29,9 @@ class Task:
     target: str
     """Template of the target."""
     kind: str = ""
-    """One of `KINDS`: `classification` among label words; `generation` of a text; `tagging`, a tag
-    for every word of the input; `span`, a part of the input; `regression`, a number;
+    """One of `KINDS`: `classification` among label words; `multi_label`, several of them or none;
+    `generation` of a text; `tagging`, a tag for every word of the input; `span`, a part of the
+    input; `regression`, a number;
     `multiple_choice`, one of the candidates of the row. Empty is classification where there are
     labels, else generation."""
     labels: tuple[str, ...] = ()
@@ -68,9 +71,14 @@ class Task:
         return self.labels if self.kind == "classification" else ()
 
     @property
+    def ranked(self) -> tuple[str, ...]:
+        """The words whose likelihoods make the answer; empty for kinds without any."""
+        return (*self.labels, NONE) if self.kind == "multi_label" else self.choices
+
+    @property
     def instruction(self) -> str:
         """What the task says in every row: its system text, or the words of its template."""
-        words = "".join(literal for literal, *_ in parse(self.source))
+        words = "".join(piece.literal for piece in parse(self.source))
         return self.system or words.strip()
 
     def target_place(self, backbone_place: str) -> str:
@@ -175,21 +183,22 @@ def filled_example(task: Task, row: Record, place: str) -> Example:
     if messages:  # What a user says behind the last answer has none to learn from.
         roles = [role for role, _ in messages]
         end = len(roles) - roles[::-1].index("assistant")
-        row = {**row, _lone_column(task.source): messages[:end]}
+        row = {**row, lone_column(task.source): messages[:end]}
     return Example(filled_source(task, row, place), target)
 
 
 def messages_in(template: str, row: Record, place: str) -> Messages:
     """The messages in a template's only column; none of a column of texts."""
-    column = _lone_column(template)
+    column = lone_column(template)
     cell = reach(row, column, place) if column else None
     return messages_of(cell, place) if is_chat(cell) else ()
 
 
-def _lone_column(template: str) -> str:
+def lone_column(template: str) -> str:
     """The column of a template that is one and nothing else, `{messages}`; else empty."""
     pieces = parse(template)
-    return str(pieces[0][1]) if len(pieces) == 1 and template == f"{{{pieces[0][1]}}}" else ""
+    column = str(pieces[0].column) if len(pieces) == 1 else ""
+    return column if template == f"{{{column}}}" else ""
 
 
 def unchanged(task: Task, examples: Sequence[Example]) -> Task:
@@ -215,8 +224,8 @@ class Kind:
     """The texts of a row."""
     source: Callable[[Task, Record, str], Text] = filled_source
     """The input of a row that may have no target."""
-    labels_in: Callable[[str], list[str]] | None = None
-    """The labels in a target; None where targets have none."""
+    labels_in: Callable[[str, Record, str], list[str]] | None = None
+    """The labels that the target template gives a row; None where targets have none."""
     complete: Callable[[Task, Sequence[Example]], Task] = unchanged
     """The task with what only training examples tell, such as the tags that there are."""
     baseline: Callable[[Task, Sequence[Example], Sequence[Example]], tuple[str, list[str]]] = (

@@ -6,10 +6,14 @@ import re
 import string
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from prompt_jax.config import InputError
 from prompt_jax.tasks.text import Record, Text
+
+# What stands for `cut` when Python reads a template: its conversions, as !r, are one character.
+_MARK = "\1"
+_CUT = re.compile(r"((?<!\{)(?:\{\{)*\{[^{}!:]*)!cut(?=[:}])")
 
 
 def _plain(text: str) -> str:
@@ -24,19 +28,41 @@ _SPECS: dict[str, Callable[[Any], str]] = {
 }
 
 
-def parse(template: str) -> list[tuple[str, str | None, str]]:
-    """The pieces of a template: words, and the column and format spec behind them.
+class Piece(NamedTuple):
+    """Words of a template, and the column behind them."""
+
+    literal: str
+    column: str | None
+    """None where the template ends in words."""
+    spec: str
+    cut: bool
+    """Whether the template says that a text which is too long loses from this column."""
+
+
+def parse(template: str) -> list[Piece]:
+    """The pieces of a template.
 
     Raises:
-      InputError: a brace too many or too few.
+      InputError: a brace too many or too few, or a `!` that is not `!cut`.
     """
     try:
-        pieces = list(string.Formatter().parse(template))
+        pieces = list(string.Formatter().parse(_CUT.sub(rf"\1!{_MARK}", template)))
     except ValueError as error:
         raise InputError(
             f"template {template!r}: {error}; a column is written {{column}}, a brace {{{{"
         ) from error
-    return [(literal, column, spec or "") for literal, column, spec, _ in pieces]
+    for _, column, _, mark in pieces:
+        if mark not in (None, _MARK):
+            raise InputError(
+                f"template {template!r}: {{{column}!{mark}}} is unknown; {{{column}!cut}} says "
+                "that a text which is too long loses from this column"
+            )
+    return [Piece(words, name, spec or "", mark == _MARK) for words, name, spec, mark in pieces]
+
+
+def columns_in(template: str) -> list[str]:
+    """The columns that a template names, in order."""
+    return [piece.column for piece in parse(template) if piece.column is not None]
 
 
 def fill(template: str, row: Record, place: str, kind: str) -> Text:
@@ -49,23 +75,24 @@ def fill(template: str, row: Record, place: str, kind: str) -> Text:
     Raises:
       InputError: a column is missing or has no text, or all that the columns hold is empty.
     """
-    text, values, columns, words = "", "", [], []
+    text, values, columns, words, cuts = "", "", [], [], []
     pieces = parse(template)
-    for literal, column, spec in pieces:
+    for literal, column, spec, cut in pieces:
         text += literal
         if column is not None:
             cell = reach(row, column, place)
-            # NaN is an empty cell of pandas.
-            missing = cell is None or (isinstance(cell, float) and math.isnan(cell))
+            missing = is_missing(cell)
             if missing and kind == "target":
                 raise InputError(
                     f"{place}: column {column!r} has no value, as in a split without labels; "
-                    "take a split that has them, or remove the row"
+                    "take a split that has them, remove the row, or leave such rows out by "
+                    "--data.skip-unlabelled"
                 )
             value = "" if missing else _text(cell, column, spec, place)
             if isinstance(cell, list) and not spec:
                 words += _words(list(map(str, cell)), len(text))
             columns.append((len(text), len(text) + len(value)))
+            cuts += columns[-1:] if cut else []
             text += value
             values += value
     # The words around the columns are no input: "sentence: " of an empty sentence is empty.
@@ -74,9 +101,18 @@ def fill(template: str, row: Record, place: str, kind: str) -> Text:
             f"{place}: empty {kind} (template {template!r}); fill the columns or remove the row"
         )
     # Space that the template has at its ends is meant: "Answer: ", or a line break behind a cue.
-    (first, *_), (*_, (_, last, _)) = pieces[0], pieces
-    filled = Text(text, place, tuple(columns), tuple(words))
-    return filled.stripped(left=not first, right=last is not None)
+    filled = Text(text, place, tuple(columns), tuple(words), cuts=tuple(cuts))
+    return filled.stripped(left=not pieces[0].literal, right=pieces[-1].column is not None)
+
+
+def is_missing(cell: Any) -> bool:
+    """Whether a column has no value in a row: null, or NaN, which pandas writes for it."""
+    return cell is None or (isinstance(cell, float) and math.isnan(cell))
+
+
+def is_empty(cell: Any) -> bool:
+    """Whether a column has no value, or a text of nothing but space."""
+    return is_missing(cell) or (isinstance(cell, str) and not cell.strip())
 
 
 def _words(words: list[str], start: int) -> list[tuple[int, int]]:
@@ -92,9 +128,8 @@ def _text(value: Any, column: str, spec: str, place: str) -> str:
     if isinstance(value, list) and all(isinstance(word, str | int) for word in value):
         value = " ".join(map(str, value))
     if not isinstance(value, str | int | float):
-        inside = ""
-        if isinstance(value, Mapping) and value:
-            inside = f", or reach inside, e.g. {{{column}.{next(iter(value))}}}"
+        path = _path_to_text(value, column)
+        inside = f", or reach inside, e.g. {{{path}}}" if path and path != column else ""
         raise InputError(
             f"{place}: column {column!r} holds a {type(value).__name__}; a template takes text, "
             f"numbers and lists of them, so write one text a column{inside}"
@@ -106,6 +141,18 @@ def _text(value: Any, column: str, spec: str, place: str) -> str:
             f"{place}: {{{column}:{spec}}} cannot be applied to {value!r}: {error}; allowed: "
             f"Python's format specs, {listing(_SPECS)}"
         ) from error
+
+
+def _path_to_text(value: Any, path: str) -> str:
+    """How a template reaches the first text inside a value; empty where there is none."""
+    if isinstance(value, str | int | float):
+        return path
+    parts: list[tuple[str, Any]] = []
+    if isinstance(value, Mapping):
+        parts = [(f"{path}.{name}", part) for name, part in value.items()]
+    elif isinstance(value, list):
+        parts = [(f"{path}[{i}]", part) for i, part in enumerate(value)]
+    return next((inner for name, part in parts if (inner := _path_to_text(part, name))), "")
 
 
 def check_column(column: str, columns: Iterable[str], place: str) -> None:

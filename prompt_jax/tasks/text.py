@@ -26,8 +26,9 @@ class Text(str):
 
     Attributes:
       place: where its row stands, e.g. "train.tsv line 17"; empty of a text of no row.
-      columns: where the values of the columns stand. A cut takes from them, never from the words
-        around them.
+      columns: where the values of the columns stand.
+      cuts: what a cut may take from, never the words around it: all columns, or those that the
+        template marks.
       words: where the words of lists stand, as they are in the list: with spaces inside, or empty.
       candidates: the answers that its row lets choose among.
       turns: the messages of a chat, to which the assistant answers; empty of plain text.
@@ -38,6 +39,7 @@ class Text(str):
     words: Places
     candidates: tuple[str, ...]
     turns: Messages
+    cuts: Places
 
     def __new__(
         cls,
@@ -47,20 +49,22 @@ class Text(str):
         words: Places = (),
         candidates: tuple[str, ...] = (),
         turns: Messages = (),
+        cuts: Places = (),
     ):
         """`text` as it is; all places are in it."""
         self = super().__new__(cls, text)
         self.place, self.columns, self.words = place, columns, words
         self.candidates, self.turns = candidates, turns
+        self.cuts = cuts or columns
         return self
 
     def with_candidates(self, candidates: tuple[str, ...]) -> "Text":
         """The same text, with the candidates of its row."""
-        return Text(self, self.place, self.columns, self.words, candidates, self.turns)
+        return Text(self, self.place, self.columns, self.words, candidates, self.turns, self.cuts)
 
     def with_turns(self, turns: Messages) -> "Text":
         """The same text as a chat."""
-        return Text(self, self.place, self.columns, self.words, self.candidates, turns)
+        return Text(self, self.place, self.columns, self.words, self.candidates, turns, self.cuts)
 
     def stripped(self, *, left: bool = True, right: bool = True) -> "Text":
         """The text without the space at its ends."""
@@ -69,7 +73,8 @@ class Text(str):
         text = text.rstrip() if right else text
         columns = _moved(self.columns, before, len(text))
         words = _moved(self.words, before, len(text))
-        return Text(text, self.place, columns, words, self.candidates, self.turns)
+        cuts = _moved(self.cuts, before, len(text))
+        return Text(text, self.place, columns, words, self.candidates, self.turns, cuts)
 
 
 class Rendered(Text):
@@ -90,10 +95,10 @@ def _moved(places: Places, before: int, length: int) -> Places:
     )
 
 
-def columns_of(text: str) -> Places:
-    """Where the columns of a text stand; a text of no template is one column."""
-    columns = text.columns if isinstance(text, Text) else ()
-    return columns or ((0, len(text)),)
+def cuts_of(text: str) -> Places:
+    """What a cut may take from; of a text of no template it is all."""
+    cuts = text.cuts if isinstance(text, Text) else ()
+    return cuts or ((0, len(text)),)
 
 
 def words_of(text: str) -> Places:

@@ -14,8 +14,8 @@ def sight(
     prefix: dict[str, Array] | None,
     mask: Bool[Array, "B S"],
     counted: Bool[Array, "B S"],
-    queries: Int[Array, " T"],
-    seen: Bool[Array, "T S"],
+    queries: Int[Array, "#B T"],
+    seen: Bool[Array, "#B T S"],
 ) -> tuple[Int[Array, "B T"], Bool[Array, "B T PS"], Int[Array, "B T PS"]]:
     """The positions of queries, which keys each may see, and how far these stand behind it.
 
@@ -23,7 +23,7 @@ def sight(
       prefix: of the stack's attentions; its P keys stand before all others.
       mask: which of S places are real.
       counted: which of them take a position.
-      queries: where the T states stand among them.
+      queries: where the T states stand among them, in all rows or in each.
       seen: which places a query may see where they are real.
     """
     virtual = prefix_seen(prefix, len(mask)) if prefix else jnp.zeros((len(mask), 0), bool)
@@ -31,9 +31,10 @@ def sight(
     positions = jnp.cumsum(jnp.concatenate([virtual, counted], axis=1), axis=1)
     # Padding before the first token counts to -1, which would be the last row of a table.
     positions = jnp.maximum(positions - 1, 0)
-    query_positions = positions[:, virtual.shape[1] + queries]
+    places = jnp.broadcast_to(virtual.shape[1] + queries, (len(mask), queries.shape[1]))
+    query_positions = jnp.take_along_axis(positions, places, axis=1)
     # A query that is padding may see no key. `NEVER` is finite, so its softmax is no NaN.
-    visible = seen[None] & mask[:, None, :]
+    visible = seen & mask[:, None, :]
     # A prefix stands before all of a text, and so every query sees it.
     before = jnp.broadcast_to(virtual[:, None], (*visible.shape[:2], virtual.shape[1]))
     visible = jnp.concatenate([before, visible], axis=2)
@@ -45,8 +46,8 @@ def both_ways(
 ) -> tuple[Int[Array, "B S"], Float[Array, "W B 1 S PS"]]:
     """Positions of a text whose places all see each other, and what its layers read as `biases`."""
     places = jnp.arange(mask.shape[1])
-    seen = jnp.ones((len(places), len(places)), bool)
-    positions, visible, behind = sight(prefix, mask, mask, places, seen)
+    seen = jnp.ones((1, len(places), len(places)), bool)
+    positions, visible, behind = sight(prefix, mask, mask, places[None], seen)
     if config.split_window:
         # The nearest come first, and of two that are as near the one ahead: an even window
         # reaches one further ahead than behind.

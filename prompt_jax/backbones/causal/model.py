@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from prompt_jax.backbones.blocks import prefix_of
-from prompt_jax.backbones.cache import LayerCache, empty_cache
+from prompt_jax.backbones.cache import LayerCache, empty_cache, places_from
 from prompt_jax.backbones.causal.config import CausalConfig
 from prompt_jax.backbones.causal.masks import causal_biases, layer_biases, sight
 from prompt_jax.backbones.causal.stack import Stack
@@ -46,11 +46,11 @@ class Causal(nn.Module):
         x: Float[Array, "B T D"],
         mask: Bool[Array, "B S"],
         inputs: int,
-        first: Int[Array, ""] | int,
+        first: Int[Array, "*B"] | int,
         cache: LayerCache | None = None,
         continued: bool = False,
     ) -> tuple[Float[Array, "B T D"], LayerCache | None]:
-        """States of `x`, which stands at places `first` and later of S.
+        """States of `x`, which stands at places `first` and later of S, in all rows or in each.
 
         Args:
           mask: of all S places that may be seen, those of the cache and of `x`.
@@ -60,10 +60,10 @@ class Causal(nn.Module):
         x = x if c.input_scale == 1 else x * c.input_scale
         prefix = prefix_of(self.variables.get("tuned", {}).get("decoder", {}), "attention")
         places = jnp.arange(mask.shape[1])
-        queries = jnp.asarray(first) + jnp.arange(x.shape[1])
-        seen = places[None, :] <= queries[:, None]
+        queries = places_from(first, x.shape[1])
+        seen = places[None, None, :] <= queries[:, :, None]
         if c.bidirectional_input:
-            seen = seen | ((places < inputs)[None, :] & (queries < inputs)[:, None])
+            seen = seen | ((places < inputs)[None, None, :] & (queries < inputs)[:, :, None])
         counted = jnp.ones_like(mask) if c.count_padding else mask
         positions, visible, behind = sight(prefix, mask, counted, queries, seen)
         if c.rope is None:
@@ -141,9 +141,11 @@ class Causal(nn.Module):
         encoded: None,
         mask: Bool[Array, "B S"],
         cache: LayerCache,
-        index: Int[Array, ""] | int,
+        index: Int[Array, "*B"] | int,
     ) -> tuple[Float[Array, "B U V"], LayerCache | None]:
         """Logits of the token behind each of `tokens`, which are targets `index` and on, from 1.
+
+        Rows may stand at targets of their own.
 
         Args:
           mask: of the input, as `prefill` had it.
@@ -153,7 +155,8 @@ class Causal(nn.Module):
         first = inputs + jnp.asarray(index) - 1
         room = cache.key.shape[3] - inputs
         # Those of `tokens` too, which are written before they are read.
-        filled = jnp.arange(room) < jnp.asarray(index) - 1 + tokens.shape[1]
+        behind = jnp.asarray(index) - 1 + tokens.shape[1]
+        filled = jnp.arange(room)[None, :] < behind.reshape(-1, 1)
         visible = jnp.concatenate([mask, jnp.broadcast_to(filled, (len(mask), room))], axis=1)
         states, added = self._states(self.embed(tokens), visible, inputs, first, cache, True)
         return self.words(states), added

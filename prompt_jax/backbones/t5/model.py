@@ -24,7 +24,7 @@ from prompt_jax.backbones.blocks import (
     stack,
     virtual_rows,
 )
-from prompt_jax.backbones.cache import LayerCache, empty_cache, swap, written
+from prompt_jax.backbones.cache import LayerCache, empty_cache, places_from, swap, written
 from prompt_jax.backbones.encoder_decoder import EncoderDecoder, behind_prompt
 from prompt_jax.backbones.layers import (
     Bias,
@@ -134,7 +134,7 @@ class DecoderBlock(nn.Module):
         x: Float[Array, "B U D"],
         biases: Sequence[Bias],
         buckets: Array,
-        index: Int[Array, ""],
+        index: Int[Array, "*B"],
         encoded: Float[Array, "B S D"] | None,
         cross_bias: Array,
         cache: LayerCache | None,
@@ -210,18 +210,18 @@ class Decoder(nn.Module):
         encoded: Float[Array, "B S D"] | None,
         mask: Bool[Array, "B S"],
         cache: LayerCache | None,
-        index: Int[Array, ""] | int,
+        index: Int[Array, "*B"] | int,
     ) -> tuple[Float[Array, "B U D"], LayerCache | None]:
         c, tuned, tokens = self.config, self.variables.get("tuned", {}), x.shape[1]
         x, index = behind_prompt(socket(self, "prompt"), x, index, first=encoded is not None)
         prefix = prefix_length(tuned, "attention")
         # With a cache, what is new stands at `index` and behind; keys are counted from its front.
-        queries = index + jnp.arange(x.shape[1])
+        queries = places_from(index, x.shape[1])
         # Those of a prefix are negative, and so each query sees them.
         keys = jnp.arange(-prefix, x.shape[1] if cache is None else cache.key.shape[3])
         buckets = _buckets(c, queries, keys, bidirectional=False)
         # Targets have no mask: padding and the empty places of a cache stand behind them.
-        biases = (mask_bias(keys[None, :] <= queries[:, None])[None, None],)
+        biases = (mask_bias(keys[None, None, :] <= queries[:, :, None])[:, None],)
         if not c.bias_per_layer:
             biases = (*biases, RelativeBias(c, name="relative_bias")(buckets))
         cross_bias = key_bias(mask, prefix_length(tuned, "cross_attention"))
@@ -272,7 +272,7 @@ class T5(EncoderDecoder):
         encoded: Float[Array, "B S D"] | None,
         mask: Bool[Array, "B S"],
         cache: LayerCache | None = None,
-        index: Int[Array, ""] | int = 0,
+        index: Int[Array, "*B"] | int = 0,
     ) -> tuple[Float[Array, "B U V"], LayerCache | None]:
         """Logits of the next token after every decoder token, see `EncoderDecoder`."""
         c = self.config

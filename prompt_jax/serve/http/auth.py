@@ -16,14 +16,11 @@ from starlette.types import Receive, Scope, Send
 
 from prompt_jax.prompts import Prompt
 from prompt_jax.serve.catalog import Catalog, unknown_model
-from prompt_jax.serve.errors import DeadlineError
-from prompt_jax.serve.http.errors import Refused
+from prompt_jax.serve.http.errors import LATE, Refused, late
 from prompt_jax.serve.http.keys import NOBODY, Key, Keys, KeyScope
 from prompt_jax.serve.http.logs import trace
 from prompt_jax.serve.prompts import Served
 
-LATE = 0.5
-"""Seconds that the engine has for ending a late request, before its route does."""
 OPEN = None
 ROUTES: dict[tuple[str, str], KeyScope | None] = {
     ("GET", "/"): OPEN,
@@ -181,14 +178,14 @@ class Guarded(APIRoute):
             left = asyncio.ensure_future(_disconnected(request))
             try:
                 # The engine ends late requests itself, but not while its device hangs.
-                timeout = request.app.state.responses.timeout + LATE
-                first = {"return_when": asyncio.FIRST_COMPLETED, "timeout": timeout}
+                timeout = request.app.state.responses.timeout
+                first = {"return_when": asyncio.FIRST_COMPLETED, "timeout": timeout + LATE}
                 await asyncio.wait((work, left), **first)
                 if work.done():
                     return work.result()
                 if left.done():
                     raise Refused(499, "gone", "the client left")
-                raise DeadlineError(f"no answer within {timeout - LATE:g} s; ask again later")
+                raise late(timeout)
             finally:
                 work.cancel()
                 left.cancel()

@@ -41,6 +41,8 @@ KINDS: tuple[tuple[type[Exception], int, str], ...] = (
     (InputError, 400, "invalid_request"),
 )
 """Status and code of an error, the first that fits."""
+LATE = 0.5
+"""Seconds that the engine has for ending a late request, before its route does."""
 TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error"}
 
 
@@ -55,7 +57,7 @@ class Refused(Exception):
         self.retry_after = retry_after
 
 
-def body_of(status: int, code: str, message: str, param: str | None = None) -> JSON:
+def body_of(status: int, code: str, message: str, param: str | None = None) -> dict[str, JSON]:
     """An OpenAI error object, with the id by which the log has the request."""
     usual = "invalid_request_error" if status < 500 else "server_error"
     kind = TYPES.get(status, "rate_limit_error" if status == 429 else usual)
@@ -63,7 +65,7 @@ def body_of(status: int, code: str, message: str, param: str | None = None) -> J
     return {"error": error | ({"request_id": trace().id} if trace().id else {})}
 
 
-def error_of(error: Exception) -> tuple[int, JSON]:
+def error_of(error: Exception) -> tuple[int, dict[str, JSON]]:
     """Status and body of an error; one that nobody foresaw stays without details."""
     if isinstance(error, Refused):
         return error.status, body_of(error.status, error.code, str(error), error.param)
@@ -79,6 +81,20 @@ def error_of(error: Exception) -> tuple[int, JSON]:
             return status, body_of(status, code, message)
     LOG.error("an error that nobody foresaw", exc_info=error)
     return 500, body_of(500, "internal", "the server made a mistake; its log has it")
+
+
+def broken_off(error: Exception) -> JSON:
+    """The object of an error in the middle of a stream, whose status has been sent already.
+
+    The log and the numbers have the status that the error would have had.
+    """
+    trace().broken, body = error_of(error)
+    return body["error"]
+
+
+def late(timeout: float) -> DeadlineError:
+    """The error of a request that the engine has not ended in time, as while its device hangs."""
+    return DeadlineError(f"no answer within {timeout:g} s; ask again later")
 
 
 def invalid(param: str, message: str) -> Refused:

@@ -13,7 +13,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from prompt_jax.serve.http.errors import Refused, response_to
 from prompt_jax.serve.http.logs import ACCESS, HEADER, Trace, tracing
 from prompt_jax.serve.http.metrics import Metrics
-from prompt_jax.serve.http.run import is_loopback
+from prompt_jax.serve.http.run import CLOSE, is_loopback
+from prompt_jax.serve.http.spans import Spans
 
 HOST = re.compile(r"([A-Za-z0-9.\-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 UPLOADS = re.compile("/v1/prompts/[^/]+")
@@ -60,6 +61,7 @@ class Gate:
       hosts: names that a request may be sent to, beside those of loopback; None allows all.
       upload: bytes of an uploaded prompt at most; other bodies have at most 1 MiB.
       patience: seconds until a request is over, whoever is slow.
+      spans: what writes a trace of each; None writes none.
     """
 
     def __init__(
@@ -69,7 +71,9 @@ class Gate:
         hosts: Sequence[str] | None,
         upload: int,
         patience: float,
+        spans: Spans | None,
     ):
+        self.spans = spans
         self.app, self.metrics, self.upload, self.patience = app, metrics, upload, patience
         self.hosts = None if hosts is None else {host.lower() for host in hosts}
         self._running = 0
@@ -79,9 +83,13 @@ class Gate:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        if scope["method"] == "HEAD":  # As GET; uvicorn leaves out what it answers.
+            scope = {**scope, "method": "GET"}
         headers, began, broken = Headers(scope=scope), time.monotonic(), LEFT
         with tracing(headers) as request:
             sent = Sent(send, request)
+            if self.spans is not None and scope["path"] not in PROBES:
+                request.span = self.spans.begin(scope, headers)
             self._running += 1
             try:
                 async with asyncio.timeout(self.patience):
@@ -100,7 +108,8 @@ class Gate:
                 await response(scope, receive, sent.send)
             finally:
                 self._running -= 1
-                self._note(scope, request, sent.code(broken), time.monotonic() - began)
+                code = request.broken or sent.code(broken)
+                self._note(scope, request, code, time.monotonic() - began)
 
     async def _pass(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
         read = 0
@@ -119,6 +128,10 @@ class Gate:
         length = headers.get("content-length", "0")
         if problem := self._host_problem(headers.get("host", "")):
             await refuse(send, 400, "invalid_host", problem)
+        elif "transfer-encoding" in headers and "content-length" in headers:
+            # A proxy that goes by the other of them would take its rest for another request.
+            message = "a body has a Content-Length or a Transfer-Encoding, got both"
+            await refuse(send, 400, "invalid_http", message, CLOSE)
         elif not length.isdigit() or int(length) > limit:
             await _drain(receive, DRAINED)
             await refuse(send, 413, "too_large", too_large)
@@ -140,6 +153,8 @@ class Gate:
             fields["prompt"] = ",".join(request.prompts)[:500]
         level = logging.DEBUG if route in PROBES and code == 200 else logging.INFO
         ACCESS.log(level, "request", extra={"fields": fields})
+        if self.spans is not None:
+            self.spans.end(request, fields)
 
     def _host_problem(self, host: str) -> str:
         """Why a request to this host is not answered; empty where it is."""
@@ -165,8 +180,11 @@ async def _drain(receive: Receive, limit: int) -> None:
         read, unread = read + len(message.get("body", b"")), message.get("more_body", False)
 
 
-async def refuse(send: Send, status: int, code: str, message: str) -> None:
+async def refuse(
+    send: Send, status: int, code: str, message: str, *headers: tuple[bytes, bytes]
+) -> None:
     """An error without an application."""
     response = response_to(Refused(status, code, message))
-    await send({"type": "http.response.start", "status": status, "headers": response.raw_headers})
+    headers = (*response.raw_headers, *headers)
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": response.body})

@@ -11,11 +11,17 @@ import logging
 import re
 import uuid
 from collections.abc import Iterator
-from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from starlette.datastructures import Headers
+
+from prompt_jax.serve.requests import CALLER, Caller
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
+else:  # Only the extra `otel` has it.
+    Span = object
 
 ACCESS = logging.getLogger("prompt_jax.access")
 """A line a request; those of probes have the level `debug`."""
@@ -28,34 +34,34 @@ Field: TypeAlias = str | int | float
 
 
 @dataclasses.dataclass(eq=False)
-class Trace:
+class Trace(Caller):
     """What is known of a request while it is answered."""
 
     id: str = ""
-    key: str = ""
-    """The name of its key."""
     prompts: dict[str, str] = dataclasses.field(default_factory=dict)
     """The version of each prompt that it named, such as films@2 -> the prompt's name."""
-
-
-_TRACE: ContextVar[Trace | None] = ContextVar("trace", default=None)
+    broken: int = 0
+    """The status of the error that ended its stream; 0 of all others."""
+    span: Span | None = None
+    """Its span, where OpenTelemetry is asked for."""
 
 
 def trace() -> Trace:
     """That of the request under way; an empty one outside of a request."""
-    return _TRACE.get() or Trace()
+    caller = CALLER.get()
+    return caller if isinstance(caller, Trace) else Trace()
 
 
 @contextlib.contextmanager
 def tracing(headers: Headers) -> Iterator[Trace]:
     """A request, from its headers to its last byte, under the id that its client or proxy gave."""
     chosen = headers.get(HEADER, "")
-    request = Trace(chosen if ID.fullmatch(chosen) else uuid.uuid4().hex)
-    token = _TRACE.set(request)
+    request = Trace(id=chosen if ID.fullmatch(chosen) else uuid.uuid4().hex)
+    token = CALLER.set(request)
     try:
         yield request
     finally:
-        _TRACE.reset(token)
+        CALLER.reset(token)
 
 
 def write_log(level: LogLevel, *, as_json: bool) -> None:
@@ -97,6 +103,8 @@ def fields_of(record: logging.LogRecord) -> dict[str, Field]:
     """What a record has beside its message: `extra={"fields": {...}}`, and whose request it is."""
     request = trace()
     about = {"key": request.key, "request_id": request.id}
+    if request.span is not None:
+        about["trace_id"] = format(request.span.get_span_context().trace_id, "032x")
     return {**getattr(record, "fields", {}), **{name: v for name, v in about.items() if v}}
 
 

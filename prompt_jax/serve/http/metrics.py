@@ -143,6 +143,7 @@ class Metrics(Collector):
         for name, about, count in (
             ("prompt_bank_slots", "Prompts on the device at once.", self._engine.slots),
             ("prompts_refused", "Versions that cannot be served.", len(self._catalog.problems)),
+            ("prompts_poisoned", "Prompts whose answers were NaN.", len(self._engine.poisoned)),
             ("store_lost", "1 while the store cannot be read.", int(bool(self._catalog.lost))),
         ):
             yield GaugeMetricFamily(f"prompt_jax:{name}", about, value=count)

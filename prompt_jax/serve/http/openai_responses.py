@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import StreamingResponse
 
 from prompt_jax.serve.http import schemas, shapes
+from prompt_jax.serve.http.errors import broken_off
 from prompt_jax.serve.http.openai import messages_in
 from prompt_jax.serve.http.responses import Responses
 from prompt_jax.serve.http.shapes import answers
@@ -87,27 +88,32 @@ async def _events(writer: Writer, head: shapes.Response) -> AsyncIterator[str]:
 
     def event(kind: str, **fields: object) -> str:
         nonlocal number
-        body = {"type": f"response.{kind}", "sequence_number": number, **fields}
+        body = {"type": kind, "sequence_number": number, **fields}
         number += 1
-        return f"event: response.{kind}\ndata: {json.dumps(body, ensure_ascii=False)}\n\n"
+        return f"event: {kind}\ndata: {json.dumps(body, ensure_ascii=False)}\n\n"
 
     item = {"output_index": 0, "item_id": _message(head)["id"]}
     place = {**item, "content_index": 0}
     pieces = writer.pieces()
     # What is refused at once is refused with a status, before the first event.
     _, piece = await anext(pieces)
-    yield event("created", response=head)
-    yield event("in_progress", response=head)
-    yield event("output_item.added", output_index=0, item=_message(head))
-    yield event("content_part.added", **place, part=_part(""))
+    yield event("response.created", response=head)
+    yield event("response.in_progress", response=head)
+    yield event("response.output_item.added", output_index=0, item=_message(head))
+    yield event("response.content_part.added", **place, part=_part(""))
     text = piece.text
-    yield event("output_text.delta", **place, delta=piece.text, logprobs=[])
-    async for _, piece in pieces:
-        text += piece.text
-        yield event("output_text.delta", **place, delta=piece.text, logprobs=[])
+    yield event("response.output_text.delta", **place, delta=piece.text, logprobs=[])
+    try:
+        async for _, piece in pieces:
+            text += piece.text
+            yield event("response.output_text.delta", **place, delta=piece.text, logprobs=[])
+    except Exception as error:
+        problem = broken_off(error)
+        yield event("error", **{name: problem[name] for name in ("code", "message", "param")})
+        return
     last = piece._replace(text=text)
-    yield event("output_text.done", **place, text=text, logprobs=[])
-    yield event("content_part.done", **place, part=_part(text))
-    yield event("output_item.done", output_index=0, item=_message(head, last))
+    yield event("response.output_text.done", **place, text=text, logprobs=[])
+    yield event("response.content_part.done", **place, part=_part(text))
+    yield event("response.output_item.done", output_index=0, item=_message(head, last))
     done = _finished(writer, head, last)
-    yield event(done["status"], response=done)
+    yield event(f"response.{done['status']}", response=done)

@@ -130,6 +130,7 @@ class Responses:
         return {
             **base, "id": served.reference, "root": served.digest, "parent": base["id"],
             "aliases": list(served.aliases), "method": served.prompt.method.kind,
+            "poisoned": served.digest in self.engine.poisoned,
         }  # fmt: skip
 
     def nearest_words(self, served: Served) -> list[str]:

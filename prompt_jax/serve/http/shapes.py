@@ -270,6 +270,8 @@ class Model(TypedDict):
     parent: str | None
     aliases: NotRequired[list[str]]
     method: NotRequired[str]
+    poisoned: NotRequired[bool]
+    """Whether its answers were NaN or infinite, so that it is refused."""
 
 
 class Models(TypedDict):

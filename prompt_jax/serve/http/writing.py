@@ -12,7 +12,7 @@ from fastapi.responses import StreamingResponse
 
 from prompt_jax.serve.http import schemas, shapes
 from prompt_jax.serve.http.budgets import spend
-from prompt_jax.serve.http.errors import JSON, Refused, error_of, invalid
+from prompt_jax.serve.http.errors import JSON, LATE, Refused, broken_off, invalid, late
 from prompt_jax.serve.http.responses import Responses, gathered
 from prompt_jax.serve.prompts import Served
 from prompt_jax.serve.sampling import seeds
@@ -157,10 +157,15 @@ class Writer:
                 await queue.put((index, error))
 
         tasks = [asyncio.ensure_future(run(i, *row)) for i, row in enumerate(self.rows)]
-        left, began = len(tasks), time.monotonic()
+        left, began, timeout = len(tasks), time.monotonic(), self._responses.timeout
+        end = asyncio.get_running_loop().time() + timeout + LATE
         try:
             while left:
-                index, piece = await queue.get()
+                try:
+                    async with asyncio.timeout_at(end):
+                        index, piece = await queue.get()
+                except TimeoutError as error:
+                    raise late(timeout) from error
                 if isinstance(piece, Exception):
                     raise piece
                 if began:
@@ -284,8 +289,8 @@ async def _prefixed(first: str, rest: AsyncIterator[str]) -> AsyncIterator[str]:
     try:
         async for line in rest:
             yield line
-    except Exception as error:  # The status has been sent; only the stream can carry the error.
-        yield event(error_of(error)[1])
+    except Exception as error:  # Only the stream can carry it.
+        yield event({"error": broken_off(error)})
 
 
 def event(body: JSON) -> str:

@@ -1,0 +1,115 @@
+"""Rows of the hub of Hugging Face, or of its cache, by the `datasets` library."""
+
+import difflib
+import functools
+import os
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from prompt_jax.config import InputError, choose
+from prompt_jax.data.files import Table, named_rows
+from prompt_jax.tasks import TaskName
+
+Builder: TypeAlias = Any
+"""A dataset builder of `datasets`."""
+Dataset: TypeAlias = Any
+"""A split that `datasets` has prepared."""
+CHUNK = 1000
+"""Rows that a stream hands over at a time."""
+
+
+def parts(name: TaskName) -> list[str]:
+    """The splits of a dataset; no rows are fetched for them.
+
+    Raises:
+      InputError: no such dataset or configuration, or the hub cannot be reached.
+    """
+    return sorted(_builder(name.path).as_streaming_dataset())
+
+
+def read(name: TaskName, split: str, limit: int | None) -> Table:
+    """The rows of a split, e.g. "train" or "train[:100]"; with a limit they are streamed.
+
+    Raises:
+      InputError: as `parts`, or no such split.
+    """
+    import pyarrow
+
+    builder, names = _builder(name.path), parts(name)
+    for part in split.split("+"):
+        choose(f"split of {name.dataset}", part.partition("[")[0].strip(), names)
+    if limit is not None and split in names:
+        stream = builder.as_streaming_dataset(split=split).take(limit)
+        chunks = list(stream.with_format("arrow").iter(CHUNK))
+        table, features = pyarrow.concat_tables(chunks), stream.features
+    else:
+        dataset = _prepared(name, builder, split)
+        table, features = dataset.with_format("arrow")[:limit], dataset.features
+    if not len(table):
+        raise InputError(f"{name.dataset} has no rows in split {split!r}; take a larger part of it")
+    described = features.to_dict() if features is not None else {}
+    return named_rows(table, described, f"{name.dataset} ({split})")
+
+
+def _prepared(name: TaskName, builder: Builder, split: str) -> Dataset:
+    from datasets.exceptions import DatasetGenerationError
+
+    try:
+        builder.download_and_prepare()
+        return builder.as_dataset(split=split)
+    except (OSError, DatasetGenerationError) as error:
+        raise InputError(
+            f"{name.dataset} cannot be fetched: {error}; try again, or download its files and "
+            "name them as file:FOLDER"
+        ) from error
+    except ValueError as error:
+        raise InputError(f"{name.dataset}, split {split!r}: {error}") from error
+
+
+# The splits and the rows of a dataset are asked for one after the other.
+@functools.lru_cache(maxsize=8)
+def _builder(path: str) -> Builder:
+    """The builder of `ID[/CONFIG][@REVISION]`."""
+    try:
+        from datasets import config, load_dataset_builder
+        from datasets.exceptions import DatasetNotFoundError
+    except ImportError as error:
+        raise InputError(
+            f'hf:{path} is read by the datasets library: pip install "prompt-jax[hf]"'
+        ) from error
+    identifier, _, revision = path.partition("@")
+    problems: list[Exception] = []
+    for dataset, configuration in _readings(identifier):
+        try:
+            return load_dataset_builder(dataset, configuration, revision=revision or None)
+        except (DatasetNotFoundError, ConnectionError) as error:
+            problems.append(error)
+            if isinstance(error, ConnectionError) and not config.HF_HUB_OFFLINE:
+                break  # It has been tried for long enough.
+        except (ValueError, RuntimeError, OSError) as error:
+            raise InputError(f"hf:{path}: {error}; write hf:ID/CONFIG@REVISION:SPLIT") from error
+    near = _near(identifier)
+    raise InputError(
+        f"hf:{path} cannot be had: {problems[0]}.{near} Give an ID of the hub (HF_TOKEN for a "
+        "private one), or download its files and name them as file:FOLDER"
+    ) from problems[0]
+
+
+def _readings(identifier: str) -> list[tuple[str, str | None]]:
+    """What ID/CONFIG may be: an ID has an owner, but for a few old ones."""
+    owner, *names = identifier.split("/")
+    if not names:
+        return [(owner, None)]
+    config = "/".join(names[1:]) or None
+    readings: list[tuple[str, str | None]] = [(f"{owner}/{names[0]}", config)]
+    return readings if config else [*readings, (owner, names[0])]
+
+
+def _near(identifier: str) -> str:
+    """The dataset in the cache that was perhaps meant."""
+    from datasets import config
+
+    folder = Path(os.path.expanduser(config.HF_DATASETS_CACHE))
+    names = [path.name.replace("___", "/") for path in folder.glob("*") if path.is_dir()]
+    near = difflib.get_close_matches(identifier, names, n=1)
+    return f" Perhaps you meant 'hf:{near[0]}', which is in the cache?" if near else ""
