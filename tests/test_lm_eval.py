@@ -38,6 +38,10 @@ def trained(tmp_path_factory):
     tokenizer.save_pretrained(folder / "model")
     rows = [f"a film {mark * 8}\t{LABELS[mark in '+*']}" for mark in "-+_*" for _ in range(6)]
     (folder / "rows.tsv").write_text("\n".join(["input\ttarget", *rows]) + "\n")
+    # Every third row says the other label, so that no answers are right throughout.
+    swapped = dict(zip(LABELS, reversed(LABELS), strict=True))
+    rows = [row if i % 3 else row[:-4] + swapped[row[-4:]] for i, row in enumerate(rows)]
+    (folder / "judged.tsv").write_text("\n".join(["input\ttarget", *rows]) + "\n")
     command = ["train", "--backbone", str(folder / "model"), "--out", str(folder / "run")]
     command += ["--data.task", f"file:{folder / 'rows.tsv'}", "--task.labels", *LABELS]
     command += [
@@ -57,11 +61,11 @@ def test_the_accuracy_is_that_of_evaluate(trained, capsys):
     from datasets import Dataset
     from lm_eval.api.task import ConfigurableTask
 
-    flags = ["--prompt", str(trained / "run"), "--data.task", f"file:{trained / 'rows.tsv'}"]
+    flags = ["--prompt", str(trained / "run"), "--data.task", f"file:{trained / 'judged.tsv'}"]
     capsys.readouterr()
     assert cli.main(["evaluate", *flags, "--json"]) == 0
     results = json.loads(capsys.readouterr().out.splitlines()[-1])["results"]
-    lines = (trained / "rows.tsv").read_text().splitlines()[1:]
+    lines = (trained / "judged.tsv").read_text().splitlines()[1:]
     documents = [dict(zip(("input", "target"), line.split("\t"), strict=True)) for line in lines]
     backbone, prompt = load_backbone(str(trained / "model")), load_prompt(trained / "run")
     # Training taught it to end behind a label, so the end is a part of the answer.
@@ -76,7 +80,8 @@ def test_the_accuracy_is_that_of_evaluate(trained, capsys):
     )  # fmt: skip
     store = Store(trained / "store")
     store.put("films", prompt)
-    with Engine(backbone, {"films": prompt}, rows=(4,), lengths=(32,)) as engine:
+    sizes = {"rows": (4,), "lengths": (32,), "max_new_tokens": 4}
+    with Engine(backbone, {"films": prompt}, **sizes) as engine:
         catalog = Catalog(engine, store)
         assert catalog.refresh() == []
         with serving(create_app(catalog, KEYS)) as address:
@@ -88,13 +93,13 @@ def test_the_accuracy_is_that_of_evaluate(trained, capsys):
                     "header": {"Authorization": "Bearer user"},
                 },
             )  # fmt: skip
-        scores = [engine.score("films", d["input"], LABELS).result() for d in documents]
-    print(results, report["results"])
+        own = [engine.score("films", d["input"], LABELS).result() for d in documents]
     told = [[reply[0][0] for reply in s["resps"]] for s in report["samples"]["films"]]
     tokens = len(backbone.tokenizer(f" {LABELS[0]}{end}")["input_ids"])
     np.testing.assert_allclose(
-        np.array(told) / tokens, [s.log_likelihoods for s in scores], rtol=1e-3, atol=1e-4
+        np.array(told) / tokens, [score.log_likelihoods for score in own], rtol=1e-3, atol=1e-4
     )
     assert len({int(np.argmax(row)) for row in told}) == 2
-    accuracy = results["test"]["tuned"]["accuracy"]
-    assert report["results"]["films"]["acc,none"] == pytest.approx(accuracy)
+    (scores,) = results["tuned prompt"].values()
+    assert report["results"]["films"]["acc,none"] == pytest.approx(scores["accuracy"])
+    assert 0 < scores["accuracy"] < 1

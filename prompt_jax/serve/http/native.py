@@ -62,7 +62,7 @@ def add_native(app: FastAPI) -> None:
         identity = responses.identity(served)
         return JSONResponse(shapes.Spans(object="list", data=data, **identity))
 
-    @app.post("/v1/generate", **answers(shapes.Completion))
+    @app.post("/v1/generate", **answers(shapes.Completion, streams=True))
     async def generate(request: Request, body: schemas.GenerateRequest) -> JSON | StreamingResponse:
         texts, names, view = body.text, body.prompts, request.state.view
         if names is None:

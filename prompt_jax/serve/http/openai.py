@@ -37,13 +37,13 @@ def add_openai(app: FastAPI) -> None:
     async def model(request: Request, model: str) -> shapes.Model:
         return responses.model(request.state.view.find(model))
 
-    @app.post("/v1/completions", **answers(shapes.Completion))
+    @app.post("/v1/completions", **answers(shapes.Completion, streams=True))
     async def completions(request: Request, body: schemas.CompletionRequest) -> Answered:
         served = await responses.served(request.state.view, body)
         texts = [(served, text) for text in body.prompt]
         return await respond(responses, body, texts, COMPLETION)
 
-    @app.post("/v1/chat/completions", **answers(shapes.ChatCompletion))
+    @app.post("/v1/chat/completions", **answers(shapes.ChatCompletion, streams=True))
     async def chat(request: Request, body: schemas.ChatRequest) -> Answered:
         served = await responses.served(request.state.view, body)
         tokenizer = responses.engine.backbone.tokenizer

@@ -22,7 +22,7 @@ def add_responses(app: FastAPI) -> None:
     """Adds the route to an application that has `state.responses`."""
     responses: Responses = app.state.responses
 
-    @app.post("/v1/responses", **answers(shapes.Response))
+    @app.post("/v1/responses", **answers(shapes.Response, streams=True))
     async def respond(
         request: Request, body: schemas.ResponseRequest
     ) -> shapes.Response | StreamingResponse:

@@ -335,8 +335,12 @@ class Documented(TypedDict):
     response_class: NotRequired[type[PlainTextResponse]]
 
 
-def answers(shape: type) -> Documented:
-    """The options of a route whose answers have a shape; str is plain text."""
+def answers(shape: type, *, streams: bool = False) -> Documented:
+    """The options of a route whose answers have a shape; str is plain text.
+
+    Args:
+      streams: whether they may come as events too.
+    """
     codes = ("4XX", "5XX")
     if shape is str:
         # By its name, since FastAPI takes a model here for one in plain text.
@@ -346,5 +350,6 @@ def answers(shape: type) -> Documented:
             "response_model": None, "responses": dict.fromkeys(codes, failure),
             "response_class": PlainTextResponse,
         }  # fmt: skip
-    failures = dict.fromkeys(codes, {"model": Failure})
-    return {"response_model": None, "responses": {200: {"model": shape}, **failures}}
+    events = {"text/event-stream": {"schema": {"type": "string"}}} if streams else {}
+    success, failure = {"model": shape, "content": events}, {"model": Failure}
+    return {"response_model": None, "responses": {200: success, **dict.fromkeys(codes, failure)}}
