@@ -353,16 +353,18 @@ def test_a_record_stays_what_it_was(tiny):
         np.testing.assert_array_equal(after.log_likelihoods, before.log_likelihoods)
 
 
-def test_one_caller_keeps_out_no_other(tiny):
-    """Twenty requests of one caller, then one of another: it is in the first batch."""
-    order, other = [], contextvars.copy_context()
-    other.run(CALLER.set, Caller("other"))
+@pytest.mark.parametrize("turn", ["key", "prompt"])
+def test_one_keeps_out_no_other(tiny, turn):
+    """Twenty requests of one key or prompt, then one of another: it is in the first batch."""
+    order, context = [], contextvars.copy_context()
+    context.run(CALLER.set, Caller("other" if turn == "key" else ""))
     prompts = prompts_of(tiny)
     with Engine(tiny, prompts, **{**SMALL, "rows": (4,)}) as engine:
         with engine._worker.lock:
             many = [engine.score("p0", [4, 5], [[7], [8]]) for _ in range(20)]
-            one = other.run(engine.score, "p0", [4, 5], [[7], [8]])
-        for name, future in [("one", one), *(("many", each) for each in many)]:
+            name = "p0" if turn == "key" else "p1"
+            one = context.run(engine.score, name, [4, 5], [[7], [8]])
+        for name, future in [("one", one), *(("many", future) for future in many)]:
             future.add_done_callback(lambda _, name=name: order.append(name))
         for future in [one, *many]:
             future.result()

@@ -77,6 +77,11 @@ class Request:
     caller: Caller = dataclasses.field(default_factory=CALLER.get)
     future: "Future[Any]" = dataclasses.field(default_factory=Future)
 
+    @property
+    def turn(self) -> str:
+        """Whose turn it waits for: that of its caller's key, or of its prompt without keys."""
+        return self.caller.key or self.served.digest
+
     def settle(self, answer: object = None, error: Exception | None = None) -> None:
         """Fulfils the future, unless its caller has cancelled it or has an answer already."""
         # Once a future runs it cannot be cancelled, so setting its result cannot race with that.
@@ -107,10 +112,11 @@ Waits: TypeAlias = Callable[[Request], bool]
 
 
 class Queue:
-    """Requests that wait: those of one kind together, and every caller in its turn.
+    """Requests that wait: those of one kind together, and every key in its turn.
 
-    One who asks a thousand times at once keeps out no other. The requests of one caller are taken
-    as they came, whatever their prompts: who names many prompts has no more turns for that.
+    A key that asks a thousand times at once keeps out no other. The requests of one key are taken
+    as they came, whatever their prompts: many prompts give it no more turns. Without keys prompts
+    take turns.
 
     One lock of the engine's guards it.
     """
@@ -118,7 +124,7 @@ class Queue:
     def __init__(self, limit: int):
         self.limit, self.count = limit, 0
         self.waiting: OrderedDict[Kind, OrderedDict[str, deque[Request]]] = OrderedDict()
-        """By kind and key of the caller, whose turn is next first."""
+        """By kind and `Request.turn`, the next one first."""
 
     def put(self, requests: list[Request]) -> None:
         """Takes all of these or none.
@@ -133,7 +139,7 @@ class Queue:
             )
         for request in requests:
             turns = self.waiting.setdefault(request.kind, OrderedDict())
-            turns.setdefault(request.caller.key, deque()).append(request)
+            turns.setdefault(request.turn, deque()).append(request)
         self.count += len(requests)
 
     def next_batch(
@@ -163,7 +169,7 @@ class Queue:
     def take(
         self, kind: Kind, size: int, capacity: int, held: Collection[str], waits: Waits
     ) -> list[Request]:
-        """Requests of a kind, one of each caller in turn.
+        """Requests of a kind, one of each turn.
 
         Args:
           size: how many at most.
@@ -179,7 +185,7 @@ class Queue:
         skipped: set[str] = set()
 
         def ready(requests: Iterable[Request]) -> Iterator[Request]:
-            """Those of a caller that need not wait on."""
+            """Those of one turn that need not wait on."""
             for request in requests:
                 digest = request.served.digest
                 costs = bool(digest) and digest not in new and digest not in held
@@ -194,24 +200,24 @@ class Queue:
                     new.update([digest] if costs else [])
                     yield request
 
-        callers = deque((key, ready(requests)) for key, requests in turns.items())
-        while callers and len(batch) < size:
-            key, requests = callers.popleft()
+        circle = deque((turn, ready(requests)) for turn, requests in turns.items())
+        while circle and len(batch) < size:
+            turn, requests = circle.popleft()
             request = next(requests, None)
             if request is not None:
                 batch.append(request)
-                callers.append((key, requests))
-                turns.move_to_end(key)
+                circle.append((turn, requests))
+                turns.move_to_end(turn)
         self._forget(kind, {*batch, *over})
         return batch
 
     def _forget(self, kind: Kind, requests: Collection[Request]) -> None:
         turns = self.waiting.get(kind, OrderedDict())
-        for key, queued in list(turns.items()) if requests else ():
-            turns[key] = deque(request for request in queued if request not in requests)
+        for turn, queued in list(turns.items()) if requests else ():
+            turns[turn] = deque(request for request in queued if request not in requests)
             # `next_batch` asks every kind for its oldest request, which an empty one does not have.
-            if not turns[key]:
-                del turns[key]
+            if not turns[turn]:
+                del turns[turn]
         if not turns:
             self.waiting.pop(kind, None)
         self.count -= len(requests)
