@@ -1,5 +1,6 @@
 """What an engine refuses, and who is told: a caller is, its neighbours are answered."""
 
+import contextvars
 import dataclasses
 import threading
 import time
@@ -22,6 +23,7 @@ from prompt_jax.serve import (
     TooLongError,
     UnknownPromptError,
 )
+from prompt_jax.serve.requests import CALLER, Caller
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -51,7 +53,12 @@ def test_callers_that_leave_and_those_that_are_late(tiny):
 
 def test_a_full_queue_and_a_closed_engine(tiny):
     engine = Engine(tiny, prompts_of(tiny), **{**SMALL, "window": 5.0}, queue=2)
-    kept = [engine.score("p0", [4, 5], [[7], [8]]) for _ in range(2)]
+    flooding = contextvars.copy_context()
+    flooding.run(CALLER.set, Caller("flooding"))
+    kept = [flooding.run(engine.score, "p0", [4, 5], [[7], [8]])]
+    with pytest.raises(QueueFullError, match="1 requests of this key wait and 1 may, half"):
+        flooding.run(engine.score, "p0", [4, 5], [[7], [8]])
+    kept.append(engine.score("p0", [4, 5], [[7], [8]]))
     with pytest.raises(QueueFullError, match="2 requests wait and 2 may; try again in a moment"):
         engine.score("p0", [4, 5], [[7], [8]])
     assert engine.alive

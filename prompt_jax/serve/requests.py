@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future
 from contextvars import ContextVar
@@ -130,13 +130,21 @@ class Queue:
         """Takes all of these or none.
 
         Raises:
-          QueueFullError: there is no room for all.
+          QueueFullError: there is no room for all, or more than half of it would be one key's.
         """
         if self.count + len(requests) > self.limit:
             raise QueueFullError(
                 f"{self.count} requests wait and {self.limit} may; try again in a moment, or give "
                 "the engine a longer queue"
             )
+        for key, count in Counter(request.caller.key for request in requests).items():
+            waiting = sum(len(turns.get(key, ())) for turns in self.waiting.values())
+            # Without this a key that floods the server would leave no room for others.
+            if key and waiting + count > self.limit // 2:
+                raise QueueFullError(
+                    f"{waiting} requests of this key wait and {self.limit // 2} may, half of the "
+                    "queue; wait for some of the answers before you send more"
+                )
         for request in requests:
             turns = self.waiting.setdefault(request.kind, OrderedDict())
             turns.setdefault(request.turn, deque()).append(request)
