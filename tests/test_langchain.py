@@ -180,8 +180,10 @@ def test_caches_tell_prompts_and_versions_apart(chat, engine, tiny_backbone):
             for name in ("p1", "p2", "p1"):
                 assert text(model.invoke(TEXT, soft_prompt=name)) == said(engine, name)
                 assert text(model.with_prompt(name).invoke(TEXT)) == said(engine, name)
-            rows = engine.stats
-            assert text(model.invoke(TEXT, soft_prompt="p1")) and engine.stats == rows  # Cached.
+            rows = engine.stats.rows
+            assert (
+                text(model.invoke(TEXT, soft_prompt="p1")) and engine.stats.rows == rows
+            )  # Cached.
             method = PromptTuningConfig(num_virtual_tokens=5)
             for seed in (91, 92):
                 engine.put("swapped", prompt_of(tiny_backbone, method, seed))

@@ -31,6 +31,11 @@ REMAT_POLICIES = {
 }
 
 
+def places_from(first: Int[Array, "*B"] | int, count: int) -> Int[Array, "#B T"]:
+    """So many places from `first` on, in all rows or in each."""
+    return jnp.asarray(first).reshape(-1, 1) + jnp.arange(count)[None, :]
+
+
 def relative_buckets(
     query: Int[Array, "*#B T"],
     key: Int[Array, "*#B S"],

@@ -31,11 +31,6 @@ def empty_cache(config: ModelConfig, heads: int, layers: int, batch: int, room: 
     return LayerCache(zeros, zeros)
 
 
-def places_from(first: Int[Array, "*B"] | int, count: int) -> Int[Array, "#B T"]:
-    """So many places from `first` on, in all rows or in each."""
-    return jnp.asarray(first).reshape(-1, 1) + jnp.arange(count)[None, :]
-
-
 def swap(x: Array) -> Array:
     """[B, S, H, K] from [B, H, S, K], and the reverse."""
     return x.swapaxes(1, 2)

@@ -11,8 +11,8 @@ import dataclasses
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from prompt_jax.backbones.blocks import key_bias, prefix_length, prefix_of
-from prompt_jax.backbones.cache import LayerCache, empty_cache, places_from
+from prompt_jax.backbones.blocks import key_bias, places_from, prefix_length, prefix_of
+from prompt_jax.backbones.cache import LayerCache, empty_cache
 from prompt_jax.backbones.causal import Cross, StackConfig, both_ways, layer_biases, sight
 from prompt_jax.backbones.encoder_decoder import EncoderDecoder, behind_prompt
 from prompt_jax.trees import Tuned

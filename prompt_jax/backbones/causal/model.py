@@ -9,8 +9,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from prompt_jax.backbones.blocks import prefix_of
-from prompt_jax.backbones.cache import LayerCache, empty_cache, places_from
+from prompt_jax.backbones.blocks import places_from, prefix_of
+from prompt_jax.backbones.cache import LayerCache, empty_cache
 from prompt_jax.backbones.causal.config import CausalConfig
 from prompt_jax.backbones.causal.masks import causal_biases, layer_biases, sight
 from prompt_jax.backbones.causal.stack import Stack

@@ -18,13 +18,14 @@ from prompt_jax.backbones.blocks import (
     by_heads,
     dropout,
     key_bias,
+    places_from,
     prefix_length,
     prefix_of,
     relative_buckets,
     stack,
     virtual_rows,
 )
-from prompt_jax.backbones.cache import LayerCache, empty_cache, places_from, swap, written
+from prompt_jax.backbones.cache import LayerCache, empty_cache, swap, written
 from prompt_jax.backbones.encoder_decoder import EncoderDecoder, behind_prompt
 from prompt_jax.backbones.layers import (
     Bias,
