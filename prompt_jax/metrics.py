@@ -62,6 +62,8 @@ def macro_f1(predictions: Texts, references: Texts, labels: Texts = ()) -> float
     """
     right, wrong = _counts(predictions, references, labels)
     seen = right + wrong > 0
+    if not seen.any():  # No row of a multi label has one.
+        return 0.0
     return float(np.mean(2 * right[seen] / (2 * right[seen] + wrong[seen])))
 
 

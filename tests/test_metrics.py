@@ -57,6 +57,11 @@ def test_f1_of_several_labels_is_that_of_scikit_learn():
     assert METRICS["micro_f1"]([""], [""], labels) == 0.0
 
 
+def test_f1_of_rows_without_a_label_is_zero():
+    for name in ("macro_f1", "micro_f1"):
+        assert METRICS[name](["", ""], ["", ""], ("a", "b")) == 0.0
+
+
 def test_macro_f1_takes_an_answer_outside_the_classes_as_wrong():
     found = METRICS["macro_f1"](["a", "b", "junk"], ["a", "b", "b"], ("a", "b", "never"))
     assert found == pytest.approx((1 + 2 / 3) / 2)

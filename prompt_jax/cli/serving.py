@@ -198,13 +198,13 @@ def _serve(
     from prompt_jax.serve.http.keys import Keys, read_keys
     from prompt_jax.serve.http.logs import write_log
     from prompt_jax.serve.http.run import check_open, listen, server_of
-    from prompt_jax.serve.http.spans import open_spans
+    from prompt_jax.serve.http.traces import open_traces
     from prompt_jax.weights import load_backbone
 
     others, allowed = methods_of(room), read_keys(keys) if keys else Keys()
     write_log(log_level, as_json=log_json)
     check_open(host, allowed)
-    spans = open_spans()
+    traces = open_traces()
     prompts, listener = Store(Path(store)), listen(host, port)
     prepare(keep_programs=True)
     loaded = load_backbone(
@@ -224,10 +224,10 @@ def _serve(
         address = f"http://{host}:{listener.getsockname()[1]}"
         app = create_app(
             catalog, allowed, hosts=hosts, timeout=timeout, upload_bytes=upload_mib * 2**20,
-            refresh=refresh, on_ready=lambda: LOG.info("ready on %s", address), spans=spans,
+            refresh=refresh, on_ready=lambda: LOG.info("ready on %s", address), traces=traces,
         )  # fmt: skip
-        if spans is not None:
-            ending.callback(spans.close)
+        if traces is not None:
+            ending.callback(traces.close)
         if metrics_port:
             ending.callback(app.state.metrics.listen(host, metrics_port))
         server = server_of(app, host, port, timeout=timeout, drain=drain_seconds)

@@ -27,7 +27,7 @@ from prompt_jax.serve.http.prompts import add_prompts
 from prompt_jax.serve.http.responses import Responses
 from prompt_jax.serve.http.run import SLACK
 from prompt_jax.serve.http.shapes import answers
-from prompt_jax.serve.http.spans import Spans
+from prompt_jax.serve.http.traces import Traces
 
 LOG = logging.getLogger(__name__)
 UPLOAD = 64 * 2**20
@@ -45,7 +45,7 @@ def create_app(
     upload_bytes: int = UPLOAD,
     refresh: float = 5.0,
     on_ready: Callable[[], None] | None = None,
-    spans: Spans | None = None,
+    traces: Traces | None = None,
 ) -> FastAPI:
     """The ASGI application.
 
@@ -58,7 +58,7 @@ def create_app(
       refresh: seconds between two looks at the store and at the keys; 0 never looks.
       on_ready: called once the engine is warm, for which the server then sees and until which it
         is not ready; None takes the engine as it is.
-      spans: what writes traces for OpenTelemetry; None writes none.
+      traces: what writes traces for OpenTelemetry; None writes none.
     """
     backbone = catalog.engine.backbone
     if backbone.tokenizer is None:
@@ -87,8 +87,8 @@ def create_app(
     )  # fmt: skip
     app.router.route_class = Guarded
     metrics = Metrics(catalog)
-    if spans is not None:
-        spans.watch(catalog.engine)
+    if traces is not None:
+        traces.watch(catalog.engine)
     # Of the catalog no more than a key's own view of it comes to a route.
     app.state.door, app.state.engine, app.state.metrics = (
         Door(keys, catalog), catalog.engine, metrics,
@@ -103,7 +103,7 @@ def create_app(
     app.add_exception_handler(HTTPException, errors.on_http)
     app.add_middleware(
         Gate, metrics=metrics, hosts=None if keys and not hosts else hosts, upload=upload_bytes,
-        patience=timeout + SLACK, spans=spans,
+        patience=timeout + SLACK, traces=traces,
     )  # fmt: skip
     _add_health(app, catalog, timeout)
     add_openai(app)

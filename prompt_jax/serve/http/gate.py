@@ -14,7 +14,7 @@ from prompt_jax.serve.http.errors import Refused, response_to
 from prompt_jax.serve.http.logs import ACCESS, HEADER, Trace, tracing
 from prompt_jax.serve.http.metrics import Metrics
 from prompt_jax.serve.http.run import CLOSE, is_loopback
-from prompt_jax.serve.http.spans import Spans
+from prompt_jax.serve.http.traces import Traces
 
 HOST = re.compile(r"([A-Za-z0-9.\-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 UPLOADS = re.compile("/v1/prompts/[^/]+")
@@ -61,7 +61,7 @@ class Gate:
       hosts: names that a request may be sent to, beside those of loopback; None allows all.
       upload: bytes of an uploaded prompt at most; other bodies have at most 1 MiB.
       patience: seconds until a request is over, whoever is slow.
-      spans: what writes a trace of each; None writes none.
+      traces: what writes a trace of each; None writes none.
     """
 
     def __init__(
@@ -71,9 +71,9 @@ class Gate:
         hosts: Sequence[str] | None,
         upload: int,
         patience: float,
-        spans: Spans | None,
+        traces: Traces | None,
     ):
-        self.spans = spans
+        self.traces = traces
         self.app, self.metrics, self.upload, self.patience = app, metrics, upload, patience
         self.hosts = None if hosts is None else {host.lower() for host in hosts}
         self._running = 0
@@ -88,8 +88,8 @@ class Gate:
         headers, began, broken = Headers(scope=scope), time.monotonic(), LEFT
         with tracing(headers) as request:
             sent = Sent(send, request)
-            if self.spans is not None and scope["path"] not in PROBES:
-                request.span = self.spans.begin(scope, headers)
+            if self.traces is not None and scope["path"] not in PROBES:
+                request.span = self.traces.begin(scope, headers)
             self._running += 1
             try:
                 async with asyncio.timeout(self.patience):
@@ -153,8 +153,8 @@ class Gate:
             fields["prompt"] = ",".join(request.prompts)[:500]
         level = logging.DEBUG if route in PROBES and code == 200 else logging.INFO
         ACCESS.log(level, "request", extra={"fields": fields})
-        if self.spans is not None:
-            self.spans.end(request, fields)
+        if self.traces is not None:
+            self.traces.end(request, fields)
 
     def _host_problem(self, host: str) -> str:
         """Why a request to this host is not answered; empty where it is."""

@@ -41,7 +41,7 @@ ATTRIBUTES = {
 """What a line of the log has -> what a span calls it."""
 
 
-def open_spans() -> "Spans | None":
+def open_traces() -> "Traces | None":
     """Traces as the variables of the environment ask for them; None where none does.
 
     Raises:
@@ -66,7 +66,7 @@ def open_spans() -> "Spans | None":
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     for name in names:
         provider.add_span_processor(BatchSpanProcessor(_exporter(name)))
-    return Spans(provider)
+    return Traces(provider)
 
 
 def _exporter(name: str) -> SpanExporter:
@@ -82,7 +82,7 @@ def _exporter(name: str) -> SpanExporter:
     return exporters[name].load()()
 
 
-class Spans:
+class Traces:
     """The spans of one server."""
 
     def __init__(self, provider: TracerProvider):

@@ -19,7 +19,7 @@ from starlette.datastructures import Headers  # noqa: E402
 
 from prompt_jax import InputError  # noqa: E402
 from prompt_jax.serve.http import create_app  # noqa: E402
-from prompt_jax.serve.http.spans import Spans, open_spans  # noqa: E402
+from prompt_jax.serve.http.traces import Traces, open_traces  # noqa: E402
 
 pytestmark = pytest.mark.timeout(120)
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -32,7 +32,7 @@ def test_a_request_and_its_rows(served, monkeypatch):
     )  # The server of all tests keeps its own.
     exporter, provider = InMemorySpanExporter(), TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    app = create_app(served.catalog, KEYS, spans=Spans(provider))
+    app = create_app(served.catalog, KEYS, traces=Traces(provider))
 
     def spans(count):
         until(lambda: len(exporter.get_finished_spans()) == count)
@@ -87,14 +87,14 @@ def test_a_request_and_its_rows(served, monkeypatch):
 
 
 def test_nothing_is_sent_unless_it_is_asked_for(monkeypatch):
-    assert open_spans() is None
+    assert open_traces() is None
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "none")
-    assert open_spans() is None
+    assert open_traces() is None
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "zipkin")
     with pytest.raises(InputError, match="is none, otlp, .*otlp_proto_http, got zipkin; install"):
-        open_spans()
+        open_traces()
     monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
-    assert open_spans() is None
+    assert open_traces() is None
 
 
 def test_the_collector_of_the_environment_gets_them(monkeypatch):
@@ -116,9 +116,9 @@ def test_the_collector_of_the_environment_gets_them(monkeypatch):
             "OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{collector.server_port}"
         )
         monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment=test")
-        spans = open_spans()
-        spans.begin({"method": "GET"}, Headers()).end()
-        spans.close()
+        traces = open_traces()
+        traces.begin({"method": "GET"}, Headers()).end()
+        traces.close()
         thread.join(30)
     ((path, body),) = bodies
     (sent,) = ExportTraceServiceRequest.FromString(body).resource_spans
