@@ -36,6 +36,7 @@ METHODS = [
     AdapterConfig(),
     BiasConfig(),
 ]
+BEHIND = ("after_bos", "suffix")
 
 
 @pytest.fixture(params=["t5", "gpt2", "llama", "bert", "deberta", "modernbert", "bart"])
@@ -44,8 +45,13 @@ def backbone(request):
 
 
 def injections(backbone):
-    made = []
-    for i, method in enumerate(METHODS):
+    made, methods = [], METHODS
+    if backbone.target_place == "behind":
+        methods = [
+            *METHODS,
+            *(PromptTuningConfig(num_virtual_tokens=2, placement=p) for p in BEHIND),
+        ]
+    for i, method in enumerate(methods):
         tuned = shaken(init(method, backbone, jax.random.key(i)), 100 + i)
         made.append(materialize(method, tuned))
     return made

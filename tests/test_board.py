@@ -36,7 +36,7 @@ def test_rows_move_between_boards(family):
     def reading(row, length):
         text = np.pad(tokens[row : row + 1], ((0, 0), (0, length - 4))).astype(np.int32)
         draws = draws_of([sampling], backbone.config)
-        return read(model, {}, np.zeros(1, np.int32), text, text > 0, draws, room=room)
+        return read(model, {}, (), np.zeros(1, np.int32), text, text > 0, draws, room=room)
 
     def written(board, count):
         return write(model, {}, board, np.ones(len(board.slots), bool), np.int32(count))

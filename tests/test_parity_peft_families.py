@@ -28,6 +28,7 @@ from parity import torch_model as random_model
 
 import prompt_jax as pj
 from prompt_jax import testing
+from prompt_jax.backbones.families import BACKBONES
 from prompt_jax.config import InputError
 from prompt_jax.methods import init, resolve
 from prompt_jax.prompts import export_peft, load_prompt, prompt_for, save_prompt
@@ -240,6 +241,21 @@ def test_a_distilbert_head_has_two_layers(backbones, tmp_path):
     ours = pj.PromptTuningModel.from_pretrained(backbone, prompt)
     theirs = their_logits(model, "distilbert", "SEQ_CLS")
     close(our_logits(ours, "distilbert", "SEQ_CLS"), theirs)
+
+
+def test_kernels_that_nobody_names_are_those_of_peft():
+    """Of every model type that PEFT has a choice for."""
+    from peft.utils import constants
+
+    compared = 0
+    for method, kind in (("lora", "LORA"), ("ia3", "IA3"), ("feedforward", "IA3_FEEDFORWARD")):
+        ending = "MODULES_MAPPING" if method == "feedforward" else "TARGET_MODULES_MAPPING"
+        choice = getattr(constants, f"TRANSFORMERS_MODELS_TO_{kind}_{ending}")
+        for model_type, family in BACKBONES.items():
+            if model_type in choice:
+                assert list(family.kernel_names(model_type)[method]) == choice[model_type]
+                compared += 1
+    assert compared > 30
 
 
 def test_what_peft_would_run_differently_is_told(backbones):

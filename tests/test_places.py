@@ -46,8 +46,10 @@ def model_of(backbone, placement, prompt):
 
 
 USER_HEAD = "<|start_header_id|>user<|end_header_id|>\n\n"
+SYSTEM_HEAD = "<s><|start_header_id|>system<|end_header_id|>\n\n"
 HEADS = {
-    "llama3": ("<s><|start_header_id|>system<|end_header_id|>\n\n", USER_HEAD),
+    "llama3": (SYSTEM_HEAD, USER_HEAD),
+    "llama3.1": (f"{SYSTEM_HEAD}It is 1 Jan 2024.\n\n", f"<|eot_id|>{USER_HEAD}"),
     "qwen": ("<|im_start|>system\n", "<|im_end|>\n<|im_start|>user\n"),
     "smollm2": ("<|im_start|>system\n", "<|im_end|>\n<|im_start|>user\n"),
     "gemma": (None, "<s><start_of_turn>user\n"),

@@ -71,8 +71,11 @@ class Family(Protocol):
         """Paths of the frozen tree to names of weights: one, or one a layer for stacked leaves."""
         ...
 
-    def kernel_names(self, model_type: str) -> dict[str, str]:
-        """Kernels that methods train where none are named, by role."""
+    def kernel_names(self, model_type: str) -> dict[str, tuple[str, ...]]:
+        """Kernels that methods train where none are named: PEFT's choice where it has one.
+
+        By method: `lora`, `ia3`, and `feedforward`, those of IA3 that are scaled at their input.
+        """
         ...
 
     def head_names(self, task_type: str, model_type: str) -> dict[str, str]:

@@ -292,18 +292,38 @@ class PromptedModel:
         return self.apply(states, method="words")
 
     def prefill(
-        self, tokens: Int[Array, "B T"], mask: Bool[Array, "B T"], length: int
+        self,
+        tokens: Int[Array, "B T"],
+        mask: Bool[Array, "B T"],
+        length: int,
+        behind: Prefilled | None = None,
     ) -> Prefilled:
         """Reads the input once, before an answer is written.
 
         Args:
           length: target tokens that the cache has room for.
+          behind: virtual tokens that were read already, see `prefill_prompt`; only the text is
+            read then.
         """
         if self.module.config.is_encoder:
             return Prefilled(self.cloze_logits(tokens, mask, 1)[:, 0], None, mask)
-        embeddings, mask = self.read(tokens, mask)
-        logits, cache = self.apply(embeddings, mask, length, method="prefill")
+        if behind is None:
+            embeddings, mask = self.read(tokens, mask)
+            logits, cache = self.apply(embeddings, mask, length, method="prefill")
+            return Prefilled(logits, cache, mask)
+        text = self.injection._replace(prompt=None, prompt_mask=None)
+        embeddings, mask = dataclasses.replace(self, injection=text).read(tokens, mask)
+        mask = jnp.concatenate([behind.mask, mask], axis=1)
+        read = behind.decoder_cache
+        logits, cache = self.apply(embeddings, mask, length, read, method="prefill")
         return Prefilled(logits, cache, mask)
+
+    def prefill_prompt(self, rows: int) -> Prefilled:
+        """Reads virtual tokens alone, which stand before any text of a decoder."""
+        nothing = jnp.zeros((rows, 0), jnp.int32)
+        read = self.prefill(nothing, nothing > 0, 0)
+        # What they predict is looked at by nobody, and would be a row of the vocabulary's size.
+        return read._replace(logits=read.logits[:, :0])
 
     def decode(
         self,

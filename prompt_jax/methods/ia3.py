@@ -16,7 +16,6 @@ from prompt_jax.methods.kernels import (
     KernelConfig,
     fit,
     is_called,
-    kernel_names,
     kernels,
     layered,
     names_of,
@@ -45,10 +44,10 @@ def resolve(config: IA3Config, backbone: Backbone) -> IA3Config:
     """The config with names of kernels."""
     if config.target_modules:
         return config
-    names = kernel_names(backbone, ("key", "value", "feedforward"))
-    # The feed-forward's: by that name BERT's attentions are scaled at their inputs as well.
-    feedforward = config.feedforward_modules or names[-1:]
-    return dataclasses.replace(config, target_modules=names, feedforward_modules=feedforward)
+    names = backbone.family.kernel_names(backbone.model_type)
+    # By the name of the feed-forward's, BERT's attentions are scaled at their inputs as well.
+    feedforward = config.feedforward_modules or names["feedforward"]
+    return dataclasses.replace(config, target_modules=names["ia3"], feedforward_modules=feedforward)
 
 
 def init(config: IA3Config, backbone: Backbone, key: PRNGKeyArray) -> Tuned:

@@ -75,16 +75,6 @@ def targets(backbone: Backbone, modules: Sequence[str]) -> dict[str, Projection]
     return chosen
 
 
-def kernel_names(backbone: Backbone, roles: Sequence[str]) -> tuple[str, ...]:
-    """What the family calls the kernels of some roles, each name once.
-
-    Args:
-      roles: among `query`, `key`, `value` and `feedforward`, the last kernel of that.
-    """
-    names = backbone.family.kernel_names(backbone.model_type)
-    return tuple(dict.fromkeys(names[role] for role in roles))
-
-
 def by_place(tree: Tuned) -> dict[tuple[str, ...], dict[str, Any]]:
     """The leaves of every place in a tree, by its path."""
     places: dict[tuple[str, ...], dict[str, Any]] = {}

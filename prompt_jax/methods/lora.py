@@ -21,7 +21,6 @@ from prompt_jax.methods.kernels import (
     KernelConfig,
     by_place,
     fit,
-    kernel_names,
     layered,
     names_of,
     peft_fields,
@@ -74,7 +73,8 @@ class LoraConfig(KernelConfig):
 
 def resolve(config: LoraConfig, backbone: Backbone) -> LoraConfig:
     """The config with names of kernels."""
-    names = config.target_modules or kernel_names(backbone, ("query", "value"))
+    names = backbone.family.kernel_names(backbone.model_type)["lora"]
+    names = config.target_modules or names
     return dataclasses.replace(config, target_modules=names)
 
 

@@ -16,6 +16,7 @@ from prompt_jax.serve.board import Board, Draws, Size, draws_of, empty, put, siz
 from prompt_jax.serve.decoding import read, write
 from prompt_jax.serve.programs import Lane, Programs
 from prompt_jax.serve.prompts import PLAIN
+from prompt_jax.serve.read_prompts import ReadPrompts
 from prompt_jax.serve.requests import WRITE, Kind, Queue, Request, Waits
 from prompt_jax.serve.sampling import Likeliest, Written
 
@@ -60,6 +61,7 @@ class ContinuousBatch:
         """How many inputs are read at once."""
         self.requests: dict[int, Request] = {}
         """By place, those that are being written."""
+        self._prompts = ReadPrompts(model, bank, places)
         self._sent: dict[Request, int] = {}
         """How many tokens their listeners have."""
         self._board: Board | None = None
@@ -115,16 +117,25 @@ class ContinuousBatch:
     def _readings(self, requests: Sequence[Request]) -> Iterator[Sequence[Request]]:
         """Requests that are read at once: one, or more than half of what there is a program for."""
         most = self._counts[-1]
-        while requests:
-            count = most if len(requests) > most // 2 else 1
-            yield requests[:count]
-            requests = requests[count:]
+        # Apart, so that it depends on no neighbour how a row is read.
+        for behind in (True, False):
+            rows = [row for row in requests if self._prompts.have(row.served) == behind]
+            while rows:
+                count = most if len(rows) > most // 2 else 1
+                yield rows[:count]
+                rows = rows[count:]
 
     def _read(
         self, requests: Sequence[Request], slots: Sequence[int], size: Size, leaves: DeviceLeaves
     ) -> Board:
+        rows = zip(requests, slots, strict=True)
+        prompts = tuple(
+            self._prompts.of(request.served, slot, leaves)
+            for request, slot in rows
+            if self._prompts.have(request.served)
+        )
         inputs = self._inputs(requests, slots, size.length)
-        return read(self._model, leaves, *inputs, room=size.room)
+        return read(self._model, leaves, prompts, *inputs, room=size.room)
 
     def _inputs(
         self, requests: Sequence[Request], slots: Sequence[int], length: int
@@ -273,9 +284,12 @@ class ContinuousBatch:
         leaves, counts = self._bank.shapes(lane.part), self._counts
         if size != self._largest:  # Inputs of a smaller board are read as many at once as it has.
             counts = [count for count in counts if count == size.rows]
-        for count in counts:
+        ways = [()] if not self._prompts.all else []
+        if self._prompts.any:
+            ways.append((self._prompts.shapes(leaves),))
+        for count, way in itertools.product(counts, ways):
             inputs = self._inputs([self._nobody] * count, [PLAIN_SLOT] * count, size.length)
-            read.lower(self._model, leaves, *inputs, room=size.room).compile()
+            read.lower(self._model, leaves, way * count, *inputs, room=size.room).compile()
         board, awaited = self._shapes(size), np.zeros(size.rows, bool)
         write.lower(self._model, _in_layers(leaves), board, awaited, np.int32(1)).compile()
         empty.lower(self._model, self._bank.shapes(self._bank.parts[0]), size=size).compile()
@@ -283,7 +297,7 @@ class ContinuousBatch:
         for source, target in self._new_moves(size, readings):
             places = np.zeros(source.rows, np.int32)
             put.lower(self._shapes(target), self._shapes(source), places).compile()
-        return len(counts) + 1
+        return len(counts) * len(ways) + 1 + self._prompts.compile(leaves)
 
     def _new_moves(self, size: Size, readings: Sequence[Size]) -> set[tuple[Size, Size]]:
         """Which moves there are with a board of this size, and with what is read for it."""

@@ -5,6 +5,7 @@ Every row stands at a step of its own, under its own prompt, and its answer depe
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt
 
 from prompt_jax.backbones.config import ModelConfig
-from prompt_jax.forward import PromptedModel
+from prompt_jax.forward import Prefilled, PromptedModel
 from prompt_jax.generate.rules import ban, lessened
 from prompt_jax.generate.sampling import restrict
 from prompt_jax.serve.bank import DeviceLeaves, rows_of
@@ -20,10 +21,19 @@ from prompt_jax.serve.board import Board, Draws, unwritten
 from prompt_jax.serve.sampling import Likeliest
 
 
+@jax.jit
+def read_prompt(
+    model: PromptedModel, leaves: DeviceLeaves, slots: Int[Array | np.ndarray, " A"]
+) -> Prefilled:
+    """The virtual tokens of A slots, as what is read behind them sees them."""
+    return dataclasses.replace(model, injection=rows_of(leaves, slots)).prefill_prompt(len(slots))
+
+
 @functools.partial(jax.jit, static_argnames="room")
 def read(
     model: PromptedModel,
     leaves: DeviceLeaves,
+    prompts: Sequence[Prefilled],
     slots: Int[Array, " A"],
     tokens: Int[Array, "A T"],
     mask: Bool[Array, "A T"],
@@ -35,9 +45,11 @@ def read(
 
     Args:
       model: without a prompt.
+      prompts: the virtual tokens of each row, read already; none are read with the texts.
       room: U, the tokens that an answer may have.
     """
-    first = dataclasses.replace(model, injection=rows_of(leaves, slots)).prefill(tokens, mask, room)
+    prompted = dataclasses.replace(model, injection=rows_of(leaves, slots))
+    first = prompted.prefill(tokens, mask, room, _together(prompts) if prompts else None)
     config, live = model.module.config, jnp.ones(slots.shape, bool)
     board = unwritten(slots, draws, first.mask, first.decoder_cache, live, room, config)
     if config.target_place == "behind":
@@ -47,6 +59,17 @@ def read(
     else:  # A decoder of its own has read its start tokens, and no text.
         seen = board.seen.at[:, jnp.array(config.start_tokens)].set(True)
     return _append(board._replace(seen=seen), first.logits, config)
+
+
+def _together(rows: Sequence[Prefilled]) -> Prefilled:
+    """Several that are of a row each."""
+    caches = [row.decoder_cache for row in rows]
+    return Prefilled(
+        jnp.concatenate([row.logits for row in rows]),
+        # Leaves of a cache have L in front of the rows.
+        jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1), *caches),
+        jnp.concatenate([row.mask for row in rows]),
+    )
 
 
 # Donated: a board holds the cache of all rows and must not stand twice.

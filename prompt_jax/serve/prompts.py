@@ -193,7 +193,10 @@ def poisoned(served: Served) -> PoisonedPromptError:
 def injection_for(backbone: Backbone, prompt: Prompt, allow_mismatch: bool) -> Injection:
     """What a prompt puts into rows of its own."""
     prompt = of_task(prompt.on(backbone, allow_mismatch=allow_mismatch))
-    if prompt.method.place not in (allowed := ("prefix", *IN_CHATS)):
+    # What fills up a slot stands before the virtual tokens. A decoder counts positions over real
+    # tokens; elsewhere it would come between a text and a prompt that stands behind some of it.
+    allowed = PLACEMENTS if backbone.target_place == "behind" else ("prefix", *IN_CHATS)
+    if prompt.method.place not in allowed:
         raise InputError(
             f'it stands at "{prompt.method.place}", and prompts that share batches stand at '
             f"{', '.join(allowed)}; answer with it alone"

@@ -12,6 +12,16 @@ TEMPLATES = {
         "\n\n{{ m['content'] | trim }}<|eot_id|>{% endfor %}{% if add_generation_prompt %}"
         "<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
     ),
+    # A system turn in every chat, which begins with a date that a caller may choose.
+    "llama3.1": (
+        "{% set day = date_string if date_string is defined else '1 Jan 2024' %}"
+        "{% set told = messages[0]['role'] == 'system' %}{{ bos_token }}"
+        "<|start_header_id|>system<|end_header_id|>\n\nIt is {{ day }}.\n\n"
+        "{% if told %}{{ messages[0]['content'] | trim }}{% endif %}<|eot_id|>"
+        "{% for m in (messages[1:] if told else messages) %}<|start_header_id|>{{ m['role'] }}"
+        "<|end_header_id|>\n\n{{ m['content'] | trim }}<|eot_id|>{% endfor %}"
+        "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+    ),
     # A default system turn where the chat has none; thoughts of earlier turns are dropped.
     "qwen": (
         "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou help.<|im_end|>\n"

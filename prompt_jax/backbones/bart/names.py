@@ -20,11 +20,11 @@ OTHERS = ("classification_head.", "qa_outputs.", f"{ROOT}encoder.version", f"{RO
 """Heads of other tasks, and what no BART reads."""
 
 
-def kernel_names(model_type: str) -> dict[str, str]:
-    """What Hugging Face calls the kernels that methods tune by their role."""
-    # IA3 scales keys and values, and of BART queries and values: so PEFT chooses.
-    names = {"query": "q_proj", "key": "q_proj", "value": "v_proj"}
-    return names | {"feedforward": "fc2"}
+def kernel_names(model_type: str) -> dict[str, tuple[str, ...]]:
+    """Kernels that methods train where none are named, by method."""
+    # Queries and values, where of other families IA3 scales keys and values: so PEFT chooses.
+    lora = ("q_proj", "v_proj")
+    return {"lora": lora, "ia3": (*lora, "fc2"), "feedforward": ("fc2",)}
 
 
 def head_names(task_type: str, model_type: str) -> dict[str, str]:

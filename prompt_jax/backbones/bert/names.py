@@ -52,14 +52,16 @@ DISTANCES = {"p2c": ("query", "pos_query_proj"), "c2p": ("key", "pos_key_proj")}
 """The kernels of distances where they have their own, by the term that reads them."""
 
 
-def kernel_names(model_type: str) -> dict[str, str]:
-    """What Hugging Face calls the kernels that methods tune by their role."""
+def kernel_names(model_type: str) -> dict[str, tuple[str, ...]]:
+    """Kernels that methods train where none are named, by method."""
     if model_type == "distilbert":
-        return {"query": "q_lin", "key": "k_lin", "value": "v_lin", "feedforward": "ffn.lin2"}
-    ending = "_proj" if model_type == "deberta-v2" else ""
-    names = {role: role + ending for role in ("query", "key", "value")}
-    # The outputs of attentions end in the same name as those of feed-forwards.
-    return names | {"feedforward": "output.dense"}
+        query, key, value, wo = "q_lin", "k_lin", "v_lin", "ffn.lin2"
+    else:
+        ending = "_proj" if model_type == "deberta-v2" else ""
+        query, key, value = (role + ending for role in ("query", "key", "value"))
+        # The outputs of attentions end in the same name as those of feed-forwards.
+        wo = "output.dense"
+    return {"lora": (query, value), "ia3": (key, value, wo), "feedforward": (wo,)}
 
 
 def head_names(task_type: str, model_type: str) -> dict[str, str]:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from prompt_jax.backbones.blocks import places_from, prefix_of
-from prompt_jax.backbones.cache import LayerCache, empty_cache
+from prompt_jax.backbones.cache import LayerCache, empty_cache, written
 from prompt_jax.backbones.causal.config import CausalConfig
 from prompt_jax.backbones.causal.masks import causal_biases, layer_biases, sight
 from prompt_jax.backbones.causal.stack import Stack
@@ -121,19 +121,26 @@ class Causal(nn.Module):
         return self.words(jnp.concatenate([last, states[:, inputs:]], axis=1))
 
     def prefill(
-        self, embeddings: Float[Array, "B S D"], mask: Bool[Array, "B S"], length: int
+        self,
+        embeddings: Float[Array, "B T D"],
+        mask: Bool[Array, "B S"],
+        length: int,
+        before: LayerCache | None = None,
     ) -> tuple[Float[Array, "B V"], LayerCache | None]:
         """Logits of the first target token, and the cache that `decode` goes on with.
 
         Args:
           length: target tokens that the cache has room for.
+          before: of the first S - T places, which were read already.
         """
         c, (batch, inputs) = self.config, mask.shape
         cache = empty_cache(c, c.num_kv_heads, c.num_layers, batch, inputs + length)
         # Places that are still empty are hidden, or their zeros would have a share of the softmax.
-        room = jnp.pad(mask, ((0, 0), (0, length)))
-        states, cache = self._states(embeddings, room, inputs, 0, cache)
-        return self.words(_last(states, mask))[:, 0], cache
+        room, first = jnp.pad(mask, ((0, 0), (0, length))), inputs - embeddings.shape[1]
+        if before is not None:
+            cache = written(cache, before, jnp.int32(0))
+        states, cache = self._states(embeddings, room, inputs, first, cache, before is not None)
+        return self.words(_last(states, mask[:, first:]))[:, 0], cache
 
     def decode(
         self,

@@ -98,6 +98,8 @@ class Names(NamedTuple):
     layers: str = "model.layers"
     final: str = "model.norm"
     positions: str = ""
+    scaled: tuple[str, str] = ("key", "value")
+    """What of its attentions IA3 scales where nothing is named, by PEFT's choice."""
 
     @property
     def table(self) -> str:
@@ -110,8 +112,8 @@ NAMES = {
     "gpt2": Names(
         GPT2, "transformer.wte", "transformer.h", "transformer.ln_f", "transformer.wpe"
     ),
-    "gemma2": Names(GEMMA2),
-    "gemma3_text": Names(GEMMA2),
+    **dict.fromkeys(("qwen2", "qwen3", "gemma"), Names(LLAMA, scaled=("query", "value"))),
+    **dict.fromkeys(("gemma2", "gemma3_text"), Names(GEMMA2, scaled=("query", "value"))),
     "olmo2": Names(GEMMA2),
     "phi3": Names(PHI3),
     "gpt_neox": Names(
@@ -121,7 +123,7 @@ NAMES = {
     "bart": Names(BART),
     "opt": Names(
         BART, "model.decoder.embed_tokens", "model.decoder.layers",
-        "model.decoder.final_layer_norm", "model.decoder.embed_positions",
+        "model.decoder.final_layer_norm", "model.decoder.embed_positions", ("query", "key"),
     ),
     **dict.fromkeys(("t5gemma", "t5gemma2"), Names(T5GEMMA)),
 }  # fmt: skip
@@ -134,22 +136,27 @@ def _names(model_type: str) -> Names:
     return NAMES.get(model_type, _LLAMA)
 
 
-def kernel_names(model_type: str) -> dict[str, str]:
-    """What Hugging Face calls the kernels that methods tune by their role."""
-    layer = _names(model_type).layer
+def kernel_names(model_type: str) -> dict[str, tuple[str, ...]]:
+    """Kernels that methods train where none are named, by method."""
+    layer, scaled = _names(model_type).layer, _names(model_type).scaled
     # Cross-attention has the same names, and its kernels are tuned with the others.
     modules = [name for path, name in layer.items() if not path.startswith("cross_attention")]
 
-    def short(module: str) -> str:
+    def short(path: str) -> str:
+        module = layer.get(path, layer.get("attention/qkv", ""))
         last = module.rpartition(".")[2]
         alone = sum(name.endswith(f".{last}") for name in modules) == 1
         return last if alone else module
 
-    places = {role: f"attention/{role}" for role in ("query", "key", "value")}
-    places["feedforward"] = "mlp/wo"
+    def attention(*roles: str) -> tuple[str, ...]:
+        # Each name once: one kernel may make all three.
+        return tuple(dict.fromkeys(short(f"attention/{role}") for role in roles))
+
+    feedforward = (short("mlp/wo"),)
     return {
-        role: short(layer.get(path, layer.get("attention/qkv", "")))
-        for role, path in places.items()
+        "lora": attention("query", "value"),
+        "ia3": attention(*scaled) + feedforward,
+        "feedforward": feedforward,
     }
 
 

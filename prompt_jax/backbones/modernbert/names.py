@@ -18,9 +18,9 @@ OTHERS = ("classifier.",)
 """Heads of other tasks, which a prompt brings itself."""
 
 
-def kernel_names(model_type: str) -> dict[str, str]:
-    """What Hugging Face calls the kernels that methods tune by their role."""
-    return dict.fromkeys(("query", "key", "value"), "Wqkv") | {"feedforward": "mlp.Wo"}
+def kernel_names(model_type: str) -> dict[str, tuple[str, ...]]:
+    """Kernels that methods train where none are named, by method."""
+    return {"lora": ("Wqkv",), "ia3": ("Wqkv", "mlp.Wo"), "feedforward": ("mlp.Wo",)}
 
 
 def head_names(task_type: str, model_type: str) -> dict[str, str]:

@@ -16,9 +16,12 @@ UNUSED = ("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weigh
 ATTENTION = {"query": "q", "key": "k", "value": "v", "out": "o"}
 
 
-def kernel_names(model_type: str) -> dict[str, str]:
-    """What Hugging Face calls the kernels that methods tune by their role."""
-    return {"query": "q", "key": "k", "value": "v", "feedforward": "wo"}
+def kernel_names(model_type: str) -> dict[str, tuple[str, ...]]:
+    """Kernels that methods train where none are named, by method."""
+    lora = {"lora": ("q", "v")}
+    if model_type == "mt5":  # PEFT scales what comes out of a kernel of its feed-forward.
+        return lora | {"ia3": ("k", "v", "wi_1"), "feedforward": ()}
+    return lora | {"ia3": ("k", "v", "wo"), "feedforward": ("wo",)}
 
 
 def head_names(task_type: str, model_type: str) -> dict[str, str]:
