@@ -110,7 +110,8 @@ class ContinuousBatch:
             rows, slots = [*batch, *[batch[0]] * filling], [*slots, *[slots[0]] * filling]
             size = self._size_for(rows, reading=True)._replace(rows=len(rows))
             leaves = self._bank.leaves_with(path for r in batch for path in r.served.leaves)
-            board = self._read(rows, slots, size, leaves)
+            behind = self._prompts.have(batch[0].served)
+            board = self._read(rows, slots, size, leaves, behind=behind)
             self._seat(board, size, [*places, *[self._size.rows] * filling])
             self._tell(poison)
 
@@ -126,14 +127,17 @@ class ContinuousBatch:
                 rows = rows[count:]
 
     def _read(
-        self, requests: Sequence[Request], slots: Sequence[int], size: Size, leaves: DeviceLeaves
+        self,
+        requests: Sequence[Request],
+        slots: Sequence[int],
+        size: Size,
+        leaves: DeviceLeaves,
+        *,
+        behind: bool,
     ) -> Board:
-        rows = zip(requests, slots, strict=True)
-        prompts = tuple(
-            self._prompts.of(request.served, slot, leaves)
-            for request, slot in rows
-            if self._prompts.have(request.served)
-        )
+        """Inputs behind their prompts, which were read before, or together with them."""
+        rows = zip(requests, slots, strict=True) if behind else ()
+        prompts = tuple(self._prompts.of(row.served, slot, leaves) for row, slot in rows)
         inputs = self._inputs(requests, slots, size.length)
         return read(self._model, leaves, prompts, *inputs, room=size.room)
 
@@ -284,12 +288,11 @@ class ContinuousBatch:
         leaves, counts = self._bank.shapes(lane.part), self._counts
         if size != self._largest:  # Inputs of a smaller board are read as many at once as it has.
             counts = [count for count in counts if count == size.rows]
-        ways = [()] if not self._prompts.all else []
-        if self._prompts.any:
-            ways.append((self._prompts.shapes(leaves),))
-        for count, way in itertools.product(counts, ways):
+        ways = self._prompts.ways
+        for count, behind in itertools.product(counts, ways):
             inputs = self._inputs([self._nobody] * count, [PLAIN_SLOT] * count, size.length)
-            read.lower(self._model, leaves, way * count, *inputs, room=size.room).compile()
+            prompts = (self._prompts.shapes(leaves),) * count if behind else ()
+            read.lower(self._model, leaves, prompts, *inputs, room=size.room).compile()
         board, awaited = self._shapes(size), np.zeros(size.rows, bool)
         write.lower(self._model, _in_layers(leaves), board, awaited, np.int32(1)).compile()
         empty.lower(self._model, self._bank.shapes(self._bank.parts[0]), size=size).compile()
@@ -326,9 +329,9 @@ class ContinuousBatch:
         self._size = self._largest
         for part in self._bank.parts:
             leaves = self._bank.leaves_with(part)
-            for count in (*self._counts, 1):
-                size = self._size._replace(rows=count)
-                board = self._read([self._nobody] * count, [PLAIN_SLOT] * count, size, leaves)
+            for count, behind in itertools.product((*self._counts, 1), self._prompts.ways):
+                size, rows = self._size._replace(rows=count), [self._nobody] * count
+                board = self._read(rows, [PLAIN_SLOT] * count, size, leaves, behind=behind)
                 # At places beyond the board, so that it stays empty.
                 self._seat(board, size, [self._size.rows] * count)
                 # Nobody is awaited, so the loop ends before its first token.

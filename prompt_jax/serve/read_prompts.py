@@ -27,19 +27,16 @@ class ReadPrompts:
         self._model, self._bank, self._most = model, bank, most
         # An encoder, and a decoder that sees its input in both directions, read prompt and text
         # together.
-        self.any = (
-            "prompt" in bank.layout
-            and config.target_place == "behind"
-            and not config.bidirectional_input
-        )
-        """Whether prompts of this engine can be read before their texts."""
-        self.all = self.any and "place" not in bank.layout
-        """Whether all of them can."""
+        first = config.target_place == "behind" and not config.bidirectional_input
+        behind = [True] if first and "prompt" in bank.layout else []
+        together = [] if behind and "place" not in bank.layout else [False]
+        self.ways = (*behind, *together)
+        """Whether rows of this engine are read behind their prompts, or some are and some not."""
         self._kept: OrderedDict[str, Prefilled] = OrderedDict()  # The longest unused first.
 
     def have(self, served: Served) -> bool:
         """Whether rows of a prompt read their texts alone: it stands before them."""
-        return self.any and "place" not in served.leaves
+        return True in self.ways and "place" not in served.leaves
 
     def of(self, served: Served, slot: int, leaves: DeviceLeaves) -> Prefilled:
         """A prompt as a row behind it sees it; read now unless it was before."""
@@ -57,7 +54,7 @@ class ReadPrompts:
 
     def compile(self, leaves: dict[str, jax.ShapeDtypeStruct]) -> int:
         """Compiles what reads a prompt, in any thread; how many programs."""
-        if not self.any:
+        if True not in self.ways:
             return 0
         read_prompt.lower(self._model, leaves, np.zeros(1, np.int32)).compile()
         return 1
