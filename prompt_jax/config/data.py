@@ -9,6 +9,8 @@ from prompt_jax.config.kinds import KINDS
 Chat = Literal["auto", "on", "off"]
 METRICS = (
     "accuracy",
+    "f1",
+    "grouped_match",
     "macro_f1",
     "micro_f1",
     "exact_match",
@@ -21,6 +23,7 @@ METRICS = (
     "rouge1",
     "rouge2",
     "rougeL",
+    "rougeLsum",
     "matthews",
     "pearson",
     "spearman",
@@ -33,6 +36,9 @@ METRICS = (
 class TaskConfig:
     """How a row of a dataset becomes text; empty fields take what the named task declares."""
 
+    like: str = ""
+    """A task of docs/tasks.md whose format, labels and metrics the rows have, wherever they come
+    from: `tfds:super_glue/boolq` for a copy of BoolQ in `file:boolq.jsonl`."""
     source: str | None = None
     """Template of the input, e.g. "premise: {premise} hypothesis: {hypothesis}". `{premise!cut}` is
     the column that a text which is too long loses from."""
@@ -41,9 +47,9 @@ class TaskConfig:
     kind: str | None = None
     """What an answer is: `classification` (a label word), `multi_label` (several of them, or none),
     `generation` (a text), `tagging` (a tag for every word of the input), `span` (a part of the
-    input), `regression` (a number) or `multiple_choice` (one of the candidates of the row). None is
-    what the named task declares, else a classification where labels are given or the targets are
-    few, short and repeat."""
+    input), `regression` (a number), `multiple_choice` (one of the candidates of the row) or
+    `referent` (what a pronoun stands for). None is what the named task declares, else a
+    classification where labels are given or the targets are few, short and repeat."""
     labels: tuple[str, ...] = ()
     """The label words, or the tags; targets outside them are refused. `0=negative` is a label word
     and what rows write for it; without that, numbers from 0 on are the labels in their order.

@@ -15,10 +15,11 @@ from prompt_jax.tasks import (
     as_chat,
     chat_of,
     completed,
-    every_answer,
     labelled,
     resolve,
+    taught,
     to_examples,
+    validation_split,
 )
 
 
@@ -95,8 +96,8 @@ def load_data(config: Config, name: str = "") -> Data:
     validation: list[Example] = []
     if options.validation:
         validation = examples_of(config, task, options.validation, "validation")
-    elif "validation" in parts:
-        validation = to_examples(task, read_rows(config, name, "validation")[0])
+    elif split := validation_split(name, parts):
+        validation = to_examples(task, read_rows(config, name, split)[0])
     held_out = not validation
     if options.shots is not None:
         train, spared = shots(train, options.shots, task, options.seed, name, spare=held_out)
@@ -108,7 +109,7 @@ def load_data(config: Config, name: str = "") -> Data:
     _check_labels(train, task, name)
     if options.balanced:
         train = balanced(train, task, options.seed)
-    return Data(task, every_answer(task, train), validation, tests, held_out, remarks)
+    return Data(task, taught(task, train), validation, tests, held_out, remarks)
 
 
 def read_rows(
