@@ -142,7 +142,7 @@ def target_likelihood(
     return total / sum(map(len, target_tokens))
 
 
-def taught(task: Task, examples: Sequence[Example]) -> list[Example]:
+def taught(task: Task, examples: Sequence[Example]) -> Sequence[Example]:
     """The examples, and what else is learned of them.
 
     Of a chat each of the assistant's earlier turns, so that the loss is on all that the assistant
@@ -154,12 +154,13 @@ def taught(task: Task, examples: Sequence[Example]) -> list[Example]:
             for example in examples
             for answer in example.references
         ]
-    return [part for example in examples for part in (*_earlier_turns(task, example), example)]
+    if task.source != task.target:  # No messages.
+        return examples
+    return [part for example in examples for part in (*_earlier_turns(example), example)]
 
 
-def _earlier_turns(task: Task, example: Example) -> Iterator[Example]:
-    chat = task.source == task.target and isinstance(example.source, Text)
-    turns = example.source.turns if chat else ()
+def _earlier_turns(example: Example) -> Iterator[Example]:
+    turns = example.source.turns if isinstance(example.source, Text) else ()
     for i, (role, content) in enumerate(turns):
         before = turns[:i]
         if role == "assistant" and content.strip() and before and before[-1].role == "user":

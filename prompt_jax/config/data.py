@@ -81,8 +81,13 @@ class DataConfig:
     """The training rows: `embedded:NAME`, `tfds:NAME`, `hf:ID` of the hub of Hugging Face, or
     `file:PATH`, a file, a folder or a glob (tsv, csv, jsonl, json, parquet, arrow, txt)."""
     mixture: tuple[str, ...] = ()
-    """Tasks to train together with `task`, as often as they have rows. One prompt serves all, but
-    `multitask_prompt` gives each task a part of its own."""
+    """Tasks to train together with `task`. One prompt serves all, but `multitask_prompt` gives each
+    task a part of its own."""
+    mixture_temperature: float = 1.0
+    """How often a task of a mixture comes: as rows ** (1 / temperature). 1 is in proportion to its
+    rows, 2 by their root, and `inf` the same for every task."""
+    mixture_limit: int | None = None
+    """Rows of a task beyond so many do not make it come more often, as in T5; None has no limit."""
     tasks: tuple[str, ...] = ()
     """Tasks in place of `task`: a prompt is trained for each of them, all in one program."""
     validation: str | None = None
@@ -141,9 +146,18 @@ class DataConfig:
                 "data.validation and data.test are of one task, and data.mixture names "
                 f"{len(self.mixture)} more; leave them out, so that each task has its own"
             )
+        mixing = (self.mixture_temperature, self.mixture_limit)
+        if mixing != (1.0, None) and not self.mixture:
+            raise InputError(
+                "data.mixture_temperature and data.mixture_limit are of a mixture; name its tasks "
+                "in data.mixture, or leave them out"
+            )
+        at_least("data.mixture_temperature", self.mixture_temperature, 1.0)
         at_least("max_source_length", self.max_source_length, 1)
         at_least("max_target_length", self.max_target_length, 1)
-        for name in ("first_rows", "max_examples", "shots", "max_test_examples"):
+        for name in (
+            *("mixture_limit", "first_rows", "max_examples", "shots", "max_test_examples"),
+        ):
             count = getattr(self, name)
             if count is not None:
                 at_least(name, count, 1)

@@ -5,9 +5,11 @@ from prompt_jax.data.batches import (
     Batch,
     Batches,
     EncodeOptions,
+    Share,
     encode_examples,
     length_ladder,
     prefetch,
+    shares,
 )
 from prompt_jax.data.label_words import encode_labels
 from prompt_jax.data.selection import balanced, hold_out, sample, shots
@@ -25,6 +27,7 @@ __all__ = [
     "Batch",
     "Batches",
     "EncodeOptions",
+    "Share",
     "balanced",
     "batches_by_length",
     "encode",
@@ -42,6 +45,7 @@ __all__ = [
     "padded_length",
     "prefetch",
     "sample",
+    "shares",
     "shots",
     "span_targets",
     "splits",

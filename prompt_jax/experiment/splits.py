@@ -109,7 +109,7 @@ def load_data(config: Config, name: str = "") -> Data:
     _check_labels(train, task, name)
     if options.balanced:
         train = balanced(train, task, options.seed)
-    return Data(task, taught(task, train), validation, tests, held_out, remarks)
+    return Data(task, list(taught(task, train)), validation, tests, held_out, remarks)
 
 
 def read_rows(

@@ -257,7 +257,7 @@ def chat_of(
     return dataclasses.replace(task, template=template)
 
 
-def taught(task: Task, examples: Sequence[Example]) -> list[Example]:
+def taught(task: Task, examples: Sequence[Example]) -> Sequence[Example]:
     """What is trained on of examples: all that they teach, and none that teaches nothing."""
     return kind_of(task.kind).taught(task, examples)
 

@@ -215,9 +215,9 @@ def unchanged(task: Task, examples: Sequence[Example]) -> Task:
     return task
 
 
-def all_of(task: Task, examples: Sequence[Example]) -> list[Example]:
+def all_of(task: Task, examples: Sequence[Example]) -> Sequence[Example]:
     """The examples as they are."""
-    return list(examples)
+    return examples
 
 
 def copied_input(
@@ -242,7 +242,7 @@ class Kind:
     """The labels that the target template gives a row; None where targets have none."""
     complete: Callable[[Task, Sequence[Example]], Task] = unchanged
     """The task with what only training examples tell, such as the tags that there are."""
-    taught: Callable[[Task, Sequence[Example]], list[Example]] = all_of
+    taught: Callable[[Task, Sequence[Example]], Sequence[Example]] = all_of
     """What is trained on of examples that are scored: their answers as texts, each of several."""
     baseline: Callable[[Task, Sequence[Example], Sequence[Example]], tuple[str, list[str]]] = (
         copied_input
