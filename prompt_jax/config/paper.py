@@ -24,7 +24,7 @@ class PaperRow:
     seeds: int = 1
     """Runs, which differ in `train.seed`."""
     published: Mapping[str, float] = field(default_factory=dict)
-    """In percent: the `average` over the paper's seeds, the `best` of them, and their `ensemble`."""
+    """In percent: the `average` of the paper's seeds, the `best` one, and their `ensemble`."""
 
 
 COLUMNS = ("average", "best", "ensemble")
