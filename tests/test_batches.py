@@ -152,7 +152,7 @@ def test_prefetch_equals_indexing(words):
 
 def test_prefetch_passes_errors_on(words):
     batches = make(words)
-    batches._encoded.sources[ids(batches[4])[0]] = None
+    batches._encoded = batches._encoded._replace(targets=None)
     with pytest.raises(TypeError, match="None"):
         list(prefetch(batches, 0, 6))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from prompt_jax.config import InputError, choose
-from prompt_jax.data.files import Table, named_rows
+from prompt_jax.data.tables import Table, named_rows
 from prompt_jax.tasks import TaskName
 
 Builder: TypeAlias = Any
@@ -41,14 +41,16 @@ def read(name: TaskName, split: str, limit: int | None) -> Table:
     if limit is not None and split in names:
         stream = builder.as_streaming_dataset(split=split).take(limit)
         chunks = list(stream.with_format("arrow").iter(CHUNK))
-        table, features = pyarrow.concat_tables(chunks), stream.features
+        table, features, source = pyarrow.concat_tables(chunks), stream.features, ""
     else:
         dataset = _prepared(name, builder, split)
         table, features = dataset.with_format("arrow")[:limit], dataset.features
+        # `datasets` makes it of the files, their revision, and all that was done to them.
+        source = f"{dataset._fingerprint} {limit}"
     if not len(table):
         raise InputError(f"{name.dataset} has no rows in split {split!r}; take a larger part of it")
     described = features.to_dict() if features is not None else {}
-    return named_rows(table, described, f"{name.dataset} ({split})")
+    return named_rows(table, described, f"{name.dataset} ({split})", source)
 
 
 def _prepared(name: TaskName, builder: Builder, split: str) -> Dataset:

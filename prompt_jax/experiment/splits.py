@@ -5,17 +5,21 @@ import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import Config, InputError
 from prompt_jax.data import balanced, hold_out, load_table, sample, shots, splits
 from prompt_jax.tasks import (
     Example,
+    Examples,
     Record,
     Task,
     as_chat,
     chat_of,
     completed,
     every_answer,
+    label_numbers,
     labelled,
     resolve,
     to_examples,
@@ -26,16 +30,16 @@ class Data(NamedTuple):
     """The examples of an experiment."""
 
     task: Task
-    train: list[Example]
-    validation: list[Example]
-    tests: dict[str, list[Example]]
+    train: Sequence[Example]
+    validation: Sequence[Example]
+    tests: dict[str, Sequence[Example]]
     """Test set name -> examples; empty when the dataset has no labelled test split."""
     held_out: bool = False
     """Whether the validation examples were taken out of the training rows."""
     remarks: tuple[str, ...] = ()
     """What a user is told of how the rows were read."""
 
-    def watched(self, config: Config) -> list[Example]:
+    def watched(self, config: Config) -> Sequence[Example]:
         """The validation examples that are scored while training."""
         return sample(self.validation, config.train.eval_examples, self.task, config.data.seed)
 
@@ -51,8 +55,12 @@ def for_backbone(data: Data, config: Config, backbone: Backbone) -> Data:
     if not task.chat:
         return data._replace(task=task)
 
-    def chats(examples: list[Example]) -> list[Example]:
-        return [example._replace(source=as_chat(task, example.source)) for example in examples]
+    def chat(example: Example) -> Example:
+        return example._replace(source=as_chat(task, example.source))
+
+    def chats(examples: Sequence[Example]) -> Sequence[Example]:
+        many = isinstance(examples, Examples)
+        return examples.changed(chat, repr(task)) if many else list(map(chat, examples))
 
     tests = {name: chats(examples) for name, examples in data.tests.items()}
     return data._replace(
@@ -92,7 +100,7 @@ def load_data(config: Config, name: str = "") -> Data:
         split: sample(examples, options.max_test_examples, task, options.seed)
         for split, examples in _tests(config, task, name, parts).items()
     }
-    validation: list[Example] = []
+    validation: Sequence[Example] = []
     if options.validation:
         validation = examples_of(config, task, options.validation, "validation")
     elif "validation" in parts:
@@ -113,12 +121,12 @@ def load_data(config: Config, name: str = "") -> Data:
 
 def read_rows(
     config: Config, name: str, split: str
-) -> tuple[list[tuple[str, Record]], tuple[str, ...]]:
+) -> tuple[Sequence[tuple[str, Record]], tuple[str, ...]]:
     """The rows of a split that are trained on or scored, and what to say of how they were read."""
     options = config.data
     table = load_table(name, split, options.first_rows)
     if not options.skip_unlabelled:
-        return list(table), table.remarks
+        return table, table.remarks
     rows = labelled(name, config.task, table)
     if not rows:
         raise InputError(
@@ -130,18 +138,17 @@ def read_rows(
     return rows, (*table.remarks, *([remark] if left_out else []))
 
 
-def _check_labels(train: list[Example], task: Task, name: str) -> None:
+def _check_labels(train: Sequence[Example], task: Task, name: str) -> None:
     """Checks that training rows have two labels at least, where there are labels."""
-    targets = {example.target for example in train}
-    if task.choices and len(targets) == 1 < len(train):
+    if task.choices and len(labels := np.unique(label_numbers(train, task))) == 1 < len(train):
         raise InputError(
-            f"{name}: all {len(train):,} training rows have the label {targets.pop()!r}, which "
-            "teaches nothing; give rows of other labels, or more rows of a file that is sorted "
-            "(data.first_rows)"
+            f"{name}: all {len(train):,} training rows have the label {task.choices[labels[0]]!r}, "
+            "which teaches nothing; give rows of other labels, or more rows of a file that is "
+            "sorted (data.first_rows)"
         )
 
 
-def _tests(config: Config, task: Task, name: str, parts: list[str]) -> dict[str, list[Example]]:
+def _tests(config: Config, task: Task, name: str, parts: list[str]) -> dict[str, Sequence[Example]]:
     if config.data.test:
         return {"test": examples_of(config, task, config.data.test, "test")}
     tests = {}
@@ -152,7 +159,7 @@ def _tests(config: Config, task: Task, name: str, parts: list[str]) -> dict[str,
     return tests
 
 
-def examples_of(config: Config, task: Task, name: str, split: str) -> list[Example]:
+def examples_of(config: Config, task: Task, name: str, split: str) -> Sequence[Example]:
     """The examples of a dataset: of a split when it has that one, else of the only one."""
     parts = splits(name)
     return to_examples(task, read_rows(config, name, split if split in parts else parts[0])[0])
@@ -160,4 +167,8 @@ def examples_of(config: Config, task: Task, name: str, split: str) -> list[Examp
 
 def digest(examples: Sequence[Example]) -> str:
     """A digest of all that examples say, by which the same rows are known again."""
-    return hashlib.sha256(repr(list(examples)).encode()).hexdigest()[:16]
+    total = hashlib.sha256(b"[")
+    for i, example in enumerate(examples):
+        total.update(f"{', ' * (i > 0)}{example!r}".encode())
+    total.update(b"]")
+    return total.hexdigest()[:16]
