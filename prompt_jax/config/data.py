@@ -7,6 +7,8 @@ from prompt_jax.config.checks import InputError, at_least, choose
 from prompt_jax.config.kinds import KINDS
 
 Chat = Literal["auto", "on", "off"]
+NO_CACHE = "off"
+"""The `cache` of those who want none."""
 METRICS = (
     "accuracy",
     "macro_f1",
@@ -110,6 +112,10 @@ class DataConfig:
     """Leave out rows without a target; they are refused otherwise."""
     max_test_examples: int | None = None
     """Only so many rows of every test set, drawn the same way; None takes all."""
+    cache: str | None = None
+    """Folder in which the tokens of more than 10,000 rows are kept for the next run, by the content
+    of the rows, the task and the tokenizer; `off` keeps none. None is ~/.cache/prompt_jax/rows, or
+    prompt_jax/rows in XDG_CACHE_HOME. Folders in it may be removed at any time."""
     seed: int = 0
     """Seeds which rows are held out, which ones max_examples, shots and max_test_examples draw, and
     which validation rows are scored while training."""

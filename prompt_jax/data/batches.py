@@ -14,12 +14,13 @@ from jaxtyping import Bool, Float32, Int32
 
 from prompt_jax.config import DataConfig, at_least
 from prompt_jax.data.alignment import IGNORED
+from prompt_jax.data.cache import Cache
 from prompt_jax.data.texts import pad
 from prompt_jax.data.tokens import (
     PLAIN,
-    Encoded,
     EncodeOptions,
     Encoder,
+    Flat,
     encode_examples,
     encode_flat,
 )
@@ -119,7 +120,9 @@ class Batches:
     ):
         at_least("train.batch_size", batch_size, 1)
         at_least("train.seed", seed, 0)
-        self._encoded = encode_flat(encode, examples, tokenizer, config, options)
+        cache = Cache(config.cache)
+        self._encoded = encode_flat(encode, examples, tokenizer, config, options, cache)
+        self.remarks = tuple(cache.lines)
         self._lengths = self._encoded.sources.lengths
         self._batch_size, self._seed = batch_size, seed
         self._task_ids = None if task_ids is None else np.asarray(task_ids, np.int32)
@@ -189,7 +192,7 @@ def _rung(ladder: tuple[int, ...], lengths: np.ndarray) -> int:
     return next(rung for rung in ladder if rung >= longest)
 
 
-def _assemble(encoded: Encoded, rows: np.ndarray, length: int, target_length: int) -> Batch:
+def _assemble(encoded: Flat, rows: np.ndarray, length: int, target_length: int) -> Batch:
     inputs = pad([encoded.sources[row] for row in rows.tolist()], length, encoded.pad_id)
     picked = [encoded.targets[row] for row in rows.tolist()]
     if not encoded.by_token:

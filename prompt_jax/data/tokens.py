@@ -1,6 +1,8 @@
 """Examples as two flat arrays: tokens of inputs end to end, and targets end to end."""
 
 import concurrent.futures
+import functools
+import importlib.metadata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, overload
@@ -9,8 +11,9 @@ import numpy as np
 from jaxtyping import Int
 
 from prompt_jax.config import DataConfig, InputError
+from prompt_jax.data.cache import Arrays, Cache
 from prompt_jax.data.texts import cut_targets, cut_texts
-from prompt_jax.tasks import SLICE, Example, Series
+from prompt_jax.tasks import SLICE, Example, Series, digest_of
 from prompt_jax.trees import Tokenizer
 
 
@@ -60,13 +63,23 @@ class Ragged(Sequence[np.ndarray]):
 class Encoded(NamedTuple):
     """Examples as token ids, each row as long as it is."""
 
-    sources: Sequence[np.ndarray]
-    targets: Sequence[np.ndarray]
+    sources: list[np.ndarray]
+    targets: list[np.ndarray]
     """Tokens, numbers of tags, or floats."""
     truncated: Truncated
     pad_id: int
     by_token: bool = False
     """Targets stand at the tokens of the source, one each, `IGNORED` where there is none."""
+
+
+class Flat(NamedTuple):
+    """The fields of `Encoded`, with the rows end to end."""
+
+    sources: Ragged
+    targets: Ragged
+    truncated: Truncated
+    pad_id: int
+    by_token: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +93,8 @@ class EncodeOptions:
     backbone may lack."""
     labels: tuple[str, ...] = ()
     """Those of the task; only heads read them."""
+    tokenizer: str = ""
+    """A digest of the tokenizer; without it nothing is cached."""
 
     def pad_id(self, tokenizer: Tokenizer) -> int:
         """The token behind a text. Any will do, because the mask hides it."""
@@ -130,23 +145,52 @@ def encode_flat(
     tokenizer: Tokenizer,
     config: DataConfig,
     options: EncodeOptions,
-) -> Encoded:
+    cache: Cache,
+) -> Flat:
     """What `encode` makes of examples, as flat arrays; of many a slice after the other."""
+    digest = ""
+    if isinstance(examples, Series) and examples.digest and options.tokenizer:
+        lengths = (config.max_source_length, config.max_target_length)
+        way = f"{encode.__module__} {options} {lengths} {importlib.metadata.version('prompt_jax')}"
+        digest = digest_of(examples.digest, way)
+    title = f"tokens of {len(examples):,} rows"
+    make = functools.partial(_encode_slices, encode, examples, tokenizer, config, options)
+    arrays = cache.arrays(title, digest, make)
+    long_sources, long_targets, by_token = arrays["facts"].tolist()
+    return Flat(
+        Ragged(arrays["sources"], arrays["source_ends"]),
+        Ragged(arrays["targets"], arrays["target_ends"]),
+        Truncated(long_sources, long_targets),
+        options.pad_id(tokenizer),
+        bool(by_token),
+    )
+
+
+def _encode_slices(
+    encode: Encoder,
+    examples: Sequence[Example],
+    tokenizer: Tokenizer,
+    config: DataConfig,
+    options: EncodeOptions,
+) -> Arrays:
     sources: list[Ragged] = []
     targets: list[Ragged] = []
     truncated = np.zeros(2, int)
+    by_token = False
     for part in _slices(examples):
         encoded = encode(part, tokenizer, config, options)
         sources.append(_small(Ragged.of(encoded.sources)))
         targets.append(_small(Ragged.of(encoded.targets)))
         truncated += encoded.truncated
-    return Encoded(
-        _end_to_end(sources),
-        _end_to_end(targets),
-        Truncated(*truncated.tolist()),
-        encoded.pad_id,
-        encoded.by_token,
-    )
+        by_token = encoded.by_token
+    all_sources, all_targets = _end_to_end(sources), _end_to_end(targets)
+    return {
+        "sources": all_sources.values,
+        "source_ends": all_sources.ends,
+        "targets": all_targets.values,
+        "target_ends": all_targets.ends,
+        "facts": np.array([*truncated, by_token]),
+    }
 
 
 def _small(rows: Ragged) -> Ragged:

@@ -9,6 +9,7 @@ import numpy as np
 
 from prompt_jax.answers import Candidates, check_words, head_of, heads, readout_for, tokenizer_of
 from prompt_jax.backbones import Backbone
+from prompt_jax.backbones.backbone import tokenizer_hash
 from prompt_jax.config import Config, InputError, MethodConfig
 from prompt_jax.config.method import WRITES
 from prompt_jax.data import Batches, EncodeOptions, encode_labels, pad
@@ -108,6 +109,7 @@ def batches_of(
             place=task.target_place(backbone.target_place),
             filler=backbone.config.filler,
             labels=task.labels,
+            tokenizer=tokenizer_hash(backbone.tokenizer),
         ),
         prompt_length=method.input_tokens,
         task_ids=task_ids,

@@ -2,23 +2,29 @@
 
 import contextlib
 import hashlib
+import importlib.metadata
+import json
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from prompt_jax.backbones import Backbone
-from prompt_jax.config import Config, InputError
-from prompt_jax.data import balanced, hold_out, load_table, sample, shots, splits
+from prompt_jax.config import Config, InputError, from_json, to_json
+from prompt_jax.data import Arrays, Cache, balanced, hold_out, load_table, sample, shots, splits
 from prompt_jax.tasks import (
+    HELD,
     Example,
     Examples,
     Record,
+    Series,
     Task,
     as_chat,
     chat_of,
     completed,
+    digest_of,
     every_answer,
+    filled,
     label_numbers,
     labelled,
     resolve,
@@ -93,9 +99,8 @@ def load_data(config: Config, name: str = "") -> Data:
     name, options = name or config.data.task, config.data
     parts = splits(name)
     rows, remarks = read_rows(config, name, parts[0] if len(parts) == 1 else "train")
-    task = resolve(name, config.task, rows[0][1], rows)
-    train = to_examples(task, rows)
-    task = completed(task, train)
+    cache = Cache(options.cache)
+    task, train = _surveyed(config, name, rows, cache)
     tests = {
         split: sample(examples, options.max_test_examples, task, options.seed)
         for split, examples in _tests(config, task, name, parts).items()
@@ -116,7 +121,33 @@ def load_data(config: Config, name: str = "") -> Data:
     _check_labels(train, task, name)
     if options.balanced:
         train = balanced(train, task, options.seed)
+    remarks = (*remarks, *cache.lines)
     return Data(task, every_answer(task, train), validation, tests, held_out, remarks)
+
+
+def _surveyed(
+    config: Config, name: str, rows: Sequence[tuple[str, Record]], cache: Cache
+) -> tuple[Task, Sequence[Example]]:
+    """The task and its training examples; of many rows, what it takes to go over all is cached."""
+
+    def survey() -> tuple[Task, Sequence[Example]]:
+        task = resolve(name, config.task, rows[0][1], rows)
+        examples = to_examples(task, rows)
+        return completed(task, examples), examples
+
+    if not isinstance(rows, Series) or len(rows) <= HELD:
+        return survey()
+
+    def arrays() -> Arrays:
+        task, examples = survey()
+        written = json.dumps(to_json(task)).encode()
+        return {"task": np.frombuffer(written, np.uint8), "labels": label_numbers(examples, task)}
+
+    facts = f"{name} {config.task} {importlib.metadata.version('prompt_jax')}"
+    digest = digest_of(rows.digest, facts) if rows.digest else ""
+    kept = cache.arrays(f"labels of {len(rows):,} rows", digest, arrays)
+    task = from_json(Task, json.loads(kept["task"].tobytes()))
+    return task, filled(task, rows, kept["labels"])
 
 
 def read_rows(

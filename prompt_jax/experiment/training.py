@@ -208,6 +208,8 @@ def _introduce(single: Single, say: Say) -> None:
         f"{sum(map(len, parts)):,} rows at the end; for fewer, --train.eval-examples and "
         "--data.max-test-examples"
     )
+    for line in single.batches.remarks:
+        say(line)
     cut = single.batches.truncated
     if any(cut):
         say(
