@@ -30,6 +30,8 @@ from prompt_jax.trees import Tokenizer
 # Batches among which rows are sorted by length: more pads less, fewer mixes better.
 WINDOW = 16
 RUNGS = 4
+PADDED = 16 * WINDOW
+"""Batches by which the share of padding is told."""
 
 
 class Batch(NamedTuple):
@@ -124,7 +126,7 @@ class Batches:
         self._encoded = encode_flat(encode, examples, tokenizer, config, options, cache)
         self.remarks = tuple(cache.lines)
         self._lengths = self._encoded.sources.lengths
-        self._batch_size, self._seed = batch_size, seed
+        self._batch_size, self._seed, self._prompt_length = batch_size, seed, prompt_length
         self._task_ids = None if task_ids is None else np.asarray(task_ids, np.int32)
         self.truncated = self._encoded.truncated
         self.source_lengths = length_ladder(self._lengths, prompt_length)
@@ -138,6 +140,18 @@ class Batches:
         batches = copy.copy(self)
         batches._seed = seed
         return batches
+
+    @property
+    def padding(self) -> float:
+        """The share of an epoch's positions, virtual tokens among them, that holds no token."""
+        steps = range(min(len(self), PADDED))
+        rows = [self.rows(step) for step in steps]
+        lengths = [_rung(self.source_lengths, self._lengths[part]) for part in rows]
+        held = sum(self._lengths[part].sum() + self._prompt_length * len(part) for part in rows)
+        return 1 - float(held) / sum(
+            (length + self._prompt_length) * len(part)
+            for length, part in zip(lengths, rows, strict=True)
+        )
 
     @property
     def sources(self) -> Sequence[np.ndarray]:

@@ -210,6 +210,8 @@ def _introduce(single: Single, say: Say) -> None:
     )
     for line in single.batches.remarks:
         say(line)
+    lengths = ", ".join(map(str, single.batches.source_lengths))
+    say(f"padding: {single.batches.padding:.1%} of all positions, at lengths {lengths}")
     cut = single.batches.truncated
     if any(cut):
         say(
