@@ -97,6 +97,8 @@ class DataConfig:
     """Longest target in tokens."""
     max_total_length: int = 1024
     """Most virtual and text tokens together; the memory of a step grows with its square."""
+    lengths: int = 4
+    """Most lengths that texts are padded to. Each takes a program to compile; more pad less."""
     first_rows: int | None = None
     """Read only so many rows of every split, from the front; None reads all. `hf:` then streams, so
     that a dataset which does not fit is never fetched whole."""
@@ -143,6 +145,7 @@ class DataConfig:
             )
         at_least("max_source_length", self.max_source_length, 1)
         at_least("max_target_length", self.max_target_length, 1)
+        at_least("data.lengths", self.lengths, 1)
         for name in ("first_rows", "max_examples", "shots", "max_test_examples"):
             count = getattr(self, name)
             if count is not None:

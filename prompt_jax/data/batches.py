@@ -29,7 +29,6 @@ from prompt_jax.trees import Tokenizer
 
 # Batches among which rows are sorted by length: more pads less, fewer mixes better.
 WINDOW = 16
-RUNGS = 4
 PADDED = 16 * WINDOW
 """Batches by which the share of padding is told."""
 
@@ -51,7 +50,7 @@ class Batch(NamedTuple):
 def length_ladder(
     lengths: Sequence[int] | np.ndarray,
     prompt_length: int = 0,
-    rungs: int = RUNGS,
+    rungs: int = DataConfig.lengths,
     multiple: int = 8,
 ) -> tuple[int, ...]:
     """At most `rungs` lengths to pad to, chosen so that the rows need the least padding.
@@ -129,7 +128,7 @@ class Batches:
         self._batch_size, self._seed, self._prompt_length = batch_size, seed, prompt_length
         self._task_ids = None if task_ids is None else np.asarray(task_ids, np.int32)
         self.truncated = self._encoded.truncated
-        self.source_lengths = length_ladder(self._lengths, prompt_length)
+        self.source_lengths = self.ladder(config.lengths)
         # One length for all targets: they are short, and each further length is another program.
         self.target_length = int(self._encoded.targets.lengths.max())
 
@@ -141,17 +140,15 @@ class Batches:
         batches._seed = seed
         return batches
 
-    @property
-    def padding(self) -> float:
-        """The share of an epoch's positions, virtual tokens among them, that holds no token."""
-        steps = range(min(len(self), PADDED))
-        rows = [self.rows(step) for step in steps]
-        lengths = [_rung(self.source_lengths, self._lengths[part]) for part in rows]
-        held = sum(self._lengths[part].sum() + self._prompt_length * len(part) for part in rows)
-        return 1 - float(held) / sum(
-            (length + self._prompt_length) * len(part)
-            for length, part in zip(lengths, rows, strict=True)
-        )
+    def ladder(self, rungs: int) -> tuple[int, ...]:
+        """The lengths to pad to where there are at most so many."""
+        return length_ladder(self._lengths, self._prompt_length, rungs)
+
+    def padding(self, ladder: tuple[int, ...]) -> float:
+        """The share of positions, virtual tokens among them, that holds none at these lengths."""
+        rows = [self._lengths[self.rows(step)] for step in range(min(len(self), PADDED))]
+        total = sum((_rung(ladder, part) + self._prompt_length) * len(part) for part in rows)
+        return 1 - sum(float(part.sum()) + self._prompt_length * len(part) for part in rows) / total
 
     @property
     def sources(self) -> Sequence[np.ndarray]:

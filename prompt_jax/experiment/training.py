@@ -14,6 +14,7 @@ import optax
 
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import Config, InputError, MethodConfig, at_least, resolved, to_json
+from prompt_jax.data import Batches
 from prompt_jax.experiment.choice import warnings_of
 from prompt_jax.experiment.conclude import Result, conclude, short
 from prompt_jax.experiment.loop import Loop, Rows, Say
@@ -29,6 +30,8 @@ from prompt_jax.train import DivergedError
 from prompt_jax.trees import Frozen
 from prompt_jax.weights import load_backbone
 
+SPARED = 0.03
+"""The share of positions from which on a run says what more lengths would spare."""
 HASHED = 2**30
 """Frozen trees up to so many bytes are hashed before and after; larger ones take too long."""
 
@@ -210,14 +213,24 @@ def _introduce(single: Single, say: Say) -> None:
     )
     for line in single.batches.remarks:
         say(line)
-    lengths = ", ".join(map(str, single.batches.source_lengths))
-    say(f"padding: {single.batches.padding:.1%} of all positions, at lengths {lengths}")
+    say(_padding_line(single.batches, config))
     cut = single.batches.truncated
     if any(cut):
         say(
             f"cut: {cut.sources} inputs at {config.data.max_source_length} tokens, from the "
             f"longest column or from !cut; {cut.targets} targets at {config.data.max_target_length}"
         )
+
+
+def _padding_line(batches: Batches, config: Config) -> str:
+    """How much of a step goes into padding, and what more lengths would spare."""
+    padding = batches.padding(batches.source_lengths)
+    lengths = ", ".join(map(str, batches.source_lengths))
+    line = f"padding: {padding:.1%} of all positions, at lengths of {lengths} tokens"
+    count = 2 * config.data.lengths
+    less = batches.padding(batches.ladder(count))
+    worth = padding - less >= SPARED
+    return f"{line}; {less:.1%} with --data.lengths {count}" if worth else line
 
 
 def _chat_line(data: Data, backbone: Backbone, method: MethodConfig) -> str:
