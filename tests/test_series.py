@@ -175,14 +175,23 @@ def test_rows_of_long_files_that_do_not_fit(tmp_path, many):
     assert "line 62: empty source" in str(caught.value)
 
 
-def test_many_rows_of_parquet(tmp_path, many):
+@pytest.mark.parametrize("form", ["parquet", "csv", "tsv", "txt"])
+def test_many_rows_of_other_forms(tmp_path, many, form):
     import pyarrow
+    import pyarrow.csv
     import pyarrow.parquet
 
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), tmp_path / "rows.parquet")
-    few = load_table(f"file:{tmp_path}/rows.parquet", "train")
+    path, columns = tmp_path / f"rows.{form}", pyarrow.Table.from_pylist(ROWS)
+    if form == "parquet":
+        pyarrow.parquet.write_table(columns, path)
+    elif form == "csv":
+        pyarrow.csv.write_csv(columns, path)
+    else:
+        lines = ["text\tlabel", "", *("\t".join(row.values()) for row in ROWS)]
+        path.write_text("\n".join(lines))
+    few = load_table(f"file:{path}", "train")
     many()
-    table = load_table(f"file:{tmp_path}/rows.parquet", "train")
+    table = load_table(f"file:{path}", "train")
     assert list(table) == list(few) and table.digest and not few.digest
     places = np.array([50, 3, 3, 59])
     assert table.read(places) == [few[int(i)] for i in places]

@@ -97,7 +97,7 @@ class DataConfig:
     """Longest target in tokens."""
     max_total_length: int = 1024
     """Most virtual and text tokens together; the memory of a step grows with its square."""
-    lengths: int = 4
+    padded_lengths: int = 4
     """Most lengths that texts are padded to. Each takes a program to compile; more pad less."""
     first_rows: int | None = None
     """Read only so many rows of every split, from the front; None reads all. `hf:` then streams, so
@@ -145,7 +145,7 @@ class DataConfig:
             )
         at_least("max_source_length", self.max_source_length, 1)
         at_least("max_target_length", self.max_target_length, 1)
-        at_least("data.lengths", self.lengths, 1)
+        at_least("data.padded_lengths", self.padded_lengths, 1)
         for name in ("first_rows", "max_examples", "shots", "max_test_examples"):
             count = getattr(self, name)
             if count is not None:

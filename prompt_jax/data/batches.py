@@ -50,7 +50,7 @@ class Batch(NamedTuple):
 def length_ladder(
     lengths: Sequence[int] | np.ndarray,
     prompt_length: int = 0,
-    rungs: int = DataConfig.lengths,
+    rungs: int = DataConfig.padded_lengths,
     multiple: int = 8,
 ) -> tuple[int, ...]:
     """At most `rungs` lengths to pad to, chosen so that the rows need the least padding.
@@ -128,7 +128,7 @@ class Batches:
         self._batch_size, self._seed, self._prompt_length = batch_size, seed, prompt_length
         self._task_ids = None if task_ids is None else np.asarray(task_ids, np.int32)
         self.truncated = self._encoded.truncated
-        self.source_lengths = self.ladder(config.lengths)
+        self.source_lengths = self.ladder(config.padded_lengths)
         # One length for all targets: they are short, and each further length is another program.
         self.target_length = int(self._encoded.targets.lengths.max())
 

@@ -111,27 +111,36 @@ def _lines(path: Path, content: bytes) -> list[tuple[int, str]]:
     return [(number, line) for number, line in lines if line.strip()]
 
 
-def _table(path: Path, records: list[tuple[int, list[str]]]) -> list[Row]:
+def _table(path: Path, records: list[tuple[int, list[str]]], content: bytes) -> Table:
+    """The rows of records whose first one names the columns; many as columns of Arrow."""
     if not records:
-        return []
+        return Table()
     header = records[0][1]
     for name in header:
         if header.count(name) > 1:
             raise InputError(f"{path} line 1: column {name!r} is there twice; rename one")
-    rows = []
     for line, fields in records[1:]:
         if len(fields) != len(header):
             raise InputError(
                 f"{path} line {line} has {len(fields)} fields, the header has {len(header)} "
                 f"({', '.join(header)}); correct the line"
             )
-        rows.append(Row(f"{path.name} line {line}", dict(zip(header, fields, strict=True))))
-    return rows
+    lines = [line for line, _ in records[1:]]
+    if len(lines) > HELD:
+        import pyarrow
+
+        numbers, text = np.array(lines), pyarrow.large_string()
+        columns = [[fields[i] for _, fields in records[1:]] for i in range(len(header))]
+        table = pyarrow.table([pyarrow.array(part, text) for part in columns], names=header)
+        digest = hashlib.sha256(content).hexdigest()
+        return named_rows(table, {}, lambda row: f"{path.name} line {numbers[row]}", digest)
+    rows = [dict(zip(header, fields, strict=True)) for _, fields in records[1:]]
+    return Table([Row(f"{path.name} line {n}", row) for n, row in zip(lines, rows, strict=True)])
 
 
 def _read_tsv(path: Path, content: bytes) -> Table:
     lines = _lines(path, content)
-    return Table(_table(path, [(number, line.split("\t")) for number, line in lines]))
+    return _table(path, [(number, line.split("\t")) for number, line in lines], content)
 
 
 def _read_csv(path: Path, content: bytes) -> Table:
@@ -152,7 +161,8 @@ def _read_csv(path: Path, content: bytes) -> Table:
     finally:
         csv.field_size_limit(limit)
     remark = f"{path.name}: its fields are separated by {delimiter!r}, as its header shows"
-    return Table(_table(path, records), [remark] if delimiter != DELIMITERS[0] else [])
+    table = _table(path, records, content)
+    return Table(table, [remark] if delimiter != DELIMITERS[0] else [])
 
 
 def _delimiter(text: str) -> str:
@@ -273,8 +283,8 @@ def whole(value: Any) -> Any:
 
 
 def _read_txt(path: Path, content: bytes) -> Table:
-    lines = _lines(path, content)
-    return Table([Row(f"{path.name} line {number}", {"text": line}) for number, line in lines])
+    lines = [(number, [line]) for number, line in _lines(path, content)]
+    return _table(path, [(0, ["text"]), *lines], content)
 
 
 def _read_arrow(path: Path, content: bytes) -> Table:
@@ -294,9 +304,8 @@ def _read_arrow(path: Path, content: bytes) -> Table:
             table = pyarrow.ipc.open_stream(buffer).read_all()
         metadata = (table.schema.metadata or {}).get(b"huggingface", b"{}")
         features = json.loads(metadata).get("info", {}).get("features", {})
-        long = len(table) > HELD
-        source = hashlib.sha256(content).hexdigest() if long else ""
-        return named_rows(table, features, path.name, source)
+        digest = hashlib.sha256(content).hexdigest() if len(table) > HELD else ""
+        return named_rows(table, features, lambda row: f"{path.name} row {row + 1}", digest)
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read as {form}: {error}; write it again") from error
 

@@ -52,7 +52,8 @@ def read(name: TaskName, split: str, limit: int | None) -> Table:
     if not len(table):
         raise InputError(f"{name.dataset} has no rows in split {split!r}; take a larger part of it")
     described = features.to_dict() if features is not None else {}
-    return named_rows(table, described, f"{name.dataset} ({split})", source)
+    place = f"{name.dataset} ({split}) row "
+    return named_rows(table, described, lambda row: f"{place}{row + 1}", source)
 
 
 def _prepared(name: TaskName, builder: Builder, split: str) -> Dataset:

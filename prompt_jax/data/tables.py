@@ -57,12 +57,14 @@ def end_to_end(tables: Sequence[Table], limit: int | None) -> Table:
     return Table(rows if limit is None else rows[:limit], remarks)
 
 
-def named_rows(table: ArrowTable, features: Mapping[str, Any], place: str, source: str) -> Table:
+def named_rows(
+    table: ArrowTable, features: Mapping[str, Any], place: Callable[[int], str], source: str
+) -> Table:
     """The rows of a table of Arrow, with the names of class labels.
 
     Args:
       features: of its columns, as `datasets` writes them.
-      place: where it stands, e.g. a file.
+      place: where a row stands, by its number from 0.
       source: a digest of its content.
     """
 
@@ -71,10 +73,7 @@ def named_rows(table: ArrowTable, features: Mapping[str, Any], place: str, sourc
         # A slice first: `take` copies what it takes from.
         part = table.slice(first, int(rows.max()) - first + 1).take(rows - first).to_pylist()
         return [
-            Row(
-                f"{place} row {number + 1}",
-                {name: _named(row[name], features.get(name)) for name in row},
-            )
+            Row(place(number), {name: _named(row[name], features.get(name)) for name in row})
             for number, row in zip(rows.tolist(), part, strict=True)
         ]
 

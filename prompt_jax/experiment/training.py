@@ -227,10 +227,10 @@ def _padding_line(batches: Batches, config: Config) -> str:
     padding = batches.padding(batches.source_lengths)
     lengths = ", ".join(map(str, batches.source_lengths))
     line = f"padding: {padding:.1%} of all positions, at lengths of {lengths} tokens"
-    count = 2 * config.data.lengths
+    count = 2 * config.data.padded_lengths
     less = batches.padding(batches.ladder(count))
     worth = padding - less >= SPARED
-    return f"{line}; {less:.1%} with --data.lengths {count}" if worth else line
+    return f"{line}; {less:.1%} with --data.padded-lengths {count}" if worth else line
 
 
 def _chat_line(data: Data, backbone: Backbone, method: MethodConfig) -> str:
