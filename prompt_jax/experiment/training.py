@@ -15,6 +15,7 @@ import optax
 
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import Config, InputError, MethodConfig, at_least, resolved, to_json
+from prompt_jax.data import Batches
 from prompt_jax.experiment.choice import warnings_of
 from prompt_jax.experiment.conclude import Result, conclude, short
 from prompt_jax.experiment.loop import Loop, Rows, Say
@@ -25,11 +26,13 @@ from prompt_jax.plan import plan_remat
 from prompt_jax.processes import check_alike, code, elsewhere, is_first, together
 from prompt_jax.runs import begin_run, claim
 from prompt_jax.sharding import check_rows, describe
-from prompt_jax.tasks import answer_turn, remarks
+from prompt_jax.tasks import Series, answer_turn, joined, remarks
 from prompt_jax.train import DivergedError
 from prompt_jax.trees import Frozen
 from prompt_jax.weights import load_backbone
 
+SPARED = 0.03
+"""The share of positions from which on a run says what more lengths would spare."""
 HASHED = 2**30
 """Frozen trees up to so many bytes are hashed before and after; larger ones take too long."""
 
@@ -262,12 +265,26 @@ def _introduce(single: Single, say: Say) -> None:
         f"{sum(map(len, parts)):,} rows at the end; for fewer, --train.eval-examples and "
         "--data.max-test-examples"
     )
+    for line in single.batches.remarks:
+        say(line)
+    say(_padding_line(single.batches, config))
     cut = single.batches.truncated
     if any(cut):
         say(
             f"cut: {cut.sources} inputs at {config.data.max_source_length} tokens, from the "
             f"longest column or from !cut; {cut.targets} targets at {config.data.max_target_length}"
         )
+
+
+def _padding_line(batches: Batches, config: Config) -> str:
+    """How much of a step goes into padding, and what more lengths would spare."""
+    padding = batches.padding(batches.source_lengths)
+    lengths = ", ".join(map(str, batches.source_lengths))
+    line = f"padding: {padding:.1%} of all positions, at lengths of {lengths} tokens"
+    count = 2 * config.data.padded_lengths
+    less = batches.padding(batches.ladder(count))
+    worth = padding - less >= SPARED
+    return f"{line}; {less:.1%} with --data.padded-lengths {count}" if worth else line
 
 
 def _chat_line(data: Data, backbone: Backbone, method: MethodConfig) -> str:
@@ -300,6 +317,6 @@ def _sha256(tree: Frozen) -> str:
 
 
 def _digest(data: Data) -> str:
-    """The digest of all examples of a task."""
-    parts = (data.train, data.validation, *data.tests.values())
-    return digest([example for part in parts for example in part])
+    """The digest of all examples of a task; of many that of their source, which takes no time."""
+    examples = joined([data.train, data.validation, *data.tests.values()])
+    return (isinstance(examples, Series) and examples.digest) or digest(examples)

@@ -80,6 +80,8 @@ class Text(str):
         text = self.lstrip() if left else str(self)
         before = len(self) - len(text)
         text = text.rstrip() if right else text
+        if len(text) == len(self):  # As nearly always, and of a million rows this takes a while.
+            return self
         columns = _moved(self.columns, before, len(text))
         words = _moved(self.words, before, len(text))
         cuts = _moved(self.cuts, before, len(text))
