@@ -157,7 +157,7 @@ def _score(work: Work) -> dict[str, dict[str, Scores]]:
 
 def _evaluated(arguments: list[str]) -> Scores:
     from prompt_jax import experiment
-    from prompt_jax.experiment.rivals import TUNED
+    from prompt_jax.experiment.evaluation import TUNED
 
     saved = _answering(arguments)
     prompt, backbone = saved.load()
