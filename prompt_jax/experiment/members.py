@@ -210,7 +210,9 @@ class Population(Members):
         return len(self.configs)
 
     def title(self, index: int) -> str:
-        return f"{self.data[index].task.name}: "
+        alike = len({data.task.name for data in self.data}) == 1
+        seed = f"seed {self.configs[index].train.seed}"
+        return f"{seed if alike else self.data[index].task.name}: "
 
     def step(self, index: int) -> int:
         return int(self.states.step[index])
