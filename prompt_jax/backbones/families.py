@@ -72,9 +72,10 @@ class Family(Protocol):
         ...
 
     def kernel_names(self, model_type: str) -> dict[str, tuple[str, ...]]:
-        """Kernels that methods train where none are named: PEFT's choice where it has one.
+        """What Hugging Face calls the kernels that methods tune where none are named, by role.
 
-        By method: `lora`, `ia3`, and `feedforward`, those of IA3 that are scaled at their input.
+        `query` and `value`; `scaled`, those that PEFT trains factors for, or would; `feedforward`,
+        those of them that are scaled at their input.
         """
         ...
 

@@ -16,6 +16,7 @@ from prompt_jax.methods.kernels import (
     KernelConfig,
     fit,
     is_called,
+    kernel_names,
     kernels,
     layered,
     names_of,
@@ -44,10 +45,10 @@ def resolve(config: IA3Config, backbone: Backbone) -> IA3Config:
     """The config with names of kernels."""
     if config.target_modules:
         return config
-    names = backbone.family.kernel_names(backbone.model_type)
+    names = kernel_names(backbone, ["scaled"])
     # By the name of the feed-forward's, BERT's attentions are scaled at their inputs as well.
-    feedforward = config.feedforward_modules or names["feedforward"]
-    return dataclasses.replace(config, target_modules=names["ia3"], feedforward_modules=feedforward)
+    feedforward = config.feedforward_modules or kernel_names(backbone, ["feedforward"])
+    return dataclasses.replace(config, target_modules=names, feedforward_modules=feedforward)
 
 
 def init(config: IA3Config, backbone: Backbone, key: PRNGKeyArray) -> Tuned:

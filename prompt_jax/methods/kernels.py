@@ -75,6 +75,16 @@ def targets(backbone: Backbone, modules: Sequence[str]) -> dict[str, Projection]
     return chosen
 
 
+def kernel_names(backbone: Backbone, roles: Sequence[str]) -> tuple[str, ...]:
+    """What the family calls the kernels of some roles, each name once.
+
+    Args:
+      roles: among `query`, `value`, `scaled` and `feedforward`, see `Family.kernel_names`.
+    """
+    names = backbone.family.kernel_names(backbone.model_type)
+    return tuple(dict.fromkeys(name for role in roles for name in names[role]))
+
+
 def by_place(tree: Tuned) -> dict[tuple[str, ...], dict[str, Any]]:
     """The leaves of every place in a tree, by its path."""
     places: dict[tuple[str, ...], dict[str, Any]] = {}

@@ -21,6 +21,7 @@ from prompt_jax.methods.kernels import (
     KernelConfig,
     by_place,
     fit,
+    kernel_names,
     layered,
     names_of,
     peft_fields,
@@ -73,8 +74,7 @@ class LoraConfig(KernelConfig):
 
 def resolve(config: LoraConfig, backbone: Backbone) -> LoraConfig:
     """The config with names of kernels."""
-    names = backbone.family.kernel_names(backbone.model_type)["lora"]
-    names = config.target_modules or names
+    names = config.target_modules or kernel_names(backbone, ("query", "value"))
     return dataclasses.replace(config, target_modules=names)
 
 

@@ -21,10 +21,10 @@ OTHERS = ("classification_head.", "qa_outputs.", f"{ROOT}encoder.version", f"{RO
 
 
 def kernel_names(model_type: str) -> dict[str, tuple[str, ...]]:
-    """Kernels that methods train where none are named, by method."""
-    # Queries and values, where of other families IA3 scales keys and values: so PEFT chooses.
-    lora = ("q_proj", "v_proj")
-    return {"lora": lora, "ia3": (*lora, "fc2"), "feedforward": ("fc2",)}
+    """What Hugging Face calls the kernels that methods tune, by their role."""
+    names = {"query": ("q_proj",), "value": ("v_proj",)}
+    # Of other families it is keys and values that are scaled.
+    return names | {"scaled": ("q_proj", "v_proj", "fc2"), "feedforward": ("fc2",)}
 
 
 def head_names(task_type: str, model_type: str) -> dict[str, str]:

@@ -53,7 +53,7 @@ DISTANCES = {"p2c": ("query", "pos_query_proj"), "c2p": ("key", "pos_key_proj")}
 
 
 def kernel_names(model_type: str) -> dict[str, tuple[str, ...]]:
-    """Kernels that methods train where none are named, by method."""
+    """What Hugging Face calls the kernels that methods tune, by their role."""
     if model_type == "distilbert":
         query, key, value, wo = "q_lin", "k_lin", "v_lin", "ffn.lin2"
     else:
@@ -61,7 +61,8 @@ def kernel_names(model_type: str) -> dict[str, tuple[str, ...]]:
         query, key, value = (role + ending for role in ("query", "key", "value"))
         # The outputs of attentions end in the same name as those of feed-forwards.
         wo = "output.dense"
-    return {"lora": (query, value), "ia3": (key, value, wo), "feedforward": (wo,)}
+    names = {"query": (query,), "value": (value,)}
+    return names | {"scaled": (key, value, wo), "feedforward": (wo,)}
 
 
 def head_names(task_type: str, model_type: str) -> dict[str, str]:

@@ -99,7 +99,7 @@ class Names(NamedTuple):
     final: str = "model.norm"
     positions: str = ""
     scaled: tuple[str, str] = ("key", "value")
-    """What of its attentions IA3 scales where nothing is named, by PEFT's choice."""
+    """What of its attentions PEFT trains factors for."""
 
     @property
     def table(self) -> str:
@@ -137,7 +137,7 @@ def _names(model_type: str) -> Names:
 
 
 def kernel_names(model_type: str) -> dict[str, tuple[str, ...]]:
-    """Kernels that methods train where none are named, by method."""
+    """What Hugging Face calls the kernels that methods tune, by their role."""
     layer, scaled = _names(model_type).layer, _names(model_type).scaled
     # Cross-attention has the same names, and its kernels are tuned with the others.
     modules = [name for path, name in layer.items() if not path.startswith("cross_attention")]
@@ -152,12 +152,9 @@ def kernel_names(model_type: str) -> dict[str, tuple[str, ...]]:
         # Each name once: one kernel may make all three.
         return tuple(dict.fromkeys(short(f"attention/{role}") for role in roles))
 
+    names = {role: attention(role) for role in ("query", "value")}
     feedforward = (short("mlp/wo"),)
-    return {
-        "lora": attention("query", "value"),
-        "ia3": attention(*scaled) + feedforward,
-        "feedforward": feedforward,
-    }
+    return names | {"scaled": attention(*scaled) + feedforward, "feedforward": feedforward}
 
 
 def head_names(task_type: str, model_type: str) -> dict[str, str]:

@@ -19,8 +19,9 @@ OTHERS = ("classifier.",)
 
 
 def kernel_names(model_type: str) -> dict[str, tuple[str, ...]]:
-    """Kernels that methods train where none are named, by method."""
-    return {"lora": ("Wqkv",), "ia3": ("Wqkv", "mlp.Wo"), "feedforward": ("mlp.Wo",)}
+    """What Hugging Face calls the kernels that methods tune, by their role."""
+    names = {"query": ("Wqkv",), "value": ("Wqkv",)}
+    return names | {"scaled": ("Wqkv", "mlp.Wo"), "feedforward": ("mlp.Wo",)}
 
 
 def head_names(task_type: str, model_type: str) -> dict[str, str]:

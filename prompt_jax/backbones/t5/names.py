@@ -17,11 +17,11 @@ ATTENTION = {"query": "q", "key": "k", "value": "v", "out": "o"}
 
 
 def kernel_names(model_type: str) -> dict[str, tuple[str, ...]]:
-    """Kernels that methods train where none are named, by method."""
-    lora = {"lora": ("q", "v")}
+    """What Hugging Face calls the kernels that methods tune, by their role."""
+    names = {"query": ("q",), "value": ("v",)}
     if model_type == "mt5":  # PEFT scales what comes out of a kernel of its feed-forward.
-        return lora | {"ia3": ("k", "v", "wi_1"), "feedforward": ()}
-    return lora | {"ia3": ("k", "v", "wo"), "feedforward": ("wo",)}
+        return names | {"scaled": ("k", "v", "wi_1"), "feedforward": ()}
+    return names | {"scaled": ("k", "v", "wo"), "feedforward": ("wo",)}
 
 
 def head_names(task_type: str, model_type: str) -> dict[str, str]:
