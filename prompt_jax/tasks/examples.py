@@ -217,7 +217,7 @@ def to_examples(task: Task, rows: Iterable[tuple[str, Record]]) -> Sequence[Exam
     Raises:
       InputError: as `to_example`; how many rows do not fit, and the first of them.
     """
-    long = isinstance(rows, Series) and len(rows) > HELD
+    series = rows if isinstance(rows, Series) and len(rows) > HELD else None
     number = {word: i for i, word in enumerate(task.choices)}
     examples: list[Example] = []
     labels: list[int] = []
@@ -230,7 +230,7 @@ def to_examples(task: Task, rows: Iterable[tuple[str, Record]]) -> Sequence[Exam
         except InputError as error:
             problems.append(error)
             continue
-        if not long:
+        if series is None:
             examples.append(example)
         elif number:
             labels.append(number[example.target])
@@ -242,7 +242,7 @@ def to_examples(task: Task, rows: Iterable[tuple[str, Record]]) -> Sequence[Exam
         ) from problems[0]
     if problems:
         raise problems[0]
-    return filled(task, rows, np.array(labels, np.int16)) if long else examples
+    return examples if series is None else filled(task, series, np.array(labels, np.int16))
 
 
 def labelled(
