@@ -236,7 +236,7 @@ def mesh_shape(
     # How many devices have to share one copy of the weights.
     parts = -(-size // int(ROOM * (memory or device_memory(devices))))
     if tensor == "auto":
-        local = sum(device.process_index == devices[0].process_index for device in devices)
+        local = sum(_host(device) == _host(devices[0]) for device in devices)
         needed = -(-parts // (1 if fsdp == "auto" else fsdp))
         fit = [n for n in _divisors(left) if heads % n == 0 and n <= local]
         tensor = next((n for n in fit if n >= needed), fit[-1])
@@ -246,6 +246,12 @@ def mesh_shape(
         fsdp = next((n for n in fit if n * tensor >= parts), fit[-1])
         left //= fsdp
     return (left if data == "auto" else data), fsdp, tensor
+
+
+def _host(device: Device) -> int:
+    """What devices of one host have in common."""
+    # Slurm may start a process a GPU, where JAX numbers hosts as slices: what NVLink joins is one.
+    return device.slice_index if device.platform == "gpu" else device.process_index
 
 
 def check_mesh(mesh: Mesh, heads: int) -> None:
