@@ -2,14 +2,18 @@
 
 import dataclasses
 import json
+import re
 import sys
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from prompt_jax import cli
+from prompt_jax.backbones.blocks import MLP, stack
+from prompt_jax.backbones.t5 import T5Config
 from prompt_jax.config import (
     BackboneConfig,
     Config,
@@ -204,6 +208,26 @@ def test_a_model_that_only_reads(bert_folder, config):
         plan(dataclasses.replace(config, backbone=str(bert_folder)), None)
 
 
+class Layer(nn.Module):
+    """The feed-forward of a layer, alone."""
+
+    config: T5Config
+
+    @nn.compact
+    def __call__(self, x):
+        return MLP(self.config, name="mlp")(x), None
+
+
+class Layers(nn.Module):
+    """Four of them."""
+
+    config: T5Config
+
+    @nn.compact
+    def __call__(self, x):
+        return stack(self, Layer, 4, x)[0]
+
+
 class TestTpu:
     """Compiled for TPUs by libtpu, where it is installed."""
 
@@ -231,6 +255,29 @@ class TestTpu:
         tokens = jax.ShapeDtypeStruct((4096,), jnp.int32, sharding=place)
         lowered = jax.jit(lambda table, tokens: table[tokens] @ table[:512]).lower(table, tokens)
         assert _text(lowered, lowered.compile()).startswith("HloModule")
+
+    @pytest.mark.slow
+    def test_kernels_in_few_bits_are_read_from_their_stack(self):
+        """No product of a scan copies the kernel of its layer out of the stack before it."""
+        place = jax.sharding.SingleDeviceSharding(devices_of("v5e-1")[0])
+        config = T5Config(d_model=256, d_ff=512, gated=False, remat="full", dtype=jnp.bfloat16)
+
+        def shape(dtype, *sizes):
+            return jax.ShapeDtypeStruct(sizes, dtype, sharding=place)
+
+        kernels = {
+            name: {"kernel": shape(jnp.int8, 4, *sizes), "kernel_scale": shape(jnp.float32, 4, out)}
+            for name, *sizes, out in (("wi", 256, 512, 512), ("wo", 512, 256, 256))
+        }
+
+        def total(states, kernels):
+            params = {"layers": {"mlp": kernels}}
+            return Layers(config).apply({"params": params}, states).astype(jnp.float32).sum()
+
+        states = shape(config.dtype, 8, 256, 256)
+        compiled = jax.jit(jax.grad(total)).lower(states, kernels).compile()
+        copies = r"= s8\[(?:1,)?(?:256,512|512,256)\]\S* (?:fusion|copy|dynamic-slice)\("
+        assert re.findall(rf"{copies}.*estimated_cycles", compiled.as_text()) == []
 
     @pytest.mark.slow
     def test_a_mesh_of_v4_chips(self, config):
