@@ -24,7 +24,17 @@ from prompt_jax.config import (
     TaskConfig,
     TrainConfig,
 )
-from prompt_jax.plan import TOPOLOGIES, Plan, as_json, draw, plan, plan_remat, search, text
+from prompt_jax.plan import (
+    TOPOLOGIES,
+    Plan,
+    as_json,
+    draw,
+    fitted,
+    plan,
+    plan_remat,
+    search,
+    text,
+)
 from prompt_jax.plan.chips import devices_of
 from prompt_jax.plan.costs import traffic_of, work_of
 from prompt_jax.plan.plan import _needed, _rank, _text, alternatives
@@ -326,6 +336,24 @@ def test_a_device_that_does_not_tell_has_what_is_assumed(config, monkeypatch):
     monkeypatch.setattr("prompt_jax.sharding.ASSUMED_MEMORY", 1000)
     with pytest.raises(InputError, match="GiB of each device with remat full, and 0.00 are there"):
         plan_remat(config)
+
+
+@pytest.mark.slow
+def test_an_evaluation_has_the_rows_that_fit(config):
+    """What `train` does where a batch of evaluation is too much for its device."""
+    large = dataclasses.replace(config, eval=EvalConfig(batch_size=1024))
+    small = dataclasses.replace(config, eval=EvalConfig(batch_size=256))
+    needed = plan(small, None, programs=("score",)).needed
+    said = []
+    found = fitted(large, memory=needed + 1e-4, say=said.append)
+    assert found == small and len(said) == 1
+    assert said[0].startswith(f"evaluation of 256 rows at a time: {needed:.2f} of the {needed:.2f}")
+    assert said[0].endswith(" with 512") and " with 1024, and " in said[0]
+    # This CPU does not tell how much there is.
+    assert fitted(large, say=said.append) == large and len(said) == 1
+    few = dataclasses.replace(config, eval=EvalConfig(batch_size=2))
+    with pytest.raises(InputError, match="score of 1 rows takes 0.* GiB of each .*, and 0.00 are"):
+        fitted(few, memory=1e-6)
 
 
 @pytest.mark.slow

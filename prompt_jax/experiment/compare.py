@@ -23,6 +23,7 @@ from prompt_jax.experiment.training import load, train
 from prompt_jax.forward import Injection
 from prompt_jax.methods import method_of
 from prompt_jax.metrics import Scores
+from prompt_jax.plan import fitted
 from prompt_jax.prompts import Prompt, fresh
 from prompt_jax.runs import begin_run, claim, read_metrics
 from prompt_jax.sharding import place_rows, replicate
@@ -112,7 +113,7 @@ def _scores(sets: dict[str, Scores]) -> dict[str, float]:
 
 
 def _measured(config: Config, prompt: Prompt, scores: dict[str, float]) -> Row:
-    backbone = load(config)
+    backbone = load(fitted(config))
     data = for_backbone(load_data(config), config, backbone)
     rates = [
         row["examples_per_second"]

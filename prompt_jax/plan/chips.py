@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 
 from prompt_jax.config import InputError, choose
-from prompt_jax.sharding import Device
+from prompt_jax.sharding import Device, told_memory
 
 GIB = 2**30
 
@@ -22,7 +22,8 @@ class Chip(NamedTuple):
     links: float
     """Bytes a second to other devices, over all links together and one way."""
     memory: float
-    """GiB that a program may use, as libtpu gives it out."""
+    """GiB that a program may use, as libtpu gives it out; of a GPU what JAX takes of it by
+    default, three quarters."""
 
 
 # https://cloud.google.com/tpu/docs/system-architecture-tpu-vm
@@ -31,9 +32,9 @@ CHIPS = {
     "TPU v5 lite": Chip("TPU v5e", 197e12, 819e9, 200e9, 15.75),
     "TPU v5": Chip("TPU v5p", 459e12, 2765e9, 600e9, 95.73),
     "TPU v6 lite": Chip("TPU v6e", 918e12, 1640e9, 448e9, 31.24),
-    "NVIDIA A100-SXM4-80GB": Chip("A100 80 GB", 312e12, 2039e9, 300e9, 79.1),
-    "NVIDIA H100 80GB HBM3": Chip("H100", 989e12, 3350e9, 450e9, 79.1),
-    "NVIDIA H200": Chip("H200", 989e12, 4800e9, 450e9, 139.8),
+    "NVIDIA A100-SXM4-80GB": Chip("A100 80 GB", 312e12, 2039e9, 300e9, 59.3),
+    "NVIDIA H100 80GB HBM3": Chip("H100", 989e12, 3350e9, 450e9, 59.3),
+    "NVIDIA H200": Chip("H200", 989e12, 4800e9, 450e9, 104.8),
 }
 _HOST = (1, 1, 1)
 _NO_TPU = {
@@ -99,6 +100,17 @@ def _why_not(topology: str, error: str) -> str:
         f"libtpu knows no topology {topology!r} ({error.splitlines()[0]}); allowed: "
         f"{', '.join(TOPOLOGIES)}, or a kind and its grid such as v5e:2x4"
     )
+
+
+def limit_of(device: Device) -> float | None:
+    """GiB that a program may use; None of a device that does not tell and is not in the table."""
+    if device in jax.devices():
+        # What the user lets JAX take of a GPU (XLA_PYTHON_CLIENT_MEM_FRACTION), no table knows.
+        told = told_memory(jax.devices())
+        if told is not None:
+            return told / GIB
+    chip = chip_of(device)
+    return None if chip is None else chip.memory
 
 
 def chip_of(device: Device) -> Chip | None:

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import jax
 
 from prompt_jax.backbones.quantised import LIMITS, bytes_of
-from prompt_jax.config import REMATS, Config, InputError, MeshConfig, resolved
-from prompt_jax.plan.chips import GIB, Chip, chip_of, devices_of
+from prompt_jax.config import Config, InputError, MeshConfig, resolved
+from prompt_jax.plan.chips import GIB, chip_of, devices_of, limit_of
 from prompt_jax.plan.costs import Traffic, traffic_of, work_of
 from prompt_jax.plan.programs import (
     Program,
@@ -20,7 +20,7 @@ from prompt_jax.plan.programs import (
     shape_of_backbone,
     train_program,
 )
-from prompt_jax.sharding import AXES, Device, check_rows, device_memory
+from prompt_jax.sharding import AXES, Device, check_rows
 from prompt_jax.trees import Tree
 
 PROGRAMS = {"train": train_program, "decode": decode_program, "score": score_program}
@@ -129,7 +129,7 @@ def plan(config: Config, topology: str | None, *, programs: Sequence[str] = ()) 
         program = PROGRAMS[name](config, backbone, devices[0])
         bare = PROGRAMS[name](plain, shape_of_backbone(plain, devices), devices[0])
         ways = 1 if backbone.mesh is None else backbone.mesh.size
-        costs.append(_cost(program, bare, ways, chip_of(devices[0])))
+        costs.append(_cost(program, bare, ways, devices[0]))
     shape = backbone.mesh.shape if backbone.mesh else dict.fromkeys(AXES, 1)
     sizes = {name: int(shape[name]) for name in AXES}
     kind = chip_of(devices[0])
@@ -137,54 +137,13 @@ def plan(config: Config, topology: str | None, *, programs: Sequence[str] = ()) 
     return Plan(config, topology, len(devices), name, sizes, costs)
 
 
-def plan_remat(
-    config: Config,
-    topology: str | None = None,
-    *,
-    memory: float | None = None,
-    say: Callable[[str], None] = lambda line: None,
-) -> Plan:
-    """The first plan that fits of those that keep everything, something, nothing for backward.
-
-    A run compiles the step once more, at the lengths of its own batches: this one is of the
-    longest, for which there may be no batch.
-
-    Args:
-      config: its `frozen.remat` is not looked at.
-      topology: as `devices_of` takes it.
-      memory: GiB of a device; None asks the devices at hand, or the table of chips.
-      say: receives a line that says what fits, and what did not.
-
-    Raises:
-      InputError: none fits, or as `plan`.
-    """
-    if memory is None and topology is None:
-        memory = device_memory(jax.devices()) / GIB
-    over = ""
-    for remat in REMATS:
-        frozen = dataclasses.replace(config.frozen, remat=remat)
-        step = plan(dataclasses.replace(config, frozen=frozen), topology, programs=("train",))
-        (cost,) = step.costs
-        limit = cost.limit if memory is None else memory
-        if limit is None or (cost.memory is not None and step.needed <= limit):
-            room = "" if limit is None else f" of the {limit:.2f}"
-            say(f"remat {remat}: a step takes {step.needed:.2f}{room} GiB of each device{over}")
-            return step
-        over += f", and {step.needed:.2f} with {remat}"
-    raise InputError(
-        f"{config.backbone} takes {step.needed:.2f} GiB of each device with remat full, and "
-        f"{limit:.2f} are there; take more devices (mesh.tensor, mesh.fsdp), a smaller "
-        "train.batch_size, or frozen.dtype int8"
-    )
-
-
-def _cost(program: Program, bare: Program, ways: int, chip: Chip | None) -> Cost:
+def _cost(program: Program, bare: Program, ways: int, device: Device) -> Cost:
+    chip, limit = chip_of(device), limit_of(device)
     frozen = _held(program.arguments[1]) / GIB
     others = sum(map(_held, (program.arguments[0], *program.arguments[2:]))) / GIB
     traced = program.function.trace(*program.arguments)
     work = work_of(traced.jaxpr.jaxpr, program.rounds)
     useful = work_of(bare.function.trace(*bare.arguments).jaxpr.jaxpr, bare.rounds)
-    limit = chip.memory if chip else None
     lowered = traced.lower()
     try:
         compiled = lowered.compile()
@@ -293,7 +252,7 @@ def alternatives(first: Plan) -> Iterator[tuple[str, Config]]:
         yield from _fewer_rows(first.config)
         return
     config, devices = first.config, devices_of(first.topology)
-    limit = getattr(chip_of(devices[0]), "memory", None)
+    limit = limit_of(devices[0])
     remats = [r for r in ("none", "minimal", "full") if r != config.frozen.remat]
     kinds = [config.frozen.dtype, *(["int8"] if config.frozen.dtype not in LIMITS else [])]
     heads = shape_of_backbone(config, devices).config.num_heads
