@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import sys
+from types import SimpleNamespace
 
 import flax.linen as nn
 import jax
@@ -32,11 +33,13 @@ from prompt_jax.plan import (
     fitted,
     plan,
     plan_remat,
+    planned,
     search,
     text,
 )
-from prompt_jax.plan.chips import devices_of
-from prompt_jax.plan.costs import traffic_of, work_of
+from prompt_jax.plan.chips import devices_of, links_of
+from prompt_jax.plan.compiled import Traffic, read_compiled
+from prompt_jax.plan.costs import work_of
 from prompt_jax.plan.plan import _needed, _rank, _text, alternatives
 from prompt_jax.plan.programs import programs_of
 
@@ -59,11 +62,76 @@ ENTRY %main (a: f32[3]) -> f32[3] {
   %f = f32[3] fusion(%a), kind=kLoop, calls=%fused
 }
 """
+GROUPS = "channel_id=7, replica_groups=mesh['a'=2,'b'=4] {'b'}"
+CYCLES = 'backend_config={"window_config":{"estimated_cycles":"100"}}'
+TPU = f"""HloModule jit_step
+
+%started (x: bf16[4,8]) -> bf16[16,8] {{
+  %ag.1 = bf16[16,8] all-gather(%x), {GROUPS}, dimensions={{0}}
+  ROOT %c.1 = (bf16[16,8], u32[]) custom-call(%ag.1), custom_call_target="AsyncCollectiveStart"
+}}
+
+%beside (x: bf16[4,8], y: bf16[64,8]) -> bf16[64,8] {{
+  %ag.2 = bf16[16,8] all-gather(%x), {GROUPS}, dimensions={{0}}
+}}
+
+%done (x: bf16[4,8]) -> bf16[16,8] {{
+  %ag.3 = bf16[16,8] all-gather(%x), {GROUPS}, dimensions={{0}}
+}}
+
+%all-reduce-scatter.1 (x: f32[8,8]) -> f32[4,8] {{
+  %ar = f32[8,8] all-reduce(%x), channel_id=8, replica_groups=[4,2]<=[8], to_apply=%add
+}}
+
+%body (p: (s32[], bf16[4,8])) -> (s32[], bf16[4,8]) {{
+  %s = (bf16[16,8], u32[]) fusion(%x), calls=%started
+  %m = bf16[64,8] fusion(%s), calls=%beside, metadata={{op_name="jit/mlp/wi/dot"}}, {CYCLES}
+  %d = bf16[16,8] fusion(%s), kind=kCustom, calls=%done
+  %r = f32[4,8] fusion(%g), kind=kCustom, calls=%all-reduce-scatter.1
+  %k = s8[8,8] copy(%w), {CYCLES}
+}}
+
+%until (q: (s32[], bf16[4,8])) -> pred[] {{
+  %n = s32[] constant(24)
+}}
+
+ENTRY %main (a: f32[3]) -> f32[3] {{
+  %w = (s32[], bf16[4,8]) while(%t), condition=%until, body=%body
+}}
+"""
 
 
 def test_collectives_in_a_loop_count_as_often_as_it_runs():
-    found = {(t.kind, t.bytes): t.times for t in traffic_of(HLO)}
-    assert found == {("all-reduce", 64): 24, ("all-gather", 64): 24, ("all-reduce", 5120): 1}
+    found = {(t.kind, t.bytes): (t.times, t.hidden) for t in read_compiled(HLO).traffic}
+    assert found == {
+        ("all-reduce", 64): (24, False),
+        ("all-gather", 64): (24, True),
+        ("all-reduce", 5120): (1, False),
+    }
+
+
+def test_what_is_written_several_times_travels_once():
+    """libtpu writes a gathering at its start, at its end, and in what is computed meanwhile."""
+    gathered, scattered = read_compiled(TPU).traffic
+    assert gathered == Traffic("all-gather", 256, 24, 4, hidden=True)
+    assert scattered == Traffic("reduce-scatter", 256, 24, 2, hidden=False)
+    # Each device has a fourth of the first one, and half of the second one, before.
+    assert (gathered.moved, scattered.moved) == (24 * 192, 24 * 128)
+    assert scattered._replace(kind="all-reduce").moved == 24 * 256
+
+
+def test_cycles_belong_to_parts_of_the_program():
+    assert read_compiled(TPU).cycles == {"copies": 2400, "MLP": 2400}
+
+
+@pytest.mark.parametrize(
+    ("grid", "neighbours"), [((1, 1), 1), ((2, 2), 2), ((2, 4), 3), ((4, 4, 4), 6)]
+)
+def test_links_are_those_to_neighbours(grid, neighbours):
+    kind = "TPU v5 lite" if len(grid) == 2 else "TPU v4"
+    devices = [SimpleNamespace(device_kind=kind, coords=at) for at in np.ndindex(*grid)]
+    assert links_of(devices) == neighbours * 50e9
+    assert links_of([SimpleNamespace(device_kind="NVIDIA H200")]) == 450e9
 
 
 def test_products_of_a_loop_count_as_often_as_it_runs():
@@ -302,6 +370,9 @@ class TestTpu:
         made = plan(data, "v5e-4", programs=("train",))
         (cost,) = made.costs
         assert made.fits and cost.limit == 15.75 and 0 < cost.utilization <= 1
+        assert cost.estimate.seconds == cost.seconds > cost.bounds.seconds
+        assert {"MLP", "attention"} < set(cost.estimate.parts) and cost.estimate.network > 0
+        assert "its compiler's estimate" in text(made)
         largest = max(found.bytes for found in cost.traffic)
         assert largest <= 4 * config.method.num_virtual_tokens * 16
         split = plan(
@@ -336,6 +407,9 @@ def test_a_device_that_does_not_tell_has_what_is_assumed(config, monkeypatch):
     monkeypatch.setattr("prompt_jax.sharding.ASSUMED_MEMORY", 1000)
     with pytest.raises(InputError, match="GiB of each device with remat full, and 0.00 are there"):
         plan_remat(config)
+    # A plan is made all the same, and says so.
+    auto = dataclasses.replace(config, frozen=BackboneConfig(remat="auto"))
+    assert planned(auto, None, programs=("train",)).config.frozen.remat == "full"
 
 
 @pytest.mark.slow

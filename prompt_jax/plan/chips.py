@@ -1,6 +1,7 @@
 """Devices to compile for: those of a TPU topology, by libtpu and with no TPU, or those at hand."""
 
 import os
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -19,19 +20,22 @@ class Chip(NamedTuple):
     """bfloat16 operations a second."""
     bandwidth: float
     """Bytes a second from its memory."""
-    links: float
-    """Bytes a second to other devices, over all links together and one way."""
+    link: float
+    """Bytes a second to a neighbour, one way; of a GPU to all others, which a switch joins."""
     memory: float
     """GiB that a program may use, as libtpu gives it out; of a GPU what JAX takes of it by
     default, three quarters."""
+    clock: float = 0.0
+    """Cycles a second: bfloat16 operations over those of a cycle. None is needed of a GPU, whose
+    compiler does not estimate."""
 
 
 # https://cloud.google.com/tpu/docs/system-architecture-tpu-vm
 CHIPS = {
-    "TPU v4": Chip("TPU v4", 275e12, 1228e9, 300e9, 30.75),
-    "TPU v5 lite": Chip("TPU v5e", 197e12, 819e9, 200e9, 15.75),
-    "TPU v5": Chip("TPU v5p", 459e12, 2765e9, 600e9, 95.73),
-    "TPU v6 lite": Chip("TPU v6e", 918e12, 1640e9, 448e9, 31.24),
+    "TPU v4": Chip("TPU v4", 275e12, 1228e9, 50e9, 30.75, 1.05e9),
+    "TPU v5 lite": Chip("TPU v5e", 197e12, 819e9, 50e9, 15.75, 1.503e9),
+    "TPU v5": Chip("TPU v5p", 459e12, 2765e9, 100e9, 95.73, 1.75e9),
+    "TPU v6 lite": Chip("TPU v6e", 918e12, 1640e9, 112e9, 31.24, 1.75e9),
     "NVIDIA A100-SXM4-80GB": Chip("A100 80 GB", 312e12, 2039e9, 300e9, 59.3),
     "NVIDIA H100 80GB HBM3": Chip("H100", 989e12, 3350e9, 450e9, 59.3),
     "NVIDIA H200": Chip("H200", 989e12, 4800e9, 450e9, 104.8),
@@ -111,6 +115,18 @@ def limit_of(device: Device) -> float | None:
             return told / GIB
     chip = chip_of(device)
     return None if chip is None else chip.memory
+
+
+def links_of(devices: Sequence[Device]) -> float:
+    """Bytes a second that a device of a kind in the table gets from its neighbours together.
+
+    A TPU has one neighbour along an axis of two chips, and two along a longer one.
+    """
+    link, places = CHIPS[devices[0].device_kind].link, getattr(devices[0], "coords", None)
+    if places is None:
+        return link
+    axes = zip(*(device.coords for device in devices), strict=True)
+    return link * max(1, sum(min(len(set(axis)) - 1, 2) for axis in axes))
 
 
 def chip_of(device: Device) -> Chip | None:

@@ -1,7 +1,7 @@
 """What a run leaves to its devices: what the backward pass keeps, and the rows of an evaluation."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 
@@ -89,6 +89,33 @@ def plan_remat(
     Raises:
       InputError: none fits, or as `plan`.
     """
+    step, limit = _first_that_fits(config, topology, memory, say)
+    if limit is not None:
+        raise InputError(
+            f"{config.backbone} takes {step.needed:.2f} GiB of each device with remat full, and "
+            f"{limit:.2f} are there; take more devices (mesh.tensor, mesh.fsdp), a smaller "
+            "train.batch_size, or frozen.dtype int8"
+        )
+    return step
+
+
+def planned(
+    config: Config, topology: str | None, *, programs: Sequence[str] = (), say: Say = silent
+) -> Plan:
+    """A plan as `plan` makes it, in which `remat auto` is what fits, else `full`."""
+    if config.frozen.remat != "auto":
+        return plan(config, topology, programs=programs)
+    step, _ = _first_that_fits(config, topology, None, say)
+    names = programs or programs_of(config)
+    others = [name for name in names if name != "train"]
+    costs = list(plan(step.config, topology, programs=others).costs) if others else []
+    return step._replace(costs=[*(step.costs if "train" in names else []), *costs])
+
+
+def _first_that_fits(
+    config: Config, topology: str | None, memory: float | None, say: Say
+) -> tuple[Plan, float | None]:
+    """The first step of `REMATS` that fits, or the last one and the GiB that are there."""
     if memory is None and topology is None:
         memory = device_memory(jax.devices()) / GIB
     over = ""
@@ -100,10 +127,6 @@ def plan_remat(
         if limit is None or (cost.memory is not None and step.needed <= limit):
             room = "" if limit is None else f" of the {limit:.2f}"
             say(f"remat {remat}: a step takes {step.needed:.2f}{room} GiB of each device{over}")
-            return step
+            return step, None
         over += f", and {step.needed:.2f} with {remat}"
-    raise InputError(
-        f"{config.backbone} takes {step.needed:.2f} GiB of each device with remat full, and "
-        f"{limit:.2f} are there; take more devices (mesh.tensor, mesh.fsdp), a smaller "
-        "train.batch_size, or frozen.dtype int8"
-    )
+    return step, limit

@@ -10,8 +10,9 @@ import jax
 
 from prompt_jax.backbones.quantised import LIMITS, bytes_of
 from prompt_jax.config import Config, InputError, MeshConfig, resolved
-from prompt_jax.plan.chips import GIB, chip_of, devices_of, limit_of
-from prompt_jax.plan.costs import Traffic, traffic_of, work_of
+from prompt_jax.plan.chips import GIB, chip_of, devices_of, limit_of, links_of
+from prompt_jax.plan.compiled import Traffic, read_compiled
+from prompt_jax.plan.costs import work_of
 from prompt_jax.plan.programs import (
     Program,
     decode_program,
@@ -58,6 +59,20 @@ class Bounds(NamedTuple):
         return max(self)
 
 
+class Estimate(NamedTuple):
+    """Seconds that the compiler expects a program to take."""
+
+    parts: dict[str, float]
+    """By part of the program, see `compiled.PARTS`."""
+    network: float
+    """Seconds of collectives that nothing is computed beside, by their bytes and the links."""
+
+    @property
+    def seconds(self) -> float:
+        """All together."""
+        return sum(self.parts.values()) + self.network
+
+
 class Cost(NamedTuple):
     """What a program takes on every device."""
 
@@ -72,8 +87,17 @@ class Cost(NamedTuple):
     traffic: list[Traffic]
     bounds: Bounds | None
     """None on devices whose speed is not known."""
+    estimate: Estimate | None
+    """None of a compiler that does not tell."""
     utilization: float | None
-    """Model FLOPs utilization if the bounds were reached: no recomputation counts as work."""
+    """Model FLOPs utilization by the estimate, else if the bounds were reached: no recomputation
+    counts as work."""
+
+    @property
+    def seconds(self) -> float | None:
+        """As its compiler estimates, else at least; None on devices whose speed is not known."""
+        told = self.estimate or self.bounds
+        return None if told is None else told.seconds
 
     @property
     def fits(self) -> bool:
@@ -129,7 +153,7 @@ def plan(config: Config, topology: str | None, *, programs: Sequence[str] = ()) 
         program = PROGRAMS[name](config, backbone, devices[0])
         bare = PROGRAMS[name](plain, shape_of_backbone(plain, devices), devices[0])
         ways = 1 if backbone.mesh is None else backbone.mesh.size
-        costs.append(_cost(program, bare, ways, devices[0]))
+        costs.append(_cost(program, bare, ways, devices))
     shape = backbone.mesh.shape if backbone.mesh else dict.fromkeys(AXES, 1)
     sizes = {name: int(shape[name]) for name in AXES}
     kind = chip_of(devices[0])
@@ -137,8 +161,8 @@ def plan(config: Config, topology: str | None, *, programs: Sequence[str] = ()) 
     return Plan(config, topology, len(devices), name, sizes, costs)
 
 
-def _cost(program: Program, bare: Program, ways: int, device: Device) -> Cost:
-    chip, limit = chip_of(device), limit_of(device)
+def _cost(program: Program, bare: Program, ways: int, devices: Sequence[Device]) -> Cost:
+    chip, limit = chip_of(devices[0]), limit_of(devices[0])
     frozen = _held(program.arguments[1]) / GIB
     others = sum(map(_held, (program.arguments[0], *program.arguments[2:]))) / GIB
     traced = program.function.trace(*program.arguments)
@@ -153,25 +177,29 @@ def _cost(program: Program, bare: Program, ways: int, device: Device) -> Cost:
         if needed is None:
             raise
         flops = work.flops / ways
-        return Cost(program.name, None, needed, limit, flops, [], None, None)
+        return Cost(program.name, None, needed, limit, flops, [], None, None, None)
     sizes = compiled.memory_analysis()
     temporaries = sizes.temp_size_in_bytes / GIB if sizes else 0.0
     code = sizes.generated_code_size_in_bytes / GIB if sizes else 0.0
     memory = Memory(frozen, others, temporaries, code)
-    traffic = traffic_of(_text(lowered, compiled))
-    bounds = utilization = None
+    traffic, cycles = read_compiled(_text(lowered, compiled))
+    bounds = estimate = utilization = None
     if chip:
-        # Every part of an all-reduce travels twice: to be summed, and back.
-        moved = sum(t.bytes * t.times * (2 if t.kind == "all-reduce" else 1) for t in traffic)
+        links = links_of(devices)
         bounds = Bounds(
             work.flops / ways / chip.flops,
             work.bytes / ways / chip.bandwidth,
-            moved / chip.links,
+            sum(t.moved for t in traffic) / links,
         )
-        utilization = useful.flops / ways / chip.flops / bounds.seconds
-    needed = memory.total
+        seconds = bounds.seconds
+        if cycles and chip.clock:
+            parts = {part: count / chip.clock for part, count in cycles.items()}
+            estimate = Estimate(parts, sum(t.moved for t in traffic if not t.hidden) / links)
+            seconds = estimate.seconds
+        utilization = useful.flops / ways / chip.flops / seconds
+    flops = work.flops / ways
     return Cost(
-        *(program.name, memory, needed, limit, work.flops / ways, traffic, bounds, utilization)
+        *(program.name, memory, memory.total, limit, flops, traffic, bounds, estimate, utilization)
     )
 
 
@@ -214,8 +242,8 @@ def search(
 ) -> list[Plan]:
     """Other meshes, less kept for the backward pass, fewer bits: plans that fit, the best first.
 
-    The cheapest changes to a plan are tried first. Best is what takes the least time at least; of
-    equals, the one that changes less.
+    The cheapest changes to a plan are tried first. Best is what takes the least time, see
+    `Cost.seconds`; of equals, the one that changes less.
 
     Args:
       enough: ends the search once so many plans fit.
@@ -242,7 +270,7 @@ def search(
 def _rank(plan: Plan) -> float:
     """Seconds of a step, which is run far more often than any other program."""
     steps = [cost for cost in plan.costs if cost.program == "train"] or plan.costs
-    return sum(cost.bounds.seconds for cost in steps if cost.bounds)
+    return sum(cost.seconds for cost in steps if cost.seconds is not None)
 
 
 def alternatives(first: Plan) -> Iterator[tuple[str, Config]]:
