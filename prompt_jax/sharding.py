@@ -94,16 +94,19 @@ def _ways(part: Sequence[str], mesh: Grid) -> int:
     return math.prod(mesh.shape[axis] for axis in part)
 
 
-def place_rows(tree: Tree, mesh: Mesh | None) -> Tree:
+def place_rows(tree: Tree, mesh: Mesh | None, axis: int = 0) -> Tree:
     """Arrays whose rows are shared out over devices; those whose rows do not divide, on all.
 
     Every process has all rows, and puts on its devices those that they hold.
+
+    Args:
+      axis: that of the rows.
     """
     if mesh is None:
         return tree
 
     def place(leaf: ArrayLike) -> jax.Array:
-        spec = activation_spec(("batch",), np.shape(leaf), mesh)
+        spec = activation_spec((*[None] * axis, "batch"), np.shape(leaf), mesh)
         return _put(leaf, NamedSharding(mesh, spec))
 
     return jax.tree.map(place, tree)
