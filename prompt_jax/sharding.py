@@ -307,10 +307,10 @@ def _divisors(n: int) -> list[int]:
 
 def device_memory(devices: Sequence[Device]) -> int:
     """Bytes of one of the devices, all alike; `ASSUMED_MEMORY` where they do not tell."""
-    return told_memory(devices) or ASSUMED_MEMORY
+    return memory_limit(devices) or ASSUMED_MEMORY
 
 
-def told_memory(devices: Sequence[Device]) -> int | None:
+def memory_limit(devices: Sequence[Device]) -> int | None:
     """Bytes that JAX has of one of the devices, all alike; None where they do not tell."""
     # A device of another process tells nothing, not even that.
     local = next(d for d in devices if d.process_index == jax.process_index())

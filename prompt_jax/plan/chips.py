@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 
 from prompt_jax.config import InputError, choose
-from prompt_jax.sharding import Device, told_memory
+from prompt_jax.sharding import Device, memory_limit
 
 GIB = 2**30
 
@@ -110,9 +110,9 @@ def limit_of(device: Device) -> float | None:
     """GiB that a program may use; None of a device that does not tell and is not in the table."""
     if device in jax.devices():
         # What the user lets JAX take of a GPU (XLA_PYTHON_CLIENT_MEM_FRACTION), no table knows.
-        told = told_memory(jax.devices())
-        if told is not None:
-            return told / GIB
+        limit = memory_limit(jax.devices())
+        if limit is not None:
+            return limit / GIB
     chip = chip_of(device)
     return None if chip is None else chip.memory
 

@@ -96,8 +96,8 @@ class Cost(NamedTuple):
     @property
     def seconds(self) -> float | None:
         """As its compiler estimates, else at least; None on devices whose speed is not known."""
-        told = self.estimate or self.bounds
-        return None if told is None else told.seconds
+        timing = self.estimate or self.bounds
+        return None if timing is None else timing.seconds
 
     @property
     def fits(self) -> bool:
