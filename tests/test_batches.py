@@ -15,6 +15,7 @@ from prompt_jax.data import (
     length_ladder,
     pad,
     prefetch,
+    shares,
 )
 from prompt_jax.tasks import Example
 
@@ -139,6 +140,10 @@ def test_rows_of_a_batch_are_alike_in_length(words):
     assert set(shapes) <= set(batches.source_lengths)
     padded = sum(batches[step].tokens.size for step in range(50))
     assert padded < 0.7 * 200 * 36
+    size = sum(20 * 4 + batches[step].tokens.size for step in range(50))
+    real = sum(20 * 4 + batches[step].mask.sum() for step in range(50))
+    assert batches.padding(batches.source_lengths) == pytest.approx(1 - real / size)
+    assert batches.padding(batches.ladder(1)) > 0.3 > batches.padding(batches.ladder(9))
     mixed = [batches[step].tokens.shape[1] for step in range(16)]
     assert mixed != sorted(mixed) and mixed != sorted(mixed, reverse=True)
 
@@ -152,7 +157,7 @@ def test_prefetch_equals_indexing(words):
 
 def test_prefetch_passes_errors_on(words):
     batches = make(words)
-    batches._encoded.sources[ids(batches[4])[0]] = None
+    batches._encoded = batches._encoded._replace(targets=None)
     with pytest.raises(TypeError, match="None"):
         list(prefetch(batches, 0, 6))
 
@@ -192,3 +197,22 @@ def test_rows_keep_the_task_they_belong_to(words):
         batch = batches[step]
         np.testing.assert_array_equal(batch.task_ids, (batch.tokens[:, 0] - 3) % 3)
     assert Batches(examples, words, DataConfig(), 4, 0)[0].task_ids is None
+
+
+def test_tasks_of_a_mixture_come_as_often_as_their_rates_say(words):
+    assert shares([8, 2], 1.0, None) == ((10, 10),)
+    assert shares([8, 2], 2.0, None) == ((8, 7), (2, 3))
+    assert shares([8, 2], float("inf"), None) == ((8, 5), (2, 5))
+    assert shares([80, 20], 1.0, 40) == ((80, 67), (20, 33))
+    assert shares([80, 1], 1.0, None) == ((81, 81),)
+    ids = np.repeat([0, 1], [8, 2])
+    mixing = shares([8, 2], float("inf"), None)
+    options = {"task_ids": ids, "mixing": mixing}
+    batches = Batches(numbered(10), words, DataConfig(), 5, 0, **options)
+    assert len(batches) == 2
+    rows = np.concatenate([batches.rows(step) for step in range(16)])
+    # In 8 epochs each task has 40 draws, which go through its rows evenly.
+    assert np.bincount(rows).tolist() == [5] * 8 + [20] * 2
+    assert np.array_equal(batches[3].task_ids, ids[batches.rows(3)])
+    again = Batches(numbered(10), words, DataConfig(), 5, 0, **options)
+    assert np.array_equal(again.rows(7), batches.rows(7))

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from tyro.conf import Positional
 
-from prompt_jax.cli import answering, prompts, serving, sweep
+from prompt_jax.cli import answering, prompts, reproduce, serving, sweep
 from prompt_jax.cli.arguments import Experiment, as_json, aside, bound, parse, starting_config
 from prompt_jax.config import (
     BackboneConfig,
@@ -34,6 +34,7 @@ usage: prompt-jax COMMAND ...
   predict    answer a file of inputs with a saved prompt
   sweep      tune many prompts at once over one model, and keep the best
   compare    train several methods on one budget, and what each costs
+  reproduce  run a table of a paper, and write it beside the paper's figures
   prompts    inspect, export, compose, ensemble, recycle saved prompts, and more
   serve      answer over HTTP, every request with a prompt of its own
   plan       what a run would take on a TPU that is not here
@@ -126,6 +127,9 @@ def _compare(arguments: list[str]) -> None:
         config: Experiment = default,
         *,
         methods: tuple[str, ...] = COMPARED,
+        seeds: int = 1,
+        rivals: tuple[str, ...] = (),
+        forgetting: str = "",
         resume: bool = False,
         overwrite: bool = False,
     ) -> None:
@@ -135,6 +139,11 @@ def _compare(arguments: list[str]) -> None:
           config: the experiment; each method runs in a folder of its own within --out.
           methods: their names; each has its defaults, or the options of --method where it is that
             one.
+          seeds: prompts of each method, trained together; the table has their mean and deviation.
+          rivals: what else to score: written:FILE, an instruction in front of each text; shots:K,
+            K training rows in front; written:FILE+shots:K; tf_idf, words and a logistic regression.
+          forgetting: a file or a dataset with other text; the table has the loss on it, over that
+            of the frozen model.
           resume: go on in --out where it was stopped.
           overwrite: replace their runs.
         """
@@ -147,7 +156,9 @@ def _compare(arguments: list[str]) -> None:
             config.method if name == config.method.kind else method_kinds()[name]()
             for name in methods
         ]
-        experiment.compare_methods(config, chosen, resume=resume, overwrite=overwrite, say=_say)
+        options = experiment.CompareOptions(seeds, rivals, forgetting)
+        way = {"resume": resume, "overwrite": overwrite}
+        experiment.compare_methods(config, chosen, options, **way, say=_say)
 
     parse(compare, "compare", arguments)
 
@@ -246,6 +257,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "train": _train,
     "compare": _compare,
     "sweep": sweep.run,
+    "reproduce": reproduce.run,
     "serve": serving.run,
     "evaluate": answering.evaluate,
     "predict": answering.predict,

@@ -9,6 +9,7 @@ from prompt_jax.config.checks import at_least as at_least
 from prompt_jax.config.checks import check_place as check_place
 from prompt_jax.config.checks import choose as choose
 from prompt_jax.config.data import METRICS as METRICS
+from prompt_jax.config.data import NO_CACHE as NO_CACHE
 from prompt_jax.config.data import DataConfig as DataConfig
 from prompt_jax.config.data import TaskConfig as TaskConfig
 from prompt_jax.config.distributed import DistributedConfig as DistributedConfig
@@ -28,6 +29,9 @@ from prompt_jax.config.method import PLACEMENTS as PLACEMENTS
 from prompt_jax.config.method import MethodConfig as MethodConfig
 from prompt_jax.config.method import Opening as Opening
 from prompt_jax.config.method import method_kinds as method_kinds
+from prompt_jax.config.paper import PaperConfig as PaperConfig
+from prompt_jax.config.paper import PaperRow as PaperRow
+from prompt_jax.config.paper import PaperTable as PaperTable
 from prompt_jax.config.plain import check_types as check_types
 from prompt_jax.config.plain import differences as differences
 from prompt_jax.config.plain import from_json as from_json

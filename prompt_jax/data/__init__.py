@@ -4,11 +4,12 @@ from prompt_jax.data.alignment import IGNORED, first_tokens, locate, span_target
 from prompt_jax.data.batches import (
     Batch,
     Batches,
-    EncodeOptions,
-    encode_examples,
+    Share,
     length_ladder,
     prefetch,
+    shares,
 )
+from prompt_jax.data.cache import Arrays, Cache
 from prompt_jax.data.label_words import encode_labels
 from prompt_jax.data.selection import balanced, hold_out, sample, shots
 from prompt_jax.data.sources import load_examples, load_rows, load_table, splits
@@ -19,12 +20,16 @@ from prompt_jax.data.texts import (
     pad,
     padded_length,
 )
+from prompt_jax.data.tokens import EncodeOptions, encode_examples
 
 __all__ = [
     "IGNORED",
+    "Arrays",
     "Batch",
     "Batches",
+    "Cache",
     "EncodeOptions",
+    "Share",
     "balanced",
     "batches_by_length",
     "encode",
@@ -42,6 +47,7 @@ __all__ = [
     "padded_length",
     "prefetch",
     "sample",
+    "shares",
     "shots",
     "span_targets",
     "splits",

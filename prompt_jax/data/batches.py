@@ -6,22 +6,31 @@ length share a batch, and lengths come from a short ladder: little padding, few 
 
 import copy
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int32
 
-from prompt_jax.config import DataConfig, InputError, at_least
+from prompt_jax.config import DataConfig, at_least
 from prompt_jax.data.alignment import IGNORED
-from prompt_jax.data.texts import cut_targets, cut_texts, pad
+from prompt_jax.data.cache import Cache
+from prompt_jax.data.texts import pad
+from prompt_jax.data.tokens import (
+    PLAIN,
+    EncodeOptions,
+    Encoder,
+    Flat,
+    encode_examples,
+    encode_flat,
+)
 from prompt_jax.tasks import Example
 from prompt_jax.trees import Tokenizer
 
 # Batches among which rows are sorted by length: more pads less, fewer mixes better.
 WINDOW = 16
-RUNGS = 4
+PADDED = 16 * WINDOW
+"""Batches by which the share of padding is told."""
 
 
 class Batch(NamedTuple):
@@ -38,84 +47,10 @@ class Batch(NamedTuple):
     """Which task every row belongs to, for methods that train several; None is one task."""
 
 
-class Truncated(NamedTuple):
-    """How many texts were longer than allowed and were cut."""
-
-    sources: int
-    targets: int
-
-
-class Encoded(NamedTuple):
-    """Examples as token ids, each row as long as it is."""
-
-    sources: list[np.ndarray]
-    targets: list[np.ndarray]
-    """Tokens, numbers of tags, or floats."""
-    truncated: Truncated
-    pad_id: int
-    by_token: bool = False
-    """Targets stand at the tokens of the source, one each, `IGNORED` where there is none."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncodeOptions:
-    """What an encoder needs to know of the backbone and of the task."""
-
-    place: str = "apart"
-    """Where a target stands to its input, as for `encode_targets`."""
-    filler: int | None = None
-    """The token behind a text; None takes the tokenizer's padding, which the embedding table of a
-    backbone may lack."""
-    labels: tuple[str, ...] = ()
-    """Those of the task; only heads read them."""
-
-    def pad_id(self, tokenizer: Tokenizer) -> int:
-        """The token behind a text. Any will do, because the mask hides it."""
-        if self.filler is not None:
-            return self.filler
-        pad = tokenizer.pad_token_id
-        return pad if isinstance(pad, int) else 0
-
-
-PLAIN = EncodeOptions()
-
-Encoder = Callable[[Sequence[Example], Tokenizer, DataConfig, EncodeOptions], Encoded]
-"""Makes token ids and targets of examples."""
-
-
-def encode_examples(
-    examples: Sequence[Example],
-    tokenizer: Tokenizer,
-    config: DataConfig,
-    options: EncodeOptions = PLAIN,
-) -> Encoded:
-    """Every example tokenized once, its target as the tokens to write.
-
-    Raises:
-      InputError: there are no examples.
-    """
-    sources, targets = sources_of(examples), [example.target for example in examples]
-    rows, long_sources = cut_texts(tokenizer, sources, config.max_source_length)
-    targets, long_targets = cut_targets(tokenizer, targets, config.max_target_length, options.place)
-    truncated = Truncated(long_sources, long_targets)
-    return Encoded(rows, targets, truncated, options.pad_id(tokenizer))
-
-
-def sources_of(examples: Sequence[Example]) -> list[str]:
-    """The inputs of examples.
-
-    Raises:
-      InputError: there are none.
-    """
-    if not examples:
-        raise InputError("there are no examples; give a task or a split with at least one row")
-    return [example.source for example in examples]
-
-
 def length_ladder(
     lengths: Sequence[int] | np.ndarray,
     prompt_length: int = 0,
-    rungs: int = RUNGS,
+    rungs: int = DataConfig.padded_lengths,
     multiple: int = 8,
 ) -> tuple[int, ...]:
     """At most `rungs` lengths to pad to, chosen so that the rows need the least padding.
@@ -143,11 +78,48 @@ def length_ladder(
     return best[-1][1]
 
 
+class Share(NamedTuple):
+    """How often a task of a mixture comes."""
+
+    rows: int
+    draws: int
+    """Rows of it in an epoch."""
+
+
 # A window may reach into the next epoch, whose order is then in use beside this one's.
 @functools.lru_cache(maxsize=4)
-def _order(seed: int, epoch: int, rows: int) -> np.ndarray:
+def _order(seed: int, epoch: int, shares: tuple[Share, ...]) -> np.ndarray:
     # The 0 keeps these draws apart from the shuffling in `Batches.rows`, which has a 1.
-    return np.random.default_rng((seed, 0, epoch)).permutation(rows)
+    shuffle = np.random.default_rng((seed, 0, epoch)).permutation
+    if len(shares) == 1:
+        return shuffle(shares[0].rows)
+    parts, before = [], 0
+    for task, (rows, draws) in enumerate(shares):
+        # Where the last epoch left off, so that each row comes once before any comes again.
+        rounds = range(epoch * draws // rows, -(-(epoch + 1) * draws // rows))
+        seeds = [(seed, 2, task, round) for round in rounds]
+        laps = np.concatenate([np.random.default_rng(lap).permutation(rows) for lap in seeds])
+        start = epoch * draws - rounds.start * rows
+        parts.append(before + laps[start : start + draws])
+        before += rows
+    return shuffle(np.concatenate(parts))
+
+
+def shares(sizes: Sequence[int], temperature: float, limit: int | None) -> tuple[Share, ...]:
+    """How many rows of each task of a mixture an epoch has, as many as there are, but for rounding.
+
+    Args:
+      sizes: rows of each task.
+      temperature: a task comes as often as rows ** (1 / temperature).
+      limit: rows beyond so many do not count.
+    """
+    total = sum(sizes)
+    counted = np.minimum(sizes, total if limit is None else limit)
+    if temperature == 1 and counted.sum() == total:
+        return (Share(total, total),)
+    rates = counted ** (1 / temperature)
+    draws = np.maximum(np.rint(total * rates / rates.sum()), 1).astype(int)
+    return tuple(Share(*share) for share in zip(sizes, draws.tolist(), strict=True))
 
 
 class Batches:
@@ -163,6 +135,8 @@ class Batches:
       batch_size: rows of one step.
       seed: of the order.
       task_ids: which task every example belongs to; None is one task.
+      mixing: how often each task comes, in the order of the examples; none is as often as it has
+        rows.
       encode: makes token ids and targets of the examples.
       options: of `encode`.
       prompt_length: virtual tokens P before the text; lengths T are such that 8 divides P + T.
@@ -180,20 +154,25 @@ class Batches:
         seed: int,
         *,
         task_ids: Sequence[int] | np.ndarray | None = None,
+        mixing: tuple[Share, ...] = (),
         encode: Encoder = encode_examples,
         options: EncodeOptions = PLAIN,
         prompt_length: int = 0,
     ):
         at_least("train.batch_size", batch_size, 1)
         at_least("train.seed", seed, 0)
-        self._encoded = encode(examples, tokenizer, config, options)
-        self._lengths = np.array([len(row) for row in self._encoded.sources])
-        self._batch_size, self._seed = batch_size, seed
+        cache = Cache(config.cache)
+        self._encoded = encode_flat(encode, examples, tokenizer, config, options, cache)
+        self.remarks = tuple(cache.lines)
+        self._lengths = self._encoded.sources.lengths
+        self._batch_size, self._seed, self._prompt_length = batch_size, seed, prompt_length
         self._task_ids = None if task_ids is None else np.asarray(task_ids, np.int32)
+        self._mixing = mixing or (Share(len(self._lengths), len(self._lengths)),)
+        self._epoch = sum(share.draws for share in self._mixing)
         self.truncated = self._encoded.truncated
-        self.source_lengths = length_ladder(self._lengths, prompt_length)
+        self.source_lengths = self.ladder(config.padded_lengths)
         # One length for all targets: they are short, and each further length is another program.
-        self.target_length = max(map(len, self._encoded.targets))
+        self.target_length = int(self._encoded.targets.lengths.max())
 
     def reseeded(self, seed: int) -> "Batches":
         """The same rows in another order."""
@@ -203,13 +182,23 @@ class Batches:
         batches._seed = seed
         return batches
 
+    def ladder(self, rungs: int) -> tuple[int, ...]:
+        """The lengths to pad to where there are at most so many."""
+        return length_ladder(self._lengths, self._prompt_length, rungs)
+
+    def padding(self, ladder: tuple[int, ...]) -> float:
+        """The share of positions, virtual tokens among them, that holds none at these lengths."""
+        rows = [self._lengths[self.rows(step)] for step in range(min(len(self), PADDED))]
+        total = sum((_rung(ladder, part) + self._prompt_length) * len(part) for part in rows)
+        return 1 - sum(float(part.sum()) + self._prompt_length * len(part) for part in rows) / total
+
     @property
-    def sources(self) -> list[np.ndarray]:
+    def sources(self) -> Sequence[np.ndarray]:
         """The token ids of every input, in the order of the examples."""
         return self._encoded.sources
 
     def __len__(self) -> int:
-        return -(-len(self._lengths) // self._batch_size)
+        return -(-self._epoch // self._batch_size)
 
     def __getitem__(self, step: int) -> Batch:
         rows = self.rows(step)
@@ -221,7 +210,7 @@ class Batches:
         """Which examples make up the batch of a step."""
         if step < 0:
             raise IndexError(f"steps begin at 0, got {step}")
-        size, count = self._batch_size, len(self._lengths)
+        size, count = self._batch_size, self._epoch
         epoch = step * size // count
         # The steps that begin in this epoch; the last of them may reach into the next one.
         first, last = -(-epoch * count // size), -(-(epoch + 1) * count // size)
@@ -235,9 +224,9 @@ class Batches:
 
     def _stream(self, start: int, stop: int) -> np.ndarray:
         """Examples `start` to `stop` of the shuffled epochs laid end to end."""
-        count = len(self._lengths)
+        count = self._epoch
         epochs = range(start // count, -(-stop // count))
-        rows = np.concatenate([_order(self._seed, epoch, count) for epoch in epochs])
+        rows = np.concatenate([_order(self._seed, epoch, self._mixing) for epoch in epochs])
         return rows[start - epochs.start * count : stop - epochs.start * count]
 
 
@@ -256,9 +245,9 @@ def _rung(ladder: tuple[int, ...], lengths: np.ndarray) -> int:
     return next(rung for rung in ladder if rung >= longest)
 
 
-def _assemble(encoded: Encoded, rows: np.ndarray, length: int, target_length: int) -> Batch:
-    inputs = pad([encoded.sources[row] for row in rows], length, encoded.pad_id)
-    picked = [encoded.targets[row] for row in rows]
+def _assemble(encoded: Flat, rows: np.ndarray, length: int, target_length: int) -> Batch:
+    inputs = pad([encoded.sources[row] for row in rows.tolist()], length, encoded.pad_id)
+    picked = [encoded.targets[row] for row in rows.tolist()]
     if not encoded.by_token:
         return Batch(*inputs, *pad(picked, target_length, encoded.pad_id))
     tags = pad(picked, length, IGNORED)[0]

@@ -11,7 +11,7 @@ import numpy as np
 
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import Config, InputError, MethodConfig, differences, resolved
-from prompt_jax.data import Batches, prefetch
+from prompt_jax.data import Batches, prefetch, shares
 from prompt_jax.evaluate import Evaluation, evaluate
 from prompt_jax.experiment.answering import (
     batches_of,
@@ -42,6 +42,7 @@ from prompt_jax.population import (
 )
 from prompt_jax.prompts import fresh
 from prompt_jax.sharding import on_host
+from prompt_jax.tasks import joined
 from prompt_jax.train import State, compile_step, fit, start
 from prompt_jax.trees import Tuned
 
@@ -72,10 +73,16 @@ class Single(Members):
         self.method = method = method_of(config, backbone, [data.task for data in tasks])
         check_texts(config, method, backbone, tasks)
         tuned = on_host(fresh(method, backbone, config.train.seed))
-        examples = [example for data in tasks for example in data.train]
+        examples = joined([data.train for data in tasks])
         task_ids = np.repeat(np.arange(len(tasks)), [len(data.train) for data in tasks])
         task = tasks[0].task
-        self.batches = batches_of(config, method, backbone, examples, task, task_ids=task_ids)
+        options = config.data
+        mixing = shares(
+            [len(data.train) for data in tasks], options.mixture_temperature, options.mixture_limit
+        )
+        self.batches = batches_of(
+            config, method, backbone, examples, task, task_ids=task_ids, mixing=mixing
+        )
         check_context(method, backbone, tuned, self.batches)
         check_blanks(method, backbone, self.batches, examples)
         # On the host between rounds: a step donates the arrays on the device.
@@ -214,7 +221,9 @@ class Population(Members):
         return len(self.configs)
 
     def title(self, index: int) -> str:
-        return f"{self.data[index].task.name}: "
+        alike = len({data.task.name for data in self.data}) == 1
+        seed = f"seed {self.configs[index].train.seed}"
+        return f"{seed if alike else self.data[index].task.name}: "
 
     def step(self, index: int) -> int:
         return int(self.states.step[index])

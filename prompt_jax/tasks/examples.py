@@ -1,15 +1,28 @@
 """Rows of a dataset as pairs of texts."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-from prompt_jax.config import IN_CHATS, KINDS, PLACEMENTS, InputError, TaskConfig
-from prompt_jax.tasks.chat import chat_text, no_template, template_hash
+import numpy as np
+from jaxtyping import Int
+
+from prompt_jax.config import IN_CHATS, KINDS, PLACEMENTS, InputError, TaskConfig, choose
+from prompt_jax.tasks.chat import no_template, template_hash
 from prompt_jax.tasks.labels import in_order, infer, read_labels
+from prompt_jax.tasks.series import HELD, Series, taken
 from prompt_jax.tasks.table import TASKS, parse_name
 from prompt_jax.tasks.task import Example, Task, kind_of, messages_in
-from prompt_jax.tasks.templates import check_column, columns_in, is_empty, listing, reach
-from prompt_jax.tasks.text import Record, Text, place_of
+from prompt_jax.tasks.templates import (
+    check_column,
+    columns_in,
+    fill,
+    is_empty,
+    listing,
+    parse,
+    path_of,
+    reach,
+)
+from prompt_jax.tasks.text import Record, Text
 from prompt_jax.trees import Tokenizer
 
 SHAPES = (
@@ -18,9 +31,10 @@ SHAPES = (
     ("{prompt}", "{completion}"),
     ("{instruction}\n{input}", "{output}"),
     ("{instruction}", "{output}"),
+    ("{text}", "{label}"),
 )
 """Templates of rows that nobody described, the first whose columns are there: chats and texts as
-OpenAI, TRL and Alpaca write them."""
+OpenAI, TRL and Alpaca write them, and texts with labels as most datasets do."""
 SHOWN = 3
 """Rows that an error names, of all that do not fit."""
 
@@ -47,22 +61,26 @@ def resolve(
         label words that cannot be.
     """
     key = parse_name(name).key
-    source, target, described = _templates(name, config, list(columns))
+    columns = list(columns)
+    source, target, described = _templates(name, config, columns)
     # Its labels and metrics are of its own kind, and its metrics of its own labels.
     same = described if described and config.kind in (None, described.kind) else None
     # A text, until there are label words.
     declared = described.kind if described and described.kind != "generation" else ""
     kind = config.kind or declared
     labels, values = read_labels(config.labels)
-    labels = labels or (same.labels if same else ())
+    labels, values = (labels, values) if labels or not same else (same.labels, same.values)
     # A dataset that nobody described may be a classification.
     labels_in = kind_of(kind or "classification").labels_in
-    if labels_in and (kind or key not in TASKS):
+    if labels_in and (kind or not known(name, config)):
         targets = [label for place, row in rows for label in labels_in(target, row, place)]
         if not labels and kind in ("", "classification", "multi_label"):
             labels = infer(targets, config)
         values = values or in_order(labels, targets)
-    measured = same.metrics if same and same.labels == labels else ()
+    group = _group(described, columns)
+    # Labels may be the same in other words, as those of QQP and MRPC.
+    measured = same.metrics if same and len(same.labels) == len(labels) else ()
+    measured = tuple(name for name in measured if group or name != "grouped_match")
     return Task(
         name=key,
         source=source,
@@ -71,25 +89,49 @@ def resolve(
         labels=labels,
         values=values,
         metrics=config.metrics or measured,
+        like=described.like if described else "",
+        group=group,
         chat=config.chat == "on" or (config.chat == "auto" and _has_messages(source, rows)),
         system=config.system,
     )
 
 
+def known(name: str, config: TaskConfig) -> Task | None:
+    """The task whose format the rows of a dataset have; None where nobody described it.
+
+    Raises:
+      InputError: no such task as `task.like` says.
+    """
+    if config.like:
+        choose("task.like", config.like, TASKS)
+    return TASKS.get(config.like or parse_name(name).key)
+
+
+def _group(described: Task | None, columns: list[str]) -> str:
+    """The template of the group that a row is judged in; empty where rows do not tell."""
+    template = described.group if described else ""
+    reached = {path_of(column, columns)[0] for column in columns_in(template)}
+    return template if reached <= set(columns) else ""
+
+
 def _templates(name: str, config: TaskConfig, columns: list[str]) -> tuple[str, str, Task | None]:
     """Source and target of a dataset, and what is known of it."""
-    key = parse_name(name).key
-    described = TASKS.get(key)
+    described = known(name, config)
     for source, target in SHAPES:
         names = {*columns_in(source), *columns_in(target)}
         if not described and names <= set(columns):
-            described = Task(name=key, source=source, target=target)
+            described = Task(name=name, source=source, target=target)
     source = config.source or (described and described.source)
     target = config.target or (described and described.target)
     if not source or not target:
         raise InputError(
             f"{name} has the columns {', '.join(columns)} and no known templates; give "
             '--task.source "... {column} ..." and --task.target "{column}"'
+        )
+    if any(piece.cut for piece in parse(target)):
+        raise InputError(
+            f"template {target!r} of the target has !cut, which is for inputs; a target that is "
+            "too long always loses its end (data.max_target_length)"
         )
     _check_templates(source, target, columns, name)
     return source, target, described
@@ -123,24 +165,75 @@ def to_example(task: Task, row: Record, place: str = "the row") -> Example:
       InputError: a column is missing, a text is empty, the target is not a label word, there are
         not as many tags as words, or a span is not in the input.
     """
-    return kind_of(task.kind).example(task, row, place)
+    example = kind_of(task.kind).example(task, row, place)
+    if not task.group:
+        return example
+    return example._replace(group=str(fill(task.group, row, place, "group")))
 
 
-def to_examples(task: Task, rows: Iterable[tuple[str, Record]]) -> list[Example]:
+class Examples(Series[Example]):
+    """Many examples, whose templates are filled whenever they are asked for.
+
+    Attributes:
+      labels: which of the task's label words each target is; empty of other tasks.
+    """
+
+    def __init__(self, series: Series[Example], labels: Int[np.ndarray, " N"]):
+        super().__init__(series._read, series._rows, series._source)
+        self.labels = labels
+
+    def take(self, rows: Int[np.ndarray, " N"]) -> "Examples":
+        """The examples of these places."""
+        labels = self.labels[rows] if len(self.labels) else self.labels
+        return Examples(super().take(rows), labels)
+
+    def changed(self, change: Callable[[Example], Example], name: str) -> "Examples":
+        """The examples with other sources; arguments as for `mapped`."""
+        return Examples(self.mapped(change, name), self.labels)
+
+
+def filled(task: Task, rows: Series[tuple[str, Record]], labels: Int[np.ndarray, " N"]) -> Examples:
+    """The texts of rows that are known to fit, and which label word each target is."""
+
+    def fill(row: tuple[str, Record]) -> Example:
+        return to_example(task, row[1], row[0])
+
+    return Examples(rows.mapped(fill, repr(task)), labels)
+
+
+def label_numbers(examples: Sequence[Example], task: Task) -> Int[np.ndarray, " N"]:
+    """Which label word of a classification each target is; -1 for none."""
+    if isinstance(examples, Examples):
+        return examples.labels
+    number = {word: i for i, word in enumerate(task.choices)}
+    return np.array([number.get(example.target, -1) for example in examples], int)
+
+
+def to_examples(task: Task, rows: Iterable[tuple[str, Record]]) -> Sequence[Example]:
     """The texts of rows, of each where it stands and its values.
+
+    Of a long series of rows no texts are kept: `Examples`.
 
     Raises:
       InputError: as `to_example`; how many rows do not fit, and the first of them.
     """
+    series = rows if isinstance(rows, Series) and len(rows) > HELD else None
+    number = {word: i for i, word in enumerate(task.choices)}
     examples: list[Example] = []
+    labels: list[int] = []
     problems: list[InputError] = []
     count = 0
     for place, row in rows:
         count += 1
         try:
-            examples.append(to_example(task, row, place))
+            example = to_example(task, row, place)
         except InputError as error:
             problems.append(error)
+            continue
+        if series is None:
+            examples.append(example)
+        elif number:
+            labels.append(number[example.target])
     if len(problems) > 1:
         # The first says it all; of the next two, what was got and where.
         others = "; ".join(str(error).partition(";")[0] for error in problems[1:SHOWN])
@@ -149,20 +242,19 @@ def to_examples(task: Task, rows: Iterable[tuple[str, Record]]) -> list[Example]
         ) from problems[0]
     if problems:
         raise problems[0]
-    return examples
+    return examples if series is None else filled(task, series, np.array(labels, np.int16))
 
 
 def labelled(
     name: str, config: TaskConfig, rows: Sequence[tuple[str, Record]]
-) -> list[tuple[str, Record]]:
+) -> Sequence[tuple[str, Record]]:
     """The rows that have a target; errors as for `resolve`."""
     target = _templates(name, config, list(rows[0][1]))[1] if rows else ""
     columns = columns_in(target)
-    return [
-        (place, row)
-        for place, row in rows
-        if not all(is_empty(reach(row, column, place)) for column in columns)
+    there = [
+        not all(is_empty(reach(row, column, place)) for column in columns) for place, row in rows
     ]
+    return taken(rows, np.flatnonzero(there))
 
 
 def to_source(task: Task, row: Record, place: str = "the row") -> Text:
@@ -217,23 +309,9 @@ def chat_of(
     return dataclasses.replace(task, template=template)
 
 
-def every_answer(task: Task, examples: Sequence[Example]) -> list[Example]:
-    """The examples, and of every chat one for each of the assistant's earlier turns.
-
-    So the loss is on all that the assistant says, each time behind the chat so far.
-    """
-    if task.source != task.target or task.kind != "generation":
-        return list(examples)
-    answers = []
-    for example in examples:
-        turns = example.source.turns if isinstance(example.source, Text) else ()
-        for i, (role, content) in enumerate(turns):
-            before = turns[:i]
-            if role == "assistant" and content.strip() and before and before[-1].role == "user":
-                source = Text(chat_text(before), place_of(example.source, 0), turns=before)
-                answers.append(Example(source, content))
-        answers.append(example)
-    return answers
+def taught(task: Task, examples: Sequence[Example]) -> Sequence[Example]:
+    """What is trained on of examples: all that they teach, and none that teaches nothing."""
+    return kind_of(task.kind).taught(task, examples)
 
 
 def completed(task: Task, examples: Sequence[Example]) -> Task:

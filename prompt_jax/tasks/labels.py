@@ -11,7 +11,6 @@ import unicodedata
 from collections.abc import Sequence
 
 from prompt_jax.config import InputError, TaskConfig
-from prompt_jax.tasks.table import TASKS
 from prompt_jax.tasks.task import Task
 
 Values = tuple[tuple[str, str], ...]
@@ -66,8 +65,11 @@ def label_of(task: Task, target: str) -> str | None:
 
     An accent may be a letter of its own, 1.0 is 1, and true and false are 1 and 0.
     """
-    names, key = _names(task.labels, task.values), _key(target)
-    return names.get(target) or names.get(key) or names.get(_BOOLS.get(key, ""))
+    names = _names(task.labels, task.values)
+    if target in names:
+        return names[target]
+    key = _key(target)
+    return names.get(key) or names.get(_BOOLS.get(key, ""))
 
 
 def label_word(task: Task, target: str, place: str, description: str = "a label word") -> str:
@@ -157,7 +159,7 @@ def _is_number(text: str) -> bool:
 def remarks(task: Task, config: TaskConfig) -> list[str]:
     """What a user is told about labels that the config does not name."""
     lines = []
-    if task.ranked and not config.labels and task.name not in TASKS:
+    if task.ranked and not config.labels and not task.like:
         names = ", ".join(task.labels[:MOST]) + (", ..." if len(task.labels) > MOST else "")
         lines.append(
             f"{len(task.labels)} labels: {names} (the targets of the training rows; --task.labels "
