@@ -42,8 +42,10 @@ def fitted(
 def _fewer_rows(config: Config, topology: str | None, memory: float | None, say: Say) -> Config:
     devices = devices_of(topology)
     limit = limit_of(devices[0]) if memory is None else memory
+    if limit is None:
+        return config
     backbone = shape_of_backbone(config, devices)
-    if limit is None or backbone.target_place == "within":
+    if backbone.target_place == "within":
         return config
     programs = [name for name in programs_of(config) if name != "train"]
     over = ""
