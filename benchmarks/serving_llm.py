@@ -39,7 +39,7 @@ from transformers import AutoModelForCausalLM
 import prompt_jax as pj
 from prompt_jax.backbones import Backbone
 from prompt_jax.forward import Injection
-from prompt_jax.generate import generate
+from prompt_jax.generate import generate, read_once
 from prompt_jax.prompts import Prompt, prompt_for
 from prompt_jax.runtime import prepare
 from prompt_jax.serve import Engine, Kind, Store, Written
@@ -80,8 +80,9 @@ def adapted(folder: str, prompts: list[Prompt]) -> PeftModel:
 def generate_side(backbone: Backbone, prompts: list[Prompt], tokens: np.ndarray, new: int) -> Side:
     """All rows in a batch of `generate`."""
     rows = np.stack([np.asarray(prompt.injection().prompt) for prompt in prompts])
-    # One prompt for all rows has no axis of rows.
-    injection = Injection(rows if len({prompt.name for prompt in prompts}) > 1 else rows[0])
+    # One prompt for all rows has no axis of rows, and is read once, as `PromptTuningModel` does.
+    alone = len({prompt.name for prompt in prompts}) == 1
+    injection = read_once(backbone, Injection(rows[0])) if alone else Injection(rows)
     inputs = (backbone, injection, tokens, np.ones(tokens.shape, bool))
     return lambda: generate(*inputs, max_new_tokens=new, min_new_tokens=new)
 
