@@ -7,6 +7,7 @@ from prompt_jax.data.batches import (
     EncodeOptions,
     encode_examples,
     length_ladder,
+    pad_likely,
     prefetch,
 )
 from prompt_jax.data.label_words import encode_labels
@@ -39,6 +40,7 @@ __all__ = [
     "load_table",
     "locate",
     "pad",
+    "pad_likely",
     "padded_length",
     "prefetch",
     "sample",

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float32, Int32
 from prompt_jax.config import DataConfig, InputError, at_least
 from prompt_jax.data.alignment import IGNORED
 from prompt_jax.data.texts import cut_targets, cut_texts, pad
-from prompt_jax.tasks import Example
+from prompt_jax.tasks import Example, Likely
 from prompt_jax.trees import Tokenizer
 
 # Batches among which rows are sorted by length: more pads less, fewer mixes better.
@@ -36,6 +36,8 @@ class Batch(NamedTuple):
     target_mask: Bool[Any, "B U"]
     task_ids: Int32[Any, " B"] | None = None
     """Which task every row belongs to, for methods that train several; None is one task."""
+    likely: Likely | None = None
+    """[B, U, K], what a teacher says at every target token; None where there is no teacher."""
 
 
 class Truncated(NamedTuple):
@@ -55,6 +57,8 @@ class Encoded(NamedTuple):
     pad_id: int
     by_token: bool = False
     """Targets stand at the tokens of the source, one each, `IGNORED` where there is none."""
+    likely: list[Likely] | None = None
+    """What a teacher says at the tokens of every target; None where there is no teacher."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,14 +95,21 @@ def encode_examples(
 ) -> Encoded:
     """Every example tokenized once, its target as the tokens to write.
 
+    Those of a lesson are the tokens that the teacher wrote, which its text may not lead back to.
+
     Raises:
       InputError: there are no examples.
     """
     sources, targets = sources_of(examples), [example.target for example in examples]
     rows, long_sources = cut_texts(tokenizer, sources, config.max_source_length)
+    pad_id = options.pad_id(tokenizer)
+    lessons = [example.lesson for example in examples if example.lesson is not None]
+    if len(lessons) == len(examples):
+        answers = [lesson.tokens for lesson in lessons]
+        likely = [lesson.likely for lesson in lessons]
+        return Encoded(rows, answers, Truncated(long_sources, 0), pad_id, likely=likely)
     targets, long_targets = cut_targets(tokenizer, targets, config.max_target_length, options.place)
-    truncated = Truncated(long_sources, long_targets)
-    return Encoded(rows, targets, truncated, options.pad_id(tokenizer))
+    return Encoded(rows, targets, Truncated(long_sources, long_targets), pad_id)
 
 
 def sources_of(examples: Sequence[Example]) -> list[str]:
@@ -251,6 +262,16 @@ def prefetch(batches: Batches, start: int, stop: int) -> Iterator[Batch]:
     return iter(steps.to_iter_dataset(options))
 
 
+def pad_likely(rows: Sequence[Likely], length: int) -> Likely:
+    """Rows [U, K] as one [B, U, K], with zeros behind each, which the mask of the targets hides."""
+
+    def padded(leaves: list[np.ndarray]) -> np.ndarray:
+        return np.stack([np.pad(x, ((0, length - len(x)), (0, 0))) for x in leaves])
+
+    words, log_probs = zip(*rows, strict=True)
+    return Likely(padded(list(words)), padded(list(log_probs)))
+
+
 def _rung(ladder: tuple[int, ...], lengths: np.ndarray) -> int:
     longest = lengths.max()
     return next(rung for rung in ladder if rung >= longest)
@@ -259,6 +280,9 @@ def _rung(ladder: tuple[int, ...], lengths: np.ndarray) -> int:
 def _assemble(encoded: Encoded, rows: np.ndarray, length: int, target_length: int) -> Batch:
     inputs = pad([encoded.sources[row] for row in rows], length, encoded.pad_id)
     picked = [encoded.targets[row] for row in rows]
+    if encoded.likely is not None:
+        likely = pad_likely([encoded.likely[row] for row in rows], target_length)
+        return Batch(*inputs, *pad(picked, target_length, encoded.pad_id), likely=likely)
     if not encoded.by_token:
         return Batch(*inputs, *pad(picked, target_length, encoded.pad_id))
     tags = pad(picked, length, IGNORED)[0]

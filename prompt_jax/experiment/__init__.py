@@ -3,6 +3,7 @@
 from prompt_jax.experiment.attempt import compose_attention, train_attention
 from prompt_jax.experiment.compare import compare_methods
 from prompt_jax.experiment.conclude import Result
+from prompt_jax.experiment.distil import distil, distil_lengths
 from prompt_jax.experiment.rivals import (
     FROZEN,
     TUNED,
@@ -21,6 +22,8 @@ __all__ = [
     "Result",
     "compare_methods",
     "compose_attention",
+    "distil",
+    "distil_lengths",
     "evaluate_ensemble",
     "evaluate_prompt",
     "load_data",
