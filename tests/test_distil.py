@@ -24,6 +24,7 @@ from prompt_jax.experiment.questions import (
 )
 from prompt_jax.experiment.resemblance import lessons_of
 from prompt_jax.experiment.splits import Data
+from prompt_jax.experiment.study import of_texts, study_sources
 from prompt_jax.experiment.teacher import Teacher, _check_answers, _read
 from prompt_jax.experiment.teacher import taught as taught_data
 from prompt_jax.forward import PromptedModel
@@ -52,7 +53,7 @@ def taught(backbone, context):
     ("fixture", "method"),
     [
         ("instruct", PrefixTuningConfig),
-        ("instruct", PromptTuningConfig),
+        pytest.param("instruct", PromptTuningConfig, marks=pytest.mark.slow),
         # An encoder reads both ways: rows in its input stand in for a text, and no fixed keys do.
         ("tiny_backbone", PromptTuningConfig),
     ],
@@ -206,6 +207,21 @@ def test_a_teacher_answers_once(instruct, tmp_path, monkeypatch):
         taught_data(teacher, data, tmp_path / "answers", lambda line: None)
 
 
+def test_a_model_is_asked_for_questions_of_every_kind_about_every_part(instruct, tmp_path):
+    teacher = teacher_of(instruct, tmp_path, "The captain reads the chart. ", write=10, chunk=16)
+    sources = study_sources(teacher)
+    assert len(set(sources)) == 10
+    systems = [source.turns[0] for source in sources]
+    assert systems[:5] == [("system", "The captain read")] * 5
+    assert systems[5:] == [("system", "s the chart.")] * 5
+    lines = ["Why?\nBecause.", "", "Who?", "Why? \n", "Where?"]
+    data = of_texts(teacher.config, lines)
+    questions = {example.source for example in (*data.train, *data.validation)}
+    assert questions == {"Why?", "Who?", "Where?"} and len(data.validation) == 1
+    with pytest.raises(InputError, match="writes 1 different question.* in 2 tries"):
+        of_texts(teacher.config, ["Why?", "Why?"])
+
+
 @pytest.mark.parametrize(
     ("answers", "message"), [(["", ""], "all 2 questions are empty"), (["a", "a"], "'a' to all 2")]
 )
@@ -259,7 +275,8 @@ def test_a_text_becomes_a_saved_prompt(distil_run, tmp_path, capsys):
     assert cli.main([*distil_run, "--resume"]) == 0
     assert "resuming after step 2 of 4" in capsys.readouterr().out
     assert (tmp_path / "run" / "report.md").read_text() == report
-    lengths = [*distil_run, "--overwrite", "--distil.lengths", "2", "4"]
-    assert cli.main(lengths) == 0
+    at = distil_run.index("--distil.questions")
+    studying = [*distil_run[:at], "--distil.write", "12", *distil_run[at + 2 :]]
+    assert cli.main([*studying, "--overwrite", "--distil.lengths", "2", "4"]) == 0
     assert (tmp_path / "run" / "lengths.png").is_file()
     assert load_prompt(tmp_path / "run" / "lengths" / "4").rows.shape == (4, 16)

@@ -174,7 +174,9 @@ def fidelity(
         sums = on_host(_compared(model, batch))
         apart += float(sums[0][: len(indices)].sum(dtype=np.float64))
         alike += int(sums[1][: len(indices)].sum())
-    return Scores({"kl": apart / sum(lengths), "agreement": alike / sum(lengths)}, "kl")
+    # Of equal distributions rounding leaves it on either side of zero.
+    kl = max(apart / sum(lengths), 0.0)
+    return Scores({"kl": kl, "agreement": alike / sum(lengths)}, "kl")
 
 
 READOUT = dataclasses.replace(written.READOUT, loss=loss)

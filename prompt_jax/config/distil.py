@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from prompt_jax.config.checks import at_least, choose
+from prompt_jax.config.checks import InputError, at_least, choose
 
 Divergence = Literal["forward", "reverse", "cross_entropy"]
 DIVERGENCES: tuple[str, ...] = get_args(Divergence)
@@ -18,6 +18,9 @@ class DistilConfig:
     questions: str = ""
     """A file with inputs that need no answers, as data.task reads them; of a .txt every line is
     one. Empty takes the rows of data.task."""
+    write: int = 0
+    """Questions that the model writes itself, with the text in its context, in place of a file:
+    what a user may ask, facts, summaries, uses, tables. Equal ones count once."""
     chunk: int | None = None
     """Tokens of a part of the text. Each question is then put to the part that has most words in
     common with it, so that a text may be longer than the model's window. None reads all of it."""
@@ -37,6 +40,12 @@ class DistilConfig:
     def __post_init__(self):
         choose("divergence", self.divergence, DIVERGENCES)
         at_least("distil.top", self.top, 1)
+        at_least("distil.write", self.write, 0, "0 reads questions from a file")
+        if self.write and self.questions:
+            raise InputError(
+                f"distil.write has the model write {self.write} questions, and distil.questions "
+                f"names {self.questions}; give one of them"
+            )
         for length in self.lengths:
             at_least("distil.lengths", length, 1)
         if self.chunk is not None:

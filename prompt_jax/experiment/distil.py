@@ -34,6 +34,7 @@ from prompt_jax.experiment.resemblance import (
 )
 from prompt_jax.experiment.rivals import TUNED
 from prompt_jax.experiment.splits import Data, for_backbone
+from prompt_jax.experiment.study import studied, study_sources
 from prompt_jax.experiment.teacher import Teacher, taught
 from prompt_jax.experiment.training import introduce_model, load
 from prompt_jax.forward import for_tasks
@@ -151,20 +152,26 @@ def _prepare(
     Args:
       alone: the config of each student.
     """
-    context, unanswered = read_context(config), load_questions(config)
+    context = read_context(config)
+    unanswered = None if config.distil.write else load_questions(config)
     backbone = load(config, say)
     config = resolved(config, backbone.word_size)
     check_writes(resolve(config.method, backbone), backbone)
+    teacher = Teacher(config, backbone, context)
+    cache = Path(config.distil.cache).expanduser() if config.distil.cache else folder / "teacher"
+    if unanswered is None:
+        teacher.rows(study_sources(teacher))
+        begin_run(folder, config, resume=resume)
+        resume = True  # The folder is this run's from here on.
+        unanswered = studied(teacher, cache, say)
     alone = [resolved(student, backbone.word_size) for student in alone]
     pairs = [student_of(student, backbone, unanswered, context) for student in alone]
     students, data = [student for student, _ in pairs], pairs[0][1]
-    teacher = Teacher(config, backbone, context)
     examples = [*data.train, *data.validation, *sum(data.tests.values(), [])]
     check_bare(data.task, examples, backbone.tokenizer)
     teacher.rows(teacher.sources(examples))
     # Nothing is cleared before all that can be wrong with the new run has been checked.
     begin_run(folder, config, resume=resume)
-    cache = Path(config.distil.cache).expanduser() if config.distil.cache else folder / "teacher"
     say(
         f"{len(data.train):,} questions to learn from, {len(data.validation):,} held out, scored "
         f"every {config.train.eval_every} steps"

@@ -96,10 +96,7 @@ def taught(teacher: Teacher, data: Data, folder: Path, say: Say) -> Data:
     """
     sets = {"train": data.train, "validation": data.validation, **data.tests}
     examples = [example for part in sets.values() for example in part]
-    lessons = _lessons(teacher, teacher.rows(teacher.sources(examples)), folder, say)
-    decode = teacher.backbone.tokenizer.batch_decode
-    texts = decode([lesson.tokens for lesson in lessons], skip_special_tokens=True)
-    answers = [text.strip() for text in texts]
+    answers, lessons = answered(teacher, teacher.sources(examples), folder, say)
     _check_answers(answers, teacher, say)
     full = iter(
         example._replace(target=text, lesson=lesson)
@@ -108,6 +105,16 @@ def taught(teacher: Teacher, data: Data, folder: Path, say: Say) -> Data:
     filled = {name: list(itertools.islice(full, len(part))) for name, part in sets.items()}
     train, validation = filled.pop("train"), filled.pop("validation")
     return data._replace(train=train, validation=validation, tests=filled)
+
+
+def answered(
+    teacher: Teacher, sources: Sequence[str], folder: Path, say: Say
+) -> tuple[list[str], list[Lesson]]:
+    """The answers to what the teacher reads: as texts, and as lessons."""
+    lessons = _lessons(teacher, teacher.rows(sources), folder, say)
+    decode = teacher.backbone.tokenizer.batch_decode
+    texts = decode([lesson.tokens for lesson in lessons], skip_special_tokens=True)
+    return [text.strip() for text in texts], lessons
 
 
 def _check_answers(answers: Sequence[str], teacher: Teacher, say: Say) -> None:
