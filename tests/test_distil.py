@@ -21,11 +21,12 @@ from prompt_jax.experiment.questions import (
     parts_of,
     read_context,
     with_context,
+    without_context,
 )
 from prompt_jax.experiment.resemblance import lessons_of
 from prompt_jax.experiment.splits import Data
 from prompt_jax.experiment.study import of_texts, study_sources
-from prompt_jax.experiment.teacher import Teacher, _check_answers, _read
+from prompt_jax.experiment.teacher import Teacher, _check_answers, _read, behind
 from prompt_jax.experiment.teacher import taught as taught_data
 from prompt_jax.forward import PromptedModel
 from prompt_jax.methods import HeadConfig, LoraConfig, PrefixTuningConfig, PromptTuningConfig
@@ -132,6 +133,10 @@ def test_the_text_stands_before_the_question():
     assert with_context("Why?", "Be brief.", in_system=True) == "Be brief.\n\nWhy?"
     asked = with_context(chat(("system", "Be kind."), ("user", "Why?")), "Rules.", in_system=True)
     assert asked.turns == (("system", "Rules.\n\nBe kind."), ("user", "Why?"))
+    # Where a prompt stands in an empty turn, the rival without a text has none.
+    empty = chat(("system", ""), ("user", "Why?"))
+    assert with_context(empty, "Rules.", in_system=True).turns[0] == ("system", "Rules.")
+    assert without_context(empty).turns == (("user", "Why?"),)
     # Of a template without a system's turn.
     asked = with_context(chat(("user", "Why?")), "Rules.", in_system=False)
     assert asked.turns == (("user", "Rules.\n\nWhy?"),)
@@ -222,6 +227,16 @@ def test_a_model_is_asked_for_questions_of_every_kind_about_every_part(instruct,
         of_texts(teacher.config, ["Why?", "Why?"])
 
 
+def test_a_student_learns_what_stands_behind_the_thoughts(instruct):
+    tokens = np.asarray(instruct.tokenizer("Six and one. Answer: 7")["input_ids"], np.int32)
+    words = np.stack([tokens, tokens + 1], axis=1)
+    lesson = Lesson(tokens, Likely(words, np.zeros(words.shape, np.float32)))
+    end = behind(lesson, "Answer:", instruct.tokenizer)
+    assert instruct.tokenizer.decode(end.tokens) == " 7"
+    np.testing.assert_array_equal(end.likely.words[:, 0], end.tokens)
+    assert not len(behind(lesson, "Result:", instruct.tokenizer).tokens)
+
+
 @pytest.mark.parametrize(
     ("answers", "message"), [(["", ""], "all 2 questions are empty"), (["a", "a"], "'a' to all 2")]
 )
@@ -265,7 +280,12 @@ def distil_run(tiny_folder, tmp_path):
 def test_a_text_becomes_a_saved_prompt(distil_run, tmp_path, capsys):
     assert cli.main(distil_run) == 0
     report = (tmp_path / "run" / "report.md").read_text()
-    for way in ("teacher, with the text", "no text", "its first 3 tokens", "tuned prompt"):
+    for way in (
+        "frozen model, with the text",
+        "frozen model, no text",
+        "its first 3 tokens",
+        "tuned prompt",
+    ):
         assert f"| {way} |" in report
     rows = read_metrics(tmp_path / "run")
     assert [row["step"] for row in rows if "validation/kl" in row] == [0, 2, 4]

@@ -32,6 +32,9 @@ class DistilConfig:
     temperature: float = 1.0
     """Above 1, unlikely words count for more; the loss is multiplied by its square, so that the
     gradient keeps its size (Hinton et al. 2015)."""
+    answer_after: str = ""
+    """The teacher thinks aloud and the student answers at once: it learns what stands behind this
+    text in an answer, such as "Answer:". Answers without it are left out. Empty learns all."""
     lengths: tuple[int, ...] = ()
     """Virtual tokens of prompts that are trained together, one of each length, with one teacher."""
     cache: str = ""

@@ -97,6 +97,11 @@ def batches_of(
     Raises:
       InputError: a text has no place for the prompt, or as `Batches`.
     """
+    if config.train.objective == "distil" and any(e.lesson is None for e in examples):
+        raise InputError(
+            'train.objective="distil" learns from the answers of a teacher; use prompt-jax distil, '
+            "or another objective"
+        )
     batches = Batches(
         examples,
         tokenizer_of(backbone),

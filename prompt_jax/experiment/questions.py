@@ -140,6 +140,16 @@ def with_context(text: str, context: str, *, in_system: bool) -> Text:
     return text.with_turns((first._replace(content=f"{words}{GAP}{first.content}"), *others))
 
 
+def without_context(text: str) -> str:
+    """A question as one asks it who has no prompt: without a system's turn that is empty."""
+    if not isinstance(text, Text) or not text.turns:
+        return text
+    first, *others = text.turns
+    # A prompt stands in such a turn. Without one, some templates write a system text of their own.
+    empty = first.role in SYSTEM and not first.content
+    return text.with_turns(tuple(others)) if empty else text
+
+
 def parts_of(context: str, tokenizer: Tokenizer, size: int | None) -> tuple[str, ...]:
     """The text in parts of so many tokens; None is all of it."""
     if size is None:

@@ -12,7 +12,7 @@ from prompt_jax.backbones import Backbone
 from prompt_jax.config import Config
 from prompt_jax.data import encode
 from prompt_jax.evaluate import Evaluation
-from prompt_jax.experiment.questions import with_context
+from prompt_jax.experiment.questions import with_context, without_context
 from prompt_jax.experiment.splits import Data
 from prompt_jax.experiment.teacher import ALL, Teacher
 from prompt_jax.forward import Injection
@@ -20,7 +20,7 @@ from prompt_jax.metrics import Scores, measure
 from prompt_jax.tasks import Example, Lesson
 from prompt_jax.tasks.task import check_some
 
-TEACHER, WITHOUT = "teacher, with the text", "no text"
+TEACHER, WITHOUT = "frozen model, with the text", "frozen model, no text"
 COLUMNS = {"kl": "KL", "agreement": "same word", "chrf": "chrF", "exact_match": "same answer"}
 """Metrics of the report, and the heads of their columns."""
 
@@ -79,7 +79,7 @@ def ways_of(teacher: Teacher, length: int) -> dict[str, Way]:
 
     ways = {
         TEACHER: Way(None, lambda examples: list(teacher.sources(examples))),
-        WITHOUT: Way(None, questions),
+        WITHOUT: Way(None, lambda examples: [without_context(e.source) for e in examples]),
     }
     if length:
         ways[f"its first {length} tokens"] = Way(None, kept(slice(length)))
@@ -105,11 +105,9 @@ def resemblance(
             lessons = lessons_of(examples)
             scores = fidelity(backbone, way.injection, rows, lessons, config.scoring)
             targets = [example.target for example in examples]
-            answers = targets
-            if name != TEACHER:
-                long = dataclasses.replace(config.data, max_source_length=limit)
-                how = {"data": long, "eval": config.scoring}
-                answers = answer(backbone, way.injection, texts, data.task, **how).predictions
+            long = dataclasses.replace(config.data, max_source_length=limit)
+            how = {"data": long, "eval": config.scoring}
+            answers = answer(backbone, way.injection, texts, data.task, **how).predictions
             written = measure(data.task.metrics, answers, targets)
             results.setdefault(name, {})[part] = Scores({**scores, **written}, scores.deciding)
             tokens.setdefault(name, positions + float(np.mean([len(row) for row in rows])))

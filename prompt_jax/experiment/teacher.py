@@ -10,7 +10,7 @@ import itertools
 import json
 import time
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +26,7 @@ from prompt_jax.experiment.loop import Say
 from prompt_jax.experiment.questions import nearest_parts, parts_of, with_context
 from prompt_jax.experiment.splits import Data
 from prompt_jax.tasks import Example, Lesson, Likely, Text, place_of
+from prompt_jax.trees import Tokenizer
 
 ROWS = 64
 """Questions of a file."""
@@ -97,14 +98,60 @@ def taught(teacher: Teacher, data: Data, folder: Path, say: Say) -> Data:
     sets = {"train": data.train, "validation": data.validation, **data.tests}
     examples = [example for part in sets.values() for example in part]
     answers, lessons = answered(teacher, teacher.sources(examples), folder, say)
-    _check_answers(answers, teacher, say)
+    marker = teacher.config.distil.answer_after
+    if marker:
+        answers, lessons = _conclusions(teacher, answers, lessons, say)
+    _check_answers([answer for answer in answers if answer or not marker], teacher, say)
     full = iter(
         example._replace(target=text, lesson=lesson)
         for example, text, lesson in zip(examples, answers, lessons, strict=True)
     )
-    filled = {name: list(itertools.islice(full, len(part))) for name, part in sets.items()}
+    filled = {
+        name: [e for e in itertools.islice(full, len(part)) if e.target or not marker]
+        for name, part in sets.items()
+    }
+    _check_sets(filled, marker)
     train, validation = filled.pop("train"), filled.pop("validation")
     return data._replace(train=train, validation=validation, tests=filled)
+
+
+def _conclusions(
+    teacher: Teacher, answers: Sequence[str], lessons: Sequence[Lesson], say: Say
+) -> tuple[list[str], list[Lesson]]:
+    """What the teacher says behind its thoughts; nothing where it does not come to an end."""
+    marker, tokenizer = teacher.config.distil.answer_after, teacher.backbone.tokenizer
+    ends = [behind(lesson, marker, tokenizer) for lesson in lessons]
+    texts = tokenizer.batch_decode([end.tokens for end in ends], skip_special_tokens=True)
+    conclusions = [text.strip() for text in texts]
+    missing = sum(not text for text in conclusions)
+    if missing == len(conclusions):
+        raise InputError(
+            f"none of the teacher's {len(answers)} answers has words behind {marker!r}, as "
+            f"{answers[0]!r:.80}; have the text ask for it, or raise eval.max_new_tokens, now "
+            f"{teacher.config.eval.max_new_tokens}"
+        )
+    if missing:
+        say(f"{missing:,} of {len(answers):,} answers have no words behind {marker!r}: left out")
+    return conclusions, ends
+
+
+def behind(lesson: Lesson, marker: str, tokenizer: Tokenizer) -> Lesson:
+    """The part of a lesson behind the first place where a text stands in its answer."""
+    for length in range(1, len(lesson.tokens)):
+        if marker in tokenizer.decode(lesson.tokens[:length], skip_special_tokens=True):
+            words, log_probs = lesson.likely
+            return Lesson(lesson.tokens[length:], Likely(words[length:], log_probs[length:]))
+    return Lesson(lesson.tokens[:0], Likely(lesson.likely.words[:0], lesson.likely.log_probs[:0]))
+
+
+def _check_sets(sets: Mapping[str, Sequence[Example]], marker: str) -> None:
+    """Checks that questions are left in every set."""
+    for name, part in sets.items():
+        if not part:
+            raise InputError(
+                f"no {name} question has an answer with words behind {marker!r}; give more "
+                "questions"
+            )
 
 
 def answered(
