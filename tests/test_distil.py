@@ -188,6 +188,7 @@ def test_a_text_that_does_not_fit_is_refused_with_a_size_that_does(instruct, tmp
     assert len(chunked.rows(chunked.sources(questions))) == 1
 
 
+@pytest.mark.slow
 def test_a_teacher_answers_once(instruct, tmp_path, monkeypatch):
     """What was answered is read again; damaged answers and those of other words are refused."""
     teacher = teacher_of(instruct, tmp_path)

@@ -196,7 +196,10 @@ class Population(Members):
                 batches = batches_of(config, longest, self.backbone, data.train, data.task)
                 check_blanks(longest, self.backbone, batches, data.train)
                 encoded[data.task.name] = batches
-        return [encoded[config.data.task].reseeded(config.train.seed) for config in self.configs]
+        return [
+            encoded[data.task.name].reseeded(config.train.seed)
+            for config, data in zip(self.configs, self.data, strict=True)
+        ]
 
     def _check_heads(self) -> None:
         tasks = {data.task.name for data in self.data}
