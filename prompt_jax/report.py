@@ -116,27 +116,21 @@ def draw_methods(
     path: Path,
     points: Sequence[tuple[str, int, float]],
     metric: str,
-    rival: tuple[str, float],
+    levels: Mapping[str, float],
 ) -> None:
     """A score over the numbers trained for it, as a PNG.
 
     Args:
       points: name of the method, numbers trained, score.
       metric: name of the score.
-      rival: a way to answer without any and its score, drawn as a line to beat.
+      levels: ways to answer without any and their scores, drawn as lines to beat.
     """
     figure = new_figure(8, 5)
     axes = figure.subplots()
-    name, level = rival
-    axes.axhline(level, color="tab:red", ls="--", lw=1)
-    axes.text(
-        0.01,
-        level,
-        name,
-        color="tab:red",
-        va="bottom",
-        transform=axes.get_yaxis_transform(),
-    )
+    for name, level in levels.items():
+        axes.axhline(level, color="tab:red", ls="--", lw=1)
+        place = {"va": "bottom", "transform": axes.get_yaxis_transform()}
+        axes.text(0.01, level, name, color="tab:red", **place)
     for name, trained, score in points:
         axes.plot(trained, score, "o", color="tab:blue")
         axes.annotate(name, (trained, score), xytext=(5, 4), textcoords="offset points")

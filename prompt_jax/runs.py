@@ -208,8 +208,10 @@ def _check_same(old: Config, new: Config, folder: Path) -> None:
         old = dataclasses.replace(old, train=dataclasses.replace(old.train, steps=new.train.steps))
     if new.train.learning_rate is None:  # Open until the backbone is loaded.
         old = dataclasses.replace(old, train=dataclasses.replace(old.train, learning_rate=None))
-    # A state is whole on every device, so any other mesh continues it.
-    changed = differences(dataclasses.replace(old, out=new.out, mesh=new.mesh), new)
+    # A state is whole on every device, so any other mesh continues it; tokens are the same from
+    # any cache.
+    data = dataclasses.replace(old.data, cache=new.data.cache)
+    changed = differences(dataclasses.replace(old, out=new.out, mesh=new.mesh, data=data), new)
     if changed:
         raise InputError(
             f"the run in {folder} was started with another config: {'; '.join(changed)}. "

@@ -139,6 +139,10 @@ def test_rows_of_a_batch_are_alike_in_length(words):
     assert set(shapes) <= set(batches.source_lengths)
     padded = sum(batches[step].tokens.size for step in range(50))
     assert padded < 0.7 * 200 * 36
+    size = sum(20 * 4 + batches[step].tokens.size for step in range(50))
+    real = sum(20 * 4 + batches[step].mask.sum() for step in range(50))
+    assert batches.padding(batches.source_lengths) == pytest.approx(1 - real / size)
+    assert batches.padding(batches.ladder(1)) > 0.3 > batches.padding(batches.ladder(9))
     mixed = [batches[step].tokens.shape[1] for step in range(16)]
     assert mixed != sorted(mixed) and mixed != sorted(mixed, reverse=True)
 
@@ -152,7 +156,7 @@ def test_prefetch_equals_indexing(words):
 
 def test_prefetch_passes_errors_on(words):
     batches = make(words)
-    batches._encoded.sources[ids(batches[4])[0]] = None
+    batches._encoded = batches._encoded._replace(targets=None)
     with pytest.raises(TypeError, match="None"):
         list(prefetch(batches, 0, 6))
 

@@ -4,12 +4,13 @@ import bz2
 import gzip
 import json
 import shutil
+import time
 from pathlib import Path
 
 import pytest
 
 from prompt_jax.config import Config, DataConfig, InputError, TaskConfig
-from prompt_jax.data import load_rows, splits
+from prompt_jax.data import hub, load_rows, splits
 from prompt_jax.experiment import load_data
 
 pytestmark = pytest.mark.slow  # The library takes a second to import, and builds what it reads.
@@ -172,3 +173,17 @@ def test_a_dataset_of_the_hub(name, cached):
 def test_datasets_that_the_hub_does_not_have(name, message, cached):
     with pytest.raises(InputError, match="(?s)" + message):
         load_rows(name, "train")
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(cached, datasets, monkeypatch):
+    from huggingface_hub import constants
+
+    hub._builder.cache_clear()
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # Where nobody listens.
+    assert load_rows("hf:someone/tiny", "train") == cached
+    began = time.monotonic()
+    with pytest.raises(InputError, match=r"127.0.0.1:9 does not answer .*TIMEOUT=10.*file:FOLDER"):
+        load_rows("hf:some/strange", "train")
+    assert time.monotonic() - began < 5 and not datasets.config.HF_HUB_OFFLINE
+    hub._builder.cache_clear()

@@ -323,5 +323,11 @@ def test_compare_trains_each_and_prints_a_table(tiny_folder, task_file, tmp_path
     assert cli.main([*arguments[:-1], "bias,ia3", "--resume"]) == 0
     printed = capsys.readouterr().out
     assert "| bias |" in printed and "resuming after step 2 of 2" in printed
+    (tmp_path / "book.txt").write_text("one two three four\n")
+    more = ["--overwrite", "--seeds", "2", "--forgetting", f"file:{tmp_path}/book.txt"]
+    assert cli.main([*arguments[:-1], "ia3", *more, "--rivals", "shots:2", "tf_idf"]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"\| ia3 \| \d\.\d{3} ± ", printed) and "| forgetting |" in printed
+    assert re.search(r"\| shots:2 \| .* ± .*\n\| tf_idf \| 1.000 ", printed)
     assert cli.main([*arguments[:-1], "ia3,ia3"]) == 2
     assert "wants different methods, got ia3, ia3" in capsys.readouterr().err

@@ -246,7 +246,7 @@ def test_a_prompt_for_each_task(config, tmp_path, task_file, capsys):
 def test_tasks_that_all_diverge(config, task_file):
     data = DataConfig(tasks=(f"file:{task_file}",))
     train = dataclasses.replace(config.train, learning_rate=1e38, weight_decay=1e3, steps=20)
-    with pytest.raises(DivergedError, match="no task has a loss that is a number after step"):
+    with pytest.raises(DivergedError, match="no prompt has a loss that is a number after step"):
         train_tasks(dataclasses.replace(config, data=data, train=train), say=lambda _: None)
 
 

@@ -17,8 +17,8 @@ from prompt_jax.answers.readout import Answers, Head, LossOptions, Places, Progr
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import DataConfig, EvalConfig, InputError
 from prompt_jax.data import Batch
-from prompt_jax.data.batches import Encoded, EncodeOptions, Truncated, sources_of
 from prompt_jax.data.texts import cut_texts
+from prompt_jax.data.tokens import Encoded, EncodeOptions, Truncated, sources_of
 from prompt_jax.forward import Injection, PromptedModel
 from prompt_jax.generate import score_candidates
 from prompt_jax.metrics import SEVERAL, labels_of

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import InputError, MethodConfig
 from prompt_jax.data import Batch, encode_examples
-from prompt_jax.data.batches import Encoder
+from prompt_jax.data.tokens import Encoder
 from prompt_jax.forward import PromptedModel
 from prompt_jax.tasks import Example, Task
 from prompt_jax.trees import Tokenizer

@@ -14,8 +14,8 @@ from prompt_jax.answers.classes import head_program, logits
 from prompt_jax.answers.readout import Answers, Head, LossOptions, Places
 from prompt_jax.config import DataConfig, InputError
 from prompt_jax.data import Batch
-from prompt_jax.data.batches import Encoded, EncodeOptions, Truncated, sources_of
 from prompt_jax.data.texts import cut_texts
+from prompt_jax.data.tokens import Encoded, EncodeOptions, Truncated, sources_of
 from prompt_jax.forward import PromptedModel
 from prompt_jax.tasks import Example, Task
 from prompt_jax.tasks.task import Kind, check_some, filled_example

@@ -17,7 +17,7 @@ from prompt_jax.backbones import Backbone
 from prompt_jax.config import DataConfig, InputError, MethodConfig
 from prompt_jax.data import Batch, locate, span_targets
 from prompt_jax.data.alignment import NO_SPAN
-from prompt_jax.data.batches import Encoded, EncodeOptions, Truncated, sources_of
+from prompt_jax.data.tokens import Encoded, EncodeOptions, Truncated, sources_of
 from prompt_jax.forward import PromptedModel, at_places
 from prompt_jax.tasks import Example, Task, place_of
 from prompt_jax.tasks.task import NO_ANSWER, Kind, copied_input, filled_source, lone_column

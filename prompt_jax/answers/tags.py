@@ -14,7 +14,7 @@ from prompt_jax.answers.readout import Answers, Head, LossOptions, Places, Readi
 from prompt_jax.answers.written import mean_loss, token_loss
 from prompt_jax.config import DataConfig, InputError
 from prompt_jax.data import IGNORED, Batch, first_tokens, locate, tag_targets
-from prompt_jax.data.batches import Encoded, EncodeOptions, Truncated, sources_of
+from prompt_jax.data.tokens import Encoded, EncodeOptions, Truncated, sources_of
 from prompt_jax.forward import PromptedModel
 from prompt_jax.tasks import Example, Task, label_word, words_of
 from prompt_jax.tasks.task import Kind, check_some, filled_example, filled_target

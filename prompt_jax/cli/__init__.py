@@ -127,6 +127,9 @@ def _compare(arguments: list[str]) -> None:
         config: Experiment = default,
         *,
         methods: tuple[str, ...] = COMPARED,
+        seeds: int = 1,
+        rivals: tuple[str, ...] = (),
+        forgetting: str = "",
         resume: bool = False,
         overwrite: bool = False,
     ) -> None:
@@ -136,6 +139,11 @@ def _compare(arguments: list[str]) -> None:
           config: the experiment; each method runs in a folder of its own within --out.
           methods: their names; each has its defaults, or the options of --method where it is that
             one.
+          seeds: prompts of each method, trained together; the table has their mean and deviation.
+          rivals: what else to score: written:FILE, an instruction in front of each text; shots:K,
+            K training rows in front; written:FILE+shots:K; tf_idf, words and a logistic regression.
+          forgetting: a file or a dataset with other text; the table has the loss on it, over that
+            of the frozen model.
           resume: go on in --out where it was stopped.
           overwrite: replace their runs.
         """
@@ -148,7 +156,9 @@ def _compare(arguments: list[str]) -> None:
             config.method if name == config.method.kind else method_kinds()[name]()
             for name in methods
         ]
-        experiment.compare_methods(config, chosen, resume=resume, overwrite=overwrite, say=_say)
+        options = experiment.CompareOptions(seeds, rivals, forgetting)
+        way = {"resume": resume, "overwrite": overwrite}
+        experiment.compare_methods(config, chosen, options, **way, say=_say)
 
     parse(compare, "compare", arguments)
 

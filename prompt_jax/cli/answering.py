@@ -18,6 +18,7 @@ def evaluate(arguments: list[str]) -> None:
         saved: Annotated[Answering, tyro.conf.arg(name="")] = default,
         *,
         distributed: DistributedConfig = DistributedConfig(),  # noqa: B008 (frozen)
+        rivals: tuple[str, ...] = (),
         json: bool = False,
     ) -> None:
         """Scores a saved prompt beside the frozen model and a baseline.
@@ -28,6 +29,8 @@ def evaluate(arguments: list[str]) -> None:
         Args:
           saved: the prompt.
           distributed: the processes whose devices these are, where there are several.
+          rivals: what else to score: written:FILE, an instruction in front of each text; shots:K,
+            K training rows in front; written:FILE+shots:K; tf_idf, words and a logistic regression.
           json: end with one line of JSON.
         """
         prepare(distributed)
@@ -37,7 +40,7 @@ def evaluate(arguments: list[str]) -> None:
         prompt, backbone = saved.load()
         config = Config(backbone=backbone.name, data=saved.data, task=saved.task, eval=saved.eval)
         say = aside if is_first() else lambda _: None
-        results = experiment.evaluate_prompt(config, prompt, backbone, say=say)
+        results = experiment.evaluate_prompt(config, prompt, backbone, rivals=rivals, say=say)
         if not is_first():
             return
         print(report.markdown(report.table(results)))

@@ -9,6 +9,7 @@ from prompt_jax.config.checks import at_least as at_least
 from prompt_jax.config.checks import check_place as check_place
 from prompt_jax.config.checks import choose as choose
 from prompt_jax.config.data import METRICS as METRICS
+from prompt_jax.config.data import NO_CACHE as NO_CACHE
 from prompt_jax.config.data import DataConfig as DataConfig
 from prompt_jax.config.data import TaskConfig as TaskConfig
 from prompt_jax.config.distil import DIVERGENCES as DIVERGENCES

@@ -7,6 +7,8 @@ from prompt_jax.config.checks import InputError, at_least, choose
 from prompt_jax.config.kinds import KINDS
 
 Chat = Literal["auto", "on", "off"]
+NO_CACHE = "off"
+"""The `cache` of those who want none."""
 METRICS = (
     "accuracy",
     "macro_f1",
@@ -95,6 +97,8 @@ class DataConfig:
     """Longest target in tokens."""
     max_total_length: int = 1024
     """Most virtual and text tokens together; the memory of a step grows with its square."""
+    padded_lengths: int = 4
+    """Most lengths that texts are padded to. Each takes a program to compile; more pad less."""
     first_rows: int | None = None
     """Read only so many rows of every split, from the front; None reads all. `hf:` then streams, so
     that a dataset which does not fit is never fetched whole."""
@@ -110,6 +114,10 @@ class DataConfig:
     """Leave out rows without a target; they are refused otherwise."""
     max_test_examples: int | None = None
     """Only so many rows of every test set, drawn the same way; None takes all."""
+    cache: str | None = None
+    """Folder in which the tokens of more than 10,000 rows are kept for the next run, by the content
+    of the rows, the task and the tokenizer; `off` keeps none. None is ~/.cache/prompt_jax/rows, or
+    prompt_jax/rows in XDG_CACHE_HOME. Folders in it may be removed at any time."""
     seed: int = 0
     """Seeds which rows are held out, which ones max_examples, shots and max_test_examples draw, and
     which validation rows are scored while training."""
@@ -137,6 +145,7 @@ class DataConfig:
             )
         at_least("max_source_length", self.max_source_length, 1)
         at_least("max_target_length", self.max_target_length, 1)
+        at_least("data.padded_lengths", self.padded_lengths, 1)
         for name in ("first_rows", "max_examples", "shots", "max_test_examples"):
             count = getattr(self, name)
             if count is not None:

@@ -1,15 +1,8 @@
 """Task and tokenizer in, batches out: `batch = batches[step]`."""
 
 from prompt_jax.data.alignment import IGNORED, first_tokens, locate, span_targets, tag_targets
-from prompt_jax.data.batches import (
-    Batch,
-    Batches,
-    EncodeOptions,
-    encode_examples,
-    length_ladder,
-    pad_likely,
-    prefetch,
-)
+from prompt_jax.data.batches import Batch, Batches, length_ladder, pad_likely, prefetch
+from prompt_jax.data.cache import Arrays, Cache
 from prompt_jax.data.label_words import encode_labels
 from prompt_jax.data.selection import balanced, hold_out, sample, shots
 from prompt_jax.data.sources import load_examples, load_rows, load_table, splits
@@ -20,11 +13,14 @@ from prompt_jax.data.texts import (
     pad,
     padded_length,
 )
+from prompt_jax.data.tokens import EncodeOptions, encode_examples
 
 __all__ = [
     "IGNORED",
+    "Arrays",
     "Batch",
     "Batches",
+    "Cache",
     "EncodeOptions",
     "balanced",
     "batches_by_length",

@@ -6,22 +6,31 @@ length share a batch, and lengths come from a short ladder: little padding, few 
 
 import copy
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int32
 
-from prompt_jax.config import DataConfig, InputError, at_least
+from prompt_jax.config import DataConfig, at_least
 from prompt_jax.data.alignment import IGNORED
-from prompt_jax.data.texts import cut_targets, cut_texts, pad
+from prompt_jax.data.cache import Cache
+from prompt_jax.data.texts import pad
+from prompt_jax.data.tokens import (
+    PLAIN,
+    EncodeOptions,
+    Encoder,
+    Flat,
+    encode_examples,
+    encode_flat,
+)
 from prompt_jax.tasks import Example, Likely
 from prompt_jax.trees import Tokenizer
 
 # Batches among which rows are sorted by length: more pads less, fewer mixes better.
 WINDOW = 16
-RUNGS = 4
+PADDED = 16 * WINDOW
+"""Batches by which the share of padding is told."""
 
 
 class Batch(NamedTuple):
@@ -40,93 +49,10 @@ class Batch(NamedTuple):
     """[B, U, K], what a teacher says at every target token; None where there is no teacher."""
 
 
-class Truncated(NamedTuple):
-    """How many texts were longer than allowed and were cut."""
-
-    sources: int
-    targets: int
-
-
-class Encoded(NamedTuple):
-    """Examples as token ids, each row as long as it is."""
-
-    sources: list[np.ndarray]
-    targets: list[np.ndarray]
-    """Tokens, numbers of tags, or floats."""
-    truncated: Truncated
-    pad_id: int
-    by_token: bool = False
-    """Targets stand at the tokens of the source, one each, `IGNORED` where there is none."""
-    likely: list[Likely] | None = None
-    """What a teacher says at the tokens of every target; None where there is no teacher."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncodeOptions:
-    """What an encoder needs to know of the backbone and of the task."""
-
-    place: str = "apart"
-    """Where a target stands to its input, as for `encode_targets`."""
-    filler: int | None = None
-    """The token behind a text; None takes the tokenizer's padding, which the embedding table of a
-    backbone may lack."""
-    labels: tuple[str, ...] = ()
-    """Those of the task; only heads read them."""
-
-    def pad_id(self, tokenizer: Tokenizer) -> int:
-        """The token behind a text. Any will do, because the mask hides it."""
-        if self.filler is not None:
-            return self.filler
-        pad = tokenizer.pad_token_id
-        return pad if isinstance(pad, int) else 0
-
-
-PLAIN = EncodeOptions()
-
-Encoder = Callable[[Sequence[Example], Tokenizer, DataConfig, EncodeOptions], Encoded]
-"""Makes token ids and targets of examples."""
-
-
-def encode_examples(
-    examples: Sequence[Example],
-    tokenizer: Tokenizer,
-    config: DataConfig,
-    options: EncodeOptions = PLAIN,
-) -> Encoded:
-    """Every example tokenized once, its target as the tokens to write.
-
-    Those of a lesson are the tokens that the teacher wrote, which its text may not lead back to.
-
-    Raises:
-      InputError: there are no examples.
-    """
-    sources, targets = sources_of(examples), [example.target for example in examples]
-    rows, long_sources = cut_texts(tokenizer, sources, config.max_source_length)
-    pad_id = options.pad_id(tokenizer)
-    lessons = [example.lesson for example in examples if example.lesson is not None]
-    if len(lessons) == len(examples):
-        answers = [lesson.tokens for lesson in lessons]
-        likely = [lesson.likely for lesson in lessons]
-        return Encoded(rows, answers, Truncated(long_sources, 0), pad_id, likely=likely)
-    targets, long_targets = cut_targets(tokenizer, targets, config.max_target_length, options.place)
-    return Encoded(rows, targets, Truncated(long_sources, long_targets), pad_id)
-
-
-def sources_of(examples: Sequence[Example]) -> list[str]:
-    """The inputs of examples.
-
-    Raises:
-      InputError: there are none.
-    """
-    if not examples:
-        raise InputError("there are no examples; give a task or a split with at least one row")
-    return [example.source for example in examples]
-
-
 def length_ladder(
     lengths: Sequence[int] | np.ndarray,
     prompt_length: int = 0,
-    rungs: int = RUNGS,
+    rungs: int = DataConfig.padded_lengths,
     multiple: int = 8,
 ) -> tuple[int, ...]:
     """At most `rungs` lengths to pad to, chosen so that the rows need the least padding.
@@ -197,14 +123,16 @@ class Batches:
     ):
         at_least("train.batch_size", batch_size, 1)
         at_least("train.seed", seed, 0)
-        self._encoded = encode(examples, tokenizer, config, options)
-        self._lengths = np.array([len(row) for row in self._encoded.sources])
-        self._batch_size, self._seed = batch_size, seed
+        cache = Cache(config.cache)
+        self._encoded = encode_flat(encode, examples, tokenizer, config, options, cache)
+        self.remarks = tuple(cache.lines)
+        self._lengths = self._encoded.sources.lengths
+        self._batch_size, self._seed, self._prompt_length = batch_size, seed, prompt_length
         self._task_ids = None if task_ids is None else np.asarray(task_ids, np.int32)
         self.truncated = self._encoded.truncated
-        self.source_lengths = length_ladder(self._lengths, prompt_length)
+        self.source_lengths = self.ladder(config.padded_lengths)
         # One length for all targets: they are short, and each further length is another program.
-        self.target_length = max(map(len, self._encoded.targets))
+        self.target_length = int(self._encoded.targets.lengths.max())
 
     def reseeded(self, seed: int) -> "Batches":
         """The same rows in another order."""
@@ -214,8 +142,18 @@ class Batches:
         batches._seed = seed
         return batches
 
+    def ladder(self, rungs: int) -> tuple[int, ...]:
+        """The lengths to pad to where there are at most so many."""
+        return length_ladder(self._lengths, self._prompt_length, rungs)
+
+    def padding(self, ladder: tuple[int, ...]) -> float:
+        """The share of positions, virtual tokens among them, that holds none at these lengths."""
+        rows = [self._lengths[self.rows(step)] for step in range(min(len(self), PADDED))]
+        total = sum((_rung(ladder, part) + self._prompt_length) * len(part) for part in rows)
+        return 1 - sum(float(part.sum()) + self._prompt_length * len(part) for part in rows) / total
+
     @property
-    def sources(self) -> list[np.ndarray]:
+    def sources(self) -> Sequence[np.ndarray]:
         """The token ids of every input, in the order of the examples."""
         return self._encoded.sources
 
@@ -277,11 +215,12 @@ def _rung(ladder: tuple[int, ...], lengths: np.ndarray) -> int:
     return next(rung for rung in ladder if rung >= longest)
 
 
-def _assemble(encoded: Encoded, rows: np.ndarray, length: int, target_length: int) -> Batch:
-    inputs = pad([encoded.sources[row] for row in rows], length, encoded.pad_id)
-    picked = [encoded.targets[row] for row in rows]
-    if encoded.likely is not None:
-        likely = pad_likely([encoded.likely[row] for row in rows], target_length)
+def _assemble(encoded: Flat, rows: np.ndarray, length: int, target_length: int) -> Batch:
+    inputs = pad([encoded.sources[row] for row in rows.tolist()], length, encoded.pad_id)
+    picked = [encoded.targets[row] for row in rows.tolist()]
+    if encoded.words is not None and encoded.log_probs is not None:
+        pairs = [(encoded.words[row], encoded.log_probs[row]) for row in rows.tolist()]
+        likely = pad_likely([Likely(*pair) for pair in pairs], target_length)
         return Batch(*inputs, *pad(picked, target_length, encoded.pad_id), likely=likely)
     if not encoded.by_token:
         return Batch(*inputs, *pad(picked, target_length, encoded.pad_id))

@@ -2,19 +2,22 @@
 
 import csv
 import difflib
+import hashlib
 import io
 import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
 
 from prompt_jax.config import InputError, choose
-from prompt_jax.tasks import Record
+from prompt_jax.data.tables import Row, Table, named_rows, table_of
+from prompt_jax.tasks import HELD
 
-ArrowTable: TypeAlias = Any
-"""A table of pyarrow, which is imported where it is needed."""
 COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 """Endings behind that of a form, and what pyarrow calls the compression."""
 DELIMITERS = (",", ";", "\t", "|")
@@ -23,25 +26,6 @@ BLANK = " \t\r\n"
 """What may stand between values of JSON."""
 SNIFFED = 1 << 16
 """Characters of a csv by which its delimiter is known."""
-
-
-class Row(NamedTuple):
-    """A row and where it stands, e.g. "train.tsv line 17"."""
-
-    place: str
-    values: Record
-
-
-class Table(list[Row]):
-    """Rows of a dataset.
-
-    Attributes:
-      remarks: what a user is told of how they were read.
-    """
-
-    def __init__(self, rows: Iterable[Row] = (), remarks: Iterable[str] = ()):
-        super().__init__(rows)
-        self.remarks = tuple(remarks)
 
 
 def read_file(path: Path) -> Table:
@@ -127,27 +111,36 @@ def _lines(path: Path, content: bytes) -> list[tuple[int, str]]:
     return [(number, line) for number, line in lines if line.strip()]
 
 
-def _table(path: Path, records: list[tuple[int, list[str]]]) -> list[Row]:
+def _table(path: Path, records: list[tuple[int, list[str]]], content: bytes) -> Table:
+    """The rows of records whose first one names the columns; many as columns of Arrow."""
     if not records:
-        return []
+        return Table()
     header = records[0][1]
     for name in header:
         if header.count(name) > 1:
             raise InputError(f"{path} line 1: column {name!r} is there twice; rename one")
-    rows = []
     for line, fields in records[1:]:
         if len(fields) != len(header):
             raise InputError(
                 f"{path} line {line} has {len(fields)} fields, the header has {len(header)} "
                 f"({', '.join(header)}); correct the line"
             )
-        rows.append(Row(f"{path.name} line {line}", dict(zip(header, fields, strict=True))))
-    return rows
+    lines = [line for line, _ in records[1:]]
+    if len(lines) > HELD:
+        import pyarrow
+
+        numbers, text = np.array(lines), pyarrow.large_string()
+        columns = [[fields[i] for _, fields in records[1:]] for i in range(len(header))]
+        table = pyarrow.table([pyarrow.array(part, text) for part in columns], names=header)
+        digest = hashlib.sha256(content).hexdigest()
+        return named_rows(table, {}, lambda row: f"{path.name} line {numbers[row]}", digest)
+    rows = [dict(zip(header, fields, strict=True)) for _, fields in records[1:]]
+    return Table([Row(f"{path.name} line {n}", row) for n, row in zip(lines, rows, strict=True)])
 
 
 def _read_tsv(path: Path, content: bytes) -> Table:
     lines = _lines(path, content)
-    return Table(_table(path, [(number, line.split("\t")) for number, line in lines]))
+    return _table(path, [(number, line.split("\t")) for number, line in lines], content)
 
 
 def _read_csv(path: Path, content: bytes) -> Table:
@@ -168,7 +161,8 @@ def _read_csv(path: Path, content: bytes) -> Table:
     finally:
         csv.field_size_limit(limit)
     remark = f"{path.name}: its fields are separated by {delimiter!r}, as its header shows"
-    return Table(_table(path, records), [remark] if delimiter != DELIMITERS[0] else [])
+    table = _table(path, records, content)
+    return Table(table, [remark] if delimiter != DELIMITERS[0] else [])
 
 
 def _delimiter(text: str) -> str:
@@ -188,6 +182,8 @@ def _delimiter(text: str) -> str:
 
 def _read_json(path: Path, content: bytes) -> Table:
     """Objects a line, objects of several lines, or a list of objects."""
+    if content.count(b"\n") > HELD and (table := _long_json(path, content)) is not None:
+        return table
     rows = []
     for line, values in _json_values(path, _decode(str(path), content)):
         if not isinstance(values, dict):
@@ -198,7 +194,49 @@ def _read_json(path: Path, content: bytes) -> Table:
         rows.append(Row(f"{path.name} line {line}", values))
     # A key that a row leaves out is an empty cell, as `datasets` reads it.
     columns = dict.fromkeys(column for row in rows for column in row.values)
-    return Table(Row(place, {**dict.fromkeys(columns), **values}) for place, values in rows)
+    return Table([Row(place, {**dict.fromkeys(columns), **values}) for place, values in rows])
+
+
+def _long_json(path: Path, content: bytes) -> Table | None:
+    """Rows that are parsed whenever they are asked for; None unless each line is one object.
+
+    The bytes of the file are all that stays of it, so that nobody who writes it changes a run.
+    """
+    stops = np.flatnonzero(np.frombuffer(content, np.uint8) == ord("\n"))
+    stops = np.append(stops, len(content))
+    starts = np.append(0, stops[:-1] + 1)
+    columns: dict[str, None] = {}
+    lines: list[int] = []
+    for line, (start, stop) in enumerate(zip(starts.tolist(), stops.tolist(), strict=True)):
+        text = content[start:stop]
+        try:
+            values = json.loads(text)
+        except ValueError:  # Of several lines, or wrong, which the reader of any form tells.
+            if text.strip():
+                return None
+            continue
+        if not isinstance(values, dict):
+            return None
+        if values.keys() != columns.keys():
+            columns |= dict.fromkeys(map(whole, values))
+        lines.append(line)
+    empty: dict[str, None] = dict.fromkeys(columns)
+    spans = np.stack([starts, stops], axis=1)[lines]
+    numbers = np.array(lines) + 1
+
+    def read(rows: Int[np.ndarray, " N"]) -> list[Row]:
+        places = zip(numbers[rows].tolist(), spans[rows].tolist(), strict=True)
+        return [
+            Row(f"{path.name} line {line}", {**empty, **_of_line(content[start:stop])})
+            for line, (start, stop) in places
+        ]
+
+    return table_of(read, len(lines), hashlib.sha256(content).hexdigest())
+
+
+def _of_line(text: bytes) -> dict[str, Any]:
+    values = json.loads(text)
+    return whole(values) if b"\\ud" in text.lower() else values
 
 
 def _json_values(path: Path, text: str) -> Iterator[tuple[int, Any]]:
@@ -245,7 +283,8 @@ def whole(value: Any) -> Any:
 
 
 def _read_txt(path: Path, content: bytes) -> Table:
-    return Table(Row(f"{path.name} line {n}", {"text": line}) for n, line in _lines(path, content))
+    lines = [(number, [line]) for number, line in _lines(path, content)]
+    return _table(path, [(0, ["text"]), *lines], content)
 
 
 def _read_arrow(path: Path, content: bytes) -> Table:
@@ -265,41 +304,10 @@ def _read_arrow(path: Path, content: bytes) -> Table:
             table = pyarrow.ipc.open_stream(buffer).read_all()
         metadata = (table.schema.metadata or {}).get(b"huggingface", b"{}")
         features = json.loads(metadata).get("info", {}).get("features", {})
-        return named_rows(table, features, path.name)
+        digest = hashlib.sha256(content).hexdigest() if len(table) > HELD else ""
+        return named_rows(table, features, lambda row: f"{path.name} row {row + 1}", digest)
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read as {form}: {error}; write it again") from error
-
-
-def named_rows(table: ArrowTable, features: Mapping[str, Any], place: str) -> Table:
-    """The rows of a table, with the names of class labels.
-
-    Args:
-      features: of its columns, as `datasets` writes them.
-      place: where it stands, e.g. a file.
-    """
-    return Table(
-        Row(f"{place} row {number}", {name: _named(row[name], features.get(name)) for name in row})
-        for number, row in enumerate(table.to_pylist(), start=1)
-    )
-
-
-def _named(value: Any, feature: Any) -> Any:
-    """A value with names in place of the numbers of class labels."""
-    if value is None or feature is None:
-        return value
-    if isinstance(feature, list):  # As older versions write a list.
-        return [_named(part, feature[0]) for part in value]
-    if not isinstance(feature.get("_type"), str):
-        return {name: _named(part, feature.get(name)) for name, part in value.items()}
-    if feature["_type"] == "ClassLabel":
-        # -1 is a label that is kept secret.
-        return feature["names"][value] if value >= 0 else None
-    inner = feature.get("feature")
-    if isinstance(value, list):
-        return [_named(part, inner) for part in value]
-    if isinstance(value, Mapping) and isinstance(inner, Mapping):  # A list of objects, by column.
-        return {name: _named(part, [inner.get(name)]) for name, part in value.items()}
-    return value
 
 
 READERS = {

@@ -1,13 +1,15 @@
 """Rows of the hub of Hugging Face, or of its cache, by the `datasets` library."""
 
+import contextlib
 import difflib
 import functools
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from prompt_jax.config import InputError, choose
-from prompt_jax.data.files import Table, named_rows
+from prompt_jax.data.tables import Table, named_rows
 from prompt_jax.tasks import TaskName
 
 Builder: TypeAlias = Any
@@ -41,14 +43,17 @@ def read(name: TaskName, split: str, limit: int | None) -> Table:
     if limit is not None and split in names:
         stream = builder.as_streaming_dataset(split=split).take(limit)
         chunks = list(stream.with_format("arrow").iter(CHUNK))
-        table, features = pyarrow.concat_tables(chunks), stream.features
+        table, features, source = pyarrow.concat_tables(chunks), stream.features, ""
     else:
         dataset = _prepared(name, builder, split)
         table, features = dataset.with_format("arrow")[:limit], dataset.features
+        # `datasets` makes it of the files, their revision, and all that was done to them.
+        source = f"{dataset._fingerprint} {limit}"
     if not len(table):
         raise InputError(f"{name.dataset} has no rows in split {split!r}; take a larger part of it")
     described = features.to_dict() if features is not None else {}
-    return named_rows(table, described, f"{name.dataset} ({split})")
+    place = f"{name.dataset} ({split}) row "
+    return named_rows(table, described, lambda row: f"{place}{row + 1}", source)
 
 
 def _prepared(name: TaskName, builder: Builder, split: str) -> Dataset:
@@ -79,20 +84,57 @@ def _builder(path: str) -> Builder:
         ) from error
     identifier, _, revision = path.partition("@")
     problems: list[Exception] = []
-    for dataset, configuration in _readings(identifier):
-        try:
-            return load_dataset_builder(dataset, configuration, revision=revision or None)
-        except (DatasetNotFoundError, ConnectionError) as error:
-            problems.append(error)
-            if isinstance(error, ConnectionError) and not config.HF_HUB_OFFLINE:
-                break  # It has been tried for long enough.
-        except (ValueError, RuntimeError, OSError) as error:
-            raise InputError(f"hf:{path}: {error}; write hf:ID/CONFIG@REVISION:SPLIT") from error
+    silence = "" if config.HF_HUB_OFFLINE else _silence()
+    with _offline() if silence else contextlib.nullcontext():
+        for dataset, configuration in _readings(identifier):
+            try:
+                return load_dataset_builder(dataset, configuration, revision=revision or None)
+            except (DatasetNotFoundError, ConnectionError) as error:
+                problems.append(error)
+                if isinstance(error, ConnectionError) and not config.HF_HUB_OFFLINE:
+                    break  # It has been tried for long enough.
+            except (ValueError, RuntimeError, OSError) as error:
+                raise InputError(
+                    f"hf:{path}: {error}; write hf:ID/CONFIG@REVISION:SPLIT"
+                ) from error
     near = _near(identifier)
     raise InputError(
-        f"hf:{path} cannot be had: {problems[0]}.{near} Give an ID of the hub (HF_TOKEN for a "
-        "private one), or download its files and name them as file:FOLDER"
+        f"hf:{path} cannot be had: {silence or problems[0]}.{near} Give an ID of the hub (HF_TOKEN "
+        "for a private one), or download its files and name them as file:FOLDER"
     ) from problems[0]
+
+
+def _silence() -> str:
+    """What is wrong where the hub does not answer; empty where it does.
+
+    `datasets` itself tries six times and waits in between, minutes where a firewall drops all.
+    """
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    seconds = constants.HF_HUB_ETAG_TIMEOUT
+    try:
+        huggingface_hub.get_session().head(constants.ENDPOINT, timeout=seconds)
+    except Exception as error:  # Its library for HTTP, and so the errors, are another by version.
+        return (
+            f"{constants.ENDPOINT} does not answer ({error}; HF_HUB_ETAG_TIMEOUT={seconds} are the "
+            f"seconds it has), and it is not in the cache ({_cache()})"
+        )
+    return ""
+
+
+@contextlib.contextmanager
+def _offline() -> Iterator[None]:
+    """What is in the cache, at once: as under HF_HUB_OFFLINE=1."""
+    from datasets import config
+    from huggingface_hub import constants
+
+    before = config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE
+    config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE = before
 
 
 def _readings(identifier: str) -> list[tuple[str, str | None]]:
@@ -107,9 +149,12 @@ def _readings(identifier: str) -> list[tuple[str, str | None]]:
 
 def _near(identifier: str) -> str:
     """The dataset in the cache that was perhaps meant."""
-    from datasets import config
-
-    folder = Path(os.path.expanduser(config.HF_DATASETS_CACHE))
-    names = [path.name.replace("___", "/") for path in folder.glob("*") if path.is_dir()]
+    names = [path.name.replace("___", "/") for path in _cache().glob("*") if path.is_dir()]
     near = difflib.get_close_matches(identifier, names, n=1)
     return f" Perhaps you meant 'hf:{near[0]}', which is in the cache?" if near else ""
+
+
+def _cache() -> Path:
+    from datasets import config
+
+    return Path(os.path.expanduser(config.HF_DATASETS_CACHE))

@@ -1,14 +1,18 @@
 """Rows of the embedded tasks and of TFDS: array records, which need no TensorFlow."""
 
 import difflib
+import hashlib
 import importlib.util
 import os
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
+from jaxtyping import Int
+
 from prompt_jax.config import InputError, choose
-from prompt_jax.data.files import Row, Table
-from prompt_jax.tasks import TASKS, TaskName
+from prompt_jax.data.tables import Row, Table, table_of
+from prompt_jax.tasks import HELD, TASKS, TaskName
 
 Builder: TypeAlias = Any
 """A dataset builder of TFDS."""
@@ -32,7 +36,7 @@ def read(name: TaskName, split: str, limit: int | None) -> Table:
     Raises:
       InputError: as `parts`, or no such split.
     """
-    return Table(_read_records(_builder(name), name.dataset, split, limit))
+    return _read_records(_builder(name), name.dataset, split, limit)
 
 
 def _builder(name: TaskName) -> Builder:
@@ -111,7 +115,7 @@ def _near(path: str) -> str:
     return f". Perhaps you meant 'tfds:{near[0]}'?" if near else ""
 
 
-def _read_records(builder: Builder, name: str, split: str, limit: int | None) -> list[Row]:
+def _read_records(builder: Builder, name: str, split: str, limit: int | None) -> Table:
     for part in split.split("+"):
         choose(f"split of {name}", part.partition("[")[0].strip(), sorted(builder.info.splits))
     try:
@@ -127,12 +131,28 @@ def _read_records(builder: Builder, name: str, split: str, limit: int | None) ->
     if source is None:
         raise InputError(f"{name} has no rows in split {split!r}; take a larger part of it")
     count = count if limit is None else min(limit, count)
-    records = source.__getitems__(list(range(count)))
     features = builder.info.features
-    return [
-        Row(f"{name} ({split}) row {number}", {c: _plain(v, features[c]) for c, v in row.items()})
-        for number, row in enumerate(records, start=1)
-    ]
+
+    def read(rows: Int[np.ndarray, " N"]) -> list[Row]:
+        records = source.__getitems__(rows.tolist())
+        return [
+            Row(
+                f"{name} ({split}) row {n + 1}", {c: _plain(v, features[c]) for c, v in row.items()}
+            )
+            for n, row in zip(rows.tolist(), records, strict=True)
+        ]
+
+    digest = _digest(builder.info.splits[split], limit) if count > HELD else ""
+    return table_of(read, count, digest)
+
+
+def _digest(split: Any, limit: int | None) -> str:
+    """A digest of the files of a split and of which of their rows it has."""
+    total = hashlib.sha256(f"{split.file_instructions} {limit}".encode())
+    for path in split.filepaths:
+        with open(path, "rb") as file:
+            total.update(hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()
 
 
 def _plain(value: Any, feature: Any) -> Any:

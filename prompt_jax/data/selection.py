@@ -6,25 +6,27 @@ import numpy as np
 from jaxtyping import Int
 
 from prompt_jax.config import InputError
-from prompt_jax.tasks import Example, Task
+from prompt_jax.tasks import Example, Task, label_numbers, taken
 
 
-def sample(examples: Sequence[Example], count: int | None, task: Task, seed: int) -> list[Example]:
+def sample(
+    examples: Sequence[Example], count: int | None, task: Task, seed: int
+) -> Sequence[Example]:
     """So many examples in the order they had; all of them when there are no more.
 
     Of a classification every label keeps its share, and one row at least where `count` allows:
     files are often sorted by label, so that their first rows have one label only.
     """
     if count is None or len(examples) <= count:
-        return list(examples)
+        return examples
     rows = _strata(examples, task)
     sizes = np.array([len(group) for group in rows])
-    return [examples[i] for i in _drawn(rows, _shares(sizes, sizes, count), seed)]
+    return taken(examples, _drawn(rows, _shares(sizes, sizes, count), seed))
 
 
 def shots(
     examples: Sequence[Example], count: int, task: Task, seed: int, name: str, *, spare: bool
-) -> tuple[list[Example], list[Example]]:
+) -> tuple[Sequence[Example], Sequence[Example]]:
     """So many examples of every label, and as many others if `spare`; in the order they had.
 
     Args:
@@ -50,12 +52,12 @@ def shots(
                 f"{label!r}; lower it, or give more rows{' or --data.validation' * spare}"
             )
     drawn = _draws(rows, [needed] * len(rows), seed)
-    train = sorted(row for group in drawn for row in group[:count])
-    spared = sorted(row for group in drawn for row in group[count:])
-    return [examples[i] for i in train], [examples[i] for i in spared]
+    train = np.sort(np.concatenate([group[:count] for group in drawn]))
+    spared = np.sort(np.concatenate([group[count:] for group in drawn]))
+    return taken(examples, train), taken(examples, spared)
 
 
-def balanced(examples: Sequence[Example], task: Task, seed: int) -> list[Example]:
+def balanced(examples: Sequence[Example], task: Task, seed: int) -> Sequence[Example]:
     """The examples, and those of rarer labels again, until every label has as many.
 
     Raises:
@@ -70,12 +72,12 @@ def balanced(examples: Sequence[Example], task: Task, seed: int) -> list[Example
     most = max(map(len, rows))
     generator = np.random.default_rng(seed)
     again = [np.resize(generator.permutation(group), most - len(group)) for group in rows]
-    return [*examples, *(examples[i] for i in np.concatenate(again).astype(int))]
+    return taken(examples, np.concatenate([np.arange(len(examples)), *again]).astype(int))
 
 
 def hold_out(
     examples: Sequence[Example], fraction: float, task: Task, seed: int, name: str
-) -> tuple[list[Example], list[Example]]:
+) -> tuple[Sequence[Example], Sequence[Example]]:
     """Examples to train on, and those held out to validate on; both in the order they had.
 
     Of a classification every label keeps its share in both. Each label that has two rows gives one
@@ -98,17 +100,16 @@ def hold_out(
         )
     count = max(round(fraction * len(examples)), min(len(rows), len(examples) // 4), 1)
     shares = _shares(sizes, spare, min(count, int(spare.sum())))
-    held = set(_drawn(rows, shares, seed))
-    train = [example for i, example in enumerate(examples) if i not in held]
-    return train, [examples[i] for i in sorted(held)]
+    held = _drawn(rows, shares, seed)
+    return taken(examples, np.delete(np.arange(len(examples)), held)), taken(examples, held)
 
 
 def _strata(examples: Sequence[Example], task: Task) -> list[np.ndarray]:
     """Row numbers by label, in the order of the label words; all together of other tasks."""
     if not task.choices:
         return [np.arange(len(examples))]
-    targets = np.array([example.target for example in examples])
-    return [rows for word in task.choices if len(rows := np.flatnonzero(targets == word))]
+    labels = label_numbers(examples, task)
+    return [rows for i in range(len(task.choices)) if len(rows := np.flatnonzero(labels == i))]
 
 
 def _shares(
@@ -129,8 +130,10 @@ def _shares(
     return shares
 
 
-def _drawn(rows: Sequence[np.ndarray], shares: Int[np.ndarray, " K"], seed: int) -> list[int]:
-    return np.sort(np.concatenate(_draws(rows, shares, seed))).tolist()
+def _drawn(
+    rows: Sequence[np.ndarray], shares: Int[np.ndarray, " K"], seed: int
+) -> Int[np.ndarray, " N"]:
+    return np.sort(np.concatenate(_draws(rows, shares, seed)))
 
 
 def _draws(

@@ -7,7 +7,8 @@ import re
 from pathlib import Path
 
 from prompt_jax.config import InputError, choose
-from prompt_jax.data.files import COMPRESSED, READERS, Row, Table, form_of, read_file
+from prompt_jax.data.files import COMPRESSED, READERS, form_of, read_file
+from prompt_jax.data.tables import Table, end_to_end
 from prompt_jax.tasks import TaskName
 
 SPLITS = {
@@ -39,20 +40,18 @@ def read(name: TaskName, split: str, limit: int | None) -> Table:
     if len(files) > 1:
         choose(f"split of {name.dataset}", split, files)
     paths = files[split] if len(files) > 1 else next(iter(files.values()))
-    rows: list[Row] = []
-    remarks: tuple[str, ...] = ()
+    tables: list[Table] = []
     for path in paths:
-        if limit is not None and len(rows) >= limit:
+        if limit is not None and sum(map(len, tables)) >= limit:
             break
-        table = read_file(path)
-        if rows and set(table[0].values) != set(rows[0].values):
+        tables.append(read_file(path))
+        columns, first = [list(table[0].values) for table in (tables[-1], tables[0])]
+        if set(columns) != set(first):
             raise InputError(
-                f"{path} has the columns {', '.join(table[0].values)}, and {paths[0]} has "
-                f"{', '.join(rows[0].values)}; name files that have the same"
+                f"{path} has the columns {', '.join(columns)}, and {paths[0]} has "
+                f"{', '.join(first)}; name files that have the same"
             )
-        rows += table
-        remarks = remarks or table.remarks  # Shards are written alike.
-    return Table(rows[:limit], remarks)
+    return end_to_end(tables, limit)
 
 
 def files_of(path: Path) -> dict[str, list[Path]]:

@@ -1,9 +1,10 @@
 """Where rows come from: the embedded tasks, TFDS, the hub of Hugging Face, or files."""
 
+from collections.abc import Sequence
 from types import ModuleType
 
 from prompt_jax.data import hub, records, shards
-from prompt_jax.data.files import Table
+from prompt_jax.data.tables import Table
 from prompt_jax.tasks import Example, Record, Task, parse_name, to_examples
 
 SOURCES: dict[str, ModuleType] = {
@@ -31,7 +32,7 @@ def load_rows(name: str, split: str, limit: int | None = None) -> list[Record]:
     return [row.values for row in load_table(name, split, limit)]
 
 
-def load_examples(task: Task, name: str, split: str, limit: int | None = None) -> list[Example]:
+def load_examples(task: Task, name: str, split: str, limit: int | None = None) -> Sequence[Example]:
     """The examples of a split; arguments as for `load_rows`.
 
     Raises:

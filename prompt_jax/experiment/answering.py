@@ -1,6 +1,7 @@
 """What an experiment trains for the tasks that it has: the method's head, its batches, its loss."""
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 from prompt_jax.answers import Candidates, check_words, head_of, heads, readout_for, tokenizer_of
 from prompt_jax.answers.heads import IN_WORDS
 from prompt_jax.backbones import Backbone
+from prompt_jax.backbones.backbone import tokenizer_hash
 from prompt_jax.config import Config, InputError, MethodConfig
 from prompt_jax.config.method import WRITES
 from prompt_jax.data import Batches, EncodeOptions, encode_labels, pad
@@ -17,7 +19,7 @@ from prompt_jax.forward import check_places
 from prompt_jax.generate import one_mask
 from prompt_jax.losses import Loss, Pull, loss_fn
 from prompt_jax.prompts import check_task
-from prompt_jax.tasks import Example, Task, place_of
+from prompt_jax.tasks import Example, Series, Task, place_of
 from prompt_jax.trees import Tuned
 
 
@@ -113,13 +115,20 @@ def batches_of(
             place=task.target_place(backbone.target_place),
             filler=backbone.config.filler,
             labels=task.labels,
+            tokenizer=tokenizer_hash(backbone.tokenizer),
         ),
         prompt_length=method.input_tokens,
         task_ids=task_ids,
     )
-    names = [place_of(example.source, i) for i, example in enumerate(examples)]
-    check_places(method.place, backbone, batches.sources, names)
+    check_places(method.place, backbone, batches.sources, _places(examples))
     return batches
+
+
+def _places(examples: Sequence[Example]) -> Sequence[str]:
+    """Where each example stands; of many as errors need it."""
+    if isinstance(examples, Series):
+        return examples.mapped(lambda example: place_of(example.source, 0), "places")
+    return [place_of(example.source, i) for i, example in enumerate(examples)]
 
 
 def _label_rows(config: Config, backbone: Backbone, task: Task) -> list[np.ndarray]:
@@ -159,8 +168,8 @@ def check_texts(
     config: Config, method: MethodConfig, backbone: Backbone, tasks: Sequence[Data]
 ) -> None:
     """Checks that the backbone's table has every word of all rows, of those scored later too."""
-    for data in tasks:
-        examples = sum(data.tests.values(), [*data.train, *data.validation])
+    for data in tasks if backbone.beyond else ():
+        examples = list(itertools.chain(data.train, data.validation, *data.tests.values()))
         sources = [example.source for example in examples]
         if method.num_labels is not None:
             check_words(backbone, config.data, sources)
@@ -174,5 +183,4 @@ def check_blanks(
 ) -> None:
     """Checks that every text of a cloze has one mask."""
     if backbone.config.is_encoder and method.num_labels is None:
-        places = [place_of(example.source, i) for i, example in enumerate(examples)]
-        one_mask(backbone, batches.sources, places)
+        one_mask(backbone, batches.sources, _places(examples))

@@ -9,6 +9,7 @@ from prompt_jax.config import Config
 from prompt_jax.evaluate import Evaluation
 from prompt_jax.experiment.splits import Data
 from prompt_jax.metrics import Scores
+from prompt_jax.tasks import label_numbers
 from prompt_jax.train import is_finite
 from prompt_jax.trees import Tuned
 
@@ -96,8 +97,8 @@ def judge(evaluations: Mapping[str, Evaluation]) -> Judgement:
 def warnings_of(data: Data, config: Config) -> list[str]:
     """What to know of the rows of a task: how they were read, and what is wrong with them."""
     task, lines = data.task, list(data.remarks)
-    targets = {example.target for example in data.train}
-    missing = [word for word in task.choices if word not in targets]
+    labels = set(label_numbers(data.train, task).tolist()) if task.choices else set()
+    missing = [word for i, word in enumerate(task.choices) if i not in labels]
     if missing:
         lines.append(
             f"warning: {task.name}: no training row has the label {' or '.join(missing)}; its "

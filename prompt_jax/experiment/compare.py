@@ -4,7 +4,7 @@ import dataclasses
 import json
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,12 +14,15 @@ import optax
 from prompt_jax import disk, report
 from prompt_jax.answers import answer
 from prompt_jax.backbones import Backbone
-from prompt_jax.config import Config, InputError, MethodConfig, resolved
+from prompt_jax.config import Config, InputError, MethodConfig, at_least, resolved
 from prompt_jax.experiment.answering import batches_of, loss_of
+from prompt_jax.experiment.conclude import Result
+from prompt_jax.experiment.evaluation import TUNED
+from prompt_jax.experiment.forgetting import OtherText
 from prompt_jax.experiment.loop import Say
-from prompt_jax.experiment.rivals import TUNED, rival
+from prompt_jax.experiment.rivals import parse_rivals
 from prompt_jax.experiment.splits import Data, check_one, for_backbone, load_data
-from prompt_jax.experiment.training import load, train
+from prompt_jax.experiment.training import load, train, train_seeds
 from prompt_jax.forward import Injection
 from prompt_jax.methods import method_of
 from prompt_jax.metrics import Scores
@@ -32,12 +35,15 @@ TIMED = 5
 """Times that a batch is answered to measure how long it takes."""
 
 
+SeedScores = list[dict[str, float]]
+"""The deciding metric on every test set, or on validation where there is none; one a seed."""
+
+
 class Row(NamedTuple):
     """What a method reached and cost."""
 
     method: str
-    scores: dict[str, float]
-    """The deciding metric on every test set, or on validation where there is none."""
+    scores: SeedScores
     trained: int
     """Numbers that were trained."""
     share: float
@@ -45,20 +51,34 @@ class Row(NamedTuple):
     bytes: int
     """Size of the weights that are served, on disk."""
     examples_per_second: float
-    """While training: the median of all steps."""
+    """While training, of all seeds together: the median of all steps."""
     step_bytes: int
-    """Memory that a compiled training step holds beside the frozen model."""
+    """Memory that a compiled training step of one seed holds beside the frozen model."""
     latency: float
     """Time to answer a batch, over that of the plain frozen model."""
     composes: bool
     """Whether prompts of this method are joined by `compose`."""
     merges: bool
     """Whether it can be added into the frozen weights."""
+    forgetting: float | None = None
+    """Loss on other text over that of the frozen model, in nats a token; None where not asked."""
+
+
+class CompareOptions(NamedTuple):
+    """What a comparison has beside its methods."""
+
+    seeds: int = 1
+    """Prompts of each method, trained in one program with seeds from `train.seed` on."""
+    rivals: tuple[str, ...] = ()
+    """See `parse_rival`; the rows that they show are drawn by the same seeds."""
+    forgetting: str = ""
+    """A file or a dataset whose text tells what a method costs elsewhere; see `OtherText`."""
 
 
 def compare_methods(
     config: Config,
     methods: Sequence[MethodConfig],
+    options: CompareOptions = CompareOptions(),  # noqa: B008 (immutable)
     *,
     resume: bool = False,
     overwrite: bool = False,
@@ -75,33 +95,68 @@ def compare_methods(
       resume: continue the run that was stopped, and go on with the methods that have none.
 
     Raises:
-      InputError: no method, one named twice, a mixture of tasks, or as `train`.
+      InputError: no method, one named twice, a mixture of tasks, or as `train`, `train_seeds`,
+        `parse_rivals` and `OtherText`.
     """
     check_one(config, "compare")
+    at_least("seeds", options.seeds, 1)
     kinds = [method.kind for method in methods]
     if not kinds or len(set(kinds)) < len(kinds):
         raise InputError(
             f"compare wants different methods, got {', '.join(kinds) or 'none'}; name each once"
         )
     with claim(config, resume=resume, overwrite=overwrite) as folder:
+        backbone = load(config, say)
+        data = for_backbone(load_data(config), config, backbone)
+        rivals = parse_rivals(options.rivals, data, backbone)
+        text = OtherText(options.forgetting, config, backbone) if options.forgetting else None
         begin_run(folder, config, resume=resume)
-        return _compare(config, methods, folder, say)
+        ways: dict[str, SeedScores] = {}
+        for rival in rivals:
+            say(f"scoring {rival.name}")
+            seeds = _seeds(config, options) if rival.seeded else [config.train.seed]
+            sets = data.tests or {"validation": data.validation}
+            ways[rival.name] = [
+                {
+                    name: rival.scores(config, data, backbone, examples, seed).score
+                    for name, examples in sets.items()
+                }
+                for seed in seeds
+            ]
+        return _compare(config, methods, options, ways, text, folder, say)
 
 
-def _compare(config: Config, methods: Sequence[MethodConfig], folder: Path, say: Say) -> list[Row]:
-    rows, plain, metric, way = [], {}, "", ""
+def _seeds(config: Config, options: CompareOptions) -> list[int]:
+    return [config.train.seed + i for i in range(options.seeds)]
+
+
+def _compare(
+    config: Config,
+    methods: Sequence[MethodConfig],
+    options: CompareOptions,
+    ways: dict[str, SeedScores],
+    text: OtherText | None,
+    folder: Path,
+    say: Say,
+) -> list[Row]:
+    rows, plain, metric = [], {}, ""
     for method in methods:
         out = folder / method.kind
-        alone = resolved(dataclasses.replace(config, method=method, out=str(out)))
+        chosen = resolved(dataclasses.replace(config, method=method, out=str(out)))
         say(f"\n== {method.kind}")
-        result = train(alone, resume=(out / "config.json").is_file(), say=say)
-        if result.prompt is None:
+        again = (out / "config.json").is_file()
+        if options.seeds == 1:
+            results = [train(chosen, resume=again, say=say)]
+        else:
+            results = train_seeds(chosen, _seeds(config, options), resume=again, say=say)
+        if any(result.prompt is None for result in results):
             return rows
-        metric = result.results[TUNED]["validation"].deciding
-        way = rival(result.results)
-        plain = _scores(result.results[way])
-        rows.append(_measured(alone, result.prompt, _scores(result.results[TUNED])))
-    _write(folder, rows, (way, plain), metric, say)
+        first = results[0].results
+        metric = first[TUNED]["validation"].deciding
+        plain = {name: [_scores(sets)] for name, sets in first.items() if name != TUNED} | plain
+        rows.append(_measured(chosen, results, text))
+    # A method with a head of its own says nothing of the frozen model, and another one may.
+    _write(folder, rows, plain | ways, metric, say)
     return rows
 
 
@@ -111,27 +166,34 @@ def _scores(sets: dict[str, Scores]) -> dict[str, float]:
     return {name: score for name, score in scores.items() if name != "validation"} or scores
 
 
-def _measured(config: Config, prompt: Prompt, scores: dict[str, float]) -> Row:
+def _measured(config: Config, results: Sequence[Result], text: OtherText | None) -> Row:
     backbone = load(config)
     data = for_backbone(load_data(config), config, backbone)
     rates = [
         row["examples_per_second"]
-        for row in read_metrics(Path(config.out))
+        for row in read_metrics(results[0].folder)
         if "examples_per_second" in row
     ]
+    prompts = [result.prompt for result in results if result.prompt]
+    prompt, *_ = prompts
     trained, frozen = optax.tree.size(prompt.trained_tree), optax.tree.size(backbone.params)
+    forgetting = None
+    if text:
+        losses = [text.loss(prompt.injection()) for prompt in prompts]
+        forgetting = statistics.mean(losses) - text.loss(None)
     return Row(
         method=config.method.kind,
-        scores=scores,
+        scores=[_scores(result.results[TUNED]) for result in results],
         trained=trained,
         share=trained / frozen,
         # A saved prompt is float32.
         bytes=4 * prompt.size,
-        examples_per_second=statistics.median(rates),
+        examples_per_second=statistics.median(rates) * len(results),
         step_bytes=_step_bytes(config, data, backbone, prompt),
         latency=_latency(config, data, backbone, prompt),
         composes=prompt.method.rows_only,
         merges=method_of(config.method).merge is not None,
+        forgetting=forgetting,
     )
 
 
@@ -183,29 +245,47 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "latency": lambda row: f"{row.latency:.2f} x",
     "composes": lambda row: "yes" if row.composes else "",
     "merges": lambda row: "yes" if row.merges else "",
+    "forgetting": lambda row: "" if row.forgetting is None else f"{row.forgetting:+.3f}",
 }
 
 
-def table(rows: Sequence[Row], way: str, plain: dict[str, float]) -> list[list[str]]:
-    """The comparison as cells, the way to answer that all have to beat in its first row."""
-    cells = [["method", *plain, *COLUMNS]]
-    cells.append([way, *(f"{score:.3f}" for score in plain.values()), *[""] * len(COLUMNS)])
+def table(rows: Sequence[Row], ways: Mapping[str, SeedScores]) -> list[list[str]]:
+    """The comparison as cells: the ways that tune nothing first, then the methods.
+
+    Of several seeds a cell has the mean and the standard deviation.
+    """
+    columns = {name: column for name, column in COLUMNS.items() if any(column(row) for row in rows)}
+    names = list(rows[0].scores[0])
+    cells = [["method", *names, *columns]]
+    for way, scores in ways.items():
+        cells.append([way, *(_spread(scores, name) for name in names), *[""] * len(columns)])
     for row in rows:
-        scores = (f"{row.scores[name]:.3f}" for name in plain)
-        cells.append([row.method, *scores, *(column(row) for column in COLUMNS.values())])
+        spreads = (_spread(row.scores, name) for name in names)
+        cells.append([row.method, *spreads, *(column(row) for column in columns.values())])
     return cells
 
 
+def _mean(scores: SeedScores, name: str) -> float:
+    return statistics.mean(score[name] for score in scores)
+
+
+def _spread(scores: SeedScores, name: str) -> str:
+    mean = f"{_mean(scores, name):.3f}"
+    if len(scores) == 1:
+        return mean
+    return f"{mean} ± {statistics.stdev(score[name] for score in scores):.3f}"
+
+
 def _write(
-    folder: Path, rows: Sequence[Row], rival: tuple[str, dict[str, float]], metric: str, say: Say
+    folder: Path, rows: Sequence[Row], ways: Mapping[str, SeedScores], metric: str, say: Say
 ) -> None:
-    way, plain = rival
-    cells = table(rows, way, plain)
+    cells = table(rows, ways)
     disk.write(folder / "compare.md", report.markdown(cells) + "\n")
-    summary = {way: plain, "methods": [row._asdict() for row in rows]}
+    summary = {"without tuning": ways, "methods": [row._asdict() for row in rows]}
     disk.write(folder / "compare.json", json.dumps(summary, indent=2) + "\n")
-    first, *_ = plain
-    points = [(row.method, row.trained, row.scores[first]) for row in rows]
-    report.draw_methods(folder / "compare.png", points, f"{metric} ({first})", (way, plain[first]))
+    first = next(iter(rows[0].scores[0]))
+    points = [(row.method, row.trained, _mean(row.scores, first)) for row in rows]
+    levels = {way: _mean(scores, first) for way, scores in ways.items()}
+    report.draw_methods(folder / "compare.png", points, f"{metric} ({first})", levels)
     say("\n" + report.markdown(cells))
     say(f"\nwritten: {folder / 'compare.md'}, compare.json and compare.png")

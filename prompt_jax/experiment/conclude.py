@@ -9,9 +9,9 @@ from prompt_jax import report
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import Config, DataConfig, MethodConfig, to_json
 from prompt_jax.experiment.choice import joined, lesson
+from prompt_jax.experiment.evaluation import FROZEN, TUNED, Results, reference, score_ways
 from prompt_jax.experiment.loop import Say
 from prompt_jax.experiment.members import Trained
-from prompt_jax.experiment.rivals import FROZEN, TUNED, Results, rival, score_ways
 from prompt_jax.experiment.splits import Data, digest
 from prompt_jax.forward import for_tasks
 from prompt_jax.methods import materialize, of_task
@@ -61,7 +61,7 @@ def conclude(
             data_config = dataclasses.replace(config.data, task=data.task.name, mixture=())
             part = prompt_of(config, data, backbone, *alone, ways[TUNED], data_config, lineage)
             save_prompt(folder / "tasks" / part.name, part, overwrite=True)
-        untuned[data.task.name] = ways[rival(ways)]["validation"]
+        untuned[data.task.name] = ways[reference(ways)]["validation"]
         prefix = f"{short(data.task)} " if len(tasks) > 1 else ""
         for way, sets in ways.items():
             results.setdefault(way, {}).update({prefix + name: s for name, s in sets.items()})
@@ -77,7 +77,7 @@ def conclude(
         curve = read_metrics(folder)
     level = joined(untuned)
     metric = level.deciding
-    report.draw_curve(folder / "curve.png", curve, metric, (rival(results), level.score))
+    report.draw_curve(folder / "curve.png", curve, metric, (reference(results), level.score))
     facts = {
         "backbone": f"{backbone.name}, fingerprint {backbone.fingerprint[:16]}",
         "prompt": f"{method.kind}, {prompt.size:,} numbers, digest {prompt.digest[:16]}",

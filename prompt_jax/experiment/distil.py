@@ -20,28 +20,30 @@ from prompt_jax.backbones import Backbone
 from prompt_jax.config import Config, InputError, MethodConfig, from_json, resolved, to_json
 from prompt_jax.experiment.choice import lesson
 from prompt_jax.experiment.conclude import Result, prompt_of
+from prompt_jax.experiment.evaluation import TUNED
 from prompt_jax.experiment.loop import Loop, Say
 from prompt_jax.experiment.members import Population, Single, Trained
 from prompt_jax.experiment.questions import check_bare, load_questions, read_context
 from prompt_jax.experiment.resemblance import (
     TEACHER,
     WITHOUT,
+    Resemblance,
     Way,
+    plain_ways,
     questions,
     resemblance,
+    short_ways,
     table,
-    ways_of,
 )
-from prompt_jax.experiment.rivals import TUNED
 from prompt_jax.experiment.splits import Data, for_backbone
 from prompt_jax.experiment.study import studied, study_sources
 from prompt_jax.experiment.teacher import Teacher, taught
-from prompt_jax.experiment.training import introduce_model, load
+from prompt_jax.experiment.training import check_losses, introduce_model, load
 from prompt_jax.forward import for_tasks
 from prompt_jax.losses import check_writes
 from prompt_jax.methods import materialize, resolve
 from prompt_jax.population import length_of
-from prompt_jax.prompts import fresh, inspect, save_prompt
+from prompt_jax.prompts import Prompt, fresh, inspect, save_prompt
 from prompt_jax.runs import begin_run, claim, read_metrics
 
 UNTRAINED = "the prompt, untrained"
@@ -71,7 +73,8 @@ def distil(
         loop.run(folder / "checkpoints", resume=resume)
         if loop.stopped:
             return Result(None, {}, folder)
-        return _conclude(teacher, single.trained(), folder, say)
+        plain = resemblance(teacher, data, plain_ways(teacher))
+        return _conclude(teacher, single.trained(), plain, folder, say)
 
 
 def distil_lengths(
@@ -104,12 +107,17 @@ def distil_lengths(
             begin_run(place, student, resume=resume)
         members = Lengths(students, teacher.backbone, [data] * len(students))
         loop = Loop(members, places, config.train, say)
+        # Before the hooks of `watch`, so that there is no checkpoint of a run that has diverged.
+        loop.every(1, check_losses, reads=False)
         loop.watch()
         loop.run(folder / "checkpoints", resume=resume)
         if loop.stopped:
             return [Result(None, {}, place) for place in places]
+        # Of all lengths alike, and so answered once.
+        plain = resemblance(teacher, data, plain_ways(teacher))
         results = [
-            _conclude(teacher, members.trained(i), place, say) for i, place in enumerate(places)
+            _conclude(teacher, members.trained(i), plain, place, say)
+            for i, place in enumerate(places)
         ]
     _draw_lengths(folder / "lengths.png", config.distil.lengths, results)
     say(f"KL over length: {folder / 'lengths.png'}")
@@ -203,33 +211,32 @@ def student_of(config: Config, backbone: Backbone, data: Data, context: str) -> 
     return student, for_backbone(data, student, backbone)
 
 
-def _conclude(teacher: Teacher, trained: Trained, folder: Path, say: Say) -> Result:
-    """Compares the best prompt with the teacher, saves it, and writes the report."""
+def _conclude(
+    teacher: Teacher, trained: Trained, plain: Resemblance, folder: Path, say: Say
+) -> Result:
+    """Compares the best prompt with the teacher, saves it, and writes the report.
+
+    Args:
+      plain: the frozen model with the text and without.
+    """
     config, (data,), backbone, method, best = trained
-    ways = ways_of(teacher, length_of(method))
+    rivals = resemblance(teacher, data, short_ways(teacher, length_of(method)))
     fresh_tree = fresh(method, backbone, config.train.seed)
-    for name, tuned in {UNTRAINED: fresh_tree, TUNED: best.tuned}.items():
-        ways[name] = Way(for_tasks(materialize(method, tuned), None), questions)
-    results, tokens = resemblance(teacher, data, ways)
+    prompts = {
+        name: Way(for_tasks(materialize(method, tuned), None), questions)
+        for name, tuned in {UNTRAINED: fresh_tree, TUNED: best.tuned}.items()
+    }
+    every = plain.beside(rivals).beside(resemblance(teacher, data, prompts))
+    results, tokens = every
     prompt = prompt_of(config, data, backbone, method, best.tuned, results[TUNED], config.data, {})
     saved = save_prompt(folder / "prompt", prompt, overwrite=True)
     curve = read_metrics(folder)
     # What a prompt has to beat: no text, or the best of as many of its tokens.
-    rivals = [way for way in results if way not in (TEACHER, UNTRAINED, TUNED)]
-    divergences = {way: results[way]["validation"]["kl"] for way in rivals}
-    rival = min(rivals, key=divergences.__getitem__)
-    report.draw_curve(folder / "curve.png", curve, "kl", (rival, divergences[rival]))
-    spared = tokens[TEACHER] - tokens[TUNED]
-    facts = {
-        "backbone": f"{backbone.name}, fingerprint {backbone.fingerprint[:16]}",
-        "text": f"{config.distil.context}, {len(teacher.context):,} characters",
-        "prompt": f"{method.kind}, {prompt.size:,} numbers, digest {prompt.digest[:16]}",
-        "a request": f"{spared:.0f} tokens fewer than with the text, {_bytes(backbone, spared)}",
-        "best step": f"{int(best.step)} of {config.train.steps}",
-        "KL": f"{results[WITHOUT]['validation']['kl']:.3f} without the text, "
-        f"{results[TUNED]['validation']['kl']:.3f} with the prompt, nats a token",
-    }
-    words, rows = inspect(prompt, backbone), table(results, tokens)
+    levels = {way: results[way]["validation"]["kl"] for way in (WITHOUT, *rivals.results)}
+    rival = min(levels, key=levels.__getitem__)
+    report.draw_curve(folder / "curve.png", curve, "kl", (rival, levels[rival]))
+    facts = _facts(teacher, trained, prompt, every)
+    words, rows = inspect(prompt, backbone), table(every)
     title = f"{config.distil.context}, distilled"
     report.write_report(folder / "report.md", title=title, facts=facts, rows=rows, words=words)
     say(report.markdown(rows))
@@ -240,6 +247,23 @@ def _conclude(teacher: Teacher, trained: Trained, folder: Path, say: Say) -> Res
     return Result(prompt, results, folder)
 
 
+def _facts(
+    teacher: Teacher, trained: Trained, prompt: Prompt, every: Resemblance
+) -> dict[str, object]:
+    """What the report says beside its table."""
+    config, backbone, (results, tokens) = trained.config, trained.backbone, every
+    spared = tokens[TEACHER] - tokens[TUNED]
+    before, behind = (results[way]["validation"]["kl"] for way in (WITHOUT, TUNED))
+    return {
+        "backbone": f"{backbone.name}, fingerprint {backbone.fingerprint[:16]}",
+        "text": f"{config.distil.context}, {len(teacher.context):,} characters",
+        "prompt": f"{trained.method.kind}, {prompt.size:,} numbers, digest {prompt.digest[:16]}",
+        "a request": f"{spared:.0f} tokens fewer than with the text, {_bytes(backbone, spared)}",
+        "best step": f"{int(trained.best.step)} of {config.train.steps}",
+        "KL": f"{before:.3f} without the text, {behind:.3f} with the prompt, nats a token",
+    }
+
+
 def _draw_lengths(path: Path, lengths: Sequence[int], results: Sequence[Result]) -> None:
     """KL on held-out questions over the numbers of each length, beside that of no text."""
     points = [
@@ -248,7 +272,7 @@ def _draw_lengths(path: Path, lengths: Sequence[int], results: Sequence[Result])
         if result.prompt is not None
     ]
     plain = results[0].results[WITHOUT]["validation"]["kl"]
-    report.draw_methods(path, points, "KL to the teacher, nats a token", (WITHOUT, plain))
+    report.draw_methods(path, points, "KL to the teacher, nats a token", {WITHOUT: plain})
 
 
 def _bytes(backbone: Backbone, tokens: float) -> str:

@@ -41,6 +41,7 @@ from prompt_jax.population import (
 )
 from prompt_jax.prompts import fresh
 from prompt_jax.sharding import on_host, whole_rows
+from prompt_jax.tasks import joined
 from prompt_jax.train import State, compile_step, fit, start
 from prompt_jax.trees import Tuned
 
@@ -71,7 +72,7 @@ class Single(Members):
         self.method = method = method_of(config, backbone, [data.task for data in tasks])
         check_texts(config, method, backbone, tasks)
         tuned = on_host(fresh(method, backbone, config.train.seed))
-        examples = [example for data in tasks for example in data.train]
+        examples = joined([data.train for data in tasks])
         task_ids = np.repeat(np.arange(len(tasks)), [len(data.train) for data in tasks])
         task = tasks[0].task
         self.batches = batches_of(config, method, backbone, examples, task, task_ids=task_ids)
@@ -213,7 +214,9 @@ class Population(Members):
         return len(self.configs)
 
     def title(self, index: int) -> str:
-        return f"{self.data[index].task.name}: "
+        alike = len({data.task.name for data in self.data}) == 1
+        seed = f"seed {self.configs[index].train.seed}"
+        return f"{seed if alike else self.data[index].task.name}: "
 
     def step(self, index: int) -> int:
         return int(self.states.step[index])

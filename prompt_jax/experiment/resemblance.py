@@ -54,42 +54,50 @@ def questions(examples: Sequence[Example]) -> list[str]:
     return [example.source for example in examples]
 
 
-def ways_of(teacher: Teacher, length: int) -> dict[str, Way]:
-    """What a prompt is compared with.
+class Resemblance(NamedTuple):
+    """How near each of several ways to answer comes to the teacher."""
 
-    Args:
-      length: virtual tokens of the prompt, and so the words of the text that may be kept; 0 of a
-        method that has none.
-    """
+    results: dict[str, dict[str, Scores]]
+    """Way -> set of held-out questions -> metrics."""
+    tokens: dict[str, float]
+    """Way -> mean tokens of a request."""
+
+    def beside(self, others: "Resemblance") -> "Resemblance":
+        """Both together, these first."""
+        return Resemblance(self.results | others.results, self.tokens | others.tokens)
+
+
+def plain_ways(teacher: Teacher) -> dict[str, Way]:
+    """The frozen model with the text, and without."""
+    return {
+        TEACHER: Way(None, lambda examples: list(teacher.sources(examples))),
+        WITHOUT: Way(None, lambda examples: [without_context(e.source) for e in examples]),
+    }
+
+
+def short_ways(teacher: Teacher, length: int) -> dict[str, Way]:
+    """The frozen model with so many tokens of the text; none of a method without virtual tokens."""
     tokenizer = teacher.backbone.tokenizer
 
-    def kept(part: slice) -> Callable[[Sequence[Example]], list[str]]:
+    def cut(part: slice) -> Callable[[Sequence[Example]], list[str]]:
         def sources(examples: Sequence[Example]) -> list[str]:
             texts = questions(examples)
-            parts = [
-                tokenizer(p, add_special_tokens=False)["input_ids"][part]
-                for p in teacher.parts(texts)
+            rows = [
+                tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"][part]
+                for text in teacher.parts(texts)
             ]
             return [
-                with_context(text, tokenizer.decode(tokens), in_system=teacher.in_system)
-                for text, tokens in zip(texts, parts, strict=True)
+                with_context(text, tokenizer.decode(row), in_system=teacher.in_system)
+                for text, row in zip(texts, rows, strict=True)
             ]
 
         return sources
 
-    ways = {
-        TEACHER: Way(None, lambda examples: list(teacher.sources(examples))),
-        WITHOUT: Way(None, lambda examples: [without_context(e.source) for e in examples]),
-    }
-    if length:
-        ways[f"its first {length} tokens"] = Way(None, kept(slice(length)))
-        ways[f"its last {length} tokens"] = Way(None, kept(slice(-length, None)))
-    return ways
+    parts = {"first": slice(length), "last": slice(-length, None)} if length else {}
+    return {f"its {name} {length} tokens": Way(None, cut(part)) for name, part in parts.items()}
 
 
-def resemblance(
-    teacher: Teacher, data: Data, ways: Mapping[str, Way]
-) -> tuple[dict[str, dict[str, Scores]], dict[str, float]]:
+def resemblance(teacher: Teacher, data: Data, ways: Mapping[str, Way]) -> Resemblance:
     """Metrics by way and set of held-out questions, and the tokens of a request by way."""
     config, backbone = teacher.config, teacher.backbone
     sets = {"validation": data.validation, **data.tests}
@@ -111,15 +119,14 @@ def resemblance(
             written = measure(data.task.metrics, answers, targets)
             results.setdefault(name, {})[part] = Scores({**scores, **written}, scores.deciding)
             tokens.setdefault(name, positions + float(np.mean([len(row) for row in rows])))
-    return results, tokens
+    return Resemblance(results, tokens)
 
 
-def table(
-    results: Mapping[str, Mapping[str, Scores]], tokens: Mapping[str, float]
-) -> list[list[str]]:
+def table(resemblance: Resemblance) -> list[list[str]]:
     """Rows of cells: a row a way, the metrics of every set, and the tokens of a request."""
-    sets = list(next(iter(results.values())))
-    names = list(next(iter(next(iter(results.values())).values())))
+    results, tokens = resemblance
+    sets = next(iter(results.values()))
+    names = list(next(iter(sets.values())))
     prefixes = {part: f"{part} " if len(sets) > 1 else "" for part in sets}
     heads = [f"{prefixes[part]}{COLUMNS.get(name, name)}" for part in sets for name in names]
     rows = [["held-out questions", *heads, "tokens"]]

@@ -2,20 +2,30 @@
 
 import contextlib
 import hashlib
+import importlib.metadata
+import json
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from prompt_jax.backbones import Backbone
-from prompt_jax.config import Config, InputError
-from prompt_jax.data import balanced, hold_out, load_table, sample, shots, splits
+from prompt_jax.config import Config, InputError, from_json, to_json
+from prompt_jax.data import Arrays, Cache, balanced, hold_out, load_table, sample, shots, splits
 from prompt_jax.tasks import (
+    HELD,
     Example,
+    Examples,
     Record,
+    Series,
     Task,
     as_chat,
     chat_of,
     completed,
+    digest_of,
     every_answer,
+    filled,
+    label_numbers,
     labelled,
     resolve,
     to_examples,
@@ -26,16 +36,16 @@ class Data(NamedTuple):
     """The examples of an experiment."""
 
     task: Task
-    train: list[Example]
-    validation: list[Example]
-    tests: dict[str, list[Example]]
+    train: Sequence[Example]
+    validation: Sequence[Example]
+    tests: dict[str, Sequence[Example]]
     """Test set name -> examples; empty when the dataset has no labelled test split."""
     held_out: bool = False
     """Whether the validation examples were taken out of the training rows."""
     remarks: tuple[str, ...] = ()
     """What a user is told of how the rows were read."""
 
-    def watched(self, config: Config) -> list[Example]:
+    def watched(self, config: Config) -> Sequence[Example]:
         """The validation examples that are scored while training."""
         return sample(self.validation, config.train.eval_examples, self.task, config.data.seed)
 
@@ -51,8 +61,12 @@ def for_backbone(data: Data, config: Config, backbone: Backbone) -> Data:
     if not task.chat:
         return data._replace(task=task)
 
-    def chats(examples: list[Example]) -> list[Example]:
-        return [example._replace(source=as_chat(task, example.source)) for example in examples]
+    def chat(example: Example) -> Example:
+        return example._replace(source=as_chat(task, example.source))
+
+    def chats(examples: Sequence[Example]) -> Sequence[Example]:
+        many = isinstance(examples, Examples)
+        return examples.changed(chat, repr(task)) if many else list(map(chat, examples))
 
     tests = {name: chats(examples) for name, examples in data.tests.items()}
     return data._replace(
@@ -85,14 +99,13 @@ def load_data(config: Config, name: str = "") -> Data:
     name, options = name or config.data.task, config.data
     parts = splits(name)
     rows, remarks = read_rows(config, name, parts[0] if len(parts) == 1 else "train")
-    task = resolve(name, config.task, rows[0][1], rows)
-    train = to_examples(task, rows)
-    task = completed(task, train)
+    cache = Cache(options.cache)
+    task, train = _surveyed(config, name, rows, cache)
     tests = {
         split: sample(examples, options.max_test_examples, task, options.seed)
         for split, examples in _tests(config, task, name, parts).items()
     }
-    validation: list[Example] = []
+    validation: Sequence[Example] = []
     if options.validation:
         validation = examples_of(config, task, options.validation, "validation")
     elif "validation" in parts:
@@ -108,17 +121,43 @@ def load_data(config: Config, name: str = "") -> Data:
     _check_labels(train, task, name)
     if options.balanced:
         train = balanced(train, task, options.seed)
+    remarks = (*remarks, *cache.lines)
     return Data(task, every_answer(task, train), validation, tests, held_out, remarks)
+
+
+def _surveyed(
+    config: Config, name: str, rows: Sequence[tuple[str, Record]], cache: Cache
+) -> tuple[Task, Sequence[Example]]:
+    """The task and its training examples; of many rows, what it takes to go over all is cached."""
+
+    def survey() -> tuple[Task, Sequence[Example]]:
+        task = resolve(name, config.task, rows[0][1], rows)
+        examples = to_examples(task, rows)
+        return completed(task, examples), examples
+
+    if not isinstance(rows, Series) or len(rows) <= HELD:
+        return survey()
+
+    def arrays() -> Arrays:
+        task, examples = survey()
+        written = json.dumps(to_json(task)).encode()
+        return {"task": np.frombuffer(written, np.uint8), "labels": label_numbers(examples, task)}
+
+    facts = f"{name} {config.task} {importlib.metadata.version('prompt_jax')}"
+    digest = digest_of(rows.digest, facts) if rows.digest else ""
+    kept = cache.arrays(f"labels of {len(rows):,} rows", digest, arrays)
+    task = from_json(Task, json.loads(kept["task"].tobytes()))
+    return task, filled(task, rows, kept["labels"])
 
 
 def read_rows(
     config: Config, name: str, split: str
-) -> tuple[list[tuple[str, Record]], tuple[str, ...]]:
+) -> tuple[Sequence[tuple[str, Record]], tuple[str, ...]]:
     """The rows of a split that are trained on or scored, and what to say of how they were read."""
     options = config.data
     table = load_table(name, split, options.first_rows)
     if not options.skip_unlabelled:
-        return list(table), table.remarks
+        return table, table.remarks
     rows = labelled(name, config.task, table)
     if not rows:
         raise InputError(
@@ -130,18 +169,17 @@ def read_rows(
     return rows, (*table.remarks, *([remark] if left_out else []))
 
 
-def _check_labels(train: list[Example], task: Task, name: str) -> None:
+def _check_labels(train: Sequence[Example], task: Task, name: str) -> None:
     """Checks that training rows have two labels at least, where there are labels."""
-    targets = {example.target for example in train}
-    if task.choices and len(targets) == 1 < len(train):
+    if task.choices and len(labels := np.unique(label_numbers(train, task))) == 1 < len(train):
         raise InputError(
-            f"{name}: all {len(train):,} training rows have the label {targets.pop()!r}, which "
-            "teaches nothing; give rows of other labels, or more rows of a file that is sorted "
-            "(data.first_rows)"
+            f"{name}: all {len(train):,} training rows have the label {task.choices[labels[0]]!r}, "
+            "which teaches nothing; give rows of other labels, or more rows of a file that is "
+            "sorted (data.first_rows)"
         )
 
 
-def _tests(config: Config, task: Task, name: str, parts: list[str]) -> dict[str, list[Example]]:
+def _tests(config: Config, task: Task, name: str, parts: list[str]) -> dict[str, Sequence[Example]]:
     if config.data.test:
         return {"test": examples_of(config, task, config.data.test, "test")}
     tests = {}
@@ -152,7 +190,7 @@ def _tests(config: Config, task: Task, name: str, parts: list[str]) -> dict[str,
     return tests
 
 
-def examples_of(config: Config, task: Task, name: str, split: str) -> list[Example]:
+def examples_of(config: Config, task: Task, name: str, split: str) -> Sequence[Example]:
     """The examples of a dataset: of a split when it has that one, else of the only one."""
     parts = splits(name)
     return to_examples(task, read_rows(config, name, split if split in parts else parts[0])[0])
@@ -160,4 +198,8 @@ def examples_of(config: Config, task: Task, name: str, split: str) -> list[Examp
 
 def digest(examples: Sequence[Example]) -> str:
     """A digest of all that examples say, by which the same rows are known again."""
-    return hashlib.sha256(repr(list(examples)).encode()).hexdigest()[:16]
+    total = hashlib.sha256(b"[")
+    for i, example in enumerate(examples):
+        total.update(f"{', ' * (i > 0)}{example!r}".encode())
+    total.update(b"]")
+    return total.hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""From config to saved prompt: what `prompt-jax train` does, for one prompt or one for each task.
+"""From config to saved prompt: what `prompt-jax train` does, for one prompt or several at once.
 
 Everything that can be wrong is found before the first step is compiled.
 """
@@ -6,6 +6,7 @@ Everything that can be wrong is found before the first step is compiled.
 import contextlib
 import dataclasses
 import hashlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -14,6 +15,7 @@ import optax
 
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import Config, InputError, MethodConfig, at_least, resolved, to_json
+from prompt_jax.data import Batches
 from prompt_jax.experiment.choice import warnings_of
 from prompt_jax.experiment.conclude import Result, conclude, short
 from prompt_jax.experiment.loop import Loop, Rows, Say
@@ -24,11 +26,13 @@ from prompt_jax.plan import plan_remat
 from prompt_jax.processes import check_alike, code, elsewhere, is_first, together
 from prompt_jax.runs import begin_run, claim
 from prompt_jax.sharding import check_rows, describe
-from prompt_jax.tasks import answer_turn, remarks
+from prompt_jax.tasks import Series, answer_turn, joined, remarks
 from prompt_jax.train import DivergedError
 from prompt_jax.trees import Frozen
 from prompt_jax.weights import load_backbone
 
+SPARED = 0.03
+"""The share of positions from which on a run says what more lengths would spare."""
 HASHED = 2**30
 """Frozen trees up to so many bytes are hashed before and after; larger ones take too long."""
 
@@ -105,48 +109,101 @@ def train_tasks(
 
     Raises:
       InputError: tasks that cannot share a program, several processes, or as `train`.
-      DivergedError: no task has a loss that is a number.
+      DivergedError: no prompt has a loss that is a number.
     """
+    _check_together(config, "data.tasks", profile)
+
+    def members(config: Config) -> list[tuple[Config, Data]]:
+        tasks = [load_data(config, name) for name in config.data.tasks]
+        return [(_of_task(config, data), data) for data in tasks]
+
+    say_first = f"{len(config.data.tasks)} tasks at once: {', '.join(config.data.tasks)}"
+    with claim(config, resume=resume, overwrite=overwrite) as folder:
+        return _train_together(config, members, say_first, folder, resume, profile, say)
+
+
+def train_seeds(
+    config: Config,
+    seeds: Sequence[int],
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    say: Say = print,
+) -> list[Result]:
+    """Trains one prompt for each seed over one frozen model, on the same rows.
+
+    A seed decides how a prompt starts, the order of the rows and dropout. Every seed has a run
+    folder of its own in seeds/ within `config.out`, as the tasks of `train_tasks` have.
+
+    Raises:
+      InputError: as `train_tasks`.
+      DivergedError: no prompt has a loss that is a number.
+    """
+    _check_together(config, "a run of several seeds", 0)
+
+    def members(config: Config) -> list[tuple[Config, Data]]:
+        data = load_data(config)
+        return [(_of_seed(config, seed), data) for seed in seeds]
+
+    say_first = f"{len(seeds)} seeds at once: {', '.join(map(str, seeds))}"
+    with claim(config, resume=resume, overwrite=overwrite) as folder:
+        return _train_together(config, members, say_first, folder, resume, 0, say)
+
+
+def _check_together(config: Config, what: str, profile: int) -> None:
     if jax.process_count() > 1:
         raise InputError(
-            f"data.tasks trains in one process, and there are {jax.process_count()}; give each "
-            "task a run of its own, or one process (distributed.detect False)"
+            f"{what} trains in one process, and there are {jax.process_count()}; give each a run "
+            "of its own, or one process (distributed.detect False)"
         )
     at_least("profile", profile, 0)
-    config = resolved(config)
-    with claim(config, resume=resume, overwrite=overwrite) as folder:
-        return _train_tasks(config, folder, resume, profile, say)
 
 
-def _train_tasks(
-    config: Config, folder: Path, resume: bool, profile: int, say: Say
+def _of_task(config: Config, data: Data) -> Config:
+    """The experiment of one of several tasks, in its own folder."""
+    folder = Path(config.out) / "tasks" / short(data.task)
+    options = dataclasses.replace(config.data, task=data.task.name, tasks=())
+    return dataclasses.replace(config, out=str(folder), data=options)
+
+
+def _of_seed(config: Config, seed: int) -> Config:
+    """The experiment of one of several seeds, in its own folder."""
+    options = dataclasses.replace(config.train, seed=seed)
+    return dataclasses.replace(
+        config, out=str(Path(config.out) / "seeds" / f"{seed}"), train=options
+    )
+
+
+def _train_together(
+    config: Config,
+    members: Callable[[Config], list[tuple[Config, Data]]],
+    headline: str,
+    folder: Path,
+    resume: bool,
+    profile: int,
+    say: Say,
 ) -> list[Result]:
-    tasks, backbone = [load_data(config, name) for name in config.data.tasks], load(config, say)
+    """Trains experiments that share a program, each in a folder of its own."""
+    config = resolved(config)
+    pairs, backbone = members(config), load(config, say)
     config = resolved(config, backbone.word_size)
-    folders = [folder / "tasks" / short(data.task) for data in tasks]
-    configs = [
-        dataclasses.replace(
-            config,
-            out=str(place),
-            data=dataclasses.replace(config.data, task=data.task.name, tasks=()),
-        )
-        for place, data in zip(folders, tasks, strict=True)
-    ]
-    tasks = [for_backbone(data, config, backbone) for data in tasks]
-    population = Population(configs, backbone, tasks)
+    configs = [resolved(member, backbone.word_size) for member, _ in pairs]
+    data = [for_backbone(rows, config, backbone) for _, rows in pairs]
+    folders = [Path(member.out) for member in configs]
+    population = Population(configs, backbone, data)
     begin_run(folder, config, resume=resume)
-    for place, alone in zip(folders, configs, strict=True):
+    for place, member in zip(folders, configs, strict=True):
         place.mkdir(parents=True, exist_ok=True)
-        begin_run(place, alone, resume=resume)
-    say(f"{len(population)} tasks at once: {', '.join(config.data.tasks)}")
-    for data in tasks:
-        for line in remarks(data.task, config.task):
-            say(f"{data.task.name}: {line}")
-        for line in warnings_of(data, config):
+        begin_run(place, member, resume=resume)
+    say(headline)
+    for name, rows in {rows.task.name: rows for rows in data}.items():
+        for line in remarks(rows.task, config.task):
+            say(f"{name}: {line}")
+        for line in warnings_of(rows, config):
             say(line)
     loop = Loop(population, folders, config.train, say)
     # Before the hooks of `watch`, so that there is no checkpoint of a run that has diverged.
-    loop.every(1, _check_losses, reads=False)
+    loop.every(1, check_losses, reads=False)
     loop.watch()
     with profiling(loop, folder / "profile", profile):
         loop.run(folder / "checkpoints", resume=resume)
@@ -155,11 +212,11 @@ def _train_tasks(
     return [conclude(population.trained(i), place, say) for i, place in enumerate(folders)]
 
 
-def _check_losses(clock: int, rows: Rows) -> None:
-    """Ends a run of several tasks once none of them can go on; one that diverges harms no other."""
+def check_losses(clock: int, rows: Rows) -> None:
+    """Ends a run of several prompts once none can go on; one that diverges harms no other."""
     if not np.isfinite([row["loss"] for row in rows.values()]).any():
         raise DivergedError(
-            f"no task has a loss that is a number after step {clock}; the last good "
+            f"no prompt has a loss that is a number after step {clock}; the last good "
             "checkpoint is kept. Try a lower train.learning_rate"
         )
 
@@ -214,12 +271,26 @@ def _introduce(single: Single, say: Say) -> None:
         f"{sum(map(len, parts)):,} rows at the end; for fewer, --train.eval-examples and "
         "--data.max-test-examples"
     )
+    for line in single.batches.remarks:
+        say(line)
+    say(_padding_line(single.batches, config))
     cut = single.batches.truncated
     if any(cut):
         say(
             f"cut: {cut.sources} inputs at {config.data.max_source_length} tokens, from the "
             f"longest column or from !cut; {cut.targets} targets at {config.data.max_target_length}"
         )
+
+
+def _padding_line(batches: Batches, config: Config) -> str:
+    """How much of a step goes into padding, and what more lengths would spare."""
+    padding = batches.padding(batches.source_lengths)
+    lengths = ", ".join(map(str, batches.source_lengths))
+    line = f"padding: {padding:.1%} of all positions, at lengths of {lengths} tokens"
+    count = 2 * config.data.padded_lengths
+    less = batches.padding(batches.ladder(count))
+    worth = padding - less >= SPARED
+    return f"{line}; {less:.1%} with --data.padded-lengths {count}" if worth else line
 
 
 def _chat_line(data: Data, backbone: Backbone, method: MethodConfig) -> str:
@@ -252,6 +323,6 @@ def _sha256(tree: Frozen) -> str:
 
 
 def _digest(data: Data) -> str:
-    """The digest of all examples of a task."""
-    parts = (data.train, data.validation, *data.tests.values())
-    return digest([example for part in parts for example in part])
+    """The digest of all examples of a task; of many that of their source, which takes no time."""
+    examples = joined([data.train, data.validation, *data.tests.values()])
+    return (isinstance(examples, Series) and examples.digest) or digest(examples)

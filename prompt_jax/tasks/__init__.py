@@ -6,9 +6,12 @@ same templates serve training, prediction and a served prompt.
 
 from prompt_jax.tasks.chat import answer_turn as answer_turn
 from prompt_jax.tasks.chat import rendered as rendered
+from prompt_jax.tasks.examples import Examples as Examples
 from prompt_jax.tasks.examples import chat_of as chat_of
 from prompt_jax.tasks.examples import completed as completed
 from prompt_jax.tasks.examples import every_answer as every_answer
+from prompt_jax.tasks.examples import filled as filled
+from prompt_jax.tasks.examples import label_numbers as label_numbers
 from prompt_jax.tasks.examples import labelled as labelled
 from prompt_jax.tasks.examples import resolve as resolve
 from prompt_jax.tasks.examples import to_example as to_example
@@ -19,6 +22,12 @@ from prompt_jax.tasks.labels import read_labels as read_labels
 from prompt_jax.tasks.labels import remarks as remarks
 from prompt_jax.tasks.labels import write_labels as write_labels
 from prompt_jax.tasks.openings import openings as openings
+from prompt_jax.tasks.series import HELD as HELD
+from prompt_jax.tasks.series import SLICE as SLICE
+from prompt_jax.tasks.series import Series as Series
+from prompt_jax.tasks.series import digest_of as digest_of
+from prompt_jax.tasks.series import joined as joined
+from prompt_jax.tasks.series import taken as taken
 from prompt_jax.tasks.table import EMBEDDED as EMBEDDED
 from prompt_jax.tasks.table import TASKS as TASKS
 from prompt_jax.tasks.table import TaskName as TaskName

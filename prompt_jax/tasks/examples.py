@@ -1,11 +1,15 @@
 """Rows of a dataset as pairs of texts."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+from jaxtyping import Int
 
 from prompt_jax.config import IN_CHATS, KINDS, PLACEMENTS, InputError, TaskConfig
 from prompt_jax.tasks.chat import chat_text, no_template, template_hash
 from prompt_jax.tasks.labels import in_order, infer, read_labels
+from prompt_jax.tasks.series import HELD, Series, taken
 from prompt_jax.tasks.table import TASKS, parse_name
 from prompt_jax.tasks.task import Example, Task, kind_of, messages_in
 from prompt_jax.tasks.templates import check_column, columns_in, is_empty, listing, reach
@@ -126,21 +130,69 @@ def to_example(task: Task, row: Record, place: str = "the row") -> Example:
     return kind_of(task.kind).example(task, row, place)
 
 
-def to_examples(task: Task, rows: Iterable[tuple[str, Record]]) -> list[Example]:
+class Examples(Series[Example]):
+    """Many examples, whose templates are filled whenever they are asked for.
+
+    Attributes:
+      labels: which of the task's label words each target is; empty of other tasks.
+    """
+
+    def __init__(self, series: Series[Example], labels: Int[np.ndarray, " N"]):
+        super().__init__(series._read, series._rows, series._source)
+        self.labels = labels
+
+    def take(self, rows: Int[np.ndarray, " N"]) -> "Examples":
+        """The examples of these places."""
+        labels = self.labels[rows] if len(self.labels) else self.labels
+        return Examples(super().take(rows), labels)
+
+    def changed(self, change: Callable[[Example], Example], name: str) -> "Examples":
+        """The examples with other sources; arguments as for `mapped`."""
+        return Examples(self.mapped(change, name), self.labels)
+
+
+def filled(task: Task, rows: Series[tuple[str, Record]], labels: Int[np.ndarray, " N"]) -> Examples:
+    """The texts of rows that are known to fit, and which label word each target is."""
+
+    def fill(row: tuple[str, Record]) -> Example:
+        return to_example(task, row[1], row[0])
+
+    return Examples(rows.mapped(fill, repr(task)), labels)
+
+
+def label_numbers(examples: Sequence[Example], task: Task) -> Int[np.ndarray, " N"]:
+    """Which label word of a classification each target is; -1 for none."""
+    if isinstance(examples, Examples):
+        return examples.labels
+    number = {word: i for i, word in enumerate(task.choices)}
+    return np.array([number.get(example.target, -1) for example in examples], int)
+
+
+def to_examples(task: Task, rows: Iterable[tuple[str, Record]]) -> Sequence[Example]:
     """The texts of rows, of each where it stands and its values.
+
+    Of a long series of rows no texts are kept: `Examples`.
 
     Raises:
       InputError: as `to_example`; how many rows do not fit, and the first of them.
     """
+    long = isinstance(rows, Series) and len(rows) > HELD
+    number = {word: i for i, word in enumerate(task.choices)}
     examples: list[Example] = []
+    labels: list[int] = []
     problems: list[InputError] = []
     count = 0
     for place, row in rows:
         count += 1
         try:
-            examples.append(to_example(task, row, place))
+            example = to_example(task, row, place)
         except InputError as error:
             problems.append(error)
+            continue
+        if not long:
+            examples.append(example)
+        elif number:
+            labels.append(number[example.target])
     if len(problems) > 1:
         # The first says it all; of the next two, what was got and where.
         others = "; ".join(str(error).partition(";")[0] for error in problems[1:SHOWN])
@@ -149,20 +201,19 @@ def to_examples(task: Task, rows: Iterable[tuple[str, Record]]) -> list[Example]
         ) from problems[0]
     if problems:
         raise problems[0]
-    return examples
+    return filled(task, rows, np.array(labels, np.int16)) if long else examples
 
 
 def labelled(
     name: str, config: TaskConfig, rows: Sequence[tuple[str, Record]]
-) -> list[tuple[str, Record]]:
+) -> Sequence[tuple[str, Record]]:
     """The rows that have a target; errors as for `resolve`."""
     target = _templates(name, config, list(rows[0][1]))[1] if rows else ""
     columns = columns_in(target)
-    return [
-        (place, row)
-        for place, row in rows
-        if not all(is_empty(reach(row, column, place)) for column in columns)
+    there = [
+        not all(is_empty(reach(row, column, place)) for column in columns) for place, row in rows
     ]
+    return taken(rows, np.flatnonzero(there))
 
 
 def to_source(task: Task, row: Record, place: str = "the row") -> Text:
@@ -217,13 +268,13 @@ def chat_of(
     return dataclasses.replace(task, template=template)
 
 
-def every_answer(task: Task, examples: Sequence[Example]) -> list[Example]:
+def every_answer(task: Task, examples: Sequence[Example]) -> Sequence[Example]:
     """The examples, and of every chat one for each of the assistant's earlier turns.
 
     So the loss is on all that the assistant says, each time behind the chat so far.
     """
     if task.source != task.target or task.kind != "generation":
-        return list(examples)
+        return examples
     answers = []
     for example in examples:
         turns = example.source.turns if isinstance(example.source, Text) else ()

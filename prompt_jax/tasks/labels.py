@@ -66,8 +66,11 @@ def label_of(task: Task, target: str) -> str | None:
 
     An accent may be a letter of its own, 1.0 is 1, and true and false are 1 and 0.
     """
-    names, key = _names(task.labels, task.values), _key(target)
-    return names.get(target) or names.get(key) or names.get(_BOOLS.get(key, ""))
+    names = _names(task.labels, task.values)
+    if target in names:
+        return names[target]
+    key = _key(target)
+    return names.get(key) or names.get(_BOOLS.get(key, ""))
 
 
 def label_word(task: Task, target: str, place: str, description: str = "a label word") -> str:

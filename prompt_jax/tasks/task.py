@@ -1,5 +1,6 @@
 """What a task is: two templates, the kind of its answers, and how answers are judged."""
 
+import functools
 import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -214,6 +215,7 @@ def messages_in(template: str, row: Record, place: str) -> Messages:
     return messages_of(cell, place) if is_chat(cell) else ()
 
 
+@functools.lru_cache(maxsize=256)
 def lone_column(template: str) -> str:
     """The column of a template that is one and nothing else, `{messages}`; else empty."""
     pieces = parse(template)
@@ -263,6 +265,7 @@ def kind_of(name: str) -> Kind:
     return kind_module(name).KIND
 
 
+@functools.cache  # Every row of a file asks.
 def kind_module(name: str) -> ModuleType:
     """The file of a kind in `prompt_jax.answers`.
 

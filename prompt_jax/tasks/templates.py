@@ -1,6 +1,7 @@
 """Templates: the text of a row's columns, with words around them."""
 
 import difflib
+import functools
 import math
 import re
 import string
@@ -39,7 +40,9 @@ class Piece(NamedTuple):
     """Whether the template says that a text which is too long loses from this column."""
 
 
-def parse(template: str) -> list[Piece]:
+# Every row of a file asks, and always for the same templates.
+@functools.lru_cache(maxsize=256)
+def parse(template: str) -> tuple[Piece, ...]:
     """The pieces of a template.
 
     Raises:
@@ -57,7 +60,9 @@ def parse(template: str) -> list[Piece]:
                 f"template {template!r}: {{{column}!{mark}}} is unknown; {{{column}!cut}} says "
                 "that a text which is too long loses from this column"
             )
-    return [Piece(words, name, spec or "", mark == _MARK) for words, name, spec, mark in pieces]
+    return tuple(
+        Piece(words, name, spec or "", mark == _MARK) for words, name, spec, mark in pieces
+    )
 
 
 def columns_in(template: str) -> list[str]:

@@ -66,11 +66,22 @@ class Text(str):
         """The same text as a chat."""
         return Text(self, self.place, self.columns, self.words, self.candidates, turns, self.cuts)
 
+    def behind(self, front: str) -> "Text":
+        """The text with words in front of it, which are no column and are never cut."""
+        text = front + self
+        columns, words, cuts = (
+            _moved(places, -len(front), len(text))
+            for places in (self.columns or ((0, len(self)),), self.words, self.cuts)
+        )
+        return Text(text, self.place, columns, words, self.candidates, self.turns, cuts)
+
     def stripped(self, *, left: bool = True, right: bool = True) -> "Text":
         """The text without the space at its ends."""
         text = self.lstrip() if left else str(self)
         before = len(self) - len(text)
         text = text.rstrip() if right else text
+        if len(text) == len(self):  # As nearly always, and of a million rows this takes a while.
+            return self
         columns = _moved(self.columns, before, len(text))
         words = _moved(self.words, before, len(text))
         cuts = _moved(self.cuts, before, len(text))

@@ -1,0 +1,99 @@
+"""Rows of a dataset, with the places where they stand."""
+
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from jaxtyping import Int
+
+from prompt_jax.tasks import HELD, Record, Series, joined
+
+ArrowTable: TypeAlias = Any
+"""A table of pyarrow, which is imported where it is needed."""
+
+
+class Row(NamedTuple):
+    """A row and where it stands, e.g. "train.tsv line 17"."""
+
+    place: str
+    values: Record
+
+
+class Table(Series[Row]):
+    """Rows of a dataset.
+
+    Args:
+      rows: held as they are, or read whenever they are asked for.
+
+    Attributes:
+      remarks: what a user is told of how they were read.
+    """
+
+    def __init__(self, rows: Sequence[Row] = (), remarks: Iterable[str] = ()):
+        if isinstance(rows, Series):
+            super().__init__(rows._read, rows._rows, rows._source)
+        else:
+            super().__init__(functools.partial(_held, rows), np.arange(len(rows)))
+        self.remarks = tuple(remarks)
+
+
+def _held(items: Sequence[Row], rows: Int[np.ndarray, " N"]) -> list[Row]:
+    return [items[i] for i in rows]
+
+
+def table_of(
+    read: Callable[[Int[np.ndarray, " N"]], list[Row]], count: int, source: str = ""
+) -> Table:
+    """The rows that `read` gives: the objects themselves, or where they are many, on demand."""
+    rows = Series(read, np.arange(count), source)
+    return Table(rows if count > HELD else list(rows))
+
+
+def end_to_end(tables: Sequence[Table], limit: int | None) -> Table:
+    """The rows of several tables, and the remarks of the first that has some."""
+    remarks = next((table.remarks for table in tables if table.remarks), ())
+    rows = joined(tables)
+    return Table(rows if limit is None else rows[:limit], remarks)
+
+
+def named_rows(
+    table: ArrowTable, features: Mapping[str, Any], place: Callable[[int], str], source: str
+) -> Table:
+    """The rows of a table of Arrow, with the names of class labels.
+
+    Args:
+      features: of its columns, as `datasets` writes them.
+      place: where a row stands, by its number from 0.
+      source: a digest of its content.
+    """
+
+    def read(rows: Int[np.ndarray, " N"]) -> list[Row]:
+        first = int(rows.min())
+        # A slice first: `take` copies what it takes from.
+        part = table.slice(first, int(rows.max()) - first + 1).take(rows - first).to_pylist()
+        return [
+            Row(place(number), {name: _named(row[name], features.get(name)) for name in row})
+            for number, row in zip(rows.tolist(), part, strict=True)
+        ]
+
+    return table_of(read, len(table), source)
+
+
+def _named(value: Any, feature: Any) -> Any:
+    """A value with names in place of the numbers of class labels."""
+    if value is None or feature is None:
+        return value
+    if isinstance(feature, list):  # As older versions write a list.
+        return [_named(part, feature[0]) for part in value]
+    if not isinstance(feature.get("_type"), str):
+        return {name: _named(part, feature.get(name)) for name, part in value.items()}
+    if feature["_type"] == "ClassLabel":
+        # -1 is a label that is kept secret.
+        return feature["names"][value] if value >= 0 else None
+    inner = feature.get("feature")
+    if isinstance(value, list):
+        return [_named(part, inner) for part in value]
+    if isinstance(value, Mapping) and isinstance(inner, Mapping):  # A list of objects, by column.
+        return {name: _named(part, [inner.get(name)]) for name, part in value.items()}
+    return value
