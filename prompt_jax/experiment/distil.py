@@ -175,7 +175,8 @@ def _prepare(
     alone = [resolved(student, backbone.word_size) for student in alone]
     pairs = [student_of(student, backbone, unanswered, context) for student in alone]
     students, data = [student for student, _ in pairs], pairs[0][1]
-    examples = [*data.train, *data.validation, *sum(data.tests.values(), [])]
+    sets = (data.train, data.validation, *data.tests.values())
+    examples = [example for part in sets for example in part]
     check_bare(data.task, examples, backbone.tokenizer)
     teacher.rows(teacher.sources(examples))
     # Nothing is cleared before all that can be wrong with the new run has been checked.

@@ -49,8 +49,9 @@ def load_questions(config: Config) -> Data:
     """
     name, options = config.data.task, config.data
     parts = splits(name)
+    train: Sequence[Example]
     task, train, remarks = _read(config, name, parts[0] if len(parts) == 1 else "train")
-    validation: list[Example] = []
+    validation: Sequence[Example] = []
     if options.validation or "validation" in parts:
         validation = _read(config, options.validation or name, "validation")[1]
     held_out = not validation
