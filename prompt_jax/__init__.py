@@ -13,7 +13,7 @@ _NAMES = {
     "backbones": "Backbone",
     "config": (
         "BackboneConfig Config DataConfig DistilConfig EvalConfig InputError MeshConfig "
-        "MethodConfig SweepConfig TaskConfig TrainConfig resolved"
+        "MethodConfig PaperConfig PaperRow PaperTable SweepConfig TaskConfig TrainConfig resolved"
     ),
     "data": "Batch Batches",
     "experiment": "compose_attention",
@@ -49,6 +49,9 @@ if TYPE_CHECKING:  # What editors and type checkers see of `_HOMES`.
     from prompt_jax.config import InputError as InputError
     from prompt_jax.config import MeshConfig as MeshConfig
     from prompt_jax.config import MethodConfig as MethodConfig
+    from prompt_jax.config import PaperConfig as PaperConfig
+    from prompt_jax.config import PaperRow as PaperRow
+    from prompt_jax.config import PaperTable as PaperTable
     from prompt_jax.config import SweepConfig as SweepConfig
     from prompt_jax.config import TaskConfig as TaskConfig
     from prompt_jax.config import TrainConfig as TrainConfig

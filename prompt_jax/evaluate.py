@@ -13,7 +13,7 @@ from prompt_jax.config import DataConfig, EvalConfig
 from prompt_jax.forward import Injection
 from prompt_jax.metrics import Scores, measure
 from prompt_jax.sharding import whole_rows
-from prompt_jax.tasks import Example, Task
+from prompt_jax.tasks import Example, Task, taught
 from prompt_jax.tasks.task import check_some, kind_of
 
 
@@ -60,12 +60,14 @@ def evaluate(
     way: dict[str, Any] = {"data": data, "eval": eval}
     answers = answer(backbone, injection, sources, task, **way, progress=progress)
     references = [example.references for example in examples]
-    metrics = measure(task.metrics, answers.predictions, references, task.labels)
+    groups = [example.group for example in examples]
+    metrics = measure(task.metrics, answers.predictions, references, task.labels, groups)
     # From the scores that ranked the answers, so that it takes no second pass.
     log_likelihood = readout_in(injection, task).likelihood(answers, examples, task)
     if log_likelihood is None and likelihood:
-        targets = [example.target for example in examples]
-        log_likelihood = target_likelihood(backbone, injection, sources, targets, task, **way)
+        pairs = taught(task, examples) or examples
+        texts = ([pair.source for pair in pairs], [pair.target for pair in pairs])
+        log_likelihood = target_likelihood(backbone, injection, *texts, task, **way)
     return Evaluation(metrics, answers.predictions, answers.scores, log_likelihood)
 
 
@@ -78,4 +80,5 @@ def baselines(train: Sequence[Example], test: Sequence[Example], task: Task) -> 
     check_some(test, "test")
     name, answers = kind_of(task.kind).baseline(task, train, test)
     references = [example.references for example in test]
-    return {name: measure(task.metrics, answers, references, task.labels)}
+    groups = [example.group for example in test]
+    return {name: measure(task.metrics, answers, references, task.labels, groups)}

@@ -2,7 +2,8 @@
 
 BLEU and chrF are 0 to 100, as sacrebleu prints them; correlations are -1 to 1, all others 0 to 1.
 A reference is a text, or a tuple of right answers: SQuAD's metrics take the nearest of them, all
-others the first. No metric drops letters, whatever their script.
+others the first. `grouped_match` also takes which rows belong together. No metric drops letters,
+whatever their script.
 """
 
 import collections
@@ -55,6 +56,49 @@ class Scores(dict[str, float]):
 def accuracy(predictions: Texts, references: Texts, labels: Texts = ()) -> float:
     """The share of answers that are the reference, letter by letter."""
     return _mean(p.strip() == r.strip() for p, r in zip(predictions, references, strict=True))
+
+
+def f1(predictions: Texts, references: Texts, labels: Texts = ()) -> float:
+    """The F1 of the positive class, the second label word, as MRPC, QQP and MultiRC are judged by.
+
+    An answer that is no label word counts as the other one than the reference.
+
+    Raises:
+      InputError: there are not two label words.
+    """
+    if len(labels) != 2:
+        raise InputError(
+            f"f1 is of the second of two label words, and there are {len(labels)}; use macro_f1, "
+            "or name two in task.labels, the positive one last"
+        )
+    pairs = [(p if p in labels else None, r) for p, r in zip(predictions, references, strict=True)]
+    positive = labels[1]
+    right = sum(answer == truth == positive for answer, truth in pairs)
+    wrong = sum(
+        answer != truth and (answer is None or positive in (answer, truth))
+        for answer, truth in pairs
+    )
+    return 2 * right / (2 * right + wrong) if right + wrong else 0.0
+
+
+def grouped_match(
+    predictions: Texts, references: Texts, labels: Texts = (), groups: Sequence[str] = ()
+) -> float:
+    """The share of groups whose rows are all right, as the answers to a question of MultiRC.
+
+    Raises:
+      InputError: rows do not say which ones belong together.
+    """
+    if len(groups) != len(references) or not all(groups):
+        raise InputError(
+            "grouped_match is of rows that belong together, as the answers to a question of "
+            "MultiRC, and these do not say so; leave it out of task.metrics, or take rows of "
+            "tfds:super_glue/multirc with their idx"
+        )
+    right: dict[str, bool] = {}
+    for group, prediction, reference in zip(groups, predictions, references, strict=True):
+        right[group] = right.get(group, True) and prediction.strip() == reference.strip()
+    return _mean(right.values())
 
 
 def macro_f1(predictions: Texts, references: Texts, labels: Texts = ()) -> float:
@@ -218,6 +262,10 @@ def rouge(kind: str, predictions: Texts, references: Texts, labels: Texts = ()) 
     """
     from rouge_score import rouge_scorer
 
+    if kind == "rougeLsum":  # It compares sentences, which stand on lines of their own.
+        predictions, references = (
+            [text.replace(" . ", " .\n") for text in texts] for texts in (predictions, references)
+        )
     scorer = rouge_scorer.RougeScorer([kind], tokenizer=_Words())
     pairs = zip(references, predictions, strict=True)
     return _mean(scorer.score(reference, answer)[kind].fmeasure for reference, answer in pairs)
@@ -249,12 +297,20 @@ def normalize(text: str) -> str:
 
 
 def measure(
-    names: Sequence[str], predictions: Texts, references: References, labels: Texts = ()
+    names: Sequence[str],
+    predictions: Texts,
+    references: References,
+    labels: Texts = (),
+    groups: Sequence[str] = (),
 ) -> Scores:
-    """Metrics by name, of which the first one decides."""
+    """Metrics by name, of which the first one decides.
+
+    Args:
+      groups: of every row, what it has in common with those that it is judged together with.
+    """
     for name in names:
         choose("metric", name, METRICS)
-    scores = {name: METRICS[name](predictions, references, labels) for name in names}
+    scores = {name: METRICS[name](predictions, references, labels, groups) for name in names}
     return Scores(scores, deciding=names[0])
 
 
@@ -303,22 +359,31 @@ def _checked(metric: Metric) -> Metric:
     several = metric in (exact_match, contains, token_f1)
 
     @functools.wraps(metric)
-    def checked(predictions: Texts, references: References, labels: Texts = ()) -> float:
+    def checked(
+        predictions: Texts,
+        references: References,
+        labels: Texts = (),
+        groups: Sequence[str] = (),
+    ) -> float:
         if not len(predictions) == len(references) > 0:
             raise InputError(
                 f"a metric needs as many answers as references and at least one, got "
                 f"{len(predictions)} and {len(references)}; give one answer a reference"
             )
         first = [r if isinstance(r, str) else r[0] for r in references]
-        return metric(predictions, references if several else first, labels)
+        together = (groups,) if metric is grouped_match else ()
+        return metric(predictions, references if several else first, labels, *together)
 
     return checked
 
 
+_ROUGES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 METRICS: dict[str, Metric] = {
     name: _checked(metric)
     for name, metric in (
         ("accuracy", accuracy),
+        ("f1", f1),
+        ("grouped_match", grouped_match),
         ("macro_f1", macro_f1),
         ("micro_f1", micro_f1),
         ("exact_match", exact_match),
@@ -328,7 +393,7 @@ METRICS: dict[str, Metric] = {
         ("token_f1", token_f1),
         ("bleu", bleu),
         ("chrf", chrf),
-        *((kind, functools.partial(rouge, kind)) for kind in ("rouge1", "rouge2", "rougeL")),
+        *((kind, functools.partial(rouge, kind)) for kind in _ROUGES),
         ("matthews", matthews),
         *((kind, functools.partial(correlation, kind)) for kind in ("pearson", "spearman")),
         ("entity_f1", entity_f1),

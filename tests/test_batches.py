@@ -15,6 +15,7 @@ from prompt_jax.data import (
     length_ladder,
     pad,
     prefetch,
+    shares,
 )
 from prompt_jax.tasks import Example
 
@@ -196,3 +197,22 @@ def test_rows_keep_the_task_they_belong_to(words):
         batch = batches[step]
         np.testing.assert_array_equal(batch.task_ids, (batch.tokens[:, 0] - 3) % 3)
     assert Batches(examples, words, DataConfig(), 4, 0)[0].task_ids is None
+
+
+def test_tasks_of_a_mixture_come_as_often_as_their_rates_say(words):
+    assert shares([8, 2], 1.0, None) == ((10, 10),)
+    assert shares([8, 2], 2.0, None) == ((8, 7), (2, 3))
+    assert shares([8, 2], float("inf"), None) == ((8, 5), (2, 5))
+    assert shares([80, 20], 1.0, 40) == ((80, 67), (20, 33))
+    assert shares([80, 1], 1.0, None) == ((81, 81),)
+    ids = np.repeat([0, 1], [8, 2])
+    mixing = shares([8, 2], float("inf"), None)
+    options = {"task_ids": ids, "mixing": mixing}
+    batches = Batches(numbered(10), words, DataConfig(), 5, 0, **options)
+    assert len(batches) == 2
+    rows = np.concatenate([batches.rows(step) for step in range(16)])
+    # In 8 epochs each task has 40 draws, which go through its rows evenly.
+    assert np.bincount(rows).tolist() == [5] * 8 + [20] * 2
+    assert np.array_equal(batches[3].task_ids, ids[batches.rows(3)])
+    again = Batches(numbered(10), words, DataConfig(), 5, 0, **options)
+    assert np.array_equal(again.rows(7), batches.rows(7))

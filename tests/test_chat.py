@@ -14,7 +14,7 @@ from prompt_jax.data.texts import tokenized
 from prompt_jax.experiment.splits import for_backbone, load_data
 from prompt_jax.serve.encoding import Inputs
 from prompt_jax.serve.prompts import PLAIN, injection_for, layout_of, served_as
-from prompt_jax.tasks import Task, chat_of, every_answer, resolve, to_example, to_source
+from prompt_jax.tasks import Task, chat_of, resolve, taught, to_example, to_source
 from prompt_jax.testing.chats import TEMPLATES, byte_tokenizer
 from prompt_jax.testing.models import CONFIGS, random_backbone
 
@@ -165,7 +165,7 @@ def test_messages_in_parquet(tmp_path):
 
 def test_the_loss_is_on_every_turn_of_the_assistant():
     row = {"messages": [*LONG, {"role": "assistant", "content": "A"}]}
-    examples = every_answer(MESSAGES, [to_example(MESSAGES, row)])
+    examples = taught(MESSAGES, [to_example(MESSAGES, row)])
     turns = [(len(example.source.turns), example.target) for example in examples]
     assert turns == [(1, "<think>hm</think> yes "), (3, "A")]
 

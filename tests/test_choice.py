@@ -46,8 +46,21 @@ def test_likelihood_decides_between_equal_scores(judged, step, since):
     assert best.tuned == {"prompt": step}
 
 
+def test_likelihood_decides_over_few_rows():
+    few, many = (
+        judge({"a": Evaluation(accuracy(0.75), ["no"] * count, None, -0.2)}) for count in (49, 50)
+    )
+    start = unjudged({"prompt": np.zeros(2)}).after(
+        Judgement(accuracy(0.78), -0.6), {"prompt": 0}, 0
+    )
+    assert start.after(few, {"prompt": 1}, 1).step == 1
+    assert start.after(many, {"prompt": 1}, 1).step == 0
+
+
 def test_several_tasks_are_judged_by_their_means():
-    one, other = (Evaluation(accuracy(s), [], None, log) for s, log in ((0.5, -1.0), (1.0, -2)))
+    one, other = (
+        Evaluation(accuracy(s), ["no"] * 50, None, log) for s, log in ((0.5, -1.0), (1.0, -2))
+    )
     judgement = judge({"a": one, "b": other})
     assert judgement == Judgement(Scores({"mean": 0.75, "a": 0.5, "b": 1.0}, "mean"), -1.5)
     assert judgement.score == 0.75

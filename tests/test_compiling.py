@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from engines import SMALL, prompts_of
 
-from prompt_jax.serve import DeadlineError, Engine, EngineError, Kind
+from prompt_jax.serve import DeadlineError, Engine, EngineError, Kind, programs
 from prompt_jax.serve.encoding import Inputs
 from prompt_jax.tasks import Task
 
@@ -125,3 +125,26 @@ def test_a_prompt_that_joins_is_compiled_for_before_it_is_served(tiny_backbone, 
         count = engine.stats.shapes
         engine.score("p1", "a film", labels).result(60)
         assert engine.stats.shapes == count and held.lanes == lanes
+
+
+def test_kinds_that_requests_bring_give_way_to_others(monkeypatch):
+    monkeypatch.setattr(programs, "KEPT", 2)
+    forgotten, done = [], []
+    kept = programs.Programs(forgotten.append)
+
+    def ask(length, *, stays=False):
+        lane = programs.Lane(Kind("embed", length), frozenset())
+        kept.of(lane, lambda lane: 3, done.append, stays=stays).result(60)
+        return lane
+
+    usual = ask(8, stays=True)
+    first, second = ask(1), ask(2)
+    ask(1)  # In use again, so that the second is the longest unused.
+    third = ask(3)
+    assert forgotten == [second.kind] and kept.count == 9
+    assert all(map(kept.has, (usual, first, third))) and not kept.has(second)
+    ask(2)  # It is compiled anew.
+    assert forgotten == [second.kind, first.kind] and done.count(second) == 2
+    ask(1, stays=True)
+    assert kept.has(second) and kept.has(third) and kept.count == 12
+    kept.close()

@@ -7,16 +7,31 @@ from pathlib import Path
 import pytest
 
 from prompt_jax.cli.arguments import bound, starting_config
-from prompt_jax.config import Config, resolved
-from prompt_jax.tasks import resolve
+from prompt_jax.cli.reproduce import Work, config_of
+from prompt_jax.config import (
+    Config,
+    InputError,
+    PaperConfig,
+    PaperRow,
+    PaperTable,
+    TaskConfig,
+    resolved,
+)
+from prompt_jax.tasks import known, resolve
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted(
     path
     for path in (ROOT / "configs").rglob("*.py")
-    if "PretrainConfig" not in path.read_text(encoding="utf-8")
+    if not re.search("PretrainConfig|PaperConfig", path.read_text(encoding="utf-8"))
 )
-LESTER = sorted((ROOT / "configs" / "lester2021").glob("*.py"))
+LESTER = [path for path in CONFIGS if path.parent.name == "lester2021"]
+PAPERS = sorted((ROOT / "configs").rglob("paper.py"))
+TABLES = [
+    pytest.param(path, table, id=f"{path.parent.name} {table}")
+    for path in PAPERS
+    for table in bound(str(path), PaperConfig).tables
+]
 COMMAND = re.compile(r"^prompt-jax train (configs/\S+\.py)(.*)$", re.MULTILINE)
 
 
@@ -46,3 +61,44 @@ def test_the_settings_of_lester_et_al(path):
 
 def test_all_sizes_are_there():
     assert {path.stem for path in LESTER} == {"small", "base", "large", "xl", "xxl"}
+
+
+@pytest.mark.parametrize(("path", "table"), TABLES)
+def test_every_run_of_a_paper_is_a_config(path, table):
+    paper = bound(str(path), PaperConfig)
+    assert f"prompt-jax reproduce {path.relative_to(ROOT)} --table " in path.read_text()
+    work = Work(paper, path, table, "small", "", "--train.steps 7")
+    runs = [config_of(work.training(row, 1)) for row in work.table.rows if row.train]
+    assert len({repr((run.data, run.task, run.method, run.backbone)) for run in runs}) == len(runs)
+    for run in runs:
+        assert (run.train.seed, run.train.steps, run.data.max_source_length) == (1, 7, 412)
+        assert all(known(name, run.task) for name in run.data.names)
+    for row in work.table.rows:
+        words = work.scoring(row, 0)
+        data = [words[i + 1] for i, word in enumerate(words) if word == "--data.task"]
+        assert all(known(name, TaskConfig()) for name in data)
+    assert len(work.commands()) >= len(work.table.rows)
+
+
+def test_published_figures_of_the_paper_s_ensemble():
+    """The average over SuperGLUE, of tasks with two metrics their mean, is the one it prints."""
+    (path,) = (path for path in PAPERS if path.parent.name == "lester2021")
+    figures = {}
+    for row in bound(str(path), PaperConfig).tables["3"].rows:
+        figures.setdefault(row.name.partition(",")[0], []).append(row.published)
+    for column, average in (("average", 90.5), ("best", 91.0), ("ensemble", 91.3)):
+        means = [sum(f[column] for f in rows) / len(rows) for rows in figures.values()]
+        assert len(means) == 8 and abs(sum(means) / 8 - average) < 0.06
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ((PaperRow("a"),), "table 't', row 'a': give train or prompt, one of the two"),
+        ((PaperRow("a", prompt="b"),), "unknown row above, in table 't', row 'a' 'b'"),
+        ((PaperRow("a", "--x", published={"worst": 1.0}),), "unknown column, .*average, best"),
+    ],
+)
+def test_tables_that_cannot_be(rows, message):
+    with pytest.raises(InputError, match=message):
+        PaperConfig(title="", config="", sizes=("s",), tables={"t": PaperTable("", rows)})

@@ -15,7 +15,7 @@ from prompt_jax.methods import PromptTuningConfig  # noqa: E402
 from prompt_jax.prompts import save_prompt  # noqa: E402
 from prompt_jax.serve import UnknownPromptError
 from prompt_jax.serve.http import Keys, create_app
-from prompt_jax.serve.http.auth import OPEN, ROUTES, View, check_routes
+from prompt_jax.serve.http.auth import OPEN, ROUTES, View
 from prompt_jax.serve.http.budgets import Limits
 from prompt_jax.serve.http.errors import error_of
 from prompt_jax.serve.http.keys import Key, read_keys
@@ -151,7 +151,7 @@ def test_a_route_without_a_scope_is_not_added(served):
         app.get("/v1/new")(lambda: None)
     app.mount("/files", lambda scope, receive, send: None)
     with pytest.raises(LookupError, match="asks for no key"):
-        check_routes(app)
+        app.check_routes()
 
 
 def test_a_composition_is_told_by_the_names_of_who_asks(served):

@@ -21,13 +21,13 @@ def test_a_perfect_answer_has_the_best_figure(name):
         "last_number": ["so 12", "thus 3,000.0"],
     }.get(name, texts)
     best = 100 if name in ("bleu", "chrf") else 1
-    assert METRICS[name](texts, texts) == pytest.approx(best)
+    assert METRICS[name](texts, texts, texts, texts) == pytest.approx(best)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_wrong_answer_has_the_worst(name):
     truth = "B-X" if name == "entity_f1" else "cat"
-    assert METRICS[name](["xyz"], [truth]) == 0
+    assert METRICS[name](["xyz"], [truth], ("xyz", truth), ["group"]) == 0
 
 
 def test_accuracy_is_letter_by_letter():

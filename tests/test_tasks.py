@@ -233,16 +233,17 @@ def test_a_spec_that_does_not_apply():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (TaskConfig(), "has the columns text, label and no known templates; give --task.source"),
+        (TaskConfig(), "has the columns text, topic and no known templates; give --task.source"),
         (TaskConfig(source="{text}"), "no known templates"),
+        (TaskConfig(source="{text}", target="{topic!cut}"), "has !cut, which is for inputs"),
         (
-            TaskConfig(source="{txt}", target="{label}"),
-            "no column 'txt'; there are: text, label.*'text'",
+            TaskConfig(source="{txt}", target="{topic}"),
+            "no column 'txt'; there are: text, topic.*'text'",
         ),
-        (TaskConfig(source="hello", target="{label}"), "template 'hello' names no column"),
-        (TaskConfig(source="{text", target="{label}"), "template '{text': expected '}'"),
+        (TaskConfig(source="hello", target="{topic}"), "template 'hello' names no column"),
+        (TaskConfig(source="{text", target="{topic}"), "template '{text': expected '}'"),
     ],
 )
 def test_templates_that_do_not_fit(config, message):
     with pytest.raises(InputError, match=message):
-        resolve("file:a.csv", config, ["text", "label"])
+        resolve("file:a.csv", config, ["text", "topic"])

@@ -2,7 +2,7 @@
 
 import dataclasses
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -25,8 +25,10 @@ from prompt_jax.data import (
 from prompt_jax.forward import Injection, PromptedModel
 from prompt_jax.generate import first_stop, generate, read_ahead, read_once, score_candidates
 from prompt_jax.sharding import on_host, place_rows
-from prompt_jax.tasks import Task
+from prompt_jax.tasks import Example, Task, Text, place_of
+from prompt_jax.tasks.chat import chat_text
 from prompt_jax.tasks.task import Kind
+from prompt_jax.tasks.templates import learns_each
 from prompt_jax.trees import Tokenizer
 
 
@@ -140,5 +142,31 @@ def target_likelihood(
     return total / sum(map(len, target_tokens))
 
 
-KIND = Kind()
+def taught(task: Task, examples: Sequence[Example]) -> Sequence[Example]:
+    """The examples, and what else is learned of them.
+
+    Of a chat each of the assistant's earlier turns, so that the loss is on all that the assistant
+    says, each time behind the chat so far; of a target `{answers:each}` all right answers.
+    """
+    if learns_each(task.target):
+        return [
+            example._replace(target=answer, others=())
+            for example in examples
+            for answer in example.references
+        ]
+    if task.source != task.target:  # No messages.
+        return examples
+    return [part for example in examples for part in (*_earlier_turns(example), example)]
+
+
+def _earlier_turns(example: Example) -> Iterator[Example]:
+    turns = example.source.turns if isinstance(example.source, Text) else ()
+    for i, (role, content) in enumerate(turns):
+        before = turns[:i]
+        if role == "assistant" and content.strip() and before and before[-1].role == "user":
+            source = Text(chat_text(before), place_of(example.source, 0), turns=before)
+            yield Example(source, content)
+
+
+KIND = Kind(taught=taught)
 READOUT = Readout(loss=loss, program=program, answers=answers)

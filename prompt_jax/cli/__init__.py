@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from tyro.conf import Positional
 
-from prompt_jax.cli import answering, distil, prompts, serving, sweep
+from prompt_jax.cli import answering, distil, prompts, reproduce, serving, sweep
 from prompt_jax.cli.arguments import Experiment, as_json, aside, bound, parse, starting_config
 from prompt_jax.config import (
     BackboneConfig,
@@ -35,6 +35,7 @@ usage: prompt-jax COMMAND ...
   sweep      tune many prompts at once over one model, and keep the best
   distil     turn a long text into a prompt that stands in for it
   compare    train several methods on one budget, and what each costs
+  reproduce  run a table of a paper, and write it beside the paper's figures
   prompts    inspect, export, compose, ensemble, recycle saved prompts, and more
   serve      answer over HTTP, every request with a prompt of its own
   plan       what a run would take on a TPU that is not here
@@ -260,6 +261,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "compare": _compare,
     "sweep": sweep.run,
     "distil": distil.run,
+    "reproduce": reproduce.run,
     "serve": serving.run,
     "evaluate": answering.evaluate,
     "predict": answering.predict,

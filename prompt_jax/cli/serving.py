@@ -197,7 +197,7 @@ def _serve(
     from prompt_jax.serve.http import create_app
     from prompt_jax.serve.http.keys import Keys, read_keys
     from prompt_jax.serve.http.logs import write_log
-    from prompt_jax.serve.http.run import check_open, listen, server_of
+    from prompt_jax.serve.http.run import check_open, listen, server_of, share_interpreter
     from prompt_jax.serve.http.traces import open_traces
     from prompt_jax.weights import load_backbone
 
@@ -222,9 +222,14 @@ def _serve(
     LOG.info("%d prompts of %s on %s; compiling", len(catalog.served), store, backbone)
     with catalog.engine, contextlib.ExitStack() as ending:
         address = f"http://{host}:{listener.getsockname()[1]}"
+
+        def on_ready() -> None:
+            share_interpreter()
+            LOG.info("ready on %s", address)
+
         app = create_app(
             catalog, allowed, hosts=hosts, timeout=timeout, upload_bytes=upload_mib * 2**20,
-            refresh=refresh, on_ready=lambda: LOG.info("ready on %s", address), traces=traces,
+            refresh=refresh, on_ready=on_ready, traces=traces,
         )  # fmt: skip
         if traces is not None:
             ending.callback(traces.close)

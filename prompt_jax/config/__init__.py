@@ -31,6 +31,9 @@ from prompt_jax.config.method import PLACEMENTS as PLACEMENTS
 from prompt_jax.config.method import MethodConfig as MethodConfig
 from prompt_jax.config.method import Opening as Opening
 from prompt_jax.config.method import method_kinds as method_kinds
+from prompt_jax.config.paper import PaperConfig as PaperConfig
+from prompt_jax.config.paper import PaperRow as PaperRow
+from prompt_jax.config.paper import PaperTable as PaperTable
 from prompt_jax.config.plain import check_types as check_types
 from prompt_jax.config.plain import differences as differences
 from prompt_jax.config.plain import from_json as from_json

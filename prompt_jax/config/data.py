@@ -11,6 +11,8 @@ NO_CACHE = "off"
 """The `cache` of those who want none."""
 METRICS = (
     "accuracy",
+    "f1",
+    "grouped_match",
     "macro_f1",
     "micro_f1",
     "exact_match",
@@ -23,6 +25,7 @@ METRICS = (
     "rouge1",
     "rouge2",
     "rougeL",
+    "rougeLsum",
     "matthews",
     "pearson",
     "spearman",
@@ -35,6 +38,9 @@ METRICS = (
 class TaskConfig:
     """How a row of a dataset becomes text; empty fields take what the named task declares."""
 
+    like: str = ""
+    """A task of docs/tasks.md whose format, labels and metrics the rows have, wherever they come
+    from: `tfds:super_glue/boolq` for a copy of BoolQ in `file:boolq.jsonl`."""
     source: str | None = None
     """Template of the input, e.g. "premise: {premise} hypothesis: {hypothesis}". `{premise!cut}` is
     the column that a text which is too long loses from."""
@@ -43,9 +49,9 @@ class TaskConfig:
     kind: str | None = None
     """What an answer is: `classification` (a label word), `multi_label` (several of them, or none),
     `generation` (a text), `tagging` (a tag for every word of the input), `span` (a part of the
-    input), `regression` (a number) or `multiple_choice` (one of the candidates of the row). None is
-    what the named task declares, else a classification where labels are given or the targets are
-    few, short and repeat."""
+    input), `regression` (a number), `multiple_choice` (one of the candidates of the row) or
+    `referent` (what a pronoun stands for). None is what the named task declares, else a
+    classification where labels are given or the targets are few, short and repeat."""
     labels: tuple[str, ...] = ()
     """The label words, or the tags; targets outside them are refused. `0=negative` is a label word
     and what rows write for it; without that, numbers from 0 on are the labels in their order.
@@ -77,8 +83,13 @@ class DataConfig:
     """The training rows: `embedded:NAME`, `tfds:NAME`, `hf:ID` of the hub of Hugging Face, or
     `file:PATH`, a file, a folder or a glob (tsv, csv, jsonl, json, parquet, arrow, txt)."""
     mixture: tuple[str, ...] = ()
-    """Tasks to train together with `task`, as often as they have rows. One prompt serves all, but
-    `multitask_prompt` gives each task a part of its own."""
+    """Tasks to train together with `task`. One prompt serves all, but `multitask_prompt` gives each
+    task a part of its own."""
+    mixture_temperature: float = 1.0
+    """How often a task of a mixture comes: as rows ** (1 / temperature). 1 is in proportion to its
+    rows, 2 by their root, and `inf` the same for every task."""
+    mixture_limit: int | None = None
+    """Rows of a task beyond so many do not make it come more often, as in T5; None has no limit."""
     tasks: tuple[str, ...] = ()
     """Tasks in place of `task`: a prompt is trained for each of them, all in one program."""
     validation: str | None = None
@@ -143,10 +154,19 @@ class DataConfig:
                 "data.validation and data.test are of one task, and data.mixture names "
                 f"{len(self.mixture)} more; leave them out, so that each task has its own"
             )
+        mixing = (self.mixture_temperature, self.mixture_limit)
+        if mixing != (1.0, None) and not self.mixture:
+            raise InputError(
+                "data.mixture_temperature and data.mixture_limit are of a mixture; name its tasks "
+                "in data.mixture, or leave them out"
+            )
+        at_least("data.mixture_temperature", self.mixture_temperature, 1.0)
         at_least("max_source_length", self.max_source_length, 1)
         at_least("max_target_length", self.max_target_length, 1)
         at_least("data.padded_lengths", self.padded_lengths, 1)
-        for name in ("first_rows", "max_examples", "shots", "max_test_examples"):
+        for name in (
+            *("mixture_limit", "first_rows", "max_examples", "shots", "max_test_examples"),
+        ):
             count = getattr(self, name)
             if count is not None:
                 at_least(name, count, 1)

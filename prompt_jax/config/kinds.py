@@ -26,4 +26,7 @@ KINDS = {
     "multiple_choice": KindRow(
         "multiple_choice", ("accuracy",), 'candidates, e.g. "{choice1}" "{choice2}" or "{endings}"'
     ),
+    "referent": KindRow(
+        "referents", ("accuracy",), 'the template of the referent, e.g. "{span1_text}"'
+    ),
 }

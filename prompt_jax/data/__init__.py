@@ -1,7 +1,15 @@
 """Task and tokenizer in, batches out: `batch = batches[step]`."""
 
 from prompt_jax.data.alignment import IGNORED, first_tokens, locate, span_targets, tag_targets
-from prompt_jax.data.batches import Batch, Batches, length_ladder, pad_likely, prefetch
+from prompt_jax.data.batches import (
+    Batch,
+    Batches,
+    Share,
+    length_ladder,
+    pad_likely,
+    prefetch,
+    shares,
+)
 from prompt_jax.data.cache import Arrays, Cache
 from prompt_jax.data.label_words import encode_labels
 from prompt_jax.data.selection import balanced, hold_out, sample, shots
@@ -22,6 +30,7 @@ __all__ = [
     "Batches",
     "Cache",
     "EncodeOptions",
+    "Share",
     "balanced",
     "batches_by_length",
     "encode",
@@ -40,6 +49,7 @@ __all__ = [
     "padded_length",
     "prefetch",
     "sample",
+    "shares",
     "shots",
     "span_targets",
     "splits",

@@ -80,11 +80,48 @@ def length_ladder(
     return best[-1][1]
 
 
+class Share(NamedTuple):
+    """How often a task of a mixture comes."""
+
+    rows: int
+    draws: int
+    """Rows of it in an epoch."""
+
+
 # A window may reach into the next epoch, whose order is then in use beside this one's.
 @functools.lru_cache(maxsize=4)
-def _order(seed: int, epoch: int, rows: int) -> np.ndarray:
+def _order(seed: int, epoch: int, shares: tuple[Share, ...]) -> np.ndarray:
     # The 0 keeps these draws apart from the shuffling in `Batches.rows`, which has a 1.
-    return np.random.default_rng((seed, 0, epoch)).permutation(rows)
+    shuffle = np.random.default_rng((seed, 0, epoch)).permutation
+    if len(shares) == 1:
+        return shuffle(shares[0].rows)
+    parts, before = [], 0
+    for task, (rows, draws) in enumerate(shares):
+        # Where the last epoch left off, so that each row comes once before any comes again.
+        rounds = range(epoch * draws // rows, -(-(epoch + 1) * draws // rows))
+        seeds = [(seed, 2, task, round) for round in rounds]
+        laps = np.concatenate([np.random.default_rng(lap).permutation(rows) for lap in seeds])
+        start = epoch * draws - rounds.start * rows
+        parts.append(before + laps[start : start + draws])
+        before += rows
+    return shuffle(np.concatenate(parts))
+
+
+def shares(sizes: Sequence[int], temperature: float, limit: int | None) -> tuple[Share, ...]:
+    """How many rows of each task of a mixture an epoch has, as many as there are, but for rounding.
+
+    Args:
+      sizes: rows of each task.
+      temperature: a task comes as often as rows ** (1 / temperature).
+      limit: rows beyond so many do not count.
+    """
+    total = sum(sizes)
+    counted = np.minimum(sizes, total if limit is None else limit)
+    if temperature == 1 and counted.sum() == total:
+        return (Share(total, total),)
+    rates = counted ** (1 / temperature)
+    draws = np.maximum(np.rint(total * rates / rates.sum()), 1).astype(int)
+    return tuple(Share(*share) for share in zip(sizes, draws.tolist(), strict=True))
 
 
 class Batches:
@@ -100,6 +137,8 @@ class Batches:
       batch_size: rows of one step.
       seed: of the order.
       task_ids: which task every example belongs to; None is one task.
+      mixing: how often each task comes, in the order of the examples; none is as often as it has
+        rows.
       encode: makes token ids and targets of the examples.
       options: of `encode`.
       prompt_length: virtual tokens P before the text; lengths T are such that 8 divides P + T.
@@ -117,6 +156,7 @@ class Batches:
         seed: int,
         *,
         task_ids: Sequence[int] | np.ndarray | None = None,
+        mixing: tuple[Share, ...] = (),
         encode: Encoder = encode_examples,
         options: EncodeOptions = PLAIN,
         prompt_length: int = 0,
@@ -129,6 +169,8 @@ class Batches:
         self._lengths = self._encoded.sources.lengths
         self._batch_size, self._seed, self._prompt_length = batch_size, seed, prompt_length
         self._task_ids = None if task_ids is None else np.asarray(task_ids, np.int32)
+        self._mixing = mixing or (Share(len(self._lengths), len(self._lengths)),)
+        self._epoch = sum(share.draws for share in self._mixing)
         self.truncated = self._encoded.truncated
         self.source_lengths = self.ladder(config.padded_lengths)
         # One length for all targets: they are short, and each further length is another program.
@@ -158,7 +200,7 @@ class Batches:
         return self._encoded.sources
 
     def __len__(self) -> int:
-        return -(-len(self._lengths) // self._batch_size)
+        return -(-self._epoch // self._batch_size)
 
     def __getitem__(self, step: int) -> Batch:
         rows = self.rows(step)
@@ -170,7 +212,7 @@ class Batches:
         """Which examples make up the batch of a step."""
         if step < 0:
             raise IndexError(f"steps begin at 0, got {step}")
-        size, count = self._batch_size, len(self._lengths)
+        size, count = self._batch_size, self._epoch
         epoch = step * size // count
         # The steps that begin in this epoch; the last of them may reach into the next one.
         first, last = -(-epoch * count // size), -(-(epoch + 1) * count // size)
@@ -184,9 +226,9 @@ class Batches:
 
     def _stream(self, start: int, stop: int) -> np.ndarray:
         """Examples `start` to `stop` of the shuffled epochs laid end to end."""
-        count = len(self._lengths)
+        count = self._epoch
         epochs = range(start // count, -(-stop // count))
-        rows = np.concatenate([_order(self._seed, epoch, count) for epoch in epochs])
+        rows = np.concatenate([_order(self._seed, epoch, self._mixing) for epoch in epochs])
         return rows[start - epochs.start * count : stop - epochs.start * count]
 
 

@@ -13,7 +13,7 @@ from prompt_jax.backbones import Backbone
 from prompt_jax.backbones.backbone import tokenizer_hash
 from prompt_jax.config import Config, InputError, MethodConfig
 from prompt_jax.config.method import WRITES
-from prompt_jax.data import Batches, EncodeOptions, encode_labels, pad
+from prompt_jax.data import Batches, EncodeOptions, Share, encode_labels, pad
 from prompt_jax.experiment.splits import Data
 from prompt_jax.forward import check_places
 from prompt_jax.generate import one_mask
@@ -89,12 +89,14 @@ def batches_of(
     examples: Sequence[Example],
     task: Task,
     task_ids: np.ndarray | None = None,
+    mixing: tuple[Share, ...] = (),
 ) -> Batches:
     """The training batches of a method on a backbone.
 
     Args:
       task: the only one that a head answers.
       task_ids: which task every example belongs to, of several.
+      mixing: how often each of several tasks comes.
 
     Raises:
       InputError: a text has no place for the prompt, or as `Batches`.
@@ -119,6 +121,7 @@ def batches_of(
         ),
         prompt_length=method.input_tokens,
         task_ids=task_ids,
+        mixing=mixing,
     )
     check_places(method.place, backbone, batches.sources, _places(examples))
     return batches

@@ -26,6 +26,8 @@ class Judgement(NamedTuple):
     """The metrics on all validation rows that are watched."""
     log_likelihood: float | None
     """How likely the right answers are, see `Evaluation`; None where it is not known."""
+    few: bool = False
+    """Whether the rows are so few that a metric cannot tell most prompts apart."""
 
     @property
     def scores(self) -> dict[str, float]:
@@ -46,14 +48,15 @@ class Best(NamedTuple):
     score: Scalar
     """The deciding metric."""
     likelihood: Scalar
-    """Log-likelihood of the right answers, which decides between equal scores."""
+    """Log-likelihood of the right answers, which decides between equal scores, and over few rows
+    before them."""
     step: Scalar
     since: Scalar
     """Evaluations that came after it."""
 
     @property
     def rank(self) -> tuple[float, float]:
-        """What prompts are compared by: a few rows cannot tell most prompts apart by a metric."""
+        """What prompts are compared by: equal scores by how likely the right answers are."""
         return float(self.score), float(self.likelihood)
 
     def after(self, judgement: Judgement, tuned: Tuned, step: int) -> "Best":
@@ -67,7 +70,10 @@ class Best(NamedTuple):
             np.float32(-np.inf if value is None or np.isnan(value) else value) for value in ranks
         )
         newest = Best(tuned, score, likelihood, np.int32(step), np.int32(0))
-        better = newest.rank > self.rank and is_finite(tuned)
+        new, old = newest.rank, self.rank
+        if judgement.few:  # A row more or less is chance, and would often keep the untrained one.
+            new, old = new[::-1], old[::-1]
+        better = new > old and is_finite(tuned)
         return newest if better else self._replace(since=np.int32(self.since + 1))
 
 
@@ -91,7 +97,8 @@ def judge(evaluations: Mapping[str, Evaluation]) -> Judgement:
     metrics = joined({name: evaluation.metrics for name, evaluation in evaluations.items()})
     likely = [evaluation.log_likelihood for evaluation in evaluations.values()]
     real = [value for value in likely if value is not None]
-    return Judgement(metrics, sum(real) / len(real) if len(real) == len(likely) else None)
+    few = any(len(evaluation.predictions) < FEW for evaluation in evaluations.values())
+    return Judgement(metrics, sum(real) / len(real) if len(real) == len(likely) else None, few)
 
 
 def warnings_of(data: Data, config: Config) -> list[str]:
@@ -110,8 +117,8 @@ def warnings_of(data: Data, config: Config) -> list[str]:
         rows = f"{count} validation row{'s' * (count > 1)}"
         lines.append(
             f"warning: {task.name}: with {rows} to choose a prompt by, each moves "
-            f"{task.metrics[0]} by up to {1 / count:.3f}; log-likelihood decides between equal "
-            f"scores. Give more rows with --data.validation{larger}"
+            f"{task.metrics[0]} by up to {1 / count:.3f}, so log-likelihood decides before it. "
+            f"Give more rows with --data.validation{larger}"
         )
     return lines
 
@@ -136,6 +143,6 @@ def lesson(best: Best, rows: Sequence[Mapping[str, float]], metric: str) -> str:
         return ""
     gain = "" if likely is None else f" ({likely:.3f} at the start, {best.likelihood:.3f} now)"
     return (
-        f"note: {metric} on validation did not rise from {best.score:.3f}, where it began; the "
+        f"note: {metric} on validation did not rise from {before:.3f}, where it began; the "
         f"prompt that is kept has the highest log-likelihood of the right answers{gain}"
     )

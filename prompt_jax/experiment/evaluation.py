@@ -124,6 +124,7 @@ def evaluate_ensemble(
     together: dict[str, Scores] = {}
     for name, examples in {"validation": data.validation, **data.tests}.items():
         references = [example.target for example in examples]
+        groups = [example.group for example in examples]
         if how == "weighted" and weights is None and not examples:
             raise InputError(
                 "weights are fitted on validation, and there are no such rows; give some "
@@ -138,7 +139,7 @@ def evaluate_ensemble(
             weights = fit_weights(scores, right).tolist()
         best, _ = combine(scores, how, weights)
         answers = [labels[label] for label in best]
-        together[name] = measure(data.task.metrics, answers, references, labels)
+        together[name] = measure(data.task.metrics, answers, references, labels, groups)
     shares = "" if weights is None else ": " + ", ".join(f"{weight:.2f}" for weight in weights)
     results = score_ways(config, data, backbone, alone)
     results[f"together ({how}{shares})"] = together

@@ -11,7 +11,7 @@ import numpy as np
 
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import Config, InputError, MethodConfig, differences, resolved
-from prompt_jax.data import Batches, prefetch
+from prompt_jax.data import Batches, prefetch, shares
 from prompt_jax.evaluate import Evaluation, evaluate
 from prompt_jax.experiment.answering import (
     batches_of,
@@ -75,7 +75,13 @@ class Single(Members):
         examples = joined([data.train for data in tasks])
         task_ids = np.repeat(np.arange(len(tasks)), [len(data.train) for data in tasks])
         task = tasks[0].task
-        self.batches = batches_of(config, method, backbone, examples, task, task_ids=task_ids)
+        options = config.data
+        mixing = shares(
+            [len(data.train) for data in tasks], options.mixture_temperature, options.mixture_limit
+        )
+        self.batches = batches_of(
+            config, method, backbone, examples, task, task_ids=task_ids, mixing=mixing
+        )
         check_context(method, backbone, tuned, self.batches)
         check_blanks(method, backbone, self.batches, examples)
         # On the host between rounds: a step donates the arrays on the device.

@@ -139,7 +139,8 @@ class TfIdf:
         model.fit([str(row.source) for row in data.train], [row.target for row in data.train])
         answers = model.predict([str(row.source) for row in examples]).tolist()
         references = [row.references for row in examples]
-        return measure(data.task.metrics, answers, references, data.task.labels)
+        groups = [row.group for row in examples]
+        return measure(data.task.metrics, answers, references, data.task.labels, groups)
 
 
 Rival = InContext | TfIdf

@@ -23,12 +23,13 @@ from prompt_jax.tasks import (
     chat_of,
     completed,
     digest_of,
-    every_answer,
     filled,
     label_numbers,
     labelled,
     resolve,
+    taught,
     to_examples,
+    validation_split,
 )
 
 
@@ -108,8 +109,8 @@ def load_data(config: Config, name: str = "") -> Data:
     validation: Sequence[Example] = []
     if options.validation:
         validation = examples_of(config, task, options.validation, "validation")
-    elif "validation" in parts:
-        validation = to_examples(task, read_rows(config, name, "validation")[0])
+    elif split := validation_split(name, parts):
+        validation = to_examples(task, read_rows(config, name, split)[0])
     held_out = not validation
     if options.shots is not None:
         train, spared = shots(train, options.shots, task, options.seed, name, spare=held_out)
@@ -122,7 +123,7 @@ def load_data(config: Config, name: str = "") -> Data:
     if options.balanced:
         train = balanced(train, task, options.seed)
     remarks = (*remarks, *cache.lines)
-    return Data(task, every_answer(task, train), validation, tests, held_out, remarks)
+    return Data(task, taught(task, train), validation, tests, held_out, remarks)
 
 
 def _surveyed(

@@ -24,7 +24,7 @@ from prompt_jax.losses import loss_fn
 from prompt_jax.methods import init, materialize
 from prompt_jax.plan.chips import GIB, chip_of
 from prompt_jax.sharding import Device, activation_spec, build_mesh, whole, whole_rows
-from prompt_jax.tasks import TASKS, parse_name
+from prompt_jax.tasks import known
 from prompt_jax.train import compile_step, start
 from prompt_jax.trees import Frozen, Tree, Tuned
 from prompt_jax.weights import kernel_on, open_backbone
@@ -191,7 +191,7 @@ def programs_of(config: Config) -> tuple[str, ...]:
 
 def label_words(config: Config) -> list[tuple[str, ...]]:
     """Label words of every task, as far as its rows need not be read; none where it may write."""
-    tasks = [TASKS.get(parse_name(name).key) for name in config.data.names]
+    tasks = [known(name, config.task) for name in config.data.names]
     if config.task.kind not in (None, "classification"):
         return [()] * len(tasks)
     return [config.task.labels or (task.choices if task else ()) for task in tasks]

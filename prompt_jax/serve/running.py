@@ -12,6 +12,7 @@ from prompt_jax.serve.names import Names
 from prompt_jax.serve.programs import Programs
 from prompt_jax.serve.prompts import Layout, Served, poisoned, served_as
 from prompt_jax.serve.requests import Kind, Request
+from prompt_jax.serve.scoring import forget
 from prompt_jax.serve.worker import Sizes, Stats, Worker
 
 
@@ -35,7 +36,7 @@ class Running:
         self._warms = False
         for name, prompt in prompts.items():
             self.put(name, prompt)
-        self._programs = Programs()
+        self._programs = Programs(forget)
         self._worker = self._begin()
 
     def put(self, name: str, prompt: Prompt, *, allow_mismatch: bool = False) -> str:

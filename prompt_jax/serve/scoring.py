@@ -30,9 +30,7 @@ Batch: TypeAlias = tuple[np.ndarray, ...]
 """What a program reads of a batch beside its slots."""
 
 
-# `read` is static since it decides the program. The model is an argument: a closure would bake
-# its weights into the program.
-@functools.partial(jax.jit, static_argnames="read")
+# The model is an argument: a closure would bake its weights into the program.
 def read_rows(
     model: PromptedModel,
     leaves: DeviceLeaves,
@@ -167,6 +165,24 @@ ANSWERS = {
 """By the operation of a request, as `READ`."""
 
 
+PROGRAMS: dict[Kind, jax.stages.Wrapped] = {}
+"""Of this process, a function for each kind."""
+
+
+def program_of(kind: Kind) -> jax.stages.Wrapped:
+    """`read_rows` of a kind; JAX compiles it for every size of a batch."""
+    program = PROGRAMS.get(kind)
+    if program is None:
+        # A function of its own: JAX lets go of what it has compiled with its function alone.
+        program = jax.jit(functools.partial(read_rows, read=READ[kind.operation]))
+    return PROGRAMS.setdefault(kind, program)
+
+
+def forget(kind: Kind) -> None:
+    """Frees the programs of a kind; a batch of it would compile them anew."""
+    PROGRAMS.pop(kind, None)
+
+
 def own_part(row: Float[np.ndarray, " N"], request: Request) -> Float[np.ndarray, "..."]:
     """What is the request's own of the row that it has in a batch, without padding."""
     length, classes = len(request.tokens), request.served.classes
@@ -210,8 +226,7 @@ class Scorer:
         rows = [*requests, *[requests[0]] * filling]
         places = np.array([*slots, *[slots[0]] * filling], np.int32)
         # Its program is there: the queue keeps what has none.
-        read = READ[kind.operation]
-        values = read_rows(self._model, leaves, places, *self._batch(rows), read=read)
+        values = program_of(kind)(self._model, leaves, places, *self._batch(rows))
         self.requests, self.batches = self.requests + len(requests), self.batches + 1
         self.mixed += len(digests) > 1
         for request, row in zip(requests, np.asarray(values), strict=False):
@@ -246,11 +261,11 @@ class Scorer:
         compared = CandidateTokens(empty, empty == 0, False) if kind.operation == "score" else None
         token = np.full(1, self._filler, np.int32)
         request = Request(Served(classes=1), kind, token, candidates=compared)
-        leaves, read = self._bank.shapes(lane.part), READ[kind.operation]
+        leaves, program = self._bank.shapes(lane.part), program_of(kind)
         for size in self._sizes:
             slots = np.full(size, PLAIN_SLOT, np.int32)
             inputs = self._batch([request] * size)
-            read_rows.lower(self._model, leaves, slots, *inputs, read=read).compile()
+            program.lower(self._model, leaves, slots, *inputs).compile()
         return len(self._sizes)
 
     def usual_kinds(self, lengths: Sequence[int]) -> list[Kind]:

@@ -187,12 +187,12 @@ class Worker:
         lane = self._lane(request)
         if lane in self._broken:
             return True
-        self._ask(lane)
+        self._ask(lane, stays=lane.kind == WRITE)
         return not self.programs.has(lane)
 
-    def _ask(self, lane: Lane) -> "Future[None]":
+    def _ask(self, lane: Lane, *, stays: bool = True) -> "Future[None]":
         """The end of a lane's compilation, which begins here unless it has before."""
-        return self.programs.of(lane, self.compile, self._compiled)
+        return self.programs.of(lane, self.compile, self._compiled, stays=stays)
 
     def _lane(self, request: Request) -> Lane:
         return Lane(request.kind, self.bank.part_of(request.served.leaves))

@@ -9,11 +9,12 @@ from prompt_jax.tasks.chat import rendered as rendered
 from prompt_jax.tasks.examples import Examples as Examples
 from prompt_jax.tasks.examples import chat_of as chat_of
 from prompt_jax.tasks.examples import completed as completed
-from prompt_jax.tasks.examples import every_answer as every_answer
 from prompt_jax.tasks.examples import filled as filled
+from prompt_jax.tasks.examples import known as known
 from prompt_jax.tasks.examples import label_numbers as label_numbers
 from prompt_jax.tasks.examples import labelled as labelled
 from prompt_jax.tasks.examples import resolve as resolve
+from prompt_jax.tasks.examples import taught as taught
 from prompt_jax.tasks.examples import to_example as to_example
 from prompt_jax.tasks.examples import to_examples as to_examples
 from prompt_jax.tasks.examples import to_source as to_source
@@ -32,6 +33,7 @@ from prompt_jax.tasks.table import EMBEDDED as EMBEDDED
 from prompt_jax.tasks.table import TASKS as TASKS
 from prompt_jax.tasks.table import TaskName as TaskName
 from prompt_jax.tasks.table import parse_name as parse_name
+from prompt_jax.tasks.table import validation_split as validation_split
 from prompt_jax.tasks.task import Example as Example
 from prompt_jax.tasks.task import Lesson as Lesson
 from prompt_jax.tasks.task import Likely as Likely

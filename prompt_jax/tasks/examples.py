@@ -6,14 +6,23 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 from jaxtyping import Int
 
-from prompt_jax.config import IN_CHATS, KINDS, PLACEMENTS, InputError, TaskConfig
-from prompt_jax.tasks.chat import chat_text, no_template, template_hash
+from prompt_jax.config import IN_CHATS, KINDS, PLACEMENTS, InputError, TaskConfig, choose
+from prompt_jax.tasks.chat import no_template, template_hash
 from prompt_jax.tasks.labels import in_order, infer, read_labels
 from prompt_jax.tasks.series import HELD, Series, taken
 from prompt_jax.tasks.table import TASKS, parse_name
 from prompt_jax.tasks.task import Example, Task, kind_of, messages_in
-from prompt_jax.tasks.templates import check_column, columns_in, is_empty, listing, reach
-from prompt_jax.tasks.text import Record, Text, place_of
+from prompt_jax.tasks.templates import (
+    check_column,
+    columns_in,
+    fill,
+    is_empty,
+    listing,
+    parse,
+    path_of,
+    reach,
+)
+from prompt_jax.tasks.text import Record, Text
 from prompt_jax.trees import Tokenizer
 
 SHAPES = (
@@ -22,9 +31,10 @@ SHAPES = (
     ("{prompt}", "{completion}"),
     ("{instruction}\n{input}", "{output}"),
     ("{instruction}", "{output}"),
+    ("{text}", "{label}"),
 )
 """Templates of rows that nobody described, the first whose columns are there: chats and texts as
-OpenAI, TRL and Alpaca write them."""
+OpenAI, TRL and Alpaca write them, and texts with labels as most datasets do."""
 SHOWN = 3
 """Rows that an error names, of all that do not fit."""
 
@@ -51,22 +61,26 @@ def resolve(
         label words that cannot be.
     """
     key = parse_name(name).key
-    source, target, described = _templates(name, config, list(columns))
+    columns = list(columns)
+    source, target, described = _templates(name, config, columns)
     # Its labels and metrics are of its own kind, and its metrics of its own labels.
     same = described if described and config.kind in (None, described.kind) else None
     # A text, until there are label words.
     declared = described.kind if described and described.kind != "generation" else ""
     kind = config.kind or declared
     labels, values = read_labels(config.labels)
-    labels = labels or (same.labels if same else ())
+    labels, values = (labels, values) if labels or not same else (same.labels, same.values)
     # A dataset that nobody described may be a classification.
     labels_in = kind_of(kind or "classification").labels_in
-    if labels_in and (kind or key not in TASKS):
+    if labels_in and (kind or not known(name, config)):
         targets = [label for place, row in rows for label in labels_in(target, row, place)]
         if not labels and kind in ("", "classification", "multi_label"):
             labels = infer(targets, config)
         values = values or in_order(labels, targets)
-    measured = same.metrics if same and same.labels == labels else ()
+    group = _group(described, columns)
+    # Labels may be the same in other words, as those of QQP and MRPC.
+    measured = same.metrics if same and len(same.labels) == len(labels) else ()
+    measured = tuple(name for name in measured if group or name != "grouped_match")
     return Task(
         name=key,
         source=source,
@@ -75,25 +89,49 @@ def resolve(
         labels=labels,
         values=values,
         metrics=config.metrics or measured,
+        like=described.like if described else "",
+        group=group,
         chat=config.chat == "on" or (config.chat == "auto" and _has_messages(source, rows)),
         system=config.system,
     )
 
 
+def known(name: str, config: TaskConfig) -> Task | None:
+    """The task whose format the rows of a dataset have; None where nobody described it.
+
+    Raises:
+      InputError: no such task as `task.like` says.
+    """
+    if config.like:
+        choose("task.like", config.like, TASKS)
+    return TASKS.get(config.like or parse_name(name).key)
+
+
+def _group(described: Task | None, columns: list[str]) -> str:
+    """The template of the group that a row is judged in; empty where rows do not tell."""
+    template = described.group if described else ""
+    reached = {path_of(column, columns)[0] for column in columns_in(template)}
+    return template if reached <= set(columns) else ""
+
+
 def _templates(name: str, config: TaskConfig, columns: list[str]) -> tuple[str, str, Task | None]:
     """Source and target of a dataset, and what is known of it."""
-    key = parse_name(name).key
-    described = TASKS.get(key)
+    described = known(name, config)
     for source, target in SHAPES:
         names = {*columns_in(source), *columns_in(target)}
         if not described and names <= set(columns):
-            described = Task(name=key, source=source, target=target)
+            described = Task(name=name, source=source, target=target)
     source = config.source or (described and described.source)
     target = config.target or (described and described.target)
     if not source or not target:
         raise InputError(
             f"{name} has the columns {', '.join(columns)} and no known templates; give "
             '--task.source "... {column} ..." and --task.target "{column}"'
+        )
+    if any(piece.cut for piece in parse(target)):
+        raise InputError(
+            f"template {target!r} of the target has !cut, which is for inputs; a target that is "
+            "too long always loses its end (data.max_target_length)"
         )
     _check_templates(source, target, columns, name)
     return source, target, described
@@ -127,7 +165,10 @@ def to_example(task: Task, row: Record, place: str = "the row") -> Example:
       InputError: a column is missing, a text is empty, the target is not a label word, there are
         not as many tags as words, or a span is not in the input.
     """
-    return kind_of(task.kind).example(task, row, place)
+    example = kind_of(task.kind).example(task, row, place)
+    if not task.group:
+        return example
+    return example._replace(group=str(fill(task.group, row, place, "group")))
 
 
 class Examples(Series[Example]):
@@ -176,7 +217,7 @@ def to_examples(task: Task, rows: Iterable[tuple[str, Record]]) -> Sequence[Exam
     Raises:
       InputError: as `to_example`; how many rows do not fit, and the first of them.
     """
-    long = isinstance(rows, Series) and len(rows) > HELD
+    series = rows if isinstance(rows, Series) and len(rows) > HELD else None
     number = {word: i for i, word in enumerate(task.choices)}
     examples: list[Example] = []
     labels: list[int] = []
@@ -189,7 +230,7 @@ def to_examples(task: Task, rows: Iterable[tuple[str, Record]]) -> Sequence[Exam
         except InputError as error:
             problems.append(error)
             continue
-        if not long:
+        if series is None:
             examples.append(example)
         elif number:
             labels.append(number[example.target])
@@ -201,7 +242,7 @@ def to_examples(task: Task, rows: Iterable[tuple[str, Record]]) -> Sequence[Exam
         ) from problems[0]
     if problems:
         raise problems[0]
-    return filled(task, rows, np.array(labels, np.int16)) if long else examples
+    return examples if series is None else filled(task, series, np.array(labels, np.int16))
 
 
 def labelled(
@@ -268,23 +309,9 @@ def chat_of(
     return dataclasses.replace(task, template=template)
 
 
-def every_answer(task: Task, examples: Sequence[Example]) -> Sequence[Example]:
-    """The examples, and of every chat one for each of the assistant's earlier turns.
-
-    So the loss is on all that the assistant says, each time behind the chat so far.
-    """
-    if task.source != task.target or task.kind != "generation":
-        return examples
-    answers = []
-    for example in examples:
-        turns = example.source.turns if isinstance(example.source, Text) else ()
-        for i, (role, content) in enumerate(turns):
-            before = turns[:i]
-            if role == "assistant" and content.strip() and before and before[-1].role == "user":
-                source = Text(chat_text(before), place_of(example.source, 0), turns=before)
-                answers.append(Example(source, content))
-        answers.append(example)
-    return answers
+def taught(task: Task, examples: Sequence[Example]) -> Sequence[Example]:
+    """What is trained on of examples: all that they teach, and none that teaches nothing."""
+    return kind_of(task.kind).taught(task, examples)
 
 
 def completed(task: Task, examples: Sequence[Example]) -> Task:

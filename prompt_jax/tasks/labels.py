@@ -11,7 +11,6 @@ import unicodedata
 from collections.abc import Sequence
 
 from prompt_jax.config import InputError, TaskConfig
-from prompt_jax.tasks.table import TASKS
 from prompt_jax.tasks.task import Task
 
 Values = tuple[tuple[str, str], ...]
@@ -160,7 +159,7 @@ def _is_number(text: str) -> bool:
 def remarks(task: Task, config: TaskConfig) -> list[str]:
     """What a user is told about labels that the config does not name."""
     lines = []
-    if task.ranked and not config.labels and task.name not in TASKS:
+    if task.ranked and not config.labels and not task.like:
         names = ", ".join(task.labels[:MOST]) + (", ..." if len(task.labels) > MOST else "")
         lines.append(
             f"{len(task.labels)} labels: {names} (the targets of the training rows; --task.labels "

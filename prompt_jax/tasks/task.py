@@ -12,7 +12,7 @@ from jaxtyping import Float32, Int32
 from prompt_jax.config import KINDS, InputError, choose
 from prompt_jax.metrics import fits
 from prompt_jax.tasks.chat import chat_text, is_chat, messages_of, template_of, with_system
-from prompt_jax.tasks.templates import fill, parse, reach
+from prompt_jax.tasks.templates import alternatives, fill, parse, reach
 from prompt_jax.tasks.text import Message, Messages, Record, Text
 from prompt_jax.trees import Tokenizer
 
@@ -35,15 +35,20 @@ class Task:
     """One of `KINDS`: `classification` among label words; `multi_label`, several of them or none;
     `generation` of a text; `tagging`, a tag for every word of the input; `span`, a part of the
     input; `regression`, a number;
-    `multiple_choice`, one of the candidates of the row. Empty is classification where there are
-    labels, else generation."""
+    `multiple_choice`, one of the candidates of the row; `referent`, what a pronoun stands for.
+    Empty is classification where there are labels, else generation."""
     labels: tuple[str, ...] = ()
-    """The label words, or the tags; of a multiple choice the templates of the candidates; of spans
-    `NO_ANSWER` where a question may have none. Empty where an answer is any text."""
+    """The label words, or the tags; of a multiple choice the templates of the candidates, of a
+    referent that of the one that a row asks about; of spans `NO_ANSWER` where a question may have
+    none. Empty where an answer is any text."""
     values: tuple[tuple[str, str], ...] = ()
     """What rows write for a label word, and that word, e.g. ("0", "negative")."""
     metrics: tuple[str, ...] = ()
     """Names of metrics, the deciding one first; empty takes the defaults of the kind."""
+    like: str = ""
+    """The task of `TASKS` whose format this is; empty where there is none."""
+    group: str = ""
+    """Template of what rows that are judged together have in common, as those of one question."""
     chat: bool = False
     """Whether a text is a user's turn and its answer the assistant's, in the tokenizer's template.
     Rows of messages are nothing else."""
@@ -124,6 +129,8 @@ class Example(NamedTuple):
     """Further right answers, of which an evaluation takes the nearest."""
     start: int | None = None
     """Where in the source the target of a span begins, in characters."""
+    group: str = ""
+    """What rows that are judged together have in common."""
     lesson: Lesson | None = None
     """What a teacher says at every token of the target; None where there is no teacher."""
 
@@ -199,13 +206,15 @@ def filled_target(template: str, row: Record, place: str) -> str:
 
 def filled_example(task: Task, row: Record, place: str) -> Example:
     """Both templates, filled."""
-    target = filled_target(task.target, row, place)
+    target, *others = alternatives(task.target, row, place) or [
+        filled_target(task.target, row, place)
+    ]
     messages = messages_in(task.source, row, place) if task.source == task.target else ()
     if messages:  # What a user says behind the last answer has none to learn from.
         roles = [role for role, _ in messages]
         end = len(roles) - roles[::-1].index("assistant")
         row = {**row, lone_column(task.source): messages[:end]}
-    return Example(filled_source(task, row, place), target)
+    return Example(filled_source(task, row, place), target, tuple(others))
 
 
 def messages_in(template: str, row: Record, place: str) -> Messages:
@@ -226,6 +235,11 @@ def lone_column(template: str) -> str:
 def unchanged(task: Task, examples: Sequence[Example]) -> Task:
     """The task as it is."""
     return task
+
+
+def all_of(task: Task, examples: Sequence[Example]) -> Sequence[Example]:
+    """The examples as they are."""
+    return examples
 
 
 def copied_input(
@@ -250,6 +264,8 @@ class Kind:
     """The labels that the target template gives a row; None where targets have none."""
     complete: Callable[[Task, Sequence[Example]], Task] = unchanged
     """The task with what only training examples tell, such as the tags that there are."""
+    taught: Callable[[Task, Sequence[Example]], Sequence[Example]] = all_of
+    """What is trained on of examples that are scored: their answers as texts, each of several."""
     baseline: Callable[[Task, Sequence[Example], Sequence[Example]], tuple[str, list[str]]] = (
         copied_input
     )

@@ -10,23 +10,12 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from prompt_jax.config import InputError
+from prompt_jax.tasks.specs import LISTS, SEVERAL, SPECS, items
 from prompt_jax.tasks.text import Record, Text
 
 # What stands for `cut` when Python reads a template: its conversions, as !r, are one character.
 _MARK = "\1"
 _CUT = re.compile(r"((?<!\{)(?:\{\{)*\{[^{}!:]*)!cut(?=[:}])")
-
-
-def _plain(text: str) -> str:
-    return re.sub(r"</?b>", "", text.replace("<br>", " "))
-
-
-# Format specs beside Python's own: `{paragraph:plain}` drops the markup of MultiRC, and
-# `{label:fifths}` rounds a score to the nearest 0.2, which makes STS-B's targets words.
-_SPECS: dict[str, Callable[[Any], str]] = {
-    "plain": _plain,
-    "fifths": lambda score: f"{round(float(score) * 5) / 5:.1f}",
-}
 
 
 class Piece(NamedTuple):
@@ -93,7 +82,7 @@ def fill(template: str, row: Record, place: str, kind: str) -> Text:
                     "take a split that has them, remove the row, or leave such rows out by "
                     "--data.skip-unlabelled"
                 )
-            value = "" if missing else _text(cell, column, spec, place)
+            value = "" if missing else _text(cell, column, spec, place, row)
             if isinstance(cell, list) and not spec:
                 words += _words(list(map(str, cell)), len(text))
             columns.append((len(text), len(text) + len(value)))
@@ -108,6 +97,31 @@ def fill(template: str, row: Record, place: str, kind: str) -> Text:
     # Space that the template has at its ends is meant: "Answer: ", or a line break behind a cue.
     filled = Text(text, place, tuple(columns), tuple(words), cuts=tuple(cuts))
     return filled.stripped(left=not pieces[0].literal, right=pieces[-1].column is not None)
+
+
+def alternatives(template: str, row: Record, place: str) -> list[str]:
+    """The right answers of a target such as `{answers:any}`; none of any other template.
+
+    Raises:
+      InputError: as `fill`.
+    """
+    pieces = parse(template)
+    column, spec = pieces[0].column, pieces[0].spec
+    if len(pieces) > 1 or column is None or not set(spec.split()) & set(SEVERAL):
+        return []
+    cell = reach(row, column, place)
+    if is_missing(cell) or not items(cell):
+        raise InputError(
+            f"{place}: column {column!r} has no right answer, as in a split without labels; take a "
+            "split that has them, or remove the row"
+        )
+    texts = [_text([item], column, spec, place, row).strip() for item in items(cell)]
+    return list(dict.fromkeys(texts))
+
+
+def learns_each(template: str) -> bool:
+    """Whether a target says that every right answer of a row is learned."""
+    return any("each" in piece.spec.split() for piece in parse(template))
 
 
 def is_missing(cell: Any) -> bool:
@@ -129,7 +143,28 @@ def _words(words: list[str], start: int) -> list[tuple[int, int]]:
     return places
 
 
-def _text(value: Any, column: str, spec: str, place: str) -> str:
+def _text(value: Any, column: str, spec: str, place: str, row: Record) -> str:
+    names = spec.split()
+    named = bool(names) and set(names) <= set(SPECS)
+    for name in names if named else ():
+        value = value if name in LISTS else _joined(value, column, place)
+        value = _applied(SPECS[name], value, row, f"{place}: {{{column}:{spec}}}")
+    value = _joined(value, column, place)
+    return str(value) if named else _applied(format, value, spec, f"{place}: {{{column}:{spec}}}")
+
+
+def _applied(function: Callable[..., Any], value: Any, argument: str | Record, place: str) -> Any:
+    try:
+        return function(value, argument)
+    except ValueError as error:
+        raise InputError(
+            f"{place} cannot be applied to {value!r}: {error}; allowed: Python's format specs, "
+            f"{listing(SPECS)}"
+        ) from error
+
+
+def _joined(value: Any, column: str, place: str) -> str | int | float:
+    """A text or a number as it is, and the words of a list."""
     if isinstance(value, list) and all(isinstance(word, str | int) for word in value):
         value = " ".join(map(str, value))
     if not isinstance(value, str | int | float):
@@ -139,13 +174,7 @@ def _text(value: Any, column: str, spec: str, place: str) -> str:
             f"{place}: column {column!r} holds a {type(value).__name__}; a template takes text, "
             f"numbers and lists of them, so write one text a column{inside}"
         )
-    try:
-        return _SPECS[spec](value) if spec in _SPECS else format(value, spec)
-    except ValueError as error:
-        raise InputError(
-            f"{place}: {{{column}:{spec}}} cannot be applied to {value!r}: {error}; allowed: "
-            f"Python's format specs, {listing(_SPECS)}"
-        ) from error
+    return value
 
 
 def _path_to_text(value: Any, path: str) -> str:

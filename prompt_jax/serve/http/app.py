@@ -6,16 +6,12 @@ import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
-from starlette.exceptions import HTTPException
 
 from prompt_jax.config import InputError
 from prompt_jax.serve.catalog import Catalog
 from prompt_jax.serve.engine import Engine
-from prompt_jax.serve.http import errors
-from prompt_jax.serve.http.auth import Door, Guarded, check_routes
-from prompt_jax.serve.http.errors import Refused
+from prompt_jax.serve.http.auth import Door
 from prompt_jax.serve.http.gate import Gate
 from prompt_jax.serve.http.keys import Keys
 from prompt_jax.serve.http.metrics import Metrics
@@ -25,6 +21,7 @@ from prompt_jax.serve.http.openai_responses import add_responses
 from prompt_jax.serve.http.page import add_page
 from prompt_jax.serve.http.prompts import add_prompts
 from prompt_jax.serve.http.responses import Responses
+from prompt_jax.serve.http.routes import Application, Guarded
 from prompt_jax.serve.http.run import SLACK
 from prompt_jax.serve.http.shapes import answers
 from prompt_jax.serve.http.traces import Traces
@@ -46,7 +43,7 @@ def create_app(
     refresh: float = 5.0,
     on_ready: Callable[[], None] | None = None,
     traces: Traces | None = None,
-) -> FastAPI:
+) -> Application:
     """The ASGI application.
 
     Args:
@@ -81,7 +78,7 @@ def create_app(
             task.cancel()
 
     # A path with one slash more is another path, and no key is sent on to it.
-    app = FastAPI(
+    app = Application(
         title="prompt_jax", lifespan=life, docs_url=None, redoc_url=None, openapi_url=None,
         redirect_slashes=False,
     )  # fmt: skip
@@ -96,11 +93,6 @@ def create_app(
     app.state.responses = Responses(catalog.engine, catalog.base, metrics, timeout)
     # Not ready before it is warm, and not when it is told to leave, which ends it in a while.
     app.state.ready, app.state.leaving = on_ready is None, False
-    # Of an error that nobody foresaw the gate knows, which counts it and logs it.
-    for kind in (*(kind for kind, _, _ in errors.KINDS), Refused):
-        app.add_exception_handler(kind, errors.on_error)
-    app.add_exception_handler(RequestValidationError, errors.on_invalid)
-    app.add_exception_handler(HTTPException, errors.on_http)
     app.add_middleware(
         Gate, metrics=metrics, hosts=None if keys and not hosts else hosts, upload=upload_bytes,
         patience=timeout + SLACK, traces=traces,
@@ -111,7 +103,7 @@ def create_app(
     add_native(app)
     add_prompts(app)
     add_page(app)
-    check_routes(app)
+    app.check_routes()
     return app
 
 

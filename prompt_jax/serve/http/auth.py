@@ -4,19 +4,14 @@ A route that the table does not have cannot be added, and a handler has no other
 than `request.state.view`, which shows and changes what its key may.
 """
 
-import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
-from fastapi import FastAPI, Request, Response
-from fastapi.routing import APIRoute
 from starlette.datastructures import Headers
-from starlette.types import Receive, Scope, Send
 
 from prompt_jax.prompts import Prompt
 from prompt_jax.serve.catalog import Catalog, unknown_model
-from prompt_jax.serve.http.errors import LATE, Refused, late
+from prompt_jax.serve.http.errors import Refused
 from prompt_jax.serve.http.keys import NOBODY, Key, Keys, KeyScope
 from prompt_jax.serve.http.logs import trace
 from prompt_jax.serve.prompts import Served
@@ -144,66 +139,3 @@ class Door:
             raise Refused(403, "forbidden", f"this key has no scope {need!r}")
         with self._keys.budget(key).request():
             yield View(self._catalog, key)
-
-
-class Guarded(APIRoute):
-    """A route that lets its caller in before it reads anything, and ends when its client leaves."""
-
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers a request, to the last byte, with `request.state.view` of its key."""
-        if scope["method"] not in (self.methods or ()):
-            await super().handle(scope, receive, send)  # With 405.
-            return
-        request = Request(scope)
-        door: Door = request.app.state.door
-        with door.admit(request.headers, ROUTES[scope["method"], self.path]) as view:
-            request.state.view = view
-            await super().handle(scope, receive, send)
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """FastAPI's handler of the route, which it asks for when the route is added.
-
-        Raises:
-          LookupError: the route is not in the table.
-        """
-        for method in self.methods or ():
-            if (method, self.path) not in ROUTES:
-                raise LookupError(f"{method} {self.path} has no scope; add it to ROUTES")
-        answer = super().get_route_handler()
-
-        async def handler(request: Request) -> Response:
-            # The body is read first: `_disconnected` takes messages from the same channel.
-            await request.body()
-            work = asyncio.ensure_future(answer(request))
-            left = asyncio.ensure_future(_disconnected(request))
-            try:
-                # The engine ends late requests itself, but not while its device hangs.
-                timeout = request.app.state.responses.timeout
-                first = {"return_when": asyncio.FIRST_COMPLETED, "timeout": timeout + LATE}
-                await asyncio.wait((work, left), **first)
-                if work.done():
-                    return work.result()
-                if left.done():
-                    raise Refused(499, "gone", "the client left")
-                raise late(timeout)
-            finally:
-                work.cancel()
-                left.cancel()
-
-        return handler
-
-
-def check_routes(app: FastAPI) -> None:
-    """Checks that every route of an application is behind the door.
-
-    Raises:
-      LookupError: one is not.
-    """
-    for route in app.routes:
-        if not isinstance(route, Guarded):
-            raise LookupError(f"{route} asks for no key; add it by app.get, app.post and the like")
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

@@ -2,11 +2,9 @@
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
-from fastapi import Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
@@ -69,6 +67,9 @@ def error_of(error: Exception) -> tuple[int, dict[str, JSON]]:
     """Status and body of an error; one that nobody foresaw stays without details."""
     if isinstance(error, Refused):
         return error.status, body_of(error.status, error.code, str(error), error.param)
+    if isinstance(error, HTTPException):  # A path or a method that no route has.
+        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http")
+        return error.status_code, body_of(error.status_code, code, str(error.detail))
     # Without the names that there are: they may be those of others.
     message = error.problem if isinstance(error, UnknownPromptError) else str(error)
     if isinstance(error, UnwritableError):  # Where the server keeps its files is nobody's business.
@@ -102,36 +103,34 @@ def invalid(param: str, message: str) -> Refused:
     return Refused(400, "invalid_request", f"{param}: {message}", param)
 
 
-async def on_error(_: Request, error: Exception) -> JSONResponse:
-    """The response to an error of this package."""
-    return response_to(error)
-
-
 def response_to(error: Exception) -> JSONResponse:
     """The response to an error, with the headers that its status asks for."""
     status, body = error_of(error)
     seconds = error.retry_after if isinstance(error, Refused) else 1
     headers = {"Retry-After": str(seconds)} if status in (429, 503) else {}
     headers |= {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+    headers |= (error.headers or {}) if isinstance(error, HTTPException) else {}
     return JSONResponse(body, status, headers)
 
 
-async def on_invalid(_: Request, error: Exception) -> JSONResponse:
-    """The response to a body that has not the fields of its route."""
-    assert isinstance(error, RequestValidationError)
-    problems = error.errors()
+def refusal_of(problems: Sequence[Mapping[str, Any]]) -> Refused:
+    """The error of a request that has not the fields of its route.
+
+    Args:
+      problems: as pydantic lists them.
+    """
     # A value that may be of several types has an error for each, whose places begin alike.
     alike = os.path.commonprefix([problem["loc"] for problem in problems])
-    if len(alike) < 2:  # Errors of several fields: the first one is enough.
+    if not alike:  # Errors of several fields: the first one is enough.
         problems, alike = problems[:1], problems[0]["loc"]
-    place = [str(part) for part in alike if part != "body"]
+    place = [str(part) for part in alike]
     if problems[0]["type"] == "unsupported":
         param = ".".join([*place, problems[0]["ctx"]["field"]])
-        return JSONResponse(body_of(400, "unsupported", problems[0]["msg"], param), 400)
+        return Refused(400, "unsupported", problems[0]["msg"], param)
     param = ".".join(place)
     reasons = dict.fromkeys(reason_of(problem) for problem in problems)
     message = f"{param or 'the body'}: {' or: '.join(reasons)}"
-    return JSONResponse(body_of(400, "invalid_request", message, param or None), 400)
+    return Refused(400, "invalid_request", message, param or None)
 
 
 def reason_of(problem: Mapping[str, Any]) -> str:
@@ -139,12 +138,3 @@ def reason_of(problem: Mapping[str, Any]) -> str:
     if problem["type"] == "too_long":
         return f"there may be {problem['ctx']['max_length']}, got {problem['ctx']['actual_length']}"
     return problem["msg"]
-
-
-async def on_http(_: Request, error: Exception) -> JSONResponse:
-    """The response to a path or a method that no route has."""
-    assert isinstance(error, HTTPException)
-    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http")
-    return JSONResponse(
-        body_of(error.status_code, code, str(error.detail)), error.status_code, error.headers
-    )

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from prompt_jax.serve.http.errors import Refused, response_to
 from prompt_jax.serve.http.logs import ACCESS, HEADER, Trace, tracing
 from prompt_jax.serve.http.metrics import Metrics
-from prompt_jax.serve.http.run import CLOSE, is_loopback
+from prompt_jax.serve.http.run import is_loopback
 from prompt_jax.serve.http.traces import Traces
 
 HOST = re.compile(r"([A-Za-z0-9.\-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
@@ -92,20 +92,20 @@ class Gate:
                 request.span = self.traces.begin(scope, headers)
             self._running += 1
             try:
-                async with asyncio.timeout(self.patience):
+                async with asyncio.timeout(self.patience) as limit:
                     await self._pass(scope, headers, receive, sent.send)
-            except TimeoutError:
-                broken = LATE
-                if not sent.status:
-                    message = f"a request has {self.patience:.0f} s in all"
-                    await refuse(sent.send, 408, "too_slow", message)
             except ClientDisconnect:
                 pass  # In the middle of what it sent.
             except Exception as error:
+                slow = isinstance(error, TimeoutError) and limit.expired()
+                if slow:
+                    message = f"a request has {self.patience:.0f} s in all"
+                    broken, error = LATE, Refused(408, "too_slow", message)
                 response = response_to(error)
-                if sent.status:  # Half an answer: its connection is closed.
+                if not sent.status:
+                    await response(scope, receive, sent.send)
+                elif not slow:  # Half an answer: its connection is closed.
                     raise
-                await response(scope, receive, sent.send)
             finally:
                 self._running -= 1
                 code = request.broken or sent.code(broken)
@@ -128,10 +128,6 @@ class Gate:
         length = headers.get("content-length", "0")
         if problem := self._host_problem(headers.get("host", "")):
             await refuse(send, 400, "invalid_host", problem)
-        elif "transfer-encoding" in headers and "content-length" in headers:
-            # A proxy that goes by the other of them would take its rest for another request.
-            message = "a body has a Content-Length or a Transfer-Encoding, got both"
-            await refuse(send, 400, "invalid_http", message, CLOSE)
         elif not length.isdigit() or int(length) > limit:
             await _drain(receive, DRAINED)
             await refuse(send, 413, "too_large", too_large)
@@ -180,11 +176,9 @@ async def _drain(receive: Receive, limit: int) -> None:
         read, unread = read + len(message.get("body", b"")), message.get("more_body", False)
 
 
-async def refuse(
-    send: Send, status: int, code: str, message: str, *headers: tuple[bytes, bytes]
-) -> None:
+async def refuse(send: Send, status: int, code: str, message: str) -> None:
     """An error without an application."""
     response = response_to(Refused(status, code, message))
-    headers = (*response.raw_headers, *headers)
-    await send({"type": "http.response.start", "status": status, "headers": headers})
+    start = {"type": "http.response.start", "status": status, "headers": response.raw_headers}
+    await send(start)
     await send({"type": "http.response.body", "body": response.body})

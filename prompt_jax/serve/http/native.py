@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import StreamingResponse
 from jaxtyping import Float, Int
 
 from prompt_jax.answers.spans import best_span
@@ -25,9 +25,9 @@ def add_native(app: FastAPI) -> None:
     responses: Responses = app.state.responses
 
     @app.post("/v1/classify", **answers(shapes.Classification))
-    async def classify(request: Request, body: schemas.ClassifyRequest) -> JSONResponse:
+    async def classify(request: Request, body: schemas.ClassifyRequest) -> shapes.Classification:
         if body.prompts is not None:
-            return JSONResponse(await _ensemble(responses, request.state.view, body))
+            return await _ensemble(responses, request.state.view, body)
         served = await responses.served(request.state.view, body)
         labels = labels_of(body.labels, served or PLAIN, responses.unknown)
         texts = await responses.tokens(body.input, served, body.truncate_prompt_tokens)
@@ -44,23 +44,22 @@ def add_native(app: FastAPI) -> None:
         identity = responses.identity(served)
         read = sum(map(len, texts))
         responses.metrics.count("classification", identity["model"], len(data), read=read)
-        # As it is: FastAPI would look at every number of it first.
-        return JSONResponse(shapes.Classification(object="list", data=data, **identity))
+        return shapes.Classification(object="list", data=data, **identity)
 
     @app.post("/v1/tags", **answers(shapes.Tagging))
-    async def tags(request: Request, body: schemas.MarkRequest) -> JSONResponse:
+    async def tags(request: Request, body: schemas.MarkRequest) -> shapes.Tagging:
         served, rows = await _marked(responses, request.state.view, body, "tagging")
         data = [tagged(index, served.class_names, *row) for index, row in enumerate(rows)]
         identity = responses.identity(served)
-        return JSONResponse(shapes.Tagging(object="list", data=data, **identity))
+        return shapes.Tagging(object="list", data=data, **identity)
 
     @app.post("/v1/spans", **answers(shapes.Spans))
-    async def spans(request: Request, body: schemas.MarkRequest) -> JSONResponse:
+    async def spans(request: Request, body: schemas.MarkRequest) -> shapes.Spans:
         served, rows = await _marked(responses, request.state.view, body, "span")
         labels = served.task.labels if served.task else ()
         data = [answer_span(index, labels, *row) for index, row in enumerate(rows)]
         identity = responses.identity(served)
-        return JSONResponse(shapes.Spans(object="list", data=data, **identity))
+        return shapes.Spans(object="list", data=data, **identity)
 
     @app.post("/v1/generate", **answers(shapes.Completion, streams=True))
     async def generate(request: Request, body: schemas.GenerateRequest) -> JSON | StreamingResponse:

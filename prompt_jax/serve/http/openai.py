@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import StreamingResponse
 
 from prompt_jax.config import InputError
 from prompt_jax.data.files import whole
@@ -51,7 +51,7 @@ def add_openai(app: FastAPI) -> None:
         return await respond(responses, body, [(served, text)], CHAT)
 
     @app.post("/v1/embeddings", **answers(shapes.Embeddings))
-    async def embeddings(request: Request, body: schemas.EmbeddingRequest) -> JSONResponse:
+    async def embeddings(request: Request, body: schemas.EmbeddingRequest) -> shapes.Embeddings:
         served = await responses.served(request.state.view, body)
         texts = await responses.tokens(body.input, truncate=body.truncate_prompt_tokens)
         engine, timeout = responses.engine, responses.timeout
@@ -67,8 +67,7 @@ def add_openai(app: FastAPI) -> None:
         identity = responses.identity(served)
         responses.metrics.count("embedding", identity["model"], len(data), read=read)
         usage = shapes.ReadUsage(prompt_tokens=read, total_tokens=read)
-        # As it is: FastAPI would look at every number of it first.
-        return JSONResponse(shapes.Embeddings(object="list", data=data, usage=usage, **identity))
+        return shapes.Embeddings(object="list", data=data, usage=usage, **identity)
 
 
 def messages_in(messages: Sequence[schemas.Message]) -> Messages:

@@ -2,7 +2,8 @@
 
 import asyncio
 import functools
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from typing import TypeVar
 
@@ -155,10 +156,54 @@ async def gathered(requests: Iterable[Future[Answer]]) -> list[Answer]:
       requests: begins one as it is read; where one is refused or the caller leaves, those before
         it are cancelled.
     """
-    futures: list[Future[Answer]] = []
+    loop, futures = asyncio.get_running_loop(), list[Future[Answer]]()
+    end = loop.create_future()
+
+    def note(future: Future[Answer]) -> None:
+        # Of the first that fails nobody waits for the others.
+        ready = all(map(Future.done, futures)) or future.cancelled() or future.exception()
+        if ready and not end.done():
+            end.set_result(None)
+
     try:
         futures.extend(requests)
-        return list(await asyncio.gather(*map(asyncio.wrap_future, futures)))
-    finally:
+        for future in futures:
+            future.add_done_callback(lambda future: _bring(loop, functools.partial(note, future)))
+        await end
+        failed = [future for future in futures if future.cancelled() or _error(future)]
+        return [future.result() for future in failed or futures]
+    except BaseException:
         for future in futures:
             future.cancel()
+        raise
+
+
+def _error(future: Future[Answer]) -> BaseException | None:
+    return future.exception() if future.done() else None
+
+
+ARRIVED: dict[asyncio.AbstractEventLoop, list[Callable[[], None]]] = {}
+"""What other threads have done, until the loop takes it in."""
+LOCK = threading.Lock()
+
+
+def _bring(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
+    """Has a loop call something soon; from any thread.
+
+    A loop that woke up for every row of a batch would as often take the interpreter from the
+    engine, in the middle of the batch: it takes all that has arrived at one go.
+    """
+    with LOCK:
+        calls = ARRIVED.setdefault(loop, [])
+        calls.append(call)
+        if loop.is_closed():
+            del ARRIVED[loop]
+        elif len(calls) == 1:
+            loop.call_soon_threadsafe(_take, loop)
+
+
+def _take(loop: asyncio.AbstractEventLoop) -> None:
+    with LOCK:
+        calls = ARRIVED.pop(loop)
+    for call in calls:
+        call()

@@ -1,9 +1,11 @@
 """A server from start to end: ready once it is warm, and gone once what it took is answered."""
 
+import gc
 import ipaddress
 import math
 import signal
 import socket
+import sys
 import time
 from types import FrameType
 
@@ -17,6 +19,21 @@ from prompt_jax.serve.http.keys import Keys
 CLOSE = (b"connection", b"close")
 SLACK = 15.0
 """Seconds for sending and receiving, beside those that a request has for its answer."""
+SWITCH = 0.001
+"""Seconds after which a thread gives the interpreter to another that waits for it."""
+
+
+def share_interpreter() -> None:
+    """Keeps threads from holding up each other; what a server does once it is warm.
+
+    The engine, the event loop and what compiles beside them are threads of one interpreter.
+    """
+    # Python's own 5 ms are long beside a batch, which needs the interpreter several times.
+    sys.setswitchinterval(SWITCH)
+    gc.collect()
+    # All that is there stays to the end. The collector would look through it now and then, for
+    # 0.2 s in which no thread runs.
+    gc.freeze()
 
 
 def is_loopback(host: str) -> bool:
@@ -98,7 +115,7 @@ def server_of(
     config = uvicorn.Config(
         app, host=host, port=port, log_level="warning", timeout_keep_alive=30, server_header=False,
         timeout_graceful_shutdown=math.ceil(timeout + SLACK), http=connections.Connection,
-        limit_concurrency=connections.CONNECTIONS, h11_max_incomplete_event_size=2**16, ws="none",
-        access_log=False, log_config=None, lifespan="on",
+        limit_concurrency=connections.CONNECTIONS, ws="none", access_log=False,
+        log_config=None, lifespan="on",
     )  # fmt: skip
     return Server(config, app, drain)

@@ -1,0 +1,217 @@
+"""`prompt-jax reproduce`: the tables of a paper, with its figures beside those of our runs."""
+
+import json
+import re
+import shlex
+import statistics
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tyro.conf import Positional
+
+from prompt_jax.cli.arguments import (
+    Answering,
+    Experiment,
+    bound,
+    parse,
+    starting_config,
+    trained_on,
+)
+from prompt_jax.config import Config, PaperConfig, PaperRow, PaperTable, choose
+from prompt_jax.runtime import prepare
+
+Scores = dict[str, float]
+"""Metrics by name."""
+
+
+class Work:
+    """The runs of one table at one size, in a folder that remembers what is done."""
+
+    def __init__(self, paper: PaperConfig, path: Path, table: str, size: str, out: str, flags: str):
+        self.size, self.table, self.flags = size, paper.tables[table], flags
+        self.config = path.parent / paper.config.format(size=size)
+        self.folder = Path(out or f"runs/{path.resolve().parent.name}") / size / _slug(table)
+
+    def run_of(self, row: PaperRow, seed: int) -> Path:
+        """The folder of a run."""
+        return self.folder / _slug(row.name) / str(seed)
+
+    def training(self, row: PaperRow, seed: int) -> list[str]:
+        """The arguments of `prompt-jax train` for a run."""
+        words = [str(self.config), *shlex.split(row.train.format(size=self.size))]
+        if row.start:
+            source = self.run_of(self.table.trained(PaperRow(row.start)), 0)
+            words += ["--method.init", "file", "--method.init-file", str(source / "prompt")]
+        words += ["--train.seed", str(seed), "--out", str(self.run_of(row, seed))]
+        return [*words, *shlex.split(self.flags)]
+
+    def scoring(self, row: PaperRow, seed: int) -> list[str]:
+        """The arguments of `prompt-jax evaluate` for a run."""
+        folder = self.run_of(self.table.trained(row), seed)
+        return ["--prompt", str(folder), *shlex.split(row.evaluate)]
+
+    def commands(self) -> list[str]:
+        """All that has to be run, in order."""
+        lines = []
+        for row in self.table.rows:
+            for seed in range(self.table.trained(row).seeds):
+                if row.train:
+                    lines.append("prompt-jax train " + shlex.join(self.training(row, seed)))
+                lines.append("prompt-jax evaluate " + shlex.join(self.scoring(row, seed)))
+        return lines
+
+
+def run(arguments: list[str]) -> None:
+    """Runs the tables of a paper."""
+
+    def reproduce(
+        paper: Positional[str],
+        *,
+        table: str,
+        size: str,
+        out: str = "",
+        flags: str = "",
+        show: bool = False,
+    ) -> None:
+        """Trains and scores what a table needs, and writes it beside the paper's figures.
+
+        What is done already is not run again, and a run that was stopped goes on.
+
+        Args:
+          paper: a config file, such as configs/lester2021/paper.py.
+          table: one of its tables.
+          size: of the backbone.
+          out: where the runs and the table go; empty is runs/ and the paper's folder.
+          flags: of `prompt-jax train`, over those of every run, e.g. "--train.steps 3000".
+          show: print the commands, and run nothing.
+        """
+        known = bound(paper, PaperConfig)
+        choose("table", table, known.tables)
+        choose("size", size, known.sizes)
+        work = Work(known, Path(paper), table, size, out, flags)
+        if show:
+            print("\n".join(work.commands()))
+            return
+        prepare()
+        _train(work)
+        scores = _score(work)
+        text = f"# {known.title}: {work.table.title}\n\n{_markdown(known, work, scores)}\n"
+        (work.folder / "table.md").write_text(text, encoding="utf-8")
+        print(text, end="")
+
+    parse(reproduce, "reproduce", arguments)
+
+
+def config_of(arguments: list[str]) -> Config:
+    """The experiment that arguments of `prompt-jax train` describe."""
+    default, arguments = starting_config(arguments)
+    parsed: list[Config] = []
+
+    def hold(config: Experiment = default) -> None:
+        parsed.append(config)
+
+    parse(hold, "train", arguments)
+    return parsed[0]
+
+
+def _answering(arguments: list[str]) -> Answering:
+    """The saved prompt and its data that arguments of `prompt-jax evaluate` describe."""
+    default = trained_on(arguments)
+    parsed: list[Answering] = []
+
+    def hold(saved: Annotated[Answering, tyro.conf.arg(name="")] = default) -> None:
+        parsed.append(saved)
+
+    parse(hold, "evaluate", arguments)
+    return parsed[0]
+
+
+def _train(work: Work) -> None:
+    from prompt_jax import experiment
+
+    for row in work.table.rows:
+        for seed in range(row.seeds if row.train else 0):
+            folder = work.run_of(row, seed)
+            if not (folder / "prompt").is_dir() or not (folder / "report.md").is_file():
+                config = config_of(work.training(row, seed))
+                started = (folder / "config.json").is_file()
+                experiment.train(config, resume=started, say=_say)
+
+
+def _score(work: Work) -> dict[str, dict[str, Scores]]:
+    """By row and column, the metrics of its runs."""
+    path = work.folder / "scores.json"
+    scores = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    for row in work.table.rows:
+        seeds = work.table.trained(row).seeds
+        runs = scores.setdefault(row.name, {})
+        missing = [str(seed) for seed in range(seeds) if str(seed) not in runs]
+        for seed in missing:
+            runs[seed] = _evaluated(work.scoring(row, int(seed)))
+        if "ensemble" in row.published and "ensemble" not in runs:
+            runs["ensemble"] = _ensemble([work.scoring(row, seed) for seed in range(seeds)])
+        path.write_text(json.dumps(scores, indent=1), encoding="utf-8")
+    return scores
+
+
+def _evaluated(arguments: list[str]) -> Scores:
+    from prompt_jax import experiment
+    from prompt_jax.experiment.evaluation import TUNED
+
+    saved = _answering(arguments)
+    prompt, backbone = saved.load()
+    config = Config(backbone=backbone.name, data=saved.data, task=saved.task, eval=saved.eval)
+    results = experiment.evaluate_prompt(config, prompt, backbone, say=_say)
+    # Validation stands first where there is such a set.
+    return dict(next(iter(results[TUNED].values())))
+
+
+def _ensemble(runs: list[list[str]]) -> Scores:
+    """The metrics of prompts that vote; none where answers are written and not chosen."""
+    from prompt_jax import experiment
+    from prompt_jax.prompts import load_shaped
+
+    saved = _answering(runs[0])
+    first, backbone = saved.load()
+    if first.task is None or not first.task.choices:
+        return {}
+    others = [load_shaped(_answering(arguments).prompt) for arguments in runs[1:]]
+    config = Config(backbone=backbone.name, data=saved.data, task=saved.task, eval=saved.eval)
+    results = experiment.evaluate_ensemble(config, [first, *others], backbone, "vote", say=_say)
+    *_, together = results.values()
+    return dict(next(iter(together.values())))
+
+
+def _markdown(paper: PaperConfig, work: Work, scores: dict[str, dict[str, Scores]]) -> str:
+    from prompt_jax import report
+
+    table, size = work.table, paper.published_size
+    published = [f"{column}, {size} in the paper" for column in table.columns if size]
+    rows = [["", *(f"{column}, {work.size} here" for column in table.columns), *published]]
+    for row in table.rows:
+        cells = [_cell(row, table, column, scores[row.name]) for column in table.columns]
+        figures = (row.published.get(column) for column in table.columns if size)
+        rows.append([row.name, *cells, *("" if f is None else f"{f:.1f}" for f in figures)])
+    return report.markdown(rows)
+
+
+def _cell(row: PaperRow, table: PaperTable, column: str, runs: dict[str, Scores]) -> str:
+    if column == "ensemble":
+        chosen = [runs["ensemble"]] if runs.get("ensemble") else []
+    else:
+        chosen = [runs[str(seed)] for seed in range(table.trained(row).seeds)]
+    values = [100 * run[row.metric or next(iter(run))] for run in chosen]
+    if not values:
+        return ""
+    if column != "average" or len(values) == 1:
+        return f"{max(values):.1f}"
+    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"\W+", "_", name.lower()).strip("_")
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
