@@ -13,7 +13,15 @@ from jaxtyping import Array
 from prompt_jax.config import InputError, MethodConfig, TrainConfig
 from prompt_jax.data import Batch, Batches
 from prompt_jax.losses import Loss
-from prompt_jax.sharding import place_rows, rows_of, whole
+from prompt_jax.sharding import (
+    Grid,
+    check_rows,
+    place_rows,
+    replicate,
+    rows_of,
+    whole,
+    whole_rows,
+)
 from prompt_jax.train import Aux, Member, State, run_steps, train_step
 from prompt_jax.trees import Mesh, Tree, Tuned
 
@@ -124,17 +132,24 @@ def compile_population_step(
     if mesh is None:
         return jax.jit(step, donate_argnums=0)
     # States stay where their members are; the compiler, left to itself, might gather them.
-    return jax.jit(step, donate_argnums=0, out_shardings=(rows_of(mesh), whole(mesh)))
+    states = whole(mesh) if shares_model(mesh) else rows_of(mesh)
+    return jax.jit(step, donate_argnums=0, out_shardings=(states, whole(mesh)))
 
 
-def check_whole_models(mesh: Mesh | jax.sharding.AbstractMesh | None) -> None:
-    """Checks that members can be shared out over a mesh, each device having a whole model."""
-    if mesh is not None and mesh.shape["fsdp"] * mesh.shape["tensor"] > 1:
-        raise InputError(
-            "members of a population are shared out along mesh.data, each device with a whole "
-            f"model, and mesh.fsdp is {mesh.shape['fsdp']} and mesh.tensor {mesh.shape['tensor']}; "
-            "set both to 1, or train one prompt at a time"
-        )
+def shares_model(mesh: Grid | None) -> bool:
+    """Whether devices share a model, and so the rows of every member; else they share members."""
+    return mesh is not None and mesh.shape["fsdp"] * mesh.shape["tensor"] > 1
+
+
+def check_members(rows: int, mesh: Grid | None) -> None:
+    """Checks that a step of each member, of so many rows, divides over the devices of a model."""
+    if shares_model(mesh):
+        check_rows(rows, mesh)
+
+
+def filled(count: int, mesh: Grid | None) -> int:
+    """Members that a program is for, so that each device that has members has as many."""
+    return count if shares_model(mesh) else whole_rows(count, mesh)
 
 
 def stacked_batches(members: Sequence[Batches], steps: Iterable[np.ndarray]) -> Iterator[Batch]:
@@ -179,13 +194,20 @@ def fit_population(
 
     Args:
       step_fn: of `compile_population_step`; it compiles once for N and the lengths of a batch.
-      mesh: that of the backbone; each device has its part of the members.
+      mesh: that of the backbone; each device has its part of the members, or of all their rows.
     """
-    # N is split as the rows of a batch are: a device has whole members, and shares no gradient.
-    states, members = (place_rows(tree, mesh) for tree in (states, members))
+    if shares_model(mesh):
+        # Trees of all members on all devices, as that of one prompt is: they are small. The rows
+        # of each are split as those of one prompt are, and what a model constrains inside of
+        # vmap says nothing of the axis of members.
+        states, members = (replicate(tree, mesh) for tree in (states, members))
+    else:
+        # N is split as the rows of a batch are: a device has whole members, and shares no gradient.
+        states, members = (place_rows(tree, mesh) for tree in (states, members))
+    axis = int(shares_model(mesh))
 
     def step(states: State, batch: Batch) -> tuple[State, Aux]:
-        return step_fn(states, frozen, place_rows(batch, mesh), members)
+        return step_fn(states, frozen, place_rows(batch, mesh, axis), members)
 
     def report(step: int, states: State | None, metrics: Aux) -> bool:
         if after_step is not None:

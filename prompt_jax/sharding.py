@@ -94,16 +94,19 @@ def _ways(part: Sequence[str], mesh: Grid) -> int:
     return math.prod(mesh.shape[axis] for axis in part)
 
 
-def place_rows(tree: Tree, mesh: Mesh | None) -> Tree:
+def place_rows(tree: Tree, mesh: Mesh | None, axis: int = 0) -> Tree:
     """Arrays whose rows are shared out over devices; those whose rows do not divide, on all.
 
     Every process has all rows, and puts on its devices those that they hold.
+
+    Args:
+      axis: that of the rows.
     """
     if mesh is None:
         return tree
 
     def place(leaf: ArrayLike) -> jax.Array:
-        spec = activation_spec(("batch",), np.shape(leaf), mesh)
+        spec = activation_spec((*[None] * axis, "batch"), np.shape(leaf), mesh)
         return _put(leaf, NamedSharding(mesh, spec))
 
     return jax.tree.map(place, tree)
@@ -236,7 +239,7 @@ def mesh_shape(
     # How many devices have to share one copy of the weights.
     parts = -(-size // int(ROOM * (memory or device_memory(devices))))
     if tensor == "auto":
-        local = sum(device.process_index == devices[0].process_index for device in devices)
+        local = sum(_host(device) == _host(devices[0]) for device in devices)
         needed = -(-parts // (1 if fsdp == "auto" else fsdp))
         fit = [n for n in _divisors(left) if heads % n == 0 and n <= local]
         tensor = next((n for n in fit if n >= needed), fit[-1])
@@ -246,6 +249,12 @@ def mesh_shape(
         fsdp = next((n for n in fit if n * tensor >= parts), fit[-1])
         left //= fsdp
     return (left if data == "auto" else data), fsdp, tensor
+
+
+def _host(device: Device) -> int:
+    """What devices of one host have in common."""
+    # Slurm may start a process a GPU, where JAX numbers hosts as slices: what NVLink joins is one.
+    return device.slice_index if device.platform == "gpu" else device.process_index
 
 
 def check_mesh(mesh: Mesh, heads: int) -> None:
@@ -298,9 +307,14 @@ def _divisors(n: int) -> list[int]:
 
 def device_memory(devices: Sequence[Device]) -> int:
     """Bytes of one of the devices, all alike; `ASSUMED_MEMORY` where they do not tell."""
+    return memory_limit(devices) or ASSUMED_MEMORY
+
+
+def memory_limit(devices: Sequence[Device]) -> int | None:
+    """Bytes that JAX has of one of the devices, all alike; None where they do not tell."""
     # A device of another process tells nothing, not even that.
     local = next(d for d in devices if d.process_index == jax.process_index())
-    return (local.memory_stats() or {}).get("bytes_limit", ASSUMED_MEMORY)
+    return (local.memory_stats() or {}).get("bytes_limit")
 
 
 def _grid(shape: tuple[int, int, int], devices: list[Device]) -> np.ndarray:

@@ -21,6 +21,17 @@ from prompt_jax.data import Batch
 from prompt_jax.generate import generate, score
 from prompt_jax.losses import loss_fn
 from prompt_jax.methods import LoraConfig, PrefixTuningConfig, PromptTuningConfig, init, materialize
+from prompt_jax.population import (
+    compile_population_step,
+    filled,
+    fit_population,
+    joined,
+    length_of,
+    member,
+    members_of,
+    shares_model,
+    stack,
+)
 from prompt_jax.serve import Engine
 from prompt_jax.sharding import AXES, build_mesh, place_rows, whole
 from prompt_jax.testing import CONFIGS
@@ -115,8 +126,8 @@ def on_mesh(backbone, mesh):
     return dataclasses.replace(backbone, config=config, params=params)
 
 
-def batch_of(rows=8, text=6, target=2):
-    rng = np.random.default_rng(0)
+def batch_of(rows=8, text=6, target=2, seed=0):
+    rng = np.random.default_rng(seed)
     mask = np.arange(text) < rng.integers(2, text + 1, rows)[:, None]
     tokens = np.where(mask, rng.integers(2, 60, (rows, text)), 0).astype(np.int32)
     tokens[:, :2] = MODELS["bert"].mask_token_id
@@ -318,3 +329,39 @@ def test_an_engine_on_a_mesh_answers_as_one_on_a_device(name):
             answers.append((scores, [future.result().tokens.tolist() for future in written]))
     np.testing.assert_allclose(*(scores for scores, _ in answers), rtol=1e-5, atol=1e-5)
     assert answers[0][1] == answers[1][1]
+
+
+TOGETHER = [
+    ("t5", "prompt", (8, 1, 1)), ("t5", "lora", (1, 8, 1)), ("gpt2", "prefix", (1, 1, 8)),
+    ("t5", "prefix", (2, 2, 2)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "kind", "sizes"), TOGETHER)
+def test_members_equal_single_runs(name, kind, sizes):
+    """Four prompts at once over a model on a mesh, beside each alone on one device."""
+    backbone, steps = one_device(name), 2
+    method = dataclasses.replace(METHODS[kind], task_type=backbone.task_types[0])
+    config = TrainConfig(steps=steps, optimizer="adamw", learning_rate=0.03)
+    trees = [noisy(init(method, backbone, jax.random.key(i)), i) for i in range(4)]
+    batches = [[batch_of(seed=10 * i + step) for step in range(steps)] for i in range(4)]
+    mesh = mesh_of(*sizes)
+    shared, at = on_mesh(backbone, mesh), np.resize(range(4), filled(4, mesh))
+    # Where devices share members out, each has a whole model.
+    loss = loss_fn(method, shared if shares_model(mesh) else backbone)
+    found = fit_population(
+        compile_population_step(loss, config, mesh),
+        stack([start(trees[i], config) for i in at]),
+        shared.params,
+        [joined([batches[i][step] for i in at]) for step in range(steps)],
+        members_of([config] * len(at), [method] * len(at), length_of(method)),
+        mesh=mesh,
+    )
+    loss = loss_fn(method, backbone)
+    way = {"config": config, "step_fn": compile_step(loss, config)}
+    for i, tree in enumerate(trees):
+        alone = fit(loss, start(tree, config), backbone.params, batches[i], **way)
+        jax.tree.map(
+            functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5),
+            *jax.device_get((member(found.tuned, i), alone.tuned)),
+        )

@@ -9,6 +9,7 @@ from task_rows import FIXTURES, SUITES, page, task_of
 
 from prompt_jax.answers.referents import judged
 from prompt_jax.config import METRICS, InputError, TaskConfig
+from prompt_jax.data import load_rows
 from prompt_jax.metrics import measure
 from prompt_jax.tasks import (
     TASKS,
@@ -177,3 +178,54 @@ def test_the_rouge_of_sentences_parts_them():
     scores = measure(("rougeLsum",), ["Bo slept . Ada sang ."], ["Ada sang .\nBo slept ."])
     assert scores["rougeLsum"] == 1.0
     assert measure(("rougeL",), ["Bo slept . Ada sang ."], ["Ada sang .\nBo slept ."]).score < 1
+
+
+FEATURES = {
+    "multirc": ("paragraph question answer", ("False", "True")),
+    "record": ("passage query", ()),
+    "wsc.fixed": ("text span1_text span2_text", ("False", "True")),
+    "cb": ("premise hypothesis", ("entailment", "contradiction", "neutral")),
+}
+"""Columns of texts, and the class labels, of configurations as the hub has them."""
+
+
+@pytest.fixture
+def super_glue(tmp_path, monkeypatch):
+    """A clone of the hub's SuperGLUE in the working folder, a split of made rows each."""
+    library = pytest.importorskip("datasets")
+    library.disable_progress_bars()
+    monkeypatch.setattr(library.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(library.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.chdir(tmp_path)
+    folder, card = tmp_path / "aps" / "super_glue", ["---", "configs:"]
+    text, number, texts = library.Value("string"), library.Value("int32"), library.List
+    for name, (columns, labels) in FEATURES.items():
+        rows = [dict(fixture.row) for fixture in FIXTURES[f"tfds:super_glue/{name}"]]
+        features = dict.fromkeys(columns.split(), text)
+        features |= {
+            column: {inner: number for inner in value} if isinstance(value, dict) else number
+            for column, value in rows[0].items()
+            if isinstance(value, dict | int)
+        }
+        features |= {c: texts(text) for c, value in rows[0].items() if isinstance(value, list)}
+        if labels:
+            features["label"] = library.ClassLabel(names=list(labels))
+            rows = [row | {"label": labels.index(row["label"])} for row in rows]
+        (folder / name).mkdir(parents=True)
+        dataset = library.Dataset.from_list(rows, features=library.Features(features))
+        dataset.to_parquet(folder / name / "validation-00000-of-00001.parquet")
+        card += [f"- config_name: {name}", "  data_files:", "  - split: validation"]
+        card += [f"    path: {name}/validation-*"]
+    (folder / "README.md").write_text("\n".join([*card, "---", ""]))
+
+
+@pytest.mark.slow  # The library takes a second to import.
+@pytest.mark.parametrize("name", FEATURES)
+def test_a_benchmark_of_the_hub_is_read_as_the_paper_has_it(name, super_glue):
+    rows = load_rows(f"hf:aps/super_glue/{name}", "validation")
+    fixtures = FIXTURES[f"tfds:super_glue/{name}"]
+    task = task_of(f"hf:aps/super_glue/{name}@main", rows[0])
+    for row, fixture in zip(rows, fixtures, strict=True):
+        example = to_example(task, row)
+        assert (str(example.source), example.target) == (fixture.source, fixture.target)
+        assert (example.others, example.group) == (fixture.others, fixture.group)

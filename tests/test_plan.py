@@ -2,14 +2,19 @@
 
 import dataclasses
 import json
+import re
 import sys
+from types import SimpleNamespace
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from prompt_jax import cli
+from prompt_jax.backbones.blocks import MLP, stack
+from prompt_jax.backbones.t5 import T5Config
 from prompt_jax.config import (
     BackboneConfig,
     Config,
@@ -20,9 +25,21 @@ from prompt_jax.config import (
     TaskConfig,
     TrainConfig,
 )
-from prompt_jax.plan import TOPOLOGIES, Plan, as_json, draw, plan, plan_remat, search, text
-from prompt_jax.plan.chips import devices_of
-from prompt_jax.plan.costs import traffic_of, work_of
+from prompt_jax.plan import (
+    TOPOLOGIES,
+    Plan,
+    as_json,
+    draw,
+    fitted,
+    plan,
+    plan_remat,
+    planned,
+    search,
+    text,
+)
+from prompt_jax.plan.chips import devices_of, links_of
+from prompt_jax.plan.compiled import Traffic, read_compiled
+from prompt_jax.plan.costs import work_of
 from prompt_jax.plan.plan import _needed, _rank, _text, alternatives
 from prompt_jax.plan.programs import programs_of
 
@@ -45,11 +62,76 @@ ENTRY %main (a: f32[3]) -> f32[3] {
   %f = f32[3] fusion(%a), kind=kLoop, calls=%fused
 }
 """
+GROUPS = "channel_id=7, replica_groups=mesh['a'=2,'b'=4] {'b'}"
+CYCLES = 'backend_config={"window_config":{"estimated_cycles":"100"}}'
+TPU = f"""HloModule jit_step
+
+%started (x: bf16[4,8]) -> bf16[16,8] {{
+  %ag.1 = bf16[16,8] all-gather(%x), {GROUPS}, dimensions={{0}}
+  ROOT %c.1 = (bf16[16,8], u32[]) custom-call(%ag.1), custom_call_target="AsyncCollectiveStart"
+}}
+
+%beside (x: bf16[4,8], y: bf16[64,8]) -> bf16[64,8] {{
+  %ag.2 = bf16[16,8] all-gather(%x), {GROUPS}, dimensions={{0}}
+}}
+
+%done (x: bf16[4,8]) -> bf16[16,8] {{
+  %ag.3 = bf16[16,8] all-gather(%x), {GROUPS}, dimensions={{0}}
+}}
+
+%all-reduce-scatter.1 (x: f32[8,8]) -> f32[4,8] {{
+  %ar = f32[8,8] all-reduce(%x), channel_id=8, replica_groups=[4,2]<=[8], to_apply=%add
+}}
+
+%body (p: (s32[], bf16[4,8])) -> (s32[], bf16[4,8]) {{
+  %s = (bf16[16,8], u32[]) fusion(%x), calls=%started
+  %m = bf16[64,8] fusion(%s), calls=%beside, metadata={{op_name="jit/mlp/wi/dot"}}, {CYCLES}
+  %d = bf16[16,8] fusion(%s), kind=kCustom, calls=%done
+  %r = f32[4,8] fusion(%g), kind=kCustom, calls=%all-reduce-scatter.1
+  %k = s8[8,8] copy(%w), {CYCLES}
+}}
+
+%until (q: (s32[], bf16[4,8])) -> pred[] {{
+  %n = s32[] constant(24)
+}}
+
+ENTRY %main (a: f32[3]) -> f32[3] {{
+  %w = (s32[], bf16[4,8]) while(%t), condition=%until, body=%body
+}}
+"""
 
 
 def test_collectives_in_a_loop_count_as_often_as_it_runs():
-    found = {(t.kind, t.bytes): t.times for t in traffic_of(HLO)}
-    assert found == {("all-reduce", 64): 24, ("all-gather", 64): 24, ("all-reduce", 5120): 1}
+    found = {(t.kind, t.bytes): (t.times, t.hidden) for t in read_compiled(HLO).traffic}
+    assert found == {
+        ("all-reduce", 64): (24, False),
+        ("all-gather", 64): (24, True),
+        ("all-reduce", 5120): (1, False),
+    }
+
+
+def test_what_is_written_several_times_travels_once():
+    """libtpu writes a gathering at its start, at its end, and in what is computed meanwhile."""
+    gathered, scattered = read_compiled(TPU).traffic
+    assert gathered == Traffic("all-gather", 256, 24, 4, hidden=True)
+    assert scattered == Traffic("reduce-scatter", 256, 24, 2, hidden=False)
+    # Each device has a fourth of the first one, and half of the second one, before.
+    assert (gathered.moved, scattered.moved) == (24 * 192, 24 * 128)
+    assert scattered._replace(kind="all-reduce").moved == 24 * 256
+
+
+def test_cycles_belong_to_parts_of_the_program():
+    assert read_compiled(TPU).cycles == {"copies": 2400, "MLP": 2400}
+
+
+@pytest.mark.parametrize(
+    ("grid", "neighbours"), [((1, 1), 1), ((2, 2), 2), ((2, 4), 3), ((4, 4, 4), 6)]
+)
+def test_links_are_those_to_neighbours(grid, neighbours):
+    kind = "TPU v5 lite" if len(grid) == 2 else "TPU v4"
+    devices = [SimpleNamespace(device_kind=kind, coords=at) for at in np.ndindex(*grid)]
+    assert links_of(devices) == neighbours * 50e9
+    assert links_of([SimpleNamespace(device_kind="NVIDIA H200")]) == 450e9
 
 
 def test_products_of_a_loop_count_as_often_as_it_runs():
@@ -204,6 +286,26 @@ def test_a_model_that_only_reads(bert_folder, config):
         plan(dataclasses.replace(config, backbone=str(bert_folder)), None)
 
 
+class Layer(nn.Module):
+    """The feed-forward of a layer, alone."""
+
+    config: T5Config
+
+    @nn.compact
+    def __call__(self, x):
+        return MLP(self.config, name="mlp")(x), None
+
+
+class Layers(nn.Module):
+    """Four of them."""
+
+    config: T5Config
+
+    @nn.compact
+    def __call__(self, x):
+        return stack(self, Layer, 4, x)[0]
+
+
 class TestTpu:
     """Compiled for TPUs by libtpu, where it is installed."""
 
@@ -233,6 +335,29 @@ class TestTpu:
         assert _text(lowered, lowered.compile()).startswith("HloModule")
 
     @pytest.mark.slow
+    def test_kernels_in_few_bits_are_read_from_their_stack(self):
+        """No product of a scan copies the kernel of its layer out of the stack before it."""
+        place = jax.sharding.SingleDeviceSharding(devices_of("v5e-1")[0])
+        config = T5Config(d_model=256, d_ff=512, gated=False, remat="full", dtype=jnp.bfloat16)
+
+        def shape(dtype, *sizes):
+            return jax.ShapeDtypeStruct(sizes, dtype, sharding=place)
+
+        kernels = {
+            name: {"kernel": shape(jnp.int8, 4, *sizes), "kernel_scale": shape(jnp.float32, 4, out)}
+            for name, *sizes, out in (("wi", 256, 512, 512), ("wo", 512, 256, 256))
+        }
+
+        def total(states, kernels):
+            params = {"layers": {"mlp": kernels}}
+            return Layers(config).apply({"params": params}, states).astype(jnp.float32).sum()
+
+        states = shape(config.dtype, 8, 256, 256)
+        compiled = jax.jit(jax.grad(total)).lower(states, kernels).compile()
+        copies = r"= s8\[(?:1,)?(?:256,512|512,256)\]\S* (?:fusion|copy|dynamic-slice)\("
+        assert re.findall(rf"{copies}.*estimated_cycles", compiled.as_text()) == []
+
+    @pytest.mark.slow
     def test_a_mesh_of_v4_chips(self, config):
         made = plan(dataclasses.replace(config, mesh=MeshConfig(data=2, tensor=2)), "v4-8")
         assert made.fits and made.costs[0].limit == 30.75
@@ -245,6 +370,9 @@ class TestTpu:
         made = plan(data, "v5e-4", programs=("train",))
         (cost,) = made.costs
         assert made.fits and cost.limit == 15.75 and 0 < cost.utilization <= 1
+        assert cost.estimate.seconds == cost.seconds > cost.bounds.seconds
+        assert {"MLP", "attention"} < set(cost.estimate.parts) and cost.estimate.network > 0
+        assert "its compiler's estimate" in text(made)
         largest = max(found.bytes for found in cost.traffic)
         assert largest <= 4 * config.method.num_virtual_tokens * 16
         split = plan(
@@ -279,6 +407,27 @@ def test_a_device_that_does_not_tell_has_what_is_assumed(config, monkeypatch):
     monkeypatch.setattr("prompt_jax.sharding.ASSUMED_MEMORY", 1000)
     with pytest.raises(InputError, match="GiB of each device with remat full, and 0.00 are there"):
         plan_remat(config)
+    # A plan is made all the same, and says so.
+    auto = dataclasses.replace(config, frozen=BackboneConfig(remat="auto"))
+    assert planned(auto, None, programs=("train",)).config.frozen.remat == "full"
+
+
+@pytest.mark.slow
+def test_an_evaluation_has_the_rows_that_fit(config):
+    """What `train` does where a batch of evaluation is too much for its device."""
+    large = dataclasses.replace(config, eval=EvalConfig(batch_size=1024))
+    small = dataclasses.replace(config, eval=EvalConfig(batch_size=256))
+    needed = plan(small, None, programs=("score",)).needed
+    said = []
+    found = fitted(large, memory=needed + 1e-4, say=said.append)
+    assert found == small and len(said) == 1
+    assert said[0].startswith(f"evaluation of 256 rows at a time: {needed:.2f} of the {needed:.2f}")
+    assert said[0].endswith(" with 512") and " with 1024, and " in said[0]
+    # This CPU does not tell how much there is.
+    assert fitted(large, say=said.append) == large and len(said) == 1
+    few = dataclasses.replace(config, eval=EvalConfig(batch_size=2))
+    with pytest.raises(InputError, match="score of 1 rows takes 0.* GiB of each .*, and 0.00 are"):
+        fitted(few, memory=1e-6)
 
 
 @pytest.mark.slow

@@ -22,9 +22,10 @@ from prompt_jax.methods import (
 )
 from prompt_jax.population import (
     check_lengths,
-    check_whole_models,
+    check_members,
     compile_population_step,
     cut,
+    filled,
     fit_population,
     joined,
     member,
@@ -158,10 +159,15 @@ def test_lengths_that_cannot_share_a_program(methods, message):
         check_lengths(methods)
 
 
-def test_members_are_whole_on_a_device():
-    mesh = jax.sharding.AbstractMesh((1, 1, 2), AXES)
-    with pytest.raises(InputError, match="mesh.fsdp is 1 and mesh.tensor 2; set both to 1"):
-        check_whole_models(mesh)
+def test_devices_share_members_or_their_rows():
+    """Members where each device has a model, and the rows of all where devices share one."""
+    apart, shared = (jax.sharding.AbstractMesh(sizes, AXES) for sizes in ((4, 1, 1), (2, 2, 2)))
+    assert (filled(3, None), filled(3, apart), filled(3, shared)) == (3, 4, 3)
+    for mesh in (None, apart):
+        check_members(6, mesh)
+    check_members(8, shared)
+    with pytest.raises(InputError, match="6 rows of a step do not divide over the 4 devices of"):
+        check_members(6, shared)
 
 
 @pytest.fixture

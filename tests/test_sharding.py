@@ -66,11 +66,11 @@ def test_where_an_activation_is_split(names, shape, wanted):
     assert activation_spec(names, shape, grid(2, 2, 2)) == PartitionSpec(*wanted)
 
 
-def device(i, memory=None, process=0, slice_index=0):
+def device(i, memory=None, process=0, slice_index=0, platform="cpu"):
     stats = None if memory is None else {"bytes_limit": memory}
     return SimpleNamespace(
         id=i, process_index=process, slice_index=slice_index, memory_stats=lambda: stats,
-        platform="cpu", device_kind="cpu",
+        platform=platform, device_kind=platform,
     )  # fmt: skip
 
 
@@ -98,6 +98,14 @@ def test_tensor_stays_on_one_host():
     devices = [device(i, 1000, process=i // 2) for i in range(8)]
     config = MeshConfig(fsdp="auto", tensor="auto")
     assert mesh_shape(config, devices, heads=8, size=1500) == (2, 2, 2)
+
+
+def test_tensor_takes_the_gpus_of_a_host_with_a_process_each():
+    devices = [device(i, 1000, process=i, slice_index=i // 4, platform="gpu") for i in range(8)]
+    config = MeshConfig(tensor="auto")
+    assert mesh_shape(config, devices, heads=8, size=1500) == (2, 1, 4)
+    # Not further than a host, however large the model.
+    assert mesh_shape(config, devices, heads=8, size=10**6) == (2, 1, 4)
 
 
 def test_a_device_that_does_not_tell_its_memory():

@@ -151,6 +151,14 @@ def test_input_and_target_need_no_template():
     assert task.metrics == ("accuracy", "macro_f1")
 
 
+def test_text_and_label_need_no_template():
+    rows = [("", {"text": "Fun.", "label": i % 2}) for i in range(8)]
+    task = resolve("file:a.tsv", TaskConfig(), ["text", "label"], rows)
+    assert (task.source, task.target, task.labels) == ("{text}", "{label}", ("0", "1"))
+    task = resolve("file:a.tsv", TaskConfig(), ["input", "target", "text", "label"])
+    assert (task.source, task.target) == ("{input}", "{target}")
+
+
 def test_names_have_three_parts():
     assert parse_name("embedded:sentiment/test_ood_nyt") == (
         "embedded",

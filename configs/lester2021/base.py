@@ -3,7 +3,7 @@
 prompt-jax train configs/lester2021/base.py
 prompt-jax train configs/lester2021/base.py --data.task tfds:super_glue/rte --out runs/base_rte
 
-One chip of a TPU v5e holds it: 1.47 of 15.75 GiB, as compiled by
+What it takes of a chip, and what it keeps there for the backward pass, is told by
 
 prompt-jax plan configs/lester2021/base.py --backbone t5_1_1_base --topology v5e-1
 
@@ -24,7 +24,7 @@ from prompt_jax import (
 config = Config(
     backbone="google/t5-base-lm-adapt",
     out="runs/lester2021/base_boolq",
-    frozen=BackboneConfig(remat="full"),
+    frozen=BackboneConfig(remat="auto"),
     mesh=MeshConfig(fsdp="auto", tensor="auto"),
     method=PromptTuningConfig(num_virtual_tokens=100, init="class_labels"),
     data=DataConfig(task="tfds:super_glue/boolq", max_source_length=412, max_target_length=16),

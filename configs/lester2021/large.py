@@ -24,7 +24,7 @@ from prompt_jax import (
 config = Config(
     backbone="google/t5-large-lm-adapt",
     out="runs/lester2021/large_boolq",
-    frozen=BackboneConfig(remat="full"),
+    frozen=BackboneConfig(remat="auto"),
     mesh=MeshConfig(fsdp="auto", tensor="auto"),
     method=PromptTuningConfig(num_virtual_tokens=100, init="class_labels"),
     data=DataConfig(task="tfds:super_glue/boolq", max_source_length=412, max_target_length=16),

@@ -87,13 +87,13 @@ class MLP(nn.Module):
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         c = self.config
         x = constrain(x, c.mesh, "batch")  # States travel, not weights, see `add`.
+        always = {"use_bias": self.use_bias, "dtype": c.dtype, "scanned": c.scan}
 
         def inner(name: str, *maps: int) -> Array:
             kernel = ((c.d_model, *maps, c.d_ff), ("embed", *["maps"] * len(maps), "mlp"))
             # A mesh splits what is behind `maps`, as it does heads of a fused kernel.
             options = {"as_matrix": not maps or c.mesh is None, "name": name}
-            options |= {"use_bias": self.use_bias, "dtype": c.dtype}
-            return Dense(*kernel, c.d_model**-0.5, **options)(x)
+            return Dense(*kernel, c.d_model**-0.5, **options, **always)(x)
 
         activate = ACTIVATIONS[c.activation]
         # What is activated comes first: Shazeer's gate, which Llama calls `gate_proj`.
@@ -107,7 +107,7 @@ class MLP(nn.Module):
         # Split as the columns of `wi` and the rows of `wo` are, so that neither kernel moves.
         hidden = constrain(dropout(self, hidden), c.mesh, "batch", None, "mlp")
         wo = ((c.d_ff, c.d_model), ("mlp", "embed"), c.d_ff**-0.5)
-        return Dense(*wo, use_bias=self.use_bias, dtype=c.dtype, name="wo")(hidden)
+        return Dense(*wo, **always, name="wo")(hidden)
 
 
 def dropout(module: nn.Module, x: Array) -> Array:

@@ -83,6 +83,8 @@ class Dense(nn.Module):
     dtype: DTypeLike = jnp.float32
     as_matrix: bool = True
     """False where a mesh splits an axis behind another one, which no matrix could keep."""
+    scanned: bool = False
+    """Whether a scan over layers runs it, see `checkpoint` below."""
 
     @nn.compact
     def __call__(self, x: Float[Array, "#B T *in"]) -> Float[Array, "B T *out"]:
@@ -98,8 +100,11 @@ class Dense(nn.Module):
             y = product(x, kernel)
         else:
             groups = (factor,) if is_grouped(kernel, factor) else ()
-            # Or the backward pass would keep what it makes of the kernel, beside the kernel.
-            y = jax.checkpoint(product)(x, kernel, *groups)
+            # Or the backward pass would keep what it makes of the kernel, beside the kernel. The
+            # barrier that holds both passes apart would copy a layer's kernel out of the stack,
+            # and nothing is merged across the border of a scan.
+            product = jax.checkpoint(product, prevent_cse=not self.scanned)
+            y = product(x, kernel, *groups)
             # A scale an output commutes with the sum over inputs; one a group of inputs does not.
             y = y if groups else y * per_row(factor, y)
         lora = socket(self, "lora")

@@ -199,9 +199,7 @@ def _plan(arguments: list[str]) -> None:
         prepare()
         from prompt_jax import plan as planning
 
-        if config.frozen.remat == "auto":
-            config = planning.plan_remat(config, topology, say=aside).config
-        first = planning.plan(config, topology, programs=programs)
+        first = planning.planned(config, topology, programs=programs, say=aside)
         others = planning.search(first, say=aside) if search or not first.fits else []
         print(planning.text(first, others))
         if plot:

@@ -86,17 +86,17 @@ def run(arguments: list[str]) -> None:
           flags: of `prompt-jax train`, over those of every run, e.g. "--train.steps 3000".
           show: print the commands, and run nothing.
         """
-        known = bound(paper, PaperConfig)
-        choose("table", table, known.tables)
-        choose("size", size, known.sizes)
-        work = Work(known, Path(paper), table, size, out, flags)
+        config = bound(paper, PaperConfig)
+        choose("table", table, config.tables)
+        choose("size", size, config.sizes)
+        work = Work(config, Path(paper), table, size, out, flags)
         if show:
             print("\n".join(work.commands()))
             return
         prepare()
         _train(work)
         scores = _score(work)
-        text = f"# {known.title}: {work.table.title}\n\n{_markdown(known, work, scores)}\n"
+        text = f"# {config.title}: {work.table.title}\n\n{_markdown(config, work, scores)}\n"
         (work.folder / "table.md").write_text(text, encoding="utf-8")
         print(text, end="")
 

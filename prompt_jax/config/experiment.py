@@ -108,7 +108,8 @@ class EvalConfig(WritingConfig):
 
     batch_size: int | None = None
     """Rows scored or generated at once; None takes those of a training micro-batch (batch_size /
-    accumulate), whose memory is about as large, and 64 where nothing was trained."""
+    accumulate), whose memory is about as large, and 64 where nothing was trained. On a TPU or GPU a
+    run halves them until they fit, and says so."""
     length_normalize: bool = True
     """Divide a label's log-likelihood by its number of tokens before ranking."""
 

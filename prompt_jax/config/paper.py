@@ -46,7 +46,7 @@ class PaperTable:
 
     def trained(self, row: PaperRow) -> PaperRow:
         """The row whose prompts a row is about."""
-        return next(other for other in self.rows if other.name == (row.prompt or row.name))
+        return next(above for above in self.rows if above.name == (row.prompt or row.name))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +68,8 @@ class PaperConfig:
                 place = f"table {name!r}, row {row.name!r}"
                 if bool(row.train) == bool(row.prompt):
                     raise InputError(f"{place}: give train or prompt, one of the two")
-                for other in filter(None, (row.prompt, row.start)):
-                    choose(f"row above, in {place}", other, above)
+                for source in filter(None, (row.prompt, row.start)):
+                    choose(f"row above, in {place}", source, above)
                 for column in row.published:
                     choose(f"column, in {place}", column, COLUMNS)
                 above += [row.name] if row.train else []

@@ -13,6 +13,7 @@ from jaxtyping import Int
 from prompt_jax.config import InputError, choose
 from prompt_jax.data.tables import Row, Table, table_of
 from prompt_jax.tasks import HELD, TASKS, TaskName
+from prompt_jax.tasks.benchmarks import ROWS
 
 Builder: TypeAlias = Any
 """A dataset builder of TFDS."""
@@ -78,6 +79,7 @@ def _registered_builder(path: str) -> Builder:
         raise InputError(
             f"tfds:{path} is not prepared, and preparing it needs a module that is not here "
             f"({error}): pip install tensorflow, or name a folder with prepared array records"
+            f"{_on_the_hub(path)}"
         ) from error
     except (OSError, DownloadError) as error:
         raise InputError(
@@ -99,6 +101,13 @@ def _prepare(path: str) -> Builder:
     builder = tfds.builder(path, file_format="array_record", data_dir=_data_dir())
     builder.download_and_prepare()
     return builder
+
+
+def _on_the_hub(path: str) -> str:
+    """Where the hub has the same rows, as the end of an error."""
+    names = next((row.names for row in ROWS if f"tfds:{path}" in row.names), ())
+    hub = next((name for name in names if name.startswith("hf:")), "")
+    return f", or take {hub} of the hub" if hub else ""
 
 
 def _data_dir() -> str | None:

@@ -26,6 +26,7 @@ from prompt_jax.experiment.training import load, train, train_seeds
 from prompt_jax.forward import Injection
 from prompt_jax.methods import method_of
 from prompt_jax.metrics import Scores
+from prompt_jax.plan import fitted
 from prompt_jax.prompts import Prompt, fresh
 from prompt_jax.runs import begin_run, claim, read_metrics
 from prompt_jax.sharding import place_rows, replicate
@@ -106,7 +107,7 @@ def compare_methods(
             f"compare wants different methods, got {', '.join(kinds) or 'none'}; name each once"
         )
     with claim(config, resume=resume, overwrite=overwrite) as folder:
-        backbone = load(config, say)
+        backbone = load(fitted(config, say=say), say)
         data = for_backbone(load_data(config), config, backbone)
         rivals = parse_rivals(options.rivals, data, backbone)
         text = OtherText(options.forgetting, config, backbone) if options.forgetting else None
@@ -167,7 +168,7 @@ def _scores(sets: dict[str, Scores]) -> dict[str, float]:
 
 
 def _measured(config: Config, results: Sequence[Result], text: OtherText | None) -> Row:
-    backbone = load(config)
+    backbone = load(fitted(config))
     data = for_backbone(load_data(config), config, backbone)
     rates = [
         row["examples_per_second"]

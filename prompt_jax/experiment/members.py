@@ -28,19 +28,21 @@ from prompt_jax.forward import Injection, for_tasks, only_real
 from prompt_jax.methods import materialize
 from prompt_jax.population import (
     check_lengths,
-    check_whole_models,
+    check_members,
     compile_population_step,
     cut,
+    filled,
     fit_population,
     length_of,
     member,
     members_of,
     padded,
+    shares_model,
     stack,
     stacked_batches,
 )
 from prompt_jax.prompts import fresh
-from prompt_jax.sharding import on_host, whole_rows
+from prompt_jax.sharding import on_host
 from prompt_jax.tasks import joined
 from prompt_jax.train import State, compile_step, fit, start
 from prompt_jax.trees import Tuned
@@ -171,7 +173,8 @@ class Population(Members):
             for config, rows in zip(configs, data, strict=True)
         ]
         check_lengths(self.methods)
-        check_whole_models(backbone.mesh)
+        train = configs[0].train
+        check_members(train.batch_size // train.accumulate, backbone.mesh)
         self._check_heads()
         self.length = max(map(length_of, self.methods))
         self.members = members_of([c.train for c in configs], self.methods, self.length)
@@ -186,10 +189,12 @@ class Population(Members):
         self.best = [unjudged(self.tree(i)) for i in range(len(configs))]
         for batches in self.batches:
             check_context(longest, backbone, tuned[0], batches)
-        # A device has whole members: the constraints that the model has for a mesh, inside of
-        # vmap, would share out the rows of each member once more.
-        apart = dataclasses.replace(backbone.config, mesh=None)
-        alone = dataclasses.replace(backbone, config=apart)
+        alone = backbone
+        if not shares_model(backbone.mesh):
+            # A device has whole members: the constraints that the model has for a mesh, inside of
+            # vmap, would share out the rows of each member once more.
+            apart = dataclasses.replace(backbone.config, mesh=None)
+            alone = dataclasses.replace(backbone, config=apart)
         loss = loss_of(configs[0], longest, alone, data[0].task, tuned[0])
         self._step = compile_population_step(loss, configs[0].train, backbone.mesh)
         self._frozen = backbone.unstacked()
@@ -234,7 +239,7 @@ class Population(Members):
         self, chosen: Sequence[int], steps: int, report: Report, going: Callable[[], bool]
     ) -> None:
         # Devices that would have no member repeat one; every number of members is a program.
-        at = np.resize(chosen, whole_rows(len(chosen), self.backbone.mesh))
+        at = np.resize(chosen, filled(len(chosen), self.backbone.mesh))
         first = np.asarray(self.states.step)[at]
 
         def after_step(step: int, states: State | None, metrics: dict[str, np.ndarray]) -> None:

@@ -69,7 +69,7 @@ class InContext:
         Raises:
           InputError: a text with the words in front of it is longer than the model can read.
         """
-        shown = sample(data.train, self.shots, data.task, seed)
+        shown = list(sample(data.train, self.shots, data.task, seed))
         random.Random(seed).shuffle(shown)  # A file may have the rows of a label together.
         options = config.data
         if self.instruction or shown:

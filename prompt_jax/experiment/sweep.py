@@ -28,6 +28,7 @@ from prompt_jax.experiment.conclude import Result, conclude
 from prompt_jax.experiment.loop import Loop, Say
 from prompt_jax.experiment.splits import check_one, for_backbone, load_data
 from prompt_jax.experiment.training import load
+from prompt_jax.plan import fitted
 from prompt_jax.runs import Row, begin_run, claim, read_metrics
 from prompt_jax.tasks import remarks
 from prompt_jax.train import DivergedError
@@ -123,8 +124,10 @@ def sweep(
 def _sweep(
     config: Config, configs: list[Config], sweep: SweepConfig, folder: Path, resume: bool, say: Say
 ) -> Sweep:
-    data, backbone = load_data(config), load(config, say)
+    data, running = load_data(config), fitted(config, say=say)
+    backbone = load(running, say)
     config = resolved(config, backbone.word_size)
+    configs = [dataclasses.replace(candidate, eval=running.eval) for candidate in configs]
     pool = Candidates(configs, sweep, backbone, data)
     data = for_backbone(data, configs[0], backbone)
     # After data and backbone have loaded: until then a folder to overwrite stays as it is.

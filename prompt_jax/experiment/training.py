@@ -22,7 +22,7 @@ from prompt_jax.experiment.loop import Loop, Rows, Say
 from prompt_jax.experiment.members import Population, Single
 from prompt_jax.experiment.profiling import profiling
 from prompt_jax.experiment.splits import Data, digest, for_backbone, load_data, load_mixture
-from prompt_jax.plan import plan_remat
+from prompt_jax.plan import fitted
 from prompt_jax.processes import check_alike, code, elsewhere, is_first, together
 from prompt_jax.runs import begin_run, claim
 from prompt_jax.sharding import check_rows, describe
@@ -73,12 +73,14 @@ def _train(config: Config, folder: Path, resume: bool, profile: int, say: Say) -
     # A mistake in one process is raised in all: the others would wait for it forever.
     tasks = together(lambda: load_mixture(config))
     check_alike({f"the data of {data.task.name}": _digest(data) for data in tasks})
-    backbone = load(config, say)
-    config = resolved(config, backbone.word_size)
+    running = fitted(config, say=say)
+    backbone = load(running, say)
+    config, running = (resolved(each, backbone.word_size) for each in (config, running))
     tasks = [for_backbone(data, config, backbone) for data in tasks]
     check_rows(config.train.batch_size // config.train.accumulate, backbone.mesh)
-    single = Single(config, backbone, tasks)
-    # Nothing is cleared before all that can be wrong with the new run has been checked.
+    single = Single(running, backbone, tasks)
+    # Nothing is cleared before all that can be wrong with the new run has been checked. The config
+    # as it was asked for, so that other devices can resume it.
     together(lambda: begin_run(folder, config, resume=resume))
     _introduce(single, say)
     before = _sha256(backbone.params)
@@ -185,12 +187,14 @@ def _train_together(
 ) -> list[Result]:
     """Trains experiments that share a program, each in a folder of its own."""
     config = resolved(config)
-    pairs, backbone = members(config), load(config, say)
+    pairs, running = members(config), fitted(config, say=say)
+    backbone = load(running, say)
     config = resolved(config, backbone.word_size)
     configs = [resolved(member, backbone.word_size) for member, _ in pairs]
     data = [for_backbone(rows, config, backbone) for _, rows in pairs]
     folders = [Path(member.out) for member in configs]
-    population = Population(configs, backbone, data)
+    at_once = [dataclasses.replace(member, eval=running.eval) for member in configs]
+    population = Population(at_once, backbone, data)
     begin_run(folder, config, resume=resume)
     for place, member in zip(folders, configs, strict=True):
         place.mkdir(parents=True, exist_ok=True)
@@ -222,16 +226,13 @@ def check_losses(clock: int, rows: Rows) -> None:
 
 
 def load(config: Config, say: Say | None = None) -> Backbone:
-    """The backbone of an experiment, on its mesh."""
+    """The backbone of an experiment that is `fitted`, on its mesh."""
     frozen = config.frozen
-    remat = frozen.remat
-    if remat == "auto":
-        remat = plan_remat(config, say=say or _silent).config.frozen.remat
     return load_backbone(
         config.backbone,
         revision=frozen.revision,
         dtype=frozen.dtype,
-        remat=remat,
+        remat=frozen.remat,
         attention_chunk=frozen.attention_chunk,
         attention=frozen.attention,
         mesh=config.mesh,

@@ -4,9 +4,11 @@ The programs are those of `train`, `evaluate` and `generate`; nothing is run and
 """
 
 from prompt_jax.plan.chips import TOPOLOGIES as TOPOLOGIES
+from prompt_jax.plan.fitting import fitted as fitted
+from prompt_jax.plan.fitting import plan_remat as plan_remat
+from prompt_jax.plan.fitting import planned as planned
 from prompt_jax.plan.plan import Plan as Plan
 from prompt_jax.plan.plan import plan as plan
-from prompt_jax.plan.plan import plan_remat as plan_remat
 from prompt_jax.plan.plan import search as search
 from prompt_jax.plan.report import as_json as as_json
 from prompt_jax.plan.report import draw as draw

@@ -1,12 +1,13 @@
 """Devices to compile for: those of a TPU topology, by libtpu and with no TPU, or those at hand."""
 
 import os
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 
 from prompt_jax.config import InputError, choose
-from prompt_jax.sharding import Device
+from prompt_jax.sharding import Device, memory_limit
 
 GIB = 2**30
 
@@ -19,21 +20,25 @@ class Chip(NamedTuple):
     """bfloat16 operations a second."""
     bandwidth: float
     """Bytes a second from its memory."""
-    links: float
-    """Bytes a second to other devices, over all links together and one way."""
+    link: float
+    """Bytes a second to a neighbour, one way; of a GPU to all others, which a switch joins."""
     memory: float
-    """GiB that a program may use, as libtpu gives it out."""
+    """GiB that a program may use, as libtpu gives it out; of a GPU what JAX takes of it by
+    default, three quarters."""
+    clock: float = 0.0
+    """Cycles a second: bfloat16 operations over those of a cycle. None is needed of a GPU, whose
+    compiler does not estimate."""
 
 
 # https://cloud.google.com/tpu/docs/system-architecture-tpu-vm
 CHIPS = {
-    "TPU v4": Chip("TPU v4", 275e12, 1228e9, 300e9, 30.75),
-    "TPU v5 lite": Chip("TPU v5e", 197e12, 819e9, 200e9, 15.75),
-    "TPU v5": Chip("TPU v5p", 459e12, 2765e9, 600e9, 95.73),
-    "TPU v6 lite": Chip("TPU v6e", 918e12, 1640e9, 448e9, 31.24),
-    "NVIDIA A100-SXM4-80GB": Chip("A100 80 GB", 312e12, 2039e9, 300e9, 79.1),
-    "NVIDIA H100 80GB HBM3": Chip("H100", 989e12, 3350e9, 450e9, 79.1),
-    "NVIDIA H200": Chip("H200", 989e12, 4800e9, 450e9, 139.8),
+    "TPU v4": Chip("TPU v4", 275e12, 1228e9, 50e9, 30.75, 1.05e9),
+    "TPU v5 lite": Chip("TPU v5e", 197e12, 819e9, 50e9, 15.75, 1.503e9),
+    "TPU v5": Chip("TPU v5p", 459e12, 2765e9, 100e9, 95.73, 1.75e9),
+    "TPU v6 lite": Chip("TPU v6e", 918e12, 1640e9, 112e9, 31.24, 1.75e9),
+    "NVIDIA A100-SXM4-80GB": Chip("A100 80 GB", 312e12, 2039e9, 300e9, 59.3),
+    "NVIDIA H100 80GB HBM3": Chip("H100", 989e12, 3350e9, 450e9, 59.3),
+    "NVIDIA H200": Chip("H200", 989e12, 4800e9, 450e9, 104.8),
 }
 _HOST = (1, 1, 1)
 _NO_TPU = {
@@ -99,6 +104,29 @@ def _why_not(topology: str, error: str) -> str:
         f"libtpu knows no topology {topology!r} ({error.splitlines()[0]}); allowed: "
         f"{', '.join(TOPOLOGIES)}, or a kind and its grid such as v5e:2x4"
     )
+
+
+def limit_of(device: Device) -> float | None:
+    """GiB that a program may use; None of a device that does not tell and is not in the table."""
+    if device in jax.devices():
+        # What the user lets JAX take of a GPU (XLA_PYTHON_CLIENT_MEM_FRACTION), no table knows.
+        limit = memory_limit(jax.devices())
+        if limit is not None:
+            return limit / GIB
+    chip = chip_of(device)
+    return None if chip is None else chip.memory
+
+
+def links_of(devices: Sequence[Device]) -> float:
+    """Bytes a second that a device of a kind in the table gets from its neighbours together.
+
+    A TPU has one neighbour along an axis of two chips, and two along a longer one.
+    """
+    link, places = CHIPS[devices[0].device_kind].link, getattr(devices[0], "coords", None)
+    if places is None:
+        return link
+    axes = zip(*(device.coords for device in devices), strict=True)
+    return link * max(1, sum(min(len(set(axis)) - 1, 2) for axis in axes))
 
 
 def chip_of(device: Device) -> Chip | None:

@@ -9,9 +9,10 @@ from typing import NamedTuple
 import jax
 
 from prompt_jax.backbones.quantised import LIMITS, bytes_of
-from prompt_jax.config import REMATS, Config, InputError, MeshConfig, resolved
-from prompt_jax.plan.chips import GIB, Chip, chip_of, devices_of
-from prompt_jax.plan.costs import Traffic, traffic_of, work_of
+from prompt_jax.config import Config, InputError, MeshConfig, resolved
+from prompt_jax.plan.chips import GIB, chip_of, devices_of, limit_of, links_of
+from prompt_jax.plan.compiled import Traffic, read_compiled
+from prompt_jax.plan.costs import work_of
 from prompt_jax.plan.programs import (
     Program,
     decode_program,
@@ -20,7 +21,7 @@ from prompt_jax.plan.programs import (
     shape_of_backbone,
     train_program,
 )
-from prompt_jax.sharding import AXES, Device, check_rows, device_memory
+from prompt_jax.sharding import AXES, Device, check_rows
 from prompt_jax.trees import Tree
 
 PROGRAMS = {"train": train_program, "decode": decode_program, "score": score_program}
@@ -58,6 +59,20 @@ class Bounds(NamedTuple):
         return max(self)
 
 
+class Estimate(NamedTuple):
+    """Seconds that the compiler expects a program to take."""
+
+    parts: dict[str, float]
+    """By part of the program, see `compiled.PARTS`."""
+    network: float
+    """Seconds of collectives that nothing is computed beside, by their bytes and the links."""
+
+    @property
+    def seconds(self) -> float:
+        """All together."""
+        return sum(self.parts.values()) + self.network
+
+
 class Cost(NamedTuple):
     """What a program takes on every device."""
 
@@ -72,8 +87,17 @@ class Cost(NamedTuple):
     traffic: list[Traffic]
     bounds: Bounds | None
     """None on devices whose speed is not known."""
+    estimate: Estimate | None
+    """None of a compiler that does not tell."""
     utilization: float | None
-    """Model FLOPs utilization if the bounds were reached: no recomputation counts as work."""
+    """Model FLOPs utilization by the estimate, else if the bounds were reached: no recomputation
+    counts as work."""
+
+    @property
+    def seconds(self) -> float | None:
+        """As its compiler estimates, else at least; None on devices whose speed is not known."""
+        timing = self.estimate or self.bounds
+        return None if timing is None else timing.seconds
 
     @property
     def fits(self) -> bool:
@@ -129,7 +153,7 @@ def plan(config: Config, topology: str | None, *, programs: Sequence[str] = ()) 
         program = PROGRAMS[name](config, backbone, devices[0])
         bare = PROGRAMS[name](plain, shape_of_backbone(plain, devices), devices[0])
         ways = 1 if backbone.mesh is None else backbone.mesh.size
-        costs.append(_cost(program, bare, ways, chip_of(devices[0])))
+        costs.append(_cost(program, bare, ways, devices))
     shape = backbone.mesh.shape if backbone.mesh else dict.fromkeys(AXES, 1)
     sizes = {name: int(shape[name]) for name in AXES}
     kind = chip_of(devices[0])
@@ -137,54 +161,13 @@ def plan(config: Config, topology: str | None, *, programs: Sequence[str] = ()) 
     return Plan(config, topology, len(devices), name, sizes, costs)
 
 
-def plan_remat(
-    config: Config,
-    topology: str | None = None,
-    *,
-    memory: float | None = None,
-    say: Callable[[str], None] = lambda line: None,
-) -> Plan:
-    """The first plan that fits of those that keep everything, something, nothing for backward.
-
-    A run compiles the step once more, at the lengths of its own batches: this one is of the
-    longest, for which there may be no batch.
-
-    Args:
-      config: its `frozen.remat` is not looked at.
-      topology: as `devices_of` takes it.
-      memory: GiB of a device; None asks the devices at hand, or the table of chips.
-      say: receives a line that says what fits, and what did not.
-
-    Raises:
-      InputError: none fits, or as `plan`.
-    """
-    if memory is None and topology is None:
-        memory = device_memory(jax.devices()) / GIB
-    over = ""
-    for remat in REMATS:
-        frozen = dataclasses.replace(config.frozen, remat=remat)
-        step = plan(dataclasses.replace(config, frozen=frozen), topology, programs=("train",))
-        (cost,) = step.costs
-        limit = cost.limit if memory is None else memory
-        if limit is None or (cost.memory is not None and step.needed <= limit):
-            room = "" if limit is None else f" of the {limit:.2f}"
-            say(f"remat {remat}: a step takes {step.needed:.2f}{room} GiB of each device{over}")
-            return step
-        over += f", and {step.needed:.2f} with {remat}"
-    raise InputError(
-        f"{config.backbone} takes {step.needed:.2f} GiB of each device with remat full, and "
-        f"{limit:.2f} are there; take more devices (mesh.tensor, mesh.fsdp), a smaller "
-        "train.batch_size, or frozen.dtype int8"
-    )
-
-
-def _cost(program: Program, bare: Program, ways: int, chip: Chip | None) -> Cost:
+def _cost(program: Program, bare: Program, ways: int, devices: Sequence[Device]) -> Cost:
+    chip, limit = chip_of(devices[0]), limit_of(devices[0])
     frozen = _held(program.arguments[1]) / GIB
     others = sum(map(_held, (program.arguments[0], *program.arguments[2:]))) / GIB
     traced = program.function.trace(*program.arguments)
     work = work_of(traced.jaxpr.jaxpr, program.rounds)
     useful = work_of(bare.function.trace(*bare.arguments).jaxpr.jaxpr, bare.rounds)
-    limit = chip.memory if chip else None
     lowered = traced.lower()
     try:
         compiled = lowered.compile()
@@ -194,25 +177,29 @@ def _cost(program: Program, bare: Program, ways: int, chip: Chip | None) -> Cost
         if needed is None:
             raise
         flops = work.flops / ways
-        return Cost(program.name, None, needed, limit, flops, [], None, None)
+        return Cost(program.name, None, needed, limit, flops, [], None, None, None)
     sizes = compiled.memory_analysis()
     temporaries = sizes.temp_size_in_bytes / GIB if sizes else 0.0
     code = sizes.generated_code_size_in_bytes / GIB if sizes else 0.0
     memory = Memory(frozen, others, temporaries, code)
-    traffic = traffic_of(_text(lowered, compiled))
-    bounds = utilization = None
+    traffic, cycles = read_compiled(_text(lowered, compiled))
+    bounds = estimate = utilization = None
     if chip:
-        # Every part of an all-reduce travels twice: to be summed, and back.
-        moved = sum(t.bytes * t.times * (2 if t.kind == "all-reduce" else 1) for t in traffic)
+        links = links_of(devices)
         bounds = Bounds(
             work.flops / ways / chip.flops,
             work.bytes / ways / chip.bandwidth,
-            moved / chip.links,
+            sum(t.moved for t in traffic) / links,
         )
-        utilization = useful.flops / ways / chip.flops / bounds.seconds
-    needed = memory.total
+        seconds = bounds.seconds
+        if cycles and chip.clock:
+            parts = {part: count / chip.clock for part, count in cycles.items()}
+            estimate = Estimate(parts, sum(t.moved for t in traffic if not t.hidden) / links)
+            seconds = estimate.seconds
+        utilization = useful.flops / ways / chip.flops / seconds
+    flops = work.flops / ways
     return Cost(
-        *(program.name, memory, needed, limit, work.flops / ways, traffic, bounds, utilization)
+        *(program.name, memory, memory.total, limit, flops, traffic, bounds, estimate, utilization)
     )
 
 
@@ -255,8 +242,8 @@ def search(
 ) -> list[Plan]:
     """Other meshes, less kept for the backward pass, fewer bits: plans that fit, the best first.
 
-    The cheapest changes to a plan are tried first. Best is what takes the least time at least; of
-    equals, the one that changes less.
+    The cheapest changes to a plan are tried first. Best is what takes the least time, see
+    `Cost.seconds`; of equals, the one that changes less.
 
     Args:
       enough: ends the search once so many plans fit.
@@ -283,7 +270,7 @@ def search(
 def _rank(plan: Plan) -> float:
     """Seconds of a step, which is run far more often than any other program."""
     steps = [cost for cost in plan.costs if cost.program == "train"] or plan.costs
-    return sum(cost.bounds.seconds for cost in steps if cost.bounds)
+    return sum(cost.seconds for cost in steps if cost.seconds is not None)
 
 
 def alternatives(first: Plan) -> Iterator[tuple[str, Config]]:
@@ -293,7 +280,7 @@ def alternatives(first: Plan) -> Iterator[tuple[str, Config]]:
         yield from _fewer_rows(first.config)
         return
     config, devices = first.config, devices_of(first.topology)
-    limit = getattr(chip_of(devices[0]), "memory", None)
+    limit = limit_of(devices[0])
     remats = [r for r in ("none", "minimal", "full") if r != config.frozen.remat]
     kinds = [config.frozen.dtype, *(["int8"] if config.frozen.dtype not in LIMITS else [])]
     heads = shape_of_backbone(config, devices).config.num_heads

@@ -22,7 +22,7 @@ from prompt_jax.generate.sampling import decode_tokens
 from prompt_jax.generate.scoring import score_candidates
 from prompt_jax.losses import loss_fn
 from prompt_jax.methods import init, materialize
-from prompt_jax.plan.chips import GIB, chip_of
+from prompt_jax.plan.chips import GIB, limit_of
 from prompt_jax.sharding import Device, activation_spec, build_mesh, whole, whole_rows
 from prompt_jax.tasks import known
 from prompt_jax.train import compile_step, start
@@ -59,8 +59,8 @@ def shape_of_backbone(config: Config, devices: Sequence[Device]) -> Backbone:
     shape = dataclasses.replace(shape, scan=True)  # One layer to compile, whatever the depth.
     boxes = boxed_shapes(shape, kind)
     size = sum(map(bytes_of, jax.tree.leaves(boxes)))
-    chip = chip_of(devices[0])
-    room = {"devices": devices, "memory": chip and chip.memory * GIB}
+    limit = limit_of(devices[0])
+    room = {"devices": devices, "memory": limit and limit * GIB}
     mesh = build_mesh(config.mesh, heads=shape.num_heads, size=size, **room)
     shape = dataclasses.replace(shape, mesh=mesh, openings=ANYWHERE)
     is_box = {"is_leaf": lambda leaf: isinstance(leaf, nn.Partitioned)}

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from prompt_jax.plan.compiled import PARTS
 from prompt_jax.plan.plan import Cost, Plan
 from prompt_jax.report import markdown, new_figure, save_figure
 from prompt_jax.sharding import AXES
@@ -53,6 +54,8 @@ def text(plan: Plan, others: Sequence[Plan] = ()) -> str:
     ]
     if any(cost.bounds for cost in plan.costs):
         parts += ["", *_table(_time_rows(plan.costs))]
+    if any(cost.estimate for cost in plan.costs):
+        parts += ["", *_table(_estimate_rows(plan.costs))]
     for cost in plan.costs:
         if cost.traffic:
             parts += ["", f"between devices, {cost.program}, each:", *_table(_traffic_rows(cost))]
@@ -79,28 +82,39 @@ def _time_rows(costs: Sequence[Cost]) -> list[list[str]]:
     for cost in costs:
         if cost.bounds and cost.utilization is not None:
             seconds = [f"{n:.3f}" for n in (*cost.bounds, cost.bounds.seconds)]
-            rows.append(
-                [cost.program, f"{cost.flops / 1e12:.1f}", *seconds, f"{cost.utilization:.0%}"]
-            )
+            # What the bound would reach, where the last column is of the estimate.
+            share = cost.utilization * (cost.seconds or 0.0) / cost.bounds.seconds
+            rows.append([cost.program, f"{cost.flops / 1e12:.1f}", *seconds, f"{share:.0%}"])
+    return rows
+
+
+def _estimate_rows(costs: Sequence[Cost]) -> list[list[str]]:
+    rows = [["its compiler's estimate", *PARTS, "between devices", "seconds", "MFU"]]
+    for cost in costs:
+        if cost.estimate and cost.utilization is not None:
+            parts = [cost.estimate.parts.get(part, 0.0) for part in PARTS]
+            seconds = [*parts, cost.estimate.network, cost.estimate.seconds]
+            share = f"{cost.utilization:.0%}"
+            rows.append([cost.program, *(f"{n:.3f}" for n in seconds), share])
     return rows
 
 
 def _traffic_rows(cost: Cost) -> list[list[str]]:
-    rows = [["collective", "MiB", "times", "MiB in all"]]
+    rows = [["collective", "MiB", "times", "MiB that arrive", "while computing"]]
     for traffic in cost.traffic[:SHOWN]:
-        size, times = traffic.bytes / 2**20, traffic.times
-        rows.append([traffic.kind, f"{size:.2f}", str(times), f"{size * times:.0f}"])
+        size, moved = f"{traffic.bytes / 2**20:.2f}", f"{traffic.moved / 2**20:.0f}"
+        rows.append([traffic.kind, size, str(traffic.times), moved, _ANSWERS[traffic.hidden]])
     rest = cost.traffic[SHOWN:]
     if rest:
-        size = sum(t.bytes * t.times for t in rest) / 2**20
-        rows.append([f"{len(rest)} more", "", str(sum(t.times for t in rest)), f"{size:.0f}"])
+        moved = sum(t.moved for t in rest) / 2**20
+        rows.append([f"{len(rest)} more", "", str(sum(t.times for t in rest)), f"{moved:.0f}", ""])
     return rows
 
 
 def _search_rows(plans: Sequence[Plan]) -> list[list[str]]:
-    rows = [["change", "GiB on each", "seconds at least"]]
+    rows = [["change", "GiB on each", "seconds"]]
     for plan in plans:
-        seconds = [cost.bounds.seconds for cost in plan.costs if cost.bounds]
+        seconds = [cost.seconds for cost in plan.costs if cost.seconds is not None]
         rows.append([choice(plan), f"{plan.needed:.2f}", f"{sum(seconds):.3f}" if seconds else ""])
     return rows
 
@@ -125,6 +139,7 @@ def as_json(plan: Plan) -> dict[str, object]:
                 "memory": cost.memory and cost.memory._asdict(),
                 "flops": cost.flops,
                 "bounds": cost.bounds and cost.bounds._asdict(),
+                "estimate": cost.estimate and cost.estimate._asdict(),
                 "utilization": cost.utilization,
                 "traffic": [traffic._asdict() for traffic in cost.traffic],
             }

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from prompt_jax.serve.requests import Kind
 
-# Half of the cores at most: what is compiled must not slow down what is answered.
+# Few: XLA compiles each on several cores, and must leave some to what is answered.
 COMPILERS = max(1, min(4, (os.cpu_count() or 1) // 2))
 """Lanes that are compiled at once."""
 KEPT = 16

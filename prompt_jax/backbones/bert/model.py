@@ -65,9 +65,11 @@ class Attention(nn.Module):
             biases += self._of_distances(query, key, prefix, opened, distances, query_of, key_of)
         way = {"chunk": c.attention_chunk, "kernel": c.kernel}
         out = attend(query, key, value, biases, prefix, opened, **way)
-        back = {"contracted": 2, "use_bias": True, "dtype": c.dtype, "name": "out"}
+        back = {"contracted": 2, "use_bias": True, "dtype": c.dtype, "scanned": c.scan}
         out = by_heads(c.mesh, out)[0]
-        return Dense((c.num_heads, c.d_kv, c.d_model), ("heads", "kv", "embed"), 0.02, **back)(out)
+        return Dense(
+            (c.num_heads, c.d_kv, c.d_model), ("heads", "kv", "embed"), 0.02, **back, name="out"
+        )(out)
 
     @property
     def scale(self) -> float:
@@ -79,7 +81,8 @@ class Attention(nn.Module):
     def _dense(self, name: str) -> Dense:
         c = self.config
         shape, axes = (c.d_model, c.num_heads, c.d_kv), ("embed", "heads", "kv")
-        return Dense(shape, axes, 0.02, use_bias=True, dtype=c.dtype, name=name)
+        options = {"use_bias": True, "dtype": c.dtype, "scanned": c.scan}
+        return Dense(shape, axes, 0.02, **options, name=name)
 
     def _of_distances(
         self,

@@ -53,16 +53,16 @@ class Attention(nn.Module):
 
     def setup(self):
         c = self.config
-        std = c.d_model**-0.5
+        std, always = c.d_model**-0.5, {"dtype": c.dtype, "scanned": c.scan}
         if c.fused:
             names, sizes = zip(*c.fused_axes, strict=True)
             shape, axes = (c.d_model, *sizes), ("embed", *names)
             # A mesh splits heads, and one axis of three times the heads could not be split so.
-            options = {"use_bias": c.qkv_bias, "dtype": c.dtype, "as_matrix": c.mesh is None}
+            options = {"use_bias": c.qkv_bias, "as_matrix": c.mesh is None, **always}
             self.qkv = Dense(shape, axes, std, **options)
         else:
             shape, few = (c.d_model, c.num_heads, c.d_kv), (self.width, c.num_kv_heads, c.d_kv)
-            axes, options = ("embed", "heads", "kv"), {"use_bias": c.qkv_bias, "dtype": c.dtype}
+            axes, options = ("embed", "heads", "kv"), {"use_bias": c.qkv_bias, **always}
             self.query = Dense(shape, axes, std, **options)
             self.key = Dense(few, ("embed", "kv_heads", "kv"), self.width**-0.5, **options)
             self.value = Dense(few, ("embed", "kv_heads", "kv"), self.width**-0.5, **options)
@@ -77,7 +77,7 @@ class Attention(nn.Module):
             (c.num_heads * c.d_kv) ** -0.5,
             contracted=2,
             use_bias=c.out_bias,
-            dtype=c.dtype,
+            **always,
         )
 
     def project(

@@ -50,16 +50,17 @@ class Attention(nn.Module):
     def setup(self):
         c = self.config
         heads, axes = (c.d_model, c.num_heads, c.d_kv), ("embed", "heads", "kv")
+        options = {"dtype": c.dtype, "scanned": c.scan}
         # T5 scales no scores: the query initialiser absorbs 1/sqrt(K).
-        self.query = Dense(heads, axes, (c.d_model * c.d_kv) ** -0.5, dtype=c.dtype)
-        self.key = Dense(heads, axes, c.d_model**-0.5, dtype=c.dtype)
-        self.value = Dense(heads, axes, c.d_model**-0.5, dtype=c.dtype)
+        self.query = Dense(heads, axes, (c.d_model * c.d_kv) ** -0.5, **options)
+        self.key = Dense(heads, axes, c.d_model**-0.5, **options)
+        self.value = Dense(heads, axes, c.d_model**-0.5, **options)
         self.out = Dense(
             (c.num_heads, c.d_kv, c.d_model),
             ("heads", "kv", "embed"),
             (c.num_heads * c.d_kv) ** -0.5,
             contracted=2,
-            dtype=c.dtype,
+            **options,
         )
 
     def project(self, x: Float[Array, "B S D"]) -> tuple[Array, Array]:

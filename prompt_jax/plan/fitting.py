@@ -1,0 +1,134 @@
+"""What a run leaves to its devices: what the backward pass keeps, and the rows of an evaluation."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import jax
+
+from prompt_jax.config import REMATS, Config, InputError
+from prompt_jax.plan.chips import GIB, devices_of, limit_of
+from prompt_jax.plan.plan import Plan, plan
+from prompt_jax.plan.programs import programs_of, shape_of_backbone
+from prompt_jax.sharding import device_memory, row_ways
+
+Say = Callable[[str], None]
+
+
+def silent(line: str) -> None:
+    """Says nothing."""
+
+
+def fitted(
+    config: Config, topology: str | None = None, *, memory: float | None = None, say: Say = silent
+) -> Config:
+    """The config with `remat` and rows of evaluation that fit the devices.
+
+    Programs are compiled for it, of the longest texts. On devices that do not tell their memory, as
+    on CPU, an evaluation keeps its rows; so does that of a model that only reads.
+
+    Args:
+      topology: as `devices_of` takes it.
+      memory: GiB of a device; None asks the devices at hand, or the table of chips.
+      say: receives a line for each that says what fits, and what did not.
+
+    Raises:
+      InputError: nothing fits, or as `plan`.
+    """
+    if config.frozen.remat == "auto":
+        config = plan_remat(config, topology, memory=memory, say=say).config
+    return _fewer_rows(config, topology, memory, say)
+
+
+def _fewer_rows(config: Config, topology: str | None, memory: float | None, say: Say) -> Config:
+    devices = devices_of(topology)
+    limit = limit_of(devices[0]) if memory is None else memory
+    if limit is None:
+        return config
+    backbone = shape_of_backbone(config, devices)
+    if backbone.target_place == "within":
+        return config
+    programs = [name for name in programs_of(config) if name != "train"]
+    over = ""
+    while True:
+        rows = config.scoring.rows
+        costs = plan(config, topology, programs=programs).costs
+        largest = max(costs, key=lambda cost: cost.needed)
+        if largest.memory is not None and largest.needed <= limit:
+            say(
+                f"evaluation of {rows} rows at a time: {largest.needed:.2f} of the {limit:.2f} GiB "
+                f"of each device{over}"
+            )
+            return config
+        over += f", and {largest.needed:.2f} with {rows}"
+        if rows <= row_ways(backbone.mesh):
+            raise InputError(
+                f"{largest.program} of {rows} rows takes {largest.needed:.2f} GiB of each device, "
+                f"and {limit:.2f} are there; take more devices (mesh.tensor, mesh.fsdp), a smaller "
+                "data.max_source_length, or frozen.dtype int8"
+            )
+        fewer = dataclasses.replace(config.eval, batch_size=rows // 2)
+        config = dataclasses.replace(config, eval=fewer)
+
+
+def plan_remat(
+    config: Config,
+    topology: str | None = None,
+    *,
+    memory: float | None = None,
+    say: Say = silent,
+) -> Plan:
+    """The first plan that fits of those that keep everything, something, nothing for backward.
+
+    A run compiles the step once more, at the lengths of its own batches: this one is of the
+    longest, for which there may be no batch.
+
+    Args:
+      config: its `frozen.remat` is not looked at.
+      topology: as `devices_of` takes it.
+      memory: GiB of a device; None asks the devices at hand, or the table of chips.
+      say: receives a line that says what fits, and what did not.
+
+    Raises:
+      InputError: none fits, or as `plan`.
+    """
+    step, limit = _first_that_fits(config, topology, memory, say)
+    if limit is not None:
+        raise InputError(
+            f"{config.backbone} takes {step.needed:.2f} GiB of each device with remat full, and "
+            f"{limit:.2f} are there; take more devices (mesh.tensor, mesh.fsdp), a smaller "
+            "train.batch_size, or frozen.dtype int8"
+        )
+    return step
+
+
+def planned(
+    config: Config, topology: str | None, *, programs: Sequence[str] = (), say: Say = silent
+) -> Plan:
+    """A plan as `plan` makes it, in which `remat auto` is what fits, else `full`."""
+    if config.frozen.remat != "auto":
+        return plan(config, topology, programs=programs)
+    step, _ = _first_that_fits(config, topology, None, say)
+    names = programs or programs_of(config)
+    others = [name for name in names if name != "train"]
+    costs = list(plan(step.config, topology, programs=others).costs) if others else []
+    return step._replace(costs=[*(step.costs if "train" in names else []), *costs])
+
+
+def _first_that_fits(
+    config: Config, topology: str | None, memory: float | None, say: Say
+) -> tuple[Plan, float | None]:
+    """The first step of `REMATS` that fits, or the last one and the GiB that are there."""
+    if memory is None and topology is None:
+        memory = device_memory(jax.devices()) / GIB
+    over = ""
+    for remat in REMATS:
+        frozen = dataclasses.replace(config.frozen, remat=remat)
+        step = plan(dataclasses.replace(config, frozen=frozen), topology, programs=("train",))
+        (cost,) = step.costs
+        limit = cost.limit if memory is None else memory
+        if limit is None or (cost.memory is not None and step.needed <= limit):
+            room = "" if limit is None else f" of the {limit:.2f}"
+            say(f"remat {remat}: a step takes {step.needed:.2f}{room} GiB of each device{over}")
+            return step, None
+        over += f", and {step.needed:.2f} with {remat}"
+    return step, limit
