@@ -12,13 +12,13 @@ _NAMES = {
     "answers": "ensemble",
     "backbones": "Backbone",
     "config": (
-        "BackboneConfig Config DataConfig EvalConfig InputError MeshConfig MethodConfig "
-        "PaperConfig PaperRow PaperTable SweepConfig TaskConfig TrainConfig resolved"
+        "BackboneConfig Config DataConfig DistilConfig EvalConfig InputError MeshConfig "
+        "MethodConfig PaperConfig PaperRow PaperTable SweepConfig TaskConfig TrainConfig resolved"
     ),
     "data": "Batch Batches",
     "experiment": "compose_attention",
     "forward": "Injection prepend",
-    "losses": "loss_fn",
+    "losses": "distil_loss loss_fn",
     "methods": (
         "AdapterConfig BiasConfig DecomposedPromptConfig DeepPromptConfig FullConfig HeadConfig "
         "IA3Config LoraConfig MultitaskPromptConfig NormConfig PTuningConfig PTuningV2Config "
@@ -44,6 +44,7 @@ if TYPE_CHECKING:  # What editors and type checkers see of `_HOMES`.
     from prompt_jax.config import BackboneConfig as BackboneConfig
     from prompt_jax.config import Config as Config
     from prompt_jax.config import DataConfig as DataConfig
+    from prompt_jax.config import DistilConfig as DistilConfig
     from prompt_jax.config import EvalConfig as EvalConfig
     from prompt_jax.config import InputError as InputError
     from prompt_jax.config import MeshConfig as MeshConfig
@@ -60,6 +61,7 @@ if TYPE_CHECKING:  # What editors and type checkers see of `_HOMES`.
     from prompt_jax.experiment import compose_attention as compose_attention
     from prompt_jax.forward import Injection as Injection
     from prompt_jax.forward import prepend as prepend
+    from prompt_jax.losses import distil_loss as distil_loss
     from prompt_jax.losses import loss_fn as loss_fn
     from prompt_jax.methods import AdapterConfig as AdapterConfig
     from prompt_jax.methods import BiasConfig as BiasConfig

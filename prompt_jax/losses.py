@@ -9,9 +9,18 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from prompt_jax.answers import Candidates, LossOptions, readout_for
+from prompt_jax.answers.heads import IN_WORDS
 from prompt_jax.answers.readout import NO_CANDIDATES
 from prompt_jax.backbones import Backbone
-from prompt_jax.config import OBJECTIVES, InputError, MethodConfig, choose
+from prompt_jax.config import (
+    DIVERGENCES,
+    OBJECTIVES,
+    InputError,
+    MethodConfig,
+    choose,
+    method_kinds,
+)
+from prompt_jax.config.method import WRITES
 from prompt_jax.forward import PromptedModel, TaskPrompts, for_tasks, only_real
 from prompt_jax.methods import materializer
 from prompt_jax.trees import Tuned
@@ -36,6 +45,8 @@ def loss_fn(
     objective: str = "tokens",
     candidates: Candidates | None = None,
     margin: float = 0.2,
+    divergence: str = "forward",
+    temperature: float = 1.0,
     pull: Pull | None = None,
     module: nn.Module | None = None,
     kind: str = "",
@@ -49,7 +60,8 @@ def loss_fn(
     weights are not closed over: they are `frozen`.
 
     Args:
-      objective: `tokens`, cross-entropy of the target; `labels` or `perceptron`, see `label_loss`.
+      objective: `tokens`, cross-entropy of the target; `labels` or `perceptron`, see `label_loss`;
+        `distil`, see `distil_loss`.
         With a head, whose classes are the label words, `tokens` is the same as `labels`.
       candidates: the label words, for these and for a head; every target is one of them.
       pull: adds weight * the squared distance to the anchor, a row of a leaf.
@@ -66,7 +78,7 @@ def loss_fn(
             f"a head of {method.num_labels} classes needs the label words of the task; set "
             "task.labels"
         )
-    if objective != "tokens" and candidates is None:
+    if objective not in IN_WORDS and candidates is None:
         raise InputError(
             f'objective="{objective}" compares label words and the task has none; set '
             'task.labels, or use objective="tokens"'
@@ -78,7 +90,9 @@ def loss_fn(
     readout, inject = readout_for(method, objective, kind), materializer(method)
     candidates = NO_CANDIDATES if candidates is None else candidates
     # Constants of the program: label words are a few tokens.
-    options = LossOptions(label_smoothing, z_loss, objective, candidates, margin)
+    options = LossOptions(
+        label_smoothing, z_loss, objective, candidates, margin, divergence, temperature
+    )
 
     def loss(
         tuned: Any, frozen: Any, batch: Any, key: Any = None, real: Any = None
@@ -97,6 +111,66 @@ def loss_fn(
         return mean, {"tokens": count}
 
     return loss
+
+
+def distil_loss(
+    method: MethodConfig,
+    backbone: Backbone,
+    *,
+    divergence: str = "forward",
+    temperature: float = 1.0,
+    module: nn.Module | None = None,
+) -> Loss:
+    """The loss of a student that has a prompt where its teacher has a text in the context.
+
+    `loss(tuned, frozen, batch, key=None) -> (mean, aux)`, the mean over target tokens, as all
+    losses. What the teacher says is in the batch, `Batch.likely`: the teacher is the same frozen
+    model, and answers once.
+
+    Args:
+      divergence: `forward`, KL from the teacher to the student; `reverse`, from the student to the
+        teacher; `cross_entropy`, of the teacher's likeliest word.
+      temperature: of both, as in `DistilConfig`.
+      module: as for `loss_fn`.
+
+    Raises:
+      InputError: an unknown divergence, or a method or a backbone that writes no words.
+    """
+    choose("divergence", divergence, DIVERGENCES)
+    check_writes(method, backbone)
+    return loss_fn(
+        method,
+        backbone,
+        objective="distil",
+        divergence=divergence,
+        temperature=temperature,
+        module=module,
+    )
+
+
+def check_writes(method: MethodConfig, backbone: Backbone) -> None:
+    """Checks that a prompt of a method can stand in for a text: it changes what a model writes.
+
+    Raises:
+      InputError: it cannot.
+    """
+    if backbone.config.is_encoder:
+        raise InputError(
+            f"backbone {backbone.name!r} only reads, so that no prompt of it stands in for a text; "
+            "use a T5 or a decoder"
+        )
+    if method.num_labels is None and method.task_type in WRITES:
+        return
+    able = [name for name, config in method_kinds().items() if _writes(config)]
+    raise InputError(
+        f"{method.kind} with a head of task_type {method.task_type} answers a task, and cannot "
+        f"stand in for a text in the context; take one of {', '.join(able)}, without num_labels"
+    )
+
+
+def _writes(config: type[MethodConfig]) -> bool:
+    """Whether a method needs no head and no second task."""
+    return config.kind != "head" and config.num_tasks is None
 
 
 def _distance(tuned: Tuned, anchor: Tuned) -> Float[Array, ""]:

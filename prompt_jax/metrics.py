@@ -32,6 +32,9 @@ UNSPACED = re.compile(
 """Thai, Lao, Burmese, Khmer, kana and Chinese characters: no spaces stand between their words."""
 
 
+LESS_IS_BETTER = ("kl",)
+
+
 class Scores(dict[str, float]):
     """Metrics of some answers by name, and which of them decides.
 
@@ -45,8 +48,9 @@ class Scores(dict[str, float]):
 
     @property
     def score(self) -> float:
-        """The deciding metric."""
-        return self[self.deciding]
+        """The deciding metric, turned round where less of it is better."""
+        value = self[self.deciding]
+        return -value if self.deciding in LESS_IS_BETTER else value
 
 
 def accuracy(predictions: Texts, references: Texts, labels: Texts = ()) -> float:

@@ -33,8 +33,9 @@ LOCK = ".lock"
 REMEDY = "give another --out"
 OWN_FILES = (
     *(LOCK, "prompt", "checkpoints", "config.json", "metrics.jsonl", "metrics.csv", "curve.png"),
-    *("report.md", "tensorboard", "profile", "tasks"),
+    *("report.md", "tensorboard", "profile", "tasks", "teacher", "lengths"),
     *("sweep_config.json", "sweep.md", "sweep.json", "sweep.png"),
+    "lengths.png",
     *("compare.md", "compare.json", "compare.png"),
 )
 """What runs write; `--overwrite` refuses a folder that holds anything else."""

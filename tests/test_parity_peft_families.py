@@ -288,3 +288,16 @@ def test_a_folder_without_its_head(backbones, tmp_path):
     assert json.loads((folder / "adapter_config.json").read_text())["task_type"] == "SEQ_CLS"
     with pytest.raises(InputError, match="has no tensors of a head and .* task_type SEQ_CLS"):
         load_prompt(folder)
+
+
+@pytest.mark.slow
+def test_a_cartridge_of_peft_is_a_prefix(backbones, tmp_path):
+    torch.manual_seed(1)
+    config = peft.CartridgeConfig(num_virtual_tokens=P, num_frozen_tokens=1, task_type="CAUSAL_LM")
+    model = peft.get_peft_model(torch_model("llama", "CAUSAL_LM"), config).eval()
+    model.save_pretrained(tmp_path / "theirs")
+    backbone = backbones("llama", "CAUSAL_LM")
+    ours = pj.PromptTuningModel.from_pretrained(backbone, tmp_path / "theirs")
+    theirs = their_logits(model, "llama", "CAUSAL_LM")
+    close(our_logits(ours, "llama", "CAUSAL_LM"), theirs)
+    assert load_prompt(tmp_path / "theirs", backbone).method.kind == "prefix_tuning"

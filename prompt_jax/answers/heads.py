@@ -1,11 +1,14 @@
 """Which readout gives an answer: by the kind of a task, or by what a method says of its head."""
 
-from prompt_jax.answers import words, written
+from prompt_jax.answers import distilled, words, written
 from prompt_jax.answers.readout import Head, Readout
 from prompt_jax.config import KINDS, InputError, MethodConfig
 from prompt_jax.forward import Injection
 from prompt_jax.tasks import Task
 from prompt_jax.tasks.task import kind_module
+
+IN_WORDS = {"tokens": written.READOUT, "distil": distilled.READOUT}
+"""How the model's words are trained, by objective; the others are of label words."""
 
 
 def readout_of(kind: str) -> Readout:
@@ -33,7 +36,7 @@ def readout_for(method: MethodConfig, objective: str = "tokens", kind: str = "")
         return (head_of(kind) if kind else None) or head_for(method)
     if kind and readout_of(kind).always:
         return readout_of(kind)
-    return written.READOUT if objective == "tokens" else words.READOUT
+    return IN_WORDS.get(objective, words.READOUT)
 
 
 def head_for(method: MethodConfig) -> Head:

@@ -40,6 +40,8 @@ class LossOptions(NamedTuple):
     objective: str = "tokens"
     candidates: Candidates = NO_CANDIDATES
     margin: float = 0.2
+    divergence: str = "forward"
+    temperature: float = 1.0
 
 
 class Answers(NamedTuple):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from tyro.conf import Positional
 
-from prompt_jax.cli import answering, prompts, reproduce, serving, sweep
+from prompt_jax.cli import answering, distil, prompts, reproduce, serving, sweep
 from prompt_jax.cli.arguments import Experiment, as_json, aside, bound, parse, starting_config
 from prompt_jax.config import (
     BackboneConfig,
@@ -33,6 +33,7 @@ usage: prompt-jax COMMAND ...
   evaluate   score a saved prompt, beside the frozen model and a baseline
   predict    answer a file of inputs with a saved prompt
   sweep      tune many prompts at once over one model, and keep the best
+  distil     turn a long text into a prompt that stands in for it
   compare    train several methods on one budget, and what each costs
   reproduce  run a table of a paper, and write it beside the paper's figures
   prompts    inspect, export, compose, ensemble, recycle saved prompts, and more
@@ -257,6 +258,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "train": _train,
     "compare": _compare,
     "sweep": sweep.run,
+    "distil": distil.run,
     "reproduce": reproduce.run,
     "serve": serving.run,
     "evaluate": answering.evaluate,

@@ -6,12 +6,13 @@ from typing import Literal, get_args
 
 from prompt_jax.config.checks import InputError, at_least, choose, refuse_unread
 from prompt_jax.config.data import DataConfig, TaskConfig
+from prompt_jax.config.distil import DistilConfig
 from prompt_jax.config.mesh import MeshConfig
 from prompt_jax.config.method import MethodConfig, default_method
 from prompt_jax.config.writing import WritingConfig
 
 Optimizer = Literal["adafactor", "adafactor_t5x", "adamw"]
-Objective = Literal["tokens", "labels", "perceptron"]
+Objective = Literal["tokens", "labels", "perceptron", "distil"]
 Schedule = Literal["constant", "linear", "cosine"]
 Dtype = Literal["auto", "float32", "bfloat16", "int8", "float8", "int4"]
 Remat = Literal["none", "minimal", "full"]
@@ -52,7 +53,7 @@ class TrainConfig:
     """Weight of log(Z)^2, which keeps logits from drifting."""
     objective: Objective = "tokens"
     """The cross-entropy of the target's tokens, or of the right label word among all; or that word
-    ahead of the best other one by `margin`."""
+    ahead of the best other one by `margin`; `distil` is of `prompt-jax distil`."""
     margin: float = 0.2
     """How far `objective="perceptron"` puts the right word ahead, in nats a token."""
     pull: float = 0.0
@@ -172,11 +173,13 @@ class Config:
     task: TaskConfig = TaskConfig()
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
+    distil: DistilConfig = DistilConfig()
 
     def __post_init__(self):
         for method in (self.method, *getattr(self.method, "methods", ())):
             refuse_unread(method, "method.", method.only_with)
         self._check_tasks()
+        self._check_distil()
         virtual, text = self.method.input_tokens, self.data.max_source_length
         limit = self.data.max_total_length
         if virtual + text > limit:
@@ -187,6 +190,28 @@ class Config:
             )
         if not self.out:
             raise InputError("out is empty; give a folder, e.g. --out runs/sentiment")
+
+    def _check_distil(self) -> None:
+        distils, questions = self.train.objective == "distil", self.distil.questions
+        if self.distil != DistilConfig() and not distils:
+            raise InputError(
+                "distil.* say what a prompt is distilled from, and this run learns from the "
+                "targets of its rows; use prompt-jax distil, or leave them out"
+            )
+        if distils and (self.data.mixture or self.data.tasks):
+            raise InputError(
+                "a prompt is distilled with one set of questions, and data.mixture or data.tasks "
+                "names more; put all of them into one file (distil.questions)"
+            )
+        if questions:
+            name = f"file:{questions}"
+            if self.data.task not in (DataConfig.task, name):
+                raise InputError(
+                    f"distil.questions is {questions} and data.task is {self.data.task}; both are "
+                    "questions: give one of them"
+                )
+            # The rest reads questions as rows of a task, wherever they stand.
+            object.__setattr__(self, "data", dataclasses.replace(self.data, task=name))
 
     @property
     def scoring(self) -> EvalConfig:

@@ -6,6 +6,7 @@ from prompt_jax.data.batches import (
     Batches,
     Share,
     length_ladder,
+    pad_likely,
     prefetch,
     shares,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "load_table",
     "locate",
     "pad",
+    "pad_likely",
     "padded_length",
     "prefetch",
     "sample",

@@ -24,7 +24,7 @@ from prompt_jax.data.tokens import (
     encode_examples,
     encode_flat,
 )
-from prompt_jax.tasks import Example
+from prompt_jax.tasks import Example, Likely
 from prompt_jax.trees import Tokenizer
 
 # Batches among which rows are sorted by length: more pads less, fewer mixes better.
@@ -45,6 +45,8 @@ class Batch(NamedTuple):
     target_mask: Bool[Any, "B U"]
     task_ids: Int32[Any, " B"] | None = None
     """Which task every row belongs to, for methods that train several; None is one task."""
+    likely: Likely | None = None
+    """[B, U, K], what a teacher says at every target token; None where there is no teacher."""
 
 
 def length_ladder(
@@ -240,6 +242,16 @@ def prefetch(batches: Batches, start: int, stop: int) -> Iterator[Batch]:
     return iter(steps.to_iter_dataset(options))
 
 
+def pad_likely(rows: Sequence[Likely], length: int) -> Likely:
+    """Rows [U, K] as one [B, U, K], with zeros behind each, which the mask of the targets hides."""
+
+    def padded(leaves: list[np.ndarray]) -> np.ndarray:
+        return np.stack([np.pad(x, ((0, length - len(x)), (0, 0))) for x in leaves])
+
+    words, log_probs = zip(*rows, strict=True)
+    return Likely(padded(list(words)), padded(list(log_probs)))
+
+
 def _rung(ladder: tuple[int, ...], lengths: np.ndarray) -> int:
     longest = lengths.max()
     return next(rung for rung in ladder if rung >= longest)
@@ -248,6 +260,10 @@ def _rung(ladder: tuple[int, ...], lengths: np.ndarray) -> int:
 def _assemble(encoded: Flat, rows: np.ndarray, length: int, target_length: int) -> Batch:
     inputs = pad([encoded.sources[row] for row in rows.tolist()], length, encoded.pad_id)
     picked = [encoded.targets[row] for row in rows.tolist()]
+    if encoded.words is not None and encoded.log_probs is not None:
+        pairs = [(encoded.words[row], encoded.log_probs[row]) for row in rows.tolist()]
+        likely = pad_likely([Likely(*pair) for pair in pairs], target_length)
+        return Batch(*inputs, *pad(picked, target_length, encoded.pad_id), likely=likely)
     if not encoded.by_token:
         return Batch(*inputs, *pad(picked, target_length, encoded.pad_id))
     tags = pad(picked, length, IGNORED)[0]

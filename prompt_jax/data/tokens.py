@@ -13,8 +13,11 @@ from jaxtyping import Int
 from prompt_jax.config import DataConfig, InputError
 from prompt_jax.data.cache import Arrays, Cache
 from prompt_jax.data.texts import cut_targets, cut_texts
-from prompt_jax.tasks import SLICE, Example, Series, digest_of
+from prompt_jax.tasks import SLICE, Example, Likely, Series, digest_of
 from prompt_jax.trees import Tokenizer
+
+LIKELY = ("words", "log_probs")
+"""What a teacher says at every token of the targets."""
 
 
 class Truncated(NamedTuple):
@@ -70,6 +73,8 @@ class Encoded(NamedTuple):
     pad_id: int
     by_token: bool = False
     """Targets stand at the tokens of the source, one each, `IGNORED` where there is none."""
+    likely: list[Likely] | None = None
+    """What a teacher says at the tokens of every target; None where there is no teacher."""
 
 
 class Flat(NamedTuple):
@@ -80,6 +85,9 @@ class Flat(NamedTuple):
     truncated: Truncated
     pad_id: int
     by_token: bool
+    words: Ragged | None = None
+    """[U, K] of every row: those of `Likely`, as are the log-probabilities."""
+    log_probs: Ragged | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,14 +126,21 @@ def encode_examples(
 ) -> Encoded:
     """Every example tokenized once, its target as the tokens to write.
 
+    Those of a lesson are the tokens that the teacher wrote, which its text may not lead back to.
+
     Raises:
       InputError: there are no examples.
     """
     sources, targets = sources_of(examples), [example.target for example in examples]
     rows, long_sources = cut_texts(tokenizer, sources, config.max_source_length)
+    pad_id = options.pad_id(tokenizer)
+    lessons = [example.lesson for example in examples if example.lesson is not None]
+    if len(lessons) == len(examples):
+        answers = [lesson.tokens for lesson in lessons]
+        likely = [lesson.likely for lesson in lessons]
+        return Encoded(rows, answers, Truncated(long_sources, 0), pad_id, likely=likely)
     targets, long_targets = cut_targets(tokenizer, targets, config.max_target_length, options.place)
-    truncated = Truncated(long_sources, long_targets)
-    return Encoded(rows, targets, truncated, options.pad_id(tokenizer))
+    return Encoded(rows, targets, Truncated(long_sources, long_targets), pad_id)
 
 
 def sources_of(examples: Sequence[Example]) -> list[str]:
@@ -163,6 +178,7 @@ def encode_flat(
         Truncated(long_sources, long_targets),
         options.pad_id(tokenizer),
         bool(by_token),
+        *(Ragged(arrays[name], arrays["target_ends"]) for name in LIKELY if name in arrays),
     )
 
 
@@ -175,12 +191,14 @@ def _encode_slices(
 ) -> Arrays:
     sources: list[Ragged] = []
     targets: list[Ragged] = []
+    likely: list[Likely] = []
     truncated = np.zeros(2, int)
     by_token = False
     for part in _slices(examples):
         encoded = encode(part, tokenizer, config, options)
         sources.append(_small(Ragged.of(encoded.sources)))
         targets.append(_small(Ragged.of(encoded.targets)))
+        likely += encoded.likely or []
         truncated += encoded.truncated
         by_token = encoded.by_token
     all_sources, all_targets = _end_to_end(sources), _end_to_end(targets)
@@ -190,6 +208,7 @@ def _encode_slices(
         "targets": all_targets.values,
         "target_ends": all_targets.ends,
         "facts": np.array([*truncated, by_token]),
+        **dict(zip(LIKELY, map(np.concatenate, zip(*likely, strict=True)), strict=False)),
     }
 
 

@@ -3,6 +3,7 @@
 from prompt_jax.experiment.attempt import compose_attention, train_attention
 from prompt_jax.experiment.compare import CompareOptions, compare_methods
 from prompt_jax.experiment.conclude import Result
+from prompt_jax.experiment.distil import distil, distil_lengths
 from prompt_jax.experiment.evaluation import (
     FROZEN,
     TUNED,
@@ -22,6 +23,8 @@ __all__ = [
     "Result",
     "compare_methods",
     "compose_attention",
+    "distil",
+    "distil_lengths",
     "evaluate_ensemble",
     "evaluate_prompt",
     "load_data",

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from prompt_jax.answers import Candidates, check_words, head_of, heads, readout_for, tokenizer_of
+from prompt_jax.answers.heads import IN_WORDS
 from prompt_jax.backbones import Backbone
 from prompt_jax.backbones.backbone import tokenizer_hash
 from prompt_jax.config import Config, InputError, MethodConfig
@@ -100,6 +101,11 @@ def batches_of(
     Raises:
       InputError: a text has no place for the prompt, or as `Batches`.
     """
+    if config.train.objective == "distil" and any(e.lesson is None for e in examples):
+        raise InputError(
+            'train.objective="distil" learns from the answers of a teacher; use prompt-jax distil, '
+            "or another objective"
+        )
     batches = Batches(
         examples,
         tokenizer_of(backbone),
@@ -139,7 +145,7 @@ def loss_of(
     """The loss that an experiment trains `tuned` with."""
     options = config.train
     candidates = None
-    if task.ranked and (method.num_labels or options.objective != "tokens" or not task.choices):
+    if task.ranked and (method.num_labels or options.objective not in IN_WORDS or not task.choices):
         rows = _label_rows(config, backbone, task)
         candidates = Candidates(*pad(rows, max(map(len, rows)), backbone.config.filler))
     # Dropout is for training alone, so the backbone itself keeps its config.
@@ -153,6 +159,8 @@ def loss_of(
         objective=options.objective,
         candidates=candidates,
         margin=options.margin,
+        divergence=config.distil.divergence,
+        temperature=config.distil.temperature,
         pull=Pull(jax.tree.map(np.array, tuned), options.pull) if options.pull else None,
         module=module,
         kind=task.kind,

@@ -59,14 +59,14 @@ def conclude(
         if method.num_tasks is not None and len(tasks) > 1:
             alone = of_task(method, best.tuned, i)
             data_config = dataclasses.replace(config.data, task=data.task.name, mixture=())
-            part = _prompt(config, data, backbone, *alone, ways[TUNED], data_config, lineage)
+            part = prompt_of(config, data, backbone, *alone, ways[TUNED], data_config, lineage)
             save_prompt(folder / "tasks" / part.name, part, overwrite=True)
         untuned[data.task.name] = ways[reference(ways)]["validation"]
         prefix = f"{short(data.task)} " if len(tasks) > 1 else ""
         for way, sets in ways.items():
             results.setdefault(way, {}).update({prefix + name: s for name, s in sets.items()})
     scores = results[TUNED]
-    prompt = _prompt(config, tasks[0], backbone, method, best.tuned, scores, config.data, lineage)
+    prompt = prompt_of(config, tasks[0], backbone, method, best.tuned, scores, config.data, lineage)
     if method.num_tasks is not None:
         prompt = dataclasses.replace(prompt, tasks=tuple(data.task for data in tasks))
     # A run that is resumed at its end may have saved its prompt before.
@@ -95,7 +95,7 @@ def conclude(
     return Result(prompt, results, folder)
 
 
-def _prompt(
+def prompt_of(
     config: Config,
     data: Data,
     backbone: Backbone,

@@ -22,6 +22,7 @@ from prompt_jax.experiment.answering import (
 )
 from prompt_jax.experiment.choice import Best, Judgement, judge, unjudged
 from prompt_jax.experiment.loop import Members, Report
+from prompt_jax.experiment.resemblance import evaluate_lessons
 from prompt_jax.experiment.splits import Data
 from prompt_jax.forward import Injection, for_tasks, only_real
 from prompt_jax.methods import materialize
@@ -207,7 +208,10 @@ class Population(Members):
                 batches = batches_of(config, longest, self.backbone, data.train, data.task)
                 check_blanks(longest, self.backbone, batches, data.train)
                 encoded[data.task.name] = batches
-        return [encoded[config.data.task].reseeded(config.train.seed) for config in self.configs]
+        return [
+            encoded[data.task.name].reseeded(config.train.seed)
+            for config, data in zip(self.configs, self.data, strict=True)
+        ]
 
     def _check_heads(self) -> None:
         tasks = {data.task.name for data in self.data}
@@ -348,5 +352,7 @@ def _answers(
     config: Config, backbone: Backbone, injection: Injection | None, data: Data
 ) -> Evaluation:
     """The answers to the validation rows of a task, as `train.eval_examples` has it."""
+    if config.train.objective == "distil":
+        return evaluate_lessons(backbone, injection, data.watched(config), config)
     options = {"data": config.data, "eval": config.scoring, "likelihood": True}
     return evaluate(backbone, injection, data.watched(config), data.task, **options)

@@ -207,7 +207,7 @@ def _train_together(
             say(line)
     loop = Loop(population, folders, config.train, say)
     # Before the hooks of `watch`, so that there is no checkpoint of a run that has diverged.
-    loop.every(1, _check_losses, reads=False)
+    loop.every(1, check_losses, reads=False)
     loop.watch()
     with profiling(loop, folder / "profile", profile):
         loop.run(folder / "checkpoints", resume=resume)
@@ -216,7 +216,7 @@ def _train_together(
     return [conclude(population.trained(i), place, say) for i, place in enumerate(folders)]
 
 
-def _check_losses(clock: int, rows: Rows) -> None:
+def check_losses(clock: int, rows: Rows) -> None:
     """Ends a run of several prompts once none can go on; one that diverges harms no other."""
     if not np.isfinite([row["loss"] for row in rows.values()]).any():
         raise DivergedError(
@@ -240,7 +240,8 @@ def load(config: Config, say: Say | None = None) -> Backbone:
     )
 
 
-def _introduce(single: Single, say: Say) -> None:
+def introduce_model(single: Single, say: Say) -> None:
+    """Says what is frozen, and what is trained how."""
     config, backbone, tuned = single.config, single.backbone, single.state.tuned
     frozen, trained = optax.tree.size(backbone.params), optax.tree.size(tuned)
     dtype = jax.tree.leaves(backbone.params)[0].dtype
@@ -251,6 +252,11 @@ def _introduce(single: Single, say: Say) -> None:
     options = config.train
     say(f"{config.method.kind}: {trained:,} trained numbers ({trained / frozen:.4%})")
     say(f"{options.optimizer} at {options.learning_rate:g}, {options.steps} steps")
+
+
+def _introduce(single: Single, say: Say) -> None:
+    config, backbone = single.config, single.backbone
+    introduce_model(single, say)
     for data in single.tasks:
         sizes = f"{len(data.train):,} train, {len(data.validation):,} validation"
         tests = "".join(f", {len(rows):,} {name}" for name, rows in data.tests.items())
@@ -262,7 +268,7 @@ def _introduce(single: Single, say: Say) -> None:
     watched = sum(len(data.watched(config)) for data in single.tasks)
     parts = [part for data in single.tasks for part in (data.validation, *data.tests.values())]
     say(
-        f"scoring: {watched:,} validation rows every {options.eval_every} steps, "
+        f"scoring: {watched:,} validation rows every {config.train.eval_every} steps, "
         f"{sum(map(len, parts)):,} rows at the end; for fewer, --train.eval-examples and "
         "--data.max-test-examples"
     )

@@ -138,6 +138,8 @@ class PeftFormat(NamedTuple):
     them. None where PEFT's files say all about shapes, so that no backbone is needed."""
     root: str = "base_model."
     """What begins the names of a head's tensors."""
+    kin: tuple[str, ...] = ()
+    """What else PEFT calls folders that hold the same and run the same, and train otherwise."""
 
 
 def matrix(path: Path, array: np.ndarray) -> Float[np.ndarray, "N D"]:
@@ -207,8 +209,8 @@ def method_of(config: MethodConfig) -> Method:
 
 def peft_formats() -> Mapping[str, PeftFormat]:
     """The formats that PEFT's folders may have, by what PEFT calls them."""
-    formats = (method.peft for method in _METHODS.values())
-    return {format.peft_type: format for format in formats if format is not None}
+    formats = [method.peft for method in _METHODS.values() if method.peft is not None]
+    return {name: format for format in formats for name in (format.peft_type, *format.kin)}
 
 
 def init(

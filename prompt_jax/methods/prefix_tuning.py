@@ -287,6 +287,7 @@ def fit(leaves: Leaves, shapes: Shapes) -> Leaves:
     return fitted
 
 
-PEFT = PeftFormat("PREFIX_TUNING", read, write, obstacle, fit)
+# A cartridge of PEFT is a prefix whose first rows were not trained.
+PEFT = PeftFormat("PREFIX_TUNING", read, write, obstacle, fit, kin=("CARTRIDGE",))
 for kind in (PrefixTuningConfig, PTuningV2Config):
     register_method(kind, init=init, materialize=materialize, simplify=simplify, peft=PEFT)

@@ -128,14 +128,15 @@ def train_program(config: Config, backbone: Backbone, device: Device) -> Program
     method, options, data = method_for(config, backbone), config.train, config.data
     state = jax.eval_shape(lambda tuned: start(tuned, options), _tuned(method, backbone))
     lengths = (data.max_source_length, data.max_target_length)
-    batch = _rows(
+    tokens, mask, targets, target_mask = _rows(
         *(backbone, device, options.batch_size),
         tokens=(lengths[0], jnp.int32), mask=(lengths[0], jnp.bool_),
         targets=(lengths[1], jnp.int32), target_mask=(lengths[1], jnp.bool_),
     )  # fmt: skip
+    batch = Batch(tokens, mask, targets, target_mask)
     function = compile_step(loss_fn(method, backbone), options, backbone.mesh)
     state = _placed(state, _everywhere(backbone, device))
-    return Program("train", function, (state, backbone.params, Batch(*batch)))
+    return Program("train", function, (state, backbone.params, batch))
 
 
 def decode_program(config: Config, backbone: Backbone, device: Device) -> Program:

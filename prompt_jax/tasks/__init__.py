@@ -35,6 +35,8 @@ from prompt_jax.tasks.table import TaskName as TaskName
 from prompt_jax.tasks.table import parse_name as parse_name
 from prompt_jax.tasks.table import validation_split as validation_split
 from prompt_jax.tasks.task import Example as Example
+from prompt_jax.tasks.task import Lesson as Lesson
+from prompt_jax.tasks.task import Likely as Likely
 from prompt_jax.tasks.task import Task as Task
 from prompt_jax.tasks.task import as_chat as as_chat
 from prompt_jax.tasks.task import conversation as conversation

@@ -5,7 +5,9 @@ import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from jaxtyping import Float32, Int32
 
 from prompt_jax.config import KINDS, InputError, choose
 from prompt_jax.metrics import fits
@@ -100,6 +102,22 @@ class Task:
         return "joined" if self.source[-1:].isspace() else "behind"
 
 
+class Likely(NamedTuple):
+    """The K likeliest words at every token of an answer, the very likeliest first."""
+
+    words: Int32[Any, "*B U K"]
+    log_probs: Float32[Any, "*B U K"]
+    """Among all words, in nats; what they leave of a token's probability is that of all others."""
+
+
+class Lesson(NamedTuple):
+    """An answer as a teacher gives it."""
+
+    tokens: Int32[Any, " U"]
+    """The end token is there where the answer has come to its end."""
+    likely: Likely
+
+
 class Example(NamedTuple):
     """One pair of texts."""
 
@@ -113,6 +131,8 @@ class Example(NamedTuple):
     """Where in the source the target of a span begins, in characters."""
     group: str = ""
     """What rows that are judged together have in common."""
+    lesson: Lesson | None = None
+    """What a teacher says at every token of the target; None where there is no teacher."""
 
     @property
     def references(self) -> tuple[str, ...]:
