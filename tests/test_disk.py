@@ -29,7 +29,7 @@ def full_disk(size=0):
 
 
 def picture(path):
-    report.draw_methods(path, [("lora", 10, 0.5)], "accuracy", ("plain", 0.4))
+    report.draw_methods(path, [("lora", 10, 0.5)], "accuracy", {"plain": 0.4})
 
 
 def hugging_face_weights(path):
@@ -107,6 +107,7 @@ def test_nothing_else_puts_a_file_in_its_place():
     assert found == {
         "disk.py",
         "prompts/folder.py",  # Files of a folder that then appears as a whole.
+        "data/cache.py",  # A folder of arrays that then appears as a whole.
         "serve/http/prompts.py",  # A temporary folder.
         "assets/embedded_tasks.py",  # Makes the data of the package.
     }

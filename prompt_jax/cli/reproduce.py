@@ -10,6 +10,7 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional
 
+from prompt_jax import disk
 from prompt_jax.cli.arguments import (
     Answering,
     Experiment,
@@ -97,7 +98,7 @@ def run(arguments: list[str]) -> None:
         _train(work)
         scores = _score(work)
         text = f"# {config.title}: {work.table.title}\n\n{_markdown(config, work, scores)}\n"
-        (work.folder / "table.md").write_text(text, encoding="utf-8")
+        disk.write(work.folder / "table.md", text)
         print(text, end="")
 
     parse(reproduce, "reproduce", arguments)
@@ -151,7 +152,7 @@ def _score(work: Work) -> dict[str, dict[str, Scores]]:
             runs[seed] = _evaluated(work.scoring(row, int(seed)))
         if "ensemble" in row.published and "ensemble" not in runs:
             runs["ensemble"] = _ensemble([work.scoring(row, seed) for seed in range(seeds)])
-        path.write_text(json.dumps(scores, indent=1), encoding="utf-8")
+        disk.write(path, json.dumps(scores, indent=1))
     return scores
 
 
