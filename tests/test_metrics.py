@@ -5,7 +5,8 @@ import pytest
 
 from prompt_jax.config import METRICS as NAMES
 from prompt_jax.config import InputError
-from prompt_jax.metrics import METRICS, _Words, measure, normalize
+from prompt_jax.metrics import METRICS, measure, normalize
+from prompt_jax.metrics.texts import _Words
 
 
 def test_every_name_of_the_config_has_its_metric():
