@@ -1,6 +1,7 @@
 """Every config that ships is one, and its docstring's command starts it."""
 
 import ast
+import dataclasses
 import re
 from pathlib import Path
 
@@ -67,12 +68,12 @@ def test_all_sizes_are_there():
 def test_every_run_of_a_paper_is_a_config(path, table):
     paper = bound(str(path), PaperConfig)
     assert f"prompt-jax reproduce {path.relative_to(ROOT)} --table " in path.read_text()
-    work = Work(paper, path, table, "small", "", "--train.steps 7")
+    work = Work(paper, path, table, paper.sizes[0], "", "--train.steps 7")
     runs = [config_of(work.training(row, 1)) for row in work.table.rows if row.train]
-    assert len({repr((run.data, run.task, run.method, run.backbone)) for run in runs}) == len(runs)
+    assert len({repr(dataclasses.replace(run, out="")) for run in runs}) == len(runs)
     for run in runs:
-        assert (run.train.seed, run.train.steps, run.data.max_source_length) == (1, 7, 412)
-        assert all(known(name, run.task) for name in run.data.names)
+        assert (run.train.seed, run.train.steps) == (1, 7)
+        assert run.task.source or all(known(name, run.task) for name in run.data.names)
     for row in work.table.rows:
         words = work.scoring(row, 0)
         data = [words[i + 1] for i, word in enumerate(words) if word == "--data.task"]
