@@ -58,8 +58,7 @@ config = PaperConfig(
                 prefix(
                     "prefix, zeros, 5e-3",
                     35.78,
-                    "--method.num-virtual-tokens 200 --method.init zeros "
-                    "--train.learning-rate 5e-3",
+                    "--method.num-virtual-tokens 200 --method.init zero --train.learning-rate 5e-3",
                 ),
                 prefix(
                     "prefix, from a text, 5e-3",
