@@ -25,7 +25,7 @@ def main():
     parser.add_argument("--chunk", type=int, default=256)
     parser.add_argument("--rows", type=int, default=1)
     parser.add_argument("--remat", default="full")
-    parser.add_argument("--topology", help="a TPU that need not be here; else devices at hand")
+    parser.add_argument("--topology", help="a TPU to compile for; default the devices at hand")
     parser.add_argument("--seconds", action="store_true", help="also run a step")
     arguments = parser.parse_args()
     print(f"{arguments.backbone}, {arguments.rows} rows, remat {arguments.remat}, one device")

@@ -29,20 +29,22 @@ from prompt_jax.runtime import prepare
 USAGE = """\
 usage: prompt-jax COMMAND ...
 
-  train      tune a prompt; with no argument, on the embedded sentiment task
-  evaluate   score a saved prompt, beside the frozen model and a baseline
+  train      tune a prompt; without arguments, on the embedded sentiment task
+  evaluate   score a saved prompt beside the frozen model and a baseline
   predict    answer a file of inputs with a saved prompt
-  sweep      tune many prompts at once over one model, and keep the best
-  distil     turn a long text into a prompt that stands in for it
-  compare    train several methods on one budget, and what each costs
-  reproduce  run a table of a paper, and write it beside the paper's figures
-  prompts    inspect, export, compose, ensemble, recycle saved prompts, and more
-  serve      answer over HTTP, every request with a prompt of its own
-  plan       what a run would take on a TPU that is not here
-  pretrain   train a backbone from text files
-  doctor     what this machine has, how a model lies on it, what is commonly wrong
+  serve      answer over HTTP, each request with its own prompt
 
-prompt-jax COMMAND --help tells the options of a command."""
+  sweep      tune many prompts at once, drop those that lose, keep the best
+  compare    train several methods on one budget; show what each reaches and costs
+  distil     turn a long text into a prompt, without labels
+  reproduce  run a table of a paper and write it beside the paper's figures
+
+  prompts    inspect, export, compose, ensemble, recycle saved prompts, and more
+  plan       show the memory and time that a run needs on a TPU you do not have
+  pretrain   train a backbone from text files
+  doctor     show versions, devices and how a model lies on them; find mistakes
+
+Run prompt-jax COMMAND --help for the options of a command."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -179,7 +181,7 @@ def _plan(arguments: list[str]) -> None:
         plot: str = "",
         json: bool = False,
     ) -> None:
-        """Compiles a run for devices that need not be here, and tells what it would take.
+        """Compiles a run for TPUs that you do not have, and shows the memory and time it needs.
 
         Exit code 0 also where it does not fit; three changes that make it fit are then looked for.
 

@@ -1,4 +1,4 @@
-"""What a run would take on devices that are not here: compiled for them, and then counted.
+"""The memory and time of a run on devices that you do not have: it is compiled for them.
 
 The programs are those of `train`, `evaluate` and `generate`; nothing is run and no weight is read.
 """
