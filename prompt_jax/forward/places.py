@@ -31,7 +31,8 @@ def positions_before(
     Args:
       opening: of a placement in chats.
     """
-    if placement == "prefix":
+    # Virtual tokens may be read alone, before any text.
+    if placement == "prefix" or not tokens.shape[1]:
         return jnp.zeros(len(tokens), jnp.int32)
     if opening is not None:
         return _behind(opening, tokens, mask)

@@ -335,6 +335,14 @@ class Documented(TypedDict):
     response_class: NotRequired[type[PlainTextResponse]]
 
 
+EVENT = {
+    "type": "object",
+    "properties": {name: {"type": "string"} for name in ("event", "data")},
+    "required": ["data"],
+}
+"""An event of a stream: OpenAPI 3.1 describes a stream by each of its events."""
+
+
 def answers(shape: type, *, streams: bool = False) -> Documented:
     """The options of a route whose answers have a shape; str is plain text.
 
@@ -350,6 +358,6 @@ def answers(shape: type, *, streams: bool = False) -> Documented:
             "response_model": None, "responses": dict.fromkeys(codes, failure),
             "response_class": PlainTextResponse,
         }  # fmt: skip
-    events = {"text/event-stream": {"schema": {"type": "string"}}} if streams else {}
+    events = {"text/event-stream": {"schema": EVENT}} if streams else {}
     success, failure = {"model": shape, "content": events}, {"model": Failure}
     return {"response_model": None, "responses": {200: success, **dict.fromkeys(codes, failure)}}
