@@ -1,8 +1,8 @@
 """What a training step of every T5 1.1 takes on six TPU slices, as two tables.
 
 Each cell is a real compilation for a TPU that you do not have (half a minute on two cores, up to
-two for XXL): 32 rows of 100 virtual tokens and 412 of text, 16 of target, bfloat16. A model that does
-not fit one chip so is tried with eight-bit weights and eight rows.
+two for XXL): 32 rows of 100 virtual tokens and 412 of text, 16 of target, bfloat16. A model that
+does not fit one chip so is tried with eight-bit weights and eight rows.
 
     pip install "prompt-jax[plan]"
     python benchmarks/plan_table.py --models small base --slices v5e-1 v5e-4
