@@ -7,6 +7,7 @@ one of them finds is one of all, since a process that went on alone would wait f
 """
 
 import contextlib
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -125,15 +126,21 @@ def _flat(facts: Mapping[str, object], prefix: str = "") -> dict[str, object]:
     return flat
 
 
-def code() -> dict[str, str]:
-    """Versions of everything that decides what a step computes, and a digest of this package."""
+@functools.cache
+def code_digest() -> str:
+    """A digest of the code of this package."""
     digest = hashlib.sha256()
     # Sorted, since file systems list a folder in any order and the digest depends on it.
     for path in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def code() -> dict[str, str]:
+    """Versions of everything that decides what a step computes, and a digest of this package."""
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
     return {
-        "the code of prompt_jax": digest.hexdigest()[:16],
+        "the code of prompt_jax": code_digest()[:16],
         "the version of python": platform.python_version(),
         **{f"the version of {name}": version for name, version in versions.items()},
     }

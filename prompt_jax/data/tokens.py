@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import functools
-import importlib.metadata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, overload
@@ -13,6 +12,7 @@ from jaxtyping import Int
 from prompt_jax.config import DataConfig, InputError
 from prompt_jax.data.cache import Arrays, Cache
 from prompt_jax.data.texts import cut_targets, cut_texts
+from prompt_jax.processes import code_digest
 from prompt_jax.tasks import SLICE, Example, Likely, Series, digest_of
 from prompt_jax.trees import Tokenizer
 
@@ -166,7 +166,8 @@ def encode_flat(
     digest = ""
     if isinstance(examples, Series) and examples.digest and options.tokenizer:
         lengths = (config.max_source_length, config.max_target_length)
-        way = f"{encode.__module__} {options} {lengths} {importlib.metadata.version('prompt_jax')}"
+        # Of the code too: other code may make other tokens, under the same version while it grows.
+        way = f"{encode.__module__} {options} {lengths} {code_digest()}"
         digest = digest_of(examples.digest, way)
     title = f"tokens of {len(examples):,} rows"
     make = functools.partial(_encode_slices, encode, examples, tokenizer, config, options)

@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import importlib.metadata
 import json
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,6 +11,7 @@ import numpy as np
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import Config, InputError, from_json, to_json
 from prompt_jax.data import Arrays, Cache, balanced, hold_out, load_table, sample, shots, splits
+from prompt_jax.processes import code_digest
 from prompt_jax.tasks import (
     HELD,
     Example,
@@ -144,7 +144,7 @@ def _surveyed(
         written = json.dumps(to_json(task)).encode()
         return {"task": np.frombuffer(written, np.uint8), "labels": label_numbers(examples, task)}
 
-    facts = f"{name} {config.task} {importlib.metadata.version('prompt_jax')}"
+    facts = f"{name} {config.task} {code_digest()}"
     digest = digest_of(rows.digest, facts) if rows.digest else ""
     kept = cache.arrays(f"labels of {len(rows):,} rows", digest, arrays)
     task = from_json(Task, json.loads(kept["task"].tobytes()))
