@@ -107,24 +107,35 @@ def compare_methods(
             f"compare wants different methods, got {', '.join(kinds) or 'none'}; name each once"
         )
     with claim(config, resume=resume, overwrite=overwrite) as folder:
-        backbone = load(fitted(config, say=say), say)
-        data = for_backbone(load_data(config), config, backbone)
-        rivals = parse_rivals(options.rivals, data, backbone)
-        text = OtherText(options.forgetting, config, backbone) if options.forgetting else None
+        ways = _scored_rivals(config, options, say)
         begin_run(folder, config, resume=resume)
-        ways: dict[str, SeedScores] = {}
-        for rival in rivals:
-            say(f"scoring {rival.name}")
-            seeds = _seeds(config, options) if rival.seeded else [config.train.seed]
-            sets = data.tests or {"validation": data.validation}
-            ways[rival.name] = [
-                {
-                    name: rival.scores(config, data, backbone, examples, seed).score
-                    for name, examples in sets.items()
-                }
-                for seed in seeds
-            ]
-        return _compare(config, methods, options, ways, text, folder, say)
+        return _compare(config, methods, options, ways, folder, say)
+
+
+def _scored_rivals(config: Config, options: CompareOptions, say: Say) -> dict[str, SeedScores]:
+    """The scores of rivals, once all that is asked for has been checked.
+
+    The model goes with this call: each method loads its own, and two would not fit a device.
+    """
+    if not options.rivals and not options.forgetting:
+        return {}
+    backbone = load(fitted(config, say=say), say)
+    data = for_backbone(load_data(config), config, backbone)
+    rivals = parse_rivals(options.rivals, data, backbone)
+    if options.forgetting:
+        OtherText(options.forgetting, config, backbone)
+    sets, ways = data.tests or {"validation": data.validation}, {}
+    for rival in rivals:
+        say(f"scoring {rival.name}")
+        seeds = _seeds(config, options) if rival.seeded else [config.train.seed]
+        ways[rival.name] = [
+            {
+                name: rival.scores(config, data, backbone, examples, seed).score
+                for name, examples in sets.items()
+            }
+            for seed in seeds
+        ]
+    return ways
 
 
 def _seeds(config: Config, options: CompareOptions) -> list[int]:
@@ -136,7 +147,6 @@ def _compare(
     methods: Sequence[MethodConfig],
     options: CompareOptions,
     ways: dict[str, SeedScores],
-    text: OtherText | None,
     folder: Path,
     say: Say,
 ) -> list[Row]:
@@ -155,7 +165,7 @@ def _compare(
         first = results[0].results
         metric = first[TUNED]["validation"].deciding
         plain = {name: [_scores(sets)] for name, sets in first.items() if name != TUNED} | plain
-        rows.append(_measured(chosen, results, text))
+        rows.append(_measured(chosen, results, options.forgetting))
     # A method with a head of its own says nothing of the frozen model, and another one may.
     _write(folder, rows, plain | ways, metric, say)
     return rows
@@ -167,7 +177,7 @@ def _scores(sets: dict[str, Scores]) -> dict[str, float]:
     return {name: score for name, score in scores.items() if name != "validation"} or scores
 
 
-def _measured(config: Config, results: Sequence[Result], text: OtherText | None) -> Row:
+def _measured(config: Config, results: Sequence[Result], text: str) -> Row:
     backbone = load(fitted(config))
     data = for_backbone(load_data(config), config, backbone)
     rates = [
@@ -180,8 +190,9 @@ def _measured(config: Config, results: Sequence[Result], text: OtherText | None)
     trained, frozen = optax.tree.size(prompt.trained_tree), optax.tree.size(backbone.params)
     forgetting = None
     if text:
-        losses = [text.loss(prompt.injection()) for prompt in prompts]
-        forgetting = statistics.mean(losses) - text.loss(None)
+        texts = OtherText(text, config, backbone)
+        losses = [texts.loss(prompt.injection()) for prompt in prompts]
+        forgetting = statistics.mean(losses) - texts.loss(None)
     return Row(
         method=config.method.kind,
         scores=[_scores(result.results[TUNED]) for result in results],
