@@ -1,5 +1,6 @@
 """Rows of a dataset as pairs of texts."""
 
+import collections
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 
@@ -73,7 +74,10 @@ def resolve(
     # A dataset that nobody described may be a classification.
     labels_in = kind_of(kind or "classification").labels_in
     if labels_in and (kind or not known(name, config)):
-        targets = [label for place, row in rows for label in labels_in(target, row, place)]
+        # Counted, since a million rows have a million targets and few labels.
+        targets = collections.Counter(
+            label for place, row in rows for label in labels_in(target, row, place)
+        )
         if not labels and kind in ("", "classification", "multi_label"):
             labels = infer(targets, config)
         values = values or in_order(labels, targets)
