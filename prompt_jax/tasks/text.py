@@ -34,6 +34,9 @@ class Text(str):
       turns: the messages of a chat, to which the assistant answers; empty of plain text.
     """
 
+    # No dictionary, which every text of a million would have, and the garbage collector go over.
+    __slots__ = ("place", "columns", "words", "candidates", "turns", "cuts")
+
     place: str
     columns: Places
     words: Places
