@@ -16,7 +16,7 @@ import numpy as np
 
 from prompt_jax.config import InputError, choose
 from prompt_jax.data.tables import Row, Table, arrow_rows, class_names
-from prompt_jax.tasks import HELD, SLICE
+from prompt_jax.tasks import HELD, SLICE, uncollected
 
 ArrowArray: TypeAlias = Any
 """An array of pyarrow, which is imported where it is needed."""
@@ -144,7 +144,7 @@ def _table(path: Path, records: list[tuple[int, list[str]]], content: bytes) -> 
 def _line_of(path: Path, lines: Sequence[int]) -> Callable[[int], str]:
     """Where a row stands, by its number from 0."""
     numbers, name = np.array(lines), path.name
-    return lambda row: f"{name} line {numbers[row]}"
+    return lambda row: f"{name} line {numbers.item(row)}"
 
 
 def _digest(content: bytes) -> str:
@@ -219,15 +219,16 @@ def _long_json(path: Path, content: bytes) -> Table | None:
     halves = b"\\ud" in content or b"\\uD" in content
     numbers: list[int] = []
     columns: dict[str, list[ArrowArray]] = {}
-    while part := list(itertools.islice(filled, SLICE)):
-        try:
-            rows = [json.loads(line) for _, line in part]
-        except ValueError:  # Of several lines, or wrong, which the reader of any form tells.
-            return None
-        if not all(isinstance(row, dict) for row in rows):
-            return None
-        _append(columns, whole(rows) if halves else rows, len(numbers))
-        numbers += [number for number, _ in part]
+    with uncollected():
+        while part := list(itertools.islice(filled, SLICE)):
+            try:
+                rows = [json.loads(line) for _, line in part]
+            except ValueError:  # Of several lines, or wrong, which the reader of any form tells.
+                return None
+            if not all(isinstance(row, dict) for row in rows):
+                return None
+            _append(columns, whole(rows) if halves else rows, len(numbers))
+            numbers += [number for number, _ in part]
     table = pyarrow.table({name: pyarrow.chunked_array(parts) for name, parts in columns.items()})
     return arrow_rows(table, _line_of(path, numbers), _digest(content), _parsed)
 

@@ -108,7 +108,7 @@ def alternatives(template: str, row: Record, place: str) -> list[str]:
     """
     pieces = parse(template)
     column, spec = pieces[0].column, pieces[0].spec
-    if len(pieces) > 1 or column is None or not set(spec.split()) & set(SEVERAL):
+    if not spec or len(pieces) > 1 or column is None or not set(spec.split()) & set(SEVERAL):
         return []
     cell = reach(row, column, place)
     if is_missing(cell) or not items(cell):
