@@ -86,7 +86,7 @@ def arrays_of_all(arrays: Mapping[str, np.ndarray]) -> list[Mapping[str, np.ndar
     if jax.process_count() == 1:
         return [arrays]
     file = io.BytesIO()
-    np.savez(file, **arrays)
+    np.savez(file, allow_pickle=False, **arrays)
     files = [np.load(io.BytesIO(content)) for content in _bytes_of_all(file.getvalue())]
     return [dict(file) for file in files]
 

@@ -170,10 +170,11 @@ def encode_flat(
         digest = digest_of(examples.digest, way)
     title = f"tokens of {len(examples):,} rows"
     arrays = cache.read(title, digest)
-    # What one process lacks all make together.
-    if not isinstance(examples, Series) or not in_all(arrays is not None):
-        made = _encode_all(encode, examples, tokenizer, config, options)
-        arrays = cache.write(title, digest, made)
+    # What one process lacks all make, each a part, so all ask.
+    kept = isinstance(examples, Series) and in_all(arrays is not None)
+    if arrays is None or not kept:
+        fresh = _encode_all(encode, examples, tokenizer, config, options)
+        arrays = cache.write(title, digest, fresh)
     long_sources, long_targets, by_token = arrays["facts"].tolist()
     return Flat(
         Ragged(arrays["sources"], arrays["source_ends"]),
