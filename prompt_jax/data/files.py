@@ -222,10 +222,11 @@ def _long_json(path: Path, content: bytes) -> Table | None:
     with uncollected():
         while part := list(itertools.islice(filled, SLICE)):
             try:
-                rows = [json.loads(line) for _, line in part]
+                # As one list, in a third of the time of as many calls.
+                rows = json.loads(f"[{','.join(line for _, line in part)}]")
             except ValueError:  # Of several lines, or wrong, which the reader of any form tells.
                 return None
-            if not all(isinstance(row, dict) for row in rows):
+            if len(rows) != len(part) or not all(isinstance(row, dict) for row in rows):
                 return None
             _append(columns, whole(rows) if halves else rows, len(numbers))
             numbers += [number for number, _ in part]
@@ -241,7 +242,10 @@ def _append(columns: dict[str, list[ArrowArray]], rows: list[dict[str, Any]], be
     for name in dict.fromkeys(itertools.chain(columns, *rows)):
         # A column that only now appears has no value in the rows before.
         parts = columns.setdefault(name, [pyarrow.nulls(before, kind)] if before else [])
-        parts.append(pyarrow.array([_cell(row.get(name)) for row in rows], kind))
+        cells = [row.get(name) for row in rows]
+        if not all(type(cell) is str for cell in cells) or any(MARK in cell[:1] for cell in cells):
+            cells = [_cell(cell) for cell in cells]
+        parts.append(pyarrow.array(cells, kind))
 
 
 def _cell(value: Any) -> str | None:
