@@ -30,7 +30,10 @@ def run(arguments: list[str]) -> None:
     }
     action, *rest = arguments or ["--help"]
     if action in ("-h", "--help"):
-        print(f"usage: prompt-jax prompts {{{','.join(actions)}}} ...")
+        print("usage: prompt-jax prompts COMMAND ...\n")
+        for name, function in actions.items():
+            print(f"  {name:<11}{(function.__doc__ or '').splitlines()[0]}")
+        print("\nRun prompt-jax prompts COMMAND --help for the options of a command.")
         return
     choose("prompts command", action, actions)
     parse(actions[action], f"prompts {action}", rest)
