@@ -53,7 +53,7 @@ def loss_fn(
 ) -> Loss:
     """The loss of a method on a backbone: `loss(tuned, frozen, batch, key=None) -> (mean, aux)`.
 
-    It may also be told which virtual tokens are `real`, [P].
+    It also takes which virtual tokens are `real`, [P].
 
     The mean is over target tokens, or over rows for the objectives of label words. `aux` holds
     `tokens`, how many it was over, so that losses of micro-batches can be weighted. The backbone's

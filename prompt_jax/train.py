@@ -32,7 +32,7 @@ DEFAULT_RATE = 0.3  # Lester et al.'s, where no method says another.
 
 
 class State(NamedTuple):
-    """All that training changes; float32, and a few thousand numbers."""
+    """All that training changes; float32, and a few thousand parameters."""
 
     step: Array
     tuned: Tuned
@@ -299,7 +299,7 @@ def _check_finite(step: int, state: State | None, metrics: dict[str, float], fro
         return
     cause = f"loss {metrics['loss']} and gradient norm {metrics['grad_norm']}"
     if numbers:
-        cause = "trained numbers that are not finite"
+        cause = "trained parameters that are not finite"
     dtype = jax.tree.leaves(frozen)[0].dtype
     raise DivergedError(
         f"{cause} at step {step} "

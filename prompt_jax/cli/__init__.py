@@ -187,7 +187,7 @@ def _plan(arguments: list[str]) -> None:
 
         Args:
           config: the experiment, as train takes it; its longest input and target are planned for.
-          topology: v5e-4, v5p-8, v6e-8, ... or a kind and its grid, v5e:2x4; else devices at hand.
+          topology: v5e-4, v5p-8, v6e-8, ... or a kind and its grid, v5e:2x4; else local devices.
           programs: of train, score and decode; none takes the training step and what scores
             validation: score for label words, else decode and score.
           search: also look for other meshes and settings that fit, where these do.

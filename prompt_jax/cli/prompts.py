@@ -125,7 +125,7 @@ def _import(
     allow_mismatch: bool = False,
     overwrite: bool = False,
 ) -> None:
-    """Makes a prompt of ours from a folder of PEFT, AdapterHub, TGIS or caikit, or a .npy.
+    """Makes a prompt folder from a folder of PEFT, AdapterHub, TGIS or caikit, or a .npy.
 
     Args:
       path: what to read.
@@ -195,7 +195,7 @@ def _pull(
     revision: str,
     overwrite: bool = False,
 ) -> None:
-    """Reads a prompt of ours or of PEFT's from a repository of the Hugging Face hub.
+    """Reads a prompt, also one of PEFT, from a repository of the Hugging Face hub.
 
     Args:
       repository: owner/name.
@@ -220,7 +220,7 @@ def _recycle(
     task_id: str = "",
     overwrite: bool = False,
 ) -> None:
-    """Carries a prompt over to another backbone by the words that both know; a start, no more.
+    """Carries a prompt over to another backbone by the words that both know; use it as a start.
 
     Args:
       prompt: a prompt folder, a run folder, or a .npy.

@@ -177,8 +177,8 @@ def _serve(
       drain_seconds: from SIGTERM on in which /readyz says 503 and requests are still taken, so that
         a load balancer can turn to others; then what was taken is answered.
       refresh: seconds between two looks at the store and at the keys.
-      metrics_port: port on which /metrics is told to whoever asks, without a key; 0 tells it on
-        --port alone, to keys of `metrics`.
+      metrics_port: port on which /metrics needs no key; 0 serves it on --port alone, to keys with
+        the scope `metrics`.
       log_level: of the log, which goes to stderr; info has a line a request.
       log_json: write the log as JSON, an object a line.
       config: TOML file of these options, such as `max_new_tokens = 128` or `[frozen]` and

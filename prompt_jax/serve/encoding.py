@@ -104,7 +104,7 @@ class Inputs:
     def kinds_of(self, served: Served) -> list[Kind]:
         """The kinds of requests that a prompt's head or its label words answer: one a length.
 
-        None where label words cannot be scored; a request would be told why.
+        None where label words cannot be scored; a request would get the reason.
         """
         if served.head in HEADS:
             return [Kind(HEADS[served.head], length) for length in self._lengths]

@@ -1,6 +1,6 @@
 """Programs by what they are for, compiled in threads beside those that run.
 
-A request waits for its own programs alone: whoever asks for what is there already is answered
+A request waits for its own programs alone: a request for what is compiled already is answered
 meanwhile.
 """
 

@@ -231,7 +231,7 @@ class Queue:
         self.count -= len(requests)
 
     def drain(self) -> list[Request]:
-        """All requests, which wait no more."""
+        """All requests, which no longer wait."""
         requests = [
             request
             for turns in self.waiting.values()

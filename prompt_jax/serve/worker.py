@@ -105,7 +105,7 @@ class Worker:
         self._queue, self._window, self._most = Queue(sizes.queue), sizes.window, sizes.rows[-1]
         self._jobs: list[tuple[Future[None], Callable[[], None]]] = []
         self._broken: dict[Lane, BaseException] = {}
-        """Lanes that did not compile, until those who wait for them are told."""
+        """Lanes that did not compile, until the requests that wait for them get the error."""
         self.lock = threading.Condition()
         """While it is held nothing is taken from the queue."""
         self._closing, self._ended = False, ""

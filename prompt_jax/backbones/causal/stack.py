@@ -105,7 +105,7 @@ class Attention(nn.Module):
         return qk_norm(x.reshape(*x.shape[:2], -1)).reshape(x.shape)
 
     def queries(self, x: Float[Array, "B T D"]) -> Float[Array, "B T H K"]:
-        """Queries to the keys of other states, which stand nowhere beside `x`."""
+        """Queries to the keys of other states, which have no positions beside `x`."""
         (query,) = by_heads(self.config.mesh, self.query(constrain(x, self.config.mesh, "batch")))
         return query
 
