@@ -80,12 +80,12 @@ def texts() -> Iterator[tuple[Path, str]]:
 
 
 def test_nobody_has_to_read_it_twice():
-    turns = re.compile("|".join(f"({turn})" for turn in TURNS), re.IGNORECASE)
-    advice = list(TURNS.values())
+    turns = {re.compile(turn, re.IGNORECASE): advice for turn, advice in TURNS.items()}
     wrong = []
     for path, text in texts():
         line = " ".join(text.split())
-        for match in turns.finditer(line):
-            near = line[max(0, match.start() - 40) : match.end() + 40]
-            wrong.append(f"{path.relative_to(ROOT)}: {near!r}")
-    assert not wrong, "\n".join(wrong) + f"\n{advice}"
+        for turn, advice in turns.items():
+            for match in turn.finditer(line):
+                near = line[max(0, match.start() - 40) : match.end() + 40]
+                wrong.append(f"{path.relative_to(ROOT)}: {near!r}; {advice}")
+    assert not wrong, "\n".join(wrong)

@@ -49,7 +49,7 @@ def _list(folder: Positional[str] = "runs") -> None:
 
     from prompt_jax.prompts import list_prompts
 
-    table = Table("name", "method", "numbers", "backbone", "metric", "digest", "problem")
+    table = Table("name", "method", "parameters", "backbone", "metric", "digest", "problem")
     for row in list_prompts(folder):
         table.add_row(*("" if cell is None else str(cell) for cell in row))
     print_table(table)
