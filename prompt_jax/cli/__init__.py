@@ -142,7 +142,7 @@ def _train(arguments: list[str]) -> None:
           distributed: the processes that train together, where there are several.
           resume: continue the run in --out from its last checkpoint.
           overwrite: replace the run in --out.
-          profile: write a profile of so many steps, after the first one, into --out.
+          profile: write a profile of this many steps, after the first one, into --out.
         """
         prepare(distributed)
         from prompt_jax import experiment

@@ -165,7 +165,7 @@ def _similarity(query: Positional[str], folder: Positional[str] = "runs") -> Non
             left_out[row.name] = str(error)
     if not (ranked or left_out):
         raise InputError(f"no prompts in {folder}; give the folder that holds runs or prompts")
-    table = Table("name", "cosine of average tokens", "cosine token by token", "digest")
+    table = Table("name", "cosine of average tokens", "mean cosine of token pairs", "digest")
     for name, like in sorted(ranked, key=lambda pair: -pair[1].average):
         cells = f"{like.average:.4f}", f"{like.per_token:.4f}", like.prompt.digest[:12]
         table.add_row(name, *cells)

@@ -220,6 +220,11 @@ def _serve(
     for problem in problems:
         LOG.warning("not served: %s", problem)
     LOG.info("%d prompts of %s on %s; compiling", len(catalog.served), store, backbone)
+    if not catalog.served:
+        LOG.warning(
+            "%s has no prompt to serve; prompt-jax prompts publish RUN --name NAME --store %s adds "
+            "one, also while the server runs", store, store,
+        )  # fmt: skip
     with catalog.engine, contextlib.ExitStack() as ending:
         address = f"http://{host}:{listener.getsockname()[1]}"
 

@@ -33,7 +33,7 @@ class TrainConfig:
     batch_size: int = 32
     """Rows of one optimizer step, over all processes."""
     accumulate: int = 1
-    """Micro-batches of one step; batch_size is split into so many parts."""
+    """Micro-batches of one step; batch_size is split into this many parts."""
     optimizer: Optimizer | None = None
     """`adafactor` (Lester et al.), `adafactor_t5x` (as resumed by T5X at step 1.1M), `adamw`; None
     is the one that the method is best trained with (see `resolved`), and Adafactor without one."""
@@ -70,7 +70,7 @@ class TrainConfig:
     checkpoint_every: int = 50
     """Steps between checkpoints of the training state."""
     patience: int | None = None
-    """Stop after so many evaluations without a better one; None never stops early."""
+    """Stop after this many evaluations without a better one; None never stops early."""
     seed: int = 0
     """Seeds the prompt, the order of rows and dropout."""
     tensorboard: bool = False
