@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 from prompt_jax.backbones import fused
 from prompt_jax.backbones.layers import NEVER, Bias, ByBucket, Causal, soft_capped
 from prompt_jax.backbones.sockets import prefix_masked, prefix_scores, prefix_values
+from prompt_jax.sharding import Grid
 
 
 class Fresh(NamedTuple):
@@ -33,6 +34,7 @@ def attend(
     cap: float | None = None,
     fresh: Fresh | None = None,
     kernel: str = "einsum",
+    mesh: Grid | None = None,
 ) -> Float[Array, "B T H K"]:
     """Softmax attention with additive biases; scores and softmax are float32.
 
@@ -46,12 +48,13 @@ def attend(
       cap: what no score passes, see `soft_capped`.
       fresh: what stands in the place of some of the keys, which are those of a cache.
       kernel: which one of `fused` serves the call where it can; `einsum` is none of them.
+      mesh: the devices that the kernel is split over.
     """
     virtual = 0 if prefix is None else prefix["key"].shape[-3]
     if kernel != "einsum" and opened is None and fresh is None:
-        run = fused.kernel_of(kernel, query, biases, prefix, cap)
+        run = fused.kernel_of(kernel, query, biases, prefix, cap, mesh)
         if run is not None:
-            return run(query, *fused.joined(key, value, prefix), biases[0], virtual, cap)
+            return run(query, *fused.joined(key, value, prefix), biases, virtual, cap)
     biases = [
         bias.rows(query.shape[1], virtual) if isinstance(bias, Causal) else bias for bias in biases
     ]
