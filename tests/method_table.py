@@ -24,6 +24,7 @@ CHANGING = {
     "prefix_mlp": pj.PrefixTuningConfig(
         num_virtual_tokens=P, prefix_projection=True, encoder_hidden_size=8
     ),
+    "prefix_sink": pj.PrefixTuningConfig(num_virtual_tokens=P, num_frozen_tokens=1),
     "p_tuning_v2": pj.PTuningV2Config(num_virtual_tokens=P),
     "deep_replace": pj.DeepPromptConfig(num_virtual_tokens=P),
     "deep_add": pj.DeepPromptConfig(num_virtual_tokens=P, how="add"),

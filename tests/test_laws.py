@@ -32,7 +32,7 @@ ON = {
 # What a cache holds more of: rows of a layer. A changed kernel is none of its business.
 CACHED = ("prompt", "prompt_suffix", "prefix", "deep_replace", "ia3", "parallel")
 # One tree of each shape: a vector, sockets, an encoder with a recurrence, tasks that share.
-TREES = ("prefix", "lora", "dora", "p_tuning_lstm", "multitask_project")
+TREES = ("prefix", "prefix_sink", "lora", "dora", "p_tuning_lstm", "multitask_project")
 SIMPLIFIED = ("p_tuning_mlp", "p_tuning_lstm", "residual", "prefix_mlp", "head_p_tuning")
 PLAIN = ("prompt", "prompt_suffix", "head_prompt")
 # Of the rest, the gradient is that of a case here and the step is the same: one of each is trained.

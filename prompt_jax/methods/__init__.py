@@ -5,6 +5,7 @@ method of your own ends in the same call.
 """
 
 # ruff: noqa: I001
+from prompt_jax.methods.method import FIXED as FIXED
 from prompt_jax.methods.method import init as init
 from prompt_jax.methods.method import materialize as materialize
 from prompt_jax.methods.method import materializer as materializer

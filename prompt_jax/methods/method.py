@@ -23,6 +23,9 @@ from prompt_jax.trees import Frozen, Tuned
 KEY = "prompt_embeddings"
 """The tensor of virtual tokens, whatever the method."""
 AGAIN = "save the folder again with PEFT"
+FIXED = "fixed"
+"""The branch of a tuned tree, or of a part of a union, that no optimizer changes: what a method
+starts from and saves, but does not train."""
 
 Leaves = Mapping[str, np.ndarray]
 """The leaves of a tuned tree by path, or tensors by PEFT's names."""
@@ -36,7 +39,7 @@ Options = TypeVar("Options", bound=MethodConfig, contravariant=True)
 class Init(Protocol[Options]):
     """`init(config, backbone, key) -> tuned`: a fresh tuned tree, float32.
 
-    The tree is all that is trained. A method whose config has an `init_file` takes a fourth
+    The tree is all that is trained, but for a branch `FIXED`. A method whose config has an `init_file` takes a fourth
     argument, `start` [P, D]: the rows in that file, or None.
     """
 
