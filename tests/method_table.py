@@ -48,6 +48,7 @@ NEUTRAL = {
     "pfeiffer": pj.AdapterConfig(bottleneck_size=3),
     "parallel": pj.AdapterConfig(bottleneck_size=3, style="parallel", scaling=2.0),
     "prompt_adapter": pj.PromptAdapterConfig(num_virtual_tokens=P),
+    "adaption": pj.AdaptionPromptConfig(adapter_len=3, adapter_layers=1),
     "bias": pj.BiasConfig(),
     "norm": pj.NormConfig(),
     "full": pj.FullConfig(),

@@ -9,11 +9,11 @@ from prompt_jax.testing import BACKBONE_LAWS, CONFIGS, LAWS, tiny
 # What every family has in its own way. The rest of CASES computes vectors or kernels of another
 # case and knows nothing of a family, so T5 alone has it.
 SOCKETS = ("prompt", "prompt_suffix", "prefix", "deep_replace", "lora", "dora", "ia3", "parallel")
-SOCKETS += ("prompt_adapter", "bias", "norm", "full")
+SOCKETS += ("adaption", "prompt_adapter", "bias", "norm", "full")
 ON = {
     "t5": (*CHANGING, *NEUTRAL),
     "gpt2": (*SOCKETS, "unipelt", "head", "head_prompt", "head_lora", "head_both"),
-    "llama": ("prompt", "prefix", "lora", "ia3"),  # It shares GPT-2's code.
+    "llama": ("prompt", "prefix", "lora", "ia3", "adaption"),  # It shares GPT-2's code.
     "olmo2": ("prompt", "lora", "parallel"),
     "smollm3": ("prompt", "prefix"),
     "granite": ("prompt", "prefix", "deep_add", "parallel"),
@@ -30,7 +30,7 @@ ON = {
     "bert": (*SOCKETS, "mam", "prefix_encoder", *HEADS),
 }
 # What a cache holds more of: rows of a layer. A changed kernel is none of its business.
-CACHED = ("prompt", "prompt_suffix", "prefix", "deep_replace", "ia3", "parallel")
+CACHED = ("prompt", "prompt_suffix", "prefix", "deep_replace", "ia3", "parallel", "adaption")
 # One tree of each shape: a vector, sockets, an encoder with a recurrence, tasks that share.
 TREES = ("prefix", "prefix_sink", "lora", "dora", "p_tuning_lstm", "multitask_project")
 SIMPLIFIED = ("p_tuning_mlp", "p_tuning_lstm", "residual", "prefix_mlp", "head_p_tuning")

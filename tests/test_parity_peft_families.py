@@ -46,6 +46,7 @@ KINDS |= {"QUESTION_ANS": "ForQuestionAnswering", "CAUSAL_LM": "ForCausalLM"}
 FAMILIES = {
     "gpt2": ("GPT2", GPT2 | {"n_positions": 40}),
     "llama": ("Llama", LLAMA),
+    "mistral": ("Mistral", LLAMA),
     "gemma2": ("Gemma2", GEMMA),
     "gemma3_text": ("Gemma3Text", GEMMA),
     "phi3": ("Phi3", LLAMA),
@@ -65,6 +66,7 @@ OURS = {
     "p_tuning": pj.PTuningConfig(num_virtual_tokens=P, encoder_hidden_size=8),
     "prefix": pj.PrefixTuningConfig(num_virtual_tokens=P),
     "cartridge": pj.PrefixTuningConfig(num_virtual_tokens=P, num_frozen_tokens=1),
+    "adaption": pj.AdaptionPromptConfig(adapter_len=P, adapter_layers=1),
     "lora": pj.LoraConfig(r=2, lora_alpha=3),
     "dora": pj.LoraConfig(r=2, use_dora=True),
     "ia3": pj.IA3Config(),
@@ -74,15 +76,17 @@ THEIRS = {
     "p_tuning": lambda: peft.PromptEncoderConfig(num_virtual_tokens=P, encoder_hidden_size=8),
     "prefix": lambda: peft.PrefixTuningConfig(num_virtual_tokens=P),
     "cartridge": lambda: peft.CartridgeConfig(num_virtual_tokens=P, num_frozen_tokens=2),
+    "adaption": lambda: peft.AdaptionPromptConfig(adapter_len=P, adapter_layers=2),
     "lora": lambda: peft.LoraConfig(r=2, lora_alpha=3),
     "dora": lambda: peft.LoraConfig(r=2, use_dora=True),
     "ia3": lambda: peft.IA3Config(),
 }
-RARE = ("cartridge",)
+RARE = ("cartridge", "adaption")
 EVERY = [(family, task) for family, task in
          (("gpt2", "CAUSAL_LM"), ("llama", "CAUSAL_LM"), ("bert", "SEQ_CLS"))]  # fmt: skip
 CASES = [(*model, name) for model in EVERY for name in OURS if name not in RARE]
 CASES += [("llama", "CAUSAL_LM", "cartridge")]
+CASES += [(family, "CAUSAL_LM", "adaption") for family in ("gpt2", "llama", "mistral")]
 CASES += [
     *[("bert", "TOKEN_CLS", name) for name in ("prompt", "lora")],
     *[("bert", "QUESTION_ANS", name) for name in ("prompt", "prefix", "lora")],

@@ -26,6 +26,7 @@ from prompt_jax.methods.multitask_prompt import MultitaskPromptConfig as Multita
 from prompt_jax.methods.lora import LoraConfig as LoraConfig
 from prompt_jax.methods.ia3 import IA3Config as IA3Config
 from prompt_jax.methods.adapter import AdapterConfig as AdapterConfig
+from prompt_jax.methods.adaption_prompt import AdaptionPromptConfig as AdaptionPromptConfig
 from prompt_jax.methods.prompt_adapter import PromptAdapterConfig as PromptAdapterConfig
 from prompt_jax.methods.head import HeadConfig as HeadConfig
 from prompt_jax.methods.bias import BiasConfig as BiasConfig

@@ -39,8 +39,8 @@ Options = TypeVar("Options", bound=MethodConfig, contravariant=True)
 class Init(Protocol[Options]):
     """`init(config, backbone, key) -> tuned`: a fresh tuned tree, float32.
 
-    The tree is all that is trained, but for a branch `FIXED`. A method whose config has an `init_file` takes a fourth
-    argument, `start` [P, D]: the rows in that file, or None.
+    The tree is all that is trained, but for a branch `FIXED`. A method whose config has an
+    `init_file` takes a fourth argument, `start` [P, D]: the rows in that file, or None.
     """
 
     def __call__(self, config: Options, backbone: Backbone, key: PRNGKeyArray, /) -> Tuned: ...
@@ -143,6 +143,8 @@ class PeftFormat(NamedTuple):
     """What begins the names of a head's tensors."""
     kin: tuple[str, ...] = ()
     """What else PEFT calls folders that hold the same and run the same, and train otherwise."""
+    takes_head: bool = True
+    """Whether PEFT saves a trained head beside it."""
 
 
 def matrix(path: Path, array: np.ndarray) -> Float[np.ndarray, "N D"]:

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from prompt_jax.backbones.attention import attend
+from prompt_jax.backbones.attention import answer_of, attend
 from prompt_jax.backbones.blocks import (
     MLP,
     add,
@@ -82,7 +82,8 @@ class Attention(nn.Module):
         (query,) = by_heads(self.config.mesh, self.query(x))
         way = {"chunk": self.config.attention_chunk, "kernel": self.config.kernel}
         out = attend(query, key, value, biases, prefix, opened, **way)
-        return self.out(*by_heads(self.config.mesh, out))
+        rows_of = lambda rows: (self.key(rows), self.value(rows))  # noqa: E731
+        return answer_of(self, query, *by_heads(self.config.mesh, out), rows_of, self.out)
 
 
 class RelativeBias(nn.Module):
