@@ -20,9 +20,9 @@ _NAMES = {
     "forward": "Injection prepend",
     "losses": "distil_loss loss_fn",
     "methods": (
-        "AdapterConfig AdaptionPromptConfig BiasConfig DecomposedPromptConfig DeepPromptConfig "
-        "FullConfig HeadConfig IA3Config LoraConfig MultitaskPromptConfig NormConfig "
-        "PTuningConfig PTuningV2Config PrefixTuningConfig PromptAdapterConfig "
+        "AdapterConfig AdaptionPromptConfig BiasConfig CPTConfig DecomposedPromptConfig "
+        "DeepPromptConfig FullConfig HeadConfig IA3Config LoraConfig MultitaskPromptConfig "
+        "NormConfig PTuningConfig PTuningV2Config PrefixTuningConfig PromptAdapterConfig "
         "PromptTuningConfig ResidualPromptConfig UnionConfig init materialize register_method"
     ),
     "model": "PromptTuningModel",
@@ -66,6 +66,7 @@ if TYPE_CHECKING:  # What editors and type checkers see of `_HOMES`.
     from prompt_jax.methods import AdapterConfig as AdapterConfig
     from prompt_jax.methods import AdaptionPromptConfig as AdaptionPromptConfig
     from prompt_jax.methods import BiasConfig as BiasConfig
+    from prompt_jax.methods import CPTConfig as CPTConfig
     from prompt_jax.methods import DecomposedPromptConfig as DecomposedPromptConfig
     from prompt_jax.methods import DeepPromptConfig as DeepPromptConfig
     from prompt_jax.methods import FullConfig as FullConfig

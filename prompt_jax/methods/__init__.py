@@ -23,6 +23,7 @@ from prompt_jax.methods.deep_prompt import DeepPromptConfig as DeepPromptConfig
 from prompt_jax.methods.residual_prompt import ResidualPromptConfig as ResidualPromptConfig
 from prompt_jax.methods.decomposed_prompt import DecomposedPromptConfig as DecomposedPromptConfig
 from prompt_jax.methods.multitask_prompt import MultitaskPromptConfig as MultitaskPromptConfig
+from prompt_jax.methods.cpt import CPTConfig as CPTConfig
 from prompt_jax.methods.lora import LoraConfig as LoraConfig
 from prompt_jax.methods.ia3 import IA3Config as IA3Config
 from prompt_jax.methods.adapter import AdapterConfig as AdapterConfig

@@ -11,7 +11,7 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray
 
 from prompt_jax.backbones import Backbone
 from prompt_jax.backbones.sockets import Attention
@@ -19,8 +19,8 @@ from prompt_jax.config import InputError, MethodConfig, at_least
 from prompt_jax.config.checks import each_at_least_one
 from prompt_jax.forward import Injection
 from prompt_jax.methods.kernels import LAYER, ROOT, by_place, fit, kernels, names_of
-from prompt_jax.methods.method import Leaves, PeftFormat, Stored, register_method
-from prompt_jax.trees import Tuned
+from prompt_jax.methods.method import FIXED, Leaves, PeftFormat, Stored, register_method
+from prompt_jax.trees import Tuned, by_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +34,6 @@ class AdaptionPromptConfig(MethodConfig):
     """P, the rows of a layer."""
     adapter_layers: int | None = None
     """How many layers have them, counted from the top; None is all but the first two."""
-    num_hidden_layers: int | None = None
-    """L, of the decoder; None is what the backbone has, and another number is refused."""
     projected: bool | None = None
     """Whether what the rows answer passes through the attention's output kernel. None is as PEFT
     has it: on all models but GPT-2."""
@@ -48,25 +46,18 @@ class AdaptionPromptConfig(MethodConfig):
 
 
 def resolve(config: AdaptionPromptConfig, backbone: Backbone) -> AdaptionPromptConfig:
-    """The config with the layers of the backbone."""
+    """The config with what its fields mean on a backbone."""
     _, place = _attention(backbone)
-    layers = config.num_hidden_layers or place.layers
-    if layers != place.layers:
+    count = config.adapter_layers or max(place.layers - 2, 1)
+    if count > place.layers:
         raise InputError(
-            f"the adaption prompt is of a model of {layers} layers and backbone {backbone.name!r} "
-            f"has {place.layers}; use the backbone that it was trained on"
-        )
-    count = config.adapter_layers or max(layers - 2, 1)
-    if count > layers:
-        raise InputError(
-            f"adapter_layers is {count} and backbone {backbone.name!r} has {layers} layers; allowed"
-            f": 1 to {layers}"
+            f"adapter_layers is {count} and backbone {backbone.name!r} has {place.layers} layers; "
+            f"allowed: 1 to {place.layers}"
         )
     projected = config.projected
     if projected is None:
         projected = backbone.model_type not in BEHIND
-    sizes = {"adapter_layers": count, "num_hidden_layers": layers}
-    return dataclasses.replace(config, projected=projected, **sizes)
+    return dataclasses.replace(config, adapter_layers=count, projected=projected)
 
 
 def _attention(backbone: Backbone) -> tuple[str, Attention]:
@@ -78,15 +69,30 @@ def _attention(backbone: Backbone) -> tuple[str, Attention]:
 
 
 def init(config: AdaptionPromptConfig, backbone: Backbone, key: PRNGKeyArray) -> Tuned:
-    """`prompt` [A, P, D] and `gate` [A] of the upper A layers; gates are closed."""
-    path, _ = _attention(backbone)
-    block = backbone.sockets.blocks[path.rpartition("/")[0]]
+    """`prompt` [A, P, D] and `gate` [A] of the upper A layers; gates are closed.
+
+    They are under `inside` or `behind`, as the socket has them. `fixed` has `upper` [L], one where
+    a layer is among them.
+    """
+    path, place = _attention(backbone)
+    width = backbone.sockets.blocks[path.rpartition("/")[0]].width
     count = config.adapter_layers
     assert count is not None
-    leaves = {
-        f"{path}/prompt": jax.random.normal(key, (count, config.adapter_len, block.width)),
-        f"{path}/gate": jnp.zeros(count),
-    }
+    return _tree(
+        f"{path}/{_socket(config)}",
+        jax.random.normal(key, (count, config.adapter_len, width)),
+        jnp.zeros(count),
+        place.layers,
+    )
+
+
+def _socket(config: AdaptionPromptConfig) -> str:
+    return "inside" if config.projected else "behind"
+
+
+def _tree(path: str, prompt: Array, gate: Array, layers: int) -> Tuned:
+    upper = jnp.arange(layers) >= layers - len(gate)
+    leaves = {f"{path}/prompt": prompt, f"{path}/gate": gate, UPPER: upper.astype(jnp.float32)}
     return flax.traverse_util.unflatten_dict(leaves, sep="/")
 
 
@@ -94,18 +100,18 @@ def materialize(
     config: AdaptionPromptConfig, tuned: Tuned, key: PRNGKeyArray | None = None
 ) -> Injection:
     """The rows in the attention's socket; a gate of zero in layers that have none."""
-    where = "inside" if config.projected else "behind"
-    sockets = {}
-    for path, leaves in by_place(tuned).items():
-        below = (config.num_hidden_layers or 0) - len(leaves["gate"])
+    layers, sockets = len(tuned[FIXED]["upper"]), {}
+    for (*path, where), leaves in by_place({n: b for n, b in tuned.items() if n != FIXED}).items():
+        below = layers - len(leaves["gate"])
         sockets[(*path, "adaption", where)] = {
-            # A scan runs all layers alike: the gates of the lower ones are no parameters.
+            # A scan runs all layers alike: what the lower ones get is no parameter.
             name: jnp.pad(leaf, [(below, 0), *[(0, 0)] * (leaf.ndim - 1)])
             for name, leaf in leaves.items()
         }
     return Injection(sockets=flax.traverse_util.unflatten_dict(sockets))
 
 
+UPPER = f"{FIXED}/upper"
 BEHIND = ("gpt2",)
 """Model types whose output kernel PEFT leaves out."""
 MODEL_TYPES = ("llama", "mistral", *BEHIND)
@@ -139,8 +145,8 @@ def write(
     config: AdaptionPromptConfig, leaves: Leaves, model_type: str
 ) -> tuple[dict[str, object], Leaves]:
     """PEFT's fields, and two tensors a layer."""
-    path, names = _modules(model_type, config.num_hidden_layers or 0)
-    prompt, gate = leaves[f"{path}/prompt"], leaves[f"{path}/gate"]
+    path, names = _modules(model_type, len(leaves[UPPER]))
+    prompt, gate = (leaves[f"{path}/{_socket(config)}/{name}"] for name in TENSORS)
     tensors: dict[str, np.ndarray] = {}
     for name, rows, opened in zip(names[-len(gate) :], prompt, gate, strict=True):
         tensors[f"{ROOT}{name}.{TENSORS['prompt']}"] = rows[None]
@@ -179,11 +185,11 @@ def read(stored: Stored, model_type: str) -> tuple[AdaptionPromptConfig, Leaves]
                 f"[1, {rows}, width] in all layers"
             )
     config = AdaptionPromptConfig(
-        adapter_len=rows, adapter_layers=count, num_hidden_layers=layers,
-        projected=model_type not in BEHIND,
-    )  # fmt: skip
-    leaves = {f"{path}/prompt": np.concatenate(prompts), f"{path}/gate": np.concatenate(gates)}
-    return config, leaves
+        adapter_len=rows, adapter_layers=count, projected=model_type not in BEHIND
+    )
+    path = f"{path}/{_socket(config)}"
+    tree = _tree(path, jnp.concatenate(prompts), jnp.concatenate(gates), layers)
+    return config, {path: np.asarray(leaf) for path, leaf in by_path(tree).items()}
 
 
 register_method(

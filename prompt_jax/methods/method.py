@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import InputError, MethodConfig
 from prompt_jax.config.method import WRITES, add_kind
-from prompt_jax.forward import Injection, Placement, TaskPrompts
+from prompt_jax.forward import Injection, Placement, PromptedModel, TaskPrompts
 from prompt_jax.methods.classifier import CLASSIFIER, init_head
 from prompt_jax.trees import Frozen, Tuned
 
@@ -167,6 +167,7 @@ class Method:
     simplify: Callable[..., tuple[MethodConfig, Tuned]] | None = None
     of_task: Callable[..., tuple[MethodConfig, Tuned]] | None = None
     merge: Callable[..., tuple[MethodConfig, Frozen]] | None = None
+    context_loss: Callable[..., tuple[Float[Array, ""], int]] | None = None
     peft: PeftFormat | None = None
 
 
@@ -182,6 +183,7 @@ def register_method(
     simplify: Callable[[C, Tuned], tuple[MethodConfig, Tuned]] | None = None,
     of_task: Callable[[C, Tuned, int], tuple[MethodConfig, Tuned]] | None = None,
     merge: Callable[[C, Tuned, Frozen], tuple[MethodConfig, Frozen]] | None = None,
+    context_loss: Callable[[C, PromptedModel], tuple[Float[Array, ""], int]] | None = None,
     peft: PeftFormat | None = None,
 ) -> None:
     """Makes a method known: to the command line, saved prompts and recipes, by `config.kind`.
@@ -196,13 +198,17 @@ def register_method(
       simplify: the same prompt as a simpler method, where training needs more than serving.
       of_task: one task's prompt out of a tree that holds those of several.
       merge: adds what was trained to the frozen tree, which is then a tree of full fine-tuning.
+      context_loss: the mean loss of tokens that stand in the prompt itself, and how many they are;
+        every row of a batch counts them with its own.
       peft: how PEFT saves it; without one, only this package reads what is saved.
 
     Raises:
       InputError: the config has no `kind`, or that of another method.
     """
     add_kind(config)
-    _METHODS[config] = Method(init, materialize, resolve, simplify, of_task, merge, peft)
+    _METHODS[config] = Method(
+        init, materialize, resolve, simplify, of_task, merge, context_loss, peft
+    )
 
 
 def method_of(config: MethodConfig) -> Method:
