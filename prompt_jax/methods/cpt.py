@@ -105,7 +105,13 @@ def init(config: CPTConfig, backbone: Backbone, key: PRNGKeyArray) -> Tuned:
             "cpt starts from examples and has none; train on a task with rows, or give "
             "method.cpt_token_ids"
         )
-    backbone.check_tokens(list(config.cpt_token_ids), "method.cpt_token_ids")
+    size = backbone.config.vocab_size
+    if not all(0 <= token < size for token in config.cpt_token_ids):
+        raise InputError(
+            f"method.cpt_token_ids go from {min(config.cpt_token_ids)} to "
+            f"{max(config.cpt_token_ids)}, and backbone {backbone.name!r} has tokens 0 to "
+            f"{size - 1}; use the tokenizer of the backbone"
+        )
     start = backbone.embed(np.array(config.cpt_token_ids)).astype(jnp.float32)
     return {"delta": jnp.zeros_like(start), FIXED: {"start": start}}
 
