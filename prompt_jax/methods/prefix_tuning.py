@@ -312,12 +312,16 @@ def read(stored: Stored, model_type: str) -> tuple[PrefixTuningConfig, Leaves]:
             f"a tensor {[virtual, 2 * layers * inner]}, and {KEY} is {list(rows.shape)}"
         )
     parts = rows.reshape(virtual, 2 * layers, heads, inner // heads).swapaxes(0, 1)
-    sizes = {"num_virtual_tokens": virtual, "num_frozen_tokens": _frozen_tokens(stored, virtual)}
+    method = PrefixTuningConfig(
+        num_virtual_tokens=virtual,
+        num_frozen_tokens=_frozen_tokens(stored, virtual),
+        encoder=not both,
+        cross=not both,
+    )
     if not both:
-        return PrefixTuningConfig(**sizes), {"key": parts[0::2], "value": parts[1::2]}
+        return method, {"key": parts[0::2], "value": parts[1::2]}
     # PEFT repeats the parts for the second stack, see `write`.
     parts = np.concatenate([parts, parts])
-    method = PrefixTuningConfig(**sizes, encoder=False, cross=False)
     return method, {"key": parts[0::4], "value": parts[1::4]}
 
 
