@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from prompt_jax.backbones import relative
-from prompt_jax.backbones.attention import attend
+from prompt_jax.backbones.attention import answer_of, attend
 from prompt_jax.backbones.blocks import (
     MLP,
     add,
@@ -87,7 +87,11 @@ class Attention(nn.Module):
             "mesh": self.config.mesh,
         }
         out = attend(query, key, value, biases, prefix, opened, **way)
-        return self.out(*by_heads(self.config.mesh, out))
+        return answer_of(self, query, *by_heads(self.config.mesh, out), self._rows, self.out)
+
+    def _rows(self, x: Float[Array, "#B P D"]) -> tuple[Array, Array]:
+        """Keys and values of rows that stand at no position."""
+        return self.key(x), self.value(x)
 
 
 class RelativeBias(nn.Module):
