@@ -1,9 +1,12 @@
 """What is compiled while a server answers: who asks for something new waits for it, nobody else."""
 
 import dataclasses
+import gc
 import threading
+import weakref
 from concurrent.futures import CancelledError
 
+import jax
 import numpy as np
 import pytest
 from engines import SMALL, prompts_of
@@ -194,3 +197,27 @@ def test_many_candidates_are_read_in_pieces(tiny, monkeypatch):
         much, little = Kind("score", 8, 8, 32), Kind("score", 8, 2, 1)
         assert read == [much, little, much, little, much, little]
         assert engine.stats.waiting == 0
+
+
+def test_replaced_prompts_are_let_go(tiny):
+    """Without the collector, which looks at nothing that a warm server holds."""
+    prompts = prompts_of(tiny, 2)
+    with Engine(tiny, prompts, **OPTIONS) as engine:
+
+        def replaced(number):
+            tuned = jax.tree.map(lambda leaf: np.asarray(leaf) + number / 100, prompts["p1"].tuned)
+            version = dataclasses.replace(prompts["p1"], tuned=tuned)
+            digest = engine.put("p1", version)
+            assert engine.score("p1", TEXT, TWO).result(60).digest == digest
+            return weakref.ref(version)
+
+        replaced(0)
+        arrays = len(jax.live_arrays())
+        gc.disable()
+        try:
+            versions = [replaced(number) for number in range(1, 201)]
+            left = sum(version() is not None for version in versions)
+        finally:
+            gc.enable()
+        assert left == 1 and engine.stats.loaded > 200
+        assert len(jax.live_arrays()) <= arrays

@@ -191,8 +191,6 @@ def _at_once(tokens: int) -> int:
 def _step(count: int) -> int:
     """The first of 2, 8, 32, 128, ... that is not less.
 
-    Few shapes serve all sets of candidates. On two CPU cores a shape takes seconds to compile, for
-    every size of batch, while four times the candidates take 1.5 times as long to read: most of a
-    batch's time goes to its texts.
+    Few shapes serve all sets of candidates: on two CPU cores a shape takes seconds to compile.
     """
     return 2 * 4 ** ((count - 1).bit_length() // 2)

@@ -23,7 +23,7 @@ from prompt_jax.serve.requests import HEADS, WRITE, Kind, Request
 from prompt_jax.serve.running import Running
 from prompt_jax.serve.sampling import Sampling, Written
 from prompt_jax.serve.scoring import Classified, Embedded, Marked, Scored
-from prompt_jax.serve.worker import Sizes
+from prompt_jax.serve.sizes import Sizes
 
 
 class Engine(Running):

@@ -1,6 +1,5 @@
 """The thread of an engine: what waits is read in batches and written a few tokens at a time."""
 
-import dataclasses
 import logging
 import sys
 import threading
@@ -9,7 +8,6 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
-from prompt_jax.config import InputError, at_least
 from prompt_jax.forward import PromptedModel
 from prompt_jax.serve.bank import PLAIN_SLOT, Bank
 from prompt_jax.serve.continuous import ContinuousBatch
@@ -18,35 +16,12 @@ from prompt_jax.serve.programs import Lane, Programs
 from prompt_jax.serve.prompts import Layout
 from prompt_jax.serve.requests import HEADS, WRITE, Kind, Queue, Request
 from prompt_jax.serve.scoring import Scorer
+from prompt_jax.serve.sizes import Sizes
 
 LOG = logging.getLogger(__name__)
 CLOSED = "the engine is closed; make a new one"
 LOOK = 0.25
 """Seconds between two looks at requests that wait for a program: they may be late, or cancelled."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Sizes:
-    """How much an engine holds at once, see `Engine`."""
-
-    slots: int
-    rows: tuple[int, ...]
-    lengths: tuple[int, ...]
-    max_new_tokens: int
-    places: int
-    window: float
-    queue: int
-    burst: int
-
-    def __post_init__(self) -> None:
-        for name in ("rows", "lengths"):
-            sizes = getattr(self, name)
-            if not sizes or list(sizes) != sorted(set(sizes)) or sizes[0] < 1:
-                raise InputError(f"{name} are sizes from 1 on that grow, got {list(sizes)}")
-        at_least("slots", self.slots, 2, "one for what is read while others are written with")
-        for name in ("max_new_tokens", "places", "queue", "burst"):
-            at_least(name, getattr(self, name), 1)
-        at_least("window", self.window, 0.0)
 
 
 class Stats(NamedTuple):
