@@ -12,8 +12,9 @@ tokens, texts of 24 tokens, two label words, and clients that ask again once the
     few chg   the same with changes, in a server that was started anew
 
 Prints rows a second and latencies of each, the longest time in which no answer came while somebody
-waited for one (gap), what was refused, the server's memory and programs, and how many answers name
-a version that their name did not stand for while they were asked. No server finds programs on disk.
+waited for one (gap), what was refused, the server's memory and programs, and how many answers are
+wrong: other probabilities than those of the version that they name, or one that their name did not
+stand for while they were asked. No server finds programs on disk.
 
     python benchmarks/serving_load.py --seconds 60 --clients 128
 """
@@ -22,8 +23,6 @@ import argparse
 import asyncio
 import collections
 import contextlib
-import itertools
-import json
 import os
 import re
 import socket
@@ -31,13 +30,24 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import httpx
 import jax
 import numpy as np
+from serving_clients import (
+    LABELS,
+    TEXT,
+    Reply,
+    Versions,
+    client,
+    longest_gap,
+    new_label_sets,
+    replace,
+    usual,
+)
 
 import prompt_jax as pj
 from prompt_jax.backbones import Backbone
@@ -48,44 +58,9 @@ from prompt_jax.serve import Engine, Store
 from prompt_jax.serve.http.prompts import packed
 
 METHOD = pj.PromptTuningConfig(num_virtual_tokens=20)
-TEXT = "the film is slow and long , but its two leads are warm and funny , and so in the end"
-LABELS = ["negative", "positive"]
 AsyncTask: TypeAlias = Callable[[float], Awaitable[None]]
-PAUSE = 0.1
-"""Seconds between two replacements."""
 FEW, THINKS = 4, 0.05
 """Clients that leave the server time, and seconds until they ask again."""
-
-
-class Reply(NamedTuple):
-    """What came of one request."""
-
-    status: int
-    sent: float
-    received: float
-    right: bool
-
-
-class Versions:
-    """Which versions a name stood for, and when."""
-
-    def __init__(self, prompts: dict[str, Prompt]):
-        self._begins = {name: [(0.0, prompt.digest)] for name, prompt in prompts.items()}
-        self._ends: dict[tuple[str, str], float] = {}
-
-    def begin(self, name: str, digest: str) -> None:
-        """From now on an answer may be of this version."""
-        self._begins[name].append((time.monotonic(), digest))
-
-    def end(self, name: str, digest: str) -> None:
-        """From now on no request that is sent is answered by it."""
-        self._ends[name, digest] = time.monotonic()
-
-    def allow(self, name: str, digest: str, sent: float, received: float) -> bool:
-        """Whether a request of then could have been answered by a version."""
-        return self._ends.get((name, digest), received) >= sent and any(
-            version == digest and begin <= received for begin, version in self._begins[name]
-        )
 
 
 def random_prompts(backbone: Backbone, count: int) -> list[Prompt]:
@@ -117,75 +92,15 @@ async def engine_side(
     return replies
 
 
-async def client(
-    port: int,
-    requests: Iterator[tuple[str, list[str]]],
-    end: float,
-    versions: Versions,
-    replies: list[Reply],
-    thinks: float = 0.0,
-) -> None:
-    """One client on one connection: asks, is answered, asks again some seconds later.
-
-    It speaks HTTP itself: a client library at this rate would take a core from the server.
-    """
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    head = "POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-    while time.monotonic() < end:
-        name, labels = next(requests)
-        body = json.dumps({"model": name, "input": TEXT, "labels": labels}).encode()
-        sent = time.monotonic()
-        writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-        received_head = (await reader.readuntil(b"\r\n\r\n")).lower()
-        length = int(received_head.partition(b"content-length: ")[2].split()[0])
-        answer = json.loads(await reader.readexactly(length))
-        received, status = time.monotonic(), int(received_head.split()[1])
-        digest = answer.get("prompt_digest", "")
-        right = status == 200 and versions.allow(name, digest, sent, received)
-        replies.append(Reply(status, sent, received, right))
-        await asyncio.sleep(thinks)
-    writer.close()
-
-
-def usual(names: Sequence[str], seed: int) -> Iterator[tuple[str, list[str]]]:
-    """Requests for any prompt."""
-    generator = np.random.default_rng(seed)
-    while True:
-        yield names[generator.integers(len(names))], LABELS
-
-
-def new_label_sets(names: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-    """Requests for 2 to 40 labels of one or several tokens, which begin with other letters."""
-    generator = np.random.default_rng(0)
-    while True:
-        words = [f"{i} {'word ' * generator.integers(1, 12)}".strip() for i in range(40)]
-        yield names[generator.integers(len(names))], words[: generator.integers(2, 40)]
-
-
-async def replace(
-    web: httpx.AsyncClient,
-    names: Sequence[str],
-    archives: list[tuple[str, bytes]],
-    end: float,
-    versions: Versions,
-    seconds: list[float],
-) -> None:
-    """Puts a new version under one name after the other, and deletes its old one."""
-    count = 0
-    while time.monotonic() < end:
-        name = names[count % len(names)]
-        digest, body = archives[(count + count // len(names)) % len(archives)]
-        old = (await web.get(f"/v1/models/{name}")).json()
-        if digest != old["root"]:
-            begin = time.monotonic()
-            versions.begin(name, digest)
-            (await web.put(f"/v1/prompts/{name}", content=body)).raise_for_status()
-            seconds.append(time.monotonic() - begin)
-            versions.end(name, old["root"])
-            number = old["id"].partition("@")[2]
-            (await web.delete(f"/v1/prompts/{name}/{number}")).raise_for_status()
-        count += 1
-        await asyncio.sleep(PAUSE)
+def answers_of(backbone: Backbone, candidates: Sequence[Prompt]) -> dict[str, float]:
+    """The probability of the first label by every prompt, alone in an engine."""
+    with Engine(backbone, room=[METHOD], rows=(1,), window=0.0) as engine:
+        answers = dict[str, float]()
+        for prompt in candidates:
+            digest = engine.put("alone", prompt)
+            scores = engine.score("alone", TEXT, LABELS).result().log_likelihoods
+            answers[digest] = float(np.exp(scores[0] - np.logaddexp.reduce(scores)))
+    return answers
 
 
 def ready(address: str) -> bool:
@@ -234,16 +149,6 @@ async def serving(store: Path) -> AsyncIterator[tuple[int, Callable[[], tuple[fl
             process.terminate()
 
 
-def longest_gap(replies: list[Reply]) -> float:
-    """The longest time in which nothing was answered while somebody waited."""
-    replies = sorted(replies, key=lambda reply: reply.received)
-    # Of those that are not answered yet, when the first was sent.
-    waits = [*itertools.accumulate((reply.sent for reply in reversed(replies)), min)][::-1]
-    before = [0.0, *(reply.received for reply in replies)]
-    gaps = zip(replies, waits, before, strict=False)
-    return max(reply.received - max(begin, last) for reply, begin, last in gaps)
-
-
 def show(part: str, replies: list[Reply], seconds: float) -> float:
     """Prints a row of the table; rows a second."""
     took = [reply.received - reply.sent for reply in replies if reply.status == 200]
@@ -268,11 +173,12 @@ class Load:
         self,
         port: int,
         state: Callable[[], tuple[float, float]],
-        prompts: dict[str, Prompt],
+        versions: Versions,
+        names: Sequence[str],
         archives: list[tuple[str, bytes]],
     ):
         self._port, self._state, self._archives = port, state, archives
-        self._names, self._versions = sorted(prompts), Versions(prompts)
+        self._names, self._versions = names, versions
 
     async def run(
         self, clients: int, seconds: float, thinks: float = 0.0, others: Sequence[AsyncTask] = ()
@@ -327,6 +233,7 @@ async def run(options: argparse.Namespace, folder: Path) -> None:
         (prompt.digest, packed(pj.save_prompt(folder / f"new{i}", prompt)))
         for i, prompt in enumerate(candidates[options.prompts :])
     ]
+    answers = answers_of(backbone, candidates)
     clients, seconds = options.clients, options.seconds
 
     @contextlib.asynccontextmanager
@@ -337,7 +244,7 @@ async def run(options: argparse.Namespace, folder: Path) -> None:
             for name, prompt in prompts.items():
                 store.put(name, prompt)
             async with serving(store.root) as (port, state):
-                load = Load(port, state, prompts, archives)
+                load = Load(port, state, Versions(prompts, answers), sorted(prompts), archives)
                 await load.run(clients, 3.0)
                 yield load
 
