@@ -107,7 +107,7 @@ def ready(address: str) -> bool:
     """Whether a server is there and warm."""
     try:
         return httpx.get(f"{address}/readyz", timeout=60).status_code == 200
-    except httpx.ConnectError:
+    except httpx.TransportError:  # It listens before it answers.
         return False
 
 
