@@ -54,7 +54,7 @@ SECTIONS = {
     "Methods": "PromptTuningConfig PrefixTuningConfig PTuningConfig PTuningV2Config "
     "DeepPromptConfig ResidualPromptConfig DecomposedPromptConfig MultitaskPromptConfig LoraConfig "
     "IA3Config BiasConfig NormConfig AdapterConfig PromptAdapterConfig FullConfig HeadConfig "
-    "UnionConfig",
+    "UnionConfig AdaptionPromptConfig CPTConfig",
 }
 """The order of names that most readers look for; what is in no section follows."""
 

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import hashlib
 import importlib.metadata
+import io
 import json
 import platform
 import tempfile
@@ -24,6 +25,8 @@ from prompt_jax.config import DistributedConfig, InputError
 from prompt_jax.trees import Tree
 
 T = TypeVar("T")
+PIECE = 1 << 24
+"""Bytes of every process that are gathered at once."""
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
@@ -70,16 +73,48 @@ def from_first(tree: Tree) -> Tree:
 
 def from_all(text: str) -> list[str]:
     """The text of every process, in all of them."""
+    return [content.decode() for content in _bytes_of_all(text.encode())]
+
+
+def in_all(fact: bool) -> bool:
+    """Whether a fact holds in every process."""
+    return all(from_all("true" if fact else ""))
+
+
+def arrays_of_all(arrays: Mapping[str, np.ndarray]) -> list[Mapping[str, np.ndarray]]:
+    """The arrays of every process, in all of them, of any shape in each."""
     if jax.process_count() == 1:
-        return [text]
+        return [arrays]
+    file = io.BytesIO()
+    np.savez(file, allow_pickle=False, **arrays)
+    files = [np.load(io.BytesIO(content)) for content in _bytes_of_all(file.getvalue())]
+    return [dict(file) for file in files]
+
+
+def part_of(count: int) -> tuple[int, int]:
+    """The first of `count` items that this process has to do with, and the one behind its last."""
+    index, processes = jax.process_index(), jax.process_count()
+    return count * index // processes, count * (index + 1) // processes
+
+
+def _bytes_of_all(content: bytes) -> list[bytes]:
+    if jax.process_count() == 1:
+        return [content]
     from jax.experimental import multihost_utils
 
     # Only arrays of one shape everywhere are gathered, so all are as long as the longest.
-    letters = np.frombuffer(text.encode(), np.uint8)
-    lengths = np.ravel(multihost_utils.process_allgather(np.int32(len(letters))))
-    padded = np.pad(letters, (0, int(lengths.max()) - len(letters)))
-    rows = np.asarray(multihost_utils.process_allgather(padded)).reshape(len(lengths), -1)
-    return [row[:n].tobytes().decode() for row, n in zip(rows, lengths, strict=True)]
+    mine = np.frombuffer(content, np.uint8)
+    lengths = np.ravel(multihost_utils.process_allgather(np.int32(len(mine))))
+    padded = np.pad(mine, (0, int(lengths.max()) - len(mine)))
+    # Piece by piece, since every device has a copy of all that is gathered at once.
+    pieces = [
+        np.reshape(
+            multihost_utils.process_allgather(padded[start : start + PIECE]), (len(lengths), -1)
+        )
+        for start in range(0, max(len(padded), 1), PIECE)
+    ]
+    rows = np.concatenate(pieces, axis=1)
+    return [row[:n].tobytes() for row, n in zip(rows, lengths, strict=True)]
 
 
 def together(work: Callable[[], T]) -> T:

@@ -1,5 +1,6 @@
 """Several processes of two devices each: one prompt, one run folder, one end."""
 
+import hashlib
 import json
 import os
 import re
@@ -7,15 +8,30 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from xla import QUICK_COMPILE
 
+import prompt_jax
 from prompt_jax import cli
-from prompt_jax.config import DistributedConfig, InputError
-from prompt_jax.processes import check_alike, code, from_all, from_first, is_first, join, together
+from prompt_jax.config import Config, DataConfig, DistributedConfig, InputError, TaskConfig
+from prompt_jax.data import Batches, EncodeOptions, encode_examples
+from prompt_jax.experiment.splits import load_data
+from prompt_jax.processes import (
+    arrays_of_all,
+    check_alike,
+    code,
+    from_all,
+    from_first,
+    in_all,
+    is_first,
+    join,
+    part_of,
+    together,
+)
 
 STEPS, SAVED = 200, 10
 
@@ -39,6 +55,9 @@ def test_one_process_is_the_first_and_alike():
     assert is_first() and from_first(b"tree") == b"tree" and from_all("here") == ["here"]
     check_alike(code())
     assert together(lambda: 3) == 3
+    assert in_all(True) and not in_all(False) and part_of(7) == (0, 7)
+    (arrays,) = arrays_of_all({"rows": np.arange(3)})
+    assert arrays["rows"].tolist() == [0, 1, 2]
 
 
 def test_jax_in_use_is_left_as_it_is():
@@ -56,23 +75,33 @@ def test_the_code_is_told_by_its_files():
 
 def start(arguments, count, each=None):
     """So many processes of one command, which share a prompt's training."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    flags = f"--xla_force_host_platform_device_count=2 {QUICK_COMPILE}"
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+    address = free_address()
     return [
-        subprocess.Popen(
-            [sys.executable, "-m", "prompt_jax", *arguments, *(each or [[]] * count)[i]]
+        process(
+            ["-m", "prompt_jax", *arguments, *(each or [[]] * count)[i]]
             + [f"--distributed.coordinator-address={address}"]
-            + [f"--distributed.num-processes={count}", f"--distributed.process-id={i}"],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
+            + [f"--distributed.num-processes={count}", f"--distributed.process-id={i}"]
         )
         for i in range(count)
     ]
+
+
+def free_address():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return f"localhost:{free.getsockname()[1]}"
+
+
+def process(arguments):
+    """A process of Python with two devices."""
+    flags = f"--xla_force_host_platform_device_count=2 {QUICK_COMPILE}"
+    return subprocess.Popen(
+        [sys.executable, *arguments],
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 def ends(processes):
@@ -177,3 +206,65 @@ def test_what_one_process_lacks_ends_all(command, tmp_path):
     codes, outputs = ends(start(command(tmp_path / "run"), 2))
     assert codes == [2, 2], outputs
     assert all("error: process 0: " in output and "is not empty" in output for output in outputs)
+
+
+def batches_of_file(path, cache):
+    """How many rows this process tokenises, its batches, and the error of a row that fails."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(Path(prompt_jax.__file__).parent / "assets" / "t5")
+    task = TaskConfig(source="{text!cut} {more}", target="{label}")
+    data = DataConfig(task=f"file:{path}", cache=cache)
+    train = load_data(Config(task=task, data=data)).train
+    counts = []
+
+    def encode(examples, *rest):
+        counts.append(len(examples))
+        return encode_examples(examples, *rest)
+
+    def batches(length):
+        config = DataConfig(cache=cache, max_source_length=length)
+        options = EncodeOptions(tokenizer="t5")
+        return Batches(train, tokenizer, config, 8, 0, encode=encode, options=options)
+
+    rows = batches(30)
+    digest = hashlib.sha256()
+    for step in range(0, len(rows), 40):
+        for part in rows[step][:4]:
+            digest.update(part.tobytes())
+    tokenised = sum(counts)
+    with pytest.raises(InputError) as caught:
+        batches(6)
+    return {"rows": tokenised, "batches": digest.hexdigest(), "error": str(caught.value)}
+
+
+@pytest.mark.slow
+def test_each_process_tokenises_a_part_of_many_rows(tmp_path):
+    path, caches = tmp_path / "rows.jsonl", [str(tmp_path / name) for name in ("first", "second")]
+    rows = [
+        {"text": f"film number {i} " * (i % 4 + 1), "label": "ab"[i % 2]} for i in range(12_000)
+    ]
+    for i in (11_001, 11_003, 11_005):  # Of which one at least is not held out.
+        rows[i]["more"] = "far too long to stay whole"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    alone = batches_of_file(str(path), caches[0])
+    # The first process has the tokens in its cache, and makes them again with the other.
+    address = free_address()
+    both = [process([__file__, str(path), caches[i], address, str(i)]) for i in range(2)]
+    codes, outputs = ends(both)
+    assert codes == [0, 0], outputs
+    several = [json.loads(output.splitlines()[-1]) for output in outputs]
+    assert sum(facts["rows"] for facts in several) == alone["rows"]
+    assert several[0]["rows"] == alone["rows"] // 2
+    for facts in several:
+        assert facts["batches"] == alone["batches"]
+        assert facts["error"] == f"process 1: {alone['error']}"
+
+
+if __name__ == "__main__":
+    join(
+        DistributedConfig(
+            coordinator_address=sys.argv[3], num_processes=2, process_id=int(sys.argv[4])
+        )
+    )
+    print(json.dumps(batches_of_file(*sys.argv[1:3])))

@@ -21,7 +21,7 @@ from prompt_jax.config import (
     choose,
     from_json,
 )
-from prompt_jax.runtime import prepare
+from prompt_jax.runtime import compile_later, prepare
 
 LOG = logging.getLogger(__name__)
 FROZEN, MESH = BackboneConfig(), MeshConfig()
@@ -207,6 +207,7 @@ def _serve(
     traces = open_traces()
     prompts, listener = Store(Path(store)), listen(host, port)
     prepare(keep_programs=True)
+    compile_later()
     loaded = load_backbone(
         backbone, revision=frozen.revision, dtype=frozen.dtype, mesh=mesh,
         attention_chunk=frozen.attention_chunk, attention=frozen.attention,

@@ -17,7 +17,7 @@ Objective = Literal["tokens", "labels", "perceptron", "distil"]
 Schedule = Literal["constant", "linear", "cosine"]
 Dtype = Literal["auto", "float32", "bfloat16", "int8", "float8", "int4"]
 Remat = Literal["none", "minimal", "full"]
-Attention = Literal["einsum", "cudnn", "splash"]
+Attention = Literal["einsum", "cudnn", "pallas"]
 OBJECTIVES: tuple[str, ...] = get_args(Objective)
 DTYPES: tuple[str, ...] = get_args(Dtype)
 REMATS: tuple[str, ...] = get_args(Remat)
@@ -148,9 +148,9 @@ class BackboneConfig:
     """Queries that attention answers at a time: the memory of long inputs then grows with their
     length, not with its square, at the cost of making scores twice. None answers all at once."""
     attention: Attention | Literal["auto"] = "einsum"
-    """What computes attention. cudnn (GPU) and splash (TPU) are kernels that never hold all scores;
-    where one cannot serve, as with T5's relative bias or on a mesh, and on a CPU, it is einsum.
-    auto takes the kernel of the device; see docs/scale.md for what has been tested."""
+    """What computes attention. cudnn (GPU) and pallas (TPU) are kernels that never hold all scores.
+    Where they cannot serve, as in a T5 on a GPU, it is einsum. auto takes the kernel of the device;
+    see docs/scale.md for what each serves and what has been tested."""
 
     def __post_init__(self):
         choose("dtype", self.dtype, DTYPES)

@@ -38,14 +38,24 @@ class Cache:
           title: what they are, for `lines`.
           digest: of all that they are made of; empty where that is not known.
         """
+        arrays = self.read(title, digest)
+        return self.write(title, digest, make()) if arrays is None else arrays
+
+    def read(self, title: str, digest: str) -> Arrays | None:
+        """The arrays of a digest, mapped from disk; None where they are not there."""
         if self.folder is None or not digest:
-            return make()
+            return None
         folder = self.folder / digest[:32]
         arrays = _read(folder)
         if arrays is not None:
             self.lines.append(f"{title} read from {folder}")
+        return arrays
+
+    def write(self, title: str, digest: str, arrays: Arrays) -> Arrays:
+        """Writes the arrays of a digest, and gives them mapped from disk."""
+        if self.folder is None or not digest:
             return arrays
-        arrays = make()
+        folder = self.folder / digest[:32]
         try:
             _write(folder, arrays)
         except InputError as error:  # A run goes on without: it has what it wanted.

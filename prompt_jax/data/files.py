@@ -2,28 +2,32 @@
 
 import csv
 import difflib
+import functools
 import hashlib
 import io
 import itertools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
-from jaxtyping import Int
 
 from prompt_jax.config import InputError, choose
-from prompt_jax.data.tables import Row, Table, named_rows, table_of
-from prompt_jax.tasks import HELD
+from prompt_jax.data.tables import Row, Table, arrow_rows, class_names
+from prompt_jax.tasks import HELD, SLICE, uncollected
 
+ArrowArray: TypeAlias = Any
+"""An array of pyarrow, which is imported where it is needed."""
 COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 """Endings behind that of a form, and what pyarrow calls the compression."""
 DELIMITERS = (",", ";", "\t", "|")
 """What may stand between the fields of a csv; the comma first."""
 BLANK = " \t\r\n"
 """What may stand between values of JSON."""
+MARK = "\0"
+"""Begins a cell of Arrow that is JSON and no text."""
 SNIFFED = 1 << 16
 """Characters of a csv by which its delimiter is known."""
 
@@ -129,13 +133,22 @@ def _table(path: Path, records: list[tuple[int, list[str]]], content: bytes) -> 
     if len(lines) > HELD:
         import pyarrow
 
-        numbers, text = np.array(lines), pyarrow.large_string()
+        text = pyarrow.large_string()
         columns = [[fields[i] for _, fields in records[1:]] for i in range(len(header))]
         table = pyarrow.table([pyarrow.array(part, text) for part in columns], names=header)
-        digest = hashlib.sha256(content).hexdigest()
-        return named_rows(table, {}, lambda row: f"{path.name} line {numbers[row]}", digest)
+        return arrow_rows(table, _line_of(path, lines), _digest(content))
     rows = [dict(zip(header, fields, strict=True)) for _, fields in records[1:]]
     return Table([Row(f"{path.name} line {n}", row) for n, row in zip(lines, rows, strict=True)])
+
+
+def _line_of(path: Path, lines: Sequence[int]) -> Callable[[int], str]:
+    """Where a row stands, by its number from 0."""
+    numbers, name = np.array(lines), path.name
+    return lambda row: f"{name} line {numbers.item(row)}"
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _read_tsv(path: Path, content: bytes) -> Table:
@@ -198,45 +211,49 @@ def _read_json(path: Path, content: bytes) -> Table:
 
 
 def _long_json(path: Path, content: bytes) -> Table | None:
-    """Rows that are parsed whenever they are asked for; None unless each line is one object.
+    """Rows as columns of Arrow, parsed once; None unless each line is one object."""
+    import pyarrow
 
-    The bytes of the file are all that stays of it, so that nobody who writes it changes a run.
-    """
-    stops = np.flatnonzero(np.frombuffer(content, np.uint8) == ord("\n"))
-    stops = np.append(stops, len(content))
-    starts = np.append(0, stops[:-1] + 1)
-    columns: dict[str, None] = {}
-    lines: list[int] = []
-    for line, (start, stop) in enumerate(zip(starts.tolist(), stops.tolist(), strict=True)):
-        text = content[start:stop]
-        try:
-            values = json.loads(text)
-        except ValueError:  # Of several lines, or wrong, which the reader of any form tells.
-            if text.strip():
+    lines = enumerate(decode_lines(str(path), content), start=1)
+    filled = ((number, line) for number, line in lines if line.strip())
+    halves = b"\\ud" in content or b"\\uD" in content
+    numbers: list[int] = []
+    columns: dict[str, list[ArrowArray]] = {}
+    with uncollected():
+        while part := list(itertools.islice(filled, SLICE)):
+            try:
+                rows = [json.loads(line) for _, line in part]
+            except ValueError:  # Of several lines, or wrong, which the reader of any form tells.
                 return None
-            continue
-        if not isinstance(values, dict):
-            return None
-        if values.keys() != columns.keys():
-            columns |= dict.fromkeys(map(whole, values))
-        lines.append(line)
-    empty: dict[str, None] = dict.fromkeys(columns)
-    spans = np.stack([starts, stops], axis=1)[lines]
-    numbers = np.array(lines) + 1
-
-    def read(rows: Int[np.ndarray, " N"]) -> list[Row]:
-        places = zip(numbers[rows].tolist(), spans[rows].tolist(), strict=True)
-        return [
-            Row(f"{path.name} line {line}", {**empty, **_of_line(content[start:stop])})
-            for line, (start, stop) in places
-        ]
-
-    return table_of(read, len(lines), hashlib.sha256(content).hexdigest())
+            if not all(isinstance(row, dict) for row in rows):
+                return None
+            _append(columns, whole(rows) if halves else rows, len(numbers))
+            numbers += [number for number, _ in part]
+    table = pyarrow.table({name: pyarrow.chunked_array(parts) for name, parts in columns.items()})
+    return arrow_rows(table, _line_of(path, numbers), _digest(content), _parsed)
 
 
-def _of_line(text: bytes) -> dict[str, Any]:
-    values = json.loads(text)
-    return whole(values) if b"\\ud" in text.lower() else values
+def _append(columns: dict[str, list[ArrowArray]], rows: list[dict[str, Any]], before: int) -> None:
+    """Adds rows to columns of cells, which are null for a key that a row leaves out."""
+    import pyarrow
+
+    kind = pyarrow.large_string()
+    for name in dict.fromkeys(itertools.chain(columns, *rows)):
+        # A column that only now appears has no value in the rows before.
+        parts = columns.setdefault(name, [pyarrow.nulls(before, kind)] if before else [])
+        parts.append(pyarrow.array([_cell(row.get(name)) for row in rows], kind))
+
+
+def _cell(value: Any) -> str | None:
+    """A value of JSON as the text of a cell: a text as it is, and of any other its JSON."""
+    if value is None or (isinstance(value, str) and not value.startswith(MARK)):
+        return value
+    return MARK + json.dumps(value)
+
+
+def _parsed(name: str, cells: list[str | None]) -> list[Any]:
+    """The values that `_cell` wrote."""
+    return [json.loads(cell[1:]) if cell and cell[0] == MARK else cell for cell in cells]
 
 
 def _json_values(path: Path, text: str) -> Iterator[tuple[int, Any]]:
@@ -304,8 +321,9 @@ def _read_arrow(path: Path, content: bytes) -> Table:
             table = pyarrow.ipc.open_stream(buffer).read_all()
         metadata = (table.schema.metadata or {}).get(b"huggingface", b"{}")
         features = json.loads(metadata).get("info", {}).get("features", {})
-        digest = hashlib.sha256(content).hexdigest() if len(table) > HELD else ""
-        return named_rows(table, features, lambda row: f"{path.name} row {row + 1}", digest)
+        digest = _digest(content) if len(table) > HELD else ""
+        names = functools.partial(class_names, features)
+        return arrow_rows(table, lambda row: f"{path.name} row {row + 1}", digest, names)
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read as {form}: {error}; write it again") from error
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from prompt_jax.config import InputError, choose
-from prompt_jax.data.tables import Table, named_rows
+from prompt_jax.data.tables import Table, arrow_rows, class_names
 from prompt_jax.tasks import TaskName
 
 Builder: TypeAlias = Any
@@ -53,7 +53,8 @@ def read(name: TaskName, split: str, limit: int | None) -> Table:
         raise InputError(f"{name.dataset} has no rows in split {split!r}; take a larger part of it")
     described = features.to_dict() if features is not None else {}
     place = f"{name.dataset} ({split}) row "
-    return named_rows(table, described, lambda row: f"{place}{row + 1}", source)
+    names = functools.partial(class_names, described)
+    return arrow_rows(table, lambda row: f"{place}{row + 1}", source, names)
 
 
 def _prepared(name: TaskName, builder: Builder, split: str) -> Dataset:

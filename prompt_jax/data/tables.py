@@ -57,27 +57,41 @@ def end_to_end(tables: Sequence[Table], limit: int | None) -> Table:
     return Table(rows if limit is None else rows[:limit], remarks)
 
 
-def named_rows(
-    table: ArrowTable, features: Mapping[str, Any], place: Callable[[int], str], source: str
+def arrow_rows(
+    table: ArrowTable,
+    place: Callable[[int], str],
+    source: str,
+    decode: Callable[[str, list[Any]], list[Any]] = lambda name, cells: cells,
 ) -> Table:
-    """The rows of a table of Arrow, with the names of class labels.
+    """The rows of a table of Arrow.
 
     Args:
-      features: of its columns, as `datasets` writes them.
       place: where a row stands, by its number from 0.
       source: a digest of its content.
+      decode: the values of cells, by the name of their column.
     """
 
     def read(rows: Int[np.ndarray, " N"]) -> list[Row]:
         first = int(rows.min())
         # A slice first: `take` copies what it takes from.
-        part = table.slice(first, int(rows.max()) - first + 1).take(rows - first).to_pylist()
+        part = table.slice(first, int(rows.max()) - first + 1).take(rows - first)
+        columns = [decode(name, part[name].to_pylist()) for name in part.column_names]
         return [
-            Row(place(number), {name: _named(row[name], features.get(name)) for name in row})
-            for number, row in zip(rows.tolist(), part, strict=True)
+            Row(place(number), dict(zip(part.column_names, values, strict=True)))
+            for number, *values in zip(rows.tolist(), *columns, strict=True)
         ]
 
     return table_of(read, len(table), source)
+
+
+def class_names(features: Mapping[str, Any], name: str, cells: list[Any]) -> list[Any]:
+    """The cells of a column, with names in place of the numbers of class labels.
+
+    Args:
+      features: of the columns, as `datasets` writes them.
+    """
+    feature = features.get(name)
+    return cells if feature is None else [_named(cell, feature) for cell in cells]
 
 
 def _named(value: Any, feature: Any) -> Any:

@@ -65,7 +65,7 @@ def cut_targets(
         rows[text] = np.asarray(row[: max_length - len(end)] + end, np.int32)
         if len(row) + len(end) > max_length:
             long.add(text)
-    return [rows[text] for text in texts], sum(text in long for text in texts)
+    return [rows[text] for text in texts], sum(text in long for text in texts) if long else 0
 
 
 def _spaceless(tokenizer: Tokenizer) -> bool:
@@ -100,9 +100,11 @@ def tokenized(
       InputError: a chat, and the tokenizer has no template, or the template refuses it.
     """
     texts = prepared(tokenizer, texts)
+    options = {"return_attention_mask": False, "verbose": False}
+    if not places and not any(isinstance(text, Rendered) for text in texts):
+        return _token_ids(tokenizer, texts, options), []
     rows: list[list[int]] = [[] for _ in texts]
     spots: list[list[tuple[int, int]]] = [[] for _ in texts]
-    options = {"return_attention_mask": False, "verbose": False}
     options |= {"return_offsets_mapping": True} if places else {}
     for chats in (False, True):
         parts = [

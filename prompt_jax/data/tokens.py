@@ -1,8 +1,7 @@
 """Examples as two flat arrays: tokens of inputs end to end, and targets end to end."""
 
 import concurrent.futures
-import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, overload
 
@@ -12,8 +11,8 @@ from jaxtyping import Int
 from prompt_jax.config import DataConfig, InputError
 from prompt_jax.data.cache import Arrays, Cache
 from prompt_jax.data.texts import cut_targets, cut_texts
-from prompt_jax.processes import code_digest
-from prompt_jax.tasks import SLICE, Example, Likely, Series, digest_of
+from prompt_jax.processes import arrays_of_all, code_digest, in_all, part_of, together
+from prompt_jax.tasks import SLICE, Example, Likely, Series, digest_of, uncollected
 from prompt_jax.trees import Tokenizer
 
 LIKELY = ("words", "log_probs")
@@ -170,8 +169,12 @@ def encode_flat(
         way = f"{encode.__module__} {options} {lengths} {code_digest()}"
         digest = digest_of(examples.digest, way)
     title = f"tokens of {len(examples):,} rows"
-    make = functools.partial(_encode_slices, encode, examples, tokenizer, config, options)
-    arrays = cache.arrays(title, digest, make)
+    arrays = cache.read(title, digest)
+    # What one process lacks all make, each a part, so all ask.
+    kept = isinstance(examples, Series) and in_all(arrays is not None)
+    if arrays is None or not kept:
+        fresh = _encode_all(encode, examples, tokenizer, config, options)
+        arrays = cache.write(title, digest, fresh)
     long_sources, long_targets, by_token = arrays["facts"].tolist()
     return Flat(
         Ragged(arrays["sources"], arrays["source_ends"]),
@@ -183,58 +186,59 @@ def encode_flat(
     )
 
 
-def _encode_slices(
+def _encode_all(
     encode: Encoder,
     examples: Sequence[Example],
     tokenizer: Tokenizer,
     config: DataConfig,
     options: EncodeOptions,
 ) -> Arrays:
-    sources: list[Ragged] = []
-    targets: list[Ragged] = []
-    likely: list[Likely] = []
-    truncated = np.zeros(2, int)
-    by_token = False
-    for part in _slices(examples):
-        encoded = encode(part, tokenizer, config, options)
-        sources.append(_small(Ragged.of(encoded.sources)))
-        targets.append(_small(Ragged.of(encoded.targets)))
-        likely += encoded.likely or []
-        truncated += encoded.truncated
-        by_token = encoded.by_token
-    all_sources, all_targets = _end_to_end(sources), _end_to_end(targets)
+    """The arrays of all examples, of many each process making a part."""
+    if not isinstance(examples, Series):
+        return _arrays(encode(examples, tokenizer, config, options))
+    start, stop = part_of(len(examples))
+    mine = examples[start:stop]
+
+    def encoded(start: int) -> Arrays:
+        part = list(mine[start : start + SLICE])
+        return _arrays(encode(part, tokenizer, config, options))
+
+    def parts() -> Arrays:
+        # The first one alone, since the first call of a tokenizer sets it up.
+        first, *others = range(0, len(mine), SLICE)
+        # One fills rows and packs arrays while another is in the tokenizer of Rust, which uses all
+        # cores and needs no lock of the interpreter. One of Python may have a state.
+        with uncollected(), concurrent.futures.ThreadPoolExecutor(1 + tokenizer.is_fast) as threads:
+            return _end_to_end([encoded(first), *threads.map(encoded, others)])
+
+    return _end_to_end(arrays_of_all(together(parts)))
+
+
+def _arrays(encoded: Encoded) -> Arrays:
+    sources, targets = Ragged.of(encoded.sources), Ragged.of(encoded.targets)
+    likely = zip(*encoded.likely or (), strict=True)
     return {
-        "sources": all_sources.values,
-        "source_ends": all_sources.ends,
-        "targets": all_targets.values,
-        "target_ends": all_targets.ends,
-        "facts": np.array([*truncated, by_token]),
-        **dict(zip(LIKELY, map(np.concatenate, zip(*likely, strict=True)), strict=False)),
+        "sources": _small(sources.values),
+        "source_ends": sources.ends,
+        "targets": _small(targets.values),
+        "target_ends": targets.ends,
+        "facts": np.array([*encoded.truncated, encoded.by_token]),
+        **dict(zip(LIKELY, map(np.concatenate, likely), strict=False)),
     }
 
 
-def _small(rows: Ragged) -> Ragged:
-    """The same rows in half the memory, where every token fits."""
-    values = rows.values
+def _small(values: np.ndarray) -> np.ndarray:
+    """The same tokens in half the memory, where all of them fit."""
     fits = values.dtype.kind == "i" and values.size and 0 <= values.min() <= values.max() < 2**16
-    return Ragged(values.astype(np.uint16), rows.ends) if fits else rows
+    return values.astype(np.uint16) if fits else values
 
 
-def _end_to_end(parts: Sequence[Ragged]) -> Ragged:
-    sizes = np.array([0, *(len(part.values) for part in parts[:-1])]).cumsum()
-    ends = [part.ends + size for part, size in zip(parts, sizes, strict=True)]
-    return Ragged(np.concatenate([part.values for part in parts]), np.concatenate(ends))
-
-
-def _slices(examples: Sequence[Example]) -> Iterator[Sequence[Example]]:
-    """The examples in pieces, each one filled while the tokenizer is at work on that before it."""
-    if not isinstance(examples, Series):
-        yield examples
-        return
-    # One thread is enough: a tokenizer of Rust holds no lock of the interpreter.
-    with concurrent.futures.ThreadPoolExecutor(1) as thread:
-        pending = thread.submit(list, examples[:SLICE])
-        for start in range(SLICE, len(examples), SLICE):
-            ready, pending = pending, thread.submit(list, examples[start : start + SLICE])
-            yield ready.result()
-        yield pending.result()
+def _end_to_end(parts: Sequence[Arrays]) -> Arrays:
+    """The arrays of the rows of all parts."""
+    arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    for rows in ("source", "target"):
+        sizes = np.cumsum([0, *(len(part[f"{rows}s"]) for part in parts[:-1])])
+        ends = [part[f"{rows}_ends"] + size for part, size in zip(parts, sizes, strict=True)]
+        arrays[f"{rows}_ends"] = np.concatenate(ends)
+    # The sum of what was cut, and tags are of tokens in all parts or in none.
+    return arrays | {"facts": np.sum([part["facts"] for part in parts], axis=0)}

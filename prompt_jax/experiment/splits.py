@@ -29,6 +29,7 @@ from prompt_jax.tasks import (
     resolve,
     taught,
     to_examples,
+    uncollected,
     validation_split,
 )
 
@@ -140,7 +141,8 @@ def _surveyed(
         return survey()
 
     def arrays() -> Arrays:
-        task, examples = survey()
+        with uncollected():
+            task, examples = survey()
         written = json.dumps(to_json(task)).encode()
         return {"task": np.frombuffer(written, np.uint8), "labels": label_numbers(examples, task)}
 

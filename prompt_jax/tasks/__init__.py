@@ -29,6 +29,7 @@ from prompt_jax.tasks.series import Series as Series
 from prompt_jax.tasks.series import digest_of as digest_of
 from prompt_jax.tasks.series import joined as joined
 from prompt_jax.tasks.series import taken as taken
+from prompt_jax.tasks.series import uncollected as uncollected
 from prompt_jax.tasks.table import EMBEDDED as EMBEDDED
 from prompt_jax.tasks.table import TASKS as TASKS
 from prompt_jax.tasks.table import TaskName as TaskName

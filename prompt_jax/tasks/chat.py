@@ -69,8 +69,9 @@ def messages_of(value: object, place: str) -> Messages:
 
 def is_chat(value: object) -> bool:
     """Whether the value of a column is a list of messages."""
-    items = value if isinstance(value, list | tuple) else ()
-    kinds = [isinstance(i, Message) or (isinstance(i, Mapping) and "role" in i) for i in items]
+    if not isinstance(value, list | tuple):
+        return False
+    kinds = [isinstance(i, Message) or (isinstance(i, Mapping) and "role" in i) for i in value]
     return bool(kinds) and all(kinds)
 
 

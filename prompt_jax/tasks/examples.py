@@ -11,7 +11,7 @@ from prompt_jax.tasks.chat import no_template, template_hash
 from prompt_jax.tasks.labels import in_order, infer, read_labels
 from prompt_jax.tasks.series import HELD, Series, taken
 from prompt_jax.tasks.table import TASKS, parse_name
-from prompt_jax.tasks.task import Example, Task, kind_of, messages_in
+from prompt_jax.tasks.task import Example, Task, kind_of, lone_column, messages_in
 from prompt_jax.tasks.templates import (
     check_column,
     columns_in,
@@ -73,7 +73,7 @@ def resolve(
     # A dataset that nobody described may be a classification.
     labels_in = kind_of(kind or "classification").labels_in
     if labels_in and (kind or not known(name, config)):
-        targets = [label for place, row in rows for label in labels_in(target, row, place)]
+        targets = _counts(labels_in, target, rows, None if kind else HELD)
         if not labels and kind in ("", "classification", "multi_label"):
             labels = infer(targets, config)
         values = values or in_order(labels, targets)
@@ -94,6 +94,38 @@ def resolve(
         chat=config.chat == "on" or (config.chat == "auto" and _has_messages(source, rows)),
         system=config.system,
     )
+
+
+def _counts(
+    labels_in: Callable[[str, Record, str], list[str]],
+    template: str,
+    rows: Iterable[tuple[str, Record]],
+    most: int | None,
+) -> dict[str, int]:
+    """How often the targets of rows have each label, in the order in which these first come.
+
+    Args:
+      labels_in: of a `Kind`.
+      template: of the targets.
+      rows: where each stands and its values.
+      most: texts are no labels where there are more; then the rest is not read.
+    """
+    column = lone_column(template)
+    # A million cells are a few words, whose labels are read once.
+    read: dict[str, list[str]] = {}
+    counts: dict[str, int] = {}
+    for place, row in rows:
+        cell = row.get(column)
+        labels = read.get(cell) if isinstance(cell, str) else None
+        if labels is None:
+            labels = labels_in(template, row, place)
+            if isinstance(cell, str) and len(read) < HELD:
+                read[cell] = labels
+        for label in labels:
+            counts[label] = counts.get(label, 0) + 1
+        if most is not None and len(counts) > most:
+            break
+    return counts
 
 
 def known(name: str, config: TaskConfig) -> Task | None:

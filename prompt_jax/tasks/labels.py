@@ -8,7 +8,7 @@ import difflib
 import functools
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from prompt_jax.config import InputError, TaskConfig
 from prompt_jax.tasks.task import Task
@@ -110,7 +110,7 @@ def _key(text: str) -> str:
     return text.lower() if text.lower() in _BOOLS else text
 
 
-def in_order(labels: tuple[str, ...], targets: Sequence[str]) -> Values:
+def in_order(labels: tuple[str, ...], targets: Iterable[str]) -> Values:
     """The numbers of label words, where all targets are numbers from 0 on, as `ClassLabel` counts.
 
     Empty where a target is something else, or a label word.
@@ -123,16 +123,20 @@ def in_order(labels: tuple[str, ...], targets: Sequence[str]) -> Values:
     return tuple(zip(numbers, labels, strict=True))
 
 
-def infer(targets: Sequence[str], config: TaskConfig) -> tuple[str, ...]:
+def infer(targets: Mapping[str, int], config: TaskConfig) -> tuple[str, ...]:
     """The label words of a file's targets; empty where these are texts to write freely.
 
     Label words are few, short, and repeat. A config that says `classification` takes any.
+
+    Args:
+      targets: and how many rows have each.
+      config: what the user says of the task.
 
     Raises:
       InputError: a classification with one target.
     """
     # The first spelling of each, but 1 for 1.0: a column of numbers with an empty cell has points.
-    keys = {_key(target): target for target in reversed(dict.fromkeys(targets))}
+    keys = {_key(target): target for target in reversed([*targets])}
     words = {key: key if _is_number(key) else target for key, target in keys.items()}
     labels = tuple(sorted(words.values(), key=_rank))
     if config.kind in ("classification", "multi_label"):
@@ -142,7 +146,7 @@ def infer(targets: Sequence[str], config: TaskConfig) -> tuple[str, ...]:
                 f"is {labels[0]!r}; name others in task.labels, or give rows of other targets"
             )
         return labels
-    few = 2 <= len(labels) <= MOST and len(labels) * REPEATS <= len(targets)
+    few = 2 <= len(labels) <= MOST and len(labels) * REPEATS <= sum(targets.values())
     short = all(len(word) <= LONGEST and not re.search(r"\d\.\d|\n", word) for word in labels)
     return labels if few and short and set(config.metrics) <= set(_CHOSEN) else ()
 

@@ -3,6 +3,8 @@
 A million rows are a few arrays of numbers so, and no million objects of Python.
 """
 
+import contextlib
+import gc
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, TypeVar, overload
@@ -73,6 +75,21 @@ class Series(Sequence[Item], Generic[Item]):
     def digest(self) -> str:
         """By which the same items are known again; empty where their source has none."""
         return digest_of(self._source, self._rows.tobytes()) if self._source else ""
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Leaves Python's search for cycles out while many rows are gone through, which have none.
+
+    It would go over all that is in memory again and again, for a third of the time.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def digest_of(*parts: str | bytes) -> str:

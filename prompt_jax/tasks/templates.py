@@ -73,22 +73,23 @@ def fill(template: str, row: Record, place: str, kind: str) -> Text:
     pieces = parse(template)
     for literal, column, spec, cut in pieces:
         text += literal
-        if column is not None:
-            cell = reach(row, column, place)
-            missing = is_missing(cell)
-            if missing and kind == "target":
-                raise InputError(
-                    f"{place}: column {column!r} has no value, as in a split without labels; "
-                    "take a split that has them, remove the row, or leave such rows out by "
-                    "--data.skip-unlabelled"
-                )
-            value = "" if missing else _text(cell, column, spec, place, row)
-            if isinstance(cell, list) and not spec:
-                words += _words(list(map(str, cell)), len(text))
-            columns.append((len(text), len(text) + len(value)))
-            cuts += columns[-1:] if cut else []
-            text += value
-            values += value
+        if column is None:
+            continue
+        cell = reach(row, column, place)
+        if is_missing(cell) and kind == "target":
+            raise InputError(
+                f"{place}: column {column!r} has no value, as in a split without labels; "
+                "take a split that has them, remove the row, or leave such rows out by "
+                "--data.skip-unlabelled"
+            )
+        value = _text(cell, column, spec, place, row)
+        if isinstance(cell, list) and not spec:
+            words += _words(list(map(str, cell)), len(text))
+        columns.append((len(text), len(text) + len(value)))
+        if cut:
+            cuts.append(columns[-1])
+        text += value
+        values += value
     # The words around the columns are no input: "sentence: " of an empty sentence is empty.
     if not values.strip():
         raise InputError(
@@ -107,7 +108,7 @@ def alternatives(template: str, row: Record, place: str) -> list[str]:
     """
     pieces = parse(template)
     column, spec = pieces[0].column, pieces[0].spec
-    if len(pieces) > 1 or column is None or not set(spec.split()) & set(SEVERAL):
+    if not spec or len(pieces) > 1 or column is None or not set(spec.split()) & set(SEVERAL):
         return []
     cell = reach(row, column, place)
     if is_missing(cell) or not items(cell):
@@ -144,6 +145,10 @@ def _words(words: list[str], start: int) -> list[tuple[int, int]]:
 
 
 def _text(value: Any, column: str, spec: str, place: str, row: Record) -> str:
+    if isinstance(value, str) and not spec:  # As nearly always, and of a million rows.
+        return value
+    if is_missing(value):
+        return ""
     names = spec.split()
     named = bool(names) and set(names) <= set(SPECS)
     for name in names if named else ():
@@ -205,6 +210,8 @@ def reach(row: Record, column: str, place: str) -> Any:
     Raises:
       InputError: a column, a name or a place of a list that is not there.
     """
+    if column in row:
+        return row[column]
     first, *steps = path_of(column, row)
     value = row[_named(first, row, place)]
     for step in steps:

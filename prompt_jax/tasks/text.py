@@ -34,6 +34,9 @@ class Text(str):
       turns: the messages of a chat, to which the assistant answers; empty of plain text.
     """
 
+    # No dictionary, which every text of a million would have, and the garbage collector go over.
+    __slots__ = ("place", "columns", "words", "candidates", "turns", "cuts")
+
     place: str
     columns: Places
     words: Places
@@ -77,11 +80,12 @@ class Text(str):
 
     def stripped(self, *, left: bool = True, right: bool = True) -> "Text":
         """The text without the space at its ends."""
+        starts, stops = left and self[:1].isspace(), right and self[-1:].isspace()
+        if not starts and not stops:  # As nearly always, and of a million rows.
+            return self
         text = self.lstrip() if left else str(self)
         before = len(self) - len(text)
         text = text.rstrip() if right else text
-        if len(text) == len(self):  # As nearly always, and of a million rows this takes a while.
-            return self
         columns = _moved(self.columns, before, len(text))
         words = _moved(self.words, before, len(text))
         cuts = _moved(self.cuts, before, len(text))
