@@ -267,4 +267,7 @@ if __name__ == "__main__":
             coordinator_address=sys.argv[3], num_processes=2, process_id=int(sys.argv[4])
         )
     )
+    # By the name that pytest has for this file, which is that of the encoder in the cache.
+    from test_processes import batches_of_file
+
     print(json.dumps(batches_of_file(*sys.argv[1:3])))
