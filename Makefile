@@ -1,6 +1,6 @@
 # The commands of every day. `make` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help install train lint test slow ci wheel
+.PHONY: help install train lint test slow docs ci wheel
 
 help:  ## list these commands
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -19,6 +19,11 @@ test:  ## the default suite, minutes
 
 slow:  ## the slow tests too, half an hour
 	.venv/bin/python -m pytest -m slow --dist worksteal
+
+docs:  ## the site, in docs/_build/index.html
+	test -d .venv || python3 -m venv .venv
+	.venv/bin/pip install --quiet -e ".[docs]"
+	.venv/bin/sphinx-build -W --keep-going --quiet docs docs/_build
 
 ci:  ## everything, as CI runs it
 	bash .ci/run

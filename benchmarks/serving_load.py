@@ -1,16 +1,20 @@
 """HTTP beside the engine alone, and a server that changes under load.
 
-Three parts in one run, of the same length each: the embedded model, random prompts of 20 virtual
-tokens, texts of 24 tokens, two label words, and so many clients that each ask again as soon as they
-are answered:
+Five parts in one run, of the same length each: the embedded model, random prompts of 20 virtual
+tokens, texts of 24 tokens, two label words, and clients that ask again once they are answered:
 
     engine    `Engine.score` in this process
     http      `/v1/classify` of `prompt-jax serve`, one connection a client
     changes   the same, while one prompt after the other is replaced, and one client more asks for
               label sets of new sizes, which the server has to compile for
+    few       as http, by four clients that wait for 50 ms before they ask again: the server has
+              time left, so that who waits does not wait for the cores
+    few chg   the same with changes, in a server that was started anew
 
-Prints rows a second and latencies of each, what was refused, the server's memory and programs, and
-how many answers name a version that their name did not stand for while they were asked.
+Prints rows a second and latencies of each, the longest time in which no answer came while somebody
+waited for one (gap), what was refused, the server's memory and programs, and how many answers are
+wrong: other probabilities than those of the version that they name, or one that their name did not
+stand for while they were asked. No server finds programs on disk.
 
     python benchmarks/serving_load.py --seconds 60 --clients 128
 """
@@ -19,20 +23,31 @@ import argparse
 import asyncio
 import collections
 import contextlib
-import json
+import os
 import re
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import httpx
 import jax
 import numpy as np
+from serving_clients import (
+    LABELS,
+    TEXT,
+    Reply,
+    Versions,
+    client,
+    longest_gap,
+    new_label_sets,
+    replace,
+    usual,
+)
 
 import prompt_jax as pj
 from prompt_jax.backbones import Backbone
@@ -43,41 +58,9 @@ from prompt_jax.serve import Engine, Store
 from prompt_jax.serve.http.prompts import packed
 
 METHOD = pj.PromptTuningConfig(num_virtual_tokens=20)
-TEXT = "the film is slow and long , but its two leads are warm and funny , and so in the end"
-LABELS = ["negative", "positive"]
 AsyncTask: TypeAlias = Callable[[float], Awaitable[None]]
-PAUSE = 0.1
-"""Seconds between two replacements."""
-
-
-class Reply(NamedTuple):
-    """What came of one request."""
-
-    status: int
-    seconds: float
-    right: bool
-
-
-class Versions:
-    """Which versions a name stood for, and when."""
-
-    def __init__(self, prompts: dict[str, Prompt]):
-        self._begins = {name: [(0.0, prompt.digest)] for name, prompt in prompts.items()}
-        self._ends: dict[tuple[str, str], float] = {}
-
-    def begin(self, name: str, digest: str) -> None:
-        """From now on an answer may be of this version."""
-        self._begins[name].append((time.monotonic(), digest))
-
-    def end(self, name: str, digest: str) -> None:
-        """From now on no request that is sent is answered by it."""
-        self._ends[name, digest] = time.monotonic()
-
-    def allow(self, name: str, digest: str, sent: float, received: float) -> bool:
-        """Whether a request of then could have been answered by a version."""
-        return self._ends.get((name, digest), received) >= sent and any(
-            version == digest and begin <= received for begin, version in self._begins[name]
-        )
+FEW, THINKS = 4, 0.05
+"""Clients that leave the server time, and seconds until they ask again."""
 
 
 def random_prompts(backbone: Backbone, count: int) -> list[Prompt]:
@@ -98,7 +81,7 @@ async def engine_side(
             name = names[generator.integers(len(names))]
             answer = await asyncio.wrap_future(engine.score(name, TEXT, LABELS))
             right = answer.digest == prompts[name].digest
-            replies.append(Reply(200, time.monotonic() - begin, right))
+            replies.append(Reply(200, begin, time.monotonic(), right))
 
     with Engine(backbone, prompts) as engine:
         await asyncio.to_thread(engine.warm_up)
@@ -109,86 +92,31 @@ async def engine_side(
     return replies
 
 
-async def client(
-    port: int,
-    requests: Iterator[tuple[str, list[str]]],
-    end: float,
-    versions: Versions,
-    replies: list[Reply],
-) -> None:
-    """One client on one connection: asks, is answered, asks again.
-
-    It speaks HTTP itself: a client library at this rate would take a core from the server.
-    """
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    head = "POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-    while time.monotonic() < end:
-        name, labels = next(requests)
-        body = json.dumps({"model": name, "input": TEXT, "labels": labels}).encode()
-        sent = time.monotonic()
-        writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-        received_head = (await reader.readuntil(b"\r\n\r\n")).lower()
-        length = int(received_head.partition(b"content-length: ")[2].split()[0])
-        answer = json.loads(await reader.readexactly(length))
-        received, status = time.monotonic(), int(received_head.split()[1])
-        digest = answer.get("prompt_digest", "")
-        right = status == 200 and versions.allow(name, digest, sent, received)
-        replies.append(Reply(status, received - sent, right))
-    writer.close()
-
-
-def usual(names: Sequence[str], seed: int) -> Iterator[tuple[str, list[str]]]:
-    """Requests for any prompt."""
-    generator = np.random.default_rng(seed)
-    while True:
-        yield names[generator.integers(len(names))], LABELS
-
-
-def new_label_sets(names: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-    """Requests for 2 to 40 labels of one or several tokens, which begin with other letters."""
-    generator = np.random.default_rng(0)
-    while True:
-        words = [f"{i} {'word ' * generator.integers(1, 12)}".strip() for i in range(40)]
-        yield names[generator.integers(len(names))], words[: generator.integers(2, 40)]
-
-
-async def replace(
-    web: httpx.AsyncClient,
-    names: Sequence[str],
-    archives: list[tuple[str, bytes]],
-    end: float,
-    versions: Versions,
-    seconds: list[float],
-) -> None:
-    """Puts a new version under one name after the other, and deletes its old one."""
-    count = 0
-    while time.monotonic() < end:
-        name = names[count % len(names)]
-        digest, body = archives[(count + count // len(names)) % len(archives)]
-        old = (await web.get(f"/v1/models/{name}")).json()
-        if digest != old["root"]:
-            begin = time.monotonic()
-            versions.begin(name, digest)
-            (await web.put(f"/v1/prompts/{name}", content=body)).raise_for_status()
-            seconds.append(time.monotonic() - begin)
-            versions.end(name, old["root"])
-            number = old["id"].partition("@")[2]
-            (await web.delete(f"/v1/prompts/{name}/{number}")).raise_for_status()
-        count += 1
-        await asyncio.sleep(PAUSE)
+def answers_of(backbone: Backbone, candidates: Sequence[Prompt]) -> dict[str, float]:
+    """The probability of the first label by every prompt, alone in an engine."""
+    with Engine(backbone, room=[METHOD], rows=(1,), window=0.0) as engine:
+        answers = dict[str, float]()
+        for prompt in candidates:
+            digest = engine.put("alone", prompt)
+            scores = engine.score("alone", TEXT, LABELS).result().log_likelihoods
+            answers[digest] = float(np.exp(scores[0] - np.logaddexp.reduce(scores)))
+    return answers
 
 
 def ready(address: str) -> bool:
     """Whether a server is there and warm."""
     try:
         return httpx.get(f"{address}/readyz", timeout=60).status_code == 200
-    except httpx.ConnectError:
+    except httpx.TransportError:  # It listens before it answers.
         return False
 
 
 @contextlib.asynccontextmanager
 async def serving(store: Path) -> AsyncIterator[tuple[int, Callable[[], tuple[float, float]]]]:
-    """A server of its own process: its port, and what tells its MiB of memory and its programs."""
+    """A server of its own process: its port, and what tells its MiB of memory and its programs.
+
+    It compiles all of its programs: nothing is there on disk.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -204,7 +132,14 @@ async def serving(store: Path) -> AsyncIterator[tuple[int, Callable[[], tuple[fl
         assert resident and programs
         return int(resident[1]) / 1024, float(programs[1])
 
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+    with (
+        tempfile.TemporaryDirectory() as cache,
+        subprocess.Popen(
+            command,
+            stdout=subprocess.DEVNULL,
+            env=os.environ | {"JAX_COMPILATION_CACHE_DIR": cache},
+        ) as process,
+    ):
         try:
             while not ready(address):
                 assert process.poll() is None, "the server has ended"
@@ -216,61 +151,113 @@ async def serving(store: Path) -> AsyncIterator[tuple[int, Callable[[], tuple[fl
 
 def show(part: str, replies: list[Reply], seconds: float) -> float:
     """Prints a row of the table; rows a second."""
-    took = [reply.seconds for reply in replies if reply.status == 200]
+    took = [reply.received - reply.sent for reply in replies if reply.status == 200]
     quantiles = [1000 * float(np.quantile(took, q)) for q in (0.5, 0.95, 0.99, 1.0)]
     rate = len(took) / seconds
     wrong = sum(not reply.right for reply in replies if reply.status == 200)
     statuses = dict(collections.Counter(reply.status for reply in replies))
-    latencies = "".join(f"{value:7.0f}" for value in quantiles)
-    print(f"{part:9s} {rate:8.0f}   {latencies}   {wrong:5d}   {statuses}", flush=True)
+    numbers = "".join(f"{value:7.0f}" for value in (*quantiles, 1000 * longest_gap(replies)))
+    print(f"{part:9s} {rate:8.0f}   {numbers}   {wrong:5d}   {statuses}", flush=True)
     return rate
 
 
+class Load:
+    """Clients of one server, and the changes that it sees meanwhile.
+
+    Args:
+      archives: digests and bodies of the prompts that others are replaced with.
+      state: tells the server's MiB of memory and its programs.
+    """
+
+    def __init__(
+        self,
+        port: int,
+        state: Callable[[], tuple[float, float]],
+        versions: Versions,
+        names: Sequence[str],
+        archives: list[tuple[str, bytes]],
+    ):
+        self._port, self._state, self._archives = port, state, archives
+        self._names, self._versions = names, versions
+
+    async def run(
+        self, clients: int, seconds: float, thinks: float = 0.0, others: Sequence[AsyncTask] = ()
+    ) -> list[Reply]:
+        """What clients are answered in so many seconds."""
+        replies: list[Reply] = []
+        end = time.monotonic() + seconds
+        asking = [usual(self._names, seed) for seed in range(clients)]
+        await asyncio.gather(
+            *[
+                client(self._port, requests, end, self._versions, replies, thinks)
+                for requests in asking
+            ],
+            *[task(end) for task in others],
+        )
+        return replies
+
+    async def change(self, part: str, clients: int, seconds: float, thinks: float = 0.0) -> None:
+        """Prints what clients are answered while prompts are replaced and label sets are new."""
+        unseen, swaps, states = list[Reply](), list[float](), [self._state()]
+
+        async def watch(end: float) -> None:
+            for _ in range(2):
+                await asyncio.sleep(seconds / 2)
+                states.append(await asyncio.to_thread(self._state))
+
+        async def ask(end: float) -> None:
+            await client(self._port, new_label_sets(self._names), end, self._versions, unseen)
+
+        address = f"http://127.0.0.1:{self._port}"
+        async with httpx.AsyncClient(base_url=address, timeout=120) as web:
+
+            async def swap(end: float) -> None:
+                await replace(web, self._names, self._archives, end, self._versions, swaps)
+
+            show(part, await self.run(clients, seconds, thinks, (watch, ask, swap)), seconds)
+        show(" new sets", unseen, seconds)
+        memory, programs = zip(*states, strict=True)
+        print(
+            f"{len(swaps)} prompts replaced, p99 {1000 * np.quantile(swaps, 0.99):.0f} ms each; "
+            f"at the start, half-time and the end MiB of memory {np.round(memory)}, "
+            f"programs {np.round(programs)}"
+        )
+
+
 async def run(options: argparse.Namespace, folder: Path) -> None:
-    """All three parts."""
+    """All parts."""
     backbone = pj.load_backbone("embedded")
     candidates = random_prompts(backbone, options.prompts + 16)
     prompts = {f"p{i:02}": prompt for i, prompt in enumerate(candidates[: options.prompts])}
-    store = Store(folder / "store")
-    for name, prompt in prompts.items():
-        store.put(name, prompt)
     archives = [
         (prompt.digest, packed(pj.save_prompt(folder / f"new{i}", prompt)))
         for i, prompt in enumerate(candidates[options.prompts :])
     ]
-    names, seconds = sorted(prompts), options.seconds
-    print("part      rows/s       p50    p95    p99   most   wrong   answers by status", flush=True)
-    replies = await engine_side(backbone, prompts, options.clients, seconds)
+    answers = answers_of(backbone, candidates)
+    clients, seconds = options.clients, options.seconds
+
+    @contextlib.asynccontextmanager
+    async def loading() -> AsyncIterator[Load]:
+        """A load on a server of its own, whose store holds the first prompts."""
+        with tempfile.TemporaryDirectory(dir=folder) as place:
+            store = Store(Path(place))
+            for name, prompt in prompts.items():
+                store.put(name, prompt)
+            async with serving(store.root) as (port, state):
+                load = Load(port, state, Versions(prompts, answers), sorted(prompts), archives)
+                await load.run(clients, 3.0)
+                yield load
+
+    print("part      rows/s       p50    p95    p99   most    gap   wrong   answers", flush=True)
+    replies = await engine_side(backbone, prompts, clients, seconds)
     engine_rate = show("engine", replies, seconds)
-    async with serving(store.root) as (port, state):
-        versions = Versions(prompts)
-
-        async def load(length: float, *others: AsyncTask) -> list[Reply]:
-            replies: list[Reply] = []
-            end = time.monotonic() + length
-            await asyncio.gather(
-                *[client(port, usual(names, seed), end, versions, replies)
-                  for seed in range(options.clients)],
-                *[task(end) for task in others],
-            )  # fmt: skip
-            return replies
-
-        await load(3.0)
-        http_rate = show("http", await load(seconds), seconds)
-        before, unseen, swaps = state(), list[Reply](), list[float]()
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=120) as web:
-            show("changes", await load(
-                seconds,
-                lambda end: replace(web, names, archives, end, versions, swaps),
-                lambda end: client(port, new_label_sets(names), end, versions, unseen),
-            ), seconds)  # fmt: skip
-        show("new sets", unseen, seconds)
-        after = state()
+    async with loading() as load:
+        http_rate = show("http", await load.run(clients, seconds), seconds)
+        show("few", await load.run(FEW, seconds, THINKS), seconds)
+        await load.change("changes", clients, seconds)
+    async with loading() as load:
+        await load.change("few chg", FEW, seconds, THINKS)
     print(f"http over engine {http_rate / engine_rate:.2f}")
-    print(f"{len(swaps)} prompts replaced, p99 {1000 * np.quantile(swaps, 0.99):.0f} ms each")
-    print(
-        f"memory {before[0]:.0f} -> {after[0]:.0f} MiB, programs {before[1]:.0f} -> {after[1]:.0f}"
-    )
 
 
 def main() -> None:

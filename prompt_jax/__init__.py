@@ -20,10 +20,10 @@ _NAMES = {
     "forward": "Injection prepend",
     "losses": "distil_loss loss_fn",
     "methods": (
-        "AdapterConfig BiasConfig DecomposedPromptConfig DeepPromptConfig FullConfig HeadConfig "
-        "IA3Config LoraConfig MultitaskPromptConfig NormConfig PTuningConfig PTuningV2Config "
-        "PrefixTuningConfig PromptAdapterConfig PromptTuningConfig ResidualPromptConfig "
-        "UnionConfig init materialize register_method"
+        "AdapterConfig AdaptionPromptConfig BiasConfig CPTConfig DecomposedPromptConfig "
+        "DeepPromptConfig FullConfig HeadConfig IA3Config LoraConfig MultitaskPromptConfig "
+        "NormConfig PTuningConfig PTuningV2Config PrefixTuningConfig PromptAdapterConfig "
+        "PromptTuningConfig ResidualPromptConfig UnionConfig init materialize register_method"
     ),
     "model": "PromptTuningModel",
     "prompts": "PeftFolder Prompt compose load_prompt recycle save_prompt",
@@ -64,7 +64,9 @@ if TYPE_CHECKING:  # What editors and type checkers see of `_HOMES`.
     from prompt_jax.losses import distil_loss as distil_loss
     from prompt_jax.losses import loss_fn as loss_fn
     from prompt_jax.methods import AdapterConfig as AdapterConfig
+    from prompt_jax.methods import AdaptionPromptConfig as AdaptionPromptConfig
     from prompt_jax.methods import BiasConfig as BiasConfig
+    from prompt_jax.methods import CPTConfig as CPTConfig
     from prompt_jax.methods import DecomposedPromptConfig as DecomposedPromptConfig
     from prompt_jax.methods import DeepPromptConfig as DeepPromptConfig
     from prompt_jax.methods import FullConfig as FullConfig

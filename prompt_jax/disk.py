@@ -121,7 +121,7 @@ def sync(path: Path) -> None:
 
 
 def open_lock(path: Path) -> IO[str]:
-    """The file of a lock, for whoever may write its folder, whoever made the file.
+    """The file of a lock, for every user who may write its folder.
 
     Raises:
       OSError: the folder cannot be written, or the file neither be written nor read.

@@ -22,7 +22,7 @@ from prompt_jax.config import (
 )
 from prompt_jax.config.method import WRITES
 from prompt_jax.forward import PromptedModel, TaskPrompts, for_tasks, only_real
-from prompt_jax.methods import materializer
+from prompt_jax.methods import materializer, method_of
 from prompt_jax.trees import Tuned
 
 Loss = Callable[..., tuple[Array, dict[str, Array]]]
@@ -53,7 +53,7 @@ def loss_fn(
 ) -> Loss:
     """The loss of a method on a backbone: `loss(tuned, frozen, batch, key=None) -> (mean, aux)`.
 
-    It may also be told which virtual tokens are `real`, [P].
+    It also takes which virtual tokens are `real`, [P].
 
     The mean is over target tokens, or over rows for the objectives of label words. `aux` holds
     `tokens`, how many it was over, so that losses of micro-batches can be weighted. The backbone's
@@ -88,6 +88,7 @@ def loss_fn(
     # A module has no weights, so the loss may close over it.
     module = module or backbone.module
     readout, inject = readout_for(method, objective, kind), materializer(method)
+    context_loss = method_of(method).context_loss
     candidates = NO_CANDIDATES if candidates is None else candidates
     # Constants of the program: label words are a few tokens.
     options = LossOptions(
@@ -106,6 +107,12 @@ def loss_fn(
         # One key for the model and for the method: without it there is no dropout anywhere.
         model = PromptedModel(module, frozen, injection, dropout=key)
         mean, count = readout.loss(model, batch, options)
+        if context_loss is not None:
+            context, tokens = context_loss(method, model)
+            # Every row reads the context, and so counts its tokens.
+            tokens = tokens * len(batch.tokens)
+            mean = (mean * count + context * tokens) / jnp.maximum(count + tokens, 1)
+            count = count + tokens
         if pull is not None:
             mean = mean + pull.weight * _distance(tuned, pull.anchor)
         return mean, {"tokens": count}

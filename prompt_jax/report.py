@@ -118,10 +118,10 @@ def draw_methods(
     metric: str,
     levels: Mapping[str, float],
 ) -> None:
-    """A score over the numbers trained for it, as a PNG.
+    """A score over the parameters trained for it, as a PNG.
 
     Args:
-      points: name of the method, numbers trained, score.
+      points: name of the method, parameters trained, score.
       metric: name of the score.
       levels: ways to answer without any and their scores, drawn as lines to beat.
     """
@@ -134,7 +134,7 @@ def draw_methods(
     for name, trained, score in points:
         axes.plot(trained, score, "o", color="tab:blue")
         axes.annotate(name, (trained, score), xytext=(5, 4), textcoords="offset points")
-    axes.set(xscale="log", xlabel="numbers trained", ylabel=metric)
+    axes.set(xscale="log", xlabel="trained parameters", ylabel=metric)
     axes.margins(x=0.2)
     save_figure(path, figure)
 

@@ -17,6 +17,8 @@ from prompt_jax.config import DistributedConfig
 
 # glibc's malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
+LATER = 10
+"""How much nicer threads that compile are than others, where both want a core: a tenth as much."""
 MEMORY_SECONDS = 10.0
 """Between two looks at how much memory the process holds."""
 
@@ -45,6 +47,26 @@ def prepare(distributed: DistributedConfig | None = None, *, keep_programs: bool
         return
     # Programs for a CPU use all instructions that it has, and would crash one that has fewer.
     jax.config.update("jax_compilation_cache_dir", str(cache / _cpu() if on_cpu else cache))
+
+
+def compile_later() -> None:
+    """Gives the threads in which XLA compiles for the CPU a lower priority, on Linux.
+
+    What a server answers meanwhile shares the cores with them, and would take twice as long. To be
+    called before anything is compiled.
+    """
+    import jax
+
+    # On a GPU the threads that start here also wait for what runs.
+    if not sys.platform.startswith("linux") or jax.default_backend() != "cpu":
+        return
+    # XLA has no name for these threads. Those that run programs are there once there are devices,
+    # and those that compile begin with the first program.
+    others = set(os.listdir("/proc/self/task"))
+    jax.jit(lambda x: x + 1).lower(1.0).compile()
+    priority = min(os.getpriority(os.PRIO_PROCESS, 0) + LATER, 19)
+    for thread in set(os.listdir("/proc/self/task")) - others:
+        os.setpriority(os.PRIO_PROCESS, int(thread), priority)
 
 
 def _cpu() -> str:

@@ -18,7 +18,7 @@ from jaxtyping import Array
 from prompt_jax.backbones.sizes import numbers
 from prompt_jax.config import TrainConfig
 from prompt_jax.losses import Loss
-from prompt_jax.methods import CLASSIFIER
+from prompt_jax.methods import CLASSIFIER, FIXED
 from prompt_jax.sharding import place_rows, replicate, whole
 from prompt_jax.trees import Mesh, Tree, Tuned
 
@@ -27,12 +27,13 @@ Aux = dict[str, Array]
 S = TypeVar("S")
 B = TypeVar("B")
 M = TypeVar("M")
+METHOD = "method"
 T5X_RESUME_STEP = 1_100_000
 DEFAULT_RATE = 0.3  # Lester et al.'s, where no method says another.
 
 
 class State(NamedTuple):
-    """All that training changes; float32, and a few thousand numbers."""
+    """All that training changes; float32, and a few thousand parameters."""
 
     step: Array
     tuned: Tuned
@@ -87,7 +88,7 @@ def rate_of(config: TrainConfig, member: Member | None = None) -> optax.Schedule
 def optimizer(
     config: TrainConfig, tuned: Tuned, member: Member | None = None
 ) -> optax.GradientTransformation:
-    """The optimizer that `config.optimizer` names, and AdamW for a head beside the method.
+    """The optimizer that `config.optimizer` names, AdamW for a head, none for what is fixed.
 
     `adafactor` is Lester et al. 2021: no parameter scaling, no factoring, decay decoupled from the
     learning rate. `adafactor_t5x` counts steps from 1.1M as T5X does when it resumes a pretrained
@@ -96,15 +97,31 @@ def optimizer(
     Args:
       member: what a member of a population has instead of the config's.
     """
-    if CLASSIFIER in tuned:
-        rate = config.head_learning_rate
-        small = dataclasses.replace(config, optimizer="adamw", learning_rate=rate)
-        parts: dict[Hashable, optax.GradientTransformation]
-        parts = {"method": _optimizer(config, member), CLASSIFIER: _optimizer(small)}
-        # Labels may be a prefix of the tree: one for all leaves under a name.
-        kinds = {name: name if name == CLASSIFIER else "method" for name in tuned}
-        return optax.partition(parts, kinds)
-    return _optimizer(config, member)
+    kinds = _kinds(tuned)
+    present = set(jax.tree.leaves(kinds))
+    if present == {METHOD}:
+        return _optimizer(config, member)
+    rate = config.head_learning_rate
+    small = dataclasses.replace(config, optimizer="adamw", learning_rate=rate)
+    parts: dict[Hashable, optax.GradientTransformation] = {METHOD: _optimizer(config, member)}
+    # A gradient of zero is not enough: weights decay without one.
+    beside = {CLASSIFIER: _optimizer(small), FIXED: optax.set_to_zero()}
+    parts |= {kind: change for kind, change in beside.items() if kind in present}
+    return optax.partition(parts, kinds)
+
+
+def _kinds(tree: Tree) -> Tree:
+    """Whose the parts of a tuned tree are: the method's, a head's, or nobody's to change.
+
+    One label stands for all leaves of a branch that are of one kind.
+    """
+    if not isinstance(tree, dict):
+        return METHOD
+    kinds = {
+        name: name if name in (CLASSIFIER, FIXED) else _kinds(branch)
+        for name, branch in tree.items()
+    }
+    return METHOD if all(kind == METHOD for kind in kinds.values()) else kinds
 
 
 def _optimizer(config: TrainConfig, member: Member | None = None) -> optax.GradientTransformation:
@@ -299,7 +316,7 @@ def _check_finite(step: int, state: State | None, metrics: dict[str, float], fro
         return
     cause = f"loss {metrics['loss']} and gradient norm {metrics['grad_norm']}"
     if numbers:
-        cause = "trained numbers that are not finite"
+        cause = "trained parameters that are not finite"
     dtype = jax.tree.leaves(frozen)[0].dtype
     raise DivergedError(
         f"{cause} at step {step} "

@@ -14,7 +14,16 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from prompt_jax.backbones import Backbone, bert, boxed_shapes, causal, init_params, shardings, t5
+from prompt_jax.backbones import (
+    Backbone,
+    bert,
+    boxed_shapes,
+    causal,
+    fused,
+    init_params,
+    shardings,
+    t5,
+)
 from prompt_jax.backbones.quantised import quantise_tree
 from prompt_jax.config import MeshConfig, TrainConfig
 from prompt_jax.data import Batch
@@ -296,6 +305,31 @@ def test_a_checkpoint_is_read_straight_to_its_shards(name, tmp_path):
     ):
         assert leaf.sharding == own
         np.testing.assert_array_equal(leaf, whole_leaf)
+
+
+@pytest.mark.slow
+def test_a_kernel_is_split_over_rows_and_heads(monkeypatch):
+    """T5's own, interpreted, where each device has a tile of four heads."""
+    monkeypatch.setattr(fused, "relative", functools.partial(fused.relative, interpret=True))
+    wide = dataclasses.replace(MODELS["t5"], d_kv=32)
+    backbone = Backbone(name="wide", config=wide, params=init_params(wide, jax.random.key(0)))
+    tuned = init(METHODS["prompt"], backbone, jax.random.key(1))
+    batch = batch_of(text=40)
+
+    def step(backbone, batch):
+        loss = loss_fn(METHODS["prompt"], backbone)
+        run = jax.jit(jax.value_and_grad(lambda *arguments: loss(*arguments)[0]))
+        lowered = run.lower(tuned, backbone.params, batch).as_text()
+        return jax.device_get(run(tuned, backbone.params, batch)), lowered
+
+    whole, _ = step(backbone, batch)
+    mesh = mesh_of(2, 2, 2)
+    backbone = on_mesh(backbone, mesh)
+    config = dataclasses.replace(backbone.config, attention="pallas")
+    backbone = dataclasses.replace(backbone, config=config)
+    shared, lowered = step(backbone, place_rows(batch, mesh))
+    assert "shard_map" in lowered or "manual_computation" in lowered
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), shared, whole)
 
 
 @pytest.mark.slow

@@ -24,6 +24,7 @@ CHANGING = {
     "prefix_mlp": pj.PrefixTuningConfig(
         num_virtual_tokens=P, prefix_projection=True, encoder_hidden_size=8
     ),
+    "prefix_sink": pj.PrefixTuningConfig(num_virtual_tokens=P, num_frozen_tokens=1),
     "p_tuning_v2": pj.PTuningV2Config(num_virtual_tokens=P),
     "deep_replace": pj.DeepPromptConfig(num_virtual_tokens=P),
     "deep_add": pj.DeepPromptConfig(num_virtual_tokens=P, how="add"),
@@ -47,11 +48,20 @@ NEUTRAL = {
     "pfeiffer": pj.AdapterConfig(bottleneck_size=3),
     "parallel": pj.AdapterConfig(bottleneck_size=3, style="parallel", scaling=2.0),
     "prompt_adapter": pj.PromptAdapterConfig(num_virtual_tokens=P),
+    "adaption": pj.AdaptionPromptConfig(adapter_len=3, adapter_layers=1),
     "bias": pj.BiasConfig(),
     "norm": pj.NormConfig(),
     "full": pj.FullConfig(),
 }
 """Methods whose fresh tree leaves the backbone's logits as they are, to the bit."""
+DECODERS = {
+    "cpt": pj.CPTConfig(
+        cpt_token_ids=(7, 9, 11, 13, 15, 9, 11, 17), cpt_tokens_type_mask=(1, 2, 3, 4, 5, 6, 7, 8),
+        opt_weighted_loss_type="decay", opt_loss_decay_factor=0.5,
+        opt_projection_epsilon=9.0, opt_projection_format_epsilon=4.0,
+    ),
+}  # fmt: skip
+"""Methods that only a decoder has."""
 _HEAD = {"num_labels": 3, "task_type": "SEQ_CLS"}
 HEADS = {
     "head": pj.HeadConfig(**_HEAD),
@@ -62,7 +72,7 @@ HEADS = {
     "head_full": pj.FullConfig(**_HEAD),
     "head_both": pj.UnionConfig(methods=(pj.LoraConfig(r=2), pj.PrefixTuningConfig()), **_HEAD),
 }
-CASES = CHANGING | NEUTRAL | HEADS
+CASES = CHANGING | NEUTRAL | HEADS | DECODERS
 
 # KERNELS by their names in each family.
 NAMES = {

@@ -293,8 +293,9 @@ SUITES = {
 """Titles of the page, and how the names of their tasks begin."""
 HEAD = """# Tasks that need no description
 
-A name of this page after `--data.task` needs no template: source, target, label words and
-metrics are those of its row. Several names are the same task from another source.
+Train on a benchmark by its name. A name of this page after `--data.task` needs no template: source,
+target, label words and metrics are those of its row. Several names are the same task from another
+source.
 
 ```
 prompt-jax train --data.task tfds:super_glue/rte

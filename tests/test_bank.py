@@ -9,6 +9,7 @@ from prompt_jax.config import InputError
 from prompt_jax.forward import Injection, PromptedModel
 from prompt_jax.methods import (
     AdapterConfig,
+    AdaptionPromptConfig,
     BiasConfig,
     DecomposedPromptConfig,
     DeepPromptConfig,
@@ -50,6 +51,7 @@ def injections(backbone):
         methods = [
             *METHODS,
             *(PromptTuningConfig(num_virtual_tokens=2, placement=p) for p in BEHIND),
+            *(AdaptionPromptConfig(adapter_len=length) for length in (2, 3)),
         ]
     for i, method in enumerate(methods):
         tuned = shaken(init(method, backbone, jax.random.key(i)), 100 + i)

@@ -11,11 +11,21 @@ import pytest
 from prompt_jax.config import Config, DataConfig, EvalConfig, InputError, Opening, TrainConfig
 from prompt_jax.data import encode_targets, pad
 from prompt_jax.experiment import TUNED, train
+from prompt_jax.experiment.shown import shown
 from prompt_jax.forward import Injection, Placement, PromptedModel
 from prompt_jax.generate import generate, read_ahead, read_once, score
-from prompt_jax.methods import LoraConfig, PrefixTuningConfig, PromptTuningConfig, init, materialize
+from prompt_jax.methods import (
+    CPTConfig,
+    LoraConfig,
+    PrefixTuningConfig,
+    PromptTuningConfig,
+    init,
+    materialize,
+)
 from prompt_jax.model import PromptTuningModel
 from prompt_jax.prompts import prompt_for
+from prompt_jax.tasks import Task
+from prompt_jax.tasks.task import filled_example
 from prompt_jax.weights import load_backbone, save_hugging_face
 
 METHOD = PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM")
@@ -157,18 +167,48 @@ def test_targets_stand_behind_a_space_and_end(gpt2_folder, embedded):
         np.testing.assert_array_equal(row, embedded.tokenizer("positive")["input_ids"])
 
 
+def test_the_tokens_of_examples_know_what_they_are_of(gpt2_folder):
+    tokenizer = load_backbone(gpt2_folder).tokenizer
+    task = Task(name="films", source="Film: {input} It is", target="{target}", labels=("yes", "no"))
+    rows = [
+        filled_example(task, {"input": f"a {word} film", "target": target}, "row")
+        for word, target in (("good", "yes"), ("bad", "no"))
+    ]
+    tokens, types = shown(rows, task, tokenizer)
+    assert (
+        tokenizer.decode(tokens) == "Film: a good film It is yes\n\nFilm: a bad film It is no\n\n"
+    )
+    parts = [tokenizer.decode(tokens[types == kind]) for kind in range(9)]
+    # A token with a space in front is of the word behind it; this tokenizer has most spaces apart.
+    assert parts == [
+        *("", "Film:  It is", "a good film", " \n\n", "yes"),
+        *("Film:  It is", "a bad film", "\n\n", " no"),
+    ]
+
+
 @pytest.mark.slow
-def test_an_experiment_on_a_decoder(gpt2_folder, task_file, tmp_path):
+@pytest.mark.parametrize(
+    "method",
+    [PromptTuningConfig(num_virtual_tokens=3), CPTConfig(num_examples=1)],
+    ids=["prompt", "cpt"],
+)
+def test_an_experiment_on_a_decoder(gpt2_folder, task_file, tmp_path, method):
     config = Config(
         backbone=str(gpt2_folder),
         out=str(tmp_path / "run"),
-        method=PromptTuningConfig(num_virtual_tokens=3),
+        method=method,
         data=DataConfig(task=f"file:{task_file}"),
         train=TrainConfig(steps=4, batch_size=8, eval_every=4),
         eval=EvalConfig(max_new_tokens=8),
     )
     result = train(config, say=lambda line: None)
     assert result.prompt.method.task_type == "CAUSAL_LM"
+    prompt, trained = result.prompt, result.prompt.trained_method
+    if isinstance(trained, CPTConfig):
+        moved = np.linalg.norm(prompt.rows - prompt.trained_tree["fixed"]["start"], axis=1)
+        # PEFT's radius in a model of this width; labels stay to the bit.
+        assert (moved <= 0.1 * (prompt.rows.shape[1] / 2048) ** 0.5 + 1e-6).all() and moved.any()
+        assert not moved[trained.labels].any() and trained.labels.any()
     assert set(result.results[TUNED]) == {"validation"}
     rows = [json.loads(line) for line in open(tmp_path / "run/metrics.jsonl")]
     assert rows[-1]["loss"] < rows[1]["loss"]

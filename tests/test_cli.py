@@ -12,7 +12,7 @@ from tyro.conf import Positional
 
 from prompt_jax import cli
 from prompt_jax.cli.arguments import parse, starting_config
-from prompt_jax.config import InputError, resolved
+from prompt_jax.config import InputError, method_kinds, resolved
 from prompt_jax.methods import MultitaskPromptConfig
 from prompt_jax.prompts import load_prompt, save_prompt
 
@@ -193,6 +193,11 @@ def test_a_task_is_named_on_every_command(several, run, tmp_path, capsys):
         (["predict", "--prompt", "nowhere", "--input", "-", "--output", "x"], "nowhere"),
         (["train", "--out", "-"], "- stands for standard output, and a file or a folder is writt"),
         (["plan", "--plot", "-"], "- stands for standard output"),
+        (["train", "--data.task", "tickets.csv"], "for a file write file:tickets.csv"),
+        (["train", "--data.task", "glue/sst2"], "write tfds:glue/sst2"),
+        (["train", "--method", "LoRA"], "Perhaps you meant 'lora'"),
+        (["train", "--lr", "0.1"], "unknown option --lr; write --train.learning-rate"),
+        (["train", "--train.steps", "1", __file__], "comes first, before all options"),
     ],
 )
 def test_bad_input_exits_with_two(arguments, message, capsys):
@@ -229,6 +234,13 @@ def test_a_config_file_must_bind_config(tmp_path, capsys):
     assert "must bind `config` to a Config, got NoneType" in capsys.readouterr().err
 
 
+def test_a_mistake_in_a_config_file_has_its_line(tmp_path, capsys):
+    path = tmp_path / "wrong.py"
+    path.write_text("from prompt_jax import TrainConfig\n\nTrainConfig(stepps=3)\n")
+    assert cli.main(["train", str(path)]) == 2
+    assert "wrong.py line 3: TypeError: " in capsys.readouterr().err
+
+
 def test_a_bare_array_needs_a_backbone(run, tmp_path, capsys):
     npy = tmp_path / "p.npy"
     assert cli.main(["prompts", "export", str(run), str(npy)]) == 0
@@ -244,6 +256,17 @@ def test_help_is_quick_and_complete(capsys):
     begin = time.monotonic()
     subprocess.run([sys.executable, "-m", "prompt_jax", "--help"], check=True, capture_output=True)
     assert time.monotonic() - begin < 20
+
+
+def test_help_of_train_begins_with_what_people_use(capsys):
+    assert cli.main(["train", "--help"]) == 0
+    short = capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--help-all"])
+    full = capsys.readouterr().out
+    named = set(re.findall(r"--[a-z.-]+", short)) - {"--method", "--help-all"}
+    assert short.count("\n") < 40 and all(option in full for option in named)
+    assert all(name in short for name in method_kinds())
 
 
 def test_output_that_nobody_reads_is_no_failure(monkeypatch):

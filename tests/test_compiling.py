@@ -1,9 +1,12 @@
 """What is compiled while a server answers: who asks for something new waits for it, nobody else."""
 
 import dataclasses
+import gc
 import threading
+import weakref
 from concurrent.futures import CancelledError
 
+import jax
 import numpy as np
 import pytest
 from engines import SMALL, prompts_of
@@ -96,12 +99,15 @@ def test_few_shapes_serve_all_candidates(tiny):
     inputs = Inputs(tiny, (8, 32))
 
     def shape(count, length):
-        kind, _, compared = inputs.scoring(TEXT, [[5] * length] * count, True)
-        assert compared.real.sum() == count * length
+        kind, _, pieces = inputs.scoring(TEXT, [[5] * length] * count, True)
+        assert sum(piece.real.sum() for piece in pieces) == count * length
+        assert kind.candidates == 2 or kind.candidates * kind.tokens <= 256
+        assert all(len(piece.tokens) <= kind.candidates for piece in pieces)
         return kind.candidates, kind.tokens
 
     shapes = {shape(count, length) for count in range(1, 65) for length in (1, 2, 3, 8, 9, 32)}
-    assert shapes == {(count, length) for count in (2, 8, 32, 128) for length in (1, 2, 8, 32)}
+    few = {(count, length) for count in (2, 8) for length in (1, 2, 8, 32)}
+    assert shapes == few | {(32, 1), (32, 2), (32, 8), (128, 1), (128, 2)}
     # One that is longer than a text may be is as long as it is.
     assert shape(2, 40) == (2, 40)
 
@@ -148,3 +154,70 @@ def test_kinds_that_requests_bring_give_way_to_others(monkeypatch):
     ask(1, stays=True)
     assert kept.has(second) and kept.has(third) and kept.count == 12
     kept.close()
+
+
+def test_a_larger_size_is_compiled_where_more_wait(tiny, monkeypatch):
+    with Engine(tiny, prompts_of(tiny), **{**OPTIONS, "rows": (1, 4)}) as engine:
+        compiled, compile = [], engine._worker.compile
+        monkeypatch.setattr(
+            engine._worker, "compile", lambda lane: (compiled.append(lane.rows), compile(lane))[1]
+        )
+        first = engine.score("p0", TEXT, TWO).result(60)
+        assert compiled == [1]
+        with engine._worker.lock:  # So that they wait together.
+            answers = [engine.score("p0", TEXT, TWO) for _ in range(6)]
+        for answer in answers:
+            np.testing.assert_allclose(
+                answer.result(60).log_likelihoods, first.log_likelihoods, rtol=1e-5
+            )
+        assert compiled == [1, 4]
+
+
+def test_many_candidates_are_read_in_pieces(tiny, monkeypatch):
+    long = [[5 + i % 20] * 9 for i in range(20)]
+    read = []
+    with Engine(tiny, prompts_of(tiny), **{**OPTIONS, "lengths": (8, 32)}) as engine:
+        alone = [engine.score("p1", TEXT, [row]).result(60).log_likelihoods[0] for row in long[:9]]
+        engine.score("p1", TEXT, TWO).result(60)
+        engine.score("p1", TEXT, long).result(60)
+        scorer = engine._worker.scorer.read
+
+        def reading(requests, poison):
+            read.append(requests[0].kind)
+            scorer(requests, poison)
+
+        monkeypatch.setattr(engine._worker.scorer, "read", reading)
+        with engine._worker.lock:
+            many = engine.score("p1", TEXT, long)
+            few = [engine.score("p1", TEXT, TWO) for _ in range(9)]
+        scores = many.result(60).log_likelihoods
+        assert scores.shape == (20,) and all(future.result(60).digest for future in few)
+        np.testing.assert_allclose(scores[:9], alone, rtol=1e-5)
+        # 7, 7 and 6 candidates of at most 32 tokens, and others between them.
+        much, little = Kind("score", 8, 8, 32), Kind("score", 8, 2, 1)
+        assert read == [much, little, much, little, much, little]
+        assert engine.stats.waiting == 0
+
+
+def test_replaced_prompts_are_let_go(tiny):
+    """Without the collector, which looks at nothing that a warm server holds."""
+    prompts = prompts_of(tiny, 2)
+    with Engine(tiny, prompts, **OPTIONS) as engine:
+
+        def replaced(number):
+            tuned = jax.tree.map(lambda leaf: np.asarray(leaf) + number / 100, prompts["p1"].tuned)
+            version = dataclasses.replace(prompts["p1"], tuned=tuned)
+            digest = engine.put("p1", version)
+            assert engine.score("p1", TEXT, TWO).result(60).digest == digest
+            return weakref.ref(version)
+
+        replaced(0)
+        arrays = len(jax.live_arrays())
+        gc.disable()
+        try:
+            versions = [replaced(number) for number in range(1, 201)]
+            left = sum(version() is not None for version in versions)
+        finally:
+            gc.enable()
+        assert left == 1 and engine.stats.loaded > 200
+        assert len(jax.live_arrays()) <= arrays

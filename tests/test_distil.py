@@ -1,13 +1,18 @@
 """A text in the context becomes a prompt: the loss, the teacher, the command."""
 
 import dataclasses
+import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from xla import QUICK_COMPILE
 
 import prompt_jax as pj
 from prompt_jax import cli
@@ -301,3 +306,58 @@ def test_a_text_becomes_a_saved_prompt(distil_run, tmp_path, capsys):
     assert cli.main([*studying, "--overwrite", "--distil.lengths", "2", "4"]) == 0
     assert (tmp_path / "run" / "lengths.png").is_file()
     assert load_prompt(tmp_path / "run" / "lengths" / "4").rows.shape == (4, 16)
+
+
+KILLED = """
+import os, signal, sys
+from prompt_jax import cli
+from prompt_jax.experiment import members, teacher
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def teach(*arguments, files=[]):
+    files.append(real_teach(*arguments))
+    if len(files) == 3:
+        die()
+    return files[-1]
+
+def prefetch(batches, first, last):
+    for step, batch in enumerate(real_prefetch(batches, first, last), first):
+        if step == 3:
+            die()
+        yield batch
+
+teacher.ROWS = 4
+real_teach, real_prefetch = teacher.teach, members.prefetch
+if sys.argv[1] == "teacher":
+    teacher.teach = teach
+else:
+    members.prefetch = prefetch
+cli.main(sys.argv[2:])
+"""
+
+
+@pytest.mark.slow
+def test_kill_9_of_teacher_and_student_changes_no_bit(distil_run, tmp_path, monkeypatch):
+    """Killed behind its second file of answers, and again behind the first checkpoint."""
+    resumed = distil_run
+    for moment in ("teacher", "student"):
+        ended = subprocess.run(
+            [sys.executable, "-c", KILLED, moment, *resumed],
+            env={**os.environ, "XLA_FLAGS": QUICK_COMPILE},
+            capture_output=True,
+            text=True,
+        )
+        assert ended.returncode == -signal.SIGKILL, ended.stderr
+        resumed = [*distil_run, "--resume"]
+        if moment == "teacher":
+            answers = {path: path.stat().st_mtime_ns for path in tmp_path.glob("run/teacher/*")}
+            assert len(answers) == 2
+    monkeypatch.setattr("prompt_jax.experiment.teacher.ROWS", 4)
+    assert cli.main(resumed) == 0
+    assert all(path.stat().st_mtime_ns == moment for path, moment in answers.items())
+    whole = [str(tmp_path / "whole") if w == str(tmp_path / "run") else w for w in distil_run]
+    assert cli.main(whole) == 0
+    killed, never = (load_prompt(tmp_path / name) for name in ("run", "whole"))
+    assert killed.digest == never.digest and killed.metrics == never.metrics

@@ -39,7 +39,7 @@ BAD = {
     ),
     "nothing": (
         lambda b: init(pj.HeadConfig(task_type="SEQ_CLS"), b, jax.random.key(0)),
-        "trains a head only: set num_labels",
+        "trains a head and nothing else, and none is set: give num_labels",
     ),
     "no words": (lambda b: loss_fn(LORA, b), "a head of 3 classes needs the label words"),
     "writing": (

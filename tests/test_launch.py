@@ -49,7 +49,7 @@ def flags_of(text):
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
 def test_flags_are_those_of_the_program(path, capsys):
     with pytest.raises(SystemExit):
-        cli.main(["train", "--help"])
+        cli.main(["train", "--help-all"])
     known = capsys.readouterr().out
     assert all(flag in known for flag in flags_of(path.read_text(encoding="utf-8")))
 

@@ -1,7 +1,7 @@
 """One table of laws: every method on every family of backbones."""
 
 import pytest
-from method_table import CASES, CHANGING, HEADS, NEUTRAL, subject
+from method_table import CASES, CHANGING, DECODERS, HEADS, NEUTRAL, subject
 
 from prompt_jax.config import method_kinds
 from prompt_jax.testing import BACKBONE_LAWS, CONFIGS, LAWS, tiny
@@ -9,11 +9,11 @@ from prompt_jax.testing import BACKBONE_LAWS, CONFIGS, LAWS, tiny
 # What every family has in its own way. The rest of CASES computes vectors or kernels of another
 # case and knows nothing of a family, so T5 alone has it.
 SOCKETS = ("prompt", "prompt_suffix", "prefix", "deep_replace", "lora", "dora", "ia3", "parallel")
-SOCKETS += ("prompt_adapter", "bias", "norm", "full")
+SOCKETS += ("adaption", "prompt_adapter", "bias", "norm", "full")
 ON = {
     "t5": (*CHANGING, *NEUTRAL),
-    "gpt2": (*SOCKETS, "unipelt", "head", "head_prompt", "head_lora", "head_both"),
-    "llama": ("prompt", "prefix", "lora", "ia3"),  # It shares GPT-2's code.
+    "gpt2": (*SOCKETS, *DECODERS, "unipelt", "head", "head_prompt", "head_lora", "head_both"),
+    "llama": ("prompt", "prefix", "lora", "ia3", "adaption"),  # It shares GPT-2's code.
     "olmo2": ("prompt", "lora", "parallel"),
     "smollm3": ("prompt", "prefix"),
     "granite": ("prompt", "prefix", "deep_add", "parallel"),
@@ -30,13 +30,13 @@ ON = {
     "bert": (*SOCKETS, "mam", "prefix_encoder", *HEADS),
 }
 # What a cache holds more of: rows of a layer. A changed kernel is none of its business.
-CACHED = ("prompt", "prompt_suffix", "prefix", "deep_replace", "ia3", "parallel")
+CACHED = ("prompt", "prompt_suffix", "prefix", "deep_replace", "ia3", "parallel", "adaption")
 # One tree of each shape: a vector, sockets, an encoder with a recurrence, tasks that share.
-TREES = ("prefix", "lora", "dora", "p_tuning_lstm", "multitask_project")
-SIMPLIFIED = ("p_tuning_mlp", "p_tuning_lstm", "residual", "prefix_mlp", "head_p_tuning")
+TREES = ("prefix", "prefix_sink", "lora", "dora", "p_tuning_lstm", "multitask_project")
+SIMPLIFIED = ("cpt", "p_tuning_mlp", "p_tuning_lstm", "residual", "prefix_mlp", "head_p_tuning")
 PLAIN = ("prompt", "prompt_suffix", "head_prompt")
 # Of the rest, the gradient is that of a case here and the step is the same: one of each is trained.
-TRAINED = (*SOCKETS, *TREES, "p_tuning_mlp", "multitask_multiply", "mam")
+TRAINED = (*SOCKETS, *TREES, *DECODERS, "p_tuning_mlp", "multitask_multiply", "mam")
 TRAINED_HEADS = ("head", "head_prompt", "head_lora")
 # Rows and a socket on T5 and a head on BERT at every run of the tests, the rest with the slow ones.
 QUICK = {("t5", "prompt"), ("t5", "prefix"), ("bert", "head_lora")}
@@ -44,7 +44,8 @@ QUICK = {("t5", "prompt"), ("t5", "prefix"), ("bert", "head_lora")}
 
 def says(law, family, name):
     """Whether a law says something of a method on a family that no other row of it says."""
-    on_t5, head, plain = family == "t5", name in HEADS, name in PLAIN
+    # What a decoder alone has is looked at there.
+    on_t5, head, plain = family == "t5" or name in DECODERS, name in HEADS, name in PLAIN
     return {
         "gradient_is_the_tuned_tree": name != "head_full",  # A head does not read all weights.
         "fresh_tree_is_neutral_where_it_claims_to_be": not head and (on_t5 or name in NEUTRAL),

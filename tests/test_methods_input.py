@@ -18,6 +18,7 @@ from prompt_jax.methods import init, lora, materialize, multitask_prompt, prefix
 from prompt_jax.methods.kernels import targets
 from prompt_jax.prompts import prompt_for
 from prompt_jax.testing import random_batch
+from prompt_jax.testing import tiny as tiny_of
 
 KEY = jax.random.key(0)
 
@@ -39,6 +40,19 @@ KEY = jax.random.key(0)
         (
             lambda: pj.PrefixTuningConfig(init="text", init_text="a", prefix_projection=True),
             "prefix_projection computes them; use one",
+        ),
+        (
+            lambda: pj.PrefixTuningConfig(num_virtual_tokens=2, num_frozen_tokens=2),
+            "num_frozen_tokens is 2 of 2 virtual tokens, and none is left to train",
+        ),
+        (
+            lambda: pj.PrefixTuningConfig(num_frozen_tokens=1, prefix_projection=True),
+            "num_frozen_tokens keeps keys and values",
+        ),
+        (lambda: pj.AdaptionPromptConfig(adapter_layers=0), "adapter_layers must be at least 1"),
+        (
+            lambda: pj.CPTConfig(cpt_token_ids=(1, 2), cpt_tokens_type_mask=(1,)),
+            "cpt_tokens_type_mask has 1 numbers and cpt_token_ids 2; give one a token",
         ),
         (lambda: pj.PTuningConfig(encoder_dropout=1.0), r"encoder_dropout must be in \[0, 1\)"),
         (
@@ -79,6 +93,20 @@ def test_configs_go_through_json(kind):
     assert from_json(Config, to_json(config)) == config
     train = resolved(config, 1.0).train
     assert train.learning_rate == method_kinds()[kind].rates[train.optimizer]
+
+
+@pytest.mark.parametrize(
+    ("method", "family", "message"),
+    [
+        (pj.CPTConfig(cpt_token_ids=(3,)), "t5", "shows examples to a decoder, and backbone 'tiny"),
+        (pj.CPTConfig(), "gpt2", "cpt starts from examples and has none; train on a task with"),
+        (pj.CPTConfig(cpt_token_ids=(10**6,)), "gpt2", "go from 1000000 to 1000000"),
+        (pj.AdaptionPromptConfig(adapter_layers=9), "gpt2", "adapter_layers is 9 .*: 1 to 2"),
+    ],
+)
+def test_methods_that_do_not_fit_a_backbone(method, family, message):
+    with pytest.raises(InputError, match=message):
+        init(method, tiny_of(family), KEY)
 
 
 def test_an_unknown_method_in_json():

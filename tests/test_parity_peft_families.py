@@ -30,7 +30,10 @@ import prompt_jax as pj
 from prompt_jax import testing
 from prompt_jax.backbones.families import BACKBONES
 from prompt_jax.config import InputError
+from prompt_jax.data import Batch
+from prompt_jax.losses import loss_fn
 from prompt_jax.methods import init, resolve
+from prompt_jax.methods.cpt import near, radii
 from prompt_jax.prompts import export_peft, load_prompt, prompt_for, save_prompt
 from prompt_jax.prompts.peft import obstacle
 from prompt_jax.weights import load_backbone
@@ -46,6 +49,7 @@ KINDS |= {"QUESTION_ANS": "ForQuestionAnswering", "CAUSAL_LM": "ForCausalLM"}
 FAMILIES = {
     "gpt2": ("GPT2", GPT2 | {"n_positions": 40}),
     "llama": ("Llama", LLAMA),
+    "mistral": ("Mistral", LLAMA),
     "gemma2": ("Gemma2", GEMMA),
     "gemma3_text": ("Gemma3Text", GEMMA),
     "phi3": ("Phi3", LLAMA),
@@ -64,21 +68,41 @@ OURS = {
     "prompt": pj.PromptTuningConfig(num_virtual_tokens=P),
     "p_tuning": pj.PTuningConfig(num_virtual_tokens=P, encoder_hidden_size=8),
     "prefix": pj.PrefixTuningConfig(num_virtual_tokens=P),
+    "cartridge": pj.PrefixTuningConfig(num_virtual_tokens=P, num_frozen_tokens=1),
+    "cpt": pj.CPTConfig(
+        cpt_token_ids=(7, 9, 11, 13),
+        cpt_tokens_type_mask=(1, 2, 3, 4),
+        opt_projection_epsilon=9.0,
+        opt_projection_format_epsilon=4.0,
+    ),
+    "adaption": pj.AdaptionPromptConfig(adapter_len=P, adapter_layers=1),
     "lora": pj.LoraConfig(r=2, lora_alpha=3),
     "dora": pj.LoraConfig(r=2, use_dora=True),
     "ia3": pj.IA3Config(),
+}
+CPT = {
+    **{"cpt_token_ids": [7, 9, 11, 13, 8], "cpt_tokens_type_mask": [1, 2, 3, 4, 0]},
+    **{"opt_weighted_loss_type": "decay", "opt_loss_decay_factor": 0.5},
+    **{"opt_projection_epsilon": 9.0, "opt_projection_format_epsilon": 4.0},
 }
 THEIRS = {
     "prompt": lambda: peft.PromptTuningConfig(num_virtual_tokens=P),
     "p_tuning": lambda: peft.PromptEncoderConfig(num_virtual_tokens=P, encoder_hidden_size=8),
     "prefix": lambda: peft.PrefixTuningConfig(num_virtual_tokens=P),
+    "cartridge": lambda: peft.CartridgeConfig(num_virtual_tokens=P, num_frozen_tokens=2),
+    "cpt": lambda: peft.CPTConfig(task_type="CAUSAL_LM", **CPT),
+    "adaption": lambda: peft.AdaptionPromptConfig(adapter_len=P, adapter_layers=2),
     "lora": lambda: peft.LoraConfig(r=2, lora_alpha=3),
     "dora": lambda: peft.LoraConfig(r=2, use_dora=True),
     "ia3": lambda: peft.IA3Config(),
 }
+RARE = ("cartridge", "cpt", "adaption")
 EVERY = [(family, task) for family, task in
          (("gpt2", "CAUSAL_LM"), ("llama", "CAUSAL_LM"), ("bert", "SEQ_CLS"))]  # fmt: skip
-CASES = [(*model, name) for model in EVERY for name in OURS]
+CASES = [(*model, name) for model in EVERY for name in OURS if name not in RARE]
+CASES += [("llama", "CAUSAL_LM", "cartridge")]
+CASES += [(family, "CAUSAL_LM", "adaption") for family in ("gpt2", "llama", "mistral")]
+CASES += [("llama", "CAUSAL_LM", "cpt")]
 CASES += [
     *[("bert", "TOKEN_CLS", name) for name in ("prompt", "lora")],
     *[("bert", "QUESTION_ANS", name) for name in ("prompt", "prefix", "lora")],
@@ -217,6 +241,11 @@ def test_we_load_pefts(backbones, tmp_path, family, task, name):
     second = export_peft(tmp_path / "ours", load_prompt(tmp_path / "theirs", backbone))
     first = safetensors.numpy.load_file(tmp_path / "theirs" / "adapter_model.safetensors")
     again = safetensors.numpy.load_file(second / "adapter_model.safetensors")
+    if name in RARE:
+        read, written = (
+            peft.PeftConfig.from_pretrained(folder) for folder in (tmp_path / "theirs", second)
+        )
+        assert dataclasses.replace(written, base_model_name_or_path=None) == read
     assert first.keys() == again.keys()
     for key, tensor in first.items():
         np.testing.assert_array_equal(again[key], tensor)
@@ -291,13 +320,25 @@ def test_a_folder_without_its_head(backbones, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_cartridge_of_peft_is_a_prefix(backbones, tmp_path):
-    torch.manual_seed(1)
-    config = peft.CartridgeConfig(num_virtual_tokens=P, num_frozen_tokens=1, task_type="CAUSAL_LM")
-    model = peft.get_peft_model(torch_model("llama", "CAUSAL_LM"), config).eval()
-    model.save_pretrained(tmp_path / "theirs")
-    backbone = backbones("llama", "CAUSAL_LM")
-    ours = pj.PromptTuningModel.from_pretrained(backbone, tmp_path / "theirs")
-    theirs = their_logits(model, "llama", "CAUSAL_LM")
-    close(our_logits(ours, "llama", "CAUSAL_LM"), theirs)
-    assert load_prompt(tmp_path / "theirs", backbone).method.kind == "prefix_tuning"
+def test_the_loss_of_cpt_and_its_gradient_are_those_of_peft(backbones):
+    """Changes that leave their ball are projected; labels of the context count, and decay."""
+    backbone, config = backbones("llama", "CAUSAL_LM"), THEIRS["cpt"]()
+    model = peft.get_peft_model(torch_model("llama", "CAUSAL_LM"), config)
+    method = pj.CPTConfig(
+        **{name: tuple(value) if isinstance(value, list) else value for name, value in CPT.items()}
+    )
+    tuned = init(method, backbone, jax.random.key(0))
+    tuned["delta"] = testing.shaken(tuned, scale=0.5)["delta"]
+    weight = model.prompt_encoder["default"].delta_embedding.weight
+    weight.data = torch.tensor(np.asarray(tuned["delta"]))
+    tokens, mask = padded_texts((6, 6))
+    loss = model(torch.tensor(tokens), torch.tensor(mask).long(), labels=torch.tensor(
+        np.where(np.arange(6) < 4, -100, tokens)
+    )).loss  # fmt: skip
+    loss.backward()
+    batch = Batch(tokens[:, :4], mask[:, :4], tokens[:, 4:], mask[:, 4:])
+    gradient = jax.value_and_grad(loss_fn(method, backbone), has_aux=True)
+    (ours, _), changes = gradient(tuned, backbone.params, batch)
+    assert ours == pytest.approx(loss.item(), rel=1e-4)
+    close(changes["delta"], weight.grad)
+    assert np.isclose(np.linalg.norm(near(method, tuned["delta"]), axis=1), radii(method, 16)).any()

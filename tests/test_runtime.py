@@ -37,6 +37,36 @@ def test_a_prepared_process_keeps_its_memory_and_computes(tmp_path):
     assert float(total) == 2048 * 2048
 
 
+LATER = """
+import os
+from prompt_jax.runtime import compile_later
+usual = os.getpriority(os.PRIO_PROCESS, 0)
+compile_later()
+import jax, jax.numpy as jnp
+x = jnp.ones((512, 512))
+
+def spent():
+    threads = os.listdir("/proc/self/task")
+    later = [t for t in threads if os.getpriority(os.PRIO_PROCESS, int(t)) > usual]
+    return sum(int(open(f"/proc/self/task/{t}/schedstat").read().split()[0]) for t in later)
+
+before = spent()
+program = jax.jit(lambda x: jnp.sort(jnp.tanh(x @ x)).sum()).lower(x).compile()
+compiled = spent()
+program(x).block_until_ready()
+print(compiled - before, spent() - compiled)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have no priority of their own")
+def test_what_compiles_gives_way_to_what_runs():
+    run = [sys.executable, "-c", LATER]
+    done = subprocess.run(run, capture_output=True, text=True, check=True)
+    compiling, running = map(int, done.stdout.split())
+    assert compiling > 5_000_000 and running < compiling / 10  # Nanoseconds.
+
+
 HOLES = """
 from resource import getpagesize
 import numpy as np

@@ -100,7 +100,7 @@ def test_no_state_that_is_not_finite_is_handed_on(tiny, tuned, leap, due):
         assert state is None and np.isfinite(row["loss"])
 
     batches = iter([random_batch(tiny)] * 5)
-    with pytest.raises(DivergedError, match="trained numbers that are not finite|loss nan"):
+    with pytest.raises(DivergedError, match="trained parameters that are not finite|loss nan"):
         trained(tiny, tuned, leap[0], batches, leap[1], after_step=after_step, due=due)
     assert steps == ([] if due is None else [1]) and len(list(batches)) >= 5 - 3
 

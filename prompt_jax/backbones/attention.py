@@ -4,13 +4,20 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from prompt_jax.backbones import fused
-from prompt_jax.backbones.layers import NEVER, Bias, ByBucket, Causal, soft_capped
-from prompt_jax.backbones.sockets import prefix_masked, prefix_scores, prefix_values
+from prompt_jax.backbones.layers import NEVER, Bias, ByBucket, Causal, socket, soft_capped
+from prompt_jax.backbones.sockets import (
+    adaption_values,
+    prefix_masked,
+    prefix_scores,
+    prefix_values,
+)
+from prompt_jax.sharding import Grid
 
 
 class Fresh(NamedTuple):
@@ -33,6 +40,7 @@ def attend(
     cap: float | None = None,
     fresh: Fresh | None = None,
     kernel: str = "einsum",
+    mesh: Grid | None = None,
 ) -> Float[Array, "B T H K"]:
     """Softmax attention with additive biases; scores and softmax are float32.
 
@@ -46,12 +54,13 @@ def attend(
       cap: what no score passes, see `soft_capped`.
       fresh: what stands in the place of some of the keys, which are those of a cache.
       kernel: which one of `fused` serves the call where it can; `einsum` is none of them.
+      mesh: the devices that the kernel is split over.
     """
     virtual = 0 if prefix is None else prefix["key"].shape[-3]
     if kernel != "einsum" and opened is None and fresh is None:
-        run = fused.kernel_of(kernel, query, biases, prefix, cap)
+        run = fused.kernel_of(kernel, query, biases, prefix, cap, mesh)
         if run is not None:
-            return run(query, *fused.joined(key, value, prefix), biases[0], virtual, cap)
+            return run(query, *fused.joined(key, value, prefix), biases, virtual, cap)
     biases = [
         bias.rows(query.shape[1], virtual) if isinstance(bias, Causal) else bias for bias in biases
     ]
@@ -85,6 +94,31 @@ def attend(
         return _answers(cut(query, 2), key, value, rows, prefix, gates, cap, fresh)
 
     return _in_chunks(answer, query, chunk).swapaxes(1, 2)
+
+
+def answer_of(
+    module: nn.Module,
+    query: Float[Array, "B T H K"],
+    heads: Float[Array, "B T H K"],
+    keys_of: Callable[[Float[Array, "#B P D"]], tuple[Array, Array]],
+    output: Callable[[Float[Array, "B T H K"]], Float[Array, "B T D"]],
+) -> Float[Array, "B T D"]:
+    """What an attention gives: its heads' answers, and those to rows in its `adaption` socket.
+
+    Args:
+      module: the attention, where the socket is looked for.
+      query: scaled, as it met the keys.
+      heads: what `attend` gave.
+      keys_of: keys and values of rows, at no position.
+      output: the attention's last kernel.
+    """
+    adaption, answers = socket(module, "adaption") or {}, {}
+    for place, leaves in adaption.items():
+        rows = leaves["prompt"].astype(heads.dtype)
+        rows = rows if rows.ndim == 3 else rows[None]
+        answers[place] = adaption_values(query, *keys_of(rows), leaves, NEVER)
+    out = output(heads + answers["inside"] if "inside" in answers else heads)
+    return out + answers["behind"].reshape(out.shape) if "behind" in answers else out
 
 
 def _in_chunks(

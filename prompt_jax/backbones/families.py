@@ -19,7 +19,7 @@ class Family(Protocol):
     `Module` has `embed`; `predict`, `prefill` and `decode` where it writes; `encode`, `pool`
     and `features` where it takes a head. `TASK_TYPES` are PEFT's names, the usual one first.
     `TABLES` are names of the embedding table in checkpoints, and `COPIES` second ones, the head's
-    first. `PRESETS` are models with random weights that have a name of ours.
+    first. `PRESETS` are models with random weights, by names of this package.
     """
 
     @property

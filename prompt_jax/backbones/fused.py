@@ -1,9 +1,10 @@
-"""Attention in one kernel that never holds all scores: cuDNN's on a GPU, Pallas' splash on a TPU.
+"""Attention in one kernel that never holds all scores: cuDNN's on a GPU, Pallas' on a TPU.
 
 Neither has every bias, gate or cache that a model may have. `kernel_of` says which calls one
 serves; the products of `attention` serve all others.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -12,14 +13,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from prompt_jax.backbones.layers import NEVER, Bias, ByBucket, Causal
+from prompt_jax.backbones.relative import relative, serves
+from prompt_jax.sharding import Grid
 
 LANES = 128  # Positions and head widths of a tile of a TPU.
 BLOCKS = (512, 256, LANES)  # Queries and keys of which scores are held at a time.
+FEW = 32  # Queries of decoding, or short targets, fill no tile: their scores are few.
 PAIR = 2  # cuDNN takes a bias for even numbers of queries and of keys.
 
 Run: TypeAlias = Callable[..., Float[Array, "B T H K"]]
-"""Answers to queries: `run(query, key, value, bias, virtual, cap)`, the first `virtual` keys being
-those of a prefix."""
+"""Answers to queries: `run(query, key, value, biases, virtual, cap)`, the first `virtual` keys
+being those of a prefix."""
 
 
 def kernel_of(
@@ -28,10 +32,18 @@ def kernel_of(
     biases: Sequence[Bias],
     prefix: dict[str, Array] | None,
     cap: float | None,
+    mesh: Grid | None = None,
 ) -> Run | None:
     """The kernel of a name if it serves these; None leaves them to products."""
-    # A step of decoding has one query, whose scores are few.
-    if len(biases) != 1 or query.shape[1] == 1 or "mask" in (prefix or {}):
+    if query.shape[1] < FEW or "mask" in (prefix or {}):
+        return None
+    if kernel == "pallas" and len(biases) == 2 and cap is None:
+        hidden, bias = biases
+        served = isinstance(bias, ByBucket) and serves(*query.shape[2:], bias, mesh)
+        alike = isinstance(hidden, jax.Array) and hidden.shape[1:3] == (1, 1)
+        return functools.partial(relative, mesh=mesh) if served and alike else None
+    # XLA cannot split a kernel over devices, and nothing tells it how for those below.
+    if len(biases) != 1 or mesh is not None:
         return None
     (bias,) = biases
     if kernel == "cudnn" and not isinstance(bias, ByBucket):
@@ -40,7 +52,7 @@ def kernel_of(
         return cudnn if fits else None
     # Splash makes its own mask: keys are hidden from all queries alike, or from those before them.
     alike = isinstance(bias, Causal) or (isinstance(bias, jax.Array) and bias.shape[1:3] == (1, 1))
-    return splash if kernel == "splash" and alike else None
+    return splash if kernel == "pallas" and alike else None
 
 
 def joined(
@@ -61,13 +73,13 @@ def cudnn(
     query: Float[Array, "B T H K"],
     key: Float[Array, "B S G K"],
     value: Float[Array, "B S G K"],
-    bias: Array | Causal,
+    biases: Sequence[Array | Causal],
     virtual: int = 0,
     cap: None = None,
     implementation: str = "cudnn",
 ) -> Float[Array, "B T H K"]:
     """`jax.nn.dot_product_attention`; the bias is one array, and scores are none."""
-    queries, keys = query.shape[1], key.shape[1]
+    (bias,), queries, keys = biases, query.shape[1], key.shape[1]
     if isinstance(bias, Causal):
         bias = bias.rows(queries, virtual)
     query, key, value = (_filled(x, PAIR) for x in (query, key, value))
@@ -83,7 +95,7 @@ def splash(
     query: Float[Array, "B T H K"],
     key: Float[Array, "B S G K"],
     value: Float[Array, "B S G K"],
-    bias: Array | Causal,
+    biases: Sequence[Array | Causal],
     virtual: int = 0,
     cap: float | None = None,
     interpret: bool = False,
@@ -99,7 +111,7 @@ def splash(
     )
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
-    (batch, queries, heads, _), keys = query.shape, key.shape[1]
+    (bias,), (batch, queries, heads, _), keys = biases, query.shape, key.shape[1]
     causal = isinstance(bias, Causal)
     real = bias.real if causal else jnp.broadcast_to(bias[:, 0, 0] > NEVER / 2, (batch, keys))
     query, key, value = (_filled(x, LANES).swapaxes(1, 2) for x in (query, key, value))

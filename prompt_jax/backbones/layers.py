@@ -35,7 +35,7 @@ ACTIVATIONS = {
 def constrain(x: Array, mesh: Mesh | None, *names: str | None) -> Array:
     """An activation split by the names of its first axes; `x` itself without a mesh.
 
-    XLA finds most of a program's layout by itself, from that of the weights. It is told where a
+    XLA finds most of a program's layout by itself, from that of the weights. It gets a hint where a
     wrong guess would gather: the residual stream, tokens and states that meet the vocabulary,
     logits, caches.
     """

@@ -6,7 +6,7 @@ from prompt_jax.trees import Tree
 
 
 def numbers(tree: Tree) -> str:
-    """How many numbers, and of which types: `5,120 numbers, float32`.
+    """How many numbers, and of which types: `64 numbers, float32`.
 
     Trees of something else than arrays, such as shapes or shardings, count what has a size.
     """

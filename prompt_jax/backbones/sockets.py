@@ -11,6 +11,7 @@ in front. A leaf may also have a batch axis B, behind L, with a value for every 
 | `input_scale` | [in], multiplies what goes in | Dense |
 | `bias` | [out], is added | Dense |
 | `prefix` | `key`, `value` [P, H, K]; `mask` [P], False at padding | Attention |
+| `adaption` | by place, `inside` or `behind`: `prompt` [P, D], `gate` []; `mask` | Attention |
 | `adapter`, `parallel` | by sublayer: `down` [D, R], `up` [R, D], their `..._bias` | Block |
 | `prompt` | `replace` or `add`, [P, D], in place of or on top of the first P states | Block |
 | `prompt` | [P, D], virtual tokens before the target | Decoder |
@@ -227,3 +228,29 @@ def prefix_values(
     row = "b" if prefix["value"].ndim == 4 else ""
     value = prefix["value"].astype(weights.dtype)
     return jnp.einsum(f"bhtp,{row}phk->bhtk", weights, value)
+
+
+@jax.named_scope("adaption")
+def adaption_values(
+    query: Float[Array, "B T H K"],
+    key: Float[Array, "#B P G K"],
+    value: Float[Array, "#B P G K"],
+    adaption: dict[str, Array],
+    never: float,
+) -> Float[Array, "B T H K"]:
+    """What rows beside the text answer, in a softmax of their own, as far as their gate is open.
+
+    Args:
+      query: scaled, as it meets the keys of the text.
+      key: of the rows, at no position.
+      never: added to the scores of padding.
+    """
+    group = query.shape[2] // key.shape[2]
+    key, value = (jnp.repeat(x, group, axis=2) if group > 1 else x for x in (key, value))
+    key, value = (jnp.broadcast_to(x, (len(query), *x.shape[1:])) for x in (key, value))
+    scores = jnp.einsum("bthk,bphk->bhtp", query, key, preferred_element_type=jnp.float32)
+    weights = jax.nn.softmax(prefix_masked(scores, adaption, never), axis=-1).astype(value.dtype)
+    answers = jnp.einsum("bhtp,bphk->bthk", weights, value)
+    # One gate for all rows, or one a row.
+    gate = jnp.broadcast_to(adaption["gate"], (len(query),)).astype(value.dtype)
+    return answers * gate[:, None, None, None]

@@ -8,11 +8,13 @@ import dataclasses
 import os
 import signal
 import sys
+import textwrap
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
 from tyro.conf import Positional
 
+import prompt_jax
 from prompt_jax.cli import answering, distil, prompts, reproduce, serving, sweep
 from prompt_jax.cli.arguments import Experiment, as_json, aside, bound, parse, starting_config
 from prompt_jax.config import (
@@ -44,7 +46,31 @@ usage: prompt-jax COMMAND ...
   pretrain   train a backbone from text files
   doctor     show versions, devices and how a model lies on them; find mistakes
 
-Run prompt-jax COMMAND --help for the options of a command."""
+Run prompt-jax COMMAND --help for the options of a command, prompt-jax --version for the version."""
+
+TRAIN = """\
+usage: prompt-jax train [CONFIG.py] [OPTIONS]
+
+Tunes a soft prompt, evaluates it and saves it. Without options: the embedded model and task.
+
+  prompt-jax train --data.task file:a.csv --task.source "{{text}}" --task.target "{{label}}"
+  prompt-jax train --backbone google/t5-v1_1-base --data.task hf:aps/super_glue/rte --method lora
+
+  --backbone NAME                hub id, folder, .gguf file, T5X checkpoint, or embedded
+  --data.task TASK               file:PATH, hf:ID, tfds:NAME or embedded:NAME
+  --task.source, --task.target   templates of the input and the answer, such as "{{text}}"
+  --task.labels A B              the label words; by default those of the training rows
+  --method NAME                  what to train, see below
+  --method.num-virtual-tokens N  length of the prompt
+  --train.steps N                optimizer steps
+  --train.learning-rate RATE     by default that of the method
+  --train.batch-size N           rows of a step
+  --out FOLDER                   the run folder; --resume continues the run in it, --overwrite
+                                 replaces it
+
+Methods: {methods}.
+
+prompt-jax train --help-all lists all options; with --method lora, the options of LoRA too."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,6 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if command in ("-h", "--help"):
         print(USAGE)
+        return 0
+    if command == "--version":
+        print(prompt_jax.__version__)
         return 0
     try:
         choose("command", command, COMMANDS)
@@ -89,6 +118,10 @@ def _ending_at_once() -> Iterator[None]:
 
 
 def _train(arguments: list[str]) -> None:
+    if {"-h", "--help"} & set(arguments):
+        names = textwrap.fill(", ".join(method_kinds()), 90, subsequent_indent="  ")
+        print(TRAIN.format(methods=names))
+        return
     default, arguments = starting_config(arguments)
 
     def train(
@@ -109,7 +142,7 @@ def _train(arguments: list[str]) -> None:
           distributed: the processes that train together, where there are several.
           resume: continue the run in --out from its last checkpoint.
           overwrite: replace the run in --out.
-          profile: write a profile of so many steps, after the first one, into --out.
+          profile: write a profile of this many steps, after the first one, into --out.
         """
         prepare(distributed)
         from prompt_jax import experiment
@@ -187,7 +220,7 @@ def _plan(arguments: list[str]) -> None:
 
         Args:
           config: the experiment, as train takes it; its longest input and target are planned for.
-          topology: v5e-4, v5p-8, v6e-8, ... or a kind and its grid, v5e:2x4; else devices at hand.
+          topology: v5e-4, v5p-8, v6e-8, ... or a kind and its grid, v5e:2x4; else local devices.
           programs: of train, score and decode; none takes the training step and what scores
             validation: score for label words, else decode and score.
           search: also look for other meshes and settings that fit, where these do.

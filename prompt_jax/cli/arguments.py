@@ -6,6 +6,7 @@ import importlib.util
 import json
 import re
 import sys
+import traceback
 import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -38,6 +39,21 @@ else:  # `--help` answers at once: nothing heavy is imported before a command ru
 T = TypeVar("T")
 Experiment = tyro.conf.AvoidSubcommands[Annotated[Config, tyro.conf.arg(name="")]]
 """A config whose fields are flags of the command itself."""
+SHORT = {
+    "--lr": "--train.learning-rate",
+    "--learning-rate": "--train.learning-rate",
+    "--steps": "--train.steps",
+    "--batch-size": "--train.batch-size",
+    "--epochs": "--train.steps, which counts batches of --train.batch-size rows",
+    "--seed": "--train.seed",
+    "--task": "--data.task",
+    "--dataset": "--data.task",
+    "--data": "--data.task",
+    "--labels": "--task.labels",
+    "--model": "--backbone",
+    "--output": "--out",
+}
+"""Options as other programs call them, and what to write instead."""
 LISTS = tyro.constructors.ConstructorRegistry()
 """How a flag of several values is written: `a,b`, `a, b` and `a b` alike, and `a\\,b` for one."""
 
@@ -67,6 +83,7 @@ def split(words: Sequence[str]) -> list[str]:
 
 def parse(function: Callable[..., None], prog: str, arguments: list[str]) -> None:
     """Calls a function with the arguments that its signature allows."""
+    arguments = ["--help" if word == "--help-all" else word for word in arguments]
 
     @functools.wraps(function)
     def call(*values: object, **options: object) -> None:
@@ -99,6 +116,11 @@ def starting_config(arguments: list[str], out: str = Config.out) -> tuple[Config
 def _starting_point(arguments: list[str], out: str) -> tuple[Config, list[str]]:
     if arguments and arguments[0].endswith(".py"):
         return bound(arguments[0], Config), arguments[1:]
+    for word in arguments:
+        if word.endswith(".py") and Path(word).is_file():
+            raise InputError(f"the config file {word} comes first, before all options")
+        if word.partition("=")[0] in SHORT:
+            raise InputError(f"unknown option {word}; write {SHORT[word.partition('=')[0]]}")
     if "--resume" in arguments:
         from prompt_jax.runs import read_config
 
@@ -198,7 +220,15 @@ def bound(path: str, kind: type[T]) -> T:
     if spec is None or spec.loader is None:
         raise InputError(f"{path} is no Python file; give a .py file that binds `config`")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except InputError:
+        raise
+    except Exception as error:  # A mistake in the user's file, whatever it is, is bad input.
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [f.lineno for f in frames if Path(f.filename).resolve() == Path(path).resolve()]
+        place = f"{path} line {own[-1]}" if own else path
+        raise InputError(f"{place}: {type(error).__name__}: {error}") from error
     config = getattr(module, "config", None)
     if not isinstance(config, kind):
         raise InputError(

@@ -30,7 +30,10 @@ def run(arguments: list[str]) -> None:
     }
     action, *rest = arguments or ["--help"]
     if action in ("-h", "--help"):
-        print(f"usage: prompt-jax prompts {{{','.join(actions)}}} ...")
+        print("usage: prompt-jax prompts COMMAND ...\n")
+        for name, function in actions.items():
+            print(f"  {name:<11}{(function.__doc__ or '').splitlines()[0]}")
+        print("\nRun prompt-jax prompts COMMAND --help for the options of a command.")
         return
     choose("prompts command", action, actions)
     parse(actions[action], f"prompts {action}", rest)
@@ -46,7 +49,7 @@ def _list(folder: Positional[str] = "runs") -> None:
 
     from prompt_jax.prompts import list_prompts
 
-    table = Table("name", "method", "numbers", "backbone", "metric", "digest", "problem")
+    table = Table("name", "method", "parameters", "backbone", "metric", "digest", "problem")
     for row in list_prompts(folder):
         table.add_row(*("" if cell is None else str(cell) for cell in row))
     print_table(table)
@@ -122,7 +125,7 @@ def _import(
     allow_mismatch: bool = False,
     overwrite: bool = False,
 ) -> None:
-    """Makes a prompt of ours from a folder of PEFT, AdapterHub, TGIS or caikit, or a .npy.
+    """Makes a prompt folder from a folder of PEFT, AdapterHub, TGIS or caikit, or a .npy.
 
     Args:
       path: what to read.
@@ -162,7 +165,7 @@ def _similarity(query: Positional[str], folder: Positional[str] = "runs") -> Non
             left_out[row.name] = str(error)
     if not (ranked or left_out):
         raise InputError(f"no prompts in {folder}; give the folder that holds runs or prompts")
-    table = Table("name", "cosine of average tokens", "cosine token by token", "digest")
+    table = Table("name", "cosine of average tokens", "mean cosine of token pairs", "digest")
     for name, like in sorted(ranked, key=lambda pair: -pair[1].average):
         cells = f"{like.average:.4f}", f"{like.per_token:.4f}", like.prompt.digest[:12]
         table.add_row(name, *cells)
@@ -192,7 +195,7 @@ def _pull(
     revision: str,
     overwrite: bool = False,
 ) -> None:
-    """Reads a prompt of ours or of PEFT's from a repository of the Hugging Face hub.
+    """Reads a prompt, also one of PEFT, from a repository of the Hugging Face hub.
 
     Args:
       repository: owner/name.
@@ -217,7 +220,7 @@ def _recycle(
     task_id: str = "",
     overwrite: bool = False,
 ) -> None:
-    """Carries a prompt over to another backbone by the words that both know; a start, no more.
+    """Carries a prompt over to another backbone by the words that both know; use it as a start.
 
     Args:
       prompt: a prompt folder, a run folder, or a .npy.

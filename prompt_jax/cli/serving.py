@@ -21,7 +21,7 @@ from prompt_jax.config import (
     choose,
     from_json,
 )
-from prompt_jax.runtime import prepare
+from prompt_jax.runtime import compile_later, prepare
 
 LOG = logging.getLogger(__name__)
 FROZEN, MESH = BackboneConfig(), MeshConfig()
@@ -177,8 +177,8 @@ def _serve(
       drain_seconds: from SIGTERM on in which /readyz says 503 and requests are still taken, so that
         a load balancer can turn to others; then what was taken is answered.
       refresh: seconds between two looks at the store and at the keys.
-      metrics_port: port on which /metrics is told to whoever asks, without a key; 0 tells it on
-        --port alone, to keys of `metrics`.
+      metrics_port: port on which /metrics needs no key; 0 serves it on --port alone, to keys with
+        the scope `metrics`.
       log_level: of the log, which goes to stderr; info has a line a request.
       log_json: write the log as JSON, an object a line.
       config: TOML file of these options, such as `max_new_tokens = 128` or `[frozen]` and
@@ -207,6 +207,7 @@ def _serve(
     traces = open_traces()
     prompts, listener = Store(Path(store)), listen(host, port)
     prepare(keep_programs=True)
+    compile_later()
     loaded = load_backbone(
         backbone, revision=frozen.revision, dtype=frozen.dtype, mesh=mesh,
         attention_chunk=frozen.attention_chunk, attention=frozen.attention,
@@ -220,6 +221,11 @@ def _serve(
     for problem in problems:
         LOG.warning("not served: %s", problem)
     LOG.info("%d prompts of %s on %s; compiling", len(catalog.served), store, backbone)
+    if not catalog.served:
+        LOG.warning(
+            "%s has no prompt to serve; prompt-jax prompts publish RUN --name NAME --store %s adds "
+            "one, also while the server runs", store, store,
+        )  # fmt: skip
     with catalog.engine, contextlib.ExitStack() as ending:
         address = f"http://{host}:{listener.getsockname()[1]}"
 

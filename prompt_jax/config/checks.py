@@ -17,8 +17,9 @@ def choose(kind: str, value: object, allowed: Iterable[str]) -> None:
     allowed = list(allowed)
     if value in allowed:
         return
-    near = difflib.get_close_matches(str(value), allowed, n=1)
-    hint = f" Perhaps you meant {near[0]!r}?" if near else ""
+    spelled = {name.casefold(): name for name in allowed}
+    near = difflib.get_close_matches(str(value).casefold(), spelled, n=1)
+    hint = f" Perhaps you meant {spelled[near[0]]!r}?" if near else ""
     raise InputError(f"unknown {kind} {value!r}; allowed: {', '.join(allowed)}.{hint}")
 
 

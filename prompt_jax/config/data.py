@@ -5,6 +5,7 @@ from typing import Literal, get_args
 
 from prompt_jax.config.checks import InputError, at_least, choose
 from prompt_jax.config.kinds import KINDS
+from prompt_jax.config.plain import check_types
 
 Chat = Literal["auto", "on", "off"]
 NO_CACHE = "off"
@@ -67,6 +68,7 @@ class TaskConfig:
 
     def __post_init__(self):
         choose("task.chat", self.chat, get_args(Chat))
+        check_types(type(self), vars(self))
         if self.system and self.chat == "off":
             raise InputError("task.system is a turn of a chat; leave it out, or set task.chat on")
         for name in self.metrics:
@@ -89,7 +91,7 @@ class DataConfig:
     """How often a task of a mixture comes: as rows ** (1 / temperature). 1 is in proportion to its
     rows, 2 by their root, and `inf` the same for every task."""
     mixture_limit: int | None = None
-    """Rows of a task beyond so many do not make it come more often, as in T5; None has no limit."""
+    """Rows of a task that count for how often it comes, at most, as in T5; None has no limit."""
     tasks: tuple[str, ...] = ()
     """Tasks in place of `task`: a prompt is trained for each of them, all in one program."""
     validation: str | None = None
@@ -111,20 +113,20 @@ class DataConfig:
     padded_lengths: int = 4
     """Most lengths that texts are padded to. Each takes a program to compile; more pad less."""
     first_rows: int | None = None
-    """Read only so many rows of every split, from the front; None reads all. `hf:` then streams, so
+    """Rows of every split to read, from the front; None reads all. `hf:` then streams, so
     that a dataset which does not fit is never fetched whole."""
     max_examples: int | None = None
-    """Only so many training rows of a task, drawn at random after validation is held out, every
+    """Training rows of a task to use, drawn at random after validation is held out, every
     label in its share; None takes all."""
     shots: int | None = None
-    """Only so many training rows of every label, drawn at random, and as many to validate on where
+    """Training rows of every label to use, drawn at random, and as many to validate on where
     those are held out of the training rows. Another `data.seed` draws others."""
     balanced: bool = False
     """Train on every label equally often: rows of rarer labels come again."""
     skip_unlabelled: bool = False
     """Leave out rows without a target; they are refused otherwise."""
     max_test_examples: int | None = None
-    """Only so many rows of every test set, drawn the same way; None takes all."""
+    """Rows of every test set to score, drawn the same way; None takes all."""
     cache: str | None = None
     """Folder in which the tokens of more than 10,000 rows are kept for the next run, by the content
     of the rows, the task and the tokenizer; `off` keeps none. None is ~/.cache/prompt_jax/rows, or
@@ -139,6 +141,7 @@ class DataConfig:
         return self.tasks or (self.task, *self.mixture)
 
     def __post_init__(self):
+        check_types(type(self), vars(self))
         if len(set(self.tasks)) < len(self.tasks):
             raise InputError(f"data.tasks names each task once, got {', '.join(self.tasks)}")
         if self.tasks and (self.mixture or self.validation or self.test):

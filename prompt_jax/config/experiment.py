@@ -9,6 +9,7 @@ from prompt_jax.config.data import DataConfig, TaskConfig
 from prompt_jax.config.distil import DistilConfig
 from prompt_jax.config.mesh import MeshConfig
 from prompt_jax.config.method import MethodConfig, default_method
+from prompt_jax.config.plain import check_types
 from prompt_jax.config.writing import WritingConfig
 
 Optimizer = Literal["adafactor", "adafactor_t5x", "adamw"]
@@ -16,7 +17,7 @@ Objective = Literal["tokens", "labels", "perceptron", "distil"]
 Schedule = Literal["constant", "linear", "cosine"]
 Dtype = Literal["auto", "float32", "bfloat16", "int8", "float8", "int4"]
 Remat = Literal["none", "minimal", "full"]
-Attention = Literal["einsum", "cudnn", "splash"]
+Attention = Literal["einsum", "cudnn", "pallas"]
 OBJECTIVES: tuple[str, ...] = get_args(Objective)
 DTYPES: tuple[str, ...] = get_args(Dtype)
 REMATS: tuple[str, ...] = get_args(Remat)
@@ -32,7 +33,7 @@ class TrainConfig:
     batch_size: int = 32
     """Rows of one optimizer step, over all processes."""
     accumulate: int = 1
-    """Micro-batches of one step; batch_size is split into so many parts."""
+    """Micro-batches of one step; batch_size is split into this many parts."""
     optimizer: Optimizer | None = None
     """`adafactor` (Lester et al.), `adafactor_t5x` (as resumed by T5X at step 1.1M), `adamw`; None
     is the one that the method is best trained with (see `resolved`), and Adafactor without one."""
@@ -69,7 +70,7 @@ class TrainConfig:
     checkpoint_every: int = 50
     """Steps between checkpoints of the training state."""
     patience: int | None = None
-    """Stop after so many evaluations without a better one; None never stops early."""
+    """Stop after this many evaluations without a better one; None never stops early."""
     seed: int = 0
     """Seeds the prompt, the order of rows and dropout."""
     tensorboard: bool = False
@@ -80,6 +81,7 @@ class TrainConfig:
             choose("optimizer", self.optimizer, get_args(Optimizer))
         choose("schedule", self.schedule, get_args(Schedule))
         choose("objective", self.objective, OBJECTIVES)
+        check_types(type(self), vars(self))
         refuse_unread(self, "train.", {"margin": ("objective", "perceptron")})
         for name in ("pull", "margin"):
             at_least(f"train.{name}", getattr(self, name), 0.0)
@@ -146,9 +148,9 @@ class BackboneConfig:
     """Queries that attention answers at a time: the memory of long inputs then grows with their
     length, not with its square, at the cost of making scores twice. None answers all at once."""
     attention: Attention | Literal["auto"] = "einsum"
-    """What computes attention. cudnn (GPU) and splash (TPU) are kernels that never hold all scores;
-    where one cannot serve, as with T5's relative bias or on a mesh, and on a CPU, it is einsum.
-    auto takes the kernel of the device; see docs/scale.md for what has been tested."""
+    """What computes attention. cudnn (GPU) and pallas (TPU) are kernels that never hold all scores.
+    Where they cannot serve, as in a T5 on a GPU, it is einsum. auto takes the kernel of the device;
+    see docs/scale.md for what each serves and what has been tested."""
 
     def __post_init__(self):
         choose("dtype", self.dtype, DTYPES)
@@ -176,6 +178,7 @@ class Config:
     distil: DistilConfig = DistilConfig()
 
     def __post_init__(self):
+        check_types(type(self), vars(self))
         for method in (self.method, *getattr(self.method, "methods", ())):
             refuse_unread(method, "method.", method.only_with)
         self._check_tasks()

@@ -10,7 +10,7 @@ Size = int | Literal["auto"]
 
 @dataclass(frozen=True, kw_only=True)
 class MeshConfig:
-    """The devices as a grid; as it stands, every device has the whole model and part of a batch."""
+    """The devices as a grid; by default every device has the whole model and part of a batch."""
 
     data: Size = "auto"
     """Groups of devices that share out the rows of a batch, each with a whole model; auto is all

@@ -25,7 +25,7 @@ class SweepConfig:
     seeds: tuple[int, ...] = ()
     """Seeds of the prompt, the order of rows and dropout."""
     candidates: int = 16
-    """At most so many; all combinations where there are fewer."""
+    """Candidates at most; all combinations where there are fewer."""
     slots: int = 4
     """Candidates that train at once."""
     how: Search = "halving"
@@ -35,7 +35,7 @@ class SweepConfig:
     under which the right labels are likeliest on validation, or of the best metric where a text is
     written; the metric decides who wins."""
     eta: int = 4
-    """One of so many candidates goes on to the next rung."""
+    """One of this many candidates goes on to the next rung."""
     rungs: int = 2
     """The last rung is the end, and each one is 1/eta of the next; of `pbt`, as far apart. An early
     rung is cheap, and knows little of who will win."""

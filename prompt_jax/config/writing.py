@@ -40,16 +40,16 @@ class WritingConfig:
     temperature: float | None = None
     """0 is greedy; above, tokens are drawn from softmax(logits / temperature)."""
     top_k: int | None = None
-    """Draw among the likeliest so many; 0 is all of them."""
+    """Draw among this many of the likeliest tokens; 0 draws among all."""
     top_p: float = 1.0
-    """Draw among the likeliest tokens that hold so much probability, in (0, 1]."""
+    """Draw among the likeliest tokens that together have this probability, in (0, 1]."""
     seed: int = 0
-    """Of drawn answers."""
+    """Seeds drawn answers."""
     repetition_penalty: float = 1.0
     """Above 1, tokens that a decoder has read or written become less likely; an encoder-decoder
     counts what it has written. Virtual tokens and padding never count."""
     no_repeat_ngram_size: int = 0
-    """So many tokens in a row are never written twice; 0 lets all repeat."""
+    """Never write this many tokens in a row twice; 0 lets all repeat."""
     stop_token_ids: tuple[int, ...] = ()
     """Tokens that end an answer beside the backbone's own."""
     stop_strings: tuple[str, ...] = ()

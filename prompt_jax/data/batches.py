@@ -30,7 +30,7 @@ from prompt_jax.trees import Tokenizer
 # Batches among which rows are sorted by length: more pads less, fewer mixes better.
 WINDOW = 16
 PADDED = 16 * WINDOW
-"""Batches by which the share of padding is told."""
+"""Batches from which the share of padding is estimated."""
 
 
 class Batch(NamedTuple):

@@ -22,7 +22,7 @@ class Cache:
       place: the folder; None is that of the user, and `off` none.
 
     Attributes:
-      lines: what a user is told of what was read and written.
+      lines: what a run prints about what was read and written.
     """
 
     def __init__(self, place: str | None):

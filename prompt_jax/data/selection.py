@@ -12,7 +12,7 @@ from prompt_jax.tasks import Example, Task, label_numbers, taken
 def sample(
     examples: Sequence[Example], count: int | None, task: Task, seed: int
 ) -> Sequence[Example]:
-    """So many examples in the order they had; all of them when there are no more.
+    """So many examples in the order they had; all of them when there are not that many.
 
     Of a classification every label keeps its share, and one row at least where `count` allows:
     files are often sorted by label, so that their first rows have one label only.

@@ -27,7 +27,7 @@ class Table(Series[Row]):
       rows: held as they are, or read whenever they are asked for.
 
     Attributes:
-      remarks: what a user is told of how they were read.
+      remarks: what a run prints about how they were read.
     """
 
     def __init__(self, rows: Sequence[Row] = (), remarks: Iterable[str] = ()):

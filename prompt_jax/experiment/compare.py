@@ -48,7 +48,7 @@ class Row(NamedTuple):
     trained: int
     """Numbers that were trained."""
     share: float
-    """Trained numbers over those of the frozen model."""
+    """Trained parameters over those of the frozen model."""
     bytes: int
     """Size of the weights that are served, on disk."""
     examples_per_second: float
@@ -249,7 +249,7 @@ def _latency(config: Config, data: Data, backbone: Backbone, prompt: Prompt) -> 
 
 
 COLUMNS: dict[str, Callable[[Row], str]] = {
-    "trained numbers": lambda row: f"{row.trained:,}",
+    "trained parameters": lambda row: f"{row.trained:,}",
     "share": lambda row: f"{row.share:.3%}",
     "on disk": lambda row: f"{row.bytes / 1e3:,.0f} kB",
     "train ex/s": lambda row: f"{row.examples_per_second:.0f}",

@@ -80,7 +80,7 @@ def conclude(
     report.draw_curve(folder / "curve.png", curve, metric, (reference(results), level.score))
     facts = {
         "backbone": f"{backbone.name}, fingerprint {backbone.fingerprint[:16]}",
-        "prompt": f"{method.kind}, {prompt.size:,} numbers, digest {prompt.digest[:16]}",
+        "prompt": f"{method.kind}, {prompt.size:,} parameters, digest {prompt.digest[:16]}",
         "best step": f"{int(best.step)} of {config.train.steps}",
     }
     title = ", ".join(data.task.name for data in tasks)
@@ -92,6 +92,7 @@ def conclude(
     if remark:
         say(f"\n{remark}")
     say(f"\nbest step {int(best.step)}; curve {folder / 'curve.png'}; prompt saved in {saved}")
+    say(f"next: prompt-jax predict --prompt {folder} --input FILE --output FILE")
     return Result(prompt, results, folder)
 
 

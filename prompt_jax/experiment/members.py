@@ -23,6 +23,7 @@ from prompt_jax.experiment.answering import (
 from prompt_jax.experiment.choice import Best, Judgement, judge, unjudged
 from prompt_jax.experiment.loop import Members, Report
 from prompt_jax.experiment.resemblance import evaluate_lessons
+from prompt_jax.experiment.shown import check_same_start, with_examples
 from prompt_jax.experiment.splits import Data
 from prompt_jax.forward import Injection, for_tasks, only_real
 from prompt_jax.methods import materialize
@@ -71,7 +72,8 @@ class Single(Members):
 
     def __init__(self, config: Config, backbone: Backbone, tasks: Sequence[Data]):
         self.config, self.backbone, self.tasks = config, backbone, tasks
-        self.method = method = method_of(config, backbone, [data.task for data in tasks])
+        method = method_of(config, backbone, [data.task for data in tasks])
+        self.method = method = with_examples(method, config, backbone, tasks)
         check_texts(config, method, backbone, tasks)
         tuned = on_host(fresh(method, backbone, config.train.seed))
         examples = joined([data.train for data in tasks])
@@ -169,10 +171,11 @@ class Population(Members):
         self.configs = configs = [resolved(config, backbone.word_size) for config in configs]
         self.backbone, self.data = backbone, list(data)
         self.methods = [
-            method_of(config, backbone, [rows.task])
+            with_examples(method_of(config, backbone, [rows.task]), config, backbone, [rows])
             for config, rows in zip(configs, data, strict=True)
         ]
         check_lengths(self.methods)
+        check_same_start(self.methods)
         train = configs[0].train
         check_members(train.batch_size // train.accumulate, backbone.mesh)
         self._check_heads()

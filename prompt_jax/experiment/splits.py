@@ -45,7 +45,7 @@ class Data(NamedTuple):
     held_out: bool = False
     """Whether the validation examples were taken out of the training rows."""
     remarks: tuple[str, ...] = ()
-    """What a user is told of how the rows were read."""
+    """What a run prints about how the rows were read."""
 
     def watched(self, config: Config) -> Sequence[Example]:
         """The validation examples that are scored while training."""

@@ -1,7 +1,7 @@
 """Candidates that train together, of which the best is kept: `prompt-jax sweep`.
 
 The program has so many slots; a candidate that loses leaves its slot to another one, which is a
-copy of a few thousand numbers and compiles nothing.
+copy of a few thousand parameters and compiles nothing.
 """
 
 import dataclasses

@@ -250,7 +250,7 @@ def introduce_model(single: Single, say: Say) -> None:
         f"{describe(backbone.mesh)}"
     )
     options = config.train
-    say(f"{config.method.kind}: {trained:,} trained numbers ({trained / frozen:.4%})")
+    say(f"{config.method.kind}: {trained:,} trained parameters ({trained / frozen:.4%})")
     say(f"{options.optimizer} at {options.learning_rate:g}, {options.steps} steps")
 
 

@@ -40,8 +40,8 @@ def generate(
       options: the fields of `Options`, under the names and with the meanings of Transformers:
         max_new_tokens, num_beams, do_sample, repetition_penalty, stop_strings, ...; None is the
         default. max_length counts as there: of a decoder T + U, of an encoder-decoder U and its
-        start token. A stop string ends an answer with the token that completes it; whoever
-        decodes the answer cuts it.
+        start token. A stop string ends an answer with the token that completes it, and
+        is cut when the answer is decoded.
 
     Raises:
       InputError: a backbone that writes nothing, an unknown option (it names all), one outside its

@@ -56,7 +56,7 @@ class Call(NamedTuple):
 
 
 class Source(Protocol):
-    """Answers, whoever writes them."""
+    """Answers, from a server or from an engine in this process."""
 
     @property
     def base(self) -> str:
@@ -145,7 +145,7 @@ class Local:
     def _tokens(self, call: Call) -> list[int]:
         tokenizer, text = self.engine.backbone.tokenizer, call.input
         if tokenizer is None:
-            raise InputError(f"backbone {self.base!r} has no tokenizer and cannot be told words")
+            raise InputError(f"backbone {self.base!r} has no tokenizer, and requests bring texts")
         if not isinstance(text, str):
             text = self.engine.version(call.prompt or None).conversation(text, tokenizer)
         return tokenized(tokenizer, [text])[0][0]

@@ -5,6 +5,7 @@ method of your own ends in the same call.
 """
 
 # ruff: noqa: I001
+from prompt_jax.methods.method import FIXED as FIXED
 from prompt_jax.methods.method import init as init
 from prompt_jax.methods.method import materialize as materialize
 from prompt_jax.methods.method import materializer as materializer
@@ -22,9 +23,11 @@ from prompt_jax.methods.deep_prompt import DeepPromptConfig as DeepPromptConfig
 from prompt_jax.methods.residual_prompt import ResidualPromptConfig as ResidualPromptConfig
 from prompt_jax.methods.decomposed_prompt import DecomposedPromptConfig as DecomposedPromptConfig
 from prompt_jax.methods.multitask_prompt import MultitaskPromptConfig as MultitaskPromptConfig
+from prompt_jax.methods.cpt import CPTConfig as CPTConfig
 from prompt_jax.methods.lora import LoraConfig as LoraConfig
 from prompt_jax.methods.ia3 import IA3Config as IA3Config
 from prompt_jax.methods.adapter import AdapterConfig as AdapterConfig
+from prompt_jax.methods.adaption_prompt import AdaptionPromptConfig as AdaptionPromptConfig
 from prompt_jax.methods.prompt_adapter import PromptAdapterConfig as PromptAdapterConfig
 from prompt_jax.methods.head import HeadConfig as HeadConfig
 from prompt_jax.methods.bias import BiasConfig as BiasConfig

@@ -21,7 +21,11 @@ class HeadConfig(MethodConfig):
 def init(config: HeadConfig, backbone: Backbone, key: PRNGKeyArray) -> Tuned:
     """An empty tree: the head is beside every method, see `prompt_jax.methods.classifier`."""
     if config.num_labels is None:
-        raise InputError("the method head trains a head only: set num_labels and a task_type")
+        raise InputError(
+            "the method head trains a head and nothing else, and none is set: give num_labels and "
+            "task_type SEQ_CLS or TOKEN_CLS on an encoder or a decoder; T5 and other "
+            "encoder-decoders take no head"
+        )
     return {}
 
 

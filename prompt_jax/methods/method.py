@@ -16,13 +16,16 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import InputError, MethodConfig
 from prompt_jax.config.method import WRITES, add_kind
-from prompt_jax.forward import Injection, Placement, TaskPrompts
+from prompt_jax.forward import Injection, Placement, PromptedModel, TaskPrompts
 from prompt_jax.methods.classifier import CLASSIFIER, init_head
 from prompt_jax.trees import Frozen, Tuned
 
 KEY = "prompt_embeddings"
 """The tensor of virtual tokens, whatever the method."""
 AGAIN = "save the folder again with PEFT"
+FIXED = "fixed"
+"""The branch of a tuned tree, or of a part of a union, that no optimizer changes: what a method
+starts from and saves, but does not train."""
 
 Leaves = Mapping[str, np.ndarray]
 """The leaves of a tuned tree by path, or tensors by PEFT's names."""
@@ -36,8 +39,8 @@ Options = TypeVar("Options", bound=MethodConfig, contravariant=True)
 class Init(Protocol[Options]):
     """`init(config, backbone, key) -> tuned`: a fresh tuned tree, float32.
 
-    The tree is all that is trained. A method whose config has an `init_file` takes a fourth
-    argument, `start` [P, D]: the rows in that file, or None.
+    The tree is all that is trained, but for a branch `FIXED`. A method whose config has an
+    `init_file` takes a fourth argument, `start` [P, D]: the rows in that file, or None.
     """
 
     def __call__(self, config: Options, backbone: Backbone, key: PRNGKeyArray, /) -> Tuned: ...
@@ -140,6 +143,8 @@ class PeftFormat(NamedTuple):
     """What begins the names of a head's tensors."""
     kin: tuple[str, ...] = ()
     """What else PEFT calls folders that hold the same and run the same, and train otherwise."""
+    takes_head: bool = True
+    """Whether PEFT saves a trained head beside it."""
 
 
 def matrix(path: Path, array: np.ndarray) -> Float[np.ndarray, "N D"]:
@@ -162,6 +167,7 @@ class Method:
     simplify: Callable[..., tuple[MethodConfig, Tuned]] | None = None
     of_task: Callable[..., tuple[MethodConfig, Tuned]] | None = None
     merge: Callable[..., tuple[MethodConfig, Frozen]] | None = None
+    context_loss: Callable[..., tuple[Float[Array, ""], int]] | None = None
     peft: PeftFormat | None = None
 
 
@@ -177,6 +183,7 @@ def register_method(
     simplify: Callable[[C, Tuned], tuple[MethodConfig, Tuned]] | None = None,
     of_task: Callable[[C, Tuned, int], tuple[MethodConfig, Tuned]] | None = None,
     merge: Callable[[C, Tuned, Frozen], tuple[MethodConfig, Frozen]] | None = None,
+    context_loss: Callable[[C, PromptedModel], tuple[Float[Array, ""], int]] | None = None,
     peft: PeftFormat | None = None,
 ) -> None:
     """Makes a method known: to the command line, saved prompts and recipes, by `config.kind`.
@@ -191,13 +198,17 @@ def register_method(
       simplify: the same prompt as a simpler method, where training needs more than serving.
       of_task: one task's prompt out of a tree that holds those of several.
       merge: adds what was trained to the frozen tree, which is then a tree of full fine-tuning.
+      context_loss: the mean loss of tokens that stand in the prompt itself, and how many they are;
+        every row of a batch counts them with its own.
       peft: how PEFT saves it; without one, only this package reads what is saved.
 
     Raises:
       InputError: the config has no `kind`, or that of another method.
     """
     add_kind(config)
-    _METHODS[config] = Method(init, materialize, resolve, simplify, of_task, merge, peft)
+    _METHODS[config] = Method(
+        init, materialize, resolve, simplify, of_task, merge, context_loss, peft
+    )
 
 
 def method_of(config: MethodConfig) -> Method:

@@ -21,6 +21,7 @@ from prompt_jax.config.checks import implied
 from prompt_jax.forward import Injection
 from prompt_jax.methods.kernels import by_place
 from prompt_jax.methods.method import (
+    FIXED,
     KEY,
     Leaves,
     PeftFormat,
@@ -60,9 +61,24 @@ class PrefixTuningConfig(VirtualTokens):
     init_text: str | None = None
     """The text of `init="text"`; repeated or cut to num_virtual_tokens. Empty takes the task's
     instruction: task.system, or the words of task.source around its columns."""
+    num_frozen_tokens: int = 0
+    """How many of the first virtual tokens stay as they start. With `init="text"`, 1 keeps the
+    token that all others look at, an attention sink (Eyuboglu et al. 2025). PEFT's CARTRIDGE."""
 
     def __post_init__(self):
         super().__post_init__()
+        at_least("num_frozen_tokens", self.num_frozen_tokens, 0)
+        if self.num_frozen_tokens >= self.num_virtual_tokens:
+            raise InputError(
+                f"num_frozen_tokens is {self.num_frozen_tokens} of {self.num_virtual_tokens} "
+                "virtual tokens, and none is left to train; freeze fewer, or raise "
+                "num_virtual_tokens"
+            )
+        if self.num_frozen_tokens and self.prefix_projection:
+            raise InputError(
+                "num_frozen_tokens keeps keys and values, and prefix_projection computes them; use "
+                "one"
+            )
         choose("init", self.start, get_args(Start))
         at_least("encoder_hidden_size", self.encoder_hidden_size, 1, "as wide as the prefix's MLP")
         if not (self.encoder or self.decoder or self.cross):
@@ -79,7 +95,8 @@ class PrefixTuningConfig(VirtualTokens):
 
     @property
     def virtual_axis(self) -> int | None:
-        return None if self.prefix_projection else -3
+        # Padding on the left would stand between virtual tokens that are fixed and others.
+        return None if self.prefix_projection or self.num_frozen_tokens else -3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,18 +117,22 @@ def init(
     backbone: Backbone,
     key: PRNGKeyArray,
 ) -> Tuned:
-    """A fresh tree: by attention, `key` and `value` [L, P, H, K]; or an MLP that writes them."""
+    """A fresh tree: by attention, `key` and `value` [L, P, H, K]; or an MLP that writes them.
+
+    Of `num_frozen_tokens`, the first so many are in a branch `fixed`.
+    """
     places = _places(config, backbone)
     if config.start == "text":
-        return _unflatten(_of_text(config, backbone, places))
+        return _apart(config, _of_text(config, backbone, places))
     keys = jax.random.split(key, 2 + len(places))
     zero = 0.0 if config.start == "zero" else 1.0
     if not config.prefix_projection:
-        return _unflatten(
+        return _apart(
+            config,
             {
                 path: _noise(k, (2, p.layers, config.num_virtual_tokens, p.heads, p.width), zero)
                 for k, (path, p) in zip(keys[2:], places.items(), strict=True)
-            }
+            },
         )
     width, hidden = backbone.width, config.encoder_hidden_size
     outputs = {
@@ -154,6 +175,18 @@ def _of_text(config: PrefixTuningConfig, backbone: Backbone, places: dict[str, A
     return {path: jax.tree.map(lambda v: v.astype(jnp.float32), states[path]) for path in places}
 
 
+def _apart(config: PrefixTuningConfig, prefixes: Tuned) -> Tuned:
+    """The tree of prefixes by path, the first rows of each where nothing trains them."""
+    count = config.num_frozen_tokens
+    if not count:
+        return _unflatten(prefixes)
+    first, rest = (
+        _unflatten(jax.tree.map(lambda leaf, part=part: leaf[:, part], dict(prefixes)))
+        for part in (slice(count), slice(count, None))
+    )
+    return {FIXED: first, **rest}
+
+
 def _unflatten(leaves: Tuned) -> Tuned:
     return flax.traverse_util.unflatten_dict(dict(leaves), sep="/")
 
@@ -161,7 +194,12 @@ def _unflatten(leaves: Tuned) -> Tuned:
 def keys_and_values(config: PrefixTuningConfig, tuned: Tuned) -> Tuned:
     """The prefix of every attention by path, whether it is trained itself or written."""
     if not config.prefix_projection:
-        return {"/".join(path): leaves for path, leaves in by_place(tuned).items()}
+        trained = {name: branch for name, branch in tuned.items() if name != FIXED}
+        if FIXED in tuned:
+            fixed = jax.lax.stop_gradient(tuned[FIXED])
+            join = lambda first, rest: jnp.concatenate([first, rest], axis=1)  # noqa: E731
+            trained = jax.tree.map(join, fixed, trained)
+        return {"/".join(path): leaves for path, leaves in by_place(trained).items()}
     # PEFT's prefix encoder also has tanh between its two maps.
     hidden = jnp.tanh(apply_linear(tuned["inner"], tuned["embedding"]))
     return {
@@ -193,6 +231,8 @@ def simplify(config: PrefixTuningConfig, tuned: Tuned) -> tuple[PrefixTuningConf
     return plain, _unflatten(keys_and_values(config, tuned))
 
 
+CARTRIDGE = "CARTRIDGE"
+"""What PEFT calls a prefix whose first virtual tokens are not trained."""
 WITHOUT_CACHE = ("deberta-v2", "distilbert", "modernbert")
 """Models that take no keys and values from outside in Transformers."""
 
@@ -220,27 +260,36 @@ def write(
 ) -> tuple[dict[str, object], Leaves]:
     """PEFT's fields, and the tensor [P, 2 * L * H * K], twice as wide for T5.
 
+    With virtual tokens that are fixed it is PEFT's CARTRIDGE, and else its PREFIX_TUNING.
+
     In a model of one stack, a row is a key and a value a layer. On T5 they are the decoder's, and
     PEFT cuts a row into `2 * num_layers` parts, repeats them for the second stack, and deals them
     out by four: a key and a value for self-attention, and two for cross-attention that it then
     drops. So the second half of the layers gets what the first half has. Saying twice as many
     layers as there are, with zeros in the dropped places, gives every layer its own.
     """
-    key, value = (leaf for _, leaf in sorted(leaves.items()))
+    first = sorted(path for path in leaves if path.startswith(f"{FIXED}/"))
+    rest = sorted(set(leaves) - set(first))
+    key, value = (
+        np.concatenate([leaves[path] for path in paths], axis=1)
+        for paths in zip(*([first] if first else []), rest, strict=True)
+    )
     layers, virtual, heads, width = key.shape
     stacks = 1 + (config.task_type == "SEQ_2_SEQ_LM")
     parts = np.zeros((virtual, 2 * stacks * layers, heads, width), np.float32)
     parts[:, 0 :: 2 * stacks] = np.moveaxis(key, 0, 1)
     parts[:, 1 :: 2 * stacks] = np.moveaxis(value, 0, 1)
-    fields = {
-        "encoder_hidden_size": heads * width,
+    fields: dict[str, object] = {
         "num_attention_heads": heads,
         "num_layers": stacks * layers,
         "num_transformer_submodules": stacks,
         "num_virtual_tokens": virtual,
-        "prefix_projection": False,
         "token_dim": heads * width,
     }
+    if config.num_frozen_tokens:
+        fields |= {"peft_type": CARTRIDGE, "num_frozen_tokens": config.num_frozen_tokens}
+    else:
+        fields |= {"encoder_hidden_size": heads * width, "prefix_projection": False}
     return fields, {KEY: parts.reshape(virtual, -1)}
 
 
@@ -263,13 +312,26 @@ def read(stored: Stored, model_type: str) -> tuple[PrefixTuningConfig, Leaves]:
             f"a tensor {[virtual, 2 * layers * inner]}, and {KEY} is {list(rows.shape)}"
         )
     parts = rows.reshape(virtual, 2 * layers, heads, inner // heads).swapaxes(0, 1)
+    method = PrefixTuningConfig(
+        num_virtual_tokens=virtual,
+        num_frozen_tokens=_frozen_tokens(stored, virtual),
+        encoder=not both,
+        cross=not both,
+    )
     if not both:
-        plain = PrefixTuningConfig(num_virtual_tokens=virtual)
-        return plain, {"key": parts[0::2], "value": parts[1::2]}
+        return method, {"key": parts[0::2], "value": parts[1::2]}
     # PEFT repeats the parts for the second stack, see `write`.
     parts = np.concatenate([parts, parts])
-    method = PrefixTuningConfig(num_virtual_tokens=virtual, encoder=False, cross=False)
     return method, {"key": parts[0::4], "value": parts[1::4]}
+
+
+def _frozen_tokens(stored: Stored, virtual: int) -> int:
+    """How many of the first virtual tokens of a cartridge are fixed; of a prefix, none."""
+    if stored.values.get("peft_type") != CARTRIDGE or stored.values.get("num_frozen_tokens") == 0:
+        return 0
+    frozen = stored.whole("num_frozen_tokens", 1)
+    # One of which PEFT trained nothing runs as any other, and there is nothing to go on with.
+    return frozen if frozen < virtual else 0
 
 
 def fit(leaves: Leaves, shapes: Shapes) -> Leaves:
@@ -282,12 +344,15 @@ def fit(leaves: Leaves, shapes: Shapes) -> Leaves:
     for path, shape in shapes.items():
         leaf = leaves.get(path.rpartition("/")[2])
         if leaf is not None:
-            layers, *rest = shape
-            fitted[path] = leaf[:layers] if list(leaf.shape[1:]) == rest else leaf
+            layers, rows, *rest = shape
+            if list(leaf.shape[2:]) == rest:
+                # The first rows are those that are fixed.
+                first = 0 if path.startswith(f"{FIXED}/") else leaf.shape[1] - rows
+                leaf = leaf[:layers, first : first + rows]
+            fitted[path] = leaf
     return fitted
 
 
-# A cartridge of PEFT is a prefix whose first rows were not trained.
-PEFT = PeftFormat("PREFIX_TUNING", read, write, obstacle, fit, kin=("CARTRIDGE",))
+PEFT = PeftFormat("PREFIX_TUNING", read, write, obstacle, fit, kin=(CARTRIDGE,))
 for kind in (PrefixTuningConfig, PTuningV2Config):
     register_method(kind, init=init, materialize=materialize, simplify=simplify, peft=PEFT)

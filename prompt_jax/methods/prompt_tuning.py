@@ -42,7 +42,7 @@ class PromptTuningConfig(InputPrompt):
     rows_only = True
 
     stack: Stack = "encoder"
-    """Whose input the prompt stands in."""
+    """The input of a T5 that gets the prompt: the encoder's, the decoder's, or both."""
 
     def __post_init__(self):
         super().__post_init__()

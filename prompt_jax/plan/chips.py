@@ -1,4 +1,4 @@
-"""Devices to compile for: those of a TPU topology, by libtpu and with no TPU, or those at hand."""
+"""Devices to compile for: those of a TPU topology, by libtpu and with no TPU, or local ones."""
 
 import os
 from collections.abc import Sequence
@@ -72,7 +72,7 @@ TOPOLOGIES: dict[str, tuple[str, tuple[int, ...] | None]] = {
 
 
 def devices_of(topology: str | None) -> list[Device]:
-    """The devices of a topology such as `v5e:2x2` or `v5e-4`; None takes those at hand."""
+    """The devices of a topology such as `v5e:2x2` or `v5e-4`; None takes local devices."""
     if topology is None:
         return jax.devices()
     hosts = dict(TOPOLOGIES.values())
@@ -99,7 +99,7 @@ def devices_of(topology: str | None) -> list[Device]:
 
 def _why_not(topology: str, error: str) -> str:
     if "not installed" in error:
-        return f"planning for {topology} needs libtpu: pip install prompt-jax[plan]"
+        return f'planning for {topology} needs libtpu: pip install "prompt-jax[plan]"'
     return (
         f"libtpu knows no topology {topology!r} ({error.splitlines()[0]}); allowed: "
         f"{', '.join(TOPOLOGIES)}, or a kind and its grid such as v5e:2x4"

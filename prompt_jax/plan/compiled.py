@@ -5,6 +5,8 @@ import math
 import re
 from typing import NamedTuple
 
+from prompt_jax.backbones.relative import CYCLES
+
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 _SCATTER = "all-reduce-scatter"
 """What libtpu calls the computation of a reduce-scatter, which is written as an all-reduce."""
@@ -16,6 +18,8 @@ _TRIPS = re.compile(r"= s32\[\]\S* constant\((\d+)\)")
 _CALL = re.compile(r"(?:calls|to_apply|called_computations)=\{?%?([\w.-]+)")
 _SHAPE = re.compile(r"\b(pred|[su]\d+|bf16|f\d+\w*)\[([\d,]*)\]")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+_KERNEL = re.compile(r'(relative_\w+?)\)*/pallas_call.*"transcendentals":"(\d+)"')
+"""Attention of `backbones.relative`, with its scores."""
 _SOURCE = re.compile(r'op_name="([^"]*)"')
 _LISTED = re.compile(r"replica_groups=\{\{([\d,]+)\}")
 _COUNTED = re.compile(r"replica_groups=\[\d+,(\d+)\]<=")
@@ -146,11 +150,13 @@ def _computations(hlo: str) -> tuple[dict[str, Computation], dict[str, int], str
         # What a collective calls adds two numbers, and is no part of the program to walk into.
         elif operation is None:
             calls.extend((callee, "") for callee in _CALL.findall(line))
-        number, estimated = _TRIPS.search(line), _CYCLES.search(line)
+        number, estimated, kernel = (p.search(line) for p in (_TRIPS, _CYCLES, _KERNEL))
         if number:
             trips[name] = int(number.group(1))
         if estimated:
             cycles[_part(line)] += int(estimated.group(1))
+        if kernel:
+            cycles["attention"] += int(CYCLES[kernel.group(1)] * int(kernel.group(2)))
     return computations, trips, entry
 
 

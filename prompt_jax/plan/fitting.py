@@ -28,7 +28,7 @@ def fitted(
 
     Args:
       topology: as `devices_of` takes it.
-      memory: GiB of a device; None asks the devices at hand, or the table of chips.
+      memory: GiB of a device; None asks the local devices, or the table of chips.
       say: receives a line for each that says what fits, and what did not.
 
     Raises:
@@ -85,7 +85,7 @@ def plan_remat(
     Args:
       config: its `frozen.remat` is not looked at.
       topology: as `devices_of` takes it.
-      memory: GiB of a device; None asks the devices at hand, or the table of chips.
+      memory: GiB of a device; None asks the local devices, or the table of chips.
       say: receives a line that says what fits, and what did not.
 
     Raises:

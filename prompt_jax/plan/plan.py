@@ -106,11 +106,11 @@ class Cost(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """A run on devices that need not be here."""
+    """A run on devices that this machine need not have."""
 
     config: Config
     topology: str | None
-    """None of the devices at hand."""
+    """None of local devices."""
     devices: int
     kind: str
     mesh: dict[str, int]

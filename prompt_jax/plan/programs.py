@@ -46,7 +46,7 @@ class Program(NamedTuple):
 
 
 def shape_of_backbone(config: Config, devices: Sequence[Device]) -> Backbone:
-    """The backbone of an experiment with shapes for weights, on a mesh of devices not at hand."""
+    """The backbone of an experiment with shapes for weights, on a mesh to compile for."""
     kind = config.frozen.dtype if config.frozen.dtype in LIMITS else None
     # What `auto` is on the devices that are planned for, whatever this machine has.
     auto = "float32" if devices[0].platform == "cpu" else "bfloat16"

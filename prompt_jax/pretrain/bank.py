@@ -2,8 +2,8 @@
 
 Model and prompts are trained together, so the model becomes one that a prompt found by gradient
 descent can steer. Tasks are born and replaced all the time: with a fixed set the model would learn
-the tasks, and not to be told them. A task is a function of (seed, slot, generation) and a batch of
-(seed, step), which is all that resuming needs.
+the tasks, and not to follow a prompt. A task is a function of (seed, slot, generation) and a batch
+of (seed, step), which is all that resuming needs.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,7 +1,7 @@
 """Text-to-text objectives that need no label: copy, rewrite, restore, fill in, go on.
 
 A prompt for a rewriting task has to find a model that can already copy exactly and change what it
-is told to change; a prompt for a classifier one that names. Pure functions of token lists and a
+is asked to change; a prompt for a classifier one that names. Pure functions of token lists and a
 numpy generator, so that a step of training is a function of its seed.
 """
 

@@ -26,7 +26,7 @@ def card(prompt: Prompt) -> str:
     return f"""{_front_matter(prompt)}
 # {prompt.name or "A soft prompt"}
 
-{prompt.size:,} trained numbers beside a frozen model, whose weights are all untouched.
+{prompt.size:,} trained parameters beside a frozen model; no weight of it is changed.
 
 | | |
 |---|---|

@@ -118,7 +118,7 @@ def _facts(prompt: Prompt) -> dict[str, object]:
         "backbone": prompt.backbone,
         "fingerprint": prompt.fingerprint,
         **dict(flat(to_json(prompt.trained_method), "method.")),
-        "numbers": f"{prompt.size:,}",
+        "parameters": f"{prompt.size:,}",
         "seed": prompt.seed,
         **dict(flat(to_json(prompt.task) if prompt.task else {}, "task.")),
         **dict(flat(prompt.metrics)),

@@ -176,6 +176,8 @@ def obstacle(prompt: Prompt) -> str:
         return f"PEFT has no format for {method.kind}"
     if method.task_type == "FEATURE_EXTRACTION" and format.root == ROOT:
         return "PEFT has other names for the modules of a model without a head"
+    if method.task_type in WITH_HEAD and not format.takes_head:
+        return f"PEFT saves no head beside {format.peft_type}"
     reason = _head_obstacle(method.task_type, kind, prompt.head)
     if reason:
         return reason
@@ -199,12 +201,13 @@ def adapter_files(prompt: Prompt) -> tuple[dict[str, object], Leaves]:
         "auto_mapping": None,
         "base_model_name_or_path": prompt.backbone or None,
         "inference_mode": True,
-        "modules_to_save": _modules_to_save(method.task_type, kind, prompt.head),
         "peft_type": format.peft_type,
         "peft_version": PEFT_VERSION,
         "revision": None,
         "task_type": method.task_type,
     }
+    if format.takes_head:
+        common["modules_to_save"] = _modules_to_save(method.task_type, kind, prompt.head)
     if "num_virtual_tokens" in fields:
         common["num_attention_heads"] = prompt.num_attention_heads
         common["num_layers"] = prompt.num_layers

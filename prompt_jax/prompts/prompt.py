@@ -252,7 +252,7 @@ def check_shapes(prompt: Prompt, backbone: Backbone, expected: Shapes | None = N
     """Checks that a prompt's tree is one of its method on a backbone.
 
     Args:
-      expected: the shapes of such a tree by path, where they are at hand.
+      expected: the shapes of such a tree by path, where they are known.
     """
     names = f"prompt {prompt.label!r}", f"backbone {backbone.name!r}"
     trained_on = f" ({prompt.backbone})" if prompt.backbone else ""

@@ -2,6 +2,7 @@
 
 from prompt_jax.serve.bank import Bank as Bank
 from prompt_jax.serve.engine import Engine as Engine
+from prompt_jax.serve.ensembles import Ensembled as Ensembled
 from prompt_jax.serve.errors import DeadlineError as DeadlineError
 from prompt_jax.serve.errors import EngineError as EngineError
 from prompt_jax.serve.errors import PoisonedPromptError as PoisonedPromptError
@@ -16,7 +17,6 @@ from prompt_jax.serve.requests import Kind as Kind
 from prompt_jax.serve.sampling import Written as Written
 from prompt_jax.serve.scoring import Classified as Classified
 from prompt_jax.serve.scoring import Embedded as Embedded
-from prompt_jax.serve.scoring import Ensembled as Ensembled
 from prompt_jax.serve.scoring import Marked as Marked
 from prompt_jax.serve.scoring import Scored as Scored
 from prompt_jax.serve.store import Store as Store

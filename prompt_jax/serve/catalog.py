@@ -70,7 +70,7 @@ class Catalog:
         return list(self._versions.values())
 
     def refresh(self) -> list[str]:
-        """Puts all that the store has into the engine, and takes out what it has no more.
+        """Puts all that the store has into the engine, and takes out what it no longer has.
 
         While the store cannot be read, or all of it is gone at once, what it had stays.
 

@@ -276,7 +276,7 @@ class ContinuousBatch:
         return list(dict.fromkeys(requests))
 
     def drain(self) -> list[Request]:
-        """All requests, which are written no more."""
+        """All requests, which are no longer written."""
         requests = list(self.requests.values())
         for place in list(self.requests):
             self._leave(place)

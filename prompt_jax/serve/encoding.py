@@ -23,6 +23,12 @@ TextOrTokens: TypeAlias = str | Sequence[int] | Integer[np.ndarray, " T"]
 """Words, or the tokens of them."""
 LABEL_SETS = 1024
 """Sets of label words whose tokens are remembered."""
+PIECE = 256
+"""Tokens of candidates that a row is read with; of more, they are read in several pieces."""
+
+
+Pieces: TypeAlias = list[tuple[Int32[np.ndarray, "_ U"], Bool[np.ndarray, "_ U"]]]
+"""Tokens of candidates, and where they are real."""
 
 
 class Inputs:
@@ -64,8 +70,8 @@ class Inputs:
         candidates: Sequence[TextOrTokens],
         length_normalize: bool,
         place: str = "",
-    ) -> tuple[Kind, Tokens, CandidateTokens]:
-        """The kind of a request for scores, its tokens and its candidates.
+    ) -> tuple[Kind, Tokens, list[CandidateTokens]]:
+        """The kind of a request for scores, its tokens and its candidates in pieces.
 
         Args:
           place: of a candidate to its text, see `Served.target_place`; empty is the backbone's.
@@ -76,12 +82,12 @@ class Inputs:
         """
         labels = all(isinstance(candidate, str) for candidate in candidates)
         encode = self._labels if labels else self._encode
-        count, padded, real = encode(tuple(candidates), place)
+        pieces = encode(tuple(candidates), place)
         tokens, length = self.encode(text)
         if self._fills_masks:
-            self._check_cloze(tokens, real)
-        kind = Kind("score", length, count, padded.shape[1])
-        return kind, tokens, CandidateTokens(padded, real, length_normalize)
+            self._check_cloze(tokens, max(int(real.sum(1).max()) for _, real in pieces))
+        kind = _scoring_kind(length, pieces)
+        return kind, tokens, [CandidateTokens(*piece, length_normalize) for piece in pieces]
 
     def reading(self, text: TextOrTokens, top_logprobs: int) -> tuple[Kind, Tokens]:
         """The kind of a request for the log-probabilities of a text, and its tokens.
@@ -104,22 +110,20 @@ class Inputs:
     def kinds_of(self, served: Served) -> list[Kind]:
         """The kinds of requests that a prompt's head or its label words answer: one a length.
 
-        None where label words cannot be scored; a request would be told why.
+        None where label words cannot be scored; a request would get the reason.
         """
         if served.head in HEADS:
             return [Kind(HEADS[served.head], length) for length in self._lengths]
         if not served.labels:
             return []
         try:
-            count, padded, _ = self._labels(served.labels, served.target_place)
+            pieces = self._labels(served.labels, served.target_place)
         except InputError:
             return []
-        return [Kind("score", length, count, padded.shape[1]) for length in self._lengths]
+        return [_scoring_kind(length, pieces) for length in self._lengths]
 
-    def _encode(
-        self, candidates: tuple[TextOrTokens, ...], place: str
-    ) -> tuple[int, Int32[np.ndarray, "C U"], Bool[np.ndarray, "C U"]]:
-        """What C is padded to, the tokens of candidates, and where they are real."""
+    def _encode(self, candidates: tuple[TextOrTokens, ...], place: str) -> Pieces:
+        """The tokens of candidates and where they are real, in pieces of about the same size."""
         self._backbone.check_word_head()
         if not candidates:
             raise InputError("there are no candidates; give words, or lists of tokens")
@@ -133,8 +137,9 @@ class Inputs:
         # One token is scored as the text is read, with no step of decoding. Others are not padded
         # beyond what a text may have.
         room = 1 if longest == 1 else min(_step(longest), max(longest, self._lengths[-1]))
-        padded = pad(rows, room, self._backbone.config.filler)
-        return _step(len(rows)), *padded
+        padded, real = pad(rows, room, self._backbone.config.filler)
+        count = -(-len(rows) // _at_once(room))
+        return list(zip(np.array_split(padded, count), np.array_split(real, count), strict=True))
 
     def _label_tokens(self, words: list[str], place: str) -> list[np.ndarray]:
         tokenizer, place = self._tokenizer("candidate"), place or self._backbone.target_place
@@ -159,9 +164,8 @@ class Inputs:
             )
         return tokens.astype(np.int32)
 
-    def _check_cloze(self, tokens: Tokens, real: Bool[np.ndarray, "C U"]) -> None:
+    def _check_cloze(self, tokens: Tokens, longest: int) -> None:
         masks = int((tokens == self._backbone.config.mask_token_id).sum())
-        longest = real.sum(1).max()
         if masks != 1 or longest > 1:
             raise InputError(
                 f"backbone {self._backbone.name!r} fills one mask with one token, got {masks} "
@@ -169,11 +173,24 @@ class Inputs:
             )
 
 
+def _scoring_kind(length: int, pieces: Pieces) -> Kind:
+    """The kind of a request for scores; its first piece is the largest."""
+    count, tokens = pieces[0][0].shape
+    return Kind("score", length, _step(count), tokens)
+
+
+def _at_once(tokens: int) -> int:
+    """Candidates of so many tokens in a piece: the last of 2, 8, 32, 128 that it has room for.
+
+    Every other batch waits for the one before it, and a row of a hundred long candidates takes as
+    long as dozens of rows of two short ones.
+    """
+    return 2 * 4 ** ((max(2, PIECE // tokens) // 2).bit_length() - 1 >> 1)
+
+
 def _step(count: int) -> int:
     """The first of 2, 8, 32, 128, ... that is not less.
 
-    Few shapes serve all sets of candidates. On two CPU cores a shape takes seconds to compile, for
-    every size of batch, while four times the candidates take 1.5 times as long to read: most of a
-    batch's time goes to its texts.
+    Few shapes serve all sets of candidates: on two CPU cores a shape takes seconds to compile.
     """
     return 2 * 4 ** ((count - 1).bit_length() // 2)

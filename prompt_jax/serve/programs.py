@@ -1,6 +1,6 @@
 """Programs by what they are for, compiled in threads beside those that run.
 
-A request waits for its own programs alone: whoever asks for what is there already is answered
+A request waits for its own programs alone: a request for what is compiled already is answered
 meanwhile.
 """
 
@@ -21,11 +21,13 @@ KEPT = 16
 
 
 class Lane(NamedTuple):
-    """Requests that need the same programs: those of all sizes of a batch."""
+    """Batches that are read, or boards that are written, by the same programs."""
 
     kind: Kind
     part: frozenset[str]
     """Leaves that they read, see `Bank.parts`."""
+    rows: int = 0
+    """Of a batch; 0 of a board, whose kind has them."""
 
 
 class Programs:
@@ -113,12 +115,18 @@ class Programs:
         with self._lock:
             self._counts[lane] = count
 
-    def failure(self, lane: Lane) -> BaseException | None:
-        """Why a lane that was done has no programs; it is forgotten, and may be asked for anew."""
+    def failure(self, lane: Lane, *, again: bool) -> BaseException | None:
+        """Why a lane that was done has no programs.
+
+        Args:
+          again: whether it may be asked for anew.
+        """
         with self._lock:
-            future = self._lanes[lane]
+            future = self._lanes.get(lane)
+            if future is None:  # It gave way at once.
+                return None
             error = None if future.cancelled() else future.exception()
-            if error is not None or future.cancelled():
+            if again and (error is not None or future.cancelled()):
                 del self._lanes[lane]
             return error
 

@@ -29,8 +29,11 @@ Layout: TypeAlias = dict[str, tuple[int, ...]]
 Leaves: TypeAlias = Mapping[str, np.ndarray]
 """Path of a leaf -> its numbers, on the host."""
 VIRTUAL = {"prompt": 0, "mask": 0, "prefix/key": -3, "prefix/value": -3, "prefix/mask": -1}
-VIRTUAL["prompt/add"] = -2
+VIRTUAL |= {"prompt/add": -2, "inside/prompt": -2, "behind/prompt": -2}
+VIRTUAL |= {"inside/mask": -1, "behind/mask": -1}
 """End of a path -> which of its axes are virtual tokens; those are padded in front."""
+SEEN = ("prefix/key", "inside/prompt", "behind/prompt")
+"""Ends of the paths of what an attention reads, whose masks stand beside them."""
 FACTORS = ("scale", "input_scale")
 """Leaves whose neutral value is one; that of all others is zero."""
 MARKS = {
@@ -270,13 +273,14 @@ def leaves_of(injection: Injection) -> dict[str, np.ndarray]:
     for path, leaf in sockets.items():
         if path.endswith("lora/dropout"):  # A matter of training; no answer has dropout.
             continue
-        kind = bool if path.endswith("prefix/mask") else np.float32
-        leaves[f"sockets/{path}"] = np.asarray(leaf, kind)
-        # A prefix without a mask is real throughout. In a longer slot it needs one, since the
-        # attention would see the zeros in front of it.
-        mask = path.replace("prefix/key", "prefix/mask")
-        if mask != path and mask not in sockets:
-            leaves[f"sockets/{mask}"] = np.ones((leaf.shape[0], leaf.shape[-3]), bool)
+        leaves[f"sockets/{path}"] = np.asarray(leaf, bool if _is_mask(path) else np.float32)
+        # Keys without a mask are real throughout. In a longer slot they need one, since the
+        # attention would see the zeros in front of them.
+        end = next((end for end in SEEN if path.endswith(end)), None)
+        mask = f"{path.removesuffix(end.rpartition('/')[2])}mask" if end else path
+        if end and mask not in sockets:
+            length = leaf.shape[VIRTUAL[end]]
+            leaves[f"sockets/{mask}"] = np.ones((leaf.shape[0], length), bool)
     return leaves
 
 
@@ -324,9 +328,13 @@ def _neutral(path: str, shape: tuple[int, ...]) -> np.ndarray:
     # A virtual token that is masked has no effect, so a neutral mask is False throughout.
     if path == "place":
         return np.zeros(shape, np.int32)  # In front, the first of `PLACEMENTS`.
-    if path == "mask" or path.endswith("prefix/mask"):
+    if _is_mask(path):
         return np.zeros(shape, bool)
     return np.full(shape, float(path.rpartition("/")[2] in FACTORS), np.float32)
+
+
+def _is_mask(path: str) -> bool:
+    return path.rpartition("/")[2] == "mask"
 
 
 def _ends(path: str, end: str) -> bool:

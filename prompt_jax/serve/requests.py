@@ -3,13 +3,13 @@
 import dataclasses
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextvars import ContextVar
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
-from jaxtyping import Bool, Int, Int32
+from jaxtyping import Bool, Float, Int, Int32
 
 from prompt_jax.serve.errors import DeadlineError, QueueFullError
 from prompt_jax.serve.prompts import Served
@@ -40,7 +40,7 @@ HEADS: dict[str, Literal["classify", "tag", "span"]] = {
 
 
 class CandidateTokens(NamedTuple):
-    """The answers that a request compares, padded to its kind."""
+    """Answers that a request compares, padded to the tokens of its kind."""
 
     tokens: Int[np.ndarray, "C U"]
     real: Bool[np.ndarray, "C U"]
@@ -69,13 +69,20 @@ class Request:
     tokens: Tokens
     timeout: float | None = None
     """Seconds from `arrived` on; then it is late."""
-    candidates: CandidateTokens | None = None
-    """What a request of kind `score` compares."""
+    candidates: Sequence[CandidateTokens] = ()
+    """What a request of kind `score` compares, in pieces; a batch reads one piece of it."""
+    scores: list[Float[np.ndarray, " C"]] = dataclasses.field(default_factory=list)
+    """Those of the pieces that are read."""
     sampling: Sampling = Sampling()
     """How a request of kind `write` is answered."""
     arrived: float = dataclasses.field(default_factory=time.monotonic)
     caller: Caller = dataclasses.field(default_factory=CALLER.get)
     future: "Future[Any]" = dataclasses.field(default_factory=Future)
+
+    @property
+    def piece(self) -> CandidateTokens:
+        """The candidates that are read next."""
+        return self.candidates[len(self.scores)]
 
     @property
     def turn(self) -> str:
@@ -150,29 +157,44 @@ class Queue:
             turns.setdefault(request.turn, deque()).append(request)
         self.count += len(requests)
 
+    def put_back(self, requests: Sequence[Request]) -> None:
+        """Takes requests of which only a piece was read; they are the next ones of their turns."""
+        for request in reversed(requests):
+            turns = self.waiting.setdefault(request.kind, OrderedDict())
+            turns.setdefault(request.turn, deque()).appendleft(request)
+        self.count += len(requests)
+
     def next_batch(
-        self, size: int, capacity: int, held: Collection[str], window: float, waits: Waits
+        self,
+        most: Callable[[Kind], int],
+        capacity: int,
+        held: Collection[str],
+        window: float,
+        waits: Waits,
     ) -> tuple[list[Request], float]:
-        """The next requests to read: those of the kind that somebody has waited for longest.
+        """The next requests to read. Kinds take turns: many of one keep out no other.
+
+        Args:
+          most: requests of a kind that are read at once.
 
         Returns:
           None of them where it is better to wait for others, and for how many seconds.
         """
+        soonest = 0.0
         # Requests to write are left out: the writer takes them as its places get free.
-        oldest = {
-            kind: min(requests[0].arrived for requests in turns.values())
-            for kind, turns in self.waiting.items()
-            if kind != WRITE
-        }
-        for kind in sorted(oldest, key=oldest.__getitem__):
-            left = oldest[kind] + window - time.monotonic()
+        for kind in [kind for kind in self.waiting if kind != WRITE]:
+            turns, size = self.waiting[kind].values(), most(kind)
+            left = min(requests[0].arrived for requests in turns) + window - time.monotonic()
             # A full batch gains nothing by waiting for others.
-            if window and left > 0 and sum(map(len, self.waiting[kind].values())) < size:
-                return [], left
+            if window and left > 0 and sum(map(len, turns)) < size:
+                soonest = min(soonest or left, left)
+                continue
             batch = self.take(kind, size, capacity, held, waits)
+            if kind in self.waiting:
+                self.waiting.move_to_end(kind)
             if batch:
                 return batch, 0.0
-        return [], 0.0
+        return [], soonest
 
     def take(
         self, kind: Kind, size: int, capacity: int, held: Collection[str], waits: Waits
@@ -231,7 +253,7 @@ class Queue:
         self.count -= len(requests)
 
     def drain(self) -> list[Request]:
-        """All requests, which wait no more."""
+        """All requests, which no longer wait."""
         requests = [
             request
             for turns in self.waiting.values()

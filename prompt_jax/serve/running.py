@@ -13,7 +13,8 @@ from prompt_jax.serve.programs import Programs
 from prompt_jax.serve.prompts import Layout, Served, poisoned, served_as
 from prompt_jax.serve.requests import Kind, Request
 from prompt_jax.serve.scoring import forget
-from prompt_jax.serve.worker import Sizes, Stats, Worker
+from prompt_jax.serve.sizes import Sizes
+from prompt_jax.serve.worker import Stats, Worker
 
 
 class Running:

@@ -14,7 +14,7 @@ STOP_IDS = 8
 """Tokens that end an answer beside the model's own, at most."""
 
 TOP = 20
-"""Likeliest tokens that are told at every place of an answer, at most; OpenAI's limit."""
+"""Likeliest tokens that are reported at every place of an answer, at most; OpenAI's limit."""
 
 
 def seeds(seed: int | None, count: int) -> list[int]:
@@ -63,7 +63,7 @@ class Sampling(NamedTuple):
     stop_token_ids: tuple[int, ...] = ()
     """Tokens that end an answer beside the model's own."""
     top_logprobs: int = 0
-    """How many of the likeliest tokens are told at every place."""
+    """How many of the likeliest tokens are reported at every place."""
     stream: Callable[[Written], None] | None = None
     """Called with what is new, from the thread of the engine."""
 

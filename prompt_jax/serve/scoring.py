@@ -1,13 +1,11 @@
 """Requests that are answered by reading: likelihoods of candidates, what a head says, a vector.
 
-The programs first, then the batches in which they run, then what several prompts say together.
+The programs first, then the batches in which they run.
 """
 
 import dataclasses
 import functools
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from typing import NamedTuple, TypeAlias
 
 import jax
@@ -15,13 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from prompt_jax.answers.ensemble import combine
 from prompt_jax.backbones.layers import NEVER
 from prompt_jax.data import pad
 from prompt_jax.forward import PromptedModel, at_places
 from prompt_jax.generate.scoring import score_candidates
 from prompt_jax.serve.bank import PLAIN_SLOT, Bank, DeviceLeaves, rows_of
-from prompt_jax.serve.programs import Lane
+from prompt_jax.serve.programs import Lane, Programs
 from prompt_jax.serve.prompts import Served
 from prompt_jax.serve.requests import CandidateTokens, Kind, Request
 from prompt_jax.serve.sampling import Likeliest, Written
@@ -187,8 +184,8 @@ def own_part(row: Float[np.ndarray, " N"], request: Request) -> Float[np.ndarray
     """What is the request's own of the row that it has in a batch, without padding."""
     length, classes = len(request.tokens), request.served.classes
     match request.kind.operation:
-        case "score" if request.candidates is not None:
-            return row[: len(request.candidates.tokens)]
+        case "score":
+            return row[: len(request.piece.tokens)]
         case "classify":
             return row[:classes]
         case "tag":
@@ -205,27 +202,48 @@ class Scorer:
 
     Args:
       model: without a prompt.
+      programs: what is compiled.
       sizes: of batches, growing.
     """
 
-    def __init__(self, model: PromptedModel, bank: Bank, sizes: Sequence[int]):
-        self._model, self._bank = model, bank
+    def __init__(self, model: PromptedModel, bank: Bank, programs: Programs, sizes: Sequence[int]):
+        self._model, self._bank, self._programs = model, bank, programs
         self._sizes, self._filler = tuple(sizes), model.module.config.filler
         self.requests = self.batches = self.mixed = 0
 
+    def lanes(self, kind: Kind, part: frozenset[str]) -> list[Lane]:
+        """The lanes of a kind by the sizes of its batches, growing.
+
+        No batch has more tokens of candidates than the largest has of texts, since
+        small requests wait for large ones.
+        """
+        room = self._sizes[-1] * kind.length // max(1, kind.candidates * kind.tokens)
+        sizes = [size for size in self._sizes if size <= max(room, self._sizes[0])]
+        return [Lane(kind, part, size) for size in sizes]
+
+    def most(self, kind: Kind) -> int:
+        """Requests of a kind that can be read at once, whichever leaves they need."""
+        sizes = [
+            [lane.rows for lane in self.lanes(kind, part) if self._programs.has(lane)]
+            for part in self._bank.parts
+        ]
+        return min((rows[-1] for rows in sizes if rows), default=self._sizes[0])
+
     def read(self, requests: Sequence[Request], poison: Callable[[Request], None]) -> None:
-        """Answers requests of one kind."""
+        """Answers requests of one kind, or reads the next piece of each."""
         kind = requests[0].kind
         digests = {request.served.digest for request in requests}
         slots = [self._bank.place(request.served, digests) for request in requests]
         # After the last prompt is in its place: a slot that changes gives the bank new arrays.
-        leaves = self._bank.leaves_with(path for r in requests for path in r.served.leaves)
-        size = next(size for size in self._sizes if len(requests) <= size)
+        part = self._bank.part_of(path for r in requests for path in r.served.leaves)
+        leaves = self._bank.leaves_with(part)
+        lanes = [lane for lane in self.lanes(kind, part) if lane.rows >= len(requests)]
+        # Its program is there, since no more are taken than `most`.
+        size = next(filter(self._programs.has, lanes), lanes[0]).rows
         # What fills up a batch repeats its first row; nobody reads those answers.
         filling = size - len(requests)
         rows = [*requests, *[requests[0]] * filling]
         places = np.array([*slots, *[slots[0]] * filling], np.int32)
-        # Its program is there: the queue keeps what has none.
         values = program_of(kind)(self._model, leaves, places, *self._batch(rows))
         self.requests, self.batches = self.requests + len(requests), self.batches + 1
         self.mixed += len(digests) > 1
@@ -237,7 +255,10 @@ class Scorer:
                 request.settle(text_written(part, request))
             else:
                 # Copied, since a view would keep the numbers of the whole batch alive.
-                request.settle(ANSWERS[kind.operation](part.copy(), request.served.digest))
+                request.scores.append(part.copy())
+                if len(request.scores) >= len(request.candidates):
+                    answer = np.concatenate(request.scores)
+                    request.settle(ANSWERS[kind.operation](answer, request.served.digest))
 
     def _batch(self, rows: Sequence[Request]) -> Batch:
         """The texts of requests of one kind, and what else is read with them."""
@@ -248,25 +269,23 @@ class Scorer:
         elif kind.operation == "read":
             inputs += (np.zeros((len(rows), kind.candidates), np.float32),)
         elif kind.operation == "score":
-            inputs += _stacked([row.candidates for row in rows if row.candidates is not None], kind)
+            inputs += _stacked([row.piece for row in rows], kind)
         return inputs
 
     def compile(self, lane: Lane) -> int:
-        """Compiles a kind of batch at all sizes, in any thread; how many programs that is.
+        """Compiles a kind of batch at one size, in any thread; how many programs that is.
 
         jit finds them by their shapes when a batch comes.
         """
         kind = lane.kind
         empty = np.zeros((kind.candidates, kind.tokens), np.int32)
-        compared = CandidateTokens(empty, empty == 0, False) if kind.operation == "score" else None
+        compared = [CandidateTokens(empty, empty == 0, False)]
         token = np.full(1, self._filler, np.int32)
         request = Request(Served(classes=1), kind, token, candidates=compared)
-        leaves, program = self._bank.shapes(lane.part), program_of(kind)
-        for size in self._sizes:
-            slots = np.full(size, PLAIN_SLOT, np.int32)
-            inputs = self._batch([request] * size)
-            program.lower(self._model, leaves, slots, *inputs).compile()
-        return len(self._sizes)
+        slots = np.full(lane.rows, PLAIN_SLOT, np.int32)
+        inputs = self._batch([request] * lane.rows)
+        program_of(kind).lower(self._model, self._bank.shapes(lane.part), slots, *inputs).compile()
+        return 1
 
     def usual_kinds(self, lengths: Sequence[int]) -> list[Kind]:
         """Two candidates of two tokens, and an embedding."""
@@ -291,47 +310,3 @@ def _stacked(
         if candidates.normalize:
             divisor[i, :count] = candidates.real.sum(1)
     return tokens, real, divisor
-
-
-class Ensembled(NamedTuple):
-    """What several prompts choose together."""
-
-    best: int
-    """Number of the candidate."""
-    scores: Float[np.ndarray, " C"]
-    """Mean log-probabilities, as `answers.combine` returns them."""
-    digests: tuple[str, ...]
-
-
-def ensembled(
-    futures: "Sequence[Future[Scored]]", how: str, weights: Sequence[float] | None
-) -> "Future[Ensembled]":
-    """The joint answer once all answers are there; the first error where there is one."""
-    joint: Future[Ensembled] = Future()
-    left = [len(futures)]
-    # The engine settles futures in its thread and callers cancel them in theirs.
-    lock = threading.Lock()
-
-    def done(_: object) -> None:
-        with lock:
-            left[0] -= 1
-            if left[0]:
-                return
-        if not joint.set_running_or_notify_cancel():
-            return
-        try:
-            joint.set_result(_combined([future.result() for future in futures], how, weights))
-        except Exception as error:  # One prompt's error is the error of the ensemble.
-            joint.set_exception(error)
-
-    for future in futures:
-        future.add_done_callback(done)
-    return joint
-
-
-def _combined(answers: list[Scored], how: str, weights: Sequence[float] | None) -> Ensembled:
-    log_probs = np.stack([answer.log_likelihoods for answer in answers])[None]
-    # Likelihoods of candidates are comparable between prompts only once each prompt's sum to one.
-    log_probs = log_probs - np.logaddexp.reduce(log_probs, axis=-1, keepdims=True)
-    best, scores = combine(log_probs, how, weights)
-    return Ensembled(int(best[0]), scores[0], tuple(answer.digest for answer in answers))

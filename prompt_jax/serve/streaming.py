@@ -70,7 +70,7 @@ def pieces(
     top_logprobs: int | None = None,
     **sampling: Any,
 ) -> Iterator[Piece]:
-    """An answer as it is written; whoever stops listening stops the writing.
+    """An answer as it is written; a reader that stops listening stops the writing.
 
     A label word comes in one piece, whatever `max_new_tokens` is.
 

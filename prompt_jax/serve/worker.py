@@ -1,6 +1,5 @@
 """The thread of an engine: what waits is read in batches and written a few tokens at a time."""
 
-import dataclasses
 import logging
 import sys
 import threading
@@ -9,7 +8,6 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
-from prompt_jax.config import InputError, at_least
 from prompt_jax.forward import PromptedModel
 from prompt_jax.serve.bank import PLAIN_SLOT, Bank
 from prompt_jax.serve.continuous import ContinuousBatch
@@ -18,35 +16,12 @@ from prompt_jax.serve.programs import Lane, Programs
 from prompt_jax.serve.prompts import Layout
 from prompt_jax.serve.requests import HEADS, WRITE, Kind, Queue, Request
 from prompt_jax.serve.scoring import Scorer
+from prompt_jax.serve.sizes import Sizes
 
 LOG = logging.getLogger(__name__)
 CLOSED = "the engine is closed; make a new one"
 LOOK = 0.25
 """Seconds between two looks at requests that wait for a program: they may be late, or cancelled."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Sizes:
-    """How much an engine holds at once, see `Engine`."""
-
-    slots: int
-    rows: tuple[int, ...]
-    lengths: tuple[int, ...]
-    max_new_tokens: int
-    places: int
-    window: float
-    queue: int
-    burst: int
-
-    def __post_init__(self) -> None:
-        for name in ("rows", "lengths"):
-            sizes = getattr(self, name)
-            if not sizes or list(sizes) != sorted(set(sizes)) or sizes[0] < 1:
-                raise InputError(f"{name} are sizes from 1 on that grow, got {list(sizes)}")
-        at_least("slots", self.slots, 2, "one for what is read while others are written with")
-        for name in ("max_new_tokens", "places", "queue", "burst"):
-            at_least(name, getattr(self, name), 1)
-        at_least("window", self.window, 0.0)
 
 
 class Stats(NamedTuple):
@@ -94,7 +69,7 @@ class Worker:
     ):
         self.programs, self._poison, self._taken = programs, poison, taken
         self.bank = Bank(layout, sizes.slots + 1)  # Slot 0 is the plain model's.
-        self.scorer = Scorer(model, self.bank, sizes.rows)
+        self.scorer = Scorer(model, self.bank, programs, sizes.rows)
         self.writer: ContinuousBatch | None = None
         """None for a model that only reads."""
         if not model.module.config.is_encoder:
@@ -102,10 +77,10 @@ class Worker:
                 model, self.bank, programs, self._ask, places=sizes.places, lengths=sizes.lengths,
                 room=sizes.max_new_tokens, burst=sizes.burst,
             )  # fmt: skip
-        self._queue, self._window, self._most = Queue(sizes.queue), sizes.window, sizes.rows[-1]
+        self._queue, self._window = Queue(sizes.queue), sizes.window
         self._jobs: list[tuple[Future[None], Callable[[], None]]] = []
         self._broken: dict[Lane, BaseException] = {}
-        """Lanes that did not compile, until those who wait for them are told."""
+        """Lanes that did not compile, until the requests that wait for them get the error."""
         self.lock = threading.Condition()
         """While it is held nothing is taken from the queue."""
         self._closing, self._ended = False, ""
@@ -154,12 +129,19 @@ class Worker:
             if self._ended or self._closing:
                 raise EngineError(self._ended or CLOSED)
         return [
-            self._ask(Lane(kind, part))
+            self._ask(lane)
             for kind in kinds
             for part in self.bank.parts
             if kind.operation not in HEADS.values()
             or any(path.startswith("head/") for path in part)
+            for lane in self._lanes(kind, part)
         ]
+
+    def _lanes(self, kind: Kind, part: frozenset[str]) -> list[Lane]:
+        """Whose programs answer requests of a kind; they wait for those of the first."""
+        if kind.operation == WRITE.operation:
+            return [Lane(kind, part)]
+        return self.scorer.lanes(kind, part)
 
     def usual_kinds(self, lengths: Sequence[int]) -> list[Kind]:
         """What is asked of any engine: those of `Scorer`, and to write where the model does."""
@@ -195,12 +177,15 @@ class Worker:
         return self.programs.of(lane, self.compile, self._compiled, stays=stays)
 
     def _lane(self, request: Request) -> Lane:
-        return Lane(request.kind, self.bank.part_of(request.served.leaves))
+        return self._lanes(request.kind, self.bank.part_of(request.served.leaves))[0]
 
     def _compiled(self, lane: Lane) -> None:
         """Wakes up the thread, for those who waited for a lane."""
         with self.lock:
-            error = self.programs.failure(lane)
+            # Without a larger size smaller batches are read; nobody asks for it by name, so that it
+            # would be tried with every batch.
+            first = lane == self._lanes(lane.kind, lane.part)[0]
+            error = self.programs.failure(lane, again=first)
             if error is not None:
                 self._broken[lane] = error
             self.lock.notify()
@@ -283,7 +268,11 @@ class Worker:
             failed = self._give_up()
             # Who writes does not wait for others to read with, nor does who leaves.
             window = 0.0 if busy or self._closing else self._window
-            batch, left = queue.next_batch(self._most, bank.prompts, bank.held, window, self._waits)
+            batch, left = queue.next_batch(
+                self.scorer.most, bank.prompts, bank.held, window, self._waits
+            )
+            if batch and batch[0].kind in queue.waiting:
+                self._grow(batch)
             begun: list[Request] = []
             if writer is not None and WRITE in queue.waiting:
                 begun = writer.take(queue, self._waits)
@@ -296,16 +285,26 @@ class Worker:
         for request, error in failed:
             request.settle(error=error)
         # Reading comes first: it is one program, and who writes waits for dozens of tokens anyway.
-        for requests in filter(None, (batch, begun)):
+        for requests in filter(None, ([r for r in batch if not r.scores], begun)):
             self._taken(requests)
         if batch:
             self._guarded(batch, lambda: self.scorer.read(batch, self._poison))
+            with self.lock:
+                queue.put_back([request for request in batch if not request.future.done()])
         if writer is not None and begun:
             self._guarded(begun, lambda: writer.admit(begun, self._poison))
         if writer is not None and writer.requests:
             writing = list(writer.requests.values())
             self._guarded(writing, lambda: writer.advance(self._poison))
         return True
+
+    def _grow(self, batch: Sequence[Request]) -> None:
+        """Has a larger size of batches compiled where more wait than were taken."""
+        part = self.bank.part_of(path for request in batch for path in request.served.leaves)
+        lanes = self._lanes(batch[0].kind, part)
+        larger = next((lane for lane in lanes if lane.rows > len(batch)), None)
+        if larger is not None:
+            self._ask(larger, stays=False)
 
     def _guarded(self, requests: Sequence[Request], work: Callable[[], None]) -> None:
         """Does some work; what goes wrong is the error of the requests that it was for."""

@@ -161,7 +161,7 @@ def _is_number(text: str) -> bool:
 
 
 def remarks(task: Task, config: TaskConfig) -> list[str]:
-    """What a user is told about labels that the config does not name."""
+    """What a run prints about labels that the config does not name."""
     lines = []
     if task.ranked and not config.labels and not task.like:
         names = ", ".join(task.labels[:MOST]) + (", ..." if len(task.labels) > MOST else "")

@@ -57,7 +57,7 @@ def openings(tokenizer: Tokenizer | None) -> tuple[Opening, ...]:
 
 
 def _opening(place: ChatPlace, heads: Sequence[Head]) -> Opening | None:
-    """The tokens with which all heads end, if these stand nowhere before."""
+    """The tokens with which all heads end, if these occur nowhere before."""
     if not heads:
         return None
     tokens, tail = heads[0]

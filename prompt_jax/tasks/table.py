@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from prompt_jax.config import choose
+from prompt_jax.config import InputError, choose
 from prompt_jax.tasks.benchmarks import ROWS
 
 
@@ -32,6 +32,8 @@ TASKS = {name: replace(row.task, name=name, like=name) for row in ROWS for name 
 """Every task that needs no description, by each name that its rows are read by."""
 SPLIT_MARKS = {"embedded": "/", "tfds": "@", "hf": ":", "file": ""}
 """By prefix, what a split stands behind in a name."""
+FILES = r"\.(tsv|csv|jsonl?|parquet|arrow|txt)(\.(gz|bz2|zst))?$"
+"""How the name of a file of rows ends."""
 EMBEDDED = tuple(name for name in TASKS if name.startswith("embedded:"))
 
 
@@ -48,6 +50,7 @@ def parse_name(name: str) -> TaskName:
     """
     prefix, colon, path = name.partition(":")
     if not colon:
+        _suggest_prefix(name)
         choose("task", name, [*EMBEDDED, "tfds:NAME", "hf:ID", "file:PATH"])
     if name.startswith("tfds:huggingface:"):
         # TFDS writes two underscores for the slash behind an owner.
@@ -60,6 +63,18 @@ def parse_name(name: str) -> TaskName:
     if prefix == "embedded":
         choose("task", f"embedded:{path}", EMBEDDED)
     return TaskName(prefix, path, split or None)
+
+
+def _suggest_prefix(name: str) -> None:
+    if f"tfds:{name}" in TASKS:
+        raise InputError(f"task {name!r} lacks its source; write tfds:{name}")
+    if re.fullmatch(r"[\d.]+%?", name):
+        raise InputError(
+            f"{name} is no task; for a share of the training rows to validate on, write "
+            "--data.validation-fraction 0.2"
+        )
+    if re.search(FILES, name):
+        raise InputError(f"task {name!r} lacks its source; for a file write file:{name}")
 
 
 def validation_split(name: str, parts: Sequence[str]) -> str | None:

@@ -174,7 +174,7 @@ def conversation(
     single message is its words, several are a line each.
 
     Args:
-      task: what the prompt was trained on, whose system text stands in front of messages without
+      task: what the prompt was trained on; its system text begins messages without
         one; None where there is no prompt, or nothing is known of it.
       system_turn: see `Task`, for a prompt of which no task is known.
     """

@@ -18,7 +18,7 @@ from prompt_jax.backbones import Backbone
 from prompt_jax.config import IN_CHATS, PLACEMENTS, Opening, TrainConfig
 from prompt_jax.data import Batch
 from prompt_jax.forward import Injection, Placement, PromptedModel, for_tasks
-from prompt_jax.methods import PromptTuningConfig, simplify
+from prompt_jax.methods import FIXED, PromptTuningConfig, simplify
 from prompt_jax.prompts import load_prompt, prompt_for, save_prompt
 from prompt_jax.testing.subject import TRAINING, Subject
 from prompt_jax.train import fit, start
@@ -50,7 +50,7 @@ def _changed(backbone: Backbone, **fields: object) -> Backbone:
 
 
 def gradient_is_the_tuned_tree(subject: Subject) -> None:
-    """A gradient has the tuned tree's structure and float32 leaves, none of which is dead."""
+    """A gradient has the tuned tree's structure and float32 leaves; only what is fixed has none."""
     tuned = subject.trained()
     gradient = subject.gradient(tuned, subject.backbone.params, subject.batch())[1]
     assert jax.tree.structure(gradient) == jax.tree.structure(tuned)
@@ -59,7 +59,9 @@ def gradient_is_the_tuned_tree(subject: Subject) -> None:
         gradient.pop("pooler", None)  # Of a BERT tuned whole: a head reads it, a cloze does not.
     for path, leaf in jax.tree.leaves_with_path(gradient):
         name = jax.tree_util.keystr(path)
-        assert np.isfinite(leaf).all() and (np.abs(leaf) > 0).any(), f"no gradient at {name}"
+        trained = f"['{FIXED}']" not in name
+        assert np.isfinite(leaf).all(), f"no finite gradient at {name}"
+        assert (np.abs(leaf) > 0).any() == trained, f"{'no' if trained else 'a'} gradient at {name}"
 
 
 def optimizer_holds_the_tuned_tree_alone(subject: Subject) -> None:
@@ -73,7 +75,7 @@ def optimizer_holds_the_tuned_tree_alone(subject: Subject) -> None:
 
 
 def training_lowers_the_loss_and_leaves_the_frozen_tree(subject: Subject) -> None:
-    """Sixteen steps on one batch lower its loss; the backbone's weights stay to the bit."""
+    """Sixteen steps on one batch lower its loss; what is frozen or fixed stays to the bit."""
     # Copies on the host: a tree that was changed in place would equal itself.
     before = jax.tree.map(np.array, subject.backbone.params)
     tuned, batch, losses = subject.fresh(), subject.batch(), []
@@ -85,6 +87,7 @@ def training_lowers_the_loss_and_leaves_the_frozen_tree(subject: Subject) -> Non
         tuned = jax.tree.map(jnp.array, state.tuned)
     assert losses[-1] < losses[0] - 0.01
     _equal(before, jax.tree.map(np.array, subject.backbone.params))
+    _equal(tuned.get(FIXED), subject.fresh().get(FIXED))
 
 
 def fresh_tree_is_neutral_where_it_claims_to_be(subject: Subject) -> None:

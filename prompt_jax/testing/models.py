@@ -19,6 +19,7 @@ from prompt_jax.backbones.t5 import T5Config
 from prompt_jax.backbones.t5gemma import T5GemmaConfig
 from prompt_jax.config import choose
 from prompt_jax.data import Batch
+from prompt_jax.methods import FIXED
 
 VOCABULARY = 64
 _CAUSAL = CausalConfig(
@@ -185,12 +186,14 @@ def random_backbone(config: Any, *, name: str, seed: int = 0, tokenizer: Any = N
 
 
 def shaken(tree: PyTree, seed: int = 0, scale: float = 0.3) -> PyTree:
-    """A tree with normal noise of a standard deviation of `scale` added to every leaf."""
-    leaves, structure = jax.tree.flatten(tree)
+    """A tree with normal noise of a standard deviation of `scale` added to all that is trained."""
+    leaves, structure = jax.tree.flatten_with_path(tree)
     keys = jax.random.split(jax.random.key(seed), len(leaves))
     return structure.unflatten(
-        leaf + scale * jax.random.normal(key, jnp.shape(leaf))
-        for leaf, key in zip(leaves, keys, strict=True)
+        leaf
+        if f"['{FIXED}']" in jax.tree_util.keystr(path)
+        else leaf + scale * jax.random.normal(key, jnp.shape(leaf))
+        for (path, leaf), key in zip(leaves, keys, strict=True)
     )
 
 

@@ -179,7 +179,7 @@ def kernel_on(device: Device, attention: str) -> str:
       InputError: it runs on other devices.
     """
     choose("attention", attention, (*ATTENTIONS, "auto"))
-    kernel = {"gpu": "cudnn", "tpu": "splash"}.get(device.platform, "einsum")
+    kernel = {"gpu": "cudnn", "tpu": "pallas"}.get(device.platform, "einsum")
     if kernel == "cudnn":
         # Of NVIDIA's from Ampere on: not of a T4 or a V100, nor of AMD, whose name is no number.
         generation = str(device.compute_capability).partition(".")[0]

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from prompt_jax.backbones.attention import attend
+from prompt_jax.backbones.attention import answer_of, attend
 from prompt_jax.backbones.bert.config import BertConfig
 from prompt_jax.backbones.bert.distances import (
     Read,
@@ -66,10 +66,13 @@ class Attention(nn.Module):
         way = {"chunk": c.attention_chunk, "kernel": c.kernel}
         out = attend(query, key, value, biases, prefix, opened, **way)
         back = {"contracted": 2, "use_bias": True, "dtype": c.dtype, "scanned": c.scan}
-        out = by_heads(c.mesh, out)[0]
-        return Dense(
-            (c.num_heads, c.d_kv, c.d_model), ("heads", "kv", "embed"), 0.02, **back, name="out"
-        )(out)
+        shape, axes = (c.num_heads, c.d_kv, c.d_model), ("heads", "kv", "embed")
+        output = Dense(shape, axes, 0.02, **back, name="out")
+
+        def keys_of(rows: Float[Array, "#B P D"]) -> tuple[Array, Array]:
+            return key_of(rows), value_of(rows)
+
+        return answer_of(self, query, *by_heads(c.mesh, out), keys_of, output)
 
     @property
     def scale(self) -> float:

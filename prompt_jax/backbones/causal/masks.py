@@ -82,6 +82,6 @@ def causal_biases(
       behind: as for `layer_biases`.
     """
     # A window as long as all keys hides none.
-    if config.kernel == "splash" and (config.sliding_window or math.inf) >= visible.shape[2]:
+    if config.kernel == "pallas" and (config.sliding_window or math.inf) >= visible.shape[2]:
         return Causal(visible[:, -1])
     return layer_biases(config, visible, behind)

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from prompt_jax.backbones.attention import Fresh, attend
+from prompt_jax.backbones.attention import Fresh, answer_of, attend
 from prompt_jax.backbones.blocks import MLP, add, by_heads, dropout, stack, virtual_rows
 from prompt_jax.backbones.cache import LayerCache, swap, written
 from prompt_jax.backbones.causal.config import StackConfig
@@ -105,7 +105,7 @@ class Attention(nn.Module):
         return qk_norm(x.reshape(*x.shape[:2], -1)).reshape(x.shape)
 
     def queries(self, x: Float[Array, "B T D"]) -> Float[Array, "B T H K"]:
-        """Queries to the keys of other states, which stand nowhere beside `x`."""
+        """Queries to the keys of other states, which have no positions beside `x`."""
         (query,) = by_heads(self.config.mesh, self.query(constrain(x, self.config.mesh, "batch")))
         return query
 
@@ -139,7 +139,15 @@ class Attention(nn.Module):
         query = query * (c.d_kv**-0.5 if c.query_scale is None else c.query_scale)
         way = {"chunk": c.attention_chunk, "cap": c.attention_cap, "kernel": c.kernel}
         out = attend(query, key, value, [bias], prefix, opened, fresh=fresh, **way)
-        return self.out(*by_heads(c.mesh, out))
+        return answer_of(self, query, *by_heads(c.mesh, out), self._rows, self.out)
+
+    def _rows(self, x: Float[Array, "#B P D"]) -> tuple[Array, Array]:
+        """Keys and values of rows that stand at no position."""
+        if self.config.fused:
+            _, key, value = _roles(self.config, self.qkv(x))
+        else:
+            key, value = self.key(x), self.value(x)
+        return self._normed(self.key_norm, key) if self.config.qk_norm else key, value
 
 
 def _roles(config: StackConfig, qkv: Float[Array, "B T *heads"]) -> list[Array]:

@@ -11,7 +11,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from prompt_jax.backbones.attention import attend
+from prompt_jax.backbones import relative
+from prompt_jax.backbones.attention import answer_of, attend
 from prompt_jax.backbones.blocks import (
     MLP,
     add,
@@ -80,9 +81,17 @@ class Attention(nn.Module):
         prefix = socket(self, "prefix")
         opened = None if prefix is None else openness(x, prefix)
         (query,) = by_heads(self.config.mesh, self.query(x))
-        way = {"chunk": self.config.attention_chunk, "kernel": self.config.kernel}
+        way = {
+            "chunk": self.config.attention_chunk,
+            "kernel": self.config.attention,
+            "mesh": self.config.mesh,
+        }
         out = attend(query, key, value, biases, prefix, opened, **way)
-        return self.out(*by_heads(self.config.mesh, out))
+        return answer_of(self, query, *by_heads(self.config.mesh, out), self._rows, self.out)
+
+    def _rows(self, x: Float[Array, "#B P D"]) -> tuple[Array, Array]:
+        """Keys and values of rows that stand at no position."""
+        return self.key(x), self.value(x)
 
 
 class RelativeBias(nn.Module):
@@ -99,9 +108,11 @@ class RelativeBias(nn.Module):
         table = parameter(self, "embedding", init, axes, shape)
         # Scores are float32, and the bias is added to them unrounded.
         bias = ByBucket(table.astype(jnp.float32), buckets)
-        # Once for all layers, unless it would have rows for more queries than are answered at once.
+        # Once for all layers, unless a kernel makes its own, or it would have rows for more queries
+        # than are answered at once.
         queries = buckets.shape[-2]
-        return bias if queries > (c.attention_chunk or queries) else bias.rows()
+        kept = c.attention == "pallas" and relative.serves(c.num_heads, c.d_kv, bias, c.mesh)
+        return bias if kept or queries > (c.attention_chunk or queries) else bias.rows()
 
 
 class EncoderBlock(nn.Module):

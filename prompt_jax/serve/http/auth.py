@@ -108,7 +108,7 @@ class View:
 
 
 class Door:
-    """Lets in whoever has a key with the scope of a route, for as much as the key may have."""
+    """Lets in a client whose key has the scope of a route, for as much as the key may have."""
 
     def __init__(self, keys: Keys, catalog: Catalog):
         self._keys, self._catalog = keys, catalog

@@ -60,7 +60,7 @@ class Gate:
       metrics: where they are counted.
       hosts: names that a request may be sent to, beside those of loopback; None allows all.
       upload: bytes of an uploaded prompt at most; other bodies have at most 1 MiB.
-      patience: seconds until a request is over, whoever is slow.
+      patience: seconds until a request is over, whether client or server is slow.
       traces: what writes a trace of each; None writes none.
     """
 

@@ -142,7 +142,7 @@ def keys_of(path: Path) -> tuple[Key, ...]:
 
 
 def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """A JSON object; of a field that stands there twice, JSON would take the last in silence."""
+    """A JSON object; of a field that occurs twice, JSON would silently take the last."""
     fields = dict(pairs)
     if len(fields) < len(pairs):
         names = [name for name, _ in pairs]

@@ -156,7 +156,7 @@ class Metrics(Collector):
         yield memory
 
     def _forget(self) -> None:
-        """Takes out the numbers of prompts that are no more, so that others have room."""
+        """Takes out the numbers of prompts that were removed, so that others have room."""
         with self._lock:
             gone = self._labels - self._names() - {self._catalog.base, NONE}
             self._labels -= gone
@@ -169,12 +169,12 @@ class Metrics(Collector):
         return generate_latest(self.registry)
 
     def listen(self, host: str, port: int) -> Callable[[], None]:
-        """Tells the numbers on a port of their own, to whoever asks there; returns what ends it."""
+        """Serves the metrics on a port of their own, without a key; returns what ends it."""
         try:
             server, thread = start_http_server(port, host, self.registry)
         except OSError as error:
             raise InputError(
-                f"the numbers cannot be told on {host}:{port}: {error.strerror}; give another "
+                f"the metrics cannot be served on {host}:{port}: {error.strerror}; give another "
                 "--metrics-port"
             ) from error
 

@@ -187,7 +187,7 @@ def labels_of(
       unknown: whether a label has letters that the tokenizer does not know.
 
     Raises:
-      Refused: they are not the classes of the prompt's head, or cannot be told apart.
+      Refused: they are not the classes of the prompt's head, or two of them have the same tokens.
       InputError: the prompt gives no classes.
     """
     served.check_classifies()

@@ -26,6 +26,8 @@ UNCUT = 2**20
 """Tokens, more than the text of a request may have letters."""
 LABEL_WORDS = 4096
 """Label words that are remembered."""
+NEAREST = 256
+"""Prompts whose nearest words are remembered, the last that were looked at."""
 Answer = TypeVar("Answer")
 
 
@@ -146,6 +148,9 @@ class Responses:
             backbone = self.engine.backbone
             nearest = nearest_words(prompt.rows, backbone.table, backbone.tokenizer, k=1)
             words = self._nearest[served.digest] = [row[0][0] for row in nearest]
+            # Every replacement is another digest.
+            for digest in list(self._nearest)[:-NEAREST]:
+                self._nearest.pop(digest, None)
         return words
 
 

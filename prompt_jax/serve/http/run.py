@@ -54,9 +54,9 @@ def check_open(host: str, keys: Keys) -> None:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens already, so that a port that is taken is told before all else.
+    """A socket that listens already, so that a port that is taken is reported first.
 
-    Whoever connects before the server is there waits for it.
+    A client that connects before the server is ready waits for it.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family)
@@ -76,7 +76,7 @@ class Server(uvicorn.Server):
 
     Args:
       drain: seconds from SIGTERM on in which `/readyz` says 503 and requests are still taken, so
-        that whoever shares them out can learn of it. A second SIGTERM, or Ctrl-C, cuts them short.
+        that a load balancer can learn of it. A second SIGTERM, or Ctrl-C, cuts them short.
     """
 
     def __init__(self, config: uvicorn.Config, app: FastAPI, drain: float):

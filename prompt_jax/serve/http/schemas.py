@@ -1,4 +1,4 @@
-"""What requests may hold; a field that is not here is refused, unless it asks for nothing."""
+"""What requests may hold; an unknown field is refused, unless it asks for nothing."""
 
 from typing import Annotated, Literal, TypeAlias, get_args
 
@@ -158,7 +158,7 @@ class Sampling(Prompted):
 
     @property
     def likeliest(self) -> int | None:
-        """How many of the likeliest tokens are told beside every token; None tells no tokens."""
+        """How many of the likeliest tokens to report beside every token; None reports no tokens."""
         return None
 
     @property
@@ -180,7 +180,7 @@ class WithTokens(Sampling):
 
     @property
     def likeliest(self) -> int | None:
-        """How many of the likeliest tokens are told beside every token; None tells no tokens."""
+        """How many of the likeliest tokens to report beside every token; None reports no tokens."""
         if self.logprobs is None or self.logprobs is False:
             return None
         return 0 if self.logprobs is True else self.logprobs
@@ -254,7 +254,7 @@ class ChatRequest(Sampling):
 
     @property
     def likeliest(self) -> int | None:
-        """How many of the likeliest tokens are told beside every token; None tells no tokens."""
+        """How many of the likeliest tokens to report beside every token; None reports no tokens."""
         return self.top_logprobs if self.logprobs else None
 
 
@@ -319,7 +319,7 @@ class ClassifyRequest(Prompted):
 
 
 class MarkRequest(Prompted):
-    """`/v1/tags` and `/v1/spans`: words alone, since places in them are told."""
+    """`/v1/tags` and `/v1/spans`: words alone, since answers name places in them."""
 
     input: Annotated[
         list[Text],

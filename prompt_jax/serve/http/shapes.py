@@ -296,7 +296,7 @@ class PromptDetails(Model):
 
 
 class Removed(TypedDict):
-    """A version that is no more."""
+    """A version that was removed."""
 
     id: str
     object: Literal["model"]
