@@ -72,7 +72,8 @@ class Attention(nn.Module):
         def keys_of(rows: Float[Array, "#B P D"]) -> tuple[Array, Array]:
             return key_of(rows), value_of(rows)
 
-        return answer_of(self, query, *by_heads(c.mesh, out), keys_of, output)
+        (heads,) = by_heads(c.mesh, out)
+        return answer_of(self, query, heads, keys_of, output)
 
     @property
     def scale(self) -> float:

@@ -139,7 +139,8 @@ class Attention(nn.Module):
         query = query * (c.d_kv**-0.5 if c.query_scale is None else c.query_scale)
         way = {"chunk": c.attention_chunk, "cap": c.attention_cap, "kernel": c.kernel}
         out = attend(query, key, value, [bias], prefix, opened, fresh=fresh, **way)
-        return answer_of(self, query, *by_heads(c.mesh, out), self._rows, self.out)
+        (heads,) = by_heads(c.mesh, out)
+        return answer_of(self, query, heads, self._rows, self.out)
 
     def _rows(self, x: Float[Array, "#B P D"]) -> tuple[Array, Array]:
         """Keys and values of rows that stand at no position."""

@@ -87,7 +87,8 @@ class Attention(nn.Module):
             "mesh": self.config.mesh,
         }
         out = attend(query, key, value, biases, prefix, opened, **way)
-        return answer_of(self, query, *by_heads(self.config.mesh, out), self._rows, self.out)
+        (heads,) = by_heads(self.config.mesh, out)
+        return answer_of(self, query, heads, self._rows, self.out)
 
     def _rows(self, x: Float[Array, "#B P D"]) -> tuple[Array, Array]:
         """Keys and values of rows that stand at no position."""
