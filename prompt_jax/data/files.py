@@ -243,7 +243,7 @@ def _append(columns: dict[str, list[ArrowArray]], rows: list[dict[str, Any]], be
         # A column that only now appears has no value in the rows before.
         parts = columns.setdefault(name, [pyarrow.nulls(before, kind)] if before else [])
         cells = [row.get(name) for row in rows]
-        if not all(type(cell) is str for cell in cells) or any(MARK in cell[:1] for cell in cells):
+        if not all(isinstance(cell, str) and cell[:1] != MARK for cell in cells):
             cells = [_cell(cell) for cell in cells]
         parts.append(pyarrow.array(cells, kind))
 
