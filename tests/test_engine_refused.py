@@ -52,7 +52,7 @@ def test_callers_that_leave_and_those_that_are_late(tiny):
 
 
 def test_a_full_queue_and_a_closed_engine(tiny):
-    engine = Engine(tiny, prompts_of(tiny), **{**SMALL, "window": 5.0}, queue=2)
+    engine = Engine(tiny, prompts_of(tiny), **{**SMALL, "rows": (4,), "window": 5.0}, queue=2)
     flooding = contextvars.copy_context()
     flooding.run(CALLER.set, Caller("flooding"))
     kept = [flooding.run(engine.score, "p0", [4, 5], [[7], [8]])]

@@ -350,7 +350,7 @@ def test_flags_come_before_variables_and_those_before_a_file(options, monkeypatc
     monkeypatch.setenv("PROMPT_JAX_SERVE_LENGTHS", "8, 16")
     monkeypatch.setenv("PROMPT_JAX_SERVE_LOG_JSON", "false")
     monkeypatch.setenv("PROMPT_JAX_SERVE_PORT", "2")
-    monkeypatch.setenv("PROMPT_JAX_SERVE_FROZEN_ATTENTION", "splash")
+    monkeypatch.setenv("PROMPT_JAX_SERVE_FROZEN_ATTENTION", "pallas")
     monkeypatch.setenv("PROMPT_JAX_PORT", "tcp://10.0.0.1:80")  # As Kubernetes sets.
     values = options("--port", "3", "--rows", "2")
     picked = {name: values[name] for name in ("port", "log_json", "rows", "hosts", "lengths")}
@@ -358,7 +358,7 @@ def test_flags_come_before_variables_and_those_before_a_file(options, monkeypatc
         "port": 3, "log_json": False, "rows": (2,), "hosts": ("a,b", "c"), "lengths": (8, 16),
     }  # fmt: skip
     assert (values["slots"], values["keys"], values["room"]) == (8, "-", ("lora", "r=16"))
-    assert (values["frozen"].dtype, values["frozen"].attention) == ("int8", "splash")
+    assert (values["frozen"].dtype, values["frozen"].attention) == ("int8", "pallas")
     assert options("--config", os.devnull)["port"] == 2
     monkeypatch.setenv("PROMPT_JAX_SERVE_LOG_JSON", "yes")
     with pytest.raises(InputError, match="log_json is true or false, got 'yes'"):

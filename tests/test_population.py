@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 from prompt_jax import cli
-from prompt_jax.config import Config, DataConfig, EvalConfig, InputError, TrainConfig
+from prompt_jax.config import (
+    BackboneConfig,
+    Config,
+    DataConfig,
+    EvalConfig,
+    InputError,
+    TrainConfig,
+)
 from prompt_jax.data import Batch
 from prompt_jax.experiment import train_tasks
 from prompt_jax.experiment.members import Population, check_one_program
@@ -186,7 +193,7 @@ def config(tmp_path, tiny_folder, task_file):
     [
         ({"method": PromptTuningConfig(placement="suffix")}, "differ in method.placement"),
         ({"train": TrainConfig(batch_size=4)}, "differ in .*; they may differ in data.task"),
-        ({"frozen": None}, "differ in frozen"),
+        ({"frozen": BackboneConfig(attention_chunk=4)}, "differ in frozen.attention_chunk"),
     ],
 )
 def test_experiments_that_cannot_share_a_program(config, change, message):

@@ -217,8 +217,8 @@ class TestPeft:
         ("config", "match"),
         [
             (
-                {"peft_type": "CPT"},
-                "unknown peft_type in .*'CPT'; allowed: PROMPT_TUNING, P_TUNING",
+                {"peft_type": "VERA"},
+                "unknown peft_type in .*'VERA'; allowed: PROMPT_TUNING, P_TUNING",
             ),
             ({"task_type": "SEQ"}, "unknown task_type in .*'SEQ'; allowed: SEQ_2_SEQ_LM"),
             ({"task_type": "SEQ_CLS"}, "has no tensors of a head and .* says task_type SEQ_CLS"),

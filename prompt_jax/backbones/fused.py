@@ -39,7 +39,8 @@ def kernel_of(
         return None
     if kernel == "pallas" and len(biases) == 2 and cap is None:
         hidden, bias = biases
-        served = isinstance(bias, ByBucket) and serves(*query.shape[2:], bias, mesh)
+        heads, width = query.shape[2:]
+        served = isinstance(bias, ByBucket) and serves(heads, width, bias, mesh)
         alike = isinstance(hidden, jax.Array) and hidden.shape[1:3] == (1, 1)
         return functools.partial(relative, mesh=mesh) if served and alike else None
     # XLA cannot split a kernel over devices, and nothing tells it how for those below.

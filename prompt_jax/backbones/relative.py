@@ -135,11 +135,8 @@ def _relative(
     size = _up(max(distances.shape[1], columns), LANES)
     distances = jnp.pad(distances, ((0, 0), (0, size - distances.shape[1])))
     shape = Shape(queries, width, block, interpret)
-    out = _attention(
-        shape,
-        *(tiled(query, rows), tiled(key, columns), tiled(value, columns)),
-        *(hidden, distances.reshape(heads // tiles, tiles, size)),
-    )
+    states = tiled(query, rows), tiled(key, columns), tiled(value, columns)
+    out: Array = _attention(shape, *states, hidden, distances.reshape(heads // tiles, tiles, size))
     return out.reshape(batch, rows, heads, width)[:, :queries]
 
 
