@@ -1,5 +1,8 @@
 import dataclasses
+import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from prompt_jax import config as c
@@ -14,6 +17,16 @@ def test_json_round_trip():
         task=c.TaskConfig(source="{a}", metrics=("chrf",)),
     )
     assert c.from_json(c.Config, c.to_json(config)) == config
+
+
+def test_values_of_numpy_lists_and_paths_become_plain():
+    train = c.TrainConfig(steps=np.int64(5), learning_rate=np.float32(0.5))
+    config = c.Config(out=Path("runs"), train=train, data=c.DataConfig(tasks=["file:a", "file:b"]))
+    assert json.loads(json.dumps(c.to_json(config)))["train"]["learning_rate"] == 0.5
+    assert (config.out, config.train.steps) == ("runs", 5)
+    assert c.from_json(c.Config, c.to_json(config)) == config
+    with pytest.raises(c.InputError, match="TrainConfig has steps as int, got '5.0'"):
+        c.TrainConfig(steps=5.0)
 
 
 def test_differences_name_field_old_and_new():

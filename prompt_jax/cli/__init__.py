@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from tyro.conf import Positional
 
 import prompt_jax
-from prompt_jax.cli import answering, distil, prompts, reproduce, serving, sweep
+from prompt_jax.cli import answering, distil, prompts, reproduce, runs, serving, sweep
 from prompt_jax.cli.arguments import Experiment, as_json, aside, bound, parse, starting_config
 from prompt_jax.config import (
     BackboneConfig,
@@ -40,6 +40,7 @@ usage: prompt-jax COMMAND ...
   compare    train several methods on one budget; show what each reaches and costs
   distil     turn a long text into a prompt, without labels
   reproduce  run a table of a paper and write it beside the paper's figures
+  runs       list training runs with their scores, and draw their curves
 
   prompts    inspect, export, compose, ensemble, recycle saved prompts, and more
   plan       show the memory and time that a run needs on a TPU you do not have
@@ -295,6 +296,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "sweep": sweep.run,
     "distil": distil.run,
     "reproduce": reproduce.run,
+    "runs": runs.run,
     "serve": serving.run,
     "evaluate": answering.evaluate,
     "predict": answering.predict,

@@ -5,7 +5,7 @@ from typing import Literal, get_args
 
 from prompt_jax.config.checks import InputError, at_least, choose
 from prompt_jax.config.kinds import KINDS
-from prompt_jax.config.plain import check_types
+from prompt_jax.config.plain import make_plain
 
 Chat = Literal["auto", "on", "off"]
 NO_CACHE = "off"
@@ -68,7 +68,7 @@ class TaskConfig:
 
     def __post_init__(self):
         choose("task.chat", self.chat, get_args(Chat))
-        check_types(type(self), vars(self))
+        make_plain(self)
         if self.system and self.chat == "off":
             raise InputError("task.system is a turn of a chat; leave it out, or set task.chat on")
         for name in self.metrics:
@@ -141,7 +141,7 @@ class DataConfig:
         return self.tasks or (self.task, *self.mixture)
 
     def __post_init__(self):
-        check_types(type(self), vars(self))
+        make_plain(self)
         if len(set(self.tasks)) < len(self.tasks):
             raise InputError(f"data.tasks names each task once, got {', '.join(self.tasks)}")
         if self.tasks and (self.mixture or self.validation or self.test):

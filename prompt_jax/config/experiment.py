@@ -9,7 +9,7 @@ from prompt_jax.config.data import DataConfig, TaskConfig
 from prompt_jax.config.distil import DistilConfig
 from prompt_jax.config.mesh import MeshConfig
 from prompt_jax.config.method import MethodConfig, default_method
-from prompt_jax.config.plain import check_types
+from prompt_jax.config.plain import make_plain
 from prompt_jax.config.writing import WritingConfig
 
 Optimizer = Literal["adafactor", "adafactor_t5x", "adamw"]
@@ -81,7 +81,7 @@ class TrainConfig:
             choose("optimizer", self.optimizer, get_args(Optimizer))
         choose("schedule", self.schedule, get_args(Schedule))
         choose("objective", self.objective, OBJECTIVES)
-        check_types(type(self), vars(self))
+        make_plain(self)
         refuse_unread(self, "train.", {"margin": ("objective", "perceptron")})
         for name in ("pull", "margin"):
             at_least(f"train.{name}", getattr(self, name), 0.0)
@@ -178,7 +178,7 @@ class Config:
     distil: DistilConfig = DistilConfig()
 
     def __post_init__(self):
-        check_types(type(self), vars(self))
+        make_plain(self)
         for method in (self.method, *getattr(self.method, "methods", ())):
             refuse_unread(method, "method.", method.only_with)
         self._check_tasks()

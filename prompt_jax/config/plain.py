@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import numbers
+import os
 import types
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -41,6 +43,33 @@ def from_json(kind: type[T], values: Mapping[str, object]) -> T:
     plain = config(**{n: _value(_default(fields[n]), value) for n, value in values.items()})
     check_types(config, {name: getattr(plain, name) for name in values})
     return plain
+
+
+def make_plain(config: object) -> None:
+    """Makes the values of a new config plain, as `config.json` has them, and checks their types.
+
+    A number of numpy becomes one of Python, a list a tuple, and a path a text.
+
+    Raises:
+      InputError: a value is not what its field is annotated with.
+    """
+    for name, value in vars(config).items():
+        plain = _plain(value)
+        if plain is not value:
+            object.__setattr__(config, name, plain)  # It is frozen, and not yet in use.
+    check_types(type(config), vars(config))
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, list):
+        return tuple(map(_plain, value))
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    return float(value) if isinstance(value, numbers.Real) else value
 
 
 def check_types(kind: type, values: Mapping[str, object]) -> None:
