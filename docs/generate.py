@@ -103,10 +103,10 @@ def fields(config: type) -> list[Flag]:
     texts: dict[str, str] = {}
     types = get_type_hints(config)
     for parent in reversed(config.__mro__[:-1]):
-        found = ModuleAnalyzer.for_module(parent.__module__).find_attr_docs()
+        documented = ModuleAnalyzer.for_module(parent.__module__).find_attr_docs()
         texts |= {
             name: " ".join(lines).strip()
-            for (owner, name), lines in found.items()
+            for (owner, name), lines in documented.items()
             if owner == parent.__name__
         }
     return [
@@ -227,7 +227,7 @@ def command(
     doc = inspect.cleandoc(function.__doc__ or "")
     summary, _, arguments = doc.partition("\nArgs:\n")
     texts = dict(re.findall(r"^  (\w+): (.*(?:\n    .*)*)", arguments, re.MULTILINE))
-    own, groups = [], []
+    ungrouped, groups = [], []
     for parameter in inspect.signature(function).parameters.values():
         place = Positional in getattr(parameter.annotation, "__metadata__", ())
         option = parameter.name.upper() if place else parameter.name
@@ -235,9 +235,9 @@ def command(
         flags = [Flag(option, parameter.default, text, values)]
         if isinstance(parameter.default, pj.Config | Answering):
             flags = fields(type(parameter.default))
-        own += [flag for flag in flags if not is_group(flag.default) and flag.name != "method"]
+        ungrouped += [f for f in flags if not is_group(f.default) and f.name != "method"]
         groups += [flag.name for flag in flags if is_group(flag.default) or flag.name == "method"]
-    lines = [f"{heading} prompt-jax {name}", "", summary.strip(), "", *table(own)]
+    lines = [f"{heading} prompt-jax {name}", "", summary.strip(), "", *table(ungrouped)]
     if groups:
         links = [f"[--{name}](options.md#{_anchor(name)})" for name in groups]
         lines += [f"Groups: {', '.join(links)}.", ""]

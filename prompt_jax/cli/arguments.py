@@ -226,8 +226,8 @@ def bound(path: str, kind: type[T]) -> T:
         raise
     except Exception as error:  # A mistake in the user's file, whatever it is, is bad input.
         frames = traceback.extract_tb(error.__traceback__)
-        own = [f.lineno for f in frames if Path(f.filename).resolve() == Path(path).resolve()]
-        place = f"{path} line {own[-1]}" if own else path
+        lines = [f.lineno for f in frames if Path(f.filename).resolve() == Path(path).resolve()]
+        place = f"{path} line {lines[-1]}" if lines else path
         raise InputError(f"{place}: {type(error).__name__}: {error}") from error
     config = getattr(module, "config", None)
     if not isinstance(config, kind):

@@ -246,7 +246,7 @@ def introduce_model(single: Single, say: Say) -> None:
     frozen, trained = optax.tree.size(backbone.params), optax.tree.size(tuned)
     dtype = jax.tree.leaves(backbone.params)[0].dtype
     say(
-        f"backbone {backbone.name}: {frozen:,} frozen numbers in {dtype} on "
+        f"backbone {backbone.name}: {frozen:,} frozen parameters in {dtype} on "
         f"{describe(backbone.mesh)}"
     )
     options = config.train
