@@ -8,7 +8,7 @@ one of them by zeros in place of the others, which costs a TPU nothing.
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,8 @@ from jaxtyping import Array, Float
 from prompt_jax.backbones.layers import NEVER, Bias, ByBucket
 from prompt_jax.sharding import Grid, activation_spec
 
+Ref: TypeAlias = Any
+"""A block in the memory of the chip, for which Pallas has no public type."""
 LANES = 128
 """Numbers in a row of a TPU's tile."""
 SUBLANES = 8
@@ -237,7 +239,7 @@ def _call(
 
 
 def _heads(
-    shape: Shape, query: Any, key: Any, hidden: Any, distances: Any, biases: Any
+    shape: Shape, query: Ref, key: Ref, hidden: Ref, distances: Ref, biases: Ref
 ) -> Iterator[tuple[slice, Array, Array, Array]]:
     """The lanes of every head of a tile, its queries and keys, and its weights."""
     import jax.experimental.pallas as pl
@@ -267,13 +269,13 @@ def _heads(
 
 def relative_forward(
     shape: Shape,
-    query: Any,
-    key: Any,
-    value: Any,
-    hidden: Any,
-    distances: Any,
-    out: Any,
-    biases: Any,
+    query: Ref,
+    key: Ref,
+    value: Ref,
+    hidden: Ref,
+    distances: Ref,
+    out: Ref,
+    biases: Ref,
 ) -> None:
     """Answers to a block of queries."""
     for lanes, *_, weights in _heads(shape, query, key, hidden, distances, biases):
@@ -284,18 +286,18 @@ def relative_forward(
 
 def relative_backward(
     shape: Shape,
-    query: Any,
-    key: Any,
-    value: Any,
-    hidden: Any,
-    distances: Any,
-    change: Any,
-    of_query: Any,
-    of_key: Any,
-    of_value: Any,
-    biases: Any,
-    of_keys: Any,
-    of_values: Any,
+    query: Ref,
+    key: Ref,
+    value: Ref,
+    hidden: Ref,
+    distances: Ref,
+    change: Ref,
+    of_query: Ref,
+    of_key: Ref,
+    of_value: Ref,
+    biases: Ref,
+    of_keys: Ref,
+    of_values: Ref,
 ) -> None:
     """Gradients of queries, keys and values by that of the answers, `change`.
 

@@ -75,7 +75,7 @@ def _train(config: Config, folder: Path, resume: bool, profile: int, say: Say) -
     check_alike({f"the data of {data.task.name}": _digest(data) for data in tasks})
     running = fitted(config, say=say)
     backbone = load(running, say)
-    config, running = (resolved(each, backbone.word_size) for each in (config, running))
+    config, running = (resolved(c, backbone.word_size) for c in (config, running))
     tasks = [for_backbone(data, config, backbone) for data in tasks]
     check_rows(config.train.batch_size // config.train.accumulate, backbone.mesh)
     single = Single(running, backbone, tasks)
@@ -152,11 +152,11 @@ def train_seeds(
         return _train_together(config, members, say_first, folder, resume, 0, say)
 
 
-def _check_together(config: Config, what: str, profile: int) -> None:
+def _check_together(config: Config, subject: str, profile: int) -> None:
     if jax.process_count() > 1:
         raise InputError(
-            f"{what} trains in one process, and there are {jax.process_count()}; give each a run "
-            "of its own, or one process (distributed.detect False)"
+            f"{subject} trains in one process, and there are {jax.process_count()}; give each a "
+            "run of its own, or one process (distributed.detect False)"
         )
     at_least("profile", profile, 0)
 
