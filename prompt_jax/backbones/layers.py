@@ -99,14 +99,11 @@ class Dense(nn.Module):
         if factor is None:
             y = product(x, kernel)
         else:
-            groups = (factor,) if is_grouped(kernel, factor) else ()
             # Or the backward pass would keep what it makes of the kernel, beside the kernel. The
             # barrier that holds both passes apart would copy a layer's kernel out of the stack,
             # and nothing is merged across the border of a scan.
             product = jax.checkpoint(product, prevent_cse=not self.scanned)
-            y = product(x, kernel, *groups)
-            # A scale an output commutes with the sum over inputs; one a group of inputs does not.
-            y = y if groups else y * per_row(factor, y)
+            y = product(x, kernel, factor)
         lora = socket(self, "lora")
         if lora is not None:
             # The frozen product above read `x` without dropout, as in PEFT's LoRA.
@@ -130,18 +127,25 @@ def _product(
     as_matrix: int | None,
     x: Float[Array, "B T *in"],
     kernel: Shaped[Array, "*in_out"],
-    groups: Float[Array, "*scales"] | None = None,
+    scale: Float[Array, "*scales"] | None = None,
 ) -> Float[Array, "B T *out"]:
-    kernel = kernel if groups is None else widened(kernel, groups, ())
+    if scale is not None and is_grouped(kernel, scale):
+        # Unlike a scale an output, one a group of inputs does not commute with the sum over them.
+        kernel, scale = widened(kernel, scale, ()), None
     # To the dtype of activations, so that the product is no wider than they are.
     kernel = kernel.astype(x.dtype)
     if as_matrix is None:
         # Whatever stands behind B and T in `x` is contracted.
-        return jnp.tensordot(x, kernel, x.ndim - 2)
+        y = jnp.tensordot(x, kernel, x.ndim - 2)
+        return y if scale is None else y * per_row(scale, y)
     # The transposed product of the backward pass would copy a kernel of rank 3.
     inputs, outputs = kernel.shape[:as_matrix], kernel.shape[as_matrix:]
     matrix = kernel.reshape(math.prod(inputs), math.prod(outputs))
-    return (x.reshape(*x.shape[:2], -1) @ matrix).reshape(*x.shape[:2], *outputs)
+    y = x.reshape(*x.shape[:2], -1) @ matrix
+    # Scaled before it is split into heads: a kernel of attention joins them again, and of states
+    # that are heads in between it would read copies.
+    y = y if scale is None else y * per_row(scale.reshape(-1), y)
+    return y.reshape(*x.shape[:2], *outputs)
 
 
 def _dropped(module: nn.Module, x: Array, lora: dict[str, Array]) -> Array:
