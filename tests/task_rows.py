@@ -321,6 +321,9 @@ named, a task is validated on `validation`, or on a tenth of the training rows.
   none, and their scores are those of validation.
 * MRQA has punctuation apart, in both texts and answers. `--data.task tfds:squad --task.like
   tfds:mrqa/squad` reads SQuAD so, as T5 does; `tfds:squad` alone is a span, for heads too.
+* The hub has MRQA in one dataset of 1.5 GB. `hf:mrqa-workshop/mrqa/SQuAD` reads the rows whose
+  column `subset` is `SQuAD`. BioASQ, DROP, DuoRC, RACE, RelationExtraction and TextbookQA have the
+  split `test` alone: `hf:mrqa-workshop/mrqa/BioASQ:test`.
 
 This page is written by `python tests/task_rows.py > docs/tasks.md`."""
 

@@ -123,21 +123,73 @@ def test_rows_equal_those_of_datasets(form, datasets, labelled, tmp_path):
     assert not labels or {row.target for row in data.train} == set(NAMES)
 
 
-@pytest.fixture(scope="module")
-def cached(datasets, labelled, tmp_path_factory):
-    """A dataset in the library's cache, as a download of someone/tiny leaves it."""
-    folder = tmp_path_factory.mktemp("built")
-    files = {split: str(folder / f"{split}.parquet") for split in ("train", "test")}
-    labelled.to_parquet(files["train"])
-    labelled.select(range(4)).to_parquet(files["test"])
+def keep(datasets, owner, name, splits, folder):
+    """Puts splits into the library's cache, as a download leaves them."""
+    files = {split: str(folder / f"{split}.parquet") for split in splits}
+    for split, dataset in splits.items():
+        dataset.to_parquet(files[split])
     builder = datasets.load_dataset_builder("parquet", data_files=files, cache_dir=str(folder))
     builder.download_and_prepare()
-    place = Path(datasets.config.HF_DATASETS_CACHE) / "someone___tiny/default/0.0.0/abc"
+    place = Path(datasets.config.HF_DATASETS_CACHE) / f"{owner}___{name}/default/0.0.0/abc"
     place.parent.mkdir(parents=True)
     shutil.move(builder.cache_dir, place)
     for path in place.glob("*.arrow"):
-        path.rename(path.with_name(path.name.replace("parquet", "tiny")))
+        path.rename(path.with_name(path.name.replace("parquet", name)))
+
+
+@pytest.fixture(scope="module")
+def cached(datasets, labelled, tmp_path_factory):
+    """The rows of someone/tiny, which is in the library's cache."""
+    parts = {"train": labelled, "test": labelled.select(range(4))}
+    keep(datasets, "someone", "tiny", parts, tmp_path_factory.mktemp("built"))
     return [row | {"label": NAMES[row["label"]]} for row in ROWS]
+
+
+@pytest.fixture(scope="module")
+def mrqa(datasets, tmp_path_factory):
+    """The rows of a small MRQA by split, subsets in turns as the hub has them in one table."""
+
+    def row(subset, i):
+        texts = {"context": f"In Oslo ({i}).", "question": "Where?", "qid": f"q{i}"}
+        return texts | {"subset": subset, "answers": [f"Oslo ({i})", "Oslo"]}
+
+    rows = {
+        "train": [row(("SQuAD", "NewsQA", "TriviaQA-web")[i % 3], i) for i in range(36)],
+        "validation": [row(("SQuAD", "NewsQA")[i % 2], i) for i in range(8)],
+        "test": [row(("BioASQ", "DuoRC.ParaphraseRC")[i % 2], i) for i in range(6)],
+    }
+    parts = {split: datasets.Dataset.from_list(part) for split, part in rows.items()}
+    keep(datasets, "mrqa-workshop", "mrqa", parts, tmp_path_factory.mktemp("mrqa"))
+    return rows
+
+
+def test_a_subset_of_mrqa_is_a_task(mrqa):
+    name = "hf:mrqa-workshop/mrqa/NewsQA"
+    train = [row for row in mrqa["train"] if row["subset"] == "NewsQA"]
+    assert splits(name) == ["test", "train", "validation"]
+    assert load_rows(name, "train") == train and len(train) == 12
+    assert load_rows(name, "train", limit=2) == train[:2]
+    assert load_rows(name, "train[:6]", limit=1) == train[:1]
+    assert load_rows(f"{name}@main:validation", "train") == mrqa["validation"][1::2]
+    assert load_rows("hf:mrqa-workshop/mrqa", "train") == mrqa["train"]
+    data = load_data(Config(data=DataConfig(task=name)))
+    assert (len(data.train), len(data.validation), data.tests) == (12, 4, {})
+    assert data.train[0].source == "question: Where ? context: In Oslo ( 1 ) ."
+    assert data.train[0].references == ("Oslo ( 1 )", "Oslo")
+    assert load_rows("hf:mrqa-workshop/mrqa/DuoRC.ParaphraseRC:test", "") == mrqa["test"][1::2]
+
+
+@pytest.mark.parametrize("limit", [None, 3])
+@pytest.mark.parametrize(
+    ("subset", "message"),
+    [
+        ("BioASQ", "no rows in split 'train'; .* split: test, train, validation"),
+        ("Squad", "unknown subset of hf:mrqa-workshop/mrqa 'Squad'; .*meant 'SQuAD'"),
+    ],
+)
+def test_subsets_that_are_not_there(subset, message, limit, mrqa):
+    with pytest.raises(InputError, match=message):
+        load_rows(f"hf:mrqa-workshop/mrqa/{subset}", "train", limit)
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,7 @@ def test_labels_that_cannot_be(written, message):
         (("0=negative", "1=positive"), (0, "1", 1.0, "0.0", False), "nppnn"),
         (("0=negative", "1=positive"), ("negative", True, "positive"), "npp"),
         (TONES, (0, 1, 1.0), "npp"),
+        (TONES, (" positive", "negative\n"), "pn"),
         (("1=negative", "2=positive"), (1, 2), "np"),
         (("-1=negative", "1=positive"), (-1, "-1.0", 1), "nnp"),
         (("true=positive", "false=negative"), (True, "False", "true"), "pnp"),

@@ -17,13 +17,26 @@ from prompt_jax.forward import Injection, PromptedModel
 from prompt_jax.generate import read_once, score, score_candidates
 from prompt_jax.sharding import on_host
 from prompt_jax.tasks import Example, Task, label_word
-from prompt_jax.tasks.task import Kind, check_some, filled_example, filled_target
+from prompt_jax.tasks.labels import label_of
+from prompt_jax.tasks.task import (
+    Kind,
+    check_some,
+    filled_example,
+    filled_source,
+    filled_target,
+    lone_column,
+)
 from prompt_jax.tasks.text import Record
 from prompt_jax.trees import Tokenizer
 
 
 def example(task: Task, row: Record, place: str) -> Example:
     """Both templates, filled; the target as the label word that it is."""
+    column = lone_column(task.target)
+    cell = row.get(column) if column else None
+    # As in nearly all of a million rows: a label word as it stands, so there is nothing to fill.
+    if isinstance(cell, str) and (label := label_of(task, cell.strip())) is not None:
+        return Example(filled_source(task, row, place), label)
     filled = filled_example(task, row, place)
     return filled._replace(target=label_word(task, filled.target, place))
 

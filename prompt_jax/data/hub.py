@@ -8,9 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from prompt_jax.config import InputError, choose
 from prompt_jax.data.tables import Table, arrow_rows, class_names
 from prompt_jax.tasks import TaskName
+from prompt_jax.tasks.benchmarks import MRQA
 
 Builder: TypeAlias = Any
 """A dataset builder of `datasets`."""
@@ -18,6 +21,9 @@ Dataset: TypeAlias = Any
 """A split that `datasets` has prepared."""
 CHUNK = 1000
 """Rows that a stream hands over at a time."""
+SUBSETS = dict.fromkeys(("mrqa-workshop/mrqa", "mrqa"), ("subset", tuple(MRQA.values())))
+"""Datasets that are several in one, which `ID/SUBSET` names: the column that tells a row's subset,
+and what stands in it."""
 
 
 def parts(name: TaskName) -> list[str]:
@@ -26,7 +32,7 @@ def parts(name: TaskName) -> list[str]:
     Raises:
       InputError: no such dataset or configuration, or the hub cannot be reached.
     """
-    return sorted(_builder(name.path).as_streaming_dataset())
+    return sorted(_builder(_parsed(name.path)[0]).as_streaming_dataset())
 
 
 def read(name: TaskName, split: str, limit: int | None) -> Table:
@@ -37,24 +43,48 @@ def read(name: TaskName, split: str, limit: int | None) -> Table:
     """
     import pyarrow
 
-    builder, names = _builder(name.path), parts(name)
+    path, column, subset = _parsed(name.path)
+    builder, names = _builder(path), parts(name)
     for part in split.split("+"):
         choose(f"split of {name.dataset}", part.partition("[")[0].strip(), names)
     if limit is not None and split in names:
-        stream = builder.as_streaming_dataset(split=split).take(limit)
-        chunks = list(stream.with_format("arrow").iter(CHUNK))
-        table, features, source = pyarrow.concat_tables(chunks), stream.features, ""
+        stream = builder.as_streaming_dataset(split=split)
+        if subset:
+            stream = stream.filter(lambda row: row[column] == subset)
+        chunks = list(stream.take(limit).with_format("arrow").iter(CHUNK))
+        table = pyarrow.concat_tables(chunks) if chunks else pyarrow.table({})
+        rows, features, source = np.arange(len(table)), stream.features, ""
     else:
         dataset = _prepared(name, builder, split)
-        table, features = dataset.with_format("arrow")[:limit], dataset.features
+        table, features = dataset.with_format("arrow")[:], dataset.features
+        rows = np.arange(len(table))
+        rows = (rows[table[column].to_numpy() == subset] if subset else rows)[:limit]
         # `datasets` makes it of the files, their revision, and all that was done to them.
-        source = f"{dataset._fingerprint} {limit}"
-    if not len(table):
-        raise InputError(f"{name.dataset} has no rows in split {split!r}; take a larger part of it")
+        source = dataset._fingerprint
+    if not len(rows):
+        raise InputError(
+            f"{name.dataset} has no rows in split {split!r}; take a larger part of it, or another "
+            f"split: {', '.join(names)}"
+        )
     described = features.to_dict() if features is not None else {}
     place = f"{name.dataset} ({split}) row "
     names = functools.partial(class_names, described)
-    return arrow_rows(table, lambda row: f"{place}{row + 1}", source, names)
+    return Table(arrow_rows(table, lambda row: f"{place}{row + 1}", source, names).take(rows))
+
+
+def _parsed(path: str) -> tuple[str, str, str]:
+    """The path of a whole dataset, and the column and the value of the subset that is meant.
+
+    Raises:
+      InputError: the dataset has no such subset.
+    """
+    identifier, mark, revision = path.partition("@")
+    for dataset, (column, subsets) in SUBSETS.items():
+        if identifier.startswith(f"{dataset}/"):
+            subset = identifier.removeprefix(f"{dataset}/")
+            choose(f"subset of hf:{dataset}", subset, subsets)
+            return f"{dataset}{mark}{revision}", column, subset
+    return path, "", ""
 
 
 def _prepared(name: TaskName, builder: Builder, split: str) -> Dataset:

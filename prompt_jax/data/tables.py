@@ -75,10 +75,11 @@ def arrow_rows(
         first = int(rows.min())
         # A slice first: `take` copies what it takes from.
         part = table.slice(first, int(rows.max()) - first + 1).take(rows - first)
-        columns = [decode(name, part[name].to_pylist()) for name in part.column_names]
+        names = part.column_names  # Once: a table makes this list whenever it is read.
+        columns = [decode(name, part[name].to_pylist()) for name in names]
         return [
-            Row(place(number), dict(zip(part.column_names, values, strict=True)))
-            for number, *values in zip(rows.tolist(), *columns, strict=True)
+            Row(place(number), dict(zip(names, values, strict=True)))
+            for number, values in zip(rows.tolist(), zip(*columns, strict=True), strict=True)
         ]
 
     return table_of(read, len(table), source)

@@ -88,6 +88,21 @@ _BOOL = ("False", "True")
 _IOB = ("O", *(f"{part}-{kind}" for kind in ("PER", "ORG", "LOC", "MISC") for part in "BI"))
 _F1 = "f1 accuracy"
 _SQUAD = "question: {question} context: {context}"
+MRQA = {
+    "squad": "SQuAD",
+    "news_qa": "NewsQA",
+    "trivia_qa": "TriviaQA-web",
+    "search_qa": "SearchQA",
+    "hotpot_qa": "HotpotQA",
+    "natural_questions": "NaturalQuestionsShort",
+    "bio_asq": "BioASQ",
+    "drop": "DROP",
+    "duo_rc": "DuoRC.ParaphraseRC",
+    "race": "RACE",
+    "relation_extraction": "RelationExtraction",
+    "textbook_qa": "TextbookQA",
+}
+"""The tasks of MRQA by the names of TFDS, and as the column `subset` of the hub has them."""
 _EMBEDDED = (
     _embedded("sentiment", "negative", "positive"),
     _embedded(
@@ -171,11 +186,8 @@ _INFERENCE = (
 )
 _QUESTIONS = (
     *(
-        _question(f"tfds:mrqa/{name}")
-        for name in (
-            *("squad", "news_qa", "trivia_qa", "search_qa", "hotpot_qa", "natural_questions"),
-            *("bio_asq", "drop", "duo_rc", "race", "relation_extraction", "textbook_qa"),
-        )
+        _question(f"tfds:mrqa/{name} hf:mrqa-workshop/mrqa/{subset} hf:mrqa/{subset}")
+        for name, subset in MRQA.items()
     ),
     _row(
         "tfds:squad tfds:squad/v1.1 hf:rajpurkar/squad hf:squad",

@@ -69,29 +69,31 @@ def fill(template: str, row: Record, place: str, kind: str) -> Text:
     Raises:
       InputError: a column is missing or has no text, or all that the columns hold is empty.
     """
-    text, values, columns, words, cuts = "", "", [], [], []
+    text, empty, columns, words, cuts = "", True, [], [], []
     pieces = parse(template)
     for literal, column, spec, cut in pieces:
         text += literal
         if column is None:
             continue
-        cell = reach(row, column, place)
-        if is_missing(cell) and kind == "target":
-            raise InputError(
-                f"{place}: column {column!r} has no value, as in a split without labels; "
-                "take a split that has them, remove the row, or leave such rows out by "
-                "--data.skip-unlabelled"
-            )
-        value = _text(cell, column, spec, place, row)
-        if isinstance(cell, list) and not spec:
-            words += _words(list(map(str, cell)), len(text))
-        columns.append((len(text), len(text) + len(value)))
+        start = len(text)
+        value = reach(row, column, place)
+        if spec or not isinstance(value, str):  # As of few cells among a million rows.
+            if is_missing(value) and kind == "target":
+                raise InputError(
+                    f"{place}: column {column!r} has no value, as in a split without labels; "
+                    "take a split that has them, remove the row, or leave such rows out by "
+                    "--data.skip-unlabelled"
+                )
+            if isinstance(value, list) and not spec:
+                words += _words(list(map(str, value)), start)
+            value = _text(value, column, spec, place, row)
+        text += value
+        # The words around the columns are no input: "sentence: " of an empty sentence is empty.
+        empty = empty and not value.strip()
+        columns.append((start, len(text)))
         if cut:
             cuts.append(columns[-1])
-        text += value
-        values += value
-    # The words around the columns are no input: "sentence: " of an empty sentence is empty.
-    if not values.strip():
+    if empty:
         raise InputError(
             f"{place}: empty {kind} (template {template!r}); fill the columns or remove the row"
         )
@@ -145,8 +147,6 @@ def _words(words: list[str], start: int) -> list[tuple[int, int]]:
 
 
 def _text(value: Any, column: str, spec: str, place: str, row: Record) -> str:
-    if isinstance(value, str) and not spec:  # As nearly always, and of a million rows.
-        return value
     if is_missing(value):
         return ""
     names = spec.split()
