@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from prompt_jax.answers import Progress, answer, readout_in, target_likelihood
 from prompt_jax.backbones import Backbone
-from prompt_jax.config import DataConfig, EvalConfig
+from prompt_jax.config import DataConfig, EvalConfig, InputError
 from prompt_jax.forward import Injection
 from prompt_jax.metrics import Scores, measure
 from prompt_jax.sharding import whole_rows
@@ -65,10 +65,49 @@ def evaluate(
     # From the scores that ranked the answers, so that it takes no second pass.
     log_likelihood = readout_in(injection, task).likelihood(answers, examples, task)
     if log_likelihood is None and likelihood:
-        pairs = taught(task, examples) or examples
-        texts = ([pair.source for pair in pairs], [pair.target for pair in pairs])
-        log_likelihood = target_likelihood(backbone, injection, *texts, task, **way)
+        log_likelihood = _written_likelihood(backbone, injection, examples, task, **way)
     return Evaluation(metrics, answers.predictions, answers.scores, log_likelihood)
+
+
+def answer_likelihood(
+    backbone: Backbone,
+    injection: Injection | None,
+    examples: Sequence[Example],
+    task: Task,
+    *,
+    data: DataConfig,
+    eval: EvalConfig,
+) -> float:
+    """`Evaluation.log_likelihood` alone: where answers are texts, none is written.
+
+    Args:
+      injection: None is the plain backbone.
+
+    Raises:
+      InputError: as `evaluate`.
+    """
+    way: dict[str, Any] = {"data": data, "eval": eval}
+    if task.kind == "generation":
+        check_some(examples, "evaluate")
+        return _written_likelihood(backbone, injection, examples, task, **way)
+    value = evaluate(backbone, injection, examples, task, **way, likelihood=True).log_likelihood
+    if value is None:
+        raise InputError(f"how likely the answers to a {task.kind} are is not known")
+    return value
+
+
+def _written_likelihood(
+    backbone: Backbone,
+    injection: Injection | None,
+    examples: Sequence[Example],
+    task: Task,
+    *,
+    data: DataConfig,
+    eval: EvalConfig,
+) -> float:
+    pairs = taught(task, examples) or examples
+    texts = ([pair.source for pair in pairs], [pair.target for pair in pairs])
+    return target_likelihood(backbone, injection, *texts, task, data=data, eval=eval)
 
 
 def baselines(train: Sequence[Example], test: Sequence[Example], task: Task) -> dict[str, Scores]:

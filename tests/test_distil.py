@@ -179,7 +179,7 @@ def teacher_of(backbone, tmp_path, context=CONTEXT, **distil):
         distil=DistilConfig(context=str(path), top=4, **distil),
         eval=EvalConfig(batch_size=2, max_new_tokens=3),
     )
-    return Teacher(config, backbone, read_context(config))
+    return Teacher(config, backbone, read_context(config), tmp_path / "answers")
 
 
 def test_a_text_that_does_not_fit_is_refused_with_a_size_that_does(instruct, tmp_path):
@@ -200,9 +200,9 @@ def test_a_teacher_answers_once(instruct, tmp_path, monkeypatch):
     questions = [Example(text, "") for text in ("Why?", "Who are you?", "A ship!", "No")]
     task = Task(name="q", source="{text}", target="{target}")
     data = Data(task, questions[:3], questions[3:], {})
-    first = taught_data(teacher, data, tmp_path / "answers", lambda line: None)
+    first = taught_data(teacher, data, lambda line: None)
     monkeypatch.setattr("prompt_jax.experiment.teacher.teach", None)
-    again = taught_data(teacher, data, tmp_path / "answers", lambda line: None)
+    again = taught_data(teacher, data, lambda line: None)
     assert [example.target for example in first.train] == [e.target for e in again.train]
     jax.tree.map(np.testing.assert_array_equal, lessons_of(first.train), lessons_of(again.train))
     lesson = lessons_of(first.validation)[0]
@@ -215,7 +215,7 @@ def test_a_teacher_answers_once(instruct, tmp_path, monkeypatch):
         _read(path, smaller.vocab_size)
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(InputError, match="is damaged .* delete it"):
-        taught_data(teacher, data, tmp_path / "answers", lambda line: None)
+        taught_data(teacher, data, lambda line: None)
 
 
 def test_a_model_is_asked_for_questions_of_every_kind_about_every_part(instruct, tmp_path):
@@ -290,6 +290,8 @@ def test_a_text_becomes_a_saved_prompt(distil_run, tmp_path, capsys):
         "frozen model, with the text",
         "frozen model, no text",
         "its first 3 tokens",
+        "its last 3 tokens",
+        "its summary of 3 tokens",
         "tuned prompt",
     ):
         assert f"| {way} |" in report
@@ -300,7 +302,18 @@ def test_a_text_becomes_a_saved_prompt(distil_run, tmp_path, capsys):
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "4")
     assert cli.main([*distil_run, "--resume"]) == 0
     assert "resuming after step 2 of 4" in capsys.readouterr().out
-    assert (tmp_path / "run" / "report.md").read_text() == report
+    again = (tmp_path / "run" / "report.md").read_text()
+    # But for the last column, the seconds of a request.
+    first, second = (re.sub(r" [\d.]* \|\n", "\n", text) for text in (report, again))
+    assert first == second
+    teacher, bare, tuned = (
+        re.search(rf"\| {way} \|.* ([\d,]+) \| ([\d.]+) \|\n", report).groups()
+        for way in ("frozen model, with the text", "frozen model, no text", "tuned prompt")
+    )
+    memory = [int(cells[0].replace(",", "")) for cells in (teacher, bare, tuned)]
+    # Of the decoder's only layer, keys and values of 2 heads of 8 numbers for each token.
+    assert memory[2] - memory[1] == 3 * 2 * 2 * 8 * 4 and memory[0] > memory[2]
+    assert all(float(cells[1]) > 0 for cells in (teacher, bare, tuned))
     at = distil_run.index("--distil.questions")
     studying = [*distil_run[:at], "--distil.write", "12", *distil_run[at + 2 :]]
     assert cli.main([*studying, "--overwrite", "--distil.lengths", "2", "4"]) == 0
@@ -361,3 +374,49 @@ def test_kill_9_of_teacher_and_student_changes_no_bit(distil_run, tmp_path, monk
     assert cli.main(whole) == 0
     killed, never = (load_prompt(tmp_path / name) for name in ("run", "whole"))
     assert killed.digest == never.digest and killed.metrics == never.metrics
+
+
+@pytest.mark.slow
+def test_a_server_counts_the_tokens_that_a_distilled_prompt_saves(distil_run, instruct, tmp_path):
+    """A chat with the text in its system's turn, and the same question put to the prompt."""
+    pytest.importorskip("fastapi")
+    import httpx
+    from serving import ADMIN, KEYS, SIZES, serving
+
+    from prompt_jax.serve import Engine, Store
+    from prompt_jax.serve.catalog import Catalog
+    from prompt_jax.serve.http import create_app
+    from prompt_jax.weights import save_hugging_face
+
+    folder = save_hugging_face(tmp_path / "model", instruct)
+    at = distil_run.index("--backbone")
+    distil_run[at + 1] = str(folder)
+    assert cli.main(distil_run) == 0
+    store = str(tmp_path / "store")
+    publish = ["prompts", "publish", str(tmp_path / "run"), "--store", store, "--name", "pirate"]
+    assert cli.main(publish) == 0
+    backbone, method = pj.load_backbone(str(folder)), load_prompt(tmp_path / "run").method
+    system, user = {"role": "system", "content": CONTEXT}, {"role": "user", "content": "Why?"}
+    bodies = [{"messages": [system, user]}, {"model": "pirate", "messages": [user]}]
+    with Engine(backbone, room=[method], **{**SIZES, "lengths": (128,)}) as engine:
+        catalog = Catalog(engine, Store(store))
+        assert catalog.refresh() == []
+        with (
+            serving(create_app(catalog, KEYS)) as address,
+            httpx.Client(base_url=address, headers=ADMIN, timeout=60) as client,
+        ):
+            replies = [client.post("/v1/chat/completions", json=body).json() for body in bodies]
+            numbers = client.get("/metrics").text
+
+    def number(name, prompt):
+        line = rf'^prompt_jax:{name}_total{{.*prompt="{prompt}".*}} (\S+)$'
+        return float(re.search(line, numbers, re.MULTILINE)[1])
+
+    (base, tuned), names = replies, (catalog.base, "pirate")
+    assert [number("request_success", name) for name in names] == [1, 1]
+    assert [number("virtual_tokens", name) for name in names] == [0, 3]
+    assert [number("prompt_tokens", name) for name in names] == [
+        base["usage"]["prompt_tokens"], tuned["usage"]["prompt_tokens"],
+    ]  # fmt: skip
+    # The turn of the system stays, empty of words: the virtual tokens stand in it.
+    assert number("prompt_tokens", names[0]) - number("prompt_tokens", "pirate") == len(CONTEXT)

@@ -204,13 +204,15 @@ def test_numbers_of_prompts_end_with_them(catalog, tiny_backbone, monkeypatch):
         "concat(films@2,satire@2)#1",
         "films@2+satire@2",
     ):
-        counted.count("classification", model, 3)
+        counted.count(model, 3, read=10, virtual=4)
     counted.note("/v1/classify", ["films", "films"], 200, 0.1)
     counted.note("/v1/classify", ["films", "satire"], 404, 0.1)
     told = counted.text().decode()
     assert re.findall(r'answers_total\{prompt="(.*)"\} (\S+)', told) == [
         ("films", "6.0"), ("satire", "3.0"), ("(several)", "6.0"),
     ]  # fmt: skip
+    for name, number in (("prompt", "20.0"), ("virtual", "8.0")):
+        assert f'prompt_jax:{name}_tokens_total{{prompt="films"}} {number}' in told
     assert 'success_total{code="200",prompt="films",route="/v1/classify"} 1.0' in told
     assert 'failure_total{code="404",prompt="(several)",route="/v1/classify"} 1.0' in told
     for kind in ("rows_read_total", "batches_total", "prompt_loads_total"):
@@ -221,13 +223,13 @@ def test_numbers_of_prompts_end_with_them(catalog, tiny_backbone, monkeypatch):
             name, prompt_of(tiny_backbone, PromptTuningConfig(num_virtual_tokens=2), 4)
         )
     catalog.refresh()
-    counted.count("classification", "poetry@1", 1)
+    counted.count("poetry@1", 1)
     assert 'answers_total{prompt="(other)"} 1.0' in counted.text().decode()
     for version in (1, 2):  # The newest may go last alone.
         catalog.store.remove("films", version)
     catalog.refresh()
     assert 'prompt="films"' not in counted.text().decode()
-    counted.count("classification", "prose@1", 1)
+    counted.count("prose@1", 1)
     assert 'answers_total{prompt="prose"} 1.0' in counted.text().decode()
 
 

@@ -126,6 +126,7 @@ def test_every_number_is_one_that_the_server_has(name, count, tiny, tmp_path):
         metrics = Metrics(Catalog(engine, Store(tmp_path)))
         for code in (200, 503):
             metrics.note("/v1/classify", [], code, 1.0)
+        metrics.count("", 1, read=1)
         told = metrics.text().decode()
     known = set(re.findall(r"^([a-z0-9_:]+)", told, re.MULTILINE))
     known |= {"prompt_jax:device_memory_bytes"}  # The CPU does not tell it.

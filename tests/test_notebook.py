@@ -6,6 +6,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from prompt_jax.weights import save_hugging_face
+
 TASKS = ("embedded:sentiment", "embedded:factbook_topic")
 COLAB = Path(__file__).parent.parent / "colab"
 
@@ -79,3 +81,22 @@ def test_prompts_are_switched_in_a_graph(tmp_path):
     _, printed = run("langgraph_prompt_switching.ipynb", tmp_path, changes)
     assert printed.count("compiled since the warm-up: 0") == 2
     assert printed.count(" -> ") == 5
+
+
+@pytest.mark.slow
+def test_an_instruction_is_distilled(tmp_path, instruct):
+    (tmp_path / "instruction.txt").write_text("Answer as a pirate.")
+    words = ("bread", "cats", "ships", "wind")
+    (tmp_path / "questions.txt").write_text("\n".join(f"What are {word}?" for word in words))
+    folder = save_hugging_face(tmp_path / "model", instruct)
+    changes = [("HuggingFaceTB/SmolLM2-135M-Instruct", str(folder)), ("steps = 100", "steps = 2")]
+    changes += [("max_new_tokens=24", "max_new_tokens=4"), ("tokens=20", "tokens=4")]
+    rest, printed = run("distil_an_instruction.ipynb", tmp_path, changes)
+    assert "KL 0.000  frozen model, with the text" in printed
+    for way in ("frozen model, no text", "the prompt, untrained", "tuned prompt"):
+        assert f"  {way}\n" in printed
+    answers = rest[-1].outputs[-1]["text"]
+    assert all(answers.count(f"  {who}") == 3 for who in ("teacher:", "frozen: ", "student:"))
+    assert (tmp_path / "runs" / "captain" / "prompt" / "prompt_jax_config.json").is_file()
+    pictures = [o for cell in rest for o in cell.outputs if "image/png" in o.get("data", {})]
+    assert len(pictures) == 1

@@ -203,6 +203,39 @@ def task_of(prompt: Prompt) -> tuple[DataConfig, TaskConfig]:
     return data, TaskConfig(**fields)
 
 
+def training_of(prompt: Prompt, task: str) -> Config:
+    """The config that a prompt was trained with, as far as it tells.
+
+    Args:
+      task: data in place of that of training; empty takes that.
+
+    Raises:
+      InputError: no task is given, and the prompt does not say what it was trained on.
+    """
+    from prompt_jax.config import DistilConfig, TrainConfig, from_json
+
+    if not task and "data" not in prompt.recipe:
+        raise InputError(
+            f"{prompt.label} does not say what it was trained on; give --task, e.g. "
+            "--task file:train.tsv"
+        )
+    data, texts = task_of(prompt)
+    distil = from_json(DistilConfig, prompt.recipe.get("distil", {}))
+    if task:
+        data, texts = DataConfig(task=task), TaskConfig()
+        distil = dataclasses.replace(distil, questions="", write=0)
+    train = from_json(TrainConfig, prompt.recipe.get("train", {}))
+    return Config(
+        backbone=prompt.backbone,
+        data=data,
+        task=texts,
+        train=train,
+        distil=distil,
+        eval=_scoring(prompt),
+        out=prompt.recipe.get("out", Config.out),
+    )
+
+
 def value_of(arguments: list[str], flag: str) -> str | None:
     """What a flag is followed by; None where it is missing."""
     for i, argument in enumerate(arguments):

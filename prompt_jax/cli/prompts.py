@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from prompt_jax.cli import mixing, versions
+from prompt_jax.cli import mixing, readable, versions
 from prompt_jax.cli.arguments import load, parse, print_table, prompt_at
 from prompt_jax.config import InputError, choose
 
@@ -21,6 +21,8 @@ def run(arguments: list[str]) -> None:
         "attention": mixing.attention,
         "ensemble": mixing.ensemble,
         "recycle": _recycle,
+        "prune": readable.prune,
+        "project": readable.project,
         "publish": versions.publish,
         "versions": versions.versions,
         "alias": versions.alias,

@@ -36,8 +36,8 @@ from prompt_jax.experiment.resemblance import (
     table,
 )
 from prompt_jax.experiment.splits import Data, for_backbone
-from prompt_jax.experiment.study import studied, study_sources
-from prompt_jax.experiment.teacher import Teacher, taught
+from prompt_jax.experiment.study import studied, study_sources, summaries
+from prompt_jax.experiment.teacher import Teacher, folder_of, taught
 from prompt_jax.experiment.training import check_losses, introduce_model, load
 from prompt_jax.forward import for_tasks
 from prompt_jax.losses import check_writes
@@ -73,7 +73,7 @@ def distil(
         loop.run(folder / "checkpoints", resume=resume)
         if loop.stopped:
             return Result(None, {}, folder)
-        plain = resemblance(teacher, data, plain_ways(teacher))
+        plain = resemblance(teacher, data, plain_ways(teacher), timed=(TEACHER, WITHOUT))
         return _conclude(teacher, single.trained(), plain, folder, say)
 
 
@@ -97,7 +97,7 @@ def distil_lengths(
                 config,
                 out=str(place),
                 method=_of_length(config.method, length),
-                distil=dataclasses.replace(config.distil, lengths=()),
+                distil=dataclasses.replace(config.distil, lengths=(), cache=str(folder_of(config))),
             )
             for place, length in zip(places, config.distil.lengths, strict=True)
         ]
@@ -114,7 +114,7 @@ def distil_lengths(
         if loop.stopped:
             return [Result(None, {}, place) for place in places]
         # Of all lengths alike, and so answered once.
-        plain = resemblance(teacher, data, plain_ways(teacher))
+        plain = resemblance(teacher, data, plain_ways(teacher), timed=(TEACHER, WITHOUT))
         results = [
             _conclude(teacher, members.trained(i), plain, place, say)
             for i, place in enumerate(places)
@@ -165,13 +165,12 @@ def _prepare(
     backbone = load(config, say)
     config = resolved(config, backbone.word_size)
     check_writes(resolve(config.method, backbone), backbone)
-    teacher = Teacher(config, backbone, context)
-    cache = Path(config.distil.cache).expanduser() if config.distil.cache else folder / "teacher"
+    teacher = Teacher(config, backbone, context, folder_of(config))
     if unanswered is None:
         teacher.rows(study_sources(teacher))
         begin_run(folder, config, resume=resume)
         resume = True  # The folder is this run's from here on.
-        unanswered = studied(teacher, cache, say)
+        unanswered = studied(teacher, say)
     alone = [resolved(student, backbone.word_size) for student in alone]
     pairs = [student_of(student, backbone, unanswered, context) for student in alone]
     students, data = [student for student, _ in pairs], pairs[0][1]
@@ -185,7 +184,7 @@ def _prepare(
         f"{len(data.train):,} questions to learn from, {len(data.validation):,} held out, scored "
         f"every {config.train.eval_every} steps"
     )
-    return teacher, students, taught(teacher, data, cache, say)
+    return teacher, students, taught(teacher, data, say)
 
 
 def student_of(config: Config, backbone: Backbone, data: Data, context: str) -> tuple[Config, Data]:
@@ -221,14 +220,15 @@ def _conclude(
       plain: the frozen model with the text and without.
     """
     config, (data,), backbone, method, best = trained
-    rivals = resemblance(teacher, data, short_ways(teacher, length_of(method)))
+    length = length_of(method)
+    rivals = resemblance(teacher, data, short_ways(teacher, length, summaries(teacher, length)))
     fresh_tree = fresh(method, backbone, config.train.seed)
     prompts = {
         name: Way(for_tasks(materialize(method, tuned), None), questions)
         for name, tuned in {UNTRAINED: fresh_tree, TUNED: best.tuned}.items()
     }
-    every = plain.beside(rivals).beside(resemblance(teacher, data, prompts))
-    results, tokens = every
+    every = plain.beside(rivals).beside(resemblance(teacher, data, prompts, timed=(TUNED,)))
+    results = every.results
     prompt = prompt_of(config, data, backbone, method, best.tuned, results[TUNED], config.data, {})
     saved = save_prompt(folder / "prompt", prompt, overwrite=True)
     curve = read_metrics(folder)
@@ -252,14 +252,15 @@ def _facts(
     teacher: Teacher, trained: Trained, prompt: Prompt, every: Resemblance
 ) -> dict[str, object]:
     """What the report says beside its table."""
-    config, backbone, (results, tokens) = trained.config, trained.backbone, every
-    spared = tokens[TEACHER] - tokens[TUNED]
+    config, backbone, (results, costs) = trained.config, trained.backbone, every
+    long, short = costs[TEACHER], costs[TUNED]
     before, behind = (results[way]["validation"]["kl"] for way in (WITHOUT, TUNED))
     return {
         "backbone": f"{backbone.name}, fingerprint {backbone.fingerprint[:16]}",
         "text": f"{config.distil.context}, {len(teacher.context):,} characters",
         "prompt": f"{trained.method.kind}, {prompt.size:,} numbers, digest {prompt.digest[:16]}",
-        "a request": f"{spared:.0f} tokens fewer than with the text, {_bytes(backbone, spared)}",
+        "a request": f"{long.tokens - short.tokens:.0f} tokens and "
+        f"{long.memory - short.memory:,.0f} bytes of keys and values fewer than with the text",
         "best step": f"{int(trained.best.step)} of {config.train.steps}",
         "KL": f"{before:.3f} without the text, {behind:.3f} with the prompt, nats a token",
     }
@@ -274,13 +275,3 @@ def _draw_lengths(path: Path, lengths: Sequence[int], results: Sequence[Result])
     ]
     plain = results[0].results[WITHOUT]["validation"]["kl"]
     report.draw_methods(path, points, "KL to the teacher, nats a token", {WITHOUT: plain})
-
-
-def _bytes(backbone: Backbone, tokens: float) -> str:
-    """What the keys and values of some tokens take in the cache of an answer."""
-    # A T5 keeps those that its decoder attends to in the encoder's states.
-    roles = ("cross",) if backbone.target_place == "apart" else ("encoder", "decoder")
-    places = [p for p in backbone.sockets.attentions.values() if p.role in roles]
-    numbers = sum(2 * place.layers * place.heads * place.width for place in places)
-    size = jax.numpy.dtype(backbone.config.dtype).itemsize
-    return f"{tokens * numbers * size / 1e6:,.1f} MB of keys and values"

@@ -1,4 +1,4 @@
-"""Self-study: the model itself writes the questions that a text is distilled with.
+"""Self-study: the model itself writes the questions that a text is distilled with, or a summary.
 
 As in Cartridges (Eyuboglu et al. 2025), a handful of recipes ask for questions of different kinds.
 A request for a question is answered as any other question is, by the teacher and once.
@@ -6,12 +6,11 @@ A request for a question is answered as any other question is, by the teacher an
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 
 from prompt_jax.config import Config, EvalConfig, InputError
 from prompt_jax.data import hold_out
 from prompt_jax.experiment.loop import Say
-from prompt_jax.experiment.questions import parts_of, with_context
+from prompt_jax.experiment.questions import with_context
 from prompt_jax.experiment.splits import Data, for_backbone
 from prompt_jax.experiment.teacher import Teacher, answered
 from prompt_jax.tasks import Example, Task, Text, to_source
@@ -26,31 +25,63 @@ RECIPES = (
     "else.",
 )
 """Requests for a question: of a user, of a fact, of a summary, of a use, of a structure."""
+SUMMARY = (
+    "Write the text above again in at most {words} words, so that they say the most important of "
+    "it. Write these words and nothing else."
+)
 LONGEST = 48
 """Tokens of a question."""
 
 
 def study_sources(teacher: Teacher) -> list[Text]:
     """Requests for `distil.write` questions, each with a part of the text in the context."""
-    config, backbone = teacher.config, teacher.backbone
     # The number makes each request another one: equal requests would draw equal answers.
     requests = [
         Text(f"{RECIPES[i % len(RECIPES)]} This is question {i + 1}.", f"recipe {i + 1}")
-        for i in range(config.distil.write)
+        for i in range(teacher.config.distil.write)
     ]
+    parts = teacher.all_parts
+    # Parts change slower than recipes, so that each part gets a question of every kind.
+    turns = [parts[i // len(RECIPES) % len(parts)] for i in range(len(requests))]
+    return _sources(teacher, requests, turns)
+
+
+def _sources(teacher: Teacher, requests: Sequence[Text], parts: Sequence[str]) -> list[Text]:
+    """Requests, each with its part of the text in the context."""
+    config, backbone = teacher.config, teacher.backbone
     examples = [Example(text, "") for text in requests]
-    requests = for_backbone(Data(_task(config), examples, [], {}), config, backbone).train
-    parts = parts_of(teacher.context, backbone.tokenizer, config.distil.chunk)
+    rendered = for_backbone(Data(_task(config), examples, [], {}), config, backbone).train
     return [
-        # Parts change slower than recipes, so that each part gets a question of every kind.
-        with_context(
-            example.source, parts[i // len(RECIPES) % len(parts)], in_system=teacher.in_system
-        )
-        for i, example in enumerate(requests)
+        with_context(example.source, part, in_system=teacher.in_system)
+        for example, part in zip(rendered, parts, strict=True)
     ]
 
 
-def studied(teacher: Teacher, folder: Path, say: Say) -> Data:
+def summaries(teacher: Teacher, length: int) -> dict[str, str]:
+    """A summary of every part of the text, as the model writes it.
+
+    Args:
+      length: tokens of each at most; of 0 tokens there is none.
+
+    Returns:
+      nothing where the model's window has no room for the request behind the text.
+    """
+    if not length:
+        return {}
+    parts, config = teacher.all_parts, teacher.config
+    request = Text(SUMMARY.format(words=max(1, length * 3 // 4)), "the request for a summary")
+    writing = EvalConfig(max_new_tokens=length, batch_size=config.scoring.rows)
+    writer = teacher._replace(config=dataclasses.replace(config, eval=writing))
+    sources = _sources(writer, [request] * len(parts), parts)
+    try:
+        writer.rows(sources)
+    except InputError:  # The questions, which fit, are shorter.
+        return {}
+    texts, _ = answered(writer, sources, lambda line: None)
+    return dict(zip(parts, texts, strict=True))
+
+
+def studied(teacher: Teacher, say: Say) -> Data:
     """The questions that the model writes, of which some are held out.
 
     Raises:
@@ -65,7 +96,7 @@ def studied(teacher: Teacher, folder: Path, say: Say) -> Data:
         batch_size=teacher.config.scoring.rows,
     )
     config = dataclasses.replace(teacher.config, eval=drawing)
-    texts, _ = answered(teacher._replace(config=config), study_sources(teacher), folder, say)
+    texts, _ = answered(teacher._replace(config=config), study_sources(teacher), say)
     return of_texts(config, texts)
 
 

@@ -40,15 +40,22 @@ class Teacher(NamedTuple):
     config: Config
     backbone: Backbone
     context: str
+    folder: Path
+    """Of files with its answers; those that are there are read."""
 
     @property
     def in_system(self) -> bool:
         """Whether the chat template has a system's turn for the text."""
         return self.backbone.config.opens("system")
 
+    @property
+    def all_parts(self) -> tuple[str, ...]:
+        """The text itself, or its chunks."""
+        return parts_of(self.context, self.backbone.tokenizer, self.config.distil.chunk)
+
     def parts(self, questions: Sequence[str]) -> list[str]:
-        """The part of the text that each question is put to: the text itself, unless in chunks."""
-        parts = parts_of(self.context, self.backbone.tokenizer, self.config.distil.chunk)
+        """The part of the text that each question is put to."""
+        parts = self.all_parts
         return [parts[i] for i in nearest_parts(questions, parts)]
 
     def sources(self, examples: Sequence[Example]) -> list[Text]:
@@ -86,18 +93,21 @@ class Teacher(NamedTuple):
         return rows
 
 
-def taught(teacher: Teacher, data: Data, folder: Path, say: Say) -> Data:
-    """The data with the teacher's answers as targets, and a lesson at every token of them.
+def folder_of(config: Config) -> Path:
+    """Where the answers of a run's teacher are: one that runs share, or within the run."""
+    shared = config.distil.cache
+    return Path(shared).expanduser() if shared else Path(config.out) / "teacher"
 
-    Args:
-      folder: of files with answers; those that are there are read.
+
+def taught(teacher: Teacher, data: Data, say: Say) -> Data:
+    """The data with the teacher's answers as targets, and a lesson at every token of them.
 
     Raises:
       InputError: the answers are empty, or all alike, so that they teach nothing.
     """
     sets = {"train": data.train, "validation": data.validation, **data.tests}
     examples = [example for part in sets.values() for example in part]
-    answers, lessons = answered(teacher, teacher.sources(examples), folder, say)
+    answers, lessons = answered(teacher, teacher.sources(examples), say)
     marker = teacher.config.distil.answer_after
     if marker:
         answers, lessons = _conclusions(teacher, answers, lessons, say)
@@ -154,11 +164,9 @@ def _check_sets(sets: Mapping[str, Sequence[Example]], marker: str) -> None:
             )
 
 
-def answered(
-    teacher: Teacher, sources: Sequence[str], folder: Path, say: Say
-) -> tuple[list[str], list[Lesson]]:
+def answered(teacher: Teacher, sources: Sequence[str], say: Say) -> tuple[list[str], list[Lesson]]:
     """The answers to what the teacher reads: as texts, and as lessons."""
-    lessons = _lessons(teacher, teacher.rows(sources), folder, say)
+    lessons = _lessons(teacher, teacher.rows(sources), say)
     decode = teacher.backbone.tokenizer.batch_decode
     texts = decode([lesson.tokens for lesson in lessons], skip_special_tokens=True)
     return [text.strip() for text in texts], lessons
@@ -185,15 +193,15 @@ def _check_answers(answers: Sequence[str], teacher: Teacher, say: Say) -> None:
         say(f"the teacher answers: {answer!r:.100}")
 
 
-def _lessons(teacher: Teacher, rows: list[np.ndarray], folder: Path, say: Say) -> list[Lesson]:
+def _lessons(teacher: Teacher, rows: list[np.ndarray], say: Say) -> list[Lesson]:
     """The lessons of all rows, from files where these are there."""
-    with disk.writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    with disk.writing(teacher.folder):
+        teacher.folder.mkdir(parents=True, exist_ok=True)
     lessons: list[Lesson] = []
     config, begun, written = teacher.config, time.monotonic(), 0
     for start in range(0, len(rows), ROWS):
         part = rows[start : start + ROWS]
-        path = folder / f"{_digest(teacher, part)}.npz"
+        path = teacher.folder / f"{_digest(teacher, part)}.npz"
         if not path.is_file():
             _write(path, teach(teacher.backbone, part, config.scoring, config.distil.top))
             written += len(part)

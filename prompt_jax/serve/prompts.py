@@ -65,6 +65,8 @@ class Served:
     """The label words of a classification, one of which is every answer; empty of others."""
     head: str = ""
     """The kind of answer that its trained head gives, one of `KINDS`; empty without a head."""
+    virtual_tokens: int = 0
+    """Positions of the model's input that it takes in every request."""
     classes: int = 0
     """C of a head that chooses a class for a text, or a tag for every word; 0 of all others."""
     name: str = ""
@@ -157,7 +159,8 @@ def served_as(
             f"prompt {reference!r} holds NaN or inf; it is damaged or its training diverged"
         )
     try:
-        leaves = leaves_of(injection_for(backbone, prompt, allow_mismatch))
+        injection = injection_for(backbone, prompt, allow_mismatch)
+        leaves = leaves_of(injection)
         check_room(leaves, layout)
     except InputError as error:
         raise PromptRefusedError(f"prompt {reference!r}: {error}") from error
@@ -171,6 +174,7 @@ def served_as(
         prompt=prompt,
         leaves=leaves,
         labels=labels_of(prompt),
+        virtual_tokens=injection.positions,
         head=head,
         classes=classes,
         place=prompt.method.place,

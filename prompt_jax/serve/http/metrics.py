@@ -73,7 +73,8 @@ class Metrics(Collector):
         self.done = self._counter("request_success", "Requests that were answered.", *LABELS)
         self.failed = self._counter("request_failure", "Requests that had an error.", *LABELS)
         self.answers = self._counter("answers", "Answers; a request may ask for several.", "prompt")
-        self.read = self._counter("prompt_tokens", "Tokens of texts.")
+        self.read = self._counter("prompt_tokens", "Tokens of texts.", "prompt")
+        self.virtual = self._counter("virtual_tokens", "Virtual tokens beside them.", "prompt")
         self.written = self._counter("generation_tokens", "Tokens written.")
         self.took = self._histogram(
             "e2e_request_latency_seconds", "Of a request.", SECONDS, "route"
@@ -106,13 +107,17 @@ class Metrics(Collector):
         counter.labels(route, prompt, str(code)).inc()
         self.took.labels(route).observe(seconds)
 
-    def count(self, kind: str, model: str, rows: int, *, read: int = 0, written: int = 0) -> None:
-        """Counts answers, and the tokens of their texts and their own."""
+    def count(
+        self, model: str, answers: int, *, read: int = 0, virtual: int = 0, written: int = 0
+    ) -> None:
+        """Counts answers, and the tokens of their texts, of their prompt, and their own."""
         name, _, version = model.partition("@")
         # What is composed, and an ensemble, has a name of its own for every client that asks.
         single = model == self._catalog.base or (version.isdigit() and name in self._names())
-        self.answers.labels(self._label(name) if single else SEVERAL).inc(rows)
-        self.read.inc(read)
+        label = self._label(name) if single else SEVERAL
+        self.answers.labels(label).inc(answers)
+        self.read.labels(label).inc(read)
+        self.virtual.labels(label).inc(virtual)
         self.written.inc(written)
 
     def _names(self) -> set[str]:
@@ -161,7 +166,7 @@ class Metrics(Collector):
             gone = self._labels - self._names() - {self._catalog.base, NONE}
             self._labels -= gone
         for name in gone:
-            for counter in (self.done, self.failed, self.answers):
+            for counter in (self.done, self.failed, self.answers, self.read, self.virtual):
                 counter.remove_by_labels({"prompt": name})
 
     def text(self) -> bytes:

@@ -43,7 +43,8 @@ def add_native(app: FastAPI) -> None:
         data = [classification(index, labels, row) for index, row in enumerate(scores)]
         identity = responses.identity(served)
         read = sum(map(len, texts))
-        responses.metrics.count("classification", identity["model"], len(data), read=read)
+        virtual = len(texts) * (served or PLAIN).virtual_tokens
+        responses.metrics.count(identity["model"], len(data), read=read, virtual=virtual)
         return shapes.Classification(object="list", data=data, **identity)
 
     @app.post("/v1/tags", **answers(shapes.Tagging))
@@ -99,7 +100,8 @@ async def _marked(
     engine, timeout = responses.engine, responses.timeout
     marks = await gathered(engine.mark(served, t, timeout=timeout) for t in located.tokens)
     read = sum(map(len, located.tokens))
-    responses.metrics.count(kind, served.reference, len(marks), read=read)
+    virtual = len(marks) * served.virtual_tokens
+    responses.metrics.count(served.reference, len(marks), read=read, virtual=virtual)
     rows = zip(marks, body.input, located.places, strict=True)
     return served, [MarkedText(mark.log_probs, text, places) for mark, text, places in rows]
 
@@ -173,7 +175,8 @@ async def _ensemble(
         row["label"] = labels[answer.best]
     names = [served.reference for served in prompts]
     read = len(names) * sum(map(len, texts))
-    responses.metrics.count("ensemble", "+".join(names), len(data), read=read)
+    virtual = len(texts) * sum(served.virtual_tokens for served in prompts)
+    responses.metrics.count("+".join(names), len(data), read=read, virtual=virtual)
     digests = [served.digest for served in prompts]
     return {"object": "list", "data": data, "prompts": names, "prompt_digests": digests}
 

@@ -65,7 +65,8 @@ def add_openai(app: FastAPI) -> None:
             data.append({"object": "embedding", "index": index, "embedding": numbers})
         read = sum(map(len, texts))
         identity = responses.identity(served)
-        responses.metrics.count("embedding", identity["model"], len(data), read=read)
+        virtual = len(texts) * (served or PLAIN).virtual_tokens
+        responses.metrics.count(identity["model"], len(data), read=read, virtual=virtual)
         usage = shapes.ReadUsage(prompt_tokens=read, total_tokens=read)
         return shapes.Embeddings(object="list", data=data, usage=usage, **identity)
 

@@ -55,7 +55,7 @@ def _head(
 def _finished(writer: Writer, head: shapes.Response, piece: Piece) -> shapes.Response:
     """The response with its answer."""
     cut = piece.finish == "length"
-    usage = writer.usage("response", [piece])
+    usage = writer.usage([piece])
     head["output"] = [_message(head, piece)]
     head["status"] = "incomplete" if cut else "completed"
     head["incomplete_details"] = {"reason": "max_output_tokens"} if cut else None

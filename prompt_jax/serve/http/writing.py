@@ -14,7 +14,7 @@ from prompt_jax.serve.http import schemas, shapes
 from prompt_jax.serve.http.budgets import spend
 from prompt_jax.serve.http.errors import JSON, LATE, Refused, broken_off, invalid, late
 from prompt_jax.serve.http.responses import Responses, gathered
-from prompt_jax.serve.prompts import Served
+from prompt_jax.serve.prompts import PLAIN, Served
 from prompt_jax.serve.sampling import seeds
 from prompt_jax.serve.spelling import Token, spell
 from prompt_jax.serve.streaming import Piece, apieces
@@ -177,13 +177,15 @@ class Writer:
             for task in tasks:
                 task.cancel()
 
-    def usage(self, kind: str, last: Sequence[Piece]) -> shapes.Usage:
+    def usage(self, last: Sequence[Piece]) -> shapes.Usage:
         """Counts the answers, of which these are the last pieces, once all are written."""
         identity, count = self._responses.identity, self._responses.metrics.count
         for (text, _), piece in zip(self.rows, last, strict=True):
-            count(kind, identity(text.served)["model"], 1, written=piece.written)
+            count(identity(text.served)["model"], 1, written=piece.written)
+        for served, tokens, _ in self.inputs:
+            virtual = (served or PLAIN).virtual_tokens
+            count(identity(served)["model"], 0, read=len(tokens), virtual=virtual)
         read = sum(len(text.tokens) for text in self.inputs)
-        self._responses.metrics.read.inc(read)
         written = sum(piece.written for piece in last)
         return {
             "prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written
@@ -204,7 +206,7 @@ async def respond(
     answers = await writer.whole()
     choices = [_choice(responses, writer, shape, i, piece) for i, piece in enumerate(answers)]
     head |= responses.identity(texts[0][0])
-    usage = writer.usage(shape.kind, answers)
+    usage = writer.usage(answers)
     return {**head, "object": shape.kind, "choices": choices, "usage": usage}
 
 
@@ -257,7 +259,7 @@ async def _events(
         row |= {"logprobs": logprobs, **_name(responses, writer, shape, index)}
         identity = responses.identity(writer.rows[index][0].served)
         yield event({**head, **identity, "object": shape.chunk, "choices": [row]})
-    usage = writer.usage(shape.kind, last)
+    usage = writer.usage(last)
     if body.stream_options and body.stream_options.include_usage:
         identity = responses.identity(writer.rows[0][0].served)
         yield event({**head, **identity, "object": shape.chunk, "choices": [], "usage": usage})
