@@ -39,6 +39,7 @@ from prompt_jax.prompts import load_prompt
 from prompt_jax.runs import read_metrics
 from prompt_jax.tasks import Example, Lesson, Likely, Message, Task, Text
 from prompt_jax.tasks.templates import fill
+from prompt_jax.weights import save_hugging_face
 
 CONTEXT = "Answer as a pirate."
 
@@ -264,22 +265,35 @@ def test_configs_that_cannot_be():
         read_context(Config(train=TrainConfig(objective="distil")))
 
 
-@pytest.fixture
-def distil_run(tiny_folder, tmp_path):
-    """The arguments of a run of a few steps."""
-    (tmp_path / "context.txt").write_text(CONTEXT)
+def arguments_of_run(backbone, folder):
+    """The arguments of a run of a few steps in a folder."""
+    (folder / "context.txt").write_text(CONTEXT)
     words = ("good", "bad", "old", "new")
-    (tmp_path / "q.txt").write_text("\n".join(f"{words[i % 4]} film {i}" for i in range(20)))
+    (folder / "q.txt").write_text("\n".join(f"{words[i % 4]} film {i}" for i in range(20)))
     options = {
-        "backbone": tiny_folder, "out": tmp_path / "run", "train.steps": 4, "train.batch-size": 4,
+        "backbone": backbone, "out": folder / "run", "train.steps": 4, "train.batch-size": 4,
         "train.eval-every": 2, "train.checkpoint-every": 2, "eval.max-new-tokens": 4,
-        "distil.context": tmp_path / "context.txt", "distil.questions": tmp_path / "q.txt",
+        "distil.context": folder / "context.txt", "distil.questions": folder / "q.txt",
         "distil.top": 8, "method.num-virtual-tokens": 3,
     }  # fmt: skip
     return [
         "distil",
         *(str(word) for pair in options.items() for word in (f"--{pair[0]}", pair[1])),
     ]
+
+
+@pytest.fixture
+def distil_run(tiny_folder, tmp_path):
+    return arguments_of_run(tiny_folder, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def pirate(instruct, tmp_path_factory):
+    """A model that chats, and the run of a prompt in its system turn."""
+    folder = tmp_path_factory.mktemp("pirate")
+    model = save_hugging_face(folder / "model", instruct)
+    assert cli.main(arguments_of_run(model, folder)) == 0
+    return model, folder / "run"
 
 
 @pytest.mark.slow
@@ -377,7 +391,7 @@ def test_kill_9_of_teacher_and_student_changes_no_bit(distil_run, tmp_path, monk
 
 
 @pytest.mark.slow
-def test_a_server_counts_the_tokens_that_a_distilled_prompt_saves(distil_run, instruct, tmp_path):
+def test_a_server_counts_the_tokens_that_a_distilled_prompt_saves(pirate, tmp_path):
     """A chat with the text in its system's turn, and the same question put to the prompt."""
     pytest.importorskip("fastapi")
     import httpx
@@ -386,16 +400,11 @@ def test_a_server_counts_the_tokens_that_a_distilled_prompt_saves(distil_run, in
     from prompt_jax.serve import Engine, Store
     from prompt_jax.serve.catalog import Catalog
     from prompt_jax.serve.http import create_app
-    from prompt_jax.weights import save_hugging_face
 
-    folder = save_hugging_face(tmp_path / "model", instruct)
-    at = distil_run.index("--backbone")
-    distil_run[at + 1] = str(folder)
-    assert cli.main(distil_run) == 0
-    store = str(tmp_path / "store")
-    publish = ["prompts", "publish", str(tmp_path / "run"), "--store", store, "--name", "pirate"]
+    (model, run), store = pirate, str(tmp_path / "store")
+    publish = ["prompts", "publish", str(run), "--store", store, "--name", "pirate"]
     assert cli.main(publish) == 0
-    backbone, method = pj.load_backbone(str(folder)), load_prompt(tmp_path / "run").method
+    backbone, method = pj.load_backbone(str(model)), load_prompt(run).method
     system, user = {"role": "system", "content": CONTEXT}, {"role": "user", "content": "Why?"}
     bodies = [{"messages": [system, user]}, {"model": "pirate", "messages": [user]}]
     with Engine(backbone, room=[method], **{**SIZES, "lengths": (128,)}) as engine:
@@ -420,3 +429,20 @@ def test_a_server_counts_the_tokens_that_a_distilled_prompt_saves(distil_run, in
     ]  # fmt: skip
     # The turn of the system stays, empty of words: the virtual tokens stand in it.
     assert number("prompt_tokens", names[0]) - number("prompt_tokens", "pirate") == len(CONTEXT)
+
+
+@pytest.mark.slow
+def test_a_distilled_prompt_is_pruned_and_put_into_words(pirate, tmp_path, capsys, monkeypatch):
+    """Both compare with the teacher's answers, which are those of the run."""
+    monkeypatch.setattr("prompt_jax.experiment.teacher.teach", None)
+    run, few = str(pirate[1]), tmp_path / "few"
+    prune = ["prompts", "prune", run, "--output", str(few), "--batches", "1", "--tolerance", "9"]
+    assert cli.main(prune) == 0
+    printed = capsys.readouterr().out
+    assert "| virtual tokens kept | minus KL |" in printed and "| kept | -" in printed
+    pruned = load_prompt(few)
+    assert len(pruned.rows) == 1 and pruned.method.placement == "system"
+    assert cli.main(["prompts", "project", run, "--steps", "2", "--every", "1"]) == 0
+    printed = capsys.readouterr()
+    assert "| soft prompt | -" in printed.out and "| the text | -" in printed.out
+    assert len(re.findall(r"step \d of 2: minus KL -", printed.err)) == 3
