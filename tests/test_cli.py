@@ -11,7 +11,12 @@ import pytest
 from tyro.conf import Positional
 
 from prompt_jax import cli
-from prompt_jax.cli.arguments import parse, starting_config
+from prompt_jax.cli import usage
+from prompt_jax.cli.arguments import starting_config
+from prompt_jax.cli.calls import Call, parse
+from prompt_jax.cli.options import options
+from prompt_jax.cli.prompts import ACTIONS
+from prompt_jax.cli.usage import PAGES
 from prompt_jax.config import InputError, method_kinds, resolved
 from prompt_jax.methods import MultitaskPromptConfig
 from prompt_jax.prompts import load_prompt, save_prompt
@@ -258,15 +263,41 @@ def test_help_is_quick_and_complete(capsys):
     assert time.monotonic() - begin < 20
 
 
-def test_help_of_train_begins_with_what_people_use(capsys):
-    assert cli.main(["train", "--help"]) == 0
+@pytest.mark.parametrize("name", [n for n in cli.COMMANDS if n != "prompts"])
+def test_help_names_options_that_there_are(name):
+    page, call = PAGES[name], cli.COMMANDS[name]([])
+    flags = {option.flag for option in options(call.function)}
+    for line in page.examples.strip().splitlines():
+        words = line.partition("prompt-jax ")[2].split()
+        used = {word.partition("=")[0] for word in words if word.startswith("--")}
+        assert words[0] != name or used <= flags, used - flags
+    assert page.options.keys() <= flags, page.options.keys() - flags
+    text = usage.short(name, call.about)
+    assert text.count("\n") < 40 and max(map(len, text.splitlines())) <= 100
+
+
+def test_help_has_examples_before_options(capsys):
+    assert {f"prompts {action}" for action in ACTIONS} | set(cli.COMMANDS) - {"prompts"} == set(
+        PAGES
+    )
+    assert cli.main(["evaluate", "--help"]) == 0
     short = capsys.readouterr().out
     with pytest.raises(SystemExit):
-        cli.main(["train", "--help-all"])
+        cli.main(["evaluate", "--help-all"])
     full = capsys.readouterr().out
-    named = set(re.findall(r"--[a-z.-]+", short)) - {"--method", "--help-all"}
-    assert short.count("\n") < 40 and all(option in full for option in named)
-    assert all(name in short for name in method_kinds())
+    for text in (short, full):
+        assert text.index("  prompt-jax evaluate --prompt runs/default\n") < text.index("--json ")
+    assert "--data.shots" in full and "--data.shots" not in short
+    with pytest.raises(SystemExit):
+        cli.main(["prompts", "export", "--help"])
+    assert "  prompt-jax prompts export runs/x rows.npy\n" in capsys.readouterr().out
+
+
+def test_help_names_the_methods(capsys):
+    for command in ("train", "compare"):
+        assert cli.main([command, "--help"]) == 0
+        text = capsys.readouterr().out
+        assert all(name in text for name in method_kinds())
 
 
 def test_output_that_nobody_reads_is_no_failure(monkeypatch):
@@ -302,7 +333,7 @@ def test_flags_of_several_values(arguments, labels, rates, rows):
     ) -> None:
         calls.append((paths, labels, rates, rows))
 
-    parse(command, "test", ["runs/lr=1,2", "b", *arguments])
+    parse(Call("test", command, ["runs/lr=1,2", "b", *arguments]))
     assert calls == [(("runs/lr=1,2", "b"), labels, rates, rows)]
 
 

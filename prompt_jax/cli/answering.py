@@ -5,12 +5,13 @@ from typing import Annotated
 
 import tyro
 
-from prompt_jax.cli.arguments import Answering, as_json, aside, parse, trained_on
+from prompt_jax.cli.arguments import Answering, as_json, aside, trained_on
+from prompt_jax.cli.calls import Call
 from prompt_jax.config import Config, DistributedConfig
 from prompt_jax.runtime import prepare
 
 
-def evaluate(arguments: list[str]) -> None:
+def evaluate(arguments: list[str]) -> Call:
     """Scores a saved prompt."""
     default = trained_on(arguments)
 
@@ -47,10 +48,10 @@ def evaluate(arguments: list[str]) -> None:
         if json:
             print(as_json({"prompt": prompt.digest, "task": saved.data.task, "results": results}))
 
-    parse(run, "evaluate", arguments)
+    return Call("evaluate", run, arguments)
 
 
-def predict(arguments: list[str]) -> None:
+def predict(arguments: list[str]) -> Call:
     """Answers a file."""
     default = trained_on(arguments)
 
@@ -104,4 +105,4 @@ def predict(arguments: list[str]) -> None:
         place = "standard output" if output == prediction.STREAM else output
         print(f"{count} answers written to {place}", file=sys.stderr)
 
-    parse(run, "predict", arguments)
+    return Call("predict", run, arguments)

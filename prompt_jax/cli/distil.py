@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from prompt_jax.cli.arguments import Experiment, parse, starting_config
+from prompt_jax.cli.arguments import Experiment, starting_config
+from prompt_jax.cli.calls import Call
 from prompt_jax.config import TrainConfig
 from prompt_jax.runtime import prepare
 
@@ -10,7 +11,7 @@ USUAL = TrainConfig(objective="distil", steps=200, batch_size=8, eval_every=50, 
 """Of a run whose config says nothing of training: an answer teaches at each of its tokens."""
 
 
-def run(arguments: list[str]) -> None:
+def run(arguments: list[str]) -> Call:
     """Turns a long text into a prompt."""
     default, arguments = starting_config(arguments, out="runs/distil")
     train = USUAL if default.train == TrainConfig() else default.train
@@ -35,4 +36,4 @@ def run(arguments: list[str]) -> None:
         run = experiment.distil_lengths if config.distil.lengths else experiment.distil
         run(config, resume=resume, overwrite=overwrite, say=lambda line: print(line, flush=True))
 
-    parse(distil, "distil", arguments)
+    return Call("distil", distil, arguments)

@@ -3,7 +3,8 @@
 import dataclasses
 from pathlib import Path
 
-from prompt_jax.cli.arguments import Experiment, parse, starting_config, value_of
+from prompt_jax.cli.arguments import Experiment, starting_config, value_of
+from prompt_jax.cli.calls import Call
 from prompt_jax.config import SweepConfig
 from prompt_jax.runtime import prepare
 
@@ -15,7 +16,7 @@ USUAL: dict[str, tuple[float | str, ...]] = {
 """Choices for prompt tuning where none are given: what it is known to be touchy about."""
 
 
-def run(arguments: list[str]) -> None:
+def run(arguments: list[str]) -> Call:
     """Trains candidates together and keeps the best."""
     resuming = "--resume" in arguments
     default, arguments = starting_config(arguments, out="runs/sweep")
@@ -53,4 +54,4 @@ def run(arguments: list[str]) -> None:
             config, sweep, resume=resume, overwrite=overwrite, say=lambda s: print(s, flush=True)
         )
 
-    parse(sweep, "sweep", arguments)
+    return Call("sweep", sweep, arguments)
