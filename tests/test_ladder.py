@@ -22,6 +22,7 @@ LADDER = (
     ("forward",),
     ("backbones", "tasks"),
     ("sharding", "runtime", "metrics"),
+    ("loggers",),
     ("processes", "disk", "signals"),
     ("config", "assets", "trees"),
 )

@@ -46,6 +46,7 @@ SHORT = {
     "--labels": "--task.labels",
     "--model": "--backbone",
     "--output": "--out",
+    "--train.tensorboard": "--train.loggers tensorboard",
 }
 """Options as other programs call them, and what to write instead."""
 

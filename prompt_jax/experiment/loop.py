@@ -152,10 +152,10 @@ class Loop:
             writing = checkpoints.writing(folder) if is_first() else None
             self._manager = writing and stack.enter_context(writing)
             begun = self._restore(resume)
-            # A board has one curve a name, in which members of one file would be mixed.
-            board = self.options.tensorboard and not self._in_turns
+            # A logger has one curve a name, in which members of one file would be mixed.
+            loggers = () if self._in_turns else self.options.loggers
             for place in dict.fromkeys(self.folders):
-                metrics = Metrics(place, step=begun, tensorboard=board)
+                metrics = Metrics(place, step=begun, loggers=loggers)
                 self._files[place] = stack.enter_context(metrics)
             if begun < 0:
                 rows: Rows = {i: {"step": 0} for i in range(len(self.members))}
