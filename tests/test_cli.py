@@ -47,8 +47,23 @@ def test_a_run_records_what_its_method_brings(run):
 
 
 def test_resume_takes_the_config_of_the_run(run, capsys):
-    assert cli.main(["train", "--out", str(run), "--resume", "--train.steps", "3"]) == 0
-    assert "resuming after step 2 of 3" in capsys.readouterr().out
+    resume = ["train", "--out", str(run), "--resume", "--train.steps", "3"]
+    assert cli.main([*resume, "--log-format", "json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert "resuming after step 2 of 3" in [line["message"] for line in lines]
+    assert [line["step"] for line in lines if "metrics" in line] == [3]
+    *_, last = lines
+    assert last["level"] == "result" and last["prompt"] == str(run / "prompt")
+    assert last["results"]["majority"]["validation"]["accuracy"] == 0.5
+    # At its end already, it is only scored.
+    assert cli.main([*resume, "--quiet"]) == 0
+    warning, *table = capsys.readouterr().out.splitlines()
+    assert warning.startswith("warning: ") and table[0] == "| accuracy | validation |"
+    assert table[-3:] == [
+        f'next: prompt-jax predict --prompt {run} --text "..."',
+        f"next: prompt-jax evaluate --prompt {run} --rivals shots:4 tf_idf",
+        f"next: prompt-jax prompts inspect {run}",
+    ]
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ LADDER = (
     ("backbones", "tasks"),
     ("sharding", "runtime", "metrics"),
     ("loggers",),
-    ("processes", "disk", "signals"),
+    ("processes", "disk", "signals", "lines"),
     ("config", "assets", "trees"),
 )
 RUNG = {room: len(LADDER) - i for i, rooms in enumerate(LADDER) for room in rooms}

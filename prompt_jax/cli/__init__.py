@@ -27,6 +27,7 @@ from prompt_jax.cli import (
 )
 from prompt_jax.cli.arguments import Experiment, as_json, aside, bound, starting_config
 from prompt_jax.cli.calls import Call, parse
+from prompt_jax.cli.output import Output, Printed
 from prompt_jax.config import (
     BackboneConfig,
     DistributedConfig,
@@ -118,6 +119,7 @@ def _train(arguments: list[str]) -> Call:
         config: Experiment = default,
         *,
         distributed: DistributedConfig = DistributedConfig(),  # noqa: B008 (frozen)
+        output: Printed = Output(),  # noqa: B008 (frozen)
         resume: bool = False,
         overwrite: bool = False,
         profile: int = 0,
@@ -130,6 +132,7 @@ def _train(arguments: list[str]) -> Call:
         Args:
           config: the experiment.
           distributed: the processes that train together, where there are several.
+          output: what is printed.
           resume: continue the run in --out from its last checkpoint.
           overwrite: replace the run in --out.
           profile: write a profile of this many steps, after the first one, into --out.
@@ -138,7 +141,7 @@ def _train(arguments: list[str]) -> Call:
         from prompt_jax import experiment
 
         run = experiment.train_tasks if config.data.tasks else experiment.train
-        run(config, resume=resume, overwrite=overwrite, profile=profile, say=_say)
+        run(config, resume=resume, overwrite=overwrite, profile=profile, say=output.say)
 
     return Call("train", train, arguments)
 
@@ -156,6 +159,7 @@ def _compare(arguments: list[str]) -> Call:
         seeds: int = 1,
         rivals: tuple[str, ...] = (),
         forgetting: str = "",
+        output: Printed = Output(),  # noqa: B008 (frozen)
         resume: bool = False,
         overwrite: bool = False,
     ) -> None:
@@ -170,6 +174,7 @@ def _compare(arguments: list[str]) -> Call:
             K training rows in front; written:FILE+shots:K; tf_idf, words and a logistic regression.
           forgetting: a file or a dataset with other text; the table has the loss on it, over that
             of the frozen model.
+          output: what is printed.
           resume: go on in --out where it was stopped.
           overwrite: replace their runs.
         """
@@ -184,7 +189,7 @@ def _compare(arguments: list[str]) -> Call:
         ]
         options = experiment.CompareOptions(seeds, rivals, forgetting)
         way = {"resume": resume, "overwrite": overwrite}
-        experiment.compare_methods(config, chosen, options, **way, say=_say)
+        experiment.compare_methods(config, chosen, options, **way, say=output.say)
 
     return Call("compare", compare, arguments)
 
@@ -295,7 +300,3 @@ COMMANDS: dict[str, Callable[[list[str]], Call | None]] = {
     "pretrain": _pretrain,
     "doctor": _doctor,
 }
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)

@@ -4,6 +4,7 @@ import dataclasses
 
 from prompt_jax.cli.arguments import Experiment, starting_config
 from prompt_jax.cli.calls import Call
+from prompt_jax.cli.output import Output, Printed
 from prompt_jax.config import TrainConfig
 from prompt_jax.runtime import prepare
 
@@ -18,7 +19,11 @@ def run(arguments: list[str]) -> Call:
     default = dataclasses.replace(default, train=dataclasses.replace(train, objective="distil"))
 
     def distil(
-        config: Experiment = default, *, resume: bool = False, overwrite: bool = False
+        config: Experiment = default,
+        *,
+        output: Printed = Output(),  # noqa: B008 (frozen)
+        resume: bool = False,
+        overwrite: bool = False,
     ) -> None:
         """Turns a long text into a prompt that makes the frozen model answer as if it read it.
 
@@ -27,6 +32,7 @@ def run(arguments: list[str]) -> Call:
 
         Args:
           config: the experiment; --distil.questions or --data.task gives the questions.
+          output: what is printed.
           resume: continue the run in --out, the teacher's answers too.
           overwrite: replace the run in --out.
         """
@@ -34,6 +40,6 @@ def run(arguments: list[str]) -> Call:
         from prompt_jax import experiment
 
         run = experiment.distil_lengths if config.distil.lengths else experiment.distil
-        run(config, resume=resume, overwrite=overwrite, say=lambda line: print(line, flush=True))
+        run(config, resume=resume, overwrite=overwrite, say=output.say)
 
     return Call("distil", distil, arguments)

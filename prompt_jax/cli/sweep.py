@@ -5,6 +5,7 @@ from pathlib import Path
 
 from prompt_jax.cli.arguments import Experiment, starting_config, value_of
 from prompt_jax.cli.calls import Call
+from prompt_jax.cli.output import Output, Printed
 from prompt_jax.config import SweepConfig
 from prompt_jax.runtime import prepare
 
@@ -30,6 +31,7 @@ def run(arguments: list[str]) -> Call:
         config: Experiment = default,
         *,
         sweep: SweepConfig = chosen,
+        output: Printed = Output(),  # noqa: B008 (frozen)
         resume: bool = False,
         overwrite: bool = False,
     ) -> None:
@@ -41,6 +43,7 @@ def run(arguments: list[str]) -> Call:
         Args:
           config: the experiment; --train.steps is what a candidate that wins has made.
           sweep: what candidates differ in, and who goes on.
+          output: what is printed.
           resume: continue the sweep in --out from its last checkpoint.
           overwrite: replace it.
         """
@@ -50,8 +53,6 @@ def run(arguments: list[str]) -> Call:
 
         if not sweep.choices and type(config.method) is PromptTuningConfig:
             sweep = dataclasses.replace(sweep, **USUAL)
-        experiment.sweep(
-            config, sweep, resume=resume, overwrite=overwrite, say=lambda s: print(s, flush=True)
-        )
+        experiment.sweep(config, sweep, resume=resume, overwrite=overwrite, say=output.say)
 
     return Call("sweep", sweep, arguments)
