@@ -13,7 +13,7 @@ from tyro.conf import Positional
 from prompt_jax import cli
 from prompt_jax.cli import usage
 from prompt_jax.cli.arguments import starting_config
-from prompt_jax.cli.calls import Call, parse
+from prompt_jax.cli.calls import Call, parse, whole
 from prompt_jax.cli.options import options
 from prompt_jax.cli.prompts import ACTIONS
 from prompt_jax.cli.usage import PAGES
@@ -60,7 +60,7 @@ def test_resume_takes_the_config_of_the_run(run, capsys):
     warning, *table = capsys.readouterr().out.splitlines()
     assert warning.startswith("warning: ") and table[0] == "| accuracy | validation |"
     assert table[-3:] == [
-        f'next: prompt-jax predict --prompt {run} --text "..."',
+        f'next: prompt-jax predict --prompt {run} "..."',
         f"next: prompt-jax evaluate --prompt {run} --rivals shots:4 tf_idf",
         f"next: prompt-jax prompts inspect {run}",
     ]
@@ -95,6 +95,19 @@ def test_predict_takes_labels_from_the_prompt(run, tmp_path):
     assert all(
         row["prediction"] in ("no", "yes") and set(row["scores"]) == {"no", "yes"} for row in rows
     )
+
+
+def test_texts_are_answered_on_standard_output(run, tmp_path, capsys):
+    texts = ["good film, with a comma", "two\nlines"]
+    assert cli.main(["predict", *texts, "--prompt", str(run)]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["input"] for row in rows] == texts
+    assert all(row["prediction"] in ("no", "yes") for row in rows)
+
+
+@pytest.mark.parametrize(("word", "number"), [("3", 3), ("1e3", 1000), ("1_000", 1000)])
+def test_whole_numbers(word, number):
+    assert whole(word) == number
 
 
 def test_prompts_commands(run, tmp_path, tiny_folder, capsys):
@@ -217,11 +230,18 @@ def test_a_task_is_named_on_every_command(several, run, tmp_path, capsys):
         (["train", "--data.task", "glue/sst2"], "write tfds:glue/sst2"),
         (["train", "--method", "LoRA"], "Perhaps you meant 'lora'"),
         (["train", "--lr", "0.1"], "unknown option --lr; write --train.learning-rate"),
+        (["train", "--train.tensorboard"], "write --train.loggers tensorboard"),
+        (["evaluate", "--labels", "a"], "unknown option --labels; write --task.labels"),
+        (["prompts", "inspect", "--prompt", "x"], "write its value alone: prompt-jax prompts insp"),
+        (["predict", "--text", "x"], "--text is no option; write its value alone"),
+        (["predict", "--prompt", "{run}"], "give what to answer, a text in quotes or --input"),
+        (["predict", "x", "--prompt", "{run}", "--input", "y"], "--input FILE, and not both"),
+        (["predict", "--prompt", "{run}", "--input", "y"], "give --output FILE for the answers"),
         (["train", "--train.steps", "1", __file__], "comes first, before all options"),
     ],
 )
-def test_bad_input_exits_with_two(arguments, message, capsys):
-    assert cli.main(arguments) == 2
+def test_bad_input_exits_with_two(arguments, message, run, capsys):
+    assert cli.main([word.replace("{run}", str(run)) for word in arguments]) == 2
     captured = capsys.readouterr()
     assert captured.err.startswith("error: ")
     with pytest.raises(InputError, match=message):
@@ -232,7 +252,8 @@ def test_bad_input_exits_with_two(arguments, message, capsys):
     ("flags", "message"),
     [
         (["--train.stpes", "3"], "Perhaps you meant"),
-        (["--train.steps", "many"], "many"),
+        (["--train.steps", "many"], "write a whole number such as 300 or 1e3, got 'many'"),
+        (["--train.steps", "1.5"], "got '1.5'"),
         (["--method.init", "vocabulary"], "vocab"),
         (["--method.num-virtual-tokens", "0"], "at least 1, got 0"),
         (["--data.max-source-length", "1020"], "16 over"),

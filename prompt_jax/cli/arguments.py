@@ -33,22 +33,6 @@ else:  # `--help` answers at once: nothing heavy is imported before a command ru
 T = TypeVar("T")
 Experiment = tyro.conf.AvoidSubcommands[Annotated[Config, tyro.conf.arg(name="")]]
 """A config whose fields are flags of the command itself."""
-SHORT = {
-    "--lr": "--train.learning-rate",
-    "--learning-rate": "--train.learning-rate",
-    "--steps": "--train.steps",
-    "--batch-size": "--train.batch-size",
-    "--epochs": "--train.steps, which counts batches of --train.batch-size rows",
-    "--seed": "--train.seed",
-    "--task": "--data.task",
-    "--dataset": "--data.task",
-    "--data": "--data.task",
-    "--labels": "--task.labels",
-    "--model": "--backbone",
-    "--output": "--out",
-    "--train.tensorboard": "--train.loggers tensorboard",
-}
-"""Options as other programs call them, and what to write instead."""
 
 
 def starting_config(arguments: list[str], out: str = Config.out) -> tuple[Config, list[str]]:
@@ -77,8 +61,6 @@ def _starting_point(arguments: list[str], out: str) -> tuple[Config, list[str]]:
     for word in arguments:
         if word.endswith(".py") and Path(word).is_file():
             raise InputError(f"the config file {word} comes first, before all options")
-        if word.partition("=")[0] in SHORT:
-            raise InputError(f"unknown option {word}; write {SHORT[word.partition('=')[0]]}")
     if "--resume" in arguments:
         from prompt_jax.runs import read_config
 

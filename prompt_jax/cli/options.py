@@ -3,13 +3,15 @@
 import dataclasses
 import inspect
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 from tyro.conf import Positional
 
-from prompt_jax.cli.calls import Command
 from prompt_jax.config import MethodConfig
+
+Command = Callable[..., None]
+"""What a command does; its signature has its options, its docstring their texts."""
 
 
 class Option(NamedTuple):

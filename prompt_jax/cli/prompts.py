@@ -6,7 +6,8 @@ from tyro.conf import Positional
 
 from prompt_jax.cli import mixing, versions
 from prompt_jax.cli.arguments import load, print_table, prompt_at
-from prompt_jax.cli.calls import Call, Command
+from prompt_jax.cli.calls import Call
+from prompt_jax.cli.options import Command
 from prompt_jax.config import InputError, choose
 
 

@@ -132,18 +132,18 @@ PAGES = {
     ),
     "predict": Page(
         """
-        prompt-jax predict --prompt runs/default --text "A film to remember."
+        prompt-jax predict --prompt runs/default "A film to remember."
         prompt-jax predict --prompt runs/x --input new.csv --output answers.jsonl
         cat lines.txt | prompt-jax predict --prompt runs/x --input - --output -
         """,
         {
             "--prompt": SAVED["--prompt"],
-            "--text": "TEXT  inputs to answer on standard output",
             "--input": "FILE  .txt with an input a line, .csv, .tsv, .jsonl, .parquet; - is stdin",
             "--output": "FILE  a .jsonl; a file that was cut short is continued; - is stdout",
             "--shard": "i/n  answer every n-th input, beginning with input i",
             **SAVED,
         },
+        arguments="[TEXT ...] [OPTIONS]",
     ),
     "plan": Page(
         """

@@ -111,7 +111,7 @@ def ending(
       beside: commands that compare the prompt with others.
     """
     commands = (
-        f'prompt-jax predict --prompt {folder} --text "..."',
+        f'prompt-jax predict --prompt {folder} "..."',
         *beside,
         f"prompt-jax prompts inspect {folder}",
     )
