@@ -3,16 +3,13 @@
 conf.py calls it at the start of a build; nothing that it writes is committed.
 """
 
-import contextlib
 import dataclasses
 import inspect
-import io
 import re
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args, get_origin, get_type_hints
-from unittest import mock
+from typing import NamedTuple, get_type_hints
 
 import tyro
 from sphinx.pycode import ModuleAnalyzer
@@ -22,6 +19,8 @@ import prompt_jax as pj
 from prompt_jax import cli
 from prompt_jax.cli import prompts
 from prompt_jax.cli.arguments import Answering
+from prompt_jax.cli.calls import Call
+from prompt_jax.cli.options import literals
 from prompt_jax.config import DistributedConfig, method_kinds
 
 
@@ -116,13 +115,6 @@ def fields(config: type) -> list[Flag]:
     ]
 
 
-def literals(kind: object) -> list[object]:
-    """The values of a Literal, also of one beside other types."""
-    if get_origin(kind) is Literal:
-        return list(get_args(kind))
-    return [value for part in get_args(kind) for value in literals(part)]
-
-
 def table(flags: Sequence[Flag], group: str = "") -> list[str]:
     """A table of options, without those that are groups of others."""
     lines = ["| option | default | |", "|---|---|---|"]
@@ -203,27 +195,21 @@ def command_line() -> str:
                 "Inspect, convert, combine and publish prompts.",
                 "",
             ]
-            for action in actions():
+            for action in prompts.ACTIONS:
                 lines += command(f"prompts {action}", [action], prompts.run, "###")
         else:
             lines += command(name, [], cli.COMMANDS[name], "##")
     return "\n".join(lines)
 
 
-def actions() -> list[str]:
-    """The commands under `prompt-jax prompts`, as its help lists them."""
-    with contextlib.redirect_stdout(io.StringIO()) as text:
-        prompts.run(["--help"])
-    return re.findall(r"^  (\w+) ", text.getvalue(), re.MULTILINE)
-
-
 def command(
-    name: str, words: list[str], run: Callable[[list[str]], None], heading: str
+    name: str, words: list[str], run: Callable[[list[str]], Call | None], heading: str
 ) -> list[str]:
     """A command: what it does, its own options, the groups that it takes."""
-    with mock.patch("tyro.cli") as parser:  # Gets the function of the command, and calls nothing.
-        run(words)
-    function = parser.call_args.args[0]
+    call = run(words)
+    if call is None:
+        raise LookupError(f"prompt-jax {name} has no options of its own")
+    function = call.function
     doc = inspect.cleandoc(function.__doc__ or "")
     summary, _, arguments = doc.partition("\nArgs:\n")
     texts = dict(re.findall(r"^  (\w+): (.*(?:\n    .*)*)", arguments, re.MULTILINE))

@@ -41,7 +41,7 @@ def predict(
     backbone: Backbone,
     injection: Injection | None,
     task: Task,
-    input_path: str | Path,
+    input_path: str | Path | Sequence[str],
     output_path: str | Path,
     *,
     data: DataConfig,
@@ -58,7 +58,7 @@ def predict(
 
     Args:
       input_path: `-` for standard input, .txt with an input a line, or a file of another form in
-        `READERS` with the columns of the task's source template.
+        `READERS` with the columns of the task's source template; or a list of the texts themselves.
       output_path: a file, or `-` for standard output, where nothing is continued.
       shard: (i, n) takes every n-th input, beginning with input i.
       overwrite: starts again where there is an output.
@@ -112,21 +112,25 @@ def parse_shard(text: str) -> tuple[int, int]:
     return int(index), int(count)
 
 
-def read_inputs(path: str | Path, task: Task) -> list[Input]:
-    """The inputs of a file or of standard input, the task's source template filled.
+def read_inputs(path: str | Path | Sequence[str], task: Task) -> list[Input]:
+    """The inputs of a file, of standard input or of a list, the task's source template filled.
 
     Plain lines, and a column named `input`, fill a template of one column whatever its name.
     """
     columns = columns_in(task.source)
     only = columns[0] if len(set(columns)) == 1 else None
-    if str(path) != STREAM and Path(path).suffix.lower() != ".txt":
+    lone = not isinstance(path, str | Path)
+    if not lone and str(path) != STREAM and Path(path).suffix.lower() != ".txt":
         rows = read_file(Path(path))
         rows = [_with_input(row, only) if only else row for row in rows]
     elif only is None:
+        place = "a text by itself" if lone else f"{path}: a line"
         raise InputError(
-            f"{path}: a line is one text, and the template {task.source!r} needs the columns "
+            f"{place} is one column, and the template {task.source!r} needs the columns "
             f"{', '.join(columns)}; give a .csv, .tsv or .jsonl with them"
         )
+    elif lone:
+        rows = [Row(f"text {number}", {only: text}) for number, text in enumerate(path, start=1)]
     else:
         name, content = _read_bytes(path)
         rows = [
@@ -169,11 +173,12 @@ def _take(inputs: list[Input], shard: tuple[int, int]) -> list[Input]:
     return inputs[index::count]
 
 
-def _check_writable(output: Path, input_path: str | Path) -> None:
+def _check_writable(output: Path, input_path: str | Path | Sequence[str]) -> None:
     """Makes the folder of an output, and the output, if they are not there."""
     if output.is_dir():
         raise InputError(f"the output {output} is a folder; name a file in it")
-    if str(input_path) != STREAM and output.resolve() == Path(input_path).resolve():
+    named = isinstance(input_path, str | Path) and str(input_path) != STREAM
+    if named and output.resolve() == Path(input_path).resolve():
         raise InputError(f"{output} is the input too; write the answers to another file")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)

@@ -12,9 +12,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from prompt_jax import disk
 from prompt_jax.config import (
@@ -26,6 +25,7 @@ from prompt_jax.config import (
     method_kinds,
     to_json,
 )
+from prompt_jax.loggers import IDS, open_logger
 
 Row = dict[str, float]
 """What is known of a step, by name."""
@@ -33,7 +33,8 @@ LOCK = ".lock"
 REMEDY = "give another --out"
 OWN_FILES = (
     *(LOCK, "prompt", "checkpoints", "config.json", "metrics.jsonl", "metrics.csv", "curve.png"),
-    *("report.md", "tensorboard", "profile", "tasks", "teacher", "lengths"),
+    *("report.md", "profile", "tasks", "teacher", "lengths"),
+    *("tensorboard", "wandb", IDS),
     *("sweep_config.json", "sweep.md", "sweep.json", "sweep.png"),
     "lengths.png",
     *("compare.md", "compare.json", "compare.png"),
@@ -143,19 +144,19 @@ def read_metrics(folder: Path) -> list[Row]:
 
 
 class Metrics(contextlib.AbstractContextManager):
-    """One row a step, appended to metrics.jsonl and, when given, to TensorBoard.
+    """One row a step, appended to metrics.jsonl and sent to the loggers.
 
     metrics.csv is made of the same rows by `close`, since its columns are known at the end.
     """
 
-    def __init__(self, folder: Path, *, step: int = 0, tensorboard: bool = False):
+    def __init__(self, folder: Path, *, step: int = 0, loggers: Sequence[str] = ()):
         self._folder = folder
         self._path = folder / "metrics.jsonl"
         self.rows = [row for row in read_metrics(folder) if row["step"] <= step]
         # Steps behind the checkpoint are run again, and so are their rows written again.
         disk.write(self._path, "".join(json.dumps(row) + "\n" for row in self.rows))
         self._file = self._path.open("a", encoding="utf-8")
-        self._board = _board(folder / "tensorboard") if tensorboard else None
+        self._loggers = [open_logger(name, folder) for name in loggers]
 
     def add(self, row: Row) -> None:
         """Appends the row of a step."""
@@ -164,9 +165,9 @@ class Metrics(contextlib.AbstractContextManager):
             self._file.write(json.dumps(row) + "\n")
             # Whoever follows the run sees the row now; only `sync` makes it survive a power cut.
             self._file.flush()
-        if self._board:
-            for name in row.keys() - {"step"}:
-                self._board.add_scalar(name, row[name], row["step"])
+        values = {name: value for name, value in row.items() if name != "step"}
+        for logger in self._loggers:
+            logger.log(int(row["step"]), values)
 
     def sync(self) -> None:
         """Waits until all rows are on the disk: before a checkpoint, which they have to reach."""
@@ -188,18 +189,8 @@ class Metrics(contextlib.AbstractContextManager):
         writer.writeheader()
         writer.writerows(self.rows)
         disk.write(self._folder / "metrics.csv", text.getvalue())
-        if self._board:
-            self._board.close()
-
-
-def _board(folder: Path) -> Any:
-    try:
-        from tensorboard.summary import Writer
-    except ImportError as error:
-        raise InputError(
-            'train.tensorboard needs TensorBoard: pip install "prompt-jax[tensorboard]"'
-        ) from error
-    return Writer(str(folder))
+        for logger in self._loggers:
+            logger.close()
 
 
 def _check_same(old: Config, new: Config, folder: Path) -> None:

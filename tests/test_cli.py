@@ -11,7 +11,12 @@ import pytest
 from tyro.conf import Positional
 
 from prompt_jax import cli
-from prompt_jax.cli.arguments import parse, starting_config
+from prompt_jax.cli import usage
+from prompt_jax.cli.arguments import starting_config
+from prompt_jax.cli.calls import Call, parse, whole
+from prompt_jax.cli.options import options
+from prompt_jax.cli.prompts import ACTIONS
+from prompt_jax.cli.usage import PAGES
 from prompt_jax.config import InputError, method_kinds, resolved
 from prompt_jax.methods import MultitaskPromptConfig
 from prompt_jax.prompts import load_prompt, save_prompt
@@ -42,8 +47,23 @@ def test_a_run_records_what_its_method_brings(run):
 
 
 def test_resume_takes_the_config_of_the_run(run, capsys):
-    assert cli.main(["train", "--out", str(run), "--resume", "--train.steps", "3"]) == 0
-    assert "resuming after step 2 of 3" in capsys.readouterr().out
+    resume = ["train", "--out", str(run), "--resume", "--train.steps", "3"]
+    assert cli.main([*resume, "--log-format", "json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert "resuming after step 2 of 3" in [line["message"] for line in lines]
+    assert [line["step"] for line in lines if "metrics" in line] == [3]
+    *_, last = lines
+    assert last["level"] == "result" and last["prompt"] == str(run / "prompt")
+    assert last["results"]["majority"]["validation"]["accuracy"] == 0.5
+    # At its end already, it is only scored.
+    assert cli.main([*resume, "--quiet"]) == 0
+    warning, *table = capsys.readouterr().out.splitlines()
+    assert warning.startswith("warning: ") and table[0] == "| accuracy | validation |"
+    assert table[-3:] == [
+        f'next: prompt-jax predict --prompt {run} "..."',
+        f"next: prompt-jax evaluate --prompt {run} --rivals shots:4 tf_idf",
+        f"next: prompt-jax prompts inspect {run}",
+    ]
 
 
 @pytest.mark.slow
@@ -75,6 +95,19 @@ def test_predict_takes_labels_from_the_prompt(run, tmp_path):
     assert all(
         row["prediction"] in ("no", "yes") and set(row["scores"]) == {"no", "yes"} for row in rows
     )
+
+
+def test_texts_are_answered_on_standard_output(run, tmp_path, capsys):
+    texts = ["good film, with a comma", "two\nlines"]
+    assert cli.main(["predict", *texts, "--prompt", str(run)]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["input"] for row in rows] == texts
+    assert all(row["prediction"] in ("no", "yes") for row in rows)
+
+
+@pytest.mark.parametrize(("word", "number"), [("3", 3), ("1e3", 1000), ("1_000", 1000)])
+def test_whole_numbers(word, number):
+    assert whole(word) == number
 
 
 def test_prompts_commands(run, tmp_path, tiny_folder, capsys):
@@ -197,11 +230,18 @@ def test_a_task_is_named_on_every_command(several, run, tmp_path, capsys):
         (["train", "--data.task", "glue/sst2"], "write tfds:glue/sst2"),
         (["train", "--method", "LoRA"], "Perhaps you meant 'lora'"),
         (["train", "--lr", "0.1"], "unknown option --lr; write --train.learning-rate"),
+        (["train", "--train.tensorboard"], "write --train.loggers tensorboard"),
+        (["evaluate", "--labels", "a"], "unknown option --labels; write --task.labels"),
+        (["prompts", "inspect", "--prompt", "x"], "write its value alone: prompt-jax prompts insp"),
+        (["predict", "--text", "x"], "--text is no option; write its value alone"),
+        (["predict", "--prompt", "{run}"], "give what to answer, a text in quotes or --input"),
+        (["predict", "x", "--prompt", "{run}", "--input", "y"], "--input FILE, and not both"),
+        (["predict", "--prompt", "{run}", "--input", "y"], "give --output FILE for the answers"),
         (["train", "--train.steps", "1", __file__], "comes first, before all options"),
     ],
 )
-def test_bad_input_exits_with_two(arguments, message, capsys):
-    assert cli.main(arguments) == 2
+def test_bad_input_exits_with_two(arguments, message, run, capsys):
+    assert cli.main([word.replace("{run}", str(run)) for word in arguments]) == 2
     captured = capsys.readouterr()
     assert captured.err.startswith("error: ")
     with pytest.raises(InputError, match=message):
@@ -212,7 +252,8 @@ def test_bad_input_exits_with_two(arguments, message, capsys):
     ("flags", "message"),
     [
         (["--train.stpes", "3"], "Perhaps you meant"),
-        (["--train.steps", "many"], "many"),
+        (["--train.steps", "many"], "write a whole number such as 300 or 1e3, got 'many'"),
+        (["--train.steps", "1.5"], "got '1.5'"),
         (["--method.init", "vocabulary"], "vocab"),
         (["--method.num-virtual-tokens", "0"], "at least 1, got 0"),
         (["--data.max-source-length", "1020"], "16 over"),
@@ -258,15 +299,41 @@ def test_help_is_quick_and_complete(capsys):
     assert time.monotonic() - begin < 20
 
 
-def test_help_of_train_begins_with_what_people_use(capsys):
-    assert cli.main(["train", "--help"]) == 0
+@pytest.mark.parametrize("name", [n for n in cli.COMMANDS if n != "prompts"])
+def test_help_names_options_that_there_are(name):
+    page, call = PAGES[name], cli.COMMANDS[name]([])
+    flags = {option.flag for option in options(call.function)}
+    for line in page.examples.strip().splitlines():
+        words = line.partition("prompt-jax ")[2].split()
+        used = {word.partition("=")[0] for word in words if word.startswith("--")}
+        assert words[0] != name or used <= flags, used - flags
+    assert page.options.keys() <= flags, page.options.keys() - flags
+    text = usage.short(name, call.about)
+    assert text.count("\n") < 40 and max(map(len, text.splitlines())) <= 100
+
+
+def test_help_has_examples_before_options(capsys):
+    assert {f"prompts {action}" for action in ACTIONS} | set(cli.COMMANDS) - {"prompts"} == set(
+        PAGES
+    )
+    assert cli.main(["evaluate", "--help"]) == 0
     short = capsys.readouterr().out
     with pytest.raises(SystemExit):
-        cli.main(["train", "--help-all"])
+        cli.main(["evaluate", "--help-all"])
     full = capsys.readouterr().out
-    named = set(re.findall(r"--[a-z.-]+", short)) - {"--method", "--help-all"}
-    assert short.count("\n") < 40 and all(option in full for option in named)
-    assert all(name in short for name in method_kinds())
+    for text in (short, full):
+        assert text.index("  prompt-jax evaluate --prompt runs/default\n") < text.index("--json ")
+    assert "--data.shots" in full and "--data.shots" not in short
+    with pytest.raises(SystemExit):
+        cli.main(["prompts", "export", "--help"])
+    assert "  prompt-jax prompts export runs/x rows.npy\n" in capsys.readouterr().out
+
+
+def test_help_names_the_methods(capsys):
+    for command in ("train", "compare"):
+        assert cli.main([command, "--help"]) == 0
+        text = capsys.readouterr().out
+        assert all(name in text for name in method_kinds())
 
 
 def test_output_that_nobody_reads_is_no_failure(monkeypatch):
@@ -302,7 +369,7 @@ def test_flags_of_several_values(arguments, labels, rates, rows):
     ) -> None:
         calls.append((paths, labels, rates, rows))
 
-    parse(command, "test", ["runs/lr=1,2", "b", *arguments])
+    parse(Call("test", command, ["runs/lr=1,2", "b", *arguments]))
     assert calls == [(("runs/lr=1,2", "b"), labels, rates, rows)]
 
 

@@ -5,6 +5,7 @@ import gzip
 import json
 import re
 import shutil
+import socket
 import subprocess
 import sys
 
@@ -180,6 +181,19 @@ def test_a_dataset_in_a_format_of_tensorflow(glue, tmp_path, monkeypatch):
     info.write_text(info.read_text().replace('"array_record"', '"tfrecord"'))
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     with pytest.raises(InputError, match="prepared as tfrecord, which only TensorFlow reads"):
+        load_rows("tfds:glue/sst2", "train")
+
+
+def test_a_machine_without_network_is_told_at_once(tmp_path, monkeypatch):
+    def unknown(host, port):
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    with pytest.raises(InputError, match="no network: the host .* or take hf:"):
         load_rows("tfds:glue/sst2", "train")
 
 

@@ -22,7 +22,8 @@ LADDER = (
     ("forward",),
     ("backbones", "tasks"),
     ("sharding", "runtime", "metrics"),
-    ("processes", "disk", "signals"),
+    ("loggers",),
+    ("processes", "disk", "signals", "lines"),
     ("config", "assets", "trees"),
 )
 RUNG = {room: len(LADDER) - i for i, rooms in enumerate(LADDER) for room in rooms}

@@ -237,7 +237,7 @@ class TestLoad:
             InputError, match="no prompt at .*sentimnet; perhaps you meant"
         ) as error:
             load_prompt(tmp_path / "sentimnet")
-        assert "sentiment, sentiment_run" in str(error.value)
+        assert f"{tmp_path}/sentiment, {tmp_path}/sentiment_run" in str(error.value)
         assert "sentimental" not in str(error.value)
         with pytest.raises(InputError, match="no prompt at .*prompt-jax prompts list"):
             load_prompt(tmp_path / "nowhere" / "zzz")

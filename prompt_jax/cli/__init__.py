@@ -8,15 +8,26 @@ import dataclasses
 import os
 import signal
 import sys
-import textwrap
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
 from tyro.conf import Positional
 
 import prompt_jax
-from prompt_jax.cli import answering, distil, prompts, reproduce, runs, serving, sweep
-from prompt_jax.cli.arguments import Experiment, as_json, aside, bound, parse, starting_config
+from prompt_jax.cli import (
+    answering,
+    completion,
+    distil,
+    init,
+    prompts,
+    reproduce,
+    runs,
+    serving,
+    sweep,
+)
+from prompt_jax.cli.arguments import Experiment, as_json, aside, bound, starting_config
+from prompt_jax.cli.calls import Call, parse
+from prompt_jax.cli.output import Output, Printed
 from prompt_jax.config import (
     BackboneConfig,
     DistributedConfig,
@@ -31,6 +42,7 @@ from prompt_jax.runtime import prepare
 USAGE = """\
 usage: prompt-jax COMMAND ...
 
+  init       look at a file of rows and write a config that train runs
   train      tune a prompt; without arguments, on the embedded sentiment task
   evaluate   score a saved prompt beside the frozen model and a baseline
   predict    answer a file of inputs with a saved prompt
@@ -47,31 +59,8 @@ usage: prompt-jax COMMAND ...
   pretrain   train a backbone from text files
   doctor     show versions, devices and how a model lies on them; find mistakes
 
-Run prompt-jax COMMAND --help for the options of a command, prompt-jax --version for the version."""
-
-TRAIN = """\
-usage: prompt-jax train [CONFIG.py] [OPTIONS]
-
-Tunes a soft prompt, evaluates it and saves it. Without options: the embedded model and task.
-
-  prompt-jax train --data.task file:a.csv --task.source "{{text}}" --task.target "{{label}}"
-  prompt-jax train --backbone google/t5-v1_1-base --data.task hf:aps/super_glue/rte --method lora
-
-  --backbone NAME                hub id, folder, .gguf file, T5X checkpoint, or embedded
-  --data.task TASK               file:PATH, hf:ID, tfds:NAME or embedded:NAME
-  --task.source, --task.target   templates of the input and the answer, such as "{{text}}"
-  --task.labels A B              the label words; by default those of the training rows
-  --method NAME                  what to train, see below
-  --method.num-virtual-tokens N  length of the prompt
-  --train.steps N                optimizer steps
-  --train.learning-rate RATE     by default that of the method
-  --train.batch-size N           rows of a step
-  --out FOLDER                   the run folder; --resume continues the run in it, --overwrite
-                                 replaces it
-
-Methods: {methods}.
-
-prompt-jax train --help-all lists all options; with --method lora, the options of LoRA too."""
+Run prompt-jax COMMAND --help for the options of a command, prompt-jax --version for the version,
+and prompt-jax --print-completion bash, zsh or fish for a script that completes words with TAB."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -84,9 +73,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(prompt_jax.__version__)
         return 0
     try:
+        if command == "--print-completion":
+            print(completion.script(*rest[:1] or [""], COMMANDS))
+            return 0
         choose("command", command, COMMANDS)
         with _ending_at_once():
-            COMMANDS[command](rest)
+            call = COMMANDS[command](rest)
+            if call is not None:
+                parse(call)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -118,17 +112,14 @@ def _ending_at_once() -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _train(arguments: list[str]) -> None:
-    if {"-h", "--help"} & set(arguments):
-        names = textwrap.fill(", ".join(method_kinds()), 90, subsequent_indent="  ")
-        print(TRAIN.format(methods=names))
-        return
+def _train(arguments: list[str]) -> Call:
     default, arguments = starting_config(arguments)
 
     def train(
         config: Experiment = default,
         *,
         distributed: DistributedConfig = DistributedConfig(),  # noqa: B008 (frozen)
+        output: Printed = Output(),  # noqa: B008 (frozen)
         resume: bool = False,
         overwrite: bool = False,
         profile: int = 0,
@@ -141,6 +132,7 @@ def _train(arguments: list[str]) -> None:
         Args:
           config: the experiment.
           distributed: the processes that train together, where there are several.
+          output: what is printed.
           resume: continue the run in --out from its last checkpoint.
           overwrite: replace the run in --out.
           profile: write a profile of this many steps, after the first one, into --out.
@@ -149,15 +141,15 @@ def _train(arguments: list[str]) -> None:
         from prompt_jax import experiment
 
         run = experiment.train_tasks if config.data.tasks else experiment.train
-        run(config, resume=resume, overwrite=overwrite, profile=profile, say=_say)
+        run(config, resume=resume, overwrite=overwrite, profile=profile, say=output.say)
 
-    parse(train, "train", arguments)
+    return Call("train", train, arguments)
 
 
 COMPARED = ("prompt_tuning", "p_tuning", "prefix_tuning", "lora", "ia3", "adapter", "full")
 
 
-def _compare(arguments: list[str]) -> None:
+def _compare(arguments: list[str]) -> Call:
     default, arguments = starting_config(arguments, out="runs/compare")
 
     def compare(
@@ -167,6 +159,7 @@ def _compare(arguments: list[str]) -> None:
         seeds: int = 1,
         rivals: tuple[str, ...] = (),
         forgetting: str = "",
+        output: Printed = Output(),  # noqa: B008 (frozen)
         resume: bool = False,
         overwrite: bool = False,
     ) -> None:
@@ -181,6 +174,7 @@ def _compare(arguments: list[str]) -> None:
             K training rows in front; written:FILE+shots:K; tf_idf, words and a logistic regression.
           forgetting: a file or a dataset with other text; the table has the loss on it, over that
             of the frozen model.
+          output: what is printed.
           resume: go on in --out where it was stopped.
           overwrite: replace their runs.
         """
@@ -195,12 +189,12 @@ def _compare(arguments: list[str]) -> None:
         ]
         options = experiment.CompareOptions(seeds, rivals, forgetting)
         way = {"resume": resume, "overwrite": overwrite}
-        experiment.compare_methods(config, chosen, options, **way, say=_say)
+        experiment.compare_methods(config, chosen, options, **way, say=output.say)
 
-    parse(compare, "compare", arguments)
+    return Call("compare", compare, arguments)
 
 
-def _plan(arguments: list[str]) -> None:
+def _plan(arguments: list[str]) -> Call:
     default, arguments = starting_config(arguments)
     if default.mesh == MeshConfig():
         mesh = MeshConfig(data="auto", fsdp="auto", tensor="auto")
@@ -244,10 +238,10 @@ def _plan(arguments: list[str]) -> None:
             plans = [planning.as_json(alternative) for alternative in others]
             print(as_json({**planning.as_json(first), "others": plans}))
 
-    parse(plan, "plan", arguments)
+    return Call("plan", plan, arguments)
 
 
-def _pretrain(arguments: list[str]) -> None:
+def _pretrain(arguments: list[str]) -> Call:
     def pretrain(config: Positional[str]) -> None:
         """Trains a backbone from text files, or continues where it stopped.
 
@@ -262,10 +256,10 @@ def _pretrain(arguments: list[str]) -> None:
         if run(chosen) is None:
             print("stopped; run the command again to go on")
 
-    parse(pretrain, "pretrain", arguments)
+    return Call("pretrain", pretrain, arguments)
 
 
-def _doctor(arguments: list[str]) -> None:
+def _doctor(arguments: list[str]) -> Call:
     def doctor(
         *,
         backbone: str = "embedded",
@@ -287,10 +281,11 @@ def _doctor(arguments: list[str]) -> None:
         print(examine(config))
         draw(config)
 
-    parse(doctor, "doctor", arguments)
+    return Call("doctor", doctor, arguments)
 
 
-COMMANDS: dict[str, Callable[[list[str]], None]] = {
+COMMANDS: dict[str, Callable[[list[str]], Call | None]] = {
+    "init": init.run,
     "train": _train,
     "compare": _compare,
     "sweep": sweep.run,
@@ -305,7 +300,3 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "pretrain": _pretrain,
     "doctor": _doctor,
 }
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)

@@ -4,13 +4,15 @@ import sys
 from typing import Annotated
 
 import tyro
+from tyro.conf import Positional
 
-from prompt_jax.cli.arguments import Answering, as_json, aside, parse, trained_on
-from prompt_jax.config import Config, DistributedConfig
+from prompt_jax.cli.arguments import Answering, as_json, aside, trained_on
+from prompt_jax.cli.calls import Call
+from prompt_jax.config import Config, DistributedConfig, InputError
 from prompt_jax.runtime import prepare
 
 
-def evaluate(arguments: list[str]) -> None:
+def evaluate(arguments: list[str]) -> Call:
     """Scores a saved prompt."""
     default = trained_on(arguments)
 
@@ -47,35 +49,45 @@ def evaluate(arguments: list[str]) -> None:
         if json:
             print(as_json({"prompt": prompt.digest, "task": saved.data.task, "results": results}))
 
-    parse(run, "evaluate", arguments)
+    return Call("evaluate", run, arguments)
 
 
-def predict(arguments: list[str]) -> None:
+def predict(arguments: list[str]) -> Call:
     """Answers a file."""
     default = trained_on(arguments)
 
     def run(
         saved: Annotated[Answering, tyro.conf.arg(name="")] = default,
+        texts: Positional[tuple[str, ...]] = (),
         *,
-        input: str,
-        output: str,
+        input: str = "",
+        output: str = "",
         shard: str = "0/1",
         overwrite: bool = False,
     ) -> None:
-        """Answers every input of a file; continues an output that was cut short.
+        """Answers texts, or every input of a file; continues a file that was cut short.
 
         Args:
           saved: the prompt.
+          texts: inputs to answer, each in quotes.
           input: .txt with an input a line, .csv, .tsv, .jsonl, .parquet, or - for standard input.
-          output: a .jsonl, in the order of the inputs, or - for standard output.
+          output: a .jsonl, in the order of the inputs, or - for standard output, where answers to
+            texts go by default.
           shard: i/n answers every n-th input, beginning with input i.
           overwrite: replace an existing output.
         """
-        from prompt_jax.predict import parse_shard
-
-        part = parse_shard(shard)
-        prepare()
         from prompt_jax import predict as prediction
+
+        part = prediction.parse_shard(shard)
+        if bool(texts) == bool(input):
+            raise InputError(
+                "give what to answer, a text in quotes or --input FILE"
+                + (", and not both" if texts else "")
+            )
+        if input and not output:
+            raise InputError("give --output FILE for the answers, or - for standard output")
+        output = output or prediction.STREAM
+        prepare()
         from prompt_jax.tasks import Task, chat_of, read_labels
 
         prompt, backbone = saved.load()
@@ -94,7 +106,7 @@ def predict(arguments: list[str]) -> None:
             backbone,
             prompt.injection(),
             task,
-            input,
+            texts or input,
             output,
             data=saved.data,
             eval=saved.eval,
@@ -102,6 +114,6 @@ def predict(arguments: list[str]) -> None:
             overwrite=overwrite,
         )
         place = "standard output" if output == prediction.STREAM else output
-        print(f"{count} answers written to {place}", file=sys.stderr)
+        print(f"{count:,} answer{'s' * (count != 1)} written to {place}", file=sys.stderr)
 
-    parse(run, "predict", arguments)
+    return Call("predict", run, arguments)

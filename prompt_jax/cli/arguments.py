@@ -1,19 +1,14 @@
 """What the commands have in common: their arguments, the config these go over, saved prompts."""
 
 import dataclasses
-import functools
 import importlib.util
 import json
-import re
 import sys
 import traceback
-import typing
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import tyro
-from tyro.constructors import PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from prompt_jax.config import (
     BackboneConfig,
@@ -26,7 +21,6 @@ from prompt_jax.config import (
     choose,
     method_kinds,
 )
-from prompt_jax.runtime import quiet
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -39,58 +33,6 @@ else:  # `--help` answers at once: nothing heavy is imported before a command ru
 T = TypeVar("T")
 Experiment = tyro.conf.AvoidSubcommands[Annotated[Config, tyro.conf.arg(name="")]]
 """A config whose fields are flags of the command itself."""
-SHORT = {
-    "--lr": "--train.learning-rate",
-    "--learning-rate": "--train.learning-rate",
-    "--steps": "--train.steps",
-    "--batch-size": "--train.batch-size",
-    "--epochs": "--train.steps, which counts batches of --train.batch-size rows",
-    "--seed": "--train.seed",
-    "--task": "--data.task",
-    "--dataset": "--data.task",
-    "--data": "--data.task",
-    "--labels": "--task.labels",
-    "--model": "--backbone",
-    "--output": "--out",
-}
-"""Options as other programs call them, and what to write instead."""
-LISTS = tyro.constructors.ConstructorRegistry()
-"""How a flag of several values is written: `a,b`, `a, b` and `a b` alike, and `a\\,b` for one."""
-
-
-@LISTS.primitive_rule
-def _list(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[tuple[object, ...]] | None:
-    kind, *rest = typing.get_args(info.type) or (None,)
-    # Positional values are paths, in which a comma is one.
-    if info.type_origin is not tuple or rest != [...] or tyro.conf.Positional in info.markers:
-        return None
-    if kind not in (str, int, float):
-        return None
-    return PrimitiveConstructorSpec(
-        nargs="*",
-        metavar=f"[{kind.__name__.upper()} [{kind.__name__.upper()} ...]]",
-        instance_from_str=lambda words: tuple(map(kind, split(words))),
-        is_instance=lambda value: isinstance(value, tuple),
-        str_from_instance=lambda value: [str(item).replace(",", r"\,") for item in value],
-    )
-
-
-def split(words: Sequence[str]) -> list[str]:
-    """The values in the words of a flag: commas part them too, but for one behind a backslash."""
-    parts = [part for word in words for part in re.split(r"(?<!\\),", word)]
-    return [part.strip().replace(r"\,", ",") for part in parts if part.strip()]
-
-
-def parse(function: Callable[..., None], prog: str, arguments: list[str]) -> None:
-    """Calls a function with the arguments that its signature allows."""
-    arguments = ["--help" if word == "--help-all" else word for word in arguments]
-
-    @functools.wraps(function)
-    def call(*values: object, **options: object) -> None:
-        quiet()
-        function(*values, **options)
-
-    tyro.cli(call, prog=f"prompt-jax {prog}", args=arguments, registry=LISTS)
 
 
 def starting_config(arguments: list[str], out: str = Config.out) -> tuple[Config, list[str]]:
@@ -119,8 +61,6 @@ def _starting_point(arguments: list[str], out: str) -> tuple[Config, list[str]]:
     for word in arguments:
         if word.endswith(".py") and Path(word).is_file():
             raise InputError(f"the config file {word} comes first, before all options")
-        if word.partition("=")[0] in SHORT:
-            raise InputError(f"unknown option {word}; write {SHORT[word.partition('=')[0]]}")
     if "--resume" in arguments:
         from prompt_jax.runs import read_config
 

@@ -2,7 +2,9 @@
 
 import dataclasses
 
-from prompt_jax.cli.arguments import Experiment, parse, starting_config
+from prompt_jax.cli.arguments import Experiment, starting_config
+from prompt_jax.cli.calls import Call
+from prompt_jax.cli.output import Output, Printed
 from prompt_jax.config import TrainConfig
 from prompt_jax.runtime import prepare
 
@@ -10,14 +12,18 @@ USUAL = TrainConfig(objective="distil", steps=200, batch_size=8, eval_every=50, 
 """Of a run whose config says nothing of training: an answer teaches at each of its tokens."""
 
 
-def run(arguments: list[str]) -> None:
+def run(arguments: list[str]) -> Call:
     """Turns a long text into a prompt."""
     default, arguments = starting_config(arguments, out="runs/distil")
     train = USUAL if default.train == TrainConfig() else default.train
     default = dataclasses.replace(default, train=dataclasses.replace(train, objective="distil"))
 
     def distil(
-        config: Experiment = default, *, resume: bool = False, overwrite: bool = False
+        config: Experiment = default,
+        *,
+        output: Printed = Output(),  # noqa: B008 (frozen)
+        resume: bool = False,
+        overwrite: bool = False,
     ) -> None:
         """Turns a long text into a prompt that makes the frozen model answer as if it read it.
 
@@ -26,6 +32,7 @@ def run(arguments: list[str]) -> None:
 
         Args:
           config: the experiment; --distil.questions or --data.task gives the questions.
+          output: what is printed.
           resume: continue the run in --out, the teacher's answers too.
           overwrite: replace the run in --out.
         """
@@ -33,6 +40,6 @@ def run(arguments: list[str]) -> None:
         from prompt_jax import experiment
 
         run = experiment.distil_lengths if config.distil.lengths else experiment.distil
-        run(config, resume=resume, overwrite=overwrite, say=lambda line: print(line, flush=True))
+        run(config, resume=resume, overwrite=overwrite, say=output.say)
 
-    parse(distil, "distil", arguments)
+    return Call("distil", distil, arguments)

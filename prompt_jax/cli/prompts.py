@@ -5,40 +5,10 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from prompt_jax.cli import mixing, readable, versions
-from prompt_jax.cli.arguments import load, parse, print_table, prompt_at
+from prompt_jax.cli.arguments import load, print_table, prompt_at
+from prompt_jax.cli.calls import Call
+from prompt_jax.cli.options import Command
 from prompt_jax.config import InputError, choose
-
-
-def run(arguments: list[str]) -> None:
-    """Runs the command about prompts that the first argument names."""
-    actions = {
-        "list": _list,
-        "inspect": _inspect,
-        "export": _export,
-        "import": _import,
-        "similarity": _similarity,
-        "compose": mixing.compose,
-        "attention": mixing.attention,
-        "ensemble": mixing.ensemble,
-        "recycle": _recycle,
-        "prune": readable.prune,
-        "project": readable.project,
-        "publish": versions.publish,
-        "versions": versions.versions,
-        "alias": versions.alias,
-        "remove": versions.remove,
-        "push": _push,
-        "pull": _pull,
-    }
-    action, *rest = arguments or ["--help"]
-    if action in ("-h", "--help"):
-        print("usage: prompt-jax prompts COMMAND ...\n")
-        for name, function in actions.items():
-            print(f"  {name:<11}{(function.__doc__ or '').splitlines()[0]}")
-        print("\nRun prompt-jax prompts COMMAND --help for the options of a command.")
-        return
-    choose("prompts command", action, actions)
-    parse(actions[action], f"prompts {action}", rest)
 
 
 def _list(folder: Positional[str] = "runs") -> None:
@@ -240,3 +210,37 @@ def _recycle(
     carried = recycle(loaded, source, load_backbone(backbone), how)
     print(f"by {carried.recipe['words']:,} shared words")
     print(f"written: {save_prompt(output, carried, overwrite=overwrite)}")
+
+
+ACTIONS: dict[str, Command] = {
+    "list": _list,
+    "inspect": _inspect,
+    "export": _export,
+    "import": _import,
+    "similarity": _similarity,
+    "compose": mixing.compose,
+    "attention": mixing.attention,
+    "ensemble": mixing.ensemble,
+    "recycle": _recycle,
+    "prune": readable.prune,
+    "project": readable.project,
+    "publish": versions.publish,
+    "versions": versions.versions,
+    "alias": versions.alias,
+    "remove": versions.remove,
+    "push": _push,
+    "pull": _pull,
+}
+
+
+def run(arguments: list[str]) -> Call | None:
+    """The command about prompts that the first argument names; None where its help is asked for."""
+    action, *rest = arguments or ["--help"]
+    if action in ("-h", "--help"):
+        print("usage: prompt-jax prompts COMMAND ...\n")
+        for name, function in ACTIONS.items():
+            print(f"  {name:<11}{(function.__doc__ or '').splitlines()[0]}")
+        print("\nRun prompt-jax prompts COMMAND --help for the options of a command.")
+        return None
+    choose("prompts command", action, ACTIONS)
+    return Call(f"prompts {action}", ACTIONS[action], rest)

@@ -15,10 +15,10 @@ from prompt_jax.cli.arguments import (
     Answering,
     Experiment,
     bound,
-    parse,
     starting_config,
     trained_on,
 )
+from prompt_jax.cli.calls import Call, parse
 from prompt_jax.config import Config, PaperConfig, PaperRow, PaperTable, choose
 from prompt_jax.runtime import prepare
 
@@ -63,7 +63,7 @@ class Work:
         return lines
 
 
-def run(arguments: list[str]) -> None:
+def run(arguments: list[str]) -> Call:
     """Runs the tables of a paper."""
 
     def reproduce(
@@ -101,7 +101,7 @@ def run(arguments: list[str]) -> None:
         disk.write(work.folder / "table.md", text)
         print(text, end="")
 
-    parse(reproduce, "reproduce", arguments)
+    return Call("reproduce", reproduce, arguments)
 
 
 def config_of(arguments: list[str]) -> Config:
@@ -112,7 +112,7 @@ def config_of(arguments: list[str]) -> Config:
     def hold(config: Experiment = default) -> None:
         parsed.append(config)
 
-    parse(hold, "train", arguments)
+    parse(Call("train", hold, arguments))
     return parsed[0]
 
 
@@ -124,7 +124,7 @@ def _answering(arguments: list[str]) -> Answering:
     def hold(saved: Annotated[Answering, tyro.conf.arg(name="")] = default) -> None:
         parsed.append(saved)
 
-    parse(hold, "evaluate", arguments)
+    parse(Call("evaluate", hold, arguments))
     return parsed[0]
 
 

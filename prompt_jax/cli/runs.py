@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from tyro.conf import Positional
 
-from prompt_jax.cli.arguments import as_json, aside, parse, print_table
+from prompt_jax.cli.arguments import as_json, aside, print_table
+from prompt_jax.cli.calls import Call
 from prompt_jax.config import InputError, check_place, to_json
 
 VALIDATION = "validation/"
@@ -40,7 +41,7 @@ class Run(NamedTuple):
         return max(self.curve, key=lambda point: point[1], default=(0, float("-inf")))
 
 
-def run(arguments: list[str]) -> None:
+def run(arguments: list[str]) -> Call:
     """Lists training runs."""
 
     def runs(
@@ -68,7 +69,7 @@ def run(arguments: list[str]) -> None:
             draw(Path(plot), ranked)
             aside(f"drawn in {plot}")
 
-    parse(runs, "runs", arguments)
+    return Call("runs", runs, arguments)
 
 
 def run_folders(folders: Sequence[str]) -> list[Path]:

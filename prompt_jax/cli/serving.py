@@ -12,7 +12,8 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Literal
 
-from prompt_jax.cli.arguments import parse, split, value_of
+from prompt_jax.cli.arguments import value_of
+from prompt_jax.cli.calls import Call, split
 from prompt_jax.config import (
     BackboneConfig,
     InputError,
@@ -28,11 +29,11 @@ FROZEN, MESH = BackboneConfig(), MeshConfig()
 ENVIRONMENT = "PROMPT_JAX_SERVE_"
 
 
-def run(arguments: list[str]) -> None:
+def run(arguments: list[str]) -> Call:
     """Runs the command; flags come before variables of the environment, and those before a file."""
     path = value_of(arguments, "--config") or os.environ.get(f"{ENVIRONMENT}CONFIG", "")
     values = file_values(path) if path else {}
-    parse(_serve, "serve", [*flags_of(values), *flags_of(variables(os.environ)), *arguments])
+    return Call("serve", _serve, [*flags_of(values), *flags_of(variables(os.environ)), *arguments])
 
 
 def defaults() -> dict[str, object]:

@@ -3,7 +3,9 @@
 import dataclasses
 from pathlib import Path
 
-from prompt_jax.cli.arguments import Experiment, parse, starting_config, value_of
+from prompt_jax.cli.arguments import Experiment, starting_config, value_of
+from prompt_jax.cli.calls import Call
+from prompt_jax.cli.output import Output, Printed
 from prompt_jax.config import SweepConfig
 from prompt_jax.runtime import prepare
 
@@ -15,7 +17,7 @@ USUAL: dict[str, tuple[float | str, ...]] = {
 """Choices for prompt tuning where none are given: what it is known to be touchy about."""
 
 
-def run(arguments: list[str]) -> None:
+def run(arguments: list[str]) -> Call:
     """Trains candidates together and keeps the best."""
     resuming = "--resume" in arguments
     default, arguments = starting_config(arguments, out="runs/sweep")
@@ -29,6 +31,7 @@ def run(arguments: list[str]) -> None:
         config: Experiment = default,
         *,
         sweep: SweepConfig = chosen,
+        output: Printed = Output(),  # noqa: B008 (frozen)
         resume: bool = False,
         overwrite: bool = False,
     ) -> None:
@@ -40,6 +43,7 @@ def run(arguments: list[str]) -> None:
         Args:
           config: the experiment; --train.steps is what a candidate that wins has made.
           sweep: what candidates differ in, and who goes on.
+          output: what is printed.
           resume: continue the sweep in --out from its last checkpoint.
           overwrite: replace it.
         """
@@ -49,8 +53,6 @@ def run(arguments: list[str]) -> None:
 
         if not sweep.choices and type(config.method) is PromptTuningConfig:
             sweep = dataclasses.replace(sweep, **USUAL)
-        experiment.sweep(
-            config, sweep, resume=resume, overwrite=overwrite, say=lambda s: print(s, flush=True)
-        )
+        experiment.sweep(config, sweep, resume=resume, overwrite=overwrite, say=output.say)
 
-    parse(sweep, "sweep", arguments)
+    return Call("sweep", sweep, arguments)

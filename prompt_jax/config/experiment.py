@@ -1,6 +1,7 @@
 """An experiment: how a prompt is trained and scored, and where it goes."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -22,6 +23,7 @@ OBJECTIVES: tuple[str, ...] = get_args(Objective)
 DTYPES: tuple[str, ...] = get_args(Dtype)
 REMATS: tuple[str, ...] = get_args(Remat)
 ATTENTIONS: tuple[str, ...] = get_args(Attention)
+LOGGERS = ("tensorboard", "wandb", "mlflow")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +75,15 @@ class TrainConfig:
     """Stop after this many evaluations without a better one; None never stops early."""
     seed: int = 0
     """Seeds the prompt, the order of rows and dropout."""
-    tensorboard: bool = False
-    """Also write TensorBoard events; needs the extra `tensorboard`."""
+    loggers: tuple[str, ...] = ()
+    """Where metrics go beside metrics.jsonl: `tensorboard`, `wandb`, `mlflow`; each needs the extra
+    of its name."""
+
+    @staticmethod
+    def renewed(values: Mapping[str, object]) -> dict[str, object]:
+        """The fields of a file in which TensorBoard still had a field of its own."""
+        board = {"loggers": ["tensorboard"]} if values.get("tensorboard") else {}
+        return {name: value for name, value in values.items() if name != "tensorboard"} | board
 
     def __post_init__(self):
         if self.optimizer is not None:
@@ -82,6 +91,8 @@ class TrainConfig:
         choose("schedule", self.schedule, get_args(Schedule))
         choose("objective", self.objective, OBJECTIVES)
         make_plain(self)
+        for name in self.loggers:
+            choose("logger", name, LOGGERS)
         refuse_unread(self, "train.", {"margin": ("objective", "perceptron")})
         for name in ("pull", "margin"):
             at_least(f"train.{name}", getattr(self, name), 0.0)

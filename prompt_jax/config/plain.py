@@ -38,6 +38,8 @@ def from_json(kind: type[T], values: Mapping[str, object]) -> T:
         choose("method", name, method_kinds())
         config = method_kinds()[str(name)]
     fields = {f.name: f for f in dataclasses.fields(config)}
+    if hasattr(config, "renewed"):
+        values = config.renewed(values)
     for name in values:
         choose(f"field of {config.__name__}", name, fields)
     plain = config(**{n: _value(_default(fields[n]), value) for n, value in values.items()})

@@ -1,11 +1,15 @@
 """Rows of the embedded tasks and of TFDS: array records, which need no TensorFlow."""
 
+import contextlib
 import difflib
 import hashlib
 import importlib.util
 import os
+import socket
 from pathlib import Path
 from typing import Any, TypeAlias
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import numpy as np
 from jaxtyping import Int
@@ -18,6 +22,8 @@ from prompt_jax.tasks.benchmarks import ROWS
 Builder: TypeAlias = Any
 """A dataset builder of TFDS."""
 PREPARED = Path(__file__).parent.parent / "assets" / "tasks" / "embedded_tasks"
+HOSTS = 3
+"""Hosts that are looked up before a download, at most."""
 # TFDS keeps builders in folders by kind and registers some of them only when imported.
 _KINDS = ("text", "question_answering", "summarization", "translate", "text_simplification")
 
@@ -84,7 +90,7 @@ def _registered_builder(path: str) -> Builder:
     except (OSError, DownloadError) as error:
         raise InputError(
             f"tfds:{path} is not prepared, and preparing it failed ({error}): try again, or set "
-            "TFDS_DATA_DIR to a folder in which it is prepared"
+            f"TFDS_DATA_DIR to a folder in which it is prepared{_on_the_hub(path)}"
         ) from error
     except (ValueError, AssertionError) as error:
         raise InputError(f"tfds:{path} cannot be prepared: {error}{_near(path)}") from error
@@ -99,8 +105,25 @@ def _prepare(path: str) -> Builder:
         if importlib.util.find_spec(module):
             importlib.import_module(module)
     builder = tfds.builder(path, file_format="array_record", data_dir=_data_dir())
+    _check_hosts(builder)
     builder.download_and_prepare()
     return builder
+
+
+def _check_hosts(builder: Builder) -> None:
+    """Checks that a host is known from which a dataset comes: TFDS tries each ten times.
+
+    Raises:
+      ConnectionError: none is, as on a machine without a network.
+    """
+    hosts = sorted({urlsplit(url).hostname or "" for url in builder.url_infos})
+    if not hosts or getproxies():  # A proxy knows hosts that this machine does not.
+        return
+    for host in hosts[:HOSTS]:
+        with contextlib.suppress(OSError):
+            socket.getaddrinfo(host, None)
+            return
+    raise ConnectionError(f"no network: the host {hosts[0]} is not known")
 
 
 def _on_the_hub(path: str) -> str:

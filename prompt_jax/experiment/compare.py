@@ -19,11 +19,11 @@ from prompt_jax.experiment.answering import batches_of, loss_of
 from prompt_jax.experiment.conclude import Result
 from prompt_jax.experiment.evaluation import TUNED
 from prompt_jax.experiment.forgetting import OtherText
-from prompt_jax.experiment.loop import Say
 from prompt_jax.experiment.rivals import parse_rivals
 from prompt_jax.experiment.splits import Data, check_one, for_backbone, load_data
 from prompt_jax.experiment.training import load, train, train_seeds
 from prompt_jax.forward import Injection
+from prompt_jax.lines import Line, Panel, Say, in_part
 from prompt_jax.methods import method_of
 from prompt_jax.metrics import Scores
 from prompt_jax.plan import fitted
@@ -157,9 +157,10 @@ def _compare(
         say(f"\n== {method.kind}")
         again = (out / "config.json").is_file()
         if options.seeds == 1:
-            results = [train(chosen, resume=again, say=say)]
+            results = [train(chosen, resume=again, say=in_part(say))]
         else:
-            results = train_seeds(chosen, _seeds(config, options), resume=again, say=say)
+            seeds = _seeds(config, options)
+            results = train_seeds(chosen, seeds, resume=again, say=in_part(say))
         if any(result.prompt is None for result in results):
             return rows
         first = results[0].results
@@ -299,5 +300,6 @@ def _write(
     points = [(row.method, row.trained, _mean(row.scores, first)) for row in rows]
     levels = {way: _mean(scores, first) for way, scores in ways.items()}
     report.draw_methods(folder / "compare.png", points, f"{metric} ({first})", levels)
-    say("\n" + report.markdown(cells))
-    say(f"\nwritten: {folder / 'compare.md'}, compare.json and compare.png")
+    say(f"written: {folder / 'compare.md'}, compare.json and compare.png")
+    facts = {"saved in": f"{folder}, a folder for each method", "picture": f"{folder}/compare.png"}
+    say(Line(report.markdown(cells), Panel(str(folder), cells, facts), results=summary))

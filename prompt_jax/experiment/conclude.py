@@ -10,10 +10,10 @@ from prompt_jax.backbones import Backbone
 from prompt_jax.config import Config, DataConfig, MethodConfig, to_json
 from prompt_jax.experiment.choice import joined, lesson
 from prompt_jax.experiment.evaluation import FROZEN, TUNED, Results, reference, score_ways
-from prompt_jax.experiment.loop import Say
 from prompt_jax.experiment.members import Trained
 from prompt_jax.experiment.splits import Data, digest
 from prompt_jax.forward import for_tasks
+from prompt_jax.lines import Line, Panel, Say
 from prompt_jax.methods import materialize, of_task
 from prompt_jax.metrics import Scores
 from prompt_jax.prompts import Prompt, inspect, prompt_for, save_prompt
@@ -70,7 +70,7 @@ def conclude(
     if method.num_tasks is not None:
         prompt = dataclasses.replace(prompt, tasks=tuple(data.task for data in tasks))
     # A run that is resumed at its end may have saved its prompt before.
-    saved = save_prompt(folder / "prompt", prompt, overwrite=True)
+    save_prompt(folder / "prompt", prompt, overwrite=True)
     words = inspect(prompt, backbone)
     rows = report.table(results)
     if curve is None:
@@ -87,13 +87,43 @@ def conclude(
     remark = lesson(best, curve, metric)
     facts |= {kind: text for kind, _, text in [remark.partition(": ")] if text}
     report.write_report(folder / "report.md", title=title, facts=facts, rows=rows, words=words)
-    say(words)
-    say(report.markdown(rows))
     if remark:
-        say(f"\n{remark}")
-    say(f"\nbest step {int(best.step)}; curve {folder / 'curve.png'}; prompt saved in {saved}")
-    say(f"next: prompt-jax predict --prompt {folder} --input FILE --output FILE")
+        say(remark)
+    rivals = "shots:4 tf_idf" if tasks[0].task.choices else "shots:4"
+    beside = (f"prompt-jax evaluate --prompt {folder} --rivals {rivals}",)
+    say(ending(prompt, results, rows, folder, facts["best step"], beside))
     return Result(prompt, results, folder)
+
+
+def ending(
+    prompt: Prompt,
+    results: Results,
+    rows: Sequence[Sequence[str]],
+    folder: Path,
+    best_step: str,
+    beside: Sequence[str] = (),
+) -> Line:
+    """The result of a run, and what to do next.
+
+    Args:
+      rows: the table of results.
+      best_step: that of the prompt, of how many.
+      beside: commands that compare the prompt with others.
+    """
+    commands = (
+        f'prompt-jax predict --prompt {folder} "..."',
+        *beside,
+        f"prompt-jax prompts inspect {folder}",
+    )
+    facts = {
+        "prompt": f"{prompt.method.kind}, {prompt.size:,} parameters, of step {best_step}",
+        "saved in": str(folder / "prompt"),
+        "report": str(folder / "report.md"),
+    }
+    lines = [report.markdown(rows), "", *(f"{name} {fact}" for name, fact in facts.items())]
+    lines += [f"next: {command}" for command in commands]
+    values = {"results": results, "best_step": best_step, "prompt": facts["saved in"]}
+    return Line("\n".join(lines), Panel(str(folder), rows, facts, commands), **values)
 
 
 def prompt_of(

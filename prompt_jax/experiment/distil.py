@@ -19,9 +19,9 @@ from prompt_jax import report
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import Config, InputError, MethodConfig, from_json, resolved, to_json
 from prompt_jax.experiment.choice import lesson
-from prompt_jax.experiment.conclude import Result, prompt_of
+from prompt_jax.experiment.conclude import Result, ending, prompt_of
 from prompt_jax.experiment.evaluation import TUNED
-from prompt_jax.experiment.loop import Loop, Say
+from prompt_jax.experiment.loop import Loop
 from prompt_jax.experiment.members import Population, Single, Trained
 from prompt_jax.experiment.questions import check_bare, load_questions, read_context
 from prompt_jax.experiment.resemblance import (
@@ -40,6 +40,7 @@ from prompt_jax.experiment.study import studied, study_sources, summaries
 from prompt_jax.experiment.teacher import Teacher, folder_of, taught
 from prompt_jax.experiment.training import check_losses, introduce_model, load
 from prompt_jax.forward import for_tasks
+from prompt_jax.lines import Say
 from prompt_jax.losses import check_writes
 from prompt_jax.methods import materialize, resolve
 from prompt_jax.population import length_of
@@ -230,7 +231,7 @@ def _conclude(
     every = plain.beside(rivals).beside(resemblance(teacher, data, prompts, timed=(TUNED,)))
     results = every.results
     prompt = prompt_of(config, data, backbone, method, best.tuned, results[TUNED], config.data, {})
-    saved = save_prompt(folder / "prompt", prompt, overwrite=True)
+    save_prompt(folder / "prompt", prompt, overwrite=True)
     curve = read_metrics(folder)
     # What a prompt has to beat: no text, or the best of as many of its tokens.
     levels = {way: results[way]["validation"]["kl"] for way in (WITHOUT, *rivals.results)}
@@ -240,17 +241,16 @@ def _conclude(
     words, rows = inspect(prompt, backbone), table(every)
     title = f"{config.distil.context}, distilled"
     report.write_report(folder / "report.md", title=title, facts=facts, rows=rows, words=words)
-    say(report.markdown(rows))
     say("\n".join(f"{name}: {fact}" for name, fact in facts.items()))
     if int(best.step) == 0:
         say(lesson(best, curve, "kl"))
-    say(f"\ncurve {folder / 'curve.png'}; prompt saved in {saved}")
+    say(ending(prompt, results, rows, folder, facts["best step"]))
     return Result(prompt, results, folder)
 
 
 def _facts(
     teacher: Teacher, trained: Trained, prompt: Prompt, every: Resemblance
-) -> dict[str, object]:
+) -> dict[str, str]:
     """What the report says beside its table."""
     config, backbone, (results, costs) = trained.config, trained.backbone, every
     long, short = costs[TEACHER], costs[TUNED]

@@ -10,11 +10,11 @@ from prompt_jax.answers.ensemble import WAYS
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import Config, InputError, choose
 from prompt_jax.evaluate import baselines, evaluate
-from prompt_jax.experiment.loop import Say
 from prompt_jax.experiment.rivals import Rival, parse_rivals
 from prompt_jax.experiment.scored import scored
 from prompt_jax.experiment.splits import Data, for_backbone
 from prompt_jax.forward import Injection
+from prompt_jax.lines import Say
 from prompt_jax.metrics import Scores, measure
 from prompt_jax.prompts import Prompt, of_task
 from prompt_jax.tasks import remarks

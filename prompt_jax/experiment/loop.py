@@ -18,13 +18,13 @@ from typing import NamedTuple
 from prompt_jax import checkpoints
 from prompt_jax.config import TrainConfig
 from prompt_jax.experiment.choice import Judgement
+from prompt_jax.lines import Line, Say
 from prompt_jax.processes import from_first, is_first, preempted, together
 from prompt_jax.runs import Metrics, Row
 from prompt_jax.sharding import on_host
 from prompt_jax.signals import stopping
 from prompt_jax.trees import Tree
 
-Say = Callable[[str], None]
 Rows = dict[int, Row]
 """Member -> what is known of its last step; a hook may add to it before `Loop.log` writes it."""
 Action = Callable[[int, Rows], None]
@@ -152,10 +152,10 @@ class Loop:
             writing = checkpoints.writing(folder) if is_first() else None
             self._manager = writing and stack.enter_context(writing)
             begun = self._restore(resume)
-            # A board has one curve a name, in which members of one file would be mixed.
-            board = self.options.tensorboard and not self._in_turns
+            # A logger has one curve a name, in which members of one file would be mixed.
+            loggers = () if self._in_turns else self.options.loggers
             for place in dict.fromkeys(self.folders):
-                metrics = Metrics(place, step=begun, tensorboard=board)
+                metrics = Metrics(place, step=begun, loggers=loggers)
                 self._files[place] = stack.enter_context(metrics)
             if begun < 0:
                 rows: Rows = {i: {"step": 0} for i in range(len(self.members))}
@@ -236,7 +236,8 @@ class Loop:
             row.update({f"validation/{name}": value for name, value in scores.items()})
             shown = ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
             step = self.members.step(i)
-            self.say(f"{self.members.title(i)}step {step:>6}  validation {shown}")
+            line = f"{self.members.title(i)}step {step:>6}  validation {shown}"
+            self.say(Line(line, **self._values(i, row)))
 
     def log(self, clock: int, rows: Rows) -> None:
         """Writes the rows of a step."""
@@ -259,8 +260,14 @@ class Loop:
             return  # The first step compiles: it says nothing about the others.
         seconds = (time.monotonic() - begun) / (clock - first)
         left = int(seconds * (self.options.steps - clock))
-        self.say(
+        line = (
             f"{self.members.title(i)}step {clock:>6}/{self.options.steps}  "
             f"loss {row['loss']:.4f}  {row['examples_per_second']:.1f} examples/s  "
             f"{left // 60}:{left % 60:02d} left"
         )
+        self.say(Line(line, **self._values(i, row), seconds_left=left))
+
+    def _values(self, index: int, row: Row) -> dict[str, object]:
+        """The row of a member for programs."""
+        member = self.members.title(index).strip(": ")
+        return {**({"member": member} if member else {}), "step": row["step"], "metrics": row}

@@ -10,9 +10,9 @@ from jaxtyping import Array, Float, Int
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import InputError, TrainConfig, at_least
 from prompt_jax.data import Batch, prefetch
-from prompt_jax.experiment.loop import Say
 from prompt_jax.experiment.saved import SavedRun
 from prompt_jax.forward import Injection
+from prompt_jax.lines import Say
 from prompt_jax.prompts.composition import input_rows
 from prompt_jax.train import State, fit, start
 from prompt_jax.trees import Frozen, Tuned

@@ -9,13 +9,13 @@ from prompt_jax.config import Config, InputError
 from prompt_jax.data import Batches
 from prompt_jax.evaluate import answer_likelihood, evaluate
 from prompt_jax.experiment.answering import batches_of, loss_of
-from prompt_jax.experiment.loop import Say
 from prompt_jax.experiment.questions import load_questions, read_context
 from prompt_jax.experiment.resemblance import evaluate_lessons
 from prompt_jax.experiment.splits import Data, check_one, for_backbone, load_data
 from prompt_jax.experiment.study import studied
 from prompt_jax.experiment.teacher import Teacher, folder_of, taught
 from prompt_jax.forward import Injection
+from prompt_jax.lines import Say
 from prompt_jax.losses import Loss
 from prompt_jax.prompts import Prompt
 from prompt_jax.prompts.composition import input_rows, plain_method

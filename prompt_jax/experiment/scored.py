@@ -7,7 +7,6 @@ from typing import Any, NamedTuple, TypeVar
 
 from prompt_jax.config import Config, DataConfig, from_json
 from prompt_jax.data import splits
-from prompt_jax.experiment.loop import Say
 from prompt_jax.experiment.splits import (
     Data,
     check_one,
@@ -16,6 +15,7 @@ from prompt_jax.experiment.splits import (
     load_data,
     read_rows,
 )
+from prompt_jax.lines import Say
 from prompt_jax.prompts import Prompt
 from prompt_jax.tasks import completed, parse_name, resolve, to_examples
 

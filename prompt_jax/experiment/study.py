@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 from prompt_jax.config import Config, EvalConfig, InputError
 from prompt_jax.data import hold_out
-from prompt_jax.experiment.loop import Say
 from prompt_jax.experiment.questions import with_context
 from prompt_jax.experiment.splits import Data, for_backbone
 from prompt_jax.experiment.teacher import Teacher, answered
+from prompt_jax.lines import Say
 from prompt_jax.tasks import Example, Task, Text, to_source
 
 RECIPES = (

@@ -25,9 +25,10 @@ from prompt_jax.config import (
 from prompt_jax.experiment.candidates import Candidates
 from prompt_jax.experiment.choice import warnings_of
 from prompt_jax.experiment.conclude import Result, conclude
-from prompt_jax.experiment.loop import Loop, Say
+from prompt_jax.experiment.loop import Loop
 from prompt_jax.experiment.splits import check_one, for_backbone, load_data
 from prompt_jax.experiment.training import load
+from prompt_jax.lines import Line, Panel, Say
 from prompt_jax.plan import fitted
 from prompt_jax.runs import Row, begin_run, claim, read_metrics
 from prompt_jax.tasks import remarks
@@ -196,8 +197,8 @@ def _conclude(pool: Candidates, best: int, folder: Path, say: Say) -> Result:
         "candidates": [head, *(c.row for c in lines)],
     }
     disk.write(folder / "sweep.json", json.dumps(summary, indent=2) + "\n")
-    say("\n" + report.markdown(cells))
-    say(f"\nwritten: {folder / 'sweep.md'}, sweep.json and sweep.png")
+    say(f"written: {folder / 'sweep.md'}, sweep.json and sweep.png")
+    say(Line(report.markdown(cells), Panel(f"{folder}: candidates", cells, {}), sweep=summary))
     config = dataclasses.replace(trained.config, out=str(folder))
     lineage = {"sweep": {**to_json(pool.sweep), **lineage}}
     trained = trained._replace(config=config)

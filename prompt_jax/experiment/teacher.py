@@ -22,9 +22,9 @@ from prompt_jax.answers.distilled import teach
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import Config, InputError, WritingConfig
 from prompt_jax.data import encode
-from prompt_jax.experiment.loop import Say
 from prompt_jax.experiment.questions import nearest_parts, parts_of, with_context
 from prompt_jax.experiment.splits import Data
+from prompt_jax.lines import Say
 from prompt_jax.tasks import Example, Lesson, Likely, Text, place_of
 from prompt_jax.trees import Tokenizer
 

@@ -18,10 +18,11 @@ from prompt_jax.config import Config, InputError, MethodConfig, at_least, resolv
 from prompt_jax.data import Batches
 from prompt_jax.experiment.choice import warnings_of
 from prompt_jax.experiment.conclude import Result, conclude, short
-from prompt_jax.experiment.loop import Loop, Rows, Say
+from prompt_jax.experiment.loop import Loop, Rows
 from prompt_jax.experiment.members import Population, Single
 from prompt_jax.experiment.profiling import profiling
 from prompt_jax.experiment.splits import Data, digest, for_backbone, load_data, load_mixture
+from prompt_jax.lines import Say
 from prompt_jax.plan import fitted
 from prompt_jax.processes import check_alike, code, elsewhere, is_first, together
 from prompt_jax.runs import begin_run, claim
@@ -92,7 +93,8 @@ def _train(config: Config, folder: Path, resume: bool, profile: int, say: Say) -
         return Result(None, {}, folder)
     if before != _sha256(backbone.params):
         raise RuntimeError("the frozen weights changed during training; please report this")
-    say(f"backbone bit-identical before and after: sha256 {before[:16]}" if before else "")
+    if before:
+        say(f"backbone bit-identical before and after: sha256 {before[:16]}")
     return conclude(single.trained(), folder, say)
 
 

@@ -187,6 +187,7 @@ def _locate(path: Path) -> Path:
     siblings = path.parent.iterdir() if path.parent.is_dir() else ()
     names = [p.name for p in siblings if p.suffix == ".npy" or _prompt_folder(p)]
     near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.4)
+    near = [str(path.parent / name) for name in near]
     hint = f"perhaps you meant {', '.join(near)}" if near else "prompt-jax prompts list shows them"
     raise InputError(f"no prompt at {path}; {hint}")
 

@@ -110,7 +110,8 @@ def _download(
 
 
 def _allowed(name: str) -> str:
-    near = difflib.get_close_matches(name, ["embedded", *PRESETS], n=1)
+    # t5-small is no misspelt t5_1_1_small, whose weights are random.
+    near = difflib.get_close_matches(name, ["embedded", *PRESETS], n=1, cutoff=0.8)
     hint = f"Perhaps you meant {near[0]!r}? " if near else ""
     return (
         f"{hint}Allowed: embedded; random models {', '.join(PRESETS)}; a folder in Hugging Face's "

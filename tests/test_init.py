@@ -1,0 +1,116 @@
+"""`prompt-jax init`: a file becomes a config that trains."""
+
+import json
+
+import pytest
+
+from prompt_jax import cli
+from prompt_jax.cli.arguments import bound
+from prompt_jax.cli.init import config_text
+from prompt_jax.config import Config, InputError
+from prompt_jax.tasks.columns import candidates, is_decimal
+
+
+def rows(**columns):
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+TEXTS = [f"a film number {i}" for i in range(30)]
+LABELS = ["good", "bad", "fair"] * 10
+DATES = [f"2024-01-0{i % 7 + 1}" for i in range(30)]
+
+
+@pytest.mark.parametrize(
+    ("table", "answers", "inputs"),
+    [
+        (rows(id=range(30), when=DATES, body=TEXTS, queue=LABELS), ["queue"], ["body"]),
+        (rows(queue=LABELS, label=LABELS, body=TEXTS), ["label"], ["body"]),
+        (rows(one=LABELS, two=LABELS, body=TEXTS), ["one", "two"], ["body"]),
+        (rows(title=TEXTS, text=TEXTS, class_of=LABELS), ["class_of"], ["text"]),
+        (rows(title=TEXTS, body=TEXTS, label=LABELS), ["label"], ["title", "body"]),
+        (rows(question=TEXTS, reply=TEXTS), ["reply"], ["question"]),
+        (rows(text=TEXTS, price=[i / 4 for i in range(30)]), ["price"], ["text"]),
+        (rows(a=TEXTS, b=TEXTS), ["a", "b"], ["a", "b"]),
+        (rows(dog=["chien"] * 30, cat=["chat"] * 30), ["dog", "cat"], ["dog", "cat"]),
+    ],
+)
+def test_columns_that_fit(table, answers, inputs):
+    assert candidates(table) == (answers, inputs)
+
+
+def test_an_answer_that_is_decided_is_no_input():
+    assert candidates(rows(a=TEXTS, b=TEXTS), "b") == (["b"], ["a"])
+
+
+def test_decimal_numbers():
+    assert is_decimal([1.5, "2", None]) and not is_decimal([1, 2]) and not is_decimal(["a.b"])
+
+
+def test_a_config_of_a_file_trains(tmp_path, tiny_folder, capsys):
+    file, out = tmp_path / "tickets.csv", tmp_path / "tickets.py"
+    lines = [
+        f"{i},{text},{label}" for i, (text, label) in enumerate(zip(TEXTS, LABELS, strict=True))
+    ]
+    file.write_text("\n".join(["id,body,queue", *lines]))
+    words = ["init", str(file), "--out", str(out), "--backbone", str(tiny_folder)]
+    assert cli.main(words) == 0
+    shown, aside = capsys.readouterr()
+    assert f"config written to {out}" in aside and f"prompt-jax train {out}" in shown
+    config = bound(str(out), Config)
+    assert (config.task.source, config.task.target) == ("{body}", "{queue}")
+    assert config.task.labels == ("bad", "fair", "good") and config.train.batch_size == 16
+    assert (config.data.max_source_length, config.data.max_target_length) == (32, 8)
+    assert "# Rows: bad 10, fair 10, good 10." in out.read_text()
+    flags = ["--train.steps", "2", "--train.eval-every", "2", "--out", str(tmp_path / "run")]
+    assert cli.main(["train", str(out), *flags]) == 0
+    assert (tmp_path / "run/prompt").is_dir()
+    # What is there stays, unless it may be replaced.
+    assert cli.main(words) == 2
+    assert "tickets.py exists; give another --out, or --overwrite" in capsys.readouterr().err
+    assert cli.main([*words, "--overwrite"]) == 0
+
+
+def test_a_choice_that_is_open(tmp_path, tiny_folder, capsys):
+    file, out = tmp_path / "pairs.jsonl", tmp_path / "pairs.py"
+    table = rows(informal=TEXTS, formal=[f"sir, {text}" for text in TEXTS])
+    file.write_text("\n".join(map(json.dumps, table)))
+    words = ["init", str(file), "--out", str(out), "--backbone", str(tiny_folder)]
+    assert cli.main(words) == 2
+    error = capsys.readouterr().err
+    assert "may be informal or formal; choose with --answer, e.g. --answer informal" in error
+    assert cli.main([*words, "--answer", "frmal"]) == 2
+    assert "'formal'?" in capsys.readouterr().err
+    asked = []
+
+    def ask(option, purpose, columns):
+        asked.append((option, list(columns)))
+        return ["formal"]
+
+    out.write_text(config_text(str(file), "pairs.py", (), "", str(tiny_folder), ask))
+    config = bound(str(out), Config)
+    assert asked == [("--answer", ["informal", "formal"])]
+    assert (config.task.source, config.task.kind) == ("{informal}", "generation")
+    assert config.eval.max_new_tokens == config.data.max_target_length == 8
+    answer = ["--input", "informal", "formal", "--answer", "informal", "--overwrite"]
+    assert cli.main([*words, *answer]) == 0
+    assert bound(str(out), Config).task.source == "informal: {informal} formal: {formal}"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["nowhere.csv"], "nowhere.csv"),
+        (["nowhere.csv", "--out", "config.toml"], "ends in .py"),
+        (["nowhere.csv", "--out", "-"], "- stands for standard output"),
+    ],
+)
+def test_refused_inputs(flags, message, capsys):
+    assert cli.main(["init", *flags]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_file_without_an_answer(tmp_path):
+    file = tmp_path / "one.csv"
+    file.write_text("text\n" + "\n".join(TEXTS))
+    with pytest.raises(InputError, match="has no column for the answer"):
+        config_text(str(file), "a.py", (), "", "embedded", lambda *_: [])

@@ -1,0 +1,62 @@
+"""How commands print the lines of a run."""
+
+import json
+import os
+import sys
+
+import pytest
+
+from prompt_jax.cli.output import Output
+from prompt_jax.lines import Line, Panel, in_part
+
+PANEL = Panel("runs/a", [["accuracy", "test"], ["tuned [x]", "0.5"]], {"saved in": "a"}, ["go on"])
+LINES = [
+    "task a: 4 rows",
+    "warning: few rows",
+    Line("step 3", step=3, metrics={"loss": float("nan"), "score": 0.5}),
+    Line("| accuracy | test |", PANEL, results={"tuned": {"test": 0.5}}),
+]
+
+
+def printed(output, capsys):
+    for line in LINES:
+        output.say(line)
+    return capsys.readouterr().out.splitlines()
+
+
+def test_text_is_the_line_itself(capsys):
+    assert printed(Output(), capsys) == LINES
+
+
+def test_quiet_leaves_warnings_and_results(capsys):
+    assert printed(Output(quiet=True), capsys) == [LINES[1], LINES[3]]
+
+
+def test_json_has_an_object_a_line(capsys):
+    rows = [json.loads(line) for line in printed(Output(log_format="json"), capsys)]
+    assert [row["level"] for row in rows] == ["info", "warning", "info", "result"]
+    assert rows[1]["message"] == "few rows"
+    assert (rows[2]["step"], rows[2]["metrics"]) == (3, {"loss": None, "score": 0.5})
+    assert rows[3]["results"] == {"tuned": {"test": 0.5}}
+
+
+def test_results_of_a_part_are_plain_lines(capsys):
+    in_part(Output(quiet=True).say)(LINES[3])
+    assert not capsys.readouterr().out
+    in_part(Output(log_format="json").say)(LINES[3])
+    row = json.loads(capsys.readouterr().out)
+    assert row["level"] == "info" and row["results"] == {"tuned": {"test": 0.5}}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a terminal of Unix")
+def test_a_terminal_shows_a_panel(monkeypatch):
+    parent, child = os.openpty()
+    with os.fdopen(child, "w") as stdout, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", stdout)
+        for line in LINES:
+            Output().say(line)
+        stdout.flush()
+        text = os.read(parent, 65536).decode()
+    os.close(parent)
+    assert "step 3\r\n" in text and "runs/a" in text and "| accuracy" not in text
+    assert all(word in text for word in ("tuned [x]", "saved in", "next", "go on"))
