@@ -18,12 +18,10 @@ extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
-    "sphinxcontrib.mermaid",
 ]
 exclude_patterns = ["_build"]
 
 myst_heading_anchors = 4
-myst_fence_as_directive = ["mermaid"]
 default_role = "code"  # Docstrings write names in single backticks.
 autodoc_default_options = {"members": True, "member-order": "bysource"}
 napoleon_numpy_docstring = False
