@@ -14,6 +14,7 @@ project = "prompt_jax"
 release = prompt_jax.__version__
 html_title = f"prompt_jax {release}"
 html_theme = "furo"
+html_show_copyright = False
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
