@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from pages import PAGES, ROOT, SITE
 
-TAUGHT = [ROOT / "README.md", *(page for page in SITE if page.parent.name == "tutorials")]
+LONG = {"architecture", "backbones", "distil", "python", "results", "tasks", "vllm"}
+"""Pages that may have longer sentences still."""
+TAUGHT = [ROOT / "README.md", *(page for page in SITE if page.stem not in LONG)]
 LONGEST = 30
 """Words of a sentence."""
 VERBS = set(
