@@ -15,6 +15,8 @@ release = prompt_jax.__version__
 html_title = f"prompt_jax {release}"
 html_theme = "furo"
 html_show_copyright = False
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
