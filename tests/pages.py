@@ -108,7 +108,7 @@ def parsed(monkeypatch, arguments: list[str]) -> int:
         patch.setattr(answering, "trained_on", lambda _: Answering())
         if "--resume" in arguments:
             folder = Path(value_of(arguments, "--out") or Config.out)
-            folder.mkdir(parents=True)
+            folder.mkdir(parents=True, exist_ok=True)
             begin_run(folder, Config())
         try:
             return cli.main(arguments)

@@ -59,34 +59,40 @@ def test_commands_are_those_of_the_programs(checkout, monkeypatch, capsys):
     """Every option of a `prompt-jax` command is parsed as it would be; its config file is read."""
     for block in blocks("toml"):
         (checkout / "serve.toml").write_text(block.text)
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = extras["optional-dependencies"]
-    wrong, passed = [], set()
+    wrong, passed = {}, set()
     for block in blocks(""):
-        if block.mark:
-            continue
-        page = block.page.read_text()
-        for words in block.commands():
+        for words in () if block.mark else block.commands():
             program, *rest = words
-            if program == "prompt-jax":
-                if tuple(rest) not in passed and parsed(monkeypatch, rest):
-                    wrong.append((block.name, words, capsys.readouterr().err))
+            if program != "prompt-jax":
+                why = objection(program, rest, block.page.read_text())
+            elif tuple(rest) in passed or not parsed(monkeypatch, rest):
                 passed.add(tuple(rest))
-            elif program in ("pip", "python", "python3", "bash", "sh", "sbatch", "docker"):
-                named = re.findall(r"\[([\w,]+)\]", " ".join(rest)) if program == "pip" else []
-                named = [name for names in named for name in names.split(",")]
-                files = [w for w in rest if w.startswith(FOLDERS) or w.endswith((".py", ".sh"))]
-                missing = [f for f in files if not (ROOT / f).exists() and f"as `{f}`" not in page]
-                if missing or set(named) - set(extras):
-                    wrong.append((block.name, words, f"{missing}, {named}: there is no such thing"))
-            elif program == "curl":
-                wrong += [(block.name, words, why) for why in [refused(words)] if why]
-            elif program == "make":
-                targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-                wrong += [(block.name, words, "no such target")] * (not set(rest) <= set(targets))
-            elif program not in UNCHECKED:
-                wrong.append((block.name, words, "no known program: mark it as not run, with why"))
-    assert not wrong, "\n".join(f"{name}\n  {words}\n{why}" for name, words, why in wrong)
+                continue
+            else:
+                why = capsys.readouterr().err
+            wrong |= {f"{block.name}\n  {words}": why} if why else {}
+    assert not wrong, "\n".join(f"{place}\n{why}" for place, why in wrong.items())
+
+
+def objection(program, words, page):
+    """What is wrong with a command of another program than ours; empty where nothing is."""
+    if program == "curl":
+        return refused(words)
+    if program == "make":
+        targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        return "" if set(words) <= set(targets) else "no such target"
+    if program == "pip":
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+        extras = ",".join(re.findall(r"\[([\w,]+)\]", " ".join(words))).split(",")
+        unknown = set(filter(None, extras)) - set(project["optional-dependencies"])
+        return f"no such extras: {unknown}" if unknown else ""
+    if program in ("python", "python3", "bash", "sh", "sbatch", "docker"):
+        files = [w for w in words if w.startswith(FOLDERS) or w.endswith((".py", ".sh"))]
+        # A page may say what to save "as `make.py`".
+        missing = [f for f in files if not (ROOT / f).exists() and f"as `{f}`" not in page]
+        return f"no such files: {missing}" if missing else ""
+    known = program in UNCHECKED
+    return "" if known else f"{program} is not known here: mark the block as not run, with why"
 
 
 def request(words):
@@ -116,19 +122,20 @@ def test_options_in_sentences_and_tables_are_those_of_commands(monkeypatch):
         for code in re.findall(r"`([^`]+)`", text):
             words = code.split()
             flags = {word.partition("=")[0] for word in words if word.startswith("--")}
-            allowed = anywhere
-            if words[0] == "prompt-jax" and words[1:2] == ["prompts"] and words[2:]:
-                allowed = options(monkeypatch, words[1:3])
-            elif words[0] == "prompt-jax" and words[1:]:
-                allowed = flags_of.get(words[1], {"prompts"})
-            else:  # Other programs have flags too; only ours have groups.
-                flags = {flag for flag in flags if re.match(r"--[a-z]+\.[a-z]", flag)}
+            if words[0] != "prompt-jax":  # Other programs have flags too; only ours have groups.
+                unknown = {flag for flag in flags if re.match(r"--[a-z]+\.[a-z]", flag)} - anywhere
+            elif words[1:2] == ["prompts"]:
+                unknown = flags - (options(monkeypatch, words[1:3]) if words[2:] else set())
+            else:
+                command = words[1] if words[1:] else "COMMAND"
+                known = {"--help", "--version", "COMMAND", *cli.COMMANDS}
+                unknown = flags - flags_of.get(command, known) | {command} - known
             values = [w for flag, w in zip(words, words[1:], strict=False) if flag == "--method"]
-            unknown = [v for v in values if v.islower() and v not in method_kinds()]
+            unknown |= {value for value in values if value.islower()} - set(method_kinds())
             files = [w for w in words if w.startswith(FOLDERS) and "*" not in w and "..." not in w]
-            missing = [w for w in files if not (ROOT / w).exists()]
-            if flags - allowed or unknown or missing:
-                wrong.append(f"{page.name}: `{code}`: {[*flags - allowed, *unknown, *missing]}")
+            unknown |= {file for file in files if not (ROOT / file).exists()}
+            if unknown:
+                wrong.append(f"{page.name}: `{code}`: {unknown}")
     assert not wrong, "\n".join(wrong)
 
 
