@@ -14,16 +14,17 @@ project = "prompt_jax"
 release = prompt_jax.__version__
 html_title = f"prompt_jax {release}"
 html_theme = "furo"
+html_show_copyright = False
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
-    "sphinxcontrib.mermaid",
 ]
 exclude_patterns = ["_build"]
 
 myst_heading_anchors = 4
-myst_fence_as_directive = ["mermaid"]
 default_role = "code"  # Docstrings write names in single backticks.
 autodoc_default_options = {"members": True, "member-order": "bysource"}
 napoleon_numpy_docstring = False

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "prompt_jax"
+PICTURE = PACKAGE.parent / "docs" / "images" / "rooms.svg"
 GRAMMAR = set(
     "found made given own each asked told said some wanted known ours theirs whole what one other "
     "more".split()
@@ -74,10 +75,74 @@ def arrows():
     )
 
 
+HIGH, ROW, LETTER, BETWEEN, MARGIN = 34, 86, 8.6, 26, 20
+"""Pixels: height of a box, from row to row, width of a letter, between boxes, around all."""
+SVG = """\
+<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" \
+font-family="system-ui, sans-serif" font-size="16">
+  <rect width="{width:.0f}" height="{height:.0f}" rx="12" fill="#ffffff"/>
+  <g fill="none" stroke="#8fa8c8" stroke-width="1.5">
+{arrows}
+  </g>
+  <g fill="#dbe7f7" stroke="#3b6fb6">
+{boxes}
+  </g>
+  <g fill="#1d3f72" text-anchor="middle">
+{names}
+  </g>
+</svg>
+"""
+
+
+def rows(pairs):
+    """The rooms from top to bottom: each is below all that import it, and beside its kin."""
+    importers = {}
+    for room, target in pairs:
+        importers.setdefault(room, [])
+        importers.setdefault(target, []).append(room)
+
+    def depth(room):
+        return 1 + max(map(depth, importers[room]), default=-1)
+
+    ranks = [[] for _ in range(1 + max(map(depth, importers)))]
+    for room in sorted(importers):
+        ranks[depth(room)].append(room)
+    shares = {}
+    for rank in ranks:
+        # Where its importers stand from left to right, so that few arrows cross.
+        means = {r: sum(shares[i] for i in importers[r]) / len(importers[r] or [1]) for r in rank}
+        rank.sort(key=lambda room: (means[room], room))
+        shares |= {room: (i + 0.5) / len(rank) for i, room in enumerate(rank)}
+    return ranks
+
+
 def picture():
-    """The rooms as a mermaid diagram."""
-    lines = [f"    {room} --> {target}" for room, target in arrows()]
-    return "\n".join(["```mermaid", "flowchart TD", *lines, "```"])
+    """The rooms as an SVG: an arrow leads from a room down to one that it imports."""
+    pairs = arrows()
+    ranks = rows(pairs)
+    wide = {room: LETTER * len(room) + 20 for rank in ranks for room in rank}
+    widths = [sum(wide[room] + BETWEEN for room in rank) - BETWEEN for rank in ranks]
+    width, places = max(widths) + 2 * MARGIN, {}
+    for i, (rank, taken) in enumerate(zip(ranks, widths, strict=True)):
+        left = (width - taken) / 2
+        for room in rank:
+            places[room] = (left + wide[room] / 2, MARGIN + i * ROW)
+            left += wide[room] + BETWEEN
+    curves, boxes, names = [], [], []
+    for room, target in pairs:
+        (x, y), (to_x, to_y) = places[room], places[target]
+        bend = (y + HIGH + to_y) / 2
+        curve = f"M{x:.0f} {y + HIGH} C{x:.0f} {bend:.0f} {to_x:.0f} {bend:.0f} {to_x:.0f} {to_y}"
+        curves.append(f'    <path d="{curve}"/>')
+        curves.append(f'    <path d="M{to_x - 5:.0f} {to_y - 7} l5 7 l5 -7"/>')
+    for room, (x, y) in sorted(places.items()):
+        corner = f'x="{x - wide[room] / 2:.0f}" y="{y}"'
+        boxes.append(f'    <rect {corner} width="{wide[room]:.0f}" height="{HIGH}" rx="8"/>')
+        names.append(f'    <text x="{x:.0f}" y="{y + 23}">{room}</text>')
+    height = 2 * MARGIN + (len(ranks) - 1) * ROW + HIGH
+    parts = {"arrows": curves, "boxes": boxes, "names": names}
+    parts = {name: "\n".join(lines) for name, lines in parts.items()}
+    return SVG.format(width=width, height=height, **parts)
 
 
 if __name__ == "__main__":
@@ -85,7 +150,8 @@ if __name__ == "__main__":
     from collections import Counter
 
     if sys.argv[1:] == ["picture"]:
-        print(picture())
+        PICTURE.write_text(picture())
+        print(f"drawn: {PICTURE}")
         sys.exit()
     for title, places in (("grammar names", grammar_names()), ("Any", anys())):
         print(f"{title}: {len(places)}, {1000 * len(places) / lines():.1f} per 1,000 lines")

@@ -1,4 +1,4 @@
-"""The worked example of CONTRIBUTING.md is a method that holds to the laws."""
+"""The worked example of the page about methods is a method that holds to the laws."""
 
 import os
 import re
@@ -12,6 +12,7 @@ from prompt_jax.config import method_kinds
 
 ROOT = Path(__file__).parent.parent
 STEP = re.compile(r"^\d\. .*?`(\w+\.py)`.*?```python\n(.*?)```", re.DOTALL | re.MULTILINE)
+PAGE = ROOT / "docs" / "how-to" / "write_a_method.md"
 
 
 def follow(page, folder):
@@ -36,12 +37,11 @@ def run(folder, *arguments):
 
 
 @pytest.mark.slow
-def test_the_toy_method_of_contributing(tmp_path, tiny_folder, task_file):
+def test_the_example_of_a_method(tmp_path, tiny_folder, task_file):
     """As a stranger who follows the page, in an empty folder: no file of the package is touched."""
     folder = tmp_path / "toy"
     folder.mkdir()
-    page = (ROOT / "CONTRIBUTING.md").read_text()
-    follow(page[page.index("## A new method") : page.index("## A new family")], folder)
+    follow(PAGE.read_text(), folder)
     assert {path.name for path in folder.iterdir()} == {
         *("query_shift.py", "test_query_shift.py", "query_shift_recipe.py"),
     }

