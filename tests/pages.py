@@ -1,8 +1,6 @@
 """The blocks of code on the pages that people read, and what their commands are made of."""
 
-import dataclasses
 import functools
-import inspect
 import re
 import shlex
 from collections.abc import Iterator
@@ -14,6 +12,7 @@ import tyro
 from prompt_jax import cli
 from prompt_jax.cli import answering
 from prompt_jax.cli.arguments import Answering, value_of
+from prompt_jax.cli.options import method_options, options
 from prompt_jax.config import Config, method_kinds
 from prompt_jax.runs import begin_run
 
@@ -80,35 +79,27 @@ def blocks(*languages: str) -> list[Block]:
     return found
 
 
-class Held:
-    """Replaces `tyro.cli`: keeps the functions of commands, and calls none of them."""
-
-    def __init__(self, parsing: bool = True):
-        self.parsing, self.real, self.function = parsing, tyro.cli, None
-
-    def __call__(self, function, **options):
-        """Parses the arguments for a function as the command does, or only keeps the function."""
-        self.function = function
-
-        @functools.wraps(function)
-        def hold(*values: object, **named: object) -> None:
-            """Does nothing."""
-
-        return self.real(hold, **options) if self.parsing else None
-
-
 def parsed(monkeypatch, arguments: list[str]) -> int:
     """The exit code of `prompt-jax` with arguments, of which nothing is run; see stderr for why.
 
     The runs and prompts that a page names are not there: a run to resume is written, and a prompt
     is taken to leave all options at their defaults.
     """
+    parse = tyro.cli
+
+    def hold(function, **options):
+        @functools.wraps(function)
+        def held(*values: object, **named: object) -> None:
+            """Does nothing."""
+
+        return parse(held, **options)
+
     with monkeypatch.context() as patch:
-        patch.setattr(tyro, "cli", Held())
+        patch.setattr(tyro, "cli", hold)
         patch.setattr(answering, "trained_on", lambda _: Answering())
         if "--resume" in arguments:
             folder = Path(value_of(arguments, "--out") or Config.out)
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True)
             begin_run(folder, Config())
         try:
             return cli.main(arguments)
@@ -116,31 +107,11 @@ def parsed(monkeypatch, arguments: list[str]) -> int:
             return int(end.code or 0)
 
 
-def options(monkeypatch, words: list[str]) -> set[str]:
+def flags(words: list[str]) -> set[str]:
     """The flags of a command such as `train` or `prompts list`, those of all methods too."""
-    held = Held(parsing=False)
-    with monkeypatch.context() as patch:
-        patch.setattr(tyro, "cli", held)
-        cli.COMMANDS[words[0]](words[1:])
-    names = {"help", "help-all"}
-    for parameter in inspect.signature(held.function).parameters.values():
-        whole = isinstance(parameter.default, Config | Answering)
-        names |= set(_flags("" if whole else parameter.name, parameter.default))
-    if "method" in names:
-        names |= {
-            f"method.{field.name}" for kind in method_kinds().values() for field in _fields(kind)
-        }
-    return {f"--{name}".replace("_", "-") for name in names}
-
-
-def _fields(config: object) -> tuple[dataclasses.Field, ...]:
-    return dataclasses.fields(config) if dataclasses.is_dataclass(config) else ()
-
-
-def _flags(name: str, default: object) -> Iterator[str]:
-    """The flags of a parameter: itself, and the fields of a table of options."""
-    if name:
-        yield name
-        yield f"no-{name}" if "." not in name else ".no-".join(name.rsplit(".", 1))
-    for field in _fields(default):
-        yield from _flags(f"{name}.{field.name}".lstrip("."), getattr(default, field.name))
+    call = cli.COMMANDS[words[0]](words[1:])
+    names = {option.flag for option in options(call.function)}
+    if "--method" in names:
+        kinds = method_kinds().values()
+        names |= {option.flag for kind in kinds for option in method_options(kind)}
+    return names | {"--help", "--help-all"}

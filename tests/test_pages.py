@@ -7,7 +7,7 @@ import tomllib
 from urllib.parse import urlsplit
 
 import pytest
-from pages import PAGES, ROOT, blocks, options, parsed
+from pages import PAGES, ROOT, blocks, flags, parsed
 
 httpx = pytest.importorskip("httpx")
 pytest.importorskip("fastapi")
@@ -113,23 +113,23 @@ def refused(words):
     return ""
 
 
-def test_options_in_sentences_and_tables_are_those_of_commands(monkeypatch):
-    flags_of = {name: options(monkeypatch, [name]) for name in cli.COMMANDS if name != "prompts"}
+def test_options_in_sentences_and_tables_are_those_of_commands():
+    flags_of = {name: flags([name]) for name in cli.COMMANDS if name != "prompts"}
     anywhere = set().union(*flags_of.values())
     wrong = []
     for page in PAGES:
         text = re.sub(r"^ *```.*?^ *```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
         for code in re.findall(r"`([^`]+)`", text):
             words = code.split()
-            flags = {word.partition("=")[0] for word in words if word.startswith("--")}
+            written = {word.partition("=")[0] for word in words if word.startswith("--")}
             if words[0] != "prompt-jax":  # Other programs have flags too; only ours have groups.
-                unknown = {flag for flag in flags if re.match(r"--[a-z]+\.[a-z]", flag)} - anywhere
+                unknown = {flag for flag in written if re.match(r"--[a-z]+\.[a-z]", flag)} - anywhere
             elif words[1:2] == ["prompts"]:
-                unknown = flags - (options(monkeypatch, words[1:3]) if words[2:] else set())
+                unknown = written - (flags(words[1:3]) if words[2:] else set())
             else:
                 command = words[1] if words[1:] else "COMMAND"
-                known = {"--help", "--version", "COMMAND", *cli.COMMANDS}
-                unknown = flags - flags_of.get(command, known) | {command} - known
+                known = {"--help", "--version", "--print-completion", "COMMAND", *cli.COMMANDS}
+                unknown = written - flags_of.get(command, known) | {command} - known
             values = [w for flag, w in zip(words, words[1:], strict=False) if flag == "--method"]
             unknown |= {value for value in values if value.islower()} - set(method_kinds())
             files = [w for w in words if w.startswith(FOLDERS) and "*" not in w and "..." not in w]
