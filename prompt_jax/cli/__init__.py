@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     try:
         if command == "--print-completion":
-            print(completion.script(*rest[:1] or [""], COMMANDS))
+            print(completion.script(rest[0] if rest else "", COMMANDS))
             return 0
         choose("command", command, COMMANDS)
         with _ending_at_once():
