@@ -1,7 +1,7 @@
 """What a run says: lines for a reader, with what programs and terminals make of them."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 Say = Callable[[str], None]
 """Receives the lines of a run; `print` is one."""
@@ -32,10 +32,10 @@ class Line(str):
 
     __slots__ = ("values", "panel")
 
-    values: Mapping[str, Any]
+    values: Mapping[str, object]
     panel: Panel | None
 
-    def __new__(cls, text: str, panel: Panel | None = None, **values: object):
+    def __new__(cls, text: str, values: Mapping[str, object], panel: Panel | None = None):
         """`text` as it is."""
         self = super().__new__(cls, text)
         self.values, self.panel = values, panel
@@ -44,4 +44,4 @@ class Line(str):
 
 def in_part(say: Say) -> Say:
     """For a part of a larger run: its results are plain lines, as the run has one of its own."""
-    return lambda line: say(Line(line, **getattr(line, "values", {})))
+    return lambda line: say(Line(line, getattr(line, "values", {})))

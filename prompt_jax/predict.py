@@ -177,8 +177,8 @@ def _check_writable(output: Path, input_path: str | Path | Sequence[str]) -> Non
     """Makes the folder of an output, and the output, if they are not there."""
     if output.is_dir():
         raise InputError(f"the output {output} is a folder; name a file in it")
-    named = isinstance(input_path, str | Path) and str(input_path) != STREAM
-    if named and output.resolve() == Path(input_path).resolve():
+    file = Path(input_path) if isinstance(input_path, str | Path) else None
+    if file and str(file) != STREAM and output.resolve() == file.resolve():
         raise InputError(f"{output} is the input too; write the answers to another file")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)

@@ -309,6 +309,9 @@ def test_help_names_options_that_there_are(name):
         assert words[0] != name or used <= flags, used - flags
     assert page.options.keys() <= flags, page.options.keys() - flags
     text = usage.short(name, call.about)
+    if not page.options:
+        assert not text
+        return
     assert text.count("\n") < 40 and max(map(len, text.splitlines())) <= 100
 
 
@@ -322,7 +325,7 @@ def test_help_has_examples_before_options(capsys):
         cli.main(["evaluate", "--help-all"])
     full = capsys.readouterr().out
     for text in (short, full):
-        assert text.index("  prompt-jax evaluate --prompt runs/default\n") < text.index("--json ")
+        assert text.index("  prompt-jax evaluate --prompt runs/default\n") < text.index("--json")
     assert "--data.shots" in full and "--data.shots" not in short
     with pytest.raises(SystemExit):
         cli.main(["prompts", "export", "--help"])

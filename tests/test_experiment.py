@@ -49,7 +49,8 @@ def test_a_run_leaves_everything_it_says(config, tmp_path):
     text = "\n".join(lines)
     assert "backbone bit-identical before and after: sha256" in text
     assert "36 train, 4 validation" in text
-    assert "Neighbours are not explanations" in text
+    assert "Neighbours are not explanations" in (tmp_path / "run/report.md").read_text()
+    assert lines[-1].panel.facts["saved in"] == str(tmp_path / "run/prompt")
     rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(7))
     assert [row["step"] for row in rows if "validation/exact_match" in row] == [0, 3, 6]

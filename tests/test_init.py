@@ -8,7 +8,7 @@ from prompt_jax import cli
 from prompt_jax.cli.arguments import bound
 from prompt_jax.cli.init import config_text
 from prompt_jax.config import Config, InputError
-from prompt_jax.tasks.columns import candidates, is_decimal
+from prompt_jax.tasks.columns import candidates, is_decimal, template
 
 
 def rows(**columns):
@@ -38,6 +38,10 @@ def test_columns_that_fit(table, answers, inputs):
     assert candidates(table) == (answers, inputs)
 
 
+def test_a_template_of_several_columns():
+    assert template(["a"]) == "{a}" and template(["a", "b"]) == "a: {a} b: {b}"
+
+
 def test_an_answer_that_is_decided_is_no_input():
     assert candidates(rows(a=TEXTS, b=TEXTS), "b") == (["b"], ["a"])
 
@@ -46,12 +50,19 @@ def test_decimal_numbers():
     assert is_decimal([1.5, "2", None]) and not is_decimal([1, 2]) and not is_decimal(["a.b"])
 
 
-def test_a_config_of_a_file_trains(tmp_path, tiny_folder, capsys):
-    file, out = tmp_path / "tickets.csv", tmp_path / "tickets.py"
+@pytest.fixture
+def tickets(tmp_path):
+    """A file of rows with columns that are no input."""
+    file = tmp_path / "tickets.csv"
     lines = [
         f"{i},{text},{label}" for i, (text, label) in enumerate(zip(TEXTS, LABELS, strict=True))
     ]
     file.write_text("\n".join(["id,body,queue", *lines]))
+    return file
+
+
+def test_a_config_of_a_file(tickets, tmp_path, tiny_folder, capsys):
+    file, out = tickets, tmp_path / "tickets.py"
     words = ["init", str(file), "--out", str(out), "--backbone", str(tiny_folder)]
     assert cli.main(words) == 0
     shown, aside = capsys.readouterr()
@@ -61,13 +72,19 @@ def test_a_config_of_a_file_trains(tmp_path, tiny_folder, capsys):
     assert config.task.labels == ("bad", "fair", "good") and config.train.batch_size == 16
     assert (config.data.max_source_length, config.data.max_target_length) == (32, 8)
     assert "# Rows: bad 10, fair 10, good 10." in out.read_text()
-    flags = ["--train.steps", "2", "--train.eval-every", "2", "--out", str(tmp_path / "run")]
-    assert cli.main(["train", str(out), *flags]) == 0
-    assert (tmp_path / "run/prompt").is_dir()
     # What is there stays, unless it may be replaced.
     assert cli.main(words) == 2
     assert "tickets.py exists; give another --out, or --overwrite" in capsys.readouterr().err
     assert cli.main([*words, "--overwrite"]) == 0
+
+
+@pytest.mark.slow
+def test_a_config_of_a_file_trains(tickets, tmp_path, tiny_folder):
+    out = str(tmp_path / "tickets.py")
+    assert cli.main(["init", str(tickets), "--out", out, "--backbone", str(tiny_folder)]) == 0
+    flags = ["--train.steps", "2", "--train.eval-every", "2", "--out", str(tmp_path / "run")]
+    assert cli.main(["train", out, *flags]) == 0
+    assert (tmp_path / "run/prompt").is_dir()
 
 
 def test_a_choice_that_is_open(tmp_path, tiny_folder, capsys):
@@ -90,10 +107,13 @@ def test_a_choice_that_is_open(tmp_path, tiny_folder, capsys):
     config = bound(str(out), Config)
     assert asked == [("--answer", ["informal", "formal"])]
     assert (config.task.source, config.task.kind) == ("{informal}", "generation")
-    assert config.eval.max_new_tokens == config.data.max_target_length == 8
-    answer = ["--input", "informal", "formal", "--answer", "informal", "--overwrite"]
-    assert cli.main([*words, *answer]) == 0
-    assert bound(str(out), Config).task.source == "informal: {informal} formal: {formal}"
+    assert config.eval.max_new_tokens == config.data.max_target_length == 16
+    columns = ["--input", "informal", "--answer", "informal", "--overwrite"]
+    assert cli.main([*words, *columns]) == 2
+    assert "both name informal; name it once" in capsys.readouterr().err
+    columns[3] = "formal"
+    assert cli.main([*words, *columns]) == 0
+    assert bound(str(out), Config).task.target == "{formal}"
 
 
 @pytest.mark.parametrize(

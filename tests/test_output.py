@@ -13,8 +13,8 @@ PANEL = Panel("runs/a", [["accuracy", "test"], ["tuned [x]", "0.5"]], {"saved in
 LINES = [
     "task a: 4 rows",
     "warning: few rows",
-    Line("step 3", step=3, metrics={"loss": float("nan"), "score": 0.5}),
-    Line("| accuracy | test |", PANEL, results={"tuned": {"test": 0.5}}),
+    Line("step 3", {"step": 3, "metrics": {"loss": float("nan"), "score": 0.5}}),
+    Line("| accuracy | test |", {"results": {"tuned": {"test": 0.5}}}, PANEL),
 ]
 
 

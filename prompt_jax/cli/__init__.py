@@ -45,7 +45,7 @@ usage: prompt-jax COMMAND ...
   init       look at a file of rows and write a config that train runs
   train      tune a prompt; without arguments, on the embedded sentiment task
   evaluate   score a saved prompt beside the frozen model and a baseline
-  predict    answer a file of inputs with a saved prompt
+  predict    answer texts, or a file of inputs, with a saved prompt
   serve      answer over HTTP, each request with its own prompt
 
   sweep      tune many prompts at once, drop those that lose, keep the best
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     try:
         if command == "--print-completion":
-            print(completion.script(*rest[:1] or [""], COMMANDS))
+            print(completion.script(rest[0] if rest else "", COMMANDS))
             return 0
         choose("command", command, COMMANDS)
         with _ending_at_once():

@@ -57,7 +57,7 @@ LISTS = tyro.constructors.ConstructorRegistry()
 @LISTS.primitive_rule
 def _list(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[tuple[object, ...]] | None:
     kind, *rest = typing.get_args(info.type) or (None,)
-    # Positional values are paths, in which a comma is one.
+    # Positional values are paths and texts, in which a comma is one.
     if info.type_origin is not tuple or rest != [...] or tyro.conf.Positional in info.markers:
         return None
     if kind not in (str, int, float):

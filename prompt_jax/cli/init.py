@@ -178,6 +178,8 @@ def _templates(
 
     for column in filter(None, (*inputs, answer)):
         check_column(column, rows[0], name)
+    if answer in inputs:
+        raise InputError(f"--input and --answer both name {answer}; name it once")
     source = target = ""
     if not inputs and not answer:
         with contextlib.suppress(InputError):  # Usual columns need no guess.

@@ -302,4 +302,4 @@ def _write(
     report.draw_methods(folder / "compare.png", points, f"{metric} ({first})", levels)
     say(f"written: {folder / 'compare.md'}, compare.json and compare.png")
     facts = {"saved in": f"{folder}, a folder for each method", "picture": f"{folder}/compare.png"}
-    say(Line(report.markdown(cells), Panel(str(folder), cells, facts), results=summary))
+    say(Line(report.markdown(cells), {"results": summary}, Panel(str(folder), cells, facts)))

@@ -123,7 +123,7 @@ def ending(
     lines = [report.markdown(rows), "", *(f"{name} {fact}" for name, fact in facts.items())]
     lines += [f"next: {command}" for command in commands]
     values = {"results": results, "best_step": best_step, "prompt": facts["saved in"]}
-    return Line("\n".join(lines), Panel(str(folder), rows, facts, commands), **values)
+    return Line("\n".join(lines), values, Panel(str(folder), rows, facts, commands))
 
 
 def prompt_of(

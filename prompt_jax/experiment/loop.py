@@ -237,7 +237,7 @@ class Loop:
             shown = ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
             step = self.members.step(i)
             line = f"{self.members.title(i)}step {step:>6}  validation {shown}"
-            self.say(Line(line, **self._values(i, row)))
+            self.say(Line(line, self._values(i, row)))
 
     def log(self, clock: int, rows: Rows) -> None:
         """Writes the rows of a step."""
@@ -265,7 +265,7 @@ class Loop:
             f"loss {row['loss']:.4f}  {row['examples_per_second']:.1f} examples/s  "
             f"{left // 60}:{left % 60:02d} left"
         )
-        self.say(Line(line, **self._values(i, row), seconds_left=left))
+        self.say(Line(line, self._values(i, row) | {"seconds_left": left}))
 
     def _values(self, index: int, row: Row) -> dict[str, object]:
         """The row of a member for programs."""

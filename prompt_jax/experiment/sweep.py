@@ -198,7 +198,8 @@ def _conclude(pool: Candidates, best: int, folder: Path, say: Say) -> Result:
     }
     disk.write(folder / "sweep.json", json.dumps(summary, indent=2) + "\n")
     say(f"written: {folder / 'sweep.md'}, sweep.json and sweep.png")
-    say(Line(report.markdown(cells), Panel(f"{folder}: candidates", cells, {}), sweep=summary))
+    panel = Panel(f"{folder}: candidates", cells, {})
+    say(Line(report.markdown(cells), {"sweep": summary}, panel))
     config = dataclasses.replace(trained.config, out=str(folder))
     lineage = {"sweep": {**to_json(pool.sweep), **lineage}}
     trained = trained._replace(config=config)
