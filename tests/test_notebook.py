@@ -134,8 +134,8 @@ def test_an_instruction_is_distilled(tmp_path, instruct):
     assert "KL 0.000  frozen model, with the text" in printed
     for way in ("frozen model, no text", "the prompt, untrained", "tuned prompt"):
         assert f"  {way}\n" in printed
-    answers = rest[-1].outputs[-1]["text"]
-    assert all(answers.count(f"  {who}") == 3 for who in ("teacher:", "frozen: ", "student:"))
+    answers = [printed.count(f"  {who} ") for who in ("teacher:", "frozen: ", "student:")]
+    assert answers == [3, 3, 3]
     assert (tmp_path / "runs" / "captain" / "prompt" / "prompt_jax_config.json").is_file()
     pictures = [o for cell in rest for o in cell.outputs if "image/png" in o.get("data", {})]
     assert len(pictures) == 1
