@@ -11,8 +11,6 @@ from packaging.requirements import Requirement
 
 from prompt_jax.weights import save_hugging_face
 
-from prompt_jax.weights import save_hugging_face
-
 TASKS = ("embedded:sentiment", "embedded:factbook_topic")
 ROOT = Path(__file__).parent.parent
 COLAB = ROOT / "colab"

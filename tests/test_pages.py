@@ -122,8 +122,10 @@ def test_options_in_sentences_and_tables_are_those_of_commands():
         for code in re.findall(r"`([^`]+)`", text):
             words = code.split()
             written = {word.partition("=")[0] for word in words if word.startswith("--")}
-            if words[0] != "prompt-jax":  # Other programs have flags too; only ours have groups.
-                unknown = {flag for flag in written if re.match(r"--[a-z]+\.[a-z]", flag)} - anywhere
+            if words[0] != "prompt-jax":
+                # Other programs have flags too; only ours have groups.
+                grouped = {flag for flag in written if re.match(r"--[a-z]+\.[a-z]", flag)}
+                unknown = grouped - anywhere
             elif words[1:2] == ["prompts"]:
                 unknown = written - (flags(words[1:3]) if words[2:] else set())
             else:
