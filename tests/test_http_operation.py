@@ -21,6 +21,7 @@ from serving import ADMIN, ASKED, KEYS, USER, prompt_of, serving, until  # noqa:
 
 from prompt_jax import InputError  # noqa: E402
 from prompt_jax.cli import serving as command  # noqa: E402
+from prompt_jax.cli.calls import parse  # noqa: E402
 from prompt_jax.methods import AdapterConfig, LoraConfig, PrefixTuningConfig, PromptTuningConfig  # noqa: E402
 from prompt_jax.prompts import save_prompt
 from prompt_jax.serve.http import connections, create_app, gate
@@ -336,7 +337,7 @@ def options(monkeypatch):
     monkeypatch.setattr(command, "_serve", serve)
 
     def options(*arguments):
-        command.run(list(arguments))
+        parse(command.run(list(arguments)))
         return received
 
     return options
