@@ -100,8 +100,12 @@ def by_distance(table, virtual, queries=T):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("blocks", "dtype"), [(1, "bfloat16"), (2, "float32")])
-def test_a_kernel_makes_biases_of_distances(blocks, dtype, monkeypatch):
+@pytest.mark.parametrize(
+    ("blocks", "dtype", "rows"),
+    [(1, "bfloat16", ()), (2, "float32", ()), (1, "float32", (B,))],
+    ids=["bfloat16", "two_blocks", "a_prefix_a_row"],
+)
+def test_a_kernel_makes_biases_of_distances(blocks, dtype, rows, monkeypatch):
     """T5's, with padding and a prefix, and the gradient of a table that is trained."""
     texts, heads, width = 20, 4, 32
     # Of 16 queries and 128 keys at a time, where there is no room for more.
@@ -122,7 +126,7 @@ def test_a_kernel_makes_biases_of_distances(blocks, dtype, monkeypatch):
         return (out * weights).sum(), out * (weights != 0)
 
     states = [normal(i, B, texts, heads, width) for i in range(3)]
-    prefix = {name: normal(i, P, heads, width) for i, name in enumerate(("key", "value"), 3)}
+    prefix = {name: normal(i, *rows, P, heads, width) for i, name in enumerate(("key", "value"), 3)}
     inputs = jax.tree.map(lambda x: x.astype(dtype), (*states, prefix))
     table = normal(6, 6, heads)
     # Products round what they weigh to eight bits of their own.
