@@ -1,7 +1,10 @@
 """Rows of a run in TensorBoard, W&B and MLflow."""
 
 import json
+import os
+import re
 import struct
+import subprocess
 import sys
 import time
 
@@ -88,13 +91,17 @@ def test_wandb_gets_every_value_offline_and_goes_on(folder, monkeypatch):
 
 
 @pytest.mark.slow
-def test_wandb_that_cannot_start_says_what_to_set(folder, monkeypatch):
+def test_wandb_that_cannot_start_says_what_to_set(folder):
     pytest.importorskip("wandb", reason=REASON % "wandb")
-    for name, value in {"WANDB_MODE": "online", "HOME": str(folder), "NETRC": "none"}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    with pytest.raises(InputError, match="W&B cannot start.*WANDB_MODE=offline"):
-        Metrics(folder, loggers=["wandb"])
+    # A process keeps the mode of its first run of W&B.
+    changes = {"WANDB_MODE": "online", "HOME": str(folder), "NETRC": "none", "WANDB_API_KEY": ""}
+    code = "from pathlib import Path; from prompt_jax.loggers import open_logger; "
+    code += f"open_logger('wandb', Path({str(folder)!r}))"
+    command = [sys.executable, "-c", code]
+    ended = subprocess.run(
+        command, env=os.environ | changes, capture_output=True, text=True, timeout=100
+    )
+    assert re.search("InputError: W&B cannot start.*WANDB_MODE=offline", ended.stderr), ended.stderr
 
 
 @pytest.mark.slow
