@@ -21,6 +21,7 @@ from prompt_jax.cli import prompts
 from prompt_jax.cli.arguments import Answering
 from prompt_jax.cli.calls import Call
 from prompt_jax.cli.options import literals
+from prompt_jax.cli.output import Output
 from prompt_jax.config import DistributedConfig, method_kinds
 
 
@@ -219,7 +220,7 @@ def command(
         option = parameter.name.upper() if place else parameter.name
         text, values = texts.get(parameter.name, ""), literals(parameter.annotation)
         flags = [Flag(option, parameter.default, text, values)]
-        if isinstance(parameter.default, pj.Config | Answering):
+        if isinstance(parameter.default, pj.Config | Answering | Output):
             flags = fields(type(parameter.default))
         ungrouped += [f for f in flags if not is_group(f.default) and f.name != "method"]
         groups += [flag.name for flag in flags if is_group(flag.default) or flag.name == "method"]
