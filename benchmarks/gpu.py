@@ -83,28 +83,17 @@ def step_of_peft(job: Job, shape: tuple[int, int, int]) -> Callable[[], float]:
     """A training step of PEFT, in bfloat16 on a GPU as ours is."""
     import peft
     import torch
-    from train_step_vs_peft import peft_step
-    from transformers import T5Config, T5ForConditionalGeneration
+    from train_step_vs_peft import peer_config, peft_step
+    from transformers import T5ForConditionalGeneration
 
     from prompt_jax.backbones.t5 import PRESETS
 
     text, virtual, target = shape
     preset, device = PRESETS[job.size], "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_default_dtype(torch.bfloat16 if device == "cuda" else torch.float32)
-    config = T5Config(
-        **{name: getattr(preset, name) for name in ("vocab_size", "d_model", "d_kv", "d_ff")},
-        num_heads=preset.num_heads,
-        num_layers=preset.num_layers,
-        num_decoder_layers=preset.num_decoder_layers,
-        feed_forward_proj="gated-gelu",
-        tie_word_embeddings=False,
-        decoder_start_token_id=0,
-        dropout_rate=0.0,
-        use_cache=False,
-    )
     settings = peft.PromptTuningConfig(task_type="SEQ_2_SEQ_LM", num_virtual_tokens=virtual)
     with torch.device(device):
-        plain = T5ForConditionalGeneration(config)
+        plain = T5ForConditionalGeneration(peer_config(preset))
         model = peft.get_peft_model(plain, settings).train()
         tokens = torch.randint(2, 32000, (job.rows, text))
         labels = torch.randint(2, 32000, (job.rows, target))

@@ -26,6 +26,7 @@ from transformers import AutoModelForCausalLM, T5Config, T5ForConditionalGenerat
 from prompt_jax import load_backbone
 from prompt_jax.backbones import Backbone, init_params
 from prompt_jax.backbones.t5 import PRESETS
+from prompt_jax.backbones.t5 import T5Config as BackboneT5Config
 from prompt_jax.config import MethodConfig, TrainConfig
 from prompt_jax.data import Batch
 from prompt_jax.losses import loss_fn
@@ -97,6 +98,20 @@ def rows_of(batch: int, text: int, target: int, vocabulary: int) -> Batch:
     return Batch(tokens, np.ones((batch, text), bool), targets, np.ones((batch, target), bool))
 
 
+def peer_config(preset: BackboneT5Config) -> T5Config:
+    """A preset's sizes for Transformers, without dropout."""
+    return T5Config(
+        **{name: getattr(preset, name) for name in ("vocab_size", "d_model", "d_kv", "d_ff")},
+        num_heads=preset.num_heads,
+        num_layers=preset.num_layers,
+        num_decoder_layers=preset.num_decoder_layers,
+        feed_forward_proj="gated-gelu",
+        tie_word_embeddings=False,
+        decoder_start_token_id=0,
+        dropout_rate=0.0,
+    )
+
+
 def of_t5(size: str, batch: int, text: int, virtual: int, target: int) -> tuple[Step, Step]:
     """Both sides on a T5 of random weights."""
     preset = PRESETS[size]
@@ -104,21 +119,7 @@ def of_t5(size: str, batch: int, text: int, virtual: int, target: int) -> tuple[
     params = jax.jit(init_params, static_argnums=0)(config, jax.random.key(0))
     backbone = Backbone(name=size, config=config, params=params)
     data = rows_of(batch, text, target, 32000)
-    plain = T5ForConditionalGeneration(
-        T5Config(
-            vocab_size=preset.vocab_size,
-            d_model=preset.d_model,
-            d_kv=preset.d_kv,
-            d_ff=preset.d_ff,
-            num_heads=preset.num_heads,
-            num_layers=preset.num_layers,
-            num_decoder_layers=preset.num_decoder_layers,
-            feed_forward_proj="gated-gelu",
-            tie_word_embeddings=False,
-            decoder_start_token_id=0,
-            dropout_rate=0.0,
-        )
-    )
+    plain = T5ForConditionalGeneration(peer_config(preset))
     settings = peft.PromptTuningConfig(task_type="SEQ_2_SEQ_LM", num_virtual_tokens=virtual)
     tokens, labels = (torch.tensor(x).long() for x in (data.tokens, data.targets))
     inputs = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens), "labels": labels}

@@ -101,13 +101,11 @@ def _written_likelihood(
     injection: Injection | None,
     examples: Sequence[Example],
     task: Task,
-    *,
-    data: DataConfig,
-    eval: EvalConfig,
+    **way: Any,
 ) -> float:
     pairs = taught(task, examples) or examples
     texts = ([pair.source for pair in pairs], [pair.target for pair in pairs])
-    return target_likelihood(backbone, injection, *texts, task, data=data, eval=eval)
+    return target_likelihood(backbone, injection, *texts, task, **way)
 
 
 def baselines(train: Sequence[Example], test: Sequence[Example], task: Task) -> dict[str, Scores]:
