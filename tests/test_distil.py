@@ -30,7 +30,7 @@ from prompt_jax.experiment.questions import (
 )
 from prompt_jax.experiment.resemblance import lessons_of
 from prompt_jax.experiment.splits import Data
-from prompt_jax.experiment.study import of_texts, study_sources
+from prompt_jax.experiment.study import of_texts, study_sources, summaries
 from prompt_jax.experiment.teacher import Teacher, _check_answers, _read, behind
 from prompt_jax.experiment.teacher import taught as taught_data
 from prompt_jax.forward import PromptedModel
@@ -192,6 +192,10 @@ def test_a_text_that_does_not_fit_is_refused_with_a_size_that_does(instruct, tmp
     size = int(re.search(message, str(caught.value))[1])
     chunked = teacher_of(instruct, tmp_path, long, chunk=size)
     assert len(chunked.rows(chunked.sources(questions))) == 1
+    # A request for a summary is longer than the question, and the report goes on without it.
+    lines = []
+    assert summaries(chunked, 3, lines.append) == {}
+    assert "no row for a summary" in lines[0] and "over the 256" in lines[0]
 
 
 @pytest.mark.slow

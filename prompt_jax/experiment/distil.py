@@ -222,7 +222,8 @@ def _conclude(
     """
     config, (data,), backbone, method, best = trained
     length = length_of(method)
-    rivals = resemblance(teacher, data, short_ways(teacher, length, summaries(teacher, length)))
+    shortened = short_ways(teacher, length, summaries(teacher, length, say))
+    rivals = resemblance(teacher, data, shortened)
     fresh_tree = fresh(method, backbone, config.train.seed)
     prompts = {
         name: Way(for_tasks(materialize(method, tuned), None), questions)

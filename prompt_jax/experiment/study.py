@@ -57,14 +57,14 @@ def _sources(teacher: Teacher, requests: Sequence[Text], parts: Sequence[str]) -
     ]
 
 
-def summaries(teacher: Teacher, length: int) -> dict[str, str]:
+def summaries(teacher: Teacher, length: int, say: Say) -> dict[str, str]:
     """A summary of every part of the text, as the model writes it.
 
     Args:
       length: tokens of each at most; of 0 tokens there is none.
 
     Returns:
-      nothing where the model's window has no room for the request behind the text.
+      nothing where the model's window has no room for the request behind the text, which is said.
     """
     if not length:
         return {}
@@ -75,7 +75,8 @@ def summaries(teacher: Teacher, length: int) -> dict[str, str]:
     sources = _sources(writer, [request] * len(parts), parts)
     try:
         writer.rows(sources)
-    except InputError:  # The questions, which fit, are shorter.
+    except InputError as error:  # The questions, which fit, are shorter.
+        say(f"the report has no row for a summary of the text: {error}")
         return {}
     texts, _ = answered(writer, sources, lambda line: None)
     return dict(zip(parts, texts, strict=True))
