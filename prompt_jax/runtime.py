@@ -24,7 +24,7 @@ MEMORY_SECONDS = 10.0
 
 
 def prepare(distributed: DistributedConfig | None = None, *, keep_programs: bool = False) -> None:
-    """Settles the latter two, and joins other processes; what a program does before it uses JAX.
+    """Settles all three, and joins other processes; what a program does before it uses JAX.
 
     A second run on an accelerator finds its programs compiled, and a step on CPU finds its memory
     mapped.
@@ -33,15 +33,18 @@ def prepare(distributed: DistributedConfig | None = None, *, keep_programs: bool
       keep_programs: for the CPU too, where XLA has crashed while it read back a program that
         trains; it reads those of a server.
     """
-    keep_memory()
+    quiet()
+    import jax
+
+    flags: Any = jax.config  # Which has its attributes at run time only.
+    # Where programs run on an accelerator, the host's memory is that of the tokenizer's threads.
+    if flags.jax_platforms == "cpu":
+        keep_memory()
     if distributed is not None:
         from prompt_jax.processes import join
 
         join(distributed)
-    import jax
-
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "prompt_jax" / "xla"
-    flags: Any = jax.config  # Which has its attributes at run time only.
     on_cpu = jax.default_backend() == "cpu"
     if flags.jax_compilation_cache_dir or (on_cpu and not keep_programs):
         return
@@ -106,6 +109,9 @@ def keep_memory() -> bool:
     hands large pieces back to the system, so every training step would touch gigabytes of fresh
     pages: a tenth of its time (benchmarks/train_step_vs_peft.py). Above half of the machine's
     memory it is given back, see `give_back`.
+
+    All threads then share one arena and wait for its lock: a tokenizer with threads of its own
+    takes 1.5 times as long as with one, which it gets unless `TOKENIZERS_PARALLELISM` is set.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -114,6 +120,7 @@ def keep_memory() -> bool:
         return False
     # One arena, since the others may not grow and map large pieces all the same.
     kept = all([mallopt(M_ARENA_MAX, 1), mallopt(M_MMAP_MAX, 0), mallopt(M_TRIM_THRESHOLD, -1)])
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     threading.Thread(target=_watch_memory, name="prompt_jax.memory", daemon=True).start()
     return kept
 

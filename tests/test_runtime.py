@@ -12,10 +12,11 @@ from prompt_jax.runtime import quiet
 
 # Processes of their own: the settings are of a whole process.
 CODE = """
-import sys
+import os
 from prompt_jax.runtime import keep_memory, prepare
-print(keep_memory())
 prepare()
+assert keep_memory.cache_info().currsize
+print(keep_memory(), os.environ.get("TOKENIZERS_PARALLELISM"))
 import jax, jax.numpy as jnp
 print(jax.config.jax_compilation_cache_dir)
 prepare(keep_programs=True)
@@ -25,13 +26,15 @@ print(float(jax.jit(jnp.sum)(jnp.ones((2048, 2048)))))
 
 
 def test_a_prepared_process_keeps_its_memory_and_computes(tmp_path):
+    environment = {**os.environ}
+    environment.pop("TOKENIZERS_PARALLELISM", None)
     done = subprocess.run(
         [sys.executable, "-c", CODE], capture_output=True, text=True, check=True,
-        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path)},
+        env={**environment, "XDG_CACHE_HOME": str(tmp_path)},
     )  # fmt: skip
-    kept, cache, of_server, total = done.stdout.split()
+    kept, threads, cache, of_server, total = done.stdout.split()
     # glibc is asked on Linux only, and takes all three settings.
-    assert kept in (("True",) if sys.platform == "linux" else ("False",))
+    assert (kept, threads) == (("True", "false") if sys.platform == "linux" else ("False", "None"))
     # Programs for the CPU are not kept on disk, but for those of a server.
     assert cache == "None" and Path(of_server).parent == tmp_path / "prompt_jax" / "xla"
     assert float(total) == 2048 * 2048

@@ -1,6 +1,7 @@
 """Examples as two flat arrays: tokens of inputs end to end, and targets end to end."""
 
 import concurrent.futures
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, overload
@@ -206,9 +207,11 @@ def _encode_all(
     def parts() -> Arrays:
         # The first one alone, since the first call of a tokenizer sets it up.
         first, *others = range(0, len(mine), SLICE)
-        # One fills rows and packs arrays while another is in the tokenizer of Rust, which uses all
-        # cores and needs no lock of the interpreter. One of Python may have a state.
-        with uncollected(), concurrent.futures.ThreadPoolExecutor(1 + tokenizer.is_fast) as threads:
+        # One fills rows and packs arrays while another is in the tokenizer of Rust, which needs no
+        # lock of the interpreter. One of Python may have a state, and where the one of Rust has no
+        # threads, they would wait for memory: see `runtime.keep_memory`.
+        workers = 1 + (tokenizer.is_fast and os.environ.get("TOKENIZERS_PARALLELISM") != "false")
+        with uncollected(), concurrent.futures.ThreadPoolExecutor(workers) as threads:
             return _end_to_end([encoded(first), *threads.map(encoded, others)])
 
     return _end_to_end(arrays_of_all(together(parts)))
