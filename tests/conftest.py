@@ -76,6 +76,12 @@ def compiled_programs():
         jax.clear_caches()
 
 
+@pytest.fixture
+def quick_commands(monkeypatch):
+    """Commands that a test starts compile as quickly as it does. None may compile for a TPU."""
+    monkeypatch.setenv("XLA_FLAGS", QUICK_COMPILE)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
     """Programs that run once or twice: compiling them well costs more than it gives.

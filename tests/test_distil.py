@@ -1,7 +1,6 @@
 """A text in the context becomes a prompt: the loss, the teacher, the command."""
 
 import dataclasses
-import os
 import re
 import shutil
 import signal
@@ -12,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from xla import QUICK_COMPILE
 
 import prompt_jax as pj
 from prompt_jax import cli
@@ -370,13 +368,13 @@ cli.main(sys.argv[2:])
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_commands")
 def test_kill_9_of_teacher_and_student_changes_no_bit(distil_run, tmp_path, monkeypatch):
     """Killed behind its second file of answers, and again behind the first checkpoint."""
     resumed = distil_run
     for moment in ("teacher", "student"):
         ended = subprocess.run(
             [sys.executable, "-c", KILLED, moment, *resumed],
-            env={**os.environ, "XLA_FLAGS": QUICK_COMPILE},
             capture_output=True,
             text=True,
         )

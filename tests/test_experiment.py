@@ -231,6 +231,7 @@ def command(config, *flags):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_commands")
 @pytest.mark.parametrize("steps", [2, 50])
 def test_a_profile_of_some_steps_is_written(config, tmp_path, steps):
     """In a process of its own: libtpu, once a test has loaded it, crashes JAX's profiler.
@@ -251,6 +252,7 @@ def test_a_profile_has_steps(config):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_commands")
 def test_killed_at_any_moment_resumes_to_the_same_prompt(config, tmp_path):
     """Two kills with SIGKILL at random moments of a 100-step run."""
     config = dataclasses.replace(
@@ -296,6 +298,7 @@ def wait_for_steps(process, config, steps):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_commands")
 def test_sigterm_exits_with_zero_and_says_how_to_go_on(config):
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=5000))
     process = command(config)

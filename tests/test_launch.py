@@ -175,6 +175,7 @@ def test_a_signal_to_the_shell_reaches_the_run(machine, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_commands")
 def test_a_run_is_stopped_goes_on_and_is_complete(tmp_path, tiny_folder, task_file):
     (tmp_path / "bin").mkdir()
     program = tmp_path / "bin" / "prompt-jax"

@@ -33,12 +33,6 @@ def run(name, tmp_path, changes=()):
     return rest, printed
 
 
-@pytest.fixture(autouse=True)
-def devices(monkeypatch):
-    """Kernels see as many as they ask for."""
-    monkeypatch.delenv("XLA_FLAGS", raising=False)
-
-
 @pytest.mark.parametrize("path", sorted(COLAB.glob("*.ipynb")), ids=lambda path: path.stem)
 def test_it_opens_and_installs_from_the_address_of_the_project(path):
     """That of pyproject.toml: once in the badge, and once in a variable of the first cell."""
@@ -60,6 +54,7 @@ def test_it_opens_and_installs_from_the_address_of_the_project(path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_commands")
 def test_a_prompt_is_tuned(tmp_path):
     few = "train=pj.TrainConfig(steps=4), data=pj.DataConfig(test='{}')"
     few = few.format("embedded:sentiment/validation[:40]")
@@ -76,6 +71,7 @@ def test_a_prompt_is_tuned(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_commands")
 def test_a_chat_model_gets_a_prompt(tmp_path, instruct):
     """A tiny model with a chat template in the place of SmolLM2."""
     model = save_hugging_face(tmp_path / "instruct", instruct)
@@ -109,6 +105,7 @@ def test_a_run_is_planned(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_commands")
 def test_prompts_are_switched_in_a_graph(tmp_path):
     pytest.importorskip("langgraph", reason="langgraph is not installed")
     pytest.importorskip("langchain_core", reason="the extra langchain is not installed")
@@ -121,6 +118,7 @@ def test_prompts_are_switched_in_a_graph(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_commands")
 def test_an_instruction_is_distilled(tmp_path, instruct):
     (tmp_path / "instruction.txt").write_text("Answer as a pirate.")
     words = ("bread", "cats", "ships", "wind")

@@ -3,7 +3,6 @@
 import dataclasses
 import io
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -12,7 +11,6 @@ import textwrap
 import jax
 import numpy as np
 import pytest
-from xla import QUICK_COMPILE
 
 from prompt_jax import disk
 from prompt_jax import predict as module
@@ -108,6 +106,7 @@ def test_an_output_cut_anywhere_is_continued_to_the_same_bytes(run, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_commands")
 def test_kill_9_leaves_an_output_that_can_be_continued(run, tiny_folder, source, tmp_path):
     program = textwrap.dedent(f"""
         import os, signal
@@ -134,7 +133,6 @@ def test_kill_9_leaves_an_output_that_can_be_continued(run, tiny_folder, source,
     """)
     ended = subprocess.run(
         [sys.executable, "-c", program],
-        env={**os.environ, "XLA_FLAGS": QUICK_COMPILE},
         capture_output=True,
         text=True,
     )

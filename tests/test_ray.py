@@ -11,7 +11,7 @@ from prompt_jax import cli
 
 ray = pytest.importorskip("ray")
 SCRIPT = Path(__file__).parent.parent / "launch" / "ray_predict.py"
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.usefixtures("quick_commands")]
 
 
 def answered(folder, flags):

@@ -23,7 +23,7 @@ from prompt_jax.methods import PromptTuningConfig  # noqa: E402
 from prompt_jax.serve import Store  # noqa: E402
 
 SCRIPT = Path(__file__).parent.parent / "launch" / "serving" / "ray_serve.py"
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.usefixtures("quick_commands")]
 
 
 def test_the_name_of_a_request():
