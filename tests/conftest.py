@@ -1,5 +1,6 @@
 """Shape checks, strict ranks and a tiny backbone for every test."""
 
+import atexit
 import gc
 import json
 import os
@@ -46,6 +47,16 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # the usual pace takes a tenth of the tests' time.
 gc.freeze()
 gc.set_threshold(100_000, 50, 100)
+
+# A process that has traced thousands of programs would take itself apart for a minute. Nobody reads
+# the exit status of a worker, and what is registered later than this is still done.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    atexit.register(os._exit, 0)
+
+
+def pytest_sessionfinish():
+    """Pytest looks through all objects five times more, for exceptions that nobody has seen."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")
