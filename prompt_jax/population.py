@@ -4,20 +4,23 @@
 model multiplies the rows of all of them at once. A member's numbers are those it would have alone.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding
 from jaxtyping import Array
 
-from prompt_jax.config import InputError, MethodConfig, TrainConfig
+from prompt_jax.backbones import Backbone
+from prompt_jax.config import Config, InputError, MethodConfig, TrainConfig
 from prompt_jax.data import Batch, Batches
 from prompt_jax.losses import Loss
 from prompt_jax.sharding import (
     Grid,
     check_rows,
-    place_rows,
-    replicate,
+    put,
     rows_of,
     whole,
     whole_rows,
@@ -88,6 +91,23 @@ def _virtual_axis(method: MethodConfig) -> int:
     return method.virtual_axis
 
 
+def check_together(config: Config, count: int) -> None:
+    """Checks that an experiment asks for nothing that one prompt alone can have.
+
+    Args:
+      count: prompts that train together.
+    """
+    for name, off in (("pull", 0.0), ("patience", None)):
+        if getattr(config.train, name) != off:
+            raise InputError(
+                f"train.{name} is for one prompt, and a population trains {count}; leave it out"
+            )
+    if config.data.mixture:
+        raise InputError(
+            "each member of a population has one task, and data.mixture names more; leave it out"
+        )
+
+
 def members_of(
     configs: Sequence[TrainConfig], methods: Sequence[MethodConfig], length: int
 ) -> Member:
@@ -132,8 +152,37 @@ def compile_population_step(
     if mesh is None:
         return jax.jit(step, donate_argnums=0)
     # States stay where their members are; the compiler, left to itself, might gather them.
-    states = whole(mesh) if shares_model(mesh) else rows_of(mesh)
-    return jax.jit(step, donate_argnums=0, out_shardings=(states, whole(mesh)))
+    return jax.jit(step, donate_argnums=0, out_shardings=(layout(mesh).members, whole(mesh)))
+
+
+class Layout(NamedTuple):
+    """Where the arrays of a population are on a mesh."""
+
+    members: NamedSharding
+    """States, and what members have of their own."""
+    rows: NamedSharding
+    """Batches, [N, B, T]."""
+
+
+def layout(mesh: Mesh) -> Layout:
+    """Where the arrays of a population are: each device has some members, or rows of all."""
+    if shares_model(mesh):
+        # Trees of all members on all devices, as that of one prompt is: they are small. The rows
+        # of each are split as those of one prompt are, and what a model constrains inside of
+        # vmap says nothing of the axis of members.
+        return Layout(whole(mesh), rows_of(mesh, axis=1))
+    # N is split as the rows of a batch are: a device has whole members, and shares no gradient.
+    return Layout(rows_of(mesh), rows_of(mesh))
+
+
+def for_members(backbone: Backbone) -> Backbone:
+    """The backbone as the loss of a member has it."""
+    if shares_model(backbone.mesh):
+        return backbone
+    # A device has whole members: the constraints that the model has for a mesh, inside of vmap,
+    # would share out the rows of each member once more.
+    config = dataclasses.replace(backbone.config, mesh=None)
+    return dataclasses.replace(backbone, config=config)
 
 
 def shares_model(mesh: Grid | None) -> bool:
@@ -196,18 +245,13 @@ def fit_population(
       step_fn: of `compile_population_step`; it compiles once for N and the lengths of a batch.
       mesh: that of the backbone; each device has its part of the members, or of all their rows.
     """
-    if shares_model(mesh):
-        # Trees of all members on all devices, as that of one prompt is: they are small. The rows
-        # of each are split as those of one prompt are, and what a model constrains inside of
-        # vmap says nothing of the axis of members.
-        states, members = (replicate(tree, mesh) for tree in (states, members))
-    else:
-        # N is split as the rows of a batch are: a device has whole members, and shares no gradient.
-        states, members = (place_rows(tree, mesh) for tree in (states, members))
-    axis = int(shares_model(mesh))
+    place = None if mesh is None else layout(mesh)
+    if place is not None:
+        states, members = (put(tree, place.members) for tree in (states, members))
 
     def step(states: State, batch: Batch) -> tuple[State, Aux]:
-        return step_fn(states, frozen, place_rows(batch, mesh, axis), members)
+        batch = batch if place is None else put(batch, place.rows)
+        return step_fn(states, frozen, batch, members)
 
     def report(step: int, states: State | None, metrics: Aux) -> bool:
         if after_step is not None:

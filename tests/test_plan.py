@@ -253,6 +253,28 @@ def test_the_command(config, capsys):
     assert last["fits"] and last["others"] == [] and last["kind"] == "cpu"
 
 
+@pytest.mark.parametrize(
+    ("members", "changes", "message"),
+    [
+        (0, {}, "members must be at least 1, got 0; leave it out for one prompt"),
+        (2, {"pull": 0.1}, "train.pull is for one prompt, and a population trains 2"),
+    ],
+)
+def test_members_that_no_population_has(config, members, changes, message):
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, **changes))
+    with pytest.raises(InputError, match=message):
+        plan(config, None, members=members)
+
+
+@pytest.mark.slow
+def test_a_population_is_planned_as_one_program(config, made):
+    many = plan_remat(config, members=3)
+    (step,), alone = many.costs, made.costs[0]
+    assert step.flops == 3 * alone.flops and step.memory.weights == alone.memory.weights
+    assert step.memory.state == pytest.approx(3 * alone.memory.state, rel=0.01)
+    assert "3 prompts at once, each 4 rows of" in text(many) and as_json(many)["members"] == 3
+
+
 def test_alternatives_keep_less_before_they_take_fewer_bits(made):
     words = [what for what, _ in alternatives(made)]
     assert words[0] == "one device, remat full, weights auto"
@@ -362,6 +384,18 @@ class TestTpu:
         made = plan(dataclasses.replace(config, mesh=MeshConfig(data=2, tensor=2)), "v4-8")
         assert made.fits and made.costs[0].limit == 30.75
         assert made.mesh == {"data": 2, "fsdp": 1, "tensor": 2}
+
+    @pytest.mark.slow
+    def test_members_share_devices_or_a_model(self, config):
+        """On `data` alone a chip has members, which need not meet; else it has rows of each."""
+        apart, shared = MeshConfig(data=4), MeshConfig(data=2, tensor=2)
+        options = {"programs": ("train",), "members": 4}
+        split = dataclasses.replace(config, mesh=apart, train=TrainConfig(batch_size=3))
+        (cost,) = plan(split, "v5e-4", **options).costs
+        # Metrics of all members are gathered: a few numbers.
+        assert cost.fits and max(traffic.bytes for traffic in cost.traffic) <= 64
+        with pytest.raises(InputError, match="3 rows of a step do not divide over the 2 devices"):
+            plan(dataclasses.replace(split, mesh=shared), "v5e-4", **options)
 
     @pytest.mark.slow
     def test_what_travels_is_as_small_as_a_prompt(self, config):
