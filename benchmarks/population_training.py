@@ -30,7 +30,6 @@ from prompt_jax.population import (
     check_members,
     compile_population_step,
     filled,
-    for_members,
     joined,
     layout,
     members_of,
@@ -64,11 +63,11 @@ def together(backbone, members, rows):
     trees = [init(METHOD, backbone, jax.random.key(i)) for i in range(count)]
     states = stack([start(tree, TRAIN) for tree in trees])
     rates = members_of([TRAIN] * count, [METHOD] * count, VIRTUAL)
-    loss, frozen = loss_fn(METHOD, for_members(backbone)), backbone.unstacked()
+    loss, frozen = loss_fn(METHOD, backbone), backbone.unstacked()
     step = compile_population_step(loss, TRAIN, mesh)
     data = joined([batch_of(rows, i) for i in range(count)])
     if mesh is not None:
-        place = layout(mesh)
+        place = layout(count, mesh)
         states, rates = (put(tree, place.members) for tree in (states, rates))
         data = put(data, place.rows)
 

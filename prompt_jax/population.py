@@ -4,30 +4,31 @@
 model multiplies the rows of all of them at once. A member's numbers are those it would have alone.
 """
 
-import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from prompt_jax.backbones import Backbone
 from prompt_jax.config import Config, InputError, MethodConfig, TrainConfig
 from prompt_jax.data import Batch, Batches
 from prompt_jax.losses import Loss
 from prompt_jax.sharding import (
+    AXES,
+    RULES,
     Grid,
     check_rows,
     put,
-    rows_of,
     whole,
     whole_rows,
 )
 from prompt_jax.train import Aux, Member, State, run_steps, train_step
 from prompt_jax.trees import Mesh, Tree, Tuned
 
+APART = PartitionSpec("data")
+"""The first axis shared out over groups of devices, each of which has one copy of the model."""
 AfterStep = Callable[[int, State | None, dict[str, np.ndarray]], None]
 
 
@@ -135,6 +136,9 @@ def compile_population_step(
     """`step(states, frozen, batches, members)`, jitted: N prompts, each as in `train_step`.
 
     All arguments but the frozen tree have N in front. The states are donated.
+
+    Args:
+      mesh: that of the backbone; arguments are to be where `layout` says.
     """
 
     def alone(frozen: Tree, state: State, batch: Batch, member: Member) -> tuple[State, Aux]:
@@ -151,8 +155,20 @@ def compile_population_step(
 
     if mesh is None:
         return jax.jit(step, donate_argnums=0)
-    # States stay where their members are; the compiler, left to itself, might gather them.
-    return jax.jit(step, donate_argnums=0, out_shardings=(layout(mesh).members, whole(mesh)))
+
+    # All axes where the others are of one: XLA runs no kernel where it is left an axis to split.
+    axes = {"data"} if shares_model(mesh) else set(AXES)
+    specs = {"in_specs": (APART, PartitionSpec(), APART, APART), "out_specs": APART}
+    in_groups = jax.shard_map(step, mesh=mesh, axis_names=axes, check_vma=False, **specs)
+
+    def spread(states: State, frozen: Tree, batches: Batch, members: Member) -> tuple[State, Aux]:
+        count = len(states.step)
+        run = in_groups if apart(count, mesh) else step
+        places = layout(count, mesh).members, whole(mesh)
+        # States stay where their members are; the compiler, left to itself, might gather them.
+        return jax.lax.with_sharding_constraint(run(states, frozen, batches, members), places)
+
+    return jax.jit(spread, donate_argnums=0)
 
 
 class Layout(NamedTuple):
@@ -164,29 +180,26 @@ class Layout(NamedTuple):
     """Batches, [N, B, T]."""
 
 
-def layout(mesh: Mesh) -> Layout:
-    """Where the arrays of a population are: each device has some members, or rows of all."""
-    if shares_model(mesh):
+def layout(count: int, mesh: Mesh) -> Layout:
+    """Where the arrays of so many members are."""
+    if apart(count, mesh):
+        # Groups of devices along `data` have whole members, and share no gradient.
+        specs = APART, PartitionSpec("data", "fsdp")
+    else:
         # Trees of all members on all devices, as that of one prompt is: they are small. The rows
         # of each are split as those of one prompt are, and what a model constrains inside of
         # vmap says nothing of the axis of members.
-        return Layout(whole(mesh), rows_of(mesh, axis=1))
-    # N is split as the rows of a batch are: a device has whole members, and shares no gradient.
-    return Layout(rows_of(mesh), rows_of(mesh))
+        specs = PartitionSpec(), PartitionSpec(None, RULES["batch"])
+    return Layout(*(NamedSharding(mesh, spec) for spec in specs))
 
 
-def for_members(backbone: Backbone) -> Backbone:
-    """The backbone as the loss of a member has it."""
-    if shares_model(backbone.mesh):
-        return backbone
-    # A device has whole members: the constraints that the model has for a mesh, inside of vmap,
-    # would share out the rows of each member once more.
-    config = dataclasses.replace(backbone.config, mesh=None)
-    return dataclasses.replace(backbone, config=config)
+def apart(count: int, mesh: Grid) -> bool:
+    """Whether devices along `data` share out so many members; else they share the rows of all."""
+    return mesh.shape["data"] > 1 and count % mesh.shape["data"] == 0
 
 
 def shares_model(mesh: Grid | None) -> bool:
-    """Whether devices share a model, and so the rows of every member; else they share members."""
+    """Whether devices share a model."""
     return mesh is not None and mesh.shape["fsdp"] * mesh.shape["tensor"] > 1
 
 
@@ -243,9 +256,9 @@ def fit_population(
 
     Args:
       step_fn: of `compile_population_step`; it compiles once for N and the lengths of a batch.
-      mesh: that of the backbone; each device has its part of the members, or of all their rows.
+      mesh: that of the backbone; see `layout`.
     """
-    place = None if mesh is None else layout(mesh)
+    place = None if mesh is None else layout(len(states.step), mesh)
     if place is not None:
         states, members = (put(tree, place.members) for tree in (states, members))
 

@@ -84,7 +84,8 @@ def _split(
     for i in ranked:
         for axis in RULES[names[i] or ""]:
             fits = shape[i] % (_ways(parts[i], mesh) * mesh.shape[axis]) == 0
-            if mesh.shape[axis] > 1 and axis not in taken and (fits or names[i] == uneven):
+            free = axis not in taken and axis not in mesh.manual_axes
+            if mesh.shape[axis] > 1 and free and (fits or names[i] == uneven):
                 parts[i] = (*parts[i], axis)
                 taken.add(axis)
     return parts
@@ -92,6 +93,17 @@ def _split(
 
 def _ways(part: Sequence[str], mesh: Grid) -> int:
     return math.prod(mesh.shape[axis] for axis in part)
+
+
+def left_of(mesh: Grid | None) -> Grid | None:
+    """What XLA is left to split over: inside of `shard_map`, the axes that this has not split.
+
+    None without a mesh, and where none is left.
+    """
+    around = jax.sharding.get_abstract_mesh()
+    if mesh is None or not around.manual_axes:
+        return mesh
+    return None if around.are_all_axes_manual else around
 
 
 def place_rows(tree: Tree, mesh: Mesh | None) -> Tree:
@@ -125,11 +137,6 @@ def _put(leaf: ArrayLike, sharding: NamedSharding) -> jax.Array:
 def whole(mesh: Mesh) -> NamedSharding:
     """Whole on every device."""
     return NamedSharding(mesh, PartitionSpec())
-
-
-def rows_of(mesh: Mesh, axis: int = 0) -> NamedSharding:
-    """An axis shared out as the rows of a batch are; it has to divide."""
-    return NamedSharding(mesh, PartitionSpec(*[None] * axis, RULES["batch"]))
 
 
 def replicate(tree: Tree, mesh: Mesh | None) -> Tree:

@@ -38,7 +38,6 @@ from prompt_jax.population import (
     compile_population_step,
     filled,
     fit_population,
-    for_members,
     joined,
     length_of,
     member,
@@ -385,7 +384,7 @@ def test_members_equal_single_runs(name, kind, sizes):
     batches = [[batch_of(seed=10 * i + step) for step in range(steps)] for i in range(4)]
     mesh = mesh_of(*sizes)
     shared, at = on_mesh(backbone, mesh), np.resize(range(4), filled(4, mesh))
-    loss = loss_fn(method, for_members(shared))
+    loss = loss_fn(method, shared)
     found = fit_population(
         compile_population_step(loss, config, mesh),
         stack([start(trees[i], config) for i in at]),

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 from prompt_jax import cli
 from prompt_jax.backbones.blocks import MLP, stack
@@ -42,6 +43,7 @@ from prompt_jax.plan.compiled import Traffic, read_compiled
 from prompt_jax.plan.costs import work_of
 from prompt_jax.plan.plan import _needed, _rank, _text, alternatives
 from prompt_jax.plan.programs import programs_of
+from prompt_jax.sharding import AXES
 
 HLO = """HloModule jit_step
 
@@ -150,6 +152,15 @@ def test_products_of_a_loop_count_as_often_as_it_runs():
 
     square = jax.make_jaxpr(loop)(jax.ShapeDtypeStruct((8, 8), jnp.float32)).jaxpr
     assert work_of(square, rounds=7).flops == 7 * 2 * 8**3
+
+
+def test_products_on_groups_of_devices_count_for_all_of_them():
+    sizes = {"axis_sizes": (4, 1, 2), "axis_names": AXES, "axis_types": (AxisType.Auto,) * 3}
+    split = {"in_specs": (PartitionSpec("data"), PartitionSpec()), "axis_names": {"data"}}
+    split |= {"mesh": AbstractMesh(**sizes), "out_specs": PartitionSpec("data")}
+    groups = jax.shard_map(jnp.matmul, **split)
+    shapes = jax.ShapeDtypeStruct((8, 8), jnp.float32), jax.ShapeDtypeStruct((8, 8), jnp.float32)
+    assert work_of(jax.make_jaxpr(groups)(*shapes).jaxpr).flops == 2 * 8**3
 
 
 def test_what_a_compiler_asked_for_in_vain():
@@ -391,8 +402,11 @@ class TestTpu:
         apart, shared = MeshConfig(data=4), MeshConfig(data=2, tensor=2)
         options = {"programs": ("train",), "members": 4}
         split = dataclasses.replace(config, mesh=apart, train=TrainConfig(batch_size=3))
-        (cost,) = plan(split, "v5e-4", **options).costs
-        # Metrics of all members are gathered: a few numbers.
+        # A kernel, which XLA cannot split, works on the members of its chip.
+        kernel = BackboneConfig(dtype="bfloat16", attention="pallas")
+        small = dataclasses.replace(split, backbone="t5_1_1_small", frozen=kernel)
+        (cost,) = plan(small, "v5e-4", **options).costs
+        # Metrics of all members meet: a few numbers.
         assert cost.fits and max(traffic.bytes for traffic in cost.traffic) <= 64
         with pytest.raises(InputError, match="3 rows of a step do not divide over the 2 devices"):
             plan(dataclasses.replace(split, mesh=shared), "v5e-4", **options)

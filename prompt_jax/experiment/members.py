@@ -35,7 +35,6 @@ from prompt_jax.population import (
     cut,
     filled,
     fit_population,
-    for_members,
     length_of,
     member,
     members_of,
@@ -193,7 +192,7 @@ class Population(Members):
         self.best = [unjudged(self.tree(i)) for i in range(len(configs))]
         for batches in self.batches:
             check_context(longest, backbone, tuned[0], batches)
-        loss = loss_of(configs[0], longest, for_members(backbone), data[0].task, tuned[0])
+        loss = loss_of(configs[0], longest, backbone, data[0].task, tuned[0])
         self._step = compile_population_step(loss, configs[0].train, backbone.mesh)
         self._frozen = backbone.unstacked()
 

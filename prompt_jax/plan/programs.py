@@ -26,7 +26,6 @@ from prompt_jax.plan.chips import GIB, limit_of
 from prompt_jax.population import (
     compile_population_step,
     filled,
-    for_members,
     layout,
     length_of,
     members_of,
@@ -168,9 +167,9 @@ def _population_program(
         lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype), trees
     )
     rates = members_of([options] * count, [method] * count, length_of(method))
-    place = layout(mesh) if mesh else [jax.sharding.SingleDeviceSharding(device)] * 2
+    place = layout(count, mesh) if mesh else [jax.sharding.SingleDeviceSharding(device)] * 2
     states, rates = (_placed(tree, place[0]) for tree in (states, rates))
-    function = compile_population_step(loss_fn(method, for_members(backbone)), options, mesh)
+    function = compile_population_step(loss_fn(method, backbone), options, mesh)
     return Program("train", function, (states, backbone.params, _placed(batches, place[1]), rates))
 
 
