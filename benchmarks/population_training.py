@@ -1,4 +1,4 @@
-"""Examples per second of N prompts: trained together, one by one, and by PEFT one by one.
+r"""Examples per second of N prompts: trained together, one by one, and by PEFT one by one.
 
 All three train 20 virtual tokens on the embedded backbone in float32 with AdamW, N members of 1 or
 4 rows each, in one process and one after the other in every round, so that a change of the
@@ -7,6 +7,11 @@ PEFT. Ratios are taken round by round, and their medians printed.
 
     pip install "prompt-jax[parity]"
     python benchmarks/population_training.py --rounds 9
+
+Over a model that devices share, without PEFT, which does not split a model:
+
+    XLA_FLAGS=--xla_force_host_platform_device_count=8 \
+        python benchmarks/population_training.py --mesh 2 2 2 --members 4 16 --rows 4
 """
 
 import argparse
@@ -16,17 +21,22 @@ import warnings
 
 import jax
 import numpy as np
-import torch
-from peft import PromptTuningConfig as PeftConfig
-from peft import get_peft_model
-from transformers import T5ForConditionalGeneration
 
-from prompt_jax.config import TrainConfig
+from prompt_jax.config import MeshConfig, TrainConfig
 from prompt_jax.data import Batch
 from prompt_jax.losses import loss_fn
 from prompt_jax.methods import PromptTuningConfig, init
-from prompt_jax.population import compile_population_step, joined, members_of, stack
+from prompt_jax.population import (
+    check_members,
+    compile_population_step,
+    filled,
+    joined,
+    layout,
+    members_of,
+    stack,
+)
 from prompt_jax.runtime import prepare
+from prompt_jax.sharding import AXES, describe, place_rows, put, replicate
 from prompt_jax.train import compile_step, start
 from prompt_jax.weights import load_backbone
 from prompt_jax.weights.hub import locate
@@ -49,15 +59,21 @@ def batch_of(rows, seed):
 
 def together(backbone, members, rows):
     """A closure that runs one step of all members and waits for it."""
-    trees = [init(METHOD, backbone, jax.random.key(i)) for i in range(members)]
+    mesh, count = backbone.mesh, filled(members, backbone.mesh)
+    trees = [init(METHOD, backbone, jax.random.key(i)) for i in range(count)]
     states = stack([start(tree, TRAIN) for tree in trees])
-    own = members_of([TRAIN] * members, [METHOD] * members, VIRTUAL)
-    step, frozen = compile_population_step(loss_fn(METHOD, backbone), TRAIN), backbone.unstacked()
-    data = joined([batch_of(rows, i) for i in range(members)])
+    rates = members_of([TRAIN] * count, [METHOD] * count, VIRTUAL)
+    loss, frozen = loss_fn(METHOD, backbone), backbone.unstacked()
+    step = compile_population_step(loss, TRAIN, mesh)
+    data = joined([batch_of(rows, i) for i in range(count)])
+    if mesh is not None:
+        place = layout(count, mesh)
+        states, rates = (put(tree, place.members) for tree in (states, rates))
+        data = put(data, place.rows)
 
     def run():
         nonlocal states
-        states, metrics = step(states, frozen, data, own)
+        states, metrics = step(states, frozen, data, rates)
         return jax.block_until_ready(metrics)
 
     return run
@@ -65,9 +81,10 @@ def together(backbone, members, rows):
 
 def alone(backbone, rows):
     """A closure that runs one step of one member and waits for it."""
-    state = start(init(METHOD, backbone, jax.random.key(0)), TRAIN)
-    step, frozen = compile_step(loss_fn(METHOD, backbone), TRAIN), backbone.unstacked()
-    data = batch_of(rows, 0)
+    mesh = backbone.mesh
+    state = replicate(start(init(METHOD, backbone, jax.random.key(0)), TRAIN), mesh)
+    step, frozen = compile_step(loss_fn(METHOD, backbone), TRAIN, mesh), backbone.unstacked()
+    data = place_rows(batch_of(rows, 0), mesh)
 
     def run():
         nonlocal state
@@ -77,8 +94,13 @@ def alone(backbone, rows):
     return run
 
 
-def theirs(folder, rows):
+def by_peft(folder, rows):
     """A closure that runs one step of PEFT."""
+    import torch
+    from peft import PromptTuningConfig as PeftConfig
+    from peft import get_peft_model
+    from transformers import T5ForConditionalGeneration
+
     model = T5ForConditionalGeneration.from_pretrained(folder)
     config = PeftConfig(task_type="SEQ_2_SEQ_LM", num_virtual_tokens=VIRTUAL)
     model = get_peft_model(model, config).train()
@@ -108,32 +130,39 @@ def main():
     """Prints a row for every number of members and of rows."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--members", type=int, nargs="*", default=MEMBERS)
+    parser.add_argument("--rows", type=int, nargs="*", default=ROWS)
+    parser.add_argument("--mesh", type=int, nargs=3, metavar=AXES)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     prepare()  # As the command line does; it serves all sides.
-    backbone, folder = load_backbone("embedded"), locate("embedded", None, None)
-    print(f"jax {jax.__version__}, torch {torch.__version__}, {jax.devices()[0].device_kind}")
-    print("rows  members   together ex/s   one by one   PEFT   over one by one   over PEFT")
-    for rows in ROWS:
-        one, peft = alone(backbone, rows), theirs(folder, rows)
-        for members in MEMBERS:
-            all_ = together(backbone, members, rows)
+    mesh = MeshConfig(**dict(zip(AXES, options.mesh or (1, 1, 1), strict=True)))
+    backbone = load_backbone("embedded", mesh=mesh)
+    for rows in options.rows:
+        check_members(rows, backbone.mesh)
+    print(f"jax {jax.__version__}, {describe(backbone.mesh)}")
+    # PEFT does not split a model.
+    folder = None if backbone.mesh else locate("embedded", None, None)
+    sides = ["one by one", *(["PEFT"] if folder else [])]
+    print("rows  members   together ex/s", *(f"{side:>12}{'over it':>9}" for side in sides))
+    for rows in options.rows:
+        others = [alone(backbone, rows), *([by_peft(folder, rows)] if folder else [])]
+        for members in options.members:
+            population = together(backbone, members, rows)
             times = min(members, 8)  # A step costs the same whichever member's it is.
-            for run in (all_, one, peft, all_, one, peft):
+            for run in (population, *others) * 2:
                 run()
             rounds = []
             for _ in range(options.rounds):
-                all_()  # What comes first after a rest is slow, whoever it is.
-                found = (seconds(all_), seconds(one, times), seconds(peft, times))
+                population()  # What comes first after a rest is slow, whoever it is.
+                measured = [seconds(population), *(seconds(run, times) for run in others)]
                 time.sleep(REST)
-                rounds.append((found[0], *(t * members / times for t in found[1:])))
+                rounds.append((measured[0], *(t * members / times for t in measured[1:])))
             rates = [members * rows / statistics.median(side) for side in zip(*rounds, strict=True)]
-            over = [statistics.median(r[i] / r[0] for r in rounds) for i in (1, 2)]
-            print(
-                f"{rows:4d} {members:8d} {rates[0]:15.1f} {rates[1]:12.1f} {rates[2]:6.1f} "
-                f"{over[0]:17.2f} {over[1]:11.2f}",
-                flush=True,
-            )
+            over = [statistics.median(r[i] / r[0] for r in rounds) for i in range(1, len(rates))]
+            pairs = zip(rates[1:], over, strict=True)
+            cells = (f"{rate:12.1f}{ratio:9.2f}" for rate, ratio in pairs)
+            print(f"{rows:4d} {members:8d} {rates[0]:15.1f}", *cells, flush=True)
 
 
 if __name__ == "__main__":

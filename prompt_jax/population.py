@@ -5,26 +5,30 @@ model multiplies the rows of all of them at once. A member's numbers are those i
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from prompt_jax.config import InputError, MethodConfig, TrainConfig
+from prompt_jax.config import Config, InputError, MethodConfig, TrainConfig
 from prompt_jax.data import Batch, Batches
 from prompt_jax.losses import Loss
 from prompt_jax.sharding import (
+    AXES,
+    RULES,
     Grid,
     check_rows,
-    place_rows,
-    replicate,
-    rows_of,
+    put,
     whole,
     whole_rows,
 )
 from prompt_jax.train import Aux, Member, State, run_steps, train_step
 from prompt_jax.trees import Mesh, Tree, Tuned
 
+APART = PartitionSpec("data")
+"""The first axis shared out over groups of devices, each of which has one copy of the model."""
 AfterStep = Callable[[int, State | None, dict[str, np.ndarray]], None]
 
 
@@ -88,6 +92,23 @@ def _virtual_axis(method: MethodConfig) -> int:
     return method.virtual_axis
 
 
+def check_together(config: Config, count: int) -> None:
+    """Checks that an experiment asks for nothing that one prompt alone can have.
+
+    Args:
+      count: prompts that train together.
+    """
+    for name, off in (("pull", 0.0), ("patience", None)):
+        if getattr(config.train, name) != off:
+            raise InputError(
+                f"train.{name} is for one prompt, and a population trains {count}; leave it out"
+            )
+    if config.data.mixture:
+        raise InputError(
+            "each member of a population has one task, and data.mixture names more; leave it out"
+        )
+
+
 def members_of(
     configs: Sequence[TrainConfig], methods: Sequence[MethodConfig], length: int
 ) -> Member:
@@ -115,6 +136,9 @@ def compile_population_step(
     """`step(states, frozen, batches, members)`, jitted: N prompts, each as in `train_step`.
 
     All arguments but the frozen tree have N in front. The states are donated.
+
+    Args:
+      mesh: that of the backbone; arguments are to be where `layout` says.
     """
 
     def alone(frozen: Tree, state: State, batch: Batch, member: Member) -> tuple[State, Aux]:
@@ -131,13 +155,51 @@ def compile_population_step(
 
     if mesh is None:
         return jax.jit(step, donate_argnums=0)
-    # States stay where their members are; the compiler, left to itself, might gather them.
-    states = whole(mesh) if shares_model(mesh) else rows_of(mesh)
-    return jax.jit(step, donate_argnums=0, out_shardings=(states, whole(mesh)))
+
+    # All axes where the others are of one: XLA runs no kernel where it is left an axis to split.
+    axes = {"data"} if shares_model(mesh) else set(AXES)
+    specs = {"in_specs": (APART, PartitionSpec(), APART, APART), "out_specs": APART}
+    in_groups = jax.shard_map(step, mesh=mesh, axis_names=axes, check_vma=False, **specs)
+
+    def spread(states: State, frozen: Tree, batches: Batch, members: Member) -> tuple[State, Aux]:
+        count = len(states.step)
+        run = in_groups if apart(count, mesh) else step
+        places = layout(count, mesh).members, whole(mesh)
+        # States stay where their members are; the compiler, left to itself, might gather them.
+        return jax.lax.with_sharding_constraint(run(states, frozen, batches, members), places)
+
+    return jax.jit(spread, donate_argnums=0)
+
+
+class Layout(NamedTuple):
+    """Where the arrays of a population are on a mesh."""
+
+    members: NamedSharding
+    """States, and what members have of their own."""
+    rows: NamedSharding
+    """Batches, [N, B, T]."""
+
+
+def layout(count: int, mesh: Mesh) -> Layout:
+    """Where the arrays of so many members are."""
+    if apart(count, mesh):
+        # Groups of devices along `data` have whole members, and share no gradient.
+        specs = APART, PartitionSpec("data", "fsdp")
+    else:
+        # Trees of all members on all devices, as that of one prompt is: they are small. The rows
+        # of each are split as those of one prompt are, and what a model constrains inside of
+        # vmap says nothing of the axis of members.
+        specs = PartitionSpec(), PartitionSpec(None, RULES["batch"])
+    return Layout(*(NamedSharding(mesh, spec) for spec in specs))
+
+
+def apart(count: int, mesh: Grid) -> bool:
+    """Whether devices along `data` share out so many members; else they share the rows of all."""
+    return mesh.shape["data"] > 1 and count % mesh.shape["data"] == 0
 
 
 def shares_model(mesh: Grid | None) -> bool:
-    """Whether devices share a model, and so the rows of every member; else they share members."""
+    """Whether devices share a model."""
     return mesh is not None and mesh.shape["fsdp"] * mesh.shape["tensor"] > 1
 
 
@@ -194,20 +256,15 @@ def fit_population(
 
     Args:
       step_fn: of `compile_population_step`; it compiles once for N and the lengths of a batch.
-      mesh: that of the backbone; each device has its part of the members, or of all their rows.
+      mesh: that of the backbone; see `layout`.
     """
-    if shares_model(mesh):
-        # Trees of all members on all devices, as that of one prompt is: they are small. The rows
-        # of each are split as those of one prompt are, and what a model constrains inside of
-        # vmap says nothing of the axis of members.
-        states, members = (replicate(tree, mesh) for tree in (states, members))
-    else:
-        # N is split as the rows of a batch are: a device has whole members, and shares no gradient.
-        states, members = (place_rows(tree, mesh) for tree in (states, members))
-    axis = int(shares_model(mesh))
+    place = None if mesh is None else layout(len(states.step), mesh)
+    if place is not None:
+        states, members = (put(tree, place.members) for tree in (states, members))
 
     def step(states: State, batch: Batch) -> tuple[State, Aux]:
-        return step_fn(states, frozen, place_rows(batch, mesh, axis), members)
+        batch = batch if place is None else put(batch, place.rows)
+        return step_fn(states, frozen, batch, members)
 
     def report(step: int, states: State | None, metrics: Aux) -> bool:
         if after_step is not None:

@@ -84,7 +84,8 @@ def _split(
     for i in ranked:
         for axis in RULES[names[i] or ""]:
             fits = shape[i] % (_ways(parts[i], mesh) * mesh.shape[axis]) == 0
-            if mesh.shape[axis] > 1 and axis not in taken and (fits or names[i] == uneven):
+            free = axis not in taken and axis not in mesh.manual_axes
+            if mesh.shape[axis] > 1 and free and (fits or names[i] == uneven):
                 parts[i] = (*parts[i], axis)
                 taken.add(axis)
     return parts
@@ -94,22 +95,35 @@ def _ways(part: Sequence[str], mesh: Grid) -> int:
     return math.prod(mesh.shape[axis] for axis in part)
 
 
-def place_rows(tree: Tree, mesh: Mesh | None, axis: int = 0) -> Tree:
+def left_of(mesh: Grid | None) -> Grid | None:
+    """What XLA is left to split over: inside of `shard_map`, the axes that this has not split.
+
+    None without a mesh, and where none is left.
+    """
+    around = jax.sharding.get_abstract_mesh()
+    if mesh is None or not around.manual_axes:
+        return mesh
+    return None if around.are_all_axes_manual else around
+
+
+def place_rows(tree: Tree, mesh: Mesh | None) -> Tree:
     """Arrays whose rows are shared out over devices; those whose rows do not divide, on all.
 
     Every process has all rows, and puts on its devices those that they hold.
-
-    Args:
-      axis: that of the rows.
     """
     if mesh is None:
         return tree
 
     def place(leaf: ArrayLike) -> jax.Array:
-        spec = activation_spec((*[None] * axis, "batch"), np.shape(leaf), mesh)
+        spec = activation_spec(("batch",), np.shape(leaf), mesh)
         return _put(leaf, NamedSharding(mesh, spec))
 
     return jax.tree.map(place, tree)
+
+
+def put(tree: Tree, sharding: NamedSharding) -> Tree:
+    """A tree on its devices, all leaves alike."""
+    return jax.tree.map(lambda leaf: _put(leaf, sharding), tree)
 
 
 def _put(leaf: ArrayLike, sharding: NamedSharding) -> jax.Array:
@@ -125,14 +139,9 @@ def whole(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def rows_of(mesh: Mesh) -> NamedSharding:
-    """The first axis shared out as the rows of a batch are."""
-    return NamedSharding(mesh, PartitionSpec(RULES["batch"]))
-
-
 def replicate(tree: Tree, mesh: Mesh | None) -> Tree:
     """A prompt, or a training state, whole on every device."""
-    return tree if mesh is None else jax.tree.map(lambda leaf: _put(leaf, whole(mesh)), tree)
+    return tree if mesh is None else put(tree, whole(mesh))
 
 
 def on_host(tree: Tree) -> Tree:

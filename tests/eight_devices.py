@@ -25,8 +25,12 @@ from prompt_jax.backbones import (
     t5,
 )
 from prompt_jax.backbones.quantised import quantise_tree
-from prompt_jax.config import MeshConfig, TrainConfig
+from prompt_jax.checkpoints import restore, save, writing
+from prompt_jax.config import Config, DataConfig, MeshConfig, TrainConfig
 from prompt_jax.data import Batch
+from prompt_jax.experiment import load_data
+from prompt_jax.experiment.members import Population
+from prompt_jax.experiment.training import load
 from prompt_jax.generate import generate, score
 from prompt_jax.losses import loss_fn
 from prompt_jax.methods import LoraConfig, PrefixTuningConfig, PromptTuningConfig, init, materialize
@@ -38,7 +42,6 @@ from prompt_jax.population import (
     length_of,
     member,
     members_of,
-    shares_model,
     stack,
 )
 from prompt_jax.serve import Engine
@@ -381,8 +384,7 @@ def test_members_equal_single_runs(name, kind, sizes):
     batches = [[batch_of(seed=10 * i + step) for step in range(steps)] for i in range(4)]
     mesh = mesh_of(*sizes)
     shared, at = on_mesh(backbone, mesh), np.resize(range(4), filled(4, mesh))
-    # Where devices share members out, each has a whole model.
-    loss = loss_fn(method, shared if shares_model(mesh) else backbone)
+    loss = loss_fn(method, shared)
     found = fit_population(
         compile_population_step(loss, config, mesh),
         stack([start(trees[i], config) for i in at]),
@@ -399,3 +401,34 @@ def test_members_equal_single_runs(name, kind, sizes):
             functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5),
             *jax.device_get((member(found.tuned, i), alone.tuned)),
         )
+
+
+@pytest.mark.slow
+def test_members_go_on_on_another_mesh(tiny_folder, task_file, tmp_path):
+    """From devices that share out members to devices that share a model."""
+
+    def population(**sizes):
+        config = Config(
+            backbone=str(tiny_folder), mesh=MeshConfig(**sizes),
+            method=PromptTuningConfig(num_virtual_tokens=4),
+            data=DataConfig(task=f"file:{task_file}"), train=TrainConfig(batch_size=4, steps=9),
+        )  # fmt: skip
+        seeds = [dataclasses.replace(config.train, seed=seed) for seed in range(3)]
+        configs = [dataclasses.replace(config, train=train) for train in seeds]
+        return Population(configs, load(config), [load_data(config)] * 3)
+
+    def advance(members, steps):
+        members.advance(range(3), steps, lambda *_: None, lambda: True)
+
+    first, second = population(data=8), population(data=2, fsdp=2, tensor=2)
+    advance(first, 2)
+    with writing(tmp_path / "checkpoints") as manager:
+        save(manager, 2, first.checkpoint())
+        _, saved = restore(manager, second.checkpoint())
+    second.restore(saved)
+    jax.tree.map(np.testing.assert_array_equal, second.checkpoint(), first.checkpoint())
+    for members in (first, second):
+        advance(members, 2)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+    jax.tree.map(close, second.states, first.states)
+    assert [second.step(i) for i in range(3)] == [4, 4, 4]

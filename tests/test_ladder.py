@@ -13,7 +13,8 @@ PACKAGE = Path(__file__).parent.parent / "prompt_jax"
 LADDER = (
     ("cli", "__main__", "integrations", "testing"),
     ("experiment", "model", "predict", "pretrain", "doctor", "serve"),
-    ("plan", "population"),
+    ("plan",),
+    ("population",),
     ("train", "evaluate", "report"),
     ("losses", "checkpoints", "runs"),
     ("answers",),

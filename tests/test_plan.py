@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 from prompt_jax import cli
 from prompt_jax.backbones.blocks import MLP, stack
@@ -42,6 +43,7 @@ from prompt_jax.plan.compiled import Traffic, read_compiled
 from prompt_jax.plan.costs import work_of
 from prompt_jax.plan.plan import _needed, _rank, _text, alternatives
 from prompt_jax.plan.programs import programs_of
+from prompt_jax.sharding import AXES
 
 HLO = """HloModule jit_step
 
@@ -152,6 +154,15 @@ def test_products_of_a_loop_count_as_often_as_it_runs():
     assert work_of(square, rounds=7).flops == 7 * 2 * 8**3
 
 
+def test_products_on_groups_of_devices_count_for_all_of_them():
+    sizes = {"axis_sizes": (4, 1, 2), "axis_names": AXES, "axis_types": (AxisType.Auto,) * 3}
+    split = {"in_specs": (PartitionSpec("data"), PartitionSpec()), "axis_names": {"data"}}
+    split |= {"mesh": AbstractMesh(**sizes), "out_specs": PartitionSpec("data")}
+    groups = jax.shard_map(jnp.matmul, **split)
+    shapes = jax.ShapeDtypeStruct((8, 8), jnp.float32), jax.ShapeDtypeStruct((8, 8), jnp.float32)
+    assert work_of(jax.make_jaxpr(groups)(*shapes).jaxpr).flops == 2 * 8**3
+
+
 def test_what_a_compiler_asked_for_in_vain():
     new = "total memory required for HLO temporaries (1.50T) exceeds available HBM (15.75G). HLO"
     old = "Ran out of memory in memory space hbm. Used 46.05G of 15.75G hbm. Exceeded by 30.30G."
@@ -251,6 +262,28 @@ def test_the_command(config, capsys):
     assert cli.main(arguments) == 0
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert last["fits"] and last["others"] == [] and last["kind"] == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("members", "changes", "message"),
+    [
+        (0, {}, "members must be at least 1, got 0; leave it out for one prompt"),
+        (2, {"pull": 0.1}, "train.pull is for one prompt, and a population trains 2"),
+    ],
+)
+def test_members_that_no_population_has(config, members, changes, message):
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, **changes))
+    with pytest.raises(InputError, match=message):
+        plan(config, None, members=members)
+
+
+@pytest.mark.slow
+def test_a_population_is_planned_as_one_program(config, made):
+    many = plan_remat(config, members=3)
+    (step,), alone = many.costs, made.costs[0]
+    assert step.flops == 3 * alone.flops and step.memory.weights == alone.memory.weights
+    assert step.memory.state == pytest.approx(3 * alone.memory.state, rel=0.01)
+    assert "3 prompts at once, each 4 rows of" in text(many) and as_json(many)["members"] == 3
 
 
 def test_alternatives_keep_less_before_they_take_fewer_bits(made):
@@ -362,6 +395,21 @@ class TestTpu:
         made = plan(dataclasses.replace(config, mesh=MeshConfig(data=2, tensor=2)), "v4-8")
         assert made.fits and made.costs[0].limit == 30.75
         assert made.mesh == {"data": 2, "fsdp": 1, "tensor": 2}
+
+    @pytest.mark.slow
+    def test_members_share_devices_or_a_model(self, config):
+        """On `data` alone a chip has members, which need not meet; else it has rows of each."""
+        apart, shared = MeshConfig(data=4), MeshConfig(data=2, tensor=2)
+        options = {"programs": ("train",), "members": 4}
+        split = dataclasses.replace(config, mesh=apart, train=TrainConfig(batch_size=3))
+        # A kernel, which XLA cannot split, works on the members of its chip.
+        kernel = BackboneConfig(dtype="bfloat16", attention="pallas")
+        small = dataclasses.replace(split, backbone="t5_1_1_small", frozen=kernel)
+        (cost,) = plan(small, "v5e-4", **options).costs
+        # Metrics of all members meet: a few numbers.
+        assert cost.fits and max(traffic.bytes for traffic in cost.traffic) <= 64
+        with pytest.raises(InputError, match="3 rows of a step do not divide over the 2 devices"):
+            plan(dataclasses.replace(split, mesh=shared), "v5e-4", **options)
 
     @pytest.mark.slow
     def test_what_travels_is_as_small_as_a_prompt(self, config):

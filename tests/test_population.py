@@ -28,6 +28,7 @@ from prompt_jax.methods import (
     init,
 )
 from prompt_jax.population import (
+    apart,
     check_lengths,
     check_members,
     compile_population_step,
@@ -167,10 +168,11 @@ def test_lengths_that_cannot_share_a_program(methods, message):
 
 
 def test_devices_share_members_or_their_rows():
-    """Members where each device has a model, and the rows of all where devices share one."""
-    apart, shared = (jax.sharding.AbstractMesh(sizes, AXES) for sizes in ((4, 1, 1), (2, 2, 2)))
-    assert (filled(3, None), filled(3, apart), filled(3, shared)) == (3, 4, 3)
-    for mesh in (None, apart):
+    """Members where they divide over groups of devices, and else the rows of all."""
+    replicas, shared = (jax.sharding.AbstractMesh(sizes, AXES) for sizes in ((4, 1, 1), (2, 2, 2)))
+    assert (filled(3, None), filled(3, replicas), filled(3, shared)) == (3, 4, 3)
+    assert [apart(n, shared) for n in (3, 4)] == [False, True] and apart(4, replicas)
+    for mesh in (None, replicas):
         check_members(6, mesh)
     check_members(8, shared)
     with pytest.raises(InputError, match="6 rows of a step do not divide over the 4 devices of"):

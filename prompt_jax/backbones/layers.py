@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from prompt_jax.backbones.quantised import SCALE, is_grouped, widened
 from prompt_jax.backbones.sockets import gated, low_rank, magnitude_ratio, per_row
-from prompt_jax.sharding import activation_spec
+from prompt_jax.sharding import activation_spec, left_of
 
 NEVER = -1e9  # Added to a masked score: exp() of it is exactly zero, and unlike -inf it has no NaN.
 ACTIVATIONS = {
@@ -39,11 +39,12 @@ def constrain(x: Array, mesh: Mesh | None, *names: str | None) -> Array:
     wrong guess would gather: the residual stream, tokens and states that meet the vocabulary,
     logits, caches.
     """
-    if mesh is None:
+    left = left_of(mesh)
+    if left is None:
         return x
     # An axis without a name is replicated, so "batch" alone gathers positions that were split.
-    spec = activation_spec(names, x.shape, mesh)
-    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
+    spec = activation_spec(names, x.shape, left)
+    return jax.lax.with_sharding_constraint(x, NamedSharding(left, spec))
 
 
 def parameter(

@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 from prompt_jax.backbones.layers import NEVER, Bias, ByBucket
-from prompt_jax.sharding import Grid, activation_spec
+from prompt_jax.sharding import Grid, activation_spec, left_of
 
 Ref: TypeAlias = Any
 """A block in the memory of the chip, for which Pallas has no public type."""
@@ -86,18 +86,21 @@ def relative(
     assert isinstance(hidden, jax.Array) and isinstance(bias, ByBucket)
     hidden = jnp.broadcast_to(hidden[:, 0], (len(query), 1, hidden.shape[3]))
     distances = diagonals(bias)
-    if mesh is None:
+    left = left_of(mesh)
+    if left is None:
         return run(query, key, value, hidden, distances)
 
     def spec(x: Array, *names: str | None) -> PartitionSpec:
-        return activation_spec(names, x.shape, mesh)
+        return activation_spec(names, x.shape, left)
 
     heads = "batch", None, "heads", None
     # XLA cannot split a kernel over devices: each runs it on its rows and heads.
     specs = [spec(x, *heads) for x in (query, key, value)]
     specs += [spec(hidden, "batch", None, None), spec(distances, "heads", None)]
     options = {"in_specs": tuple(specs), "out_specs": specs[0], "check_vma": False}
-    return jax.shard_map(run, mesh=mesh, **options)(query, key, value, hidden, distances)
+    axes = set(left.axis_names) - set(left.manual_axes)
+    run = jax.shard_map(run, mesh=left, axis_names=axes, **options)
+    return run(query, key, value, hidden, distances)
 
 
 class Shape(NamedTuple):

@@ -205,6 +205,7 @@ def _plan(arguments: list[str]) -> Call:
         *,
         topology: str | None = None,
         programs: tuple[str, ...] = (),
+        members: int | None = None,
         search: bool = False,
         plot: str = "",
         json: bool = False,
@@ -218,6 +219,8 @@ def _plan(arguments: list[str]) -> Call:
           topology: v5e-4, v5p-8, v6e-8, ... or a kind and its grid, v5e:2x4; else local devices.
           programs: of train, score and decode; none takes the training step and what scores
             validation: score for label words, else decode and score.
+          members: prompts that train at once, each on train.batch_size rows, as with sweep.slots,
+            data.tasks or seeds; none takes one for each of data.tasks.
           search: also look for other meshes and settings that fit, where these do.
           plot: a .png with a bar for every plan.
           json: end with one line of JSON.
@@ -229,7 +232,8 @@ def _plan(arguments: list[str]) -> Call:
         prepare()
         from prompt_jax import plan as planning
 
-        first = planning.planned(config, topology, programs=programs, say=aside)
+        count = len(config.data.tasks) or 1 if members is None else members
+        first = planning.planned(config, topology, programs=programs, members=count, say=aside)
         others = planning.search(first, say=aside) if search or not first.fits else []
         print(planning.text(first, others))
         if plot:

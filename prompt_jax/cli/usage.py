@@ -152,6 +152,7 @@ PAGES = {
         """,
         {
             "--topology": "NAME  v5e-4, v5p-8, ... or a kind and its grid, v5e:2x4",
+            "--members": "N  prompts that train at once, each on train.batch-size rows",
             "--search": "look for meshes and settings that fit",
             "--plot": "FILE  a .png with a bar for each plan",
             "--json": "end with one line of JSON",

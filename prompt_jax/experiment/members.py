@@ -30,6 +30,7 @@ from prompt_jax.methods import materialize
 from prompt_jax.population import (
     check_lengths,
     check_members,
+    check_together,
     compile_population_step,
     cut,
     filled,
@@ -38,7 +39,6 @@ from prompt_jax.population import (
     member,
     members_of,
     padded,
-    shares_model,
     stack,
     stacked_batches,
 )
@@ -192,13 +192,7 @@ class Population(Members):
         self.best = [unjudged(self.tree(i)) for i in range(len(configs))]
         for batches in self.batches:
             check_context(longest, backbone, tuned[0], batches)
-        alone = backbone
-        if not shares_model(backbone.mesh):
-            # A device has whole members: the constraints that the model has for a mesh, inside of
-            # vmap, would share out the rows of each member once more.
-            apart = dataclasses.replace(backbone.config, mesh=None)
-            alone = dataclasses.replace(backbone, config=apart)
-        loss = loss_of(configs[0], longest, alone, data[0].task, tuned[0])
+        loss = loss_of(configs[0], longest, backbone, data[0].task, tuned[0])
         self._step = compile_population_step(loss, configs[0].train, backbone.mesh)
         self._frozen = backbone.unstacked()
 
@@ -326,20 +320,11 @@ def check_one_program(configs: Sequence[Config]) -> None:
                     f"members of a population train in one program and differ in {line}; they may "
                     f"differ in {', '.join(VARYING[1:])}"
                 )
-    for name, off in (("pull", 0.0), ("patience", None)):
-        if getattr(first.train, name) != off:
-            raise InputError(
-                f"train.{name} is for one prompt, and a population trains {len(configs)}; leave "
-                "it out"
-            )
+    check_together(first, len(configs))
     if first.train.objective != "tokens" and len({config.data.task for config in configs}) > 1:
         raise InputError(
             f'train.objective="{first.train.objective}" compares the label words of one task; use '
             'objective="tokens" for several'
-        )
-    if any(config.data.mixture for config in configs):
-        raise InputError(
-            "each member of a population has one task, and data.mixture names more; leave it out"
         )
 
 

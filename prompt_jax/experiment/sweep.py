@@ -30,6 +30,7 @@ from prompt_jax.experiment.splits import check_one, for_backbone, load_data
 from prompt_jax.experiment.training import load
 from prompt_jax.lines import Line, Panel, Say
 from prompt_jax.plan import fitted
+from prompt_jax.population import length_of
 from prompt_jax.runs import Row, begin_run, claim, read_metrics
 from prompt_jax.tasks import remarks
 from prompt_jax.train import DivergedError
@@ -125,7 +126,10 @@ def sweep(
 def _sweep(
     config: Config, configs: list[Config], sweep: SweepConfig, folder: Path, resume: bool, say: Say
 ) -> Sweep:
-    data, running = load_data(config), fitted(config, say=say)
+    data = load_data(config)
+    # Shorter prompts are padded, so that each takes as much as the longest.
+    longest = max(configs, key=lambda candidate: length_of(candidate.method))
+    running = fitted(longest, members=min(sweep.slots, len(configs)), say=say)
     backbone = load(running, say)
     config = resolved(config, backbone.word_size)
     configs = [dataclasses.replace(candidate, eval=running.eval) for candidate in configs]

@@ -189,7 +189,8 @@ def _train_together(
 ) -> list[Result]:
     """Trains experiments that share a program, each in a folder of its own."""
     config = resolved(config)
-    pairs, running = members(config), fitted(config, say=say)
+    pairs = members(config)
+    running = fitted(config, members=len(pairs), say=say)
     backbone = load(running, say)
     config = resolved(config, backbone.word_size)
     configs = [resolved(member, backbone.word_size) for member, _ in pairs]

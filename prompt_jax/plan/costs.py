@@ -44,6 +44,14 @@ def work_of(jaxpr: core.Jaxpr, rounds: int = 1) -> Work:
             total += inner[0].times(equation.params["length"])
         elif equation.primitive.name == "while":
             total += sum(inner, NOTHING).times(rounds)
+        elif equation.primitive.name == "shard_map":
+            (local,) = _inside(equation)
+            pairs = [
+                [math.prod(cast(Any, variable.aval).shape) for variable in pair]
+                for pair in zip(equation.invars, local.invars, strict=True)
+            ]
+            # Its program is that of one device, which has a part of what is split the most.
+            total += inner[0].times(max(all_ // part for all_, part in pairs if part))
         elif equation.primitive.name == "cond":
             # One branch runs; which one is not known here, so the most expensive one counts.
             total += max(inner, key=lambda work: work.flops)

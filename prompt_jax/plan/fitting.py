@@ -19,7 +19,12 @@ def silent(line: str) -> None:
 
 
 def fitted(
-    config: Config, topology: str | None = None, *, memory: float | None = None, say: Say = silent
+    config: Config,
+    topology: str | None = None,
+    *,
+    members: int = 1,
+    memory: float | None = None,
+    say: Say = silent,
 ) -> Config:
     """The config with `remat` and rows of evaluation that fit the devices.
 
@@ -28,6 +33,7 @@ def fitted(
 
     Args:
       topology: as `devices_of` takes it.
+      members: prompts that train together; each is evaluated alone.
       memory: GiB of a device; None asks the local devices, or the table of chips.
       say: receives a line for each that says what fits, and what did not.
 
@@ -35,7 +41,7 @@ def fitted(
       InputError: nothing fits, or as `plan`.
     """
     if config.frozen.remat == "auto":
-        config = plan_remat(config, topology, memory=memory, say=say).config
+        config = plan_remat(config, topology, members=members, memory=memory, say=say).config
     return _fewer_rows(config, topology, memory, say)
 
 
@@ -74,6 +80,7 @@ def plan_remat(
     config: Config,
     topology: str | None = None,
     *,
+    members: int = 1,
     memory: float | None = None,
     say: Say = silent,
 ) -> Plan:
@@ -85,13 +92,14 @@ def plan_remat(
     Args:
       config: its `frozen.remat` is not looked at.
       topology: as `devices_of` takes it.
+      members: prompts that train together.
       memory: GiB of a device; None asks the local devices, or the table of chips.
       say: receives a line that says what fits, and what did not.
 
     Raises:
       InputError: none fits, or as `plan`.
     """
-    step, limit = _first_that_fits(config, topology, memory, say)
+    step, limit = _first_that_fits(config, topology, members, memory, say)
     if limit is not None:
         raise InputError(
             f"{config.backbone} takes {step.needed:.2f} GiB of each device with remat full, and "
@@ -102,12 +110,17 @@ def plan_remat(
 
 
 def planned(
-    config: Config, topology: str | None, *, programs: Sequence[str] = (), say: Say = silent
+    config: Config,
+    topology: str | None,
+    *,
+    programs: Sequence[str] = (),
+    members: int = 1,
+    say: Say = silent,
 ) -> Plan:
     """A plan as `plan` makes it, in which `remat auto` is what fits, else `full`."""
     if config.frozen.remat != "auto":
-        return plan(config, topology, programs=programs)
-    step, _ = _first_that_fits(config, topology, None, say)
+        return plan(config, topology, programs=programs, members=members)
+    step, _ = _first_that_fits(config, topology, members, None, say)
     names = programs or programs_of(config)
     others = [name for name in names if name != "train"]
     costs = list(plan(step.config, topology, programs=others).costs) if others else []
@@ -115,7 +128,7 @@ def planned(
 
 
 def _first_that_fits(
-    config: Config, topology: str | None, memory: float | None, say: Say
+    config: Config, topology: str | None, members: int, memory: float | None, say: Say
 ) -> tuple[Plan, float | None]:
     """The first step of `REMATS` that fits, or the last one and the GiB that are there."""
     if memory is None and topology is None:
@@ -123,7 +136,8 @@ def _first_that_fits(
     over = ""
     for remat in REMATS:
         frozen = dataclasses.replace(config.frozen, remat=remat)
-        step = plan(dataclasses.replace(config, frozen=frozen), topology, programs=("train",))
+        changed = dataclasses.replace(config, frozen=frozen)
+        step = plan(changed, topology, programs=("train",), members=members)
         (cost,) = step.costs
         limit = cost.limit if memory is None else memory
         if limit is None or (cost.memory is not None and step.needed <= limit):

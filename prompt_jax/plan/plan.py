@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 
 from prompt_jax.backbones.quantised import LIMITS, bytes_of
-from prompt_jax.config import Config, InputError, MeshConfig, resolved
+from prompt_jax.config import Config, InputError, MeshConfig, at_least, resolved
 from prompt_jax.plan.chips import GIB, chip_of, devices_of, limit_of, links_of
 from prompt_jax.plan.compiled import Traffic, read_compiled
 from prompt_jax.plan.costs import work_of
@@ -21,6 +21,7 @@ from prompt_jax.plan.programs import (
     shape_of_backbone,
     train_program,
 )
+from prompt_jax.population import check_members, check_together
 from prompt_jax.sharding import AXES, Device, check_rows
 from prompt_jax.trees import Tree
 
@@ -115,6 +116,8 @@ class Plan(NamedTuple):
     kind: str
     mesh: dict[str, int]
     costs: list[Cost]
+    members: int = 1
+    """Prompts that train together."""
 
     @property
     def fits(self) -> bool:
@@ -127,22 +130,30 @@ class Plan(NamedTuple):
         return max(cost.needed for cost in self.costs)
 
 
-def plan(config: Config, topology: str | None, *, programs: Sequence[str] = ()) -> Plan:
+def plan(
+    config: Config, topology: str | None, *, programs: Sequence[str] = (), members: int = 1
+) -> Plan:
     """Compiles the programs of a run for a topology.
 
     Args:
       config: as `train` takes it; its longest input and target are planned for.
       topology: as `devices_of` takes it.
       programs: of `PROGRAMS`; empty takes those of the run, see `programs_of`.
+      members: prompts that train together, each on `train.batch_size` rows.
 
     Raises:
-      InputError: no such topology or backbone, a mesh that does not divide it, or a model that
-        only reads.
+      InputError: no such topology or backbone, a mesh that does not divide it, a model that only
+        reads, or several members of a run that only one prompt can have.
     """
     config = resolved(config)
+    at_least("members", members, 1, "leave it out for one prompt")
+    if members > 1:
+        check_together(config, members)
     devices = devices_of(topology)
     backbone = shape_of_backbone(config, devices)
-    check_rows(config.train.batch_size // config.train.accumulate, backbone.mesh)
+    # Devices that share out members have no rows to share out.
+    check = check_members if members > 1 else check_rows
+    check(config.train.batch_size // config.train.accumulate, backbone.mesh)
     # What remat and chunks compute twice is work of the device, and of no use to the model; what a
     # kernel computes, the compiler does not count.
     way = {"remat": "none", "attention_chunk": None, "attention": "einsum"}
@@ -150,15 +161,16 @@ def plan(config: Config, topology: str | None, *, programs: Sequence[str] = ()) 
     plain = dataclasses.replace(config, frozen=nothing_twice)
     costs = []
     for name in programs or programs_of(config):
-        program = PROGRAMS[name](config, backbone, devices[0])
-        bare = PROGRAMS[name](plain, shape_of_backbone(plain, devices), devices[0])
+        options = {"members": members} if name == "train" else {}
+        program = PROGRAMS[name](config, backbone, devices[0], **options)
+        bare = PROGRAMS[name](plain, shape_of_backbone(plain, devices), devices[0], **options)
         ways = 1 if backbone.mesh is None else backbone.mesh.size
         costs.append(_cost(program, bare, ways, devices))
     shape = backbone.mesh.shape if backbone.mesh else dict.fromkeys(AXES, 1)
     sizes = {name: int(shape[name]) for name in AXES}
     kind = chip_of(devices[0])
     name = kind.name if kind else devices[0].device_kind
-    return Plan(config, topology, len(devices), name, sizes, costs)
+    return Plan(config, topology, len(devices), name, sizes, costs, members)
 
 
 def _cost(program: Program, bare: Program, ways: int, devices: Sequence[Device]) -> Cost:
@@ -256,7 +268,7 @@ def search(
         if tried >= TRIES or len(fitting) >= enough:
             break
         try:
-            candidate = plan(changed, first.topology, programs=programs)
+            candidate = plan(changed, first.topology, programs=programs, members=first.members)
         except InputError:
             continue  # A mesh that does not divide the rows of a step.
         tried += 1

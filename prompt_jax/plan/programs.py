@@ -23,9 +23,16 @@ from prompt_jax.generate.scoring import score_candidates
 from prompt_jax.losses import loss_fn
 from prompt_jax.methods import init, materialize
 from prompt_jax.plan.chips import GIB, limit_of
+from prompt_jax.population import (
+    compile_population_step,
+    filled,
+    layout,
+    length_of,
+    members_of,
+)
 from prompt_jax.sharding import Device, activation_spec, build_mesh, whole, whole_rows
 from prompt_jax.tasks import known
-from prompt_jax.train import compile_step, start
+from prompt_jax.train import State, compile_step, start
 from prompt_jax.trees import Frozen, Tree, Tuned
 from prompt_jax.weights import kernel_on, open_backbone
 
@@ -123,8 +130,12 @@ def _tuned(method: MethodConfig, backbone: Backbone) -> Tuned:
     return jax.eval_shape(fresh, backbone.params)
 
 
-def train_program(config: Config, backbone: Backbone, device: Device) -> Program:
-    """The step of `prompt-jax train` at its longest input and target."""
+def train_program(config: Config, backbone: Backbone, device: Device, members: int = 1) -> Program:
+    """The step of `prompt-jax train` at its longest input and target.
+
+    Args:
+      members: prompts that train together, each on so many rows as a step has.
+    """
     method, options, data = method_for(config, backbone), config.train, config.data
     state = jax.eval_shape(lambda tuned: start(tuned, options), _tuned(method, backbone))
     lengths = (data.max_source_length, data.max_target_length)
@@ -134,9 +145,32 @@ def train_program(config: Config, backbone: Backbone, device: Device) -> Program
         targets=(lengths[1], jnp.int32), target_mask=(lengths[1], jnp.bool_),
     )  # fmt: skip
     batch = Batch(tokens, mask, targets, target_mask)
+    if members > 1:
+        return _population_program(config, backbone, device, members, (method, state, batch))
     function = compile_step(loss_fn(method, backbone), options, backbone.mesh)
     state = _placed(state, _everywhere(backbone, device))
     return Program("train", function, (state, backbone.params, batch))
+
+
+def _population_program(
+    config: Config,
+    backbone: Backbone,
+    device: Device,
+    members: int,
+    alone: tuple[MethodConfig, State, Batch],
+) -> Program:
+    """The step of a population, from the method, the state and the batch of one member."""
+    method, *trees = alone
+    mesh, options = backbone.mesh, config.train
+    count = filled(members, mesh)
+    states, batches = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype), trees
+    )
+    rates = members_of([options] * count, [method] * count, length_of(method))
+    place = layout(count, mesh) if mesh else [jax.sharding.SingleDeviceSharding(device)] * 2
+    states, rates = (_placed(tree, place[0]) for tree in (states, rates))
+    function = compile_population_step(loss_fn(method, backbone), options, mesh)
+    return Program("train", function, (states, backbone.params, _placed(batches, place[1]), rates))
 
 
 def decode_program(config: Config, backbone: Backbone, device: Device) -> Program:

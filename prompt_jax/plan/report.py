@@ -47,7 +47,7 @@ def text(plan: Plan, others: Sequence[Plan] = ()) -> str:
     lengths = f"{c.method.input_tokens} + {c.data.max_source_length} tokens"
     parts = [
         answer(plan),
-        f"{choice(plan)}; {c.train.batch_size} rows of {lengths}, "
+        f"{choice(plan)}; {_steps(plan)} of {lengths}, "
         f"{c.data.max_target_length} of target; {c.scoring.rows} rows to evaluate",
         "",
         *_table(_memory_rows(plan.costs)),
@@ -63,6 +63,12 @@ def text(plan: Plan, others: Sequence[Plan] = ()) -> str:
         title = "the cheapest that fit:" if not plan.fits else "others that fit, the fastest first:"
         parts += ["", title, *_table(_search_rows(others))]
     return "\n".join(parts)
+
+
+def _steps(plan: Plan) -> str:
+    """The rows of a step."""
+    rows = f"{plan.config.train.batch_size} rows"
+    return rows if plan.members == 1 else f"{plan.members} prompts at once, each {rows}"
 
 
 def _table(rows: list[list[str]]) -> list[str]:
@@ -129,6 +135,7 @@ def as_json(plan: Plan) -> dict[str, object]:
         "mesh": plan.mesh,
         "remat": plan.config.frozen.remat,
         "weights": plan.config.frozen.dtype,
+        "members": plan.members,
         "fits": plan.fits,
         "programs": [
             {
