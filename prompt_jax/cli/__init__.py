@@ -206,6 +206,7 @@ def _plan(arguments: list[str]) -> Call:
         topology: str | None = None,
         programs: tuple[str, ...] = (),
         search: bool = False,
+        experiment: str = "",
         plot: str = "",
         json: bool = False,
     ) -> None:
@@ -219,6 +220,7 @@ def _plan(arguments: list[str]) -> Call:
           programs: of train, score and decode; none takes the training step and what scores
             validation: score for label words, else decode and score.
           search: also look for other meshes and settings that fit, where these do.
+          experiment: superglue adds up a run for each of its tasks, at their usual lengths.
           plot: a .png with a bar for every plan.
           json: end with one line of JSON.
         """
@@ -229,6 +231,17 @@ def _plan(arguments: list[str]) -> Call:
         prepare()
         from prompt_jax import plan as planning
 
+        if experiment:
+            if programs or search or plot:
+                raise InputError(
+                    "--experiment compiles the programs of its runs and prints a table; leave out "
+                    "--programs, --search and --plot"
+                )
+            priced = planning.price(config, topology, experiment, say=aside)
+            print(planning.published.text(priced))
+            if json:
+                print(as_json(planning.published.as_json(priced)))
+            return
         first = planning.planned(config, topology, programs=programs, say=aside)
         others = planning.search(first, say=aside) if search or not first.fits else []
         print(planning.text(first, others))

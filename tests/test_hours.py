@@ -1,0 +1,114 @@
+"""What a run takes altogether, by the estimate of a compiler: of one run, and of a paper's."""
+
+import dataclasses
+
+import jax
+import pytest
+
+from prompt_jax import cli
+from prompt_jax.cli.arguments import bound
+from prompt_jax.config import Config, DataConfig, MeshConfig, TrainConfig
+from prompt_jax.plan import as_json, plan, published, text
+from prompt_jax.plan.chips import devices_of
+from prompt_jax.plan.hours import Hours, evaluated_rows, mean_seconds, of_longest
+from prompt_jax.plan.kept import Outcome, compiled_once
+
+# Mean padded length over the longest one, as another model of these tasks' lengths had it.
+PADDED = {"boolq": 0.59, "cb": 0.47, "copa": 0.27, "multirc": 0.91, "record": 0.82, "rte": 0.44}
+PADDED |= {"wic": 0.29, "wsc.fixed": 0.31}
+
+
+def test_hours_are_of_all_devices():
+    hours = Hours(30_000, 0.36, 600.0, 8, "v5e-8")
+    assert hours.seconds == 30_000 * 0.36 + 600 and hours.device_hours == hours.seconds * 8 / 3600
+    assert str(hours) == (
+        "about 25.3 chip-hours on v5e-8 (30,000 steps at 0.36 s and 10 minutes of evaluation, by "
+        "the compiler's estimate)"
+    )
+    assert str(hours._replace(steps=100, evaluation=0.0)).startswith("about 0.08 chip-hours on v5e")
+
+
+def test_time_lies_between_the_lengths_that_were_compiled():
+    points = {20: 1.0, 60: 2.0}
+    assert mean_seconds(points, {40: 1.0}, 10) == 1.5
+    assert mean_seconds(points, {20: 0.5, 60: 0.5}, 10) == 1.5
+    # With one length, as many positions: 10 virtual tokens in front of 90, and of 40.
+    assert mean_seconds({90: 1.0}, {40: 1.0}, 10) == pytest.approx(0.5)
+
+
+def test_rows_are_scored_before_a_run_on_its_way_and_at_its_end():
+    options = TrainConfig(steps=100, eval_every=30, eval_examples=50)
+    config = Config(train=options)
+    # At steps 0, 30, 60, 90 and 100; then all of them with the prompt and without.
+    assert evaluated_rows(config, 80, tests=7) == 5 * 50 + 2 * 87
+    everything = dataclasses.replace(config, train=dataclasses.replace(options, eval_examples=None))
+    assert evaluated_rows(everything, 80) == 5 * 80 + 2 * 80
+
+
+@pytest.mark.parametrize("workload", published.EXPERIMENTS["superglue"], ids=lambda w: w.task)
+def test_lengths_of_superglue(workload):
+    config = bound("configs/lester2021/xxl.py", Config)
+    lengths = published.lengths_of(workload, config)
+    assert sum(lengths.values()) == pytest.approx(1) and max(lengths) <= 412 and len(lengths) <= 4
+    padded = sum((100 + length) * share for length, share in lengths.items()) / 512
+    assert padded == pytest.approx(PADDED[workload.task.rpartition("/")[2]], abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["superglu"], "unknown experiment 'superglu'.*Perhaps you meant 'superglue'"),
+        (["superglue"], "no compiler estimates the time of a program on cpu; give the slice"),
+        (["superglue", "--search"], "prints a table; leave out --programs, --search and --plot"),
+    ],
+)
+def test_an_experiment_that_has_no_price(arguments, message, capsys):
+    import re
+
+    assert cli.main(["plan", "--experiment", *arguments]) == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
+@pytest.mark.slow
+class TestTpu:
+    """Compiled for TPUs by libtpu, where it is installed."""
+
+    @pytest.fixture(autouse=True)
+    def libtpu(self, tmp_path, monkeypatch):
+        pytest.importorskip("libtpu", reason="pip install prompt-jax[plan]")
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    @pytest.fixture
+    def config(self, tiny_folder):
+        return Config(
+            backbone=str(tiny_folder),
+            mesh=MeshConfig(data="auto"),
+            data=DataConfig(max_source_length=44, max_target_length=4),
+            train=TrainConfig(steps=1000, batch_size=4),
+        )
+
+    def test_a_program_is_compiled_once(self, tmp_path):
+        devices = devices_of("v5e-1")
+        place = jax.sharding.SingleDeviceSharding(devices[0])
+        lowered = [
+            jax.jit(lambda x: x @ x).lower(jax.ShapeDtypeStruct((n, n), "float32", sharding=place))
+            for n in (128, 256)
+        ]
+        compiled = []
+
+        def outcome():
+            compiled.append(lowered[0].compile())
+            return Outcome(None, 0.5, 0.25, [], {"rest": 7})
+
+        first = compiled_once(lowered[0], devices, outcome)
+        assert compiled_once(lowered[0], devices, outcome) == first and len(compiled) == 1
+        compiled_once(lowered[1], devices, outcome)
+        assert len(compiled) == len(list((tmp_path / "prompt_jax" / "plans").iterdir())) == 2
+
+    def test_a_plan_says_what_a_run_takes(self, config):
+        first = plan(config, "v5e-1", programs=("train",))
+        hours = of_longest(first)
+        assert hours.device_hours == pytest.approx(1000 * first.costs[0].estimate.seconds / 3600)
+        assert f"without evaluation: {hours}" in text(first)
+        again = plan(config, "v5e-1", programs=("train",))
+        assert as_json(again) == as_json(first)
