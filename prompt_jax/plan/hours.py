@@ -1,13 +1,14 @@
 """What a run takes from its first step to its last score, by its compiler's estimate of each."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
 from prompt_jax.config import Config, InputError
-from prompt_jax.plan.chips import chip_of
-from prompt_jax.plan.plan import Plan
+from prompt_jax.plan.chips import chip_of, devices_of
+from prompt_jax.plan.plan import Plan, plan
 from prompt_jax.sharding import Device
 
 
@@ -78,6 +79,39 @@ def of_longest(plan: Plan) -> Hours | None:
     if not steps or steps[0] is None:
         return None
     return Hours(plan.config.train.steps, steps[0].seconds, 0.0, plan.devices, place(plan))
+
+
+def of_run(
+    config: Config,
+    lengths: Mapping[int, float],
+    steps: int,
+    rows: int,
+    topology: str | None = None,
+) -> Hours | None:
+    """The time of a run whose rows are known; None where no compiler estimates it.
+
+    Its programs are compiled for the longest batch, once a machine (see `kept`).
+
+    Args:
+      config: a run that is `fitted`.
+      lengths: tokens of text that a batch is padded to -> share of the steps.
+      steps: of all its prompts.
+      rows: that it scores.
+      topology: as `devices_of` takes it.
+    """
+    if not estimates(devices_of(topology)[0]):
+        return None
+    data = dataclasses.replace(config.data, max_source_length=max(lengths))
+    made = plan(dataclasses.replace(config, data=data), topology)
+    seconds = {cost.program: cost.estimate.seconds for cost in made.costs if cost.estimate}
+    if len(seconds) < len(made.costs):
+        return None
+    step, scoring = (
+        mean_seconds({max(lengths): time}, lengths, config.method.input_tokens)
+        for time in (seconds.pop("train"), sum(seconds.values()))
+    )
+    batches = rows / config.scoring.rows
+    return Hours(steps, step, batches * scoring, made.devices, place(made))
 
 
 def mean_seconds(points: Mapping[int, float], lengths: Mapping[int, float], virtual: int) -> float:

@@ -25,7 +25,7 @@ from prompt_jax.plan.programs import programs_of
 from prompt_jax.plan.report import choice
 from prompt_jax.report import markdown
 
-COMPILED = (0.25, 0.5, 1.0)
+COMPILED = (0.25, 1.0)
 """Shares of the longest input that the step is compiled for."""
 DRAWN = 8192
 """Rows of a task at most whose lengths are drawn."""
