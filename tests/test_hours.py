@@ -13,9 +13,9 @@ from prompt_jax import cli
 from prompt_jax.cli.arguments import bound
 from prompt_jax.config import Config, DataConfig, MeshConfig, TrainConfig
 from prompt_jax.experiment.loop import Loop, Members, clock_time
-from prompt_jax.plan import as_json, plan, published, text
+from prompt_jax.plan import Plan, as_json, plan, published, text
 from prompt_jax.plan.chips import devices_of
-from prompt_jax.plan.hours import Hours, evaluated_rows, mean_seconds, of_longest, of_run
+from prompt_jax.plan.hours import Hours, Pace, evaluated_rows, of_longest, of_run
 from prompt_jax.plan.kept import Outcome, compiled_once
 
 # Mean padded length over the longest one, as another model of these tasks' lengths had it.
@@ -33,12 +33,17 @@ def test_hours_are_of_all_devices():
     assert str(hours._replace(steps=100, evaluation=0.0)).startswith("about 0.08 chip-hours on v5e")
 
 
-def test_time_lies_between_the_lengths_that_were_compiled():
-    points = {20: 1.0, 60: 2.0}
-    assert mean_seconds(points, {40: 1.0}, 10) == 1.5
-    assert mean_seconds(points, {20: 0.5, 60: 0.5}, 10) == 1.5
-    # With one length, as many positions: 10 virtual tokens in front of 90, and of 40.
-    assert mean_seconds({90: 1.0}, {40: 1.0}, 10) == pytest.approx(0.5)
+def test_time_grows_evenly_with_positions():
+    options = DataConfig(max_source_length=60)
+    config = Config(data=options, train=TrainConfig(batch_size=4))
+    assert config.method.input_tokens == 20
+    known = Pace(Plan(config, "v5e-4", 4, "TPU v5e", {}, []), 2.0, 0.5)
+    hours = known.hours({60: 0.5, 20: 0.5}, 1000, 80)
+    assert hours == Hours(1000, 1.5, 0.75 * 20 * 0.5, 4, "v5e-4")
+    # A fourth of the positions takes more than a fourth of the time: the weights are read too.
+    known = known._replace(short=(20, 0.8))
+    assert known.hours({60: 1.0}, 1000, 0).step == 2.0
+    assert known.hours({20: 1.0}, 1000, 0).step == pytest.approx(1.2)
 
 
 def test_rows_are_scored_before_a_run_on_its_way_and_at_its_end():
@@ -120,7 +125,7 @@ def test_lengths_of_superglue(workload):
     ("arguments", "message"),
     [
         (["superglu"], "unknown experiment 'superglu'.*Perhaps you meant 'superglue'"),
-        (["superglue"], "no compiler estimates the time of a program on cpu; give the slice"),
+        (["superglue"], "no compiler estimates the time of this run on cpu; give the slice"),
         (["superglue", "--search"], "prints a table; leave out --programs, --search and --plot"),
     ],
 )

@@ -4,9 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import numpy as np
-
-from prompt_jax.config import Config, InputError
+from prompt_jax.config import Config
 from prompt_jax.plan.chips import chip_of, devices_of
 from prompt_jax.plan.plan import Plan, plan
 from prompt_jax.sharding import Device
@@ -44,30 +42,84 @@ class Hours(NamedTuple):
         )
 
 
-def place(plan: Plan) -> str:
-    """The slice of a plan, or how many of which devices."""
-    return plan.topology or f"{plan.devices} x {plan.kind}"
+class Pace(NamedTuple):
+    """Seconds of the programs of a run at its longest input."""
+
+    plan: Plan
+    step: float
+    scoring: float
+    """Of a batch of evaluation."""
+    short: tuple[int, float] = (0, 0.0)
+    """Positions and seconds of a shorter step: part of the time is that of the weights."""
+
+    def hours(self, lengths: Mapping[int, float], steps: int, rows: int) -> Hours:
+        """The time of a run, in which time grows evenly with positions.
+
+        Args:
+          lengths: tokens of text that a batch is padded to -> share of the steps.
+          steps: of all its prompts.
+          rows: that it scores.
+        """
+        config = self.plan.config
+        virtual = config.method.input_tokens
+        positions = sum((virtual + length) * part for length, part in lengths.items())
+        longest, (short, seconds) = virtual + config.data.max_source_length, self.short
+        slope = (self.step - seconds) / (longest - short)
+        evaluation = positions / longest * self.scoring * rows / config.scoring.rows
+        step = seconds + (positions - short) * slope
+        return Hours(steps, step, evaluation, self.plan.devices, place(self.plan))
 
 
-def estimates(device: Device) -> bool:
-    """Whether the compiler of a device estimates the time of a program, as a TPU's does."""
-    chip = chip_of(device)
-    return chip is not None and chip.clock > 0
+def pace(config: Config, topology: str | None = None, *, twice: bool = False) -> Pace | None:
+    """The pace of a run; None where no compiler estimates it, or a program does not fit.
 
+    Its programs are compiled, once a machine (see `kept`).
 
-def seconds_of(plan: Plan) -> float:
-    """All programs of a plan, as their compiler estimates.
+    Args:
+      config: a run that is `fitted`.
+      topology: as `devices_of` takes it.
+      twice: compile the step for a quarter of the positions too.
 
     Raises:
-      InputError: one does not fit, or the compiler does not estimate.
+      InputError: as `plan`.
     """
-    seconds = [cost.estimate.seconds for cost in plan.costs if cost.estimate]
-    if len(seconds) < len(plan.costs):
-        raise InputError(
-            f"there is no estimate of time on {place(plan)}: a program does not fit, or its "
-            "compiler does not estimate; give the slice of a TPU, e.g. --topology v5e-4"
-        )
-    return sum(seconds)
+    if not estimates(devices_of(topology)[0]):
+        return None
+    made = plan(config, topology)
+    seconds = {cost.program: cost.estimate.seconds for cost in made.costs if cost.estimate}
+    if len(seconds) < len(made.costs):
+        return None
+    step, virtual = seconds.pop("train"), config.method.input_tokens
+    known = Pace(made, step, sum(seconds.values()))
+    quarter = (virtual + config.data.max_source_length) // 32 * 8
+    if not twice or quarter <= virtual:
+        return known
+    data = dataclasses.replace(config.data, max_source_length=quarter - virtual)
+    short = plan(dataclasses.replace(config, data=data), topology, programs=("train",))
+    (cost,) = short.costs
+    return known._replace(short=(quarter, cost.seconds or 0.0))
+
+
+def of_run(
+    config: Config,
+    lengths: Mapping[int, float],
+    steps: int,
+    rows: int,
+    topology: str | None = None,
+) -> Hours | None:
+    """The time of a run whose rows are known, compiled for its longest batch.
+
+    Args:
+      config: a run that is `fitted`.
+      lengths: as `Pace.hours` takes them, as are steps and rows.
+      topology: as `devices_of` takes it.
+
+    Returns:
+      None where `pace` is None.
+    """
+    data = dataclasses.replace(config.data, max_source_length=max(lengths))
+    known = pace(dataclasses.replace(config, data=data), topology)
+    return known and known.hours(lengths, steps, rows)
 
 
 def of_longest(plan: Plan) -> Hours | None:
@@ -79,56 +131,6 @@ def of_longest(plan: Plan) -> Hours | None:
     if not steps or steps[0] is None:
         return None
     return Hours(plan.config.train.steps, steps[0].seconds, 0.0, plan.devices, place(plan))
-
-
-def of_run(
-    config: Config,
-    lengths: Mapping[int, float],
-    steps: int,
-    rows: int,
-    topology: str | None = None,
-) -> Hours | None:
-    """The time of a run whose rows are known; None where no compiler estimates it.
-
-    Its programs are compiled for the longest batch, once a machine (see `kept`).
-
-    Args:
-      config: a run that is `fitted`.
-      lengths: tokens of text that a batch is padded to -> share of the steps.
-      steps: of all its prompts.
-      rows: that it scores.
-      topology: as `devices_of` takes it.
-    """
-    if not estimates(devices_of(topology)[0]):
-        return None
-    data = dataclasses.replace(config.data, max_source_length=max(lengths))
-    made = plan(dataclasses.replace(config, data=data), topology)
-    seconds = {cost.program: cost.estimate.seconds for cost in made.costs if cost.estimate}
-    if len(seconds) < len(made.costs):
-        return None
-    step, scoring = (
-        mean_seconds({max(lengths): time}, lengths, config.method.input_tokens)
-        for time in (seconds.pop("train"), sum(seconds.values()))
-    )
-    batches = rows / config.scoring.rows
-    return Hours(steps, step, batches * scoring, made.devices, place(made))
-
-
-def mean_seconds(points: Mapping[int, float], lengths: Mapping[int, float], virtual: int) -> float:
-    """Seconds of a program on average, between lengths that it was compiled for.
-
-    Args:
-      points: text length -> seconds; between two the time grows evenly. With one point it grows as
-        the positions do.
-      lengths: text length -> share of the calls.
-      virtual: tokens in front of each text.
-    """
-    at = sorted(points)
-    seconds = [points[length] for length in at]
-    if len(at) == 1:
-        at, seconds = [-virtual, *at], [0.0, *seconds]
-    shares = lengths.values()
-    return float(np.dot(np.interp(list(lengths), at, seconds), list(shares)) / sum(shares))
 
 
 def evaluated_rows(config: Config, validation: int, tests: int = 0) -> int:
@@ -143,3 +145,14 @@ def evaluated_rows(config: Config, validation: int, tests: int = 0) -> int:
     times = 1 + -(-options.steps // options.eval_every)
     # At the end the model without the prompt too.
     return times * watched + 2 * (validation + tests)
+
+
+def estimates(device: Device) -> bool:
+    """Whether the compiler of a device estimates the time of a program, as a TPU's does."""
+    chip = chip_of(device)
+    return chip is not None and chip.clock > 0
+
+
+def place(plan: Plan) -> str:
+    """The slice of a plan, or how many of which devices."""
+    return plan.topology or f"{plan.devices} x {plan.kind}"

@@ -12,21 +12,11 @@ from prompt_jax.config import Config, InputError, choose
 from prompt_jax.data import Schedule
 from prompt_jax.plan.chips import devices_of
 from prompt_jax.plan.fitting import Say, fitted, silent
-from prompt_jax.plan.hours import (
-    Hours,
-    estimates,
-    evaluated_rows,
-    mean_seconds,
-    place,
-    seconds_of,
-)
-from prompt_jax.plan.plan import Plan, plan
+from prompt_jax.plan.hours import Hours, Pace, estimates, evaluated_rows, pace
 from prompt_jax.plan.programs import programs_of
 from prompt_jax.plan.report import choice
 from prompt_jax.report import markdown
 
-COMPILED = (0.25, 1.0)
-"""Shares of the longest input that the step is compiled for."""
 DRAWN = 8192
 """Rows of a task at most whose lengths are drawn."""
 
@@ -71,8 +61,7 @@ class Experiment(NamedTuple):
     """An experiment of a paper, and what it takes."""
 
     name: str
-    plan: Plan
-    """Of the longest input."""
+    pace: Pace
     tasks: Sequence[Priced]
 
     @property
@@ -84,47 +73,38 @@ class Experiment(NamedTuple):
 def price(config: Config, topology: str | None, name: str, *, say: Say = silent) -> Experiment:
     """What an experiment takes: a run for each of its tasks, on one slice.
 
-    The step is compiled for a few lengths, and scoring for the longest one; the time at other
-    lengths lies between.
-
     Args:
       config: what all runs have in common, as `train` takes it; its task is not looked at.
       topology: as `devices_of` takes it.
       name: of `EXPERIMENTS`.
-      say: receives a line for what fits, and one for every length.
+      say: receives a line for what fits.
 
     Raises:
       InputError: no such experiment, devices without an estimate, or as `fitted`.
     """
     choose("experiment", name, EXPERIMENTS)
     device = devices_of(topology)[0]
-    if not estimates(device):
-        raise InputError(
-            f"no compiler estimates the time of a program on {device.device_kind}; give the slice "
-            "of a TPU, e.g. --topology v5e-4"
-        )
     groups: dict[tuple[str, ...], list[Workload]] = {}
     for workload in EXPERIMENTS[name]:
         groups.setdefault(programs_of(_of_tasks(config, [workload])), []).append(workload)
-    runs = [fitted(_of_tasks(config, group), topology, say=say) for group in groups.values()]
-    # The step is the same program whatever is scored beside it.
-    longest, steps = _steps(runs[0], topology, say)
-    priced: dict[Workload, Priced] = {}
-    for (programs, group), run in zip(groups.items(), runs, strict=True):
-        scoring = plan(run, topology, programs=programs[1:])
-        scored = {run.data.max_source_length: seconds_of(scoring)}
-        for workload in group:
-            lengths = lengths_of(workload, run)
-            virtual, rows = run.method.input_tokens, run.scoring.rows
-            batches = evaluated_rows(run, workload.validation) / rows
-            hours = Hours(
-                run.train.steps,
-                mean_seconds(steps, lengths, virtual),
-                batches * mean_seconds(scored, lengths, virtual),
-                *(longest.devices, place(longest)),
+    paces: dict[Workload, Pace] = {}
+    for group in groups.values():
+        known = None
+        if estimates(device):
+            run = fitted(_of_tasks(config, group), topology, say=say)
+            known = pace(run, topology, twice=True)
+        if known is None:
+            raise InputError(
+                f"no compiler estimates the time of this run on {device.device_kind}; give the "
+                "slice of a TPU on which it fits, e.g. --topology v5e-4"
             )
-            priced[workload] = Priced(workload, lengths, hours)
-    return Experiment(name, longest, [priced[workload] for workload in EXPERIMENTS[name]])
+        paces |= dict.fromkeys(group, known)
+    tasks = []
+    for workload in EXPERIMENTS[name]:
+        lengths, rows = lengths_of(workload, config), evaluated_rows(config, workload.validation)
+        hours = paces[workload].hours(lengths, config.train.steps, rows)
+        tasks.append(Priced(workload, lengths, hours))
+    return Experiment(name, next(iter(paces.values())), tasks)
 
 
 def _of_tasks(config: Config, group: Sequence[Workload]) -> Config:
@@ -134,25 +114,8 @@ def _of_tasks(config: Config, group: Sequence[Workload]) -> Config:
     return dataclasses.replace(config, data=data)
 
 
-def _steps(run: Config, topology: str | None, say: Say) -> tuple[Plan, dict[int, float]]:
-    """The plan of a step of the longest input, and seconds by the length of the text."""
-    virtual, longest = run.method.input_tokens, run.data.max_source_length
-    points: dict[int, float] = {}
-    made: list[Plan] = []
-    for share in COMPILED:
-        length = min(8 * math.ceil((virtual + longest) * share / 8) - virtual, longest)
-        if length < 1:
-            continue
-        data = dataclasses.replace(run.data, max_source_length=length)
-        step = plan(dataclasses.replace(run, data=data), topology, programs=("train",))
-        made.append(step)
-        points[length] = seconds_of(step)
-        say(f"a step of {virtual} + {length} tokens: {points[length]:.3f} s")
-    return made[-1], points
-
-
 def lengths_of(workload: Workload, config: Config) -> dict[int, float]:
-    """The lengths that the batches of a task are padded to, as in a run with rows so long."""
+    """The lengths that the batches of a task are padded to, and their shares of the steps."""
     count, longest = min(workload.train, DRAWN), config.data.max_source_length
     normal = statistics.NormalDist(math.log(workload.median), workload.spread)
     sizes = [math.exp(normal.inv_cdf((i + 0.5) / count)) for i in range(count)]
@@ -166,9 +129,10 @@ def lengths_of(workload: Workload, config: Config) -> dict[int, float]:
 
 
 def text(experiment: Experiment) -> str:
-    """An experiment as a page: what was assumed, and a row for each task."""
-    config, tasks = experiment.plan.config, experiment.tasks
-    rows = [["task", "tokens of text (steps)", "s a step", "evaluation, h", "chip-hours"]]
+    """An experiment as a page: its settings, a row for each task, and what was assumed."""
+    plan, tasks = experiment.pace.plan, experiment.tasks
+    config, options = plan.config, plan.config.train
+    rows = [["task", "tokens of text (steps)", "s a step", "hours of evaluation", "chip-hours"]]
     for workload, lengths, hours in tasks:
         shares = ", ".join(f"{length} ({share:.0%})" for length, share in lengths.items())
         cells = [f"{hours.step:.3f}", f"{hours.evaluation / 3600:.2f}", f"{hours.device_hours:.1f}"]
@@ -176,22 +140,24 @@ def text(experiment: Experiment) -> str:
     total = f"{experiment.device_hours:.1f}"
     evaluation = sum(priced.hours.evaluation for priced in tasks) / 3600
     rows.append(["all", "", "", f"{evaluation:.2f}", total])
-    every = f"every {config.train.eval_every:,} steps"
-    watched = config.train.eval_examples
+    watched = "all" if options.eval_examples is None else f"at most {options.eval_examples:,}"
+    medians = ", ".join(str(priced.workload.median) for priced in tasks)
+    virtual, longest = config.method.input_tokens, config.data.max_source_length
+    short, seconds = experiment.pace.short
     return "\n".join(
         [
-            f"{experiment.name}, a run of {config.train.steps:,} steps for each of {len(tasks)} "
-            f"tasks: about {total} chip-hours on {place(experiment.plan)}, by the compiler's "
-            "estimate",
-            f"{choice(experiment.plan)}; {config.train.batch_size} rows of "
-            f"{config.method.input_tokens} tokens and the text; validation {every} on "
-            f"{'all' if watched is None else f'at most {watched:,}'} rows",
+            f"{experiment.name}, {len(tasks)} tasks, a run of {options.steps:,} steps for each: "
+            f"about {total} chip-hours on {tasks[0].hours.place}, by the compiler's estimate",
+            f"{choice(plan)}; {options.batch_size} rows; validation every {options.eval_every:,} "
+            f"steps on {watched} rows",
+            f"a step of {virtual + longest} positions takes {experiment.pace.step:.3f} s, one of "
+            f"{short} takes {seconds:.3f} s",
             "",
             *markdown(rows).splitlines(),
             "",
-            "Assumed: the tasks' published numbers of rows, and log-normal lengths with medians of "
-            + ", ".join(f"{w.median}" for w, _, _ in tasks)
-            + " tokens. No data was read. Not counted: loading and compiling.",
+            f"Assumed: the numbers of rows that were published; log-normal lengths, with medians "
+            f"of {medians} tokens; time between these two. No rows were read. Not "
+            "counted: loading, compiling, stopping early.",
         ]
     )
 
