@@ -35,7 +35,7 @@ OWN_FILES = (
     *(LOCK, "prompt", "checkpoints", "config.json", "metrics.jsonl", "metrics.csv", "curve.png"),
     *("report.md", "profile", "tasks", "teacher", "lengths"),
     *("tensorboard", "wandb", IDS),
-    *("sweep_config.json", "sweep.md", "sweep.json", "sweep.png"),
+    *("sweep_config.json", "sweep_spent.json", "sweep.md", "sweep.json", "sweep.png"),
     "lengths.png",
     *("compare.md", "compare.json", "compare.png"),
 )

@@ -18,7 +18,8 @@ from prompt_jax.config import (
     TrainConfig,
 )
 from prompt_jax.experiment import sweep
-from prompt_jax.experiment.course import begin, followers, ready
+from prompt_jax.experiment.budget import Budget, Work
+from prompt_jax.experiment.course import all_steps, begin, followers, ready
 from prompt_jax.experiment.sweep import candidates
 from prompt_jax.methods import LoraConfig
 from prompt_jax.prompts import load_prompt
@@ -220,3 +221,76 @@ def test_the_command(config, tmp_path, capsys):
     assert cli.main(arguments) == 0
     assert "| candidate | learning_rate | steps | score | at step |" in capsys.readouterr().out
     assert cli.main(["sweep", "--resume", f"--out={config.out}"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("budget", "seconds"), [("", None), ("8h", 28800), ("1.5h", 5400), ("90m", 5400), ("20 s", 20)]
+)
+def test_a_budget_is_a_time(budget, seconds):
+    assert SweepConfig(budget=budget).budget_seconds == seconds
+
+
+@pytest.mark.parametrize("budget", ["8", "h", "0h", "-1h", "8 hours", "1d"])
+def test_what_is_no_budget(budget):
+    with pytest.raises(InputError, match=f"all devices together such as 8h, .* got '{budget}'"):
+        SweepConfig(budget=budget)
+
+
+def test_steps_of_all_candidates():
+    assert all_steps(16, SweepConfig(), 300) == 16 * 75 + 4 * 225
+    assert all_steps(3, SweepConfig(), 300) == 3 * 75 + 225
+    assert all_steps(8, SweepConfig(how="pbt"), 300) == all_steps(8, SweepConfig(how="full"), 300)
+
+
+def test_a_budget_of_less_than_one_candidate(tmp_path):
+    said = []
+    budget = Budget(SweepConfig(budget="1h"), tmp_path, said.append)
+    budget.begin(Work(steps=300, all=900, batch_size=8), 4, resume=False)
+    budget.check(2.9, "as measured")  # 300 steps on 4 devices in 3480 s.
+    with pytest.raises(InputError, match="300 steps takes about 1 device-hours, by its compiler, "):
+        budget.check(3.1, "by its compiler")
+    # Two candidates at once, of which a step takes a second: the first one compiles.
+    for rate in (0.1, 8, 8):
+        budget.measure(1, {i: {"step": 1, "examples_per_second": rate} for i in range(2)})
+    budget.foretell(3, {})
+    budget.foretell(6, {})
+    assert [str(line) for line in said] == [
+        "about 7:30 for all candidates (900 steps of one at 0.5 s), beside evaluation; the budget "
+        "is 1h"
+    ]
+
+
+def test_a_budget_that_is_spent_too_soon(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("prompt_jax.experiment.budget.monotonic", lambda: now[0])
+    budget = Budget(SweepConfig(budget="1h"), tmp_path, print)
+    budget.begin(Work(steps=300, all=900, batch_size=8), 2, resume=False)
+    now[0] = 1799.0
+    budget.keep(0, {})
+    assert not budget.exhausted()
+    now[0] = 1800.0
+    assert budget.exhausted()
+    with pytest.raises(InputError, match="budget 1h was spent before the first evaluation; give"):
+        budget.ended(judged=False)
+    # What was spent counts on, and not the time between.
+    resumed = Budget(SweepConfig(budget="1h"), tmp_path, print)
+    resumed.begin(Work(steps=300, all=900, batch_size=8), 2, resume=True)
+    assert resumed.spent == 2 * 1799
+
+
+@pytest.mark.slow
+def test_a_budget_ends_a_sweep_with_its_best_prompt(config, tmp_path, monkeypatch):
+    now, lines = [0.0], []
+    monkeypatch.setattr("prompt_jax.experiment.budget.monotonic", lambda: now[0])
+
+    def later(line):
+        lines.append(line)
+        now[0] += 1800.0 * line.startswith("candidate")
+
+    hour, day = (dataclasses.replace(SMALL, budget=budget) for budget in ("1h", "24h"))
+    # The two candidates of the first round are evaluated, and it is over.
+    summary = check(tmp_path / "run", sweep(config, hour, say=later), 4)
+    assert "the budget of 1h is spent: the best prompt so far is kept" in "\n".join(lines)
+    assert sorted(row[3] for row in summary["candidates"][1:]) == [0, 0, 4, 4]
+    again = check(tmp_path / "run", sweep(config, day, resume=True, say=later), 4)
+    assert sorted(row[3] for row in again["candidates"][1:]) == [4, 4, 8, 8]

@@ -207,6 +207,7 @@ def _plan(arguments: list[str]) -> Call:
         programs: tuple[str, ...] = (),
         members: int | None = None,
         search: bool = False,
+        experiment: str = "",
         plot: str = "",
         json: bool = False,
     ) -> None:
@@ -222,6 +223,7 @@ def _plan(arguments: list[str]) -> Call:
           members: prompts that train at once, each on train.batch_size rows, as with sweep.slots,
             data.tasks or seeds; none takes one for each of data.tasks.
           search: also look for other meshes and settings that fit, where these do.
+          experiment: superglue adds up a run for each of its tasks, at their usual lengths.
           plot: a .png with a bar for every plan.
           json: end with one line of JSON.
         """
@@ -232,6 +234,17 @@ def _plan(arguments: list[str]) -> Call:
         prepare()
         from prompt_jax import plan as planning
 
+        if experiment:
+            if programs or search or plot or members is not None:
+                raise InputError(
+                    "--experiment compiles the programs of its runs and prints a table; leave out "
+                    "--programs, --members, --search and --plot"
+                )
+            priced = planning.price(config, topology, experiment, say=aside)
+            print(planning.published.text(priced))
+            if json:
+                print(as_json(planning.published.as_json(priced)))
+            return
         count = len(config.data.tasks) or 1 if members is None else members
         first = planning.planned(config, topology, programs=programs, members=count, say=aside)
         others = planning.search(first, say=aside) if search or not first.fits else []

@@ -97,6 +97,7 @@ PAGES = {
             "--sweep.inits": "A B  starts of the prompt to try: vocab, random, class_labels",
             "--sweep.candidates": "N  prompts to train; at most",
             "--sweep.how": "NAME  which candidates go on: halving, asha, pbt or full",
+            "--sweep.budget": "TIME  device-hours to spend at most, such as 8h or 90m",
         }
         | _chosen("backbone data.task task.source task.target train.steps out"),
         arguments=CONFIG,
@@ -154,6 +155,7 @@ PAGES = {
             "--topology": "NAME  v5e-4, v5p-8, ... or a kind and its grid, v5e:2x4",
             "--members": "N  prompts that train at once, each on train.batch-size rows",
             "--search": "look for meshes and settings that fit",
+            "--experiment": "NAME  superglue: what a run for each of its tasks takes",
             "--plot": "FILE  a .png with a bar for each plan",
             "--json": "end with one line of JSON",
             "--frozen.remat": "HOW  what the backward pass computes again: none, minimal or full",

@@ -1,12 +1,15 @@
 """Which candidates a sweep tries, and how losers make room for others."""
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from prompt_jax.config.checks import InputError, at_least, choose
 
 Search = Literal["halving", "asha", "pbt", "full"]
+UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
+"""What a time may end in, in seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +42,9 @@ class SweepConfig:
     rungs: int = 2
     """The last rung is the end, and each one is 1/eta of the next; of `pbt`, as far apart. An early
     rung is cheap, and knows little of who will win."""
+    budget: str = ""
+    """Device-hours to spend, such as 8h, 90m or 1.5h: wall time, from loading on, times devices.
+    The best prompt so far is then kept. Empty goes on to the end."""
     seed: int = 0
     """Seed of the draw, and of the rates of `pbt`."""
 
@@ -46,6 +52,7 @@ class SweepConfig:
         choose("sweep.how", self.how, get_args(Search))
         for name, low in (("candidates", 2), ("slots", 1), ("eta", 2), ("rungs", 1), ("seed", 0)):
             at_least(f"sweep.{name}", getattr(self, name), low)
+        _ = self.budget_seconds  # Which checks it.
         if self.how == "pbt" and len(self.placements) > 1:
             raise InputError(
                 "members of pbt go on with prompts of others, which have one placement, got "
@@ -54,6 +61,20 @@ class SweepConfig:
         for name, values in self.choices.items():
             if len(set(values)) < len(values):
                 raise InputError(f"sweep.{name} names {values} twice; name each value once")
+
+    @property
+    def budget_seconds(self) -> float | None:
+        """The budget in seconds of a device; None without one."""
+        if not self.budget:
+            return None
+        amount = re.fullmatch(r"(\d+(?:\.\d+)?) ?([hms])", self.budget)
+        seconds = float(amount[1]) * UNITS[amount[2]] if amount else 0.0
+        if seconds == 0:
+            raise InputError(
+                f"sweep.budget is a time of all devices together such as 8h, 90m or 1.5h, got "
+                f"{self.budget!r}"
+            )
+        return seconds
 
     @property
     def choices(self) -> dict[str, tuple[Any, ...]]:

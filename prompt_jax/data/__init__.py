@@ -4,6 +4,7 @@ from prompt_jax.data.alignment import IGNORED, first_tokens, locate, span_target
 from prompt_jax.data.batches import (
     Batch,
     Batches,
+    Schedule,
     Share,
     length_ladder,
     pad_likely,
@@ -30,6 +31,7 @@ __all__ = [
     "Batches",
     "Cache",
     "EncodeOptions",
+    "Schedule",
     "Share",
     "balanced",
     "batches_by_length",

@@ -4,6 +4,7 @@
 length share a batch, and lengths come from a short ladder: little padding, few compiled programs.
 """
 
+import collections
 import copy
 import functools
 from collections.abc import Iterator, Sequence
@@ -30,7 +31,7 @@ from prompt_jax.trees import Tokenizer
 # Batches among which rows are sorted by length: more pads less, fewer mixes better.
 WINDOW = 16
 PADDED = 16 * WINDOW
-"""Batches from which the share of padding is estimated."""
+"""Batches from which the shares of padding and of lengths are estimated."""
 
 
 class Batch(NamedTuple):
@@ -124,11 +125,88 @@ def shares(sizes: Sequence[int], temperature: float, limit: int | None) -> tuple
     return tuple(Share(*share) for share in zip(sizes, draws.tolist(), strict=True))
 
 
-class Batches:
-    """Endless training batches; `batches[step]` depends on nothing but its arguments and the step.
+class Schedule:
+    """Which rows make up the batch of a step, and how long it is: a function of their lengths.
 
     Rows come in a new order every epoch, each one once. The rows an epoch leaves over begin a
-    batch that the next epoch fills, so none is dropped. `len(batches)` is the steps of an epoch.
+    batch that the next epoch fills, so none is dropped. Its `len` is the steps of an epoch.
+
+    Args:
+      lengths: tokens of every row.
+      batch_size: rows of one step.
+      seed: of the order.
+      padded_lengths: lengths to pad to at most.
+      mixing: how often each task comes, in the order of the rows; none is as often as it has rows.
+      prompt_length: virtual tokens P before the text; lengths T are such that 8 divides P + T.
+    """
+
+    def __init__(
+        self,
+        lengths: np.ndarray,
+        batch_size: int,
+        seed: int,
+        *,
+        padded_lengths: int = DataConfig.padded_lengths,
+        mixing: tuple[Share, ...] = (),
+        prompt_length: int = 0,
+    ):
+        at_least("train.batch_size", batch_size, 1)
+        at_least("train.seed", seed, 0)
+        self._lengths, self._batch_size, self._seed = lengths, batch_size, seed
+        self._prompt_length = prompt_length
+        self._mixing = mixing or (Share(len(lengths), len(lengths)),)
+        self._epoch = sum(share.draws for share in self._mixing)
+        self.source_lengths = self.ladder(padded_lengths)
+
+    def ladder(self, rungs: int) -> tuple[int, ...]:
+        """The lengths to pad to where there are at most so many."""
+        return length_ladder(self._lengths, self._prompt_length, rungs)
+
+    def length(self, step: int) -> int:
+        """The length that the batch of a step is padded to."""
+        return _rung(self.source_lengths, self._lengths[self.rows(step)])
+
+    def step_lengths(self) -> dict[int, float]:
+        """The share of steps that are padded to every length, the shortest first."""
+        steps = min(len(self), PADDED)
+        counts = collections.Counter(self.length(step) for step in range(steps))
+        return {length: counts[length] / steps for length in sorted(counts)}
+
+    def padding(self, ladder: tuple[int, ...]) -> float:
+        """The share of positions, virtual tokens among them, that holds none at these lengths."""
+        rows = [self._lengths[self.rows(step)] for step in range(min(len(self), PADDED))]
+        total = sum((_rung(ladder, part) + self._prompt_length) * len(part) for part in rows)
+        return 1 - sum(float(part.sum()) + self._prompt_length * len(part) for part in rows) / total
+
+    def __len__(self) -> int:
+        return -(-self._epoch // self._batch_size)
+
+    def rows(self, step: int) -> np.ndarray:
+        """Which examples make up the batch of a step."""
+        if step < 0:
+            raise IndexError(f"steps begin at 0, got {step}")
+        size, count = self._batch_size, self._epoch
+        epoch = step * size // count
+        # The steps that begin in this epoch; the last of them may reach into the next one.
+        first, last = -(-epoch * count // size), -(-(epoch + 1) * count // size)
+        start = first + (step - first) // WINDOW * WINDOW
+        stop = min(start + WINDOW, last)
+        rows = self._stream(start * size, stop * size)
+        # Stable: the batch of a step must not depend on how numpy sorts.
+        rows = rows[np.argsort(self._lengths[rows], kind="stable")]
+        shuffle = np.random.default_rng((self._seed, 1, start)).permutation(stop - start)
+        return rows.reshape(-1, size)[shuffle[step - start]]
+
+    def _stream(self, start: int, stop: int) -> np.ndarray:
+        """Examples `start` to `stop` of the shuffled epochs laid end to end."""
+        count = self._epoch
+        epochs = range(start // count, -(-stop // count))
+        rows = np.concatenate([_order(self._seed, epoch, self._mixing) for epoch in epochs])
+        return rows[start - epochs.start * count : stop - epochs.start * count]
+
+
+class Batches(Schedule):
+    """Endless training batches; `batches[step]` depends on nothing but its arguments and the step.
 
     Args:
       examples: what to train on.
@@ -161,18 +239,18 @@ class Batches:
         options: EncodeOptions = PLAIN,
         prompt_length: int = 0,
     ):
-        at_least("train.batch_size", batch_size, 1)
-        at_least("train.seed", seed, 0)
         cache = Cache(config.cache)
         self._encoded = encode_flat(encode, examples, tokenizer, config, options, cache)
         self.remarks = tuple(cache.lines)
-        self._lengths = self._encoded.sources.lengths
-        self._batch_size, self._seed, self._prompt_length = batch_size, seed, prompt_length
+        super().__init__(
+            self._encoded.sources.lengths,
+            *(batch_size, seed),
+            padded_lengths=config.padded_lengths,
+            mixing=mixing,
+            prompt_length=prompt_length,
+        )
         self._task_ids = None if task_ids is None else np.asarray(task_ids, np.int32)
-        self._mixing = mixing or (Share(len(self._lengths), len(self._lengths)),)
-        self._epoch = sum(share.draws for share in self._mixing)
         self.truncated = self._encoded.truncated
-        self.source_lengths = self.ladder(config.padded_lengths)
         # One length for all targets: they are short, and each further length is another program.
         self.target_length = int(self._encoded.targets.lengths.max())
 
@@ -184,52 +262,16 @@ class Batches:
         batches._seed = seed
         return batches
 
-    def ladder(self, rungs: int) -> tuple[int, ...]:
-        """The lengths to pad to where there are at most so many."""
-        return length_ladder(self._lengths, self._prompt_length, rungs)
-
-    def padding(self, ladder: tuple[int, ...]) -> float:
-        """The share of positions, virtual tokens among them, that holds none at these lengths."""
-        rows = [self._lengths[self.rows(step)] for step in range(min(len(self), PADDED))]
-        total = sum((_rung(ladder, part) + self._prompt_length) * len(part) for part in rows)
-        return 1 - sum(float(part.sum()) + self._prompt_length * len(part) for part in rows) / total
-
     @property
     def sources(self) -> Sequence[np.ndarray]:
         """The token ids of every input, in the order of the examples."""
         return self._encoded.sources
-
-    def __len__(self) -> int:
-        return -(-self._epoch // self._batch_size)
 
     def __getitem__(self, step: int) -> Batch:
         rows = self.rows(step)
         length = _rung(self.source_lengths, self._lengths[rows])
         batch = _assemble(self._encoded, rows, length, self.target_length)
         return batch if self._task_ids is None else batch._replace(task_ids=self._task_ids[rows])
-
-    def rows(self, step: int) -> np.ndarray:
-        """Which examples make up the batch of a step."""
-        if step < 0:
-            raise IndexError(f"steps begin at 0, got {step}")
-        size, count = self._batch_size, self._epoch
-        epoch = step * size // count
-        # The steps that begin in this epoch; the last of them may reach into the next one.
-        first, last = -(-epoch * count // size), -(-(epoch + 1) * count // size)
-        start = first + (step - first) // WINDOW * WINDOW
-        stop = min(start + WINDOW, last)
-        rows = self._stream(start * size, stop * size)
-        # Stable: the batch of a step must not depend on how numpy sorts.
-        rows = rows[np.argsort(self._lengths[rows], kind="stable")]
-        shuffle = np.random.default_rng((self._seed, 1, start)).permutation(stop - start)
-        return rows.reshape(-1, size)[shuffle[step - start]]
-
-    def _stream(self, start: int, stop: int) -> np.ndarray:
-        """Examples `start` to `stop` of the shuffled epochs laid end to end."""
-        count = self._epoch
-        epochs = range(start // count, -(-stop // count))
-        rows = np.concatenate([_order(self._seed, epoch, self._mixing) for epoch in epochs])
-        return rows[start - epochs.start * count : stop - epochs.start * count]
 
 
 def prefetch(batches: Batches, start: int, stop: int) -> Iterator[Batch]:

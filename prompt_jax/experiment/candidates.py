@@ -8,7 +8,7 @@ import numpy as np
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import Config, SweepConfig
 from prompt_jax.experiment.choice import Best, Judgement
-from prompt_jax.experiment.course import RATES, Course, begin, followers, ready
+from prompt_jax.experiment.course import RATES, Course, all_steps, begin, followers, ready
 from prompt_jax.experiment.loop import Members, Report
 from prompt_jax.experiment.members import Population, Trained
 from prompt_jax.experiment.splits import Data, for_backbone
@@ -31,6 +31,7 @@ class Candidates(Members):
         self.configs, self.sweep = configs, sweep
         self.targets = sweep.targets(configs[0].train.steps)
         self.course = begin(len(configs), len(self.targets))
+        self.steps = all_steps(len(configs), sweep, configs[0].train.steps)
         # A placement is part of the program; all else that candidates differ in is numbers.
         by_program: dict[str, list[int]] = {}
         for i, config in enumerate(configs):

@@ -33,6 +33,17 @@ def begin(count: int, rungs: int) -> Course:
     )
 
 
+def all_steps(count: int, sweep: SweepConfig, steps: int) -> int:
+    """Steps of all candidates together, of which `asha` may make a few more."""
+    total, before, entered = 0, 0, count
+    for rung, target in enumerate(sweep.targets(steps)):
+        if rung and sweep.how in ("halving", "asha"):
+            entered = max(1, entered // sweep.eta)
+        total += entered * (target - before)
+        before = target
+    return total
+
+
 def ready(course: Course, sweep: SweepConfig) -> list[int]:
     """Candidates that may train towards their next rung, those furthest ahead first.
 

@@ -10,6 +10,7 @@ train that its rungs let go on.
 
 import abc
 import contextlib
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,8 @@ from prompt_jax.sharding import on_host
 from prompt_jax.signals import stopping
 from prompt_jax.trees import Tree
 
+EARLY = 10
+"""Steps and seconds after which a run says how long it will take, if it has not said so before."""
 Rows = dict[int, Row]
 """Member -> what is known of its last step; a hook may add to it before `Loop.log` writes it."""
 Action = Callable[[int, Rows], None]
@@ -32,6 +35,14 @@ Action = Callable[[int, Rows], None]
 Report = Callable[[int, Mapping[str, Sequence[float]], bool], None]
 """Called with the finished steps of a round, the metrics of all that train in it by name, and
 whether the round has ended, so that the states are on the host."""
+
+
+def clock_time(seconds: int) -> str:
+    """Seconds as minutes and seconds, or as hours, minutes and seconds."""
+    minutes, rest = divmod(seconds, 60)
+    if minutes < 60:
+        return f"{minutes}:{rest:02d}"
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
 class Members(abc.ABC):
@@ -101,12 +112,19 @@ class Loop:
     Args:
       members: what trains.
       folders: of every member, where its metrics are written; members that take turns share one.
+      enough: asked before every step; True ends the run where it is, without a signal.
     """
 
     def __init__(
-        self, members: Members, folders: Sequence[Path], options: TrainConfig, say: Say = print
+        self,
+        members: Members,
+        folders: Sequence[Path],
+        options: TrainConfig,
+        say: Say = print,
+        enough: Callable[[], bool] = lambda: False,
     ):
         self.members, self.folders, self.options, self.say = members, folders, options, say
+        self.enough = enough
         self.clock, self.stopped = 0, False
         self._in_turns = len(set(folders)) < len(members)
         self._hooks: list[Hook] = []
@@ -114,7 +132,8 @@ class Loop:
         self._manager: checkpoints.Manager | None = None
         self._ahead = 0
         self._first: tuple[int, float] | None = None
-        self._tick = 0.0
+        self._tick, self._told = 0.0, False
+        self._paces: list[float] = []
 
     def every(self, steps: int, action: Action, *, first: bool = False, reads: bool = True) -> None:
         """Calls an action at every so many steps of a member, and at its target.
@@ -136,6 +155,7 @@ class Loop:
         self.every(1, self.log, first=first, reads=False)
         self.every(self.options.checkpoint_every, self.save)
         self.every(max(self.options.steps // 20, 1), self.progress, reads=False)
+        self.every(1, self.foretell, reads=False)
 
     def stop(self) -> None:
         """Ends the run after the step that is under way."""
@@ -163,7 +183,7 @@ class Loop:
                     if hook.first:
                         hook.action(0, rows)
             stack.enter_context(stopping(self.stop))
-            while not self.stopped and (chosen := self.members.ready()):
+            while self._on() and (chosen := self.members.ready()):
                 self._round(chosen)
             # Also after a signal, so that a resumed run repeats no step.
             self.save(self.clock, {})
@@ -227,7 +247,10 @@ class Loop:
         # All processes count the same steps: `preempted` makes them agree on one of these numbers.
         self._ahead += 1
         self.stopped |= preempted(self._ahead)
-        return not self.stopped
+        return self._on()
+
+    def _on(self) -> bool:
+        return not (self.stopped or self.enough())
 
     def evaluate(self, clock: int, rows: Rows) -> None:
         """Judges members where they stand."""
@@ -258,14 +281,33 @@ class Loop:
         first, begun = self._first or (clock, 0.0)
         if clock == first:
             return  # The first step compiles: it says nothing about the others.
+        self._told = True
         seconds = (time.monotonic() - begun) / (clock - first)
         left = int(seconds * (self.options.steps - clock))
         line = (
             f"{self.members.title(i)}step {clock:>6}/{self.options.steps}  "
             f"loss {row['loss']:.4f}  {row['examples_per_second']:.1f} examples/s  "
-            f"{left // 60}:{left % 60:02d} left"
+            f"{clock_time(left)} left"
         )
         self.say(Line(line, self._values(i, row) | {"seconds_left": left}))
+
+    def foretell(self, clock: int, rows: Rows) -> None:
+        """Says once how long a run will take, unless its first twentieth has said so before."""
+        if self._told:
+            return
+        # Not the mean: a step of a length that was not there before compiles.
+        self._paces += [row["examples_per_second"] for row in list(rows.values())[:1]]
+        first, begun = self._first or (clock, 0.0)
+        if clock < first + EARLY or time.monotonic() - begun < EARLY:
+            return
+        self._told = True
+        seconds = self.options.batch_size / statistics.median(self._paces)
+        left = int(seconds * (self.options.steps - clock))
+        line = (
+            f"about {clock_time(left)} left for {self.options.steps - clock:,} steps at "
+            f"{seconds:.2g} s, beside evaluation"
+        )
+        self.say(Line(line, {"step": clock, "seconds_left": left}))
 
     def _values(self, index: int, row: Row) -> dict[str, object]:
         """The row of a member for programs."""

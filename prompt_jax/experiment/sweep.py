@@ -22,9 +22,11 @@ from prompt_jax.config import (
     resolved,
     to_json,
 )
+from prompt_jax.experiment.budget import Budget, Work
 from prompt_jax.experiment.candidates import Candidates
 from prompt_jax.experiment.choice import warnings_of
 from prompt_jax.experiment.conclude import Result, conclude
+from prompt_jax.experiment.forecast import forecast
 from prompt_jax.experiment.loop import Loop
 from prompt_jax.experiment.splits import check_one, for_backbone, load_data
 from prompt_jax.experiment.training import load
@@ -126,6 +128,7 @@ def sweep(
 def _sweep(
     config: Config, configs: list[Config], sweep: SweepConfig, folder: Path, resume: bool, say: Say
 ) -> Sweep:
+    budget = Budget(sweep, folder, say)
     data = load_data(config)
     # Shorter prompts are padded, so that each takes as much as the longest.
     longest = max(configs, key=lambda candidate: length_of(candidate.method))
@@ -141,14 +144,28 @@ def _sweep(
     say(_introduction(configs, sweep, pool.targets))
     for line in (*remarks(data.task, config.task), *warnings_of(data, config)):
         say(line)
-    loop = Loop(pool, [folder] * len(pool), config.train, say)
-    loop.every(config.train.eval_every, loop.evaluate)
+    every = config.train.eval_every
+    work = Work(config.train.steps, pool.steps, config.train.batch_size)
+    budget.begin(work, 1 if backbone.mesh is None else backbone.mesh.size, resume=resume)
+    watched = work.all // every * len(data.watched(config))
+    schedules = [batches for population in pool.populations for batches in population.batches]
+    hours = forecast(running, backbone, schedules, watched, steps=work.all)
+    if hours:
+        say(f"all candidates: {hours}")
+        budget.check(hours.step, "by the compiler's estimate")
+    loop = Loop(pool, [folder] * len(pool), config.train, say, budget.exhausted)
+    loop.every(every, loop.evaluate)
     loop.every(1, loop.log, reads=False)
-    loop.every(config.train.eval_every, loop.save)
+    loop.every(1, budget.measure, reads=False)
+    loop.every(every, loop.save)
+    loop.every(every, budget.keep)
+    loop.every(every, budget.foretell)
     loop.run(folder / "checkpoints", resume=resume)
+    budget.keep(loop.clock, {})
     best = pool.winner()
     if loop.stopped:
         return Sweep(best, Result(None, {}, folder))
+    budget.ended(judged=any(pool.best(i).score > -np.inf for i in range(len(pool))))
     if pool.best(best).score == -np.inf:
         raise DivergedError(
             "no candidate has a prompt whose numbers are finite; give lower sweep.learning_rates"
@@ -167,7 +184,9 @@ def read_sweep(folder: Path) -> SweepConfig:
 
 
 def _check_same(folder: Path, sweep: SweepConfig) -> None:
-    changes = differences(read_sweep(folder), sweep, "sweep.")
+    # What is spent is the same with another budget.
+    kept = dataclasses.replace(read_sweep(folder), budget=sweep.budget)
+    changes = differences(kept, sweep, "sweep.")
     if changes:
         raise InputError(
             f"{folder} holds another sweep: {'; '.join(changes)}; resume it with its own options, "

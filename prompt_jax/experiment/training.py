@@ -18,6 +18,7 @@ from prompt_jax.config import Config, InputError, MethodConfig, at_least, resolv
 from prompt_jax.data import Batches
 from prompt_jax.experiment.choice import warnings_of
 from prompt_jax.experiment.conclude import Result, conclude, short
+from prompt_jax.experiment.forecast import forecast, scored_rows
 from prompt_jax.experiment.loop import Loop, Rows
 from prompt_jax.experiment.members import Population, Single
 from prompt_jax.experiment.profiling import profiling
@@ -84,6 +85,9 @@ def _train(config: Config, folder: Path, resume: bool, profile: int, say: Say) -
     # as it was asked for, so that other devices can resume it.
     together(lambda: begin_run(folder, config, resume=resume))
     _introduce(single, say)
+    hours = forecast(running, backbone, [single.batches], scored_rows(config, tasks))
+    if hours:
+        say(str(hours))
     before = _sha256(backbone.params)
     loop = Loop(single, [folder], config.train, say)
     loop.watch()
@@ -208,6 +212,10 @@ def _train_together(
             say(f"{name}: {line}")
         for line in warnings_of(rows, config):
             say(line)
+    rows = scored_rows(config, data)
+    hours = forecast(running, backbone, population.batches, rows)
+    if hours:
+        say(str(hours))
     loop = Loop(population, folders, config.train, say)
     # Before the hooks of `watch`, so that there is no checkpoint of a run that has diverged.
     loop.every(1, check_losses, reads=False)

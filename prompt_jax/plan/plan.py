@@ -13,6 +13,7 @@ from prompt_jax.config import Config, InputError, MeshConfig, at_least, resolved
 from prompt_jax.plan.chips import GIB, chip_of, devices_of, limit_of, links_of
 from prompt_jax.plan.compiled import Traffic, read_compiled
 from prompt_jax.plan.costs import work_of
+from prompt_jax.plan.kept import Outcome, compiled_once
 from prompt_jax.plan.programs import (
     Program,
     decode_program,
@@ -181,20 +182,12 @@ def _cost(program: Program, bare: Program, ways: int, devices: Sequence[Device])
     work = work_of(traced.jaxpr.jaxpr, program.rounds)
     useful = work_of(bare.function.trace(*bare.arguments).jaxpr.jaxpr, bare.rounds)
     lowered = traced.lower()
-    try:
-        compiled = lowered.compile()
-    except jax.errors.JaxRuntimeError as error:
-        # The compiler tells how much it wanted in the text of its error alone.
-        needed = _needed(str(error))
-        if needed is None:
-            raise
+    outcome = compiled_once(lowered, devices, lambda: _outcome(lowered))
+    if outcome.needed is not None:
         flops = work.flops / ways
-        return Cost(program.name, None, needed, limit, flops, [], None, None, None)
-    sizes = compiled.memory_analysis()
-    temporaries = sizes.temp_size_in_bytes / GIB if sizes else 0.0
-    code = sizes.generated_code_size_in_bytes / GIB if sizes else 0.0
-    memory = Memory(frozen, others, temporaries, code)
-    traffic, cycles = read_compiled(_text(lowered, compiled))
+        return Cost(program.name, None, outcome.needed, limit, flops, [], None, None, None)
+    memory = Memory(frozen, others, outcome.temporaries, outcome.code)
+    traffic, cycles = list(outcome.traffic), outcome.cycles
     bounds = estimate = utilization = None
     if chip:
         links = links_of(devices)
@@ -213,6 +206,21 @@ def _cost(program: Program, bare: Program, ways: int, devices: Sequence[Device])
     return Cost(
         *(program.name, memory, memory.total, limit, flops, traffic, bounds, estimate, utilization)
     )
+
+
+def _outcome(lowered: jax.stages.Lowered) -> Outcome:
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        # The compiler tells how much it wanted in the text of its error alone.
+        needed = _needed(str(error))
+        if needed is None:
+            raise
+        return Outcome(needed)
+    sizes = compiled.memory_analysis()
+    temporaries = sizes.temp_size_in_bytes / GIB if sizes else 0.0
+    code = sizes.generated_code_size_in_bytes / GIB if sizes else 0.0
+    return Outcome(None, temporaries, code, *read_compiled(_text(lowered, compiled)))
 
 
 def _text(lowered: jax.stages.Lowered, compiled: jax.stages.Compiled) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prompt_jax.plan.compiled import PARTS
+from prompt_jax.plan.hours import of_longest
 from prompt_jax.plan.plan import Cost, Plan
 from prompt_jax.report import markdown, new_figure, save_figure
 from prompt_jax.sharding import AXES
@@ -54,6 +55,9 @@ def text(plan: Plan, others: Sequence[Plan] = ()) -> str:
     ]
     if any(cost.bounds for cost in plan.costs):
         parts += ["", *_table(_time_rows(plan.costs))]
+    hours = of_longest(plan)
+    if hours:
+        parts[2:2] = [f"a run of the longest texts, without evaluation: {hours}"]
     if any(cost.estimate for cost in plan.costs):
         parts += ["", *_table(_estimate_rows(plan.costs))]
     for cost in plan.costs:
@@ -126,7 +130,8 @@ def _search_rows(plans: Sequence[Plan]) -> list[list[str]]:
 
 
 def as_json(plan: Plan) -> dict[str, object]:
-    """A plan as plain data, sizes in GiB and seconds."""
+    """A plan as plain data, sizes in GiB and seconds; hours are those of `of_longest`."""
+    hours = of_longest(plan)
     return {
         "backbone": plan.config.backbone,
         "topology": plan.topology,
@@ -137,6 +142,7 @@ def as_json(plan: Plan) -> dict[str, object]:
         "weights": plan.config.frozen.dtype,
         "members": plan.members,
         "fits": plan.fits,
+        "chip_hours": hours and hours.device_hours,
         "programs": [
             {
                 "name": cost.program,

@@ -1,0 +1,158 @@
+"""What a run takes from its first step to its last score, by its compiler's estimate of each."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from prompt_jax.config import Config
+from prompt_jax.plan.chips import chip_of, devices_of
+from prompt_jax.plan.plan import Plan, plan
+from prompt_jax.sharding import Device
+
+
+class Hours(NamedTuple):
+    """The time of a run, in its parts."""
+
+    steps: int
+    step: float
+    """Seconds of a step, on average over lengths."""
+    evaluation: float
+    """Seconds of all that is scored."""
+    devices: int
+    place: str
+    """The slice, or how many of which devices."""
+
+    @property
+    def seconds(self) -> float:
+        """From the first step to the last score; compiling and loading are not in it."""
+        return self.steps * self.step + self.evaluation
+
+    @property
+    def device_hours(self) -> float:
+        """Hours of all devices together."""
+        return self.seconds * self.devices / 3600
+
+    def __str__(self) -> str:
+        evaluation = self.evaluation / 60
+        beside = f" and {evaluation:,.0f} minutes of evaluation" if evaluation >= 1 else ""
+        return (
+            f"about {self.device_hours:,.{1 if self.device_hours >= 1 else 2}f} chip-hours on "
+            f"{self.place} ({self.steps:,} steps at {self.step:.2g} s{beside}, by the compiler's "
+            "estimate)"
+        )
+
+
+class Pace(NamedTuple):
+    """Seconds of the programs of a run at its longest input."""
+
+    plan: Plan
+    step: float
+    scoring: float
+    """Of a batch of evaluation."""
+    short: tuple[int, float] = (0, 0.0)
+    """Positions and seconds of a shorter step: part of the time is that of the weights."""
+
+    def hours(self, lengths: Mapping[int, float], steps: int, rows: int) -> Hours:
+        """The time of a run, in which time grows evenly with positions.
+
+        Args:
+          lengths: tokens of text that a batch is padded to -> share of the steps.
+          steps: of all its prompts.
+          rows: that it scores.
+        """
+        config = self.plan.config
+        virtual = config.method.input_tokens
+        positions = sum((virtual + length) * part for length, part in lengths.items())
+        longest, (short, seconds) = virtual + config.data.max_source_length, self.short
+        slope = (self.step - seconds) / (longest - short)
+        evaluation = positions / longest * self.scoring * rows / config.scoring.rows
+        step = seconds + (positions - short) * slope
+        return Hours(steps, step, evaluation, self.plan.devices, place(self.plan))
+
+
+def pace(config: Config, topology: str | None = None, *, twice: bool = False) -> Pace | None:
+    """The pace of a run; None where no compiler estimates it, or a program does not fit.
+
+    Its programs are compiled, once a machine (see `kept`).
+
+    Args:
+      config: a run that is `fitted`.
+      topology: as `devices_of` takes it.
+      twice: compile the step for a quarter of the positions too.
+
+    Raises:
+      InputError: as `plan`.
+    """
+    if not estimates(devices_of(topology)[0]):
+        return None
+    made = plan(config, topology)
+    seconds = {cost.program: cost.estimate.seconds for cost in made.costs if cost.estimate}
+    if len(seconds) < len(made.costs):
+        return None
+    step, virtual = seconds.pop("train"), config.method.input_tokens
+    known = Pace(made, step, sum(seconds.values()))
+    quarter = (virtual + config.data.max_source_length) // 32 * 8
+    if not twice or quarter <= virtual:
+        return known
+    data = dataclasses.replace(config.data, max_source_length=quarter - virtual)
+    short = plan(dataclasses.replace(config, data=data), topology, programs=("train",))
+    (cost,) = short.costs
+    return known._replace(short=(quarter, cost.seconds or 0.0))
+
+
+def of_run(
+    config: Config,
+    lengths: Mapping[int, float],
+    steps: int,
+    rows: int,
+    topology: str | None = None,
+) -> Hours | None:
+    """The time of a run whose rows are known, compiled for its longest batch.
+
+    Args:
+      config: a run that is `fitted`.
+      lengths: as `Pace.hours` takes them, as are steps and rows.
+      topology: as `devices_of` takes it.
+
+    Returns:
+      None where `pace` is None.
+    """
+    data = dataclasses.replace(config.data, max_source_length=max(lengths))
+    known = pace(dataclasses.replace(config, data=data), topology)
+    return known and known.hours(lengths, steps, rows)
+
+
+def of_longest(plan: Plan) -> Hours | None:
+    """The time of a run of the longest texts, without evaluation: a plan reads no rows.
+
+    None where the plan has no estimate of a step.
+    """
+    steps = [cost.estimate for cost in plan.costs if cost.program == "train"]
+    if not steps or steps[0] is None:
+        return None
+    return Hours(plan.config.train.steps, steps[0].seconds, 0.0, plan.devices, place(plan))
+
+
+def evaluated_rows(config: Config, validation: int, tests: int = 0) -> int:
+    """Rows that a run scores: before it, on its way, and twice at its end.
+
+    Args:
+      validation: its rows.
+      tests: rows of test sets, which are scored at the end.
+    """
+    options = config.train
+    watched = min(validation, options.eval_examples or validation)
+    times = 1 + -(-options.steps // options.eval_every)
+    # At the end the model without the prompt too.
+    return times * watched + 2 * (validation + tests)
+
+
+def estimates(device: Device) -> bool:
+    """Whether the compiler of a device estimates the time of a program, as a TPU's does."""
+    chip = chip_of(device)
+    return chip is not None and chip.clock > 0
+
+
+def place(plan: Plan) -> str:
+    """The slice of a plan, or how many of which devices."""
+    return plan.topology or f"{plan.devices} x {plan.kind}"
