@@ -95,13 +95,13 @@ def _ways(part: Sequence[str], mesh: Grid) -> int:
     return math.prod(mesh.shape[axis] for axis in part)
 
 
-def left_of(mesh: Grid | None) -> Grid | None:
+def left_of(mesh: Grid) -> Grid | None:
     """What XLA is left to split over: inside of `shard_map`, the axes that this has not split.
 
-    None without a mesh, and where none is left.
+    None where none is left.
     """
     around = jax.sharding.get_abstract_mesh()
-    if mesh is None or not around.manual_axes:
+    if not around.manual_axes:
         return mesh
     return None if around.are_all_axes_manual else around
 

@@ -39,7 +39,7 @@ def constrain(x: Array, mesh: Mesh | None, *names: str | None) -> Array:
     wrong guess would gather: the residual stream, tokens and states that meet the vocabulary,
     logits, caches.
     """
-    left = left_of(mesh)
+    left = None if mesh is None else left_of(mesh)
     if left is None:
         return x
     # An axis without a name is replicated, so "batch" alone gathers positions that were split.

@@ -86,7 +86,7 @@ def relative(
     assert isinstance(hidden, jax.Array) and isinstance(bias, ByBucket)
     hidden = jnp.broadcast_to(hidden[:, 0], (len(query), 1, hidden.shape[3]))
     distances = diagonals(bias)
-    left = left_of(mesh)
+    left = None if mesh is None else left_of(mesh)
     if left is None:
         return run(query, key, value, hidden, distances)
 

@@ -39,7 +39,7 @@ class Budget:
         self._begun, self._before, self._devices = monotonic(), 0.0, 1
         self._work = Work(0, 0, 0)
         self._seconds: list[float] = []
-        self._told = False
+        self._announced = False
 
     def begin(self, work: Work, devices: int, *, resume: bool) -> None:
         """Settles what is to be done, on how many devices; a resumed sweep goes on counting."""
@@ -63,7 +63,7 @@ class Budget:
 
     def measure(self, clock: int, rows: Rows) -> None:
         """Takes the time of a step of one candidate."""
-        if not self._told:
+        if not self._announced:
             (row, *_) = rows.values()
             seconds = self._work.batch_size / row["examples_per_second"]
             self._seconds.append(seconds / len(rows))
@@ -74,9 +74,9 @@ class Budget:
         Raises:
           InputError: the budget is less than one candidate takes to the end.
         """
-        if self._told or not self._seconds:
+        if self._announced or not self._seconds:
             return
-        self._told = True
+        self._announced = True
         # Not the mean: a step of a length that was not there before compiles.
         seconds = statistics.median(self._seconds)
         self.check(seconds, "as measured")
