@@ -126,7 +126,7 @@ def test_lengths_of_superglue(workload):
     [
         (["superglu"], "unknown experiment 'superglu'.*Perhaps you meant 'superglue'"),
         (["superglue"], "no compiler estimates the time of this run on cpu; give the slice"),
-        (["superglue", "--search"], "prints a table; leave out --programs, --members, --search and --plot"),
+        (["superglue", "--search"], "prints a table; leave out --programs, --members"),
     ],
 )
 def test_an_experiment_that_has_no_price(arguments, message, capsys):
