@@ -15,7 +15,7 @@ from prompt_jax.config import Config, DataConfig, MeshConfig, TrainConfig
 from prompt_jax.experiment.loop import Loop, Members, clock_time
 from prompt_jax.plan import Plan, as_json, plan, published, text
 from prompt_jax.plan.chips import devices_of
-from prompt_jax.plan.hours import Hours, Pace, evaluated_rows, of_longest, of_run
+from prompt_jax.plan.hours import Hours, Pace, evaluated_rows, of_longest, pace
 from prompt_jax.plan.kept import Outcome, compiled_once
 
 # Mean padded length over the longest one, as another model of these tasks' lengths had it.
@@ -56,7 +56,7 @@ def test_rows_are_scored_before_a_run_on_its_way_and_at_its_end():
 
 
 def test_a_cpu_has_no_estimate():
-    assert of_run(Config(), {100: 1.0}, 300, 500) is None
+    assert pace(Config()) is None
 
 
 class Counting(Members):
@@ -187,7 +187,7 @@ class TestTpu:
 
     def test_a_run_has_the_lengths_of_its_batches(self, config):
         costs = {c.program: c.estimate.seconds for c in plan(config, "v5e-1").costs}
-        hours = of_run(config, {44: 0.5, 12: 0.5}, 1000, 80, "v5e-1")
+        hours = pace(config, "v5e-1").hours({44: 0.5, 12: 0.5}, 1000, 80)
         # 20 virtual tokens in front: 64 positions, and half of them.
         assert config.method.input_tokens == 20 and set(costs) == {"train", "score"}
         assert hours.step == pytest.approx(0.75 * costs["train"])

@@ -7,7 +7,7 @@ from prompt_jax.backbones import Backbone
 from prompt_jax.config import Config
 from prompt_jax.data import Schedule
 from prompt_jax.experiment.splits import Data
-from prompt_jax.plan.hours import Hours, evaluated_rows, of_run
+from prompt_jax.plan.hours import Hours, evaluated_rows, pace
 
 
 def forecast(
@@ -37,7 +37,9 @@ def forecast(
         for length, share in schedule.step_lengths().items():
             shares[length] += share / len(schedules)
     steps = config.train.steps * len(schedules) if steps is None else steps
-    return of_run(config, shares, steps, rows, topology)
+    # The programs of `fitted`, which has compiled them: of the longest texts that there may be.
+    known = pace(config, topology)
+    return known and known.hours(shares, steps, rows)
 
 
 def scored_rows(config: Config, data: Sequence[Data]) -> int:

@@ -100,28 +100,6 @@ def pace(config: Config, topology: str | None = None, *, twice: bool = False) ->
     return known._replace(short=(quarter, cost.seconds or 0.0))
 
 
-def of_run(
-    config: Config,
-    lengths: Mapping[int, float],
-    steps: int,
-    rows: int,
-    topology: str | None = None,
-) -> Hours | None:
-    """The time of a run whose rows are known, compiled for its longest batch.
-
-    Args:
-      config: a run that is `fitted`.
-      lengths: as `Pace.hours` takes them, as are steps and rows.
-      topology: as `devices_of` takes it.
-
-    Returns:
-      None where `pace` is None.
-    """
-    data = dataclasses.replace(config.data, max_source_length=max(lengths))
-    known = pace(dataclasses.replace(config, data=data), topology)
-    return known and known.hours(lengths, steps, rows)
-
-
 def of_longest(plan: Plan) -> Hours | None:
     """The time of a run of the longest texts, without evaluation: a plan reads no rows.
 

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import jax
 
-import prompt_jax
 from prompt_jax import disk
 from prompt_jax.plan.compiled import Traffic
+from prompt_jax.processes import code_digest
 from prompt_jax.sharding import Device
 
 FLAGS = ("LIBTPU_INIT_ARGS", "XLA_FLAGS")
@@ -56,7 +56,7 @@ def compiled_once(
 def _name(lowered: jax.stages.Lowered, devices: Sequence[Device]) -> str:
     """The digest of all that a compiled program follows from."""
     parts = [
-        prompt_jax.__version__,
+        code_digest(),
         jax.__version__,
         devices[0].client.platform_version,
         devices[0].device_kind,
