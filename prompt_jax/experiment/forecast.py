@@ -38,8 +38,8 @@ def forecast(
             shares[length] += share / len(schedules)
     steps = config.train.steps * len(schedules) if steps is None else steps
     # The programs of `fitted`, which has compiled them: of the longest texts that there may be.
-    known = pace(config, topology)
-    return known and known.hours(shares, steps, rows)
+    rates = pace(config, topology)
+    return rates and rates.hours(shares, steps, rows)
 
 
 def scored_rows(config: Config, data: Sequence[Data]) -> int:

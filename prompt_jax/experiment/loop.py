@@ -132,7 +132,7 @@ class Loop:
         self._manager: checkpoints.Manager | None = None
         self._ahead = 0
         self._first: tuple[int, float] | None = None
-        self._tick, self._told = 0.0, False
+        self._tick, self._foretold = 0.0, False
         self._paces: list[float] = []
 
     def every(self, steps: int, action: Action, *, first: bool = False, reads: bool = True) -> None:
@@ -281,7 +281,7 @@ class Loop:
         first, begun = self._first or (clock, 0.0)
         if clock == first:
             return  # The first step compiles: it says nothing about the others.
-        self._told = True
+        self._foretold = True
         seconds = (time.monotonic() - begun) / (clock - first)
         left = int(seconds * (self.options.steps - clock))
         line = (
@@ -293,14 +293,14 @@ class Loop:
 
     def foretell(self, clock: int, rows: Rows) -> None:
         """Says once how long a run will take, unless its first twentieth has said so before."""
-        if self._told:
+        if self._foretold:
             return
         # Not the mean: a step of a length that was not there before compiles.
         self._paces += [row["examples_per_second"] for row in list(rows.values())[:1]]
         first, begun = self._first or (clock, 0.0)
         if clock < first + EARLY or time.monotonic() - begun < EARLY:
             return
-        self._told = True
+        self._foretold = True
         seconds = self.options.batch_size / statistics.median(self._paces)
         left = int(seconds * (self.options.steps - clock))
         line = (

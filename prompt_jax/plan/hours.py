@@ -85,19 +85,19 @@ def pace(config: Config, topology: str | None = None, *, twice: bool = False) ->
     """
     if not estimates(devices_of(topology)[0]):
         return None
-    made = plan(config, topology)
-    seconds = {cost.program: cost.estimate.seconds for cost in made.costs if cost.estimate}
-    if len(seconds) < len(made.costs):
+    run = plan(config, topology)
+    seconds = {cost.program: cost.estimate.seconds for cost in run.costs if cost.estimate}
+    if len(seconds) < len(run.costs):
         return None
     step, virtual = seconds.pop("train"), config.method.input_tokens
-    known = Pace(made, step, sum(seconds.values()))
+    rates = Pace(run, step, sum(seconds.values()))
     quarter = (virtual + config.data.max_source_length) // 32 * 8
     if not twice or quarter <= virtual:
-        return known
+        return rates
     data = dataclasses.replace(config.data, max_source_length=quarter - virtual)
     short = plan(dataclasses.replace(config, data=data), topology, programs=("train",))
     (cost,) = short.costs
-    return known._replace(short=(quarter, cost.seconds or 0.0))
+    return rates._replace(short=(quarter, cost.seconds or 0.0))
 
 
 def of_longest(plan: Plan) -> Hours | None:

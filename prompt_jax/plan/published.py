@@ -89,16 +89,16 @@ def price(config: Config, topology: str | None, name: str, *, say: Say = silent)
         groups.setdefault(programs_of(_of_tasks(config, [workload])), []).append(workload)
     paces: dict[Workload, Pace] = {}
     for group in groups.values():
-        known = None
+        rates = None
         if estimates(device):
             run = fitted(_of_tasks(config, group), topology, say=say)
-            known = pace(run, topology, twice=True)
-        if known is None:
+            rates = pace(run, topology, twice=True)
+        if rates is None:
             raise InputError(
                 f"no compiler estimates the time of this run on {device.device_kind}; give the "
                 "slice of a TPU on which it fits, e.g. --topology v5e-4"
             )
-        paces |= dict.fromkeys(group, known)
+        paces |= dict.fromkeys(group, rates)
     tasks = []
     for workload in EXPERIMENTS[name]:
         lengths, rows = lengths_of(workload, config), evaluated_rows(config, workload.validation)
