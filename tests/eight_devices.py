@@ -165,10 +165,11 @@ def found(name, kind, sizes=None):
     return loss, grads, generate(*inputs, max_new_tokens=4)
 
 
-# Sockets on every family where all axes split; every family where heads do; the other meshes once.
+# Sockets on every family where all axes split; every family where heads do, with the prefix that has
+# run on one device by then; the other meshes once.
 CROSS = [
     *((name, kind, (2, 2, 2)) for name in MODELS for kind in ("prefix", "lora")),
-    *((name, "prompt", (1, 1, 8)) for name in MODELS),
+    *((name, "prefix", (1, 1, 8)) for name in MODELS),
     *(("t5", "prefix", (8, 1, 1)), ("gpt2", "prompt", (1, 8, 1)), ("bert", "lora", (4, 1, 2))),
 ]
 FEW = [("t5", "lora", (2, 2, 2))]

@@ -52,8 +52,11 @@ def test_lora_learns_sentiment_in_sixty_steps(folder, tmp_path):
         backbone=str(folder),
         out=str(tmp_path / "run"),
         method=LoraConfig(),
-        data=DataConfig(test="embedded:sentiment/validation"),
-        train=TrainConfig(steps=60, eval_every=60, eval_examples=50),
+        data=DataConfig(
+            validation="embedded:sentiment/validation[:50]",
+            test="embedded:sentiment/validation[50:350]",
+        ),
+        train=TrainConfig(steps=60, eval_every=60),
     )
     result = train(config, say=lambda line: None)
     assert result.results[TUNED]["test"]["accuracy"] >= 0.77

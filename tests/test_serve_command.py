@@ -22,7 +22,6 @@ from prompt_jax.prompts import save_prompt  # noqa: E402
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.usefixtures("quick_commands")
 def test_sigterm_completes_what_was_taken(tiny_folder, tmp_path, capsys):
     from prompt_jax.weights import load_backbone
 
