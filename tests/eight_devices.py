@@ -165,8 +165,8 @@ def found(name, kind, sizes=None):
     return loss, grads, generate(*inputs, max_new_tokens=4)
 
 
-# Sockets on every family where all axes split; every family where heads do, with the prefix that has
-# run on one device by then; the other meshes once.
+# Sockets on every family where all axes split; every family where heads do, with the prefix that
+# has run on one device by then; the other meshes once.
 CROSS = [
     *((name, kind, (2, 2, 2)) for name in MODELS for kind in ("prefix", "lora")),
     *((name, "prefix", (1, 1, 8)) for name in MODELS),
