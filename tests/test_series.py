@@ -95,6 +95,45 @@ def test_many_rows_are_what_few_are(tmp_path, many, tokenizer, options):
             np.testing.assert_array_equal(a, b)
 
 
+LINES = {
+    "missing and null": '{"a": "x", "b": null}\n{"a": "z"}',
+    "a column that comes later": '{"a": "x"}\n{"a": "y", "c": "z"}',
+    "a number": '{"a": "x"}\n{"a": 1}',
+    "a list": '{"a": "x"}\n{"a": ["y"]}',
+    "a date": '{"a": "2020-01-01"}\n{"a": "no"}',
+    "a column twice": '{"a": "x", "a": "y"}\n{"a": "z"}',
+    "an empty object first": '{}\n{"a": "x"}',
+    "a blank line": '{"a": "x"}\n\n{"a": "y"}',
+    "ends of Windows": '{"a": "x"}\r\n{"a": "y"}\r\n',
+    "a byte order mark": '\ufeff{"a": "x"}\n{"a": "y"}',
+    "zeros and pairs": '{"a": "\\u0000x\\ud83d\\ude00"}\n{"a": "\\u0000\\"y\\""}',
+    "half a pair": '{"a": "\\ud83d"}\n{"a": "y"}',
+    "a line separator": '{"a": "x\u2028y"}\n{"a": "z"}',
+    "two objects on a line": '{"a": "x"} {"a": "y"}\n{"a": "z"}',
+    "an object on two lines": '{"a":\n"x"}\n{"a": "z"}',
+    "a list of objects": '[{"a": "x"},\n{"a": "y"}]',
+    "no JSON": '{"a": "x"}\n{"a": "y",}',
+}
+
+
+@pytest.mark.parametrize("text", LINES.values(), ids=LINES)
+def test_long_json_is_short_json(tmp_path, monkeypatch, text):
+    """Whoever parses it: the rows, their lines, and what is wrong."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text(text, encoding="utf-8", newline="")
+
+    def rows():
+        try:
+            return list(files.read_file(path))
+        except InputError as error:
+            return str(error)
+
+    few = rows()
+    for module in (tables, files):
+        monkeypatch.setattr(module, "HELD", 0)
+    assert rows() == few
+
+
 def test_a_second_start_reads_the_cache(tmp_path, many, tokenizer, monkeypatch):
     many()
     config = write(tmp_path / "rows.jsonl", ROWS)

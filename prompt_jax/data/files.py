@@ -195,8 +195,10 @@ def _delimiter(text: str) -> str:
 
 def _read_json(path: Path, content: bytes) -> Table:
     """Objects a line, objects of several lines, or a list of objects."""
-    if content.count(b"\n") > HELD and (table := _long_json(path, content)) is not None:
-        return table
+    if content.count(b"\n") > HELD:
+        table = _lines_of_texts(path, content) or _long_json(path, content)
+        if table is not None:
+            return table
     rows = []
     for line, values in _json_values(path, _decode(str(path), content)):
         if not isinstance(values, dict):
@@ -208,6 +210,35 @@ def _read_json(path: Path, content: bytes) -> Table:
     # A key that a row leaves out is an empty cell, as `datasets` reads it.
     columns = dict.fromkeys(column for row in rows for column in row.values)
     return Table([Row(place, {**dict.fromkeys(columns), **values}) for place, values in rows])
+
+
+def _lines_of_texts(path: Path, content: bytes) -> Table | None:
+    """Rows whose cells are texts or null, parsed by Arrow in a fifth of the time.
+
+    None unless each line is one object, with columns of the first.
+    """
+    import pyarrow
+    import pyarrow.compute
+    import pyarrow.json
+
+    _decode(str(path), content)  # Arrow takes bytes that are no text.
+    try:
+        first = json.loads(content[: content.index(b"\n")].decode("utf-8-sig"))
+    except ValueError:
+        return None
+    if not isinstance(first, dict):
+        return None
+    schema = pyarrow.schema([(name, pyarrow.large_string()) for name in first])
+    options = {"explicit_schema": schema, "unexpected_field_behavior": "error"}
+    try:
+        table = pyarrow.json.read_json(
+            pyarrow.BufferReader(content), parse_options=pyarrow.json.ParseOptions(**options)
+        )
+    except pyarrow.ArrowException:  # Other values or columns, or no JSON: told by other readers.
+        return None
+    if len(table) != content.rstrip().count(b"\n") + 1:
+        return None
+    return arrow_rows(table, lambda row: f"{path.name} line {row + 1}", _digest(content))
 
 
 def _long_json(path: Path, content: bytes) -> Table | None:
