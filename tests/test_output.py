@@ -1,7 +1,7 @@
 """How commands print the lines of a run."""
 
-import json
 import contextlib
+import json
 import os
 import sys
 
