@@ -18,7 +18,8 @@ from prompt_jax import disk
 from prompt_jax.answers import Answers, Progress, answer, check_words
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import DataConfig, EvalConfig, InputError
-from prompt_jax.data.files import Row, decode_lines, read_file
+from prompt_jax.data.contents import decode_lines
+from prompt_jax.data.files import Row, read_file
 from prompt_jax.forward import Injection
 from prompt_jax.sharding import whole_rows
 from prompt_jax.tasks import Task, to_source

@@ -10,7 +10,16 @@ import pytest
 import prompt_jax
 from prompt_jax import tasks
 from prompt_jax.config import Config, DataConfig, InputError, TaskConfig
-from prompt_jax.data import Batches, Cache, EncodeOptions, cache, files, load_table, tables
+from prompt_jax.data import (
+    Batches,
+    Cache,
+    EncodeOptions,
+    cache,
+    files,
+    json_rows,
+    load_table,
+    tables,
+)
 from prompt_jax.experiment import splits
 from prompt_jax.tasks import Series, joined, taken
 
@@ -33,7 +42,7 @@ def many(monkeypatch):
     """Makes 20 rows many."""
 
     def patch():
-        for module in (tables, files, tasks.examples, splits):
+        for module in (tables, files, json_rows, tasks.examples, splits):
             monkeypatch.setattr(module, "HELD", 20)
 
     monkeypatch.setattr(tasks.series, "SLICE", 7)
@@ -129,7 +138,7 @@ def test_long_json_is_short_json(tmp_path, monkeypatch, text):
             return str(error)
 
     few = rows()
-    for module in (tables, files):
+    for module in (tables, json_rows):
         monkeypatch.setattr(module, "HELD", 0)
     assert rows() == few
 

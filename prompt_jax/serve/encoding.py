@@ -10,7 +10,7 @@ from jaxtyping import Bool, Int32, Integer
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import InputError
 from prompt_jax.data import encode_labels, pad
-from prompt_jax.data.files import whole
+from prompt_jax.data.json_rows import whole
 from prompt_jax.data.texts import tokenized
 from prompt_jax.serve.errors import TooLongError
 from prompt_jax.serve.prompts import Served

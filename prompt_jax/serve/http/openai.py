@@ -8,7 +8,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import StreamingResponse
 
 from prompt_jax.config import InputError
-from prompt_jax.data.files import whole
+from prompt_jax.data.json_rows import whole
 from prompt_jax.serve.http import schemas, shapes
 from prompt_jax.serve.http.auth import View
 from prompt_jax.serve.http.errors import JSON, Refused
