@@ -301,7 +301,6 @@ def test_langchains_own_tests_pass_without_sockets():
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.usefixtures("quick_commands")
 def test_the_example_routes_every_message(tmp_path):
     pytest.importorskip("langgraph")
     example = Path(__file__).parent.parent / "examples" / "langgraph_prompt_routing.py"
