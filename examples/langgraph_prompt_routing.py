@@ -155,9 +155,8 @@ def main() -> None:
     with Engine(pj.load_backbone("embedded"), prompts, max_new_tokens=16) as engine:
         engine.warm_up()
         llm = ChatPromptJax(source=Local(engine))
-        graph, before = graph_of(llm, tuple(JOBS)), engine.stats
+        graph = graph_of(llm, tuple(JOBS))
         found = asyncio.run(graph.ainvoke({"texts": list(wanted)}))["answers"]
-        after = engine.stats
         for i, each in enumerate(found):
             alone = llm.invoke(each["text"], soft_prompt=each["route"]).text
             assert each["answer"] == alone, "a branch says what its prompt says alone"
@@ -167,7 +166,6 @@ def main() -> None:
     routed = sum(each["route"] == wanted[each["text"]][0] for each in found)
     right = sum((each["route"], each["answer"]) == wanted[each["text"]] for each in found)
     print(f"{len(found)} messages: {routed} went where they belong, {right} were answered right")
-    print(f"programs compiled meanwhile: {after.shapes - before.shapes}")
 
 
 if __name__ == "__main__":

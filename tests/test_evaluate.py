@@ -9,6 +9,7 @@ import pytest
 from prompt_jax.answers import Answers, Reading, spans, tags
 from prompt_jax.config import DataConfig, EvalConfig, InputError
 from prompt_jax.data import Batch, encode, pad, padded_length
+from prompt_jax.data.texts import input_length
 from prompt_jax.evaluate import baselines, evaluate
 from prompt_jax.forward import Injection
 from prompt_jax.generate import generate, score
@@ -121,16 +122,20 @@ def test_progress_and_a_second_prompt_that_compiles_nothing(backbone, injection)
     assert seen == [(5, 12), (10, 12), (12, 12)]
 
 
-def test_lengths_are_few_and_fit():
+@pytest.mark.parametrize(
+    ("length_of", "least", "share", "count"),
+    [(padded_length, 8, 0.25, 16), (input_length, 16, 0.5, 10)],
+)
+def test_lengths_are_few_and_fit(length_of, least, share, count):
     for virtual in (0, 20):
-        lengths = {longest: padded_length(longest, virtual) for longest in range(1, 257)}
+        lengths = {longest: length_of(longest, virtual) for longest in range(1, 257)}
         assert all(n <= found for n, found in lengths.items())
-        assert all((found + virtual) % 8 == 0 for found in lengths.values())
+        assert all((found + virtual) % least == 0 for found in lengths.values())
         assert all(
-            found + virtual <= max(8 + n + virtual, 1.25 * (n + virtual))
+            found + virtual < n + virtual + max(least, share * (n + virtual))
             for n, found in lengths.items()
         )
-        assert len(set(lengths.values())) <= 16
+        assert len(set(lengths.values())) <= count
 
 
 def test_likelihood_of_targets_is_the_loss_that_training_lowers(backbone, injection):

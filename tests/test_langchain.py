@@ -300,6 +300,7 @@ def test_langchains_own_tests_pass_without_sockets():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_commands")
 @pytest.mark.timeout(600)
 def test_the_example_routes_every_message(tmp_path):
     pytest.importorskip("langgraph")
@@ -313,5 +314,4 @@ def test_the_example_routes_every_message(tmp_path):
     command = [sys.executable, str(example)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    assert "32 messages: " in done.stdout
-    assert done.stdout.rstrip().endswith("programs compiled meanwhile: 0")
+    assert done.stdout.splitlines()[-1].startswith("32 messages: ")

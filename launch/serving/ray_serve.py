@@ -45,6 +45,15 @@ TRIES, PAUSE = 4, 0.5
 gone."""
 HOPS = {b"connection", b"keep-alive", b"transfer-encoding", b"upgrade", b"te", b"trailer"}
 """Headers that are about a connection and not about a request."""
+DEADLINES = dict.fromkeys(
+    (
+        "RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S",
+        "RAY_SERVE_MAX_QUEUE_LENGTH_RESPONSE_DEADLINE_S",
+    ),
+    "2",
+)
+"""Seconds in which a replica says how many requests it has. Ray's own 0.1 sends a prompt's requests
+to another replica where a busy machine is late."""
 FIELDS = ("model", "lora_name", "prompts")
 """Of a body, that name prompts."""
 PATH = re.compile(r"/v1/(?:prompts|models)/(?P<name>[^/]+)")
@@ -218,7 +227,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     front = serve.deployment(
         Front,
         max_ongoing_requests=options.replicas * options.at_once,
-        ray_actor_options={"num_cpus": 0.1},
+        ray_actor_options={"num_cpus": 0.1, "runtime_env": {"env_vars": DEADLINES}},
     )
     serve.run(front.bind(engines.bind(flags)), name="prompt-jax")
     print(f"ready on http://{options.host}:{options.port}", flush=True)

@@ -279,13 +279,26 @@ def pad(
 
 
 def padded_length(longest: int, virtual: int = 0) -> int:
-    """The length T that a batch is padded to, at least `longest`.
+    """The length T that targets or a single text are padded to, at least `longest`.
 
-    P + T is a multiple of 8, four sizes an octave: little padding, and the same sizes serve every
-    dataset, so that after the first one next to nothing is compiled.
+    P + T is a multiple of 8, four sizes an octave.
     """
+    return _rounded(longest, virtual, 8)
+
+
+def input_length(longest: int, virtual: int = 0) -> int:
+    """The length T that a batch of inputs is padded to, at least `longest`.
+
+    P + T is a multiple of 16, and above 64 of 32, with four sizes an octave from 128 on. The same
+    sizes serve every dataset. They are few where texts are short: there a program takes longer to
+    compile than it spares.
+    """
+    return _rounded(longest, virtual, 16 if longest + virtual <= 64 else 32)
+
+
+def _rounded(longest: int, virtual: int, least: int) -> int:
     total = longest + virtual
-    step = max(8, 2 ** ((total - 1).bit_length() - 3))
+    step = max(least, 2 ** ((total - 1).bit_length() - 3))
     return -(-total // step) * step - virtual
 
 
@@ -302,4 +315,4 @@ def batches_by_length(
     for start in range(0, len(order), size):
         indices = order[start : start + size]
         picked = [rows[i] for i in np.pad(indices, (0, size - len(indices)), mode="edge")]
-        yield indices, *pad(picked, padded_length(len(picked[0]), virtual), pad_id)
+        yield indices, *pad(picked, input_length(len(picked[0]), virtual), pad_id)

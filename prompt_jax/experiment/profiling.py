@@ -12,7 +12,7 @@ from prompt_jax.processes import is_first
 
 @contextlib.contextmanager
 def profiling(loop: Loop, folder: Path, steps: int) -> Iterator[None]:
-    """Writes a profile while a loop runs, for TensorBoard or Perfetto.
+    """Writes a profile of devices and XLA while a loop runs, for TensorBoard or Perfetto.
 
     Args:
       steps: how many are in it, from the second one on, since the first one compiles; 0 writes
@@ -20,11 +20,14 @@ def profiling(loop: Loop, folder: Path, steps: int) -> Iterator[None]:
     """
     # One more than asked for: the first call starts the trace, after the step that compiles.
     left = steps + 1
+    options = jax.profiler.ProfileOptions()
+    # Without calls of Python: to end their trace beside threads that run has crashed processes.
+    options.python_tracer_level = 0
 
     def trace(clock: int, rows: Rows) -> None:
         nonlocal left
         if left > steps:
-            jax.profiler.start_trace(str(folder))
+            jax.profiler.start_trace(str(folder), profiler_options=options)
         left -= 1
         if left == 0:
             end()
