@@ -12,140 +12,31 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType
+from eight_models import METHODS, MODELS, batch_of, mesh_of, noisy, on_mesh, one_device
 
 from prompt_jax.backbones import (
     Backbone,
-    bert,
     boxed_shapes,
-    causal,
     fused,
     init_params,
     shardings,
     t5,
 )
 from prompt_jax.backbones.quantised import quantise_tree
-from prompt_jax.checkpoints import restore, save, writing
-from prompt_jax.config import Config, DataConfig, MeshConfig, TrainConfig
-from prompt_jax.data import Batch
-from prompt_jax.experiment import load_data
-from prompt_jax.experiment.members import Population
-from prompt_jax.experiment.training import load
+from prompt_jax.config import MeshConfig, TrainConfig
 from prompt_jax.generate import generate, score
 from prompt_jax.losses import loss_fn
-from prompt_jax.methods import LoraConfig, PrefixTuningConfig, PromptTuningConfig, init, materialize
-from prompt_jax.population import (
-    compile_population_step,
-    filled,
-    fit_population,
-    joined,
-    length_of,
-    member,
-    members_of,
-    stack,
-)
+from prompt_jax.methods import init, materialize
 from prompt_jax.serve import Engine
-from prompt_jax.sharding import AXES, build_mesh, place_rows, whole
-from prompt_jax.testing import CONFIGS
+from prompt_jax.sharding import build_mesh, place_rows, whole
 from prompt_jax.train import compile_step, fit, start
 from prompt_jax.weights import load_backbone, save_hugging_face
 
 MESHES = [(8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2), (4, 1, 2)]
-SHAPE = {"vocab_size": 64, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_heads": 8, "num_layers": 2}
-NARROW = SHAPE | {"d_kv": 2}
-CAUSAL = {"max_positions": 64, "eos_token_ids": (1,)}
-MODELS = {
-    "t5": t5.T5Config(**SHAPE, num_decoder_layers=2),
-    # A vocabulary that nothing divides.
-    "gpt2": causal.CausalConfig(
-        **{**NARROW, **CAUSAL, "vocab_size": 61}, num_kv_heads=8
-    ),
-    # Two heads of keys, which eight devices cannot share.
-    "llama": causal.CausalConfig(
-        **SHAPE, **CAUSAL, model_type="llama", num_kv_heads=2, norm="rms", rope=causal.Rope(),
-        fused=None, qkv_bias=False, out_bias=False, mlp_bias=False, activation="silu",
-        gated=True, tie_embeddings=False,
-    ),
-    "gemma2": dataclasses.replace(
-        CONFIGS["gemma2"], **SHAPE, num_kv_heads=8, query_scale=None
-    ),
-    # Kernels of twelve heads, heads that each have three parts, and norms over all heads.
-    "phi3": dataclasses.replace(CONFIGS["phi3"], **SHAPE, num_kv_heads=2),
-    "gpt_neox": dataclasses.replace(CONFIGS["gpt_neox"], **NARROW, num_kv_heads=8),
-    "olmo2": dataclasses.replace(CONFIGS["olmo2"], **SHAPE, num_kv_heads=2),
-    "t5gemma": dataclasses.replace(
-        CONFIGS["t5gemma"], **SHAPE, num_kv_heads=8,
-        decoder=dataclasses.replace(
-            CONFIGS["t5gemma"].decoder, **SHAPE | {"num_layers": 3}, num_kv_heads=8
-        ),
-    ),
-    "t5gemma2": dataclasses.replace(
-        CONFIGS["t5gemma2"], **SHAPE, num_kv_heads=8,
-        decoder=dataclasses.replace(
-            CONFIGS["t5gemma2"].decoder, **SHAPE | {"num_layers": 3}, num_kv_heads=8
-        ),
-    ),
-    "bart": dataclasses.replace(
-        CONFIGS["bart"], **NARROW, num_kv_heads=8,
-        decoder=dataclasses.replace(
-            CONFIGS["bart"].decoder, **NARROW | {"num_layers": 3}, num_kv_heads=8
-        ),
-    ),
-    # Kernels of two maps and of three, which a mesh splits behind that axis.
-    "modernbert": dataclasses.replace(
-        CONFIGS["modernbert"], **NARROW, num_kv_heads=8, full_layers=(1,), mask_token_id=60
-    ),
-    "deberta": dataclasses.replace(
-        CONFIGS["deberta"], **NARROW, mask_token_id=60
-    ),
-    "bert": bert.BertConfig(**NARROW, max_positions=64, mask_token_id=60),
-}  # fmt: skip
-METHODS = {
-    "prompt": PromptTuningConfig(num_virtual_tokens=4),
-    "prefix": PrefixTuningConfig(num_virtual_tokens=4),
-    "lora": LoraConfig(r=2),
-}
 
 
 def test_there_are_eight_devices():
     assert jax.device_count() == 8
-
-
-def mesh_of(*sizes):
-    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3)
-
-
-def noisy(tree, key=0):
-    """Far from zeros and ones, which would hide mistakes."""
-    leaves, structure = jax.tree.flatten(tree)
-    keys = jax.random.split(jax.random.key(key), len(leaves))
-    return structure.unflatten(
-        leaf + 0.1 * jax.random.normal(key, leaf.shape)
-        for key, leaf in zip(keys, leaves, strict=True)
-    )
-
-
-@functools.cache
-def one_device(name):
-    config = MODELS[name]
-    params = noisy(init_params(config, jax.random.key(0)))
-    return Backbone(name=name, config=config, params=params)
-
-
-def on_mesh(backbone, mesh):
-    config = dataclasses.replace(backbone.config, mesh=mesh)
-    params = jax.device_put(backbone.params, shardings(config))
-    return dataclasses.replace(backbone, config=config, params=params)
-
-
-def batch_of(rows=8, text=6, target=2, seed=0):
-    rng = np.random.default_rng(seed)
-    mask = np.arange(text) < rng.integers(2, text + 1, rows)[:, None]
-    tokens = np.where(mask, rng.integers(2, 60, (rows, text)), 0).astype(np.int32)
-    tokens[:, :2] = MODELS["bert"].mask_token_id
-    targets = rng.integers(2, 60, (rows, target)).astype(np.int32)
-    target_mask = np.arange(target) < rng.integers(1, target + 1, rows)[:, None]
-    return Batch(tokens, mask, targets, target_mask)
 
 
 @functools.cache
@@ -165,14 +56,14 @@ def found(name, kind, sizes=None):
     return loss, grads, generate(*inputs, max_new_tokens=4)
 
 
-# Sockets on every family where all axes split; every family where heads do, with the prefix that
-# has run on one device by then; the other meshes once.
+# A prefix on every family where all axes split and where heads do; the other meshes once.
+# Kernels with a LoRA are below, in few bits.
+FEW = [("t5", "lora", (2, 2, 2))]
 CROSS = [
-    *((name, kind, (2, 2, 2)) for name in MODELS for kind in ("prefix", "lora")),
-    *((name, "prefix", (1, 1, 8)) for name in MODELS),
+    *FEW,
+    *((name, "prefix", sizes) for name in MODELS for sizes in ((2, 2, 2), (1, 1, 8))),
     *(("t5", "prefix", (8, 1, 1)), ("gpt2", "prompt", (1, 8, 1)), ("bert", "lora", (4, 1, 2))),
 ]
-FEW = [("t5", "lora", (2, 2, 2))]
 
 
 @pytest.mark.parametrize(
@@ -190,14 +81,14 @@ def test_a_mesh_equals_one_device(name, kind, sizes):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "sizes"), [(name, (2, 2, 2)) for name in MODELS])
-def test_a_mesh_with_weights_in_four_bits_and_queries_in_chunks(name, sizes):
+@pytest.mark.parametrize("name", MODELS)
+def test_a_lora_on_weights_in_four_bits_and_queries_in_chunks(name):
     whole = one_device(name)
     small = dataclasses.replace(whole, params=quantise_tree(whole.params, "int4"))
-    config = dataclasses.replace(whole.config, mesh=mesh_of(*sizes), attention_chunk=3)
+    config = dataclasses.replace(whole.config, mesh=mesh_of(2, 2, 2), attention_chunk=3)
     params = jax.device_put(small.params, shardings(config, "int4"))
     shared = dataclasses.replace(small, config=config, params=params)
-    method = dataclasses.replace(METHODS["prefix"], task_type=whole.task_types[0])
+    method = dataclasses.replace(METHODS["lora"], task_type=whole.task_types[0])
     tuned = noisy(init(method, whole, jax.random.key(0)), 1)
 
     def of(backbone):
@@ -367,69 +258,3 @@ def test_an_engine_on_a_mesh_answers_as_one_on_a_device(name):
             answers.append((scores, [future.result().tokens.tolist() for future in written]))
     np.testing.assert_allclose(*(scores for scores, _ in answers), rtol=1e-5, atol=1e-5)
     assert answers[0][1] == answers[1][1]
-
-
-TOGETHER = [
-    ("t5", "prompt", (8, 1, 1)), ("t5", "lora", (1, 8, 1)), ("gpt2", "prefix", (1, 1, 8)),
-    ("t5", "prefix", (2, 2, 2)),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("name", "kind", "sizes"), TOGETHER)
-def test_members_equal_single_runs(name, kind, sizes):
-    """Four prompts at once over a model on a mesh, beside each alone on one device."""
-    backbone, steps = one_device(name), 2
-    method = dataclasses.replace(METHODS[kind], task_type=backbone.task_types[0])
-    config = TrainConfig(steps=steps, optimizer="adamw", learning_rate=0.03)
-    trees = [noisy(init(method, backbone, jax.random.key(i)), i) for i in range(4)]
-    batches = [[batch_of(seed=10 * i + step) for step in range(steps)] for i in range(4)]
-    mesh = mesh_of(*sizes)
-    shared, at = on_mesh(backbone, mesh), np.resize(range(4), filled(4, mesh))
-    loss = loss_fn(method, shared)
-    found = fit_population(
-        compile_population_step(loss, config, mesh),
-        stack([start(trees[i], config) for i in at]),
-        shared.params,
-        [joined([batches[i][step] for i in at]) for step in range(steps)],
-        members_of([config] * len(at), [method] * len(at), length_of(method)),
-        mesh=mesh,
-    )
-    loss = loss_fn(method, backbone)
-    way = {"config": config, "step_fn": compile_step(loss, config)}
-    for i, tree in enumerate(trees):
-        alone = fit(loss, start(tree, config), backbone.params, batches[i], **way)
-        jax.tree.map(
-            functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5),
-            *jax.device_get((member(found.tuned, i), alone.tuned)),
-        )
-
-
-@pytest.mark.slow
-def test_members_go_on_on_another_mesh(tiny_folder, task_file, tmp_path):
-    """From devices that share out members to devices that share a model."""
-
-    def population(**sizes):
-        config = Config(
-            backbone=str(tiny_folder), mesh=MeshConfig(**sizes),
-            method=PromptTuningConfig(num_virtual_tokens=4),
-            data=DataConfig(task=f"file:{task_file}"), train=TrainConfig(batch_size=4, steps=9),
-        )  # fmt: skip
-        seeds = [dataclasses.replace(config.train, seed=seed) for seed in range(3)]
-        configs = [dataclasses.replace(config, train=train) for train in seeds]
-        return Population(configs, load(config), [load_data(config)] * 3)
-
-    def advance(members, steps):
-        members.advance(range(3), steps, lambda *_: None, lambda: True)
-
-    first, second = population(data=8), population(data=2, fsdp=2, tensor=2)
-    advance(first, 2)
-    with writing(tmp_path / "checkpoints") as manager:
-        save(manager, 2, first.checkpoint())
-        _, saved = restore(manager, second.checkpoint())
-    second.restore(saved)
-    jax.tree.map(np.testing.assert_array_equal, second.checkpoint(), first.checkpoint())
-    for members in (first, second):
-        advance(members, 2)
-    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
-    jax.tree.map(close, second.states, first.states)
-    assert [second.step(i) for i in range(3)] == [4, 4, 4]

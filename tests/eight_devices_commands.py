@@ -4,7 +4,7 @@ import dataclasses
 import re
 
 import pytest
-from eight_devices import MODELS, mesh_of
+from eight_models import MODELS, mesh_of
 
 from prompt_jax import cli
 from prompt_jax.doctor import mistakes as mistakes_of

@@ -68,11 +68,15 @@ def batch(backbone, rows):
     return jnp.asarray(tokens), jnp.asarray(mask), jnp.asarray(targets)
 
 
+cloze_logits = jax.jit(PromptedModel.cloze_logits, static_argnums=3)
+target_logits = jax.jit(PromptedModel.target_logits)
+
+
 def logits_of(backbone, injection, tokens, mask, targets):
     model = PromptedModel(backbone.module, backbone.params, injection)
     if backbone.target_place == "within":
-        return model.cloze_logits(tokens, mask, 1)
-    return model.target_logits(tokens, mask, targets)
+        return cloze_logits(model, tokens, mask, 1)
+    return target_logits(model, tokens, mask, targets)
 
 
 @pytest.mark.slow

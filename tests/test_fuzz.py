@@ -33,7 +33,7 @@ from prompt_jax.serve.http import create_app
 from prompt_jax.serve.http.prompts import packed, unpacked
 from prompt_jax.tasks import Task  # noqa: E402
 
-SECONDS = float(os.environ.get("FUZZ_SECONDS", "20"))
+SECONDS = float(os.environ.get("FUZZ_SECONDS", "10"))
 pytestmark = pytest.mark.timeout(SECONDS + 280)
 CHECKS = ",".join((
     "not_a_server_error", "status_code_conformance", "content_type_conformance",

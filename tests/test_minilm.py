@@ -53,6 +53,8 @@ def test_lora_learns_sentiment_in_sixty_steps(folder, tmp_path):
         out=str(tmp_path / "run"),
         method=LoraConfig(),
         data=DataConfig(
+            max_source_length=48,
+            padded_lengths=2,
             validation="embedded:sentiment/validation[:50]",
             test="embedded:sentiment/validation[50:350]",
         ),

@@ -337,7 +337,7 @@ def test_the_loss_of_cpt_and_its_gradient_are_those_of_peft(backbones):
     )).loss  # fmt: skip
     loss.backward()
     batch = Batch(tokens[:, :4], mask[:, :4], tokens[:, 4:], mask[:, 4:])
-    gradient = jax.value_and_grad(loss_fn(method, backbone), has_aux=True)
+    gradient = jax.jit(jax.value_and_grad(loss_fn(method, backbone), has_aux=True))
     (ours, _), changes = gradient(tuned, backbone.params, batch)
     assert ours == pytest.approx(loss.item(), rel=1e-4)
     close(changes["delta"], weight.grad)

@@ -438,10 +438,9 @@ class TestTpu:
             frozen=BackboneConfig(dtype="bfloat16"),
             train=TrainConfig(batch_size=256),
         )
-        made = plan(large, "v5e-1")
+        made = plan(large, "v5e-1", programs=("train",))
         assert not made.fits and made.needed > 15.75
         assert ", train takes " in text(made) and "over the 15.75 of each" in text(made)
-        assert made.costs[1].fits
         (other,) = search(made, enough=1)
         assert other.fits and other.config.frozen.remat == "full" and other.needed < 10
         assert "the cheapest that fit:" in text(made, [other])
