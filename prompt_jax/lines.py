@@ -1,5 +1,6 @@
 """What a run says: lines for a reader, with what programs and terminals make of them."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -7,6 +8,8 @@ Say = Callable[[str], None]
 """Receives the lines of a run; `print` is one."""
 WARNING = "warning: "
 """What the line of a warning begins with."""
+PACE = 10.0
+"""Seconds of work without a line, after which one says how far the work is."""
 
 
 class Panel(NamedTuple):
@@ -40,6 +43,38 @@ class Line(str):
         self = super().__new__(cls, text)
         self.values, self.panel = values, panel
         return self
+
+
+def clock_time(seconds: int) -> str:
+    """Seconds as minutes and seconds, or as hours, minutes and seconds."""
+    minutes, rest = divmod(seconds, 60)
+    if minutes < 60:
+        return f"{minutes}:{rest:02d}"
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+class Pace:
+    """Says how many rows of some work are done, and how long the others will take.
+
+    Work of less than `PACE` seconds gets no line, and longer work one line in so many seconds.
+
+    Args:
+      work: what each line begins with.
+    """
+
+    def __init__(self, say: Say, work: str):
+        self._say, self._work = say, work
+        self._begun = self._last = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        """Notes how many rows of all are done by now."""
+        now = time.monotonic()
+        if now - self._last < PACE or done >= total:
+            return
+        self._last = now
+        left = clock_time(int((now - self._begun) * (total - done) / done))
+        line = f"{self._work}: {done:,} of {total:,} rows, {left} left"
+        self._say(Line(line, {"rows": done, "total": total}))
 
 
 def in_part(say: Say) -> Say:

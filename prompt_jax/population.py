@@ -20,6 +20,7 @@ from prompt_jax.sharding import (
     RULES,
     Grid,
     check_rows,
+    on_host,
     put,
     whole,
     whole_rows,
@@ -268,7 +269,7 @@ def fit_population(
 
     def report(step: int, states: State | None, metrics: Aux) -> bool:
         if after_step is not None:
-            after_step(step, states, jax.tree.map(np.asarray, jax.device_get(metrics)))
+            after_step(step, states, on_host(metrics))
         return False
 
     # No step is due: only the last states are wanted, and the device waits for no number.

@@ -147,15 +147,16 @@ def replicate(tree: Tree, mesh: Mesh | None) -> Tree:
 def on_host(tree: Tree) -> Tree:
     """Numpy copies of whole arrays, in every process; all have to ask."""
 
-    def fetch(leaf: ArrayLike) -> np.ndarray:
+    def gather(leaf: ArrayLike) -> ArrayLike:
         if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated:
-            return np.array(leaf)
+            return leaf
         from jax.experimental import multihost_utils
 
         # Tiled joins the parts; without it each process would be an axis of its own.
-        return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
+        return multihost_utils.process_allgather(leaf, tiled=True)
 
-    return jax.tree.map(fetch, tree)
+    # One transfer for all, as each one waits for the device.
+    return jax.tree.map(np.array, jax.device_get(jax.tree.map(gather, tree)))
 
 
 def describe(mesh: Mesh | None) -> str:

@@ -12,7 +12,8 @@ import pytest
 from prompt_jax import cli
 from prompt_jax.cli.arguments import bound
 from prompt_jax.config import Config, DataConfig, MeshConfig, TrainConfig
-from prompt_jax.experiment.loop import Loop, Members, clock_time
+from prompt_jax.experiment.loop import Loop, Members
+from prompt_jax.lines import clock_time
 from prompt_jax.plan import Plan, as_json, plan, published, text
 from prompt_jax.plan.chips import devices_of
 from prompt_jax.plan.hours import Hours, Pace, evaluated_rows, of_longest, pace

@@ -4,11 +4,12 @@ import contextlib
 import json
 import os
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from prompt_jax.cli.output import Output
-from prompt_jax.lines import Line, Panel, in_part
+from prompt_jax.lines import Line, Pace, Panel, in_part
 
 PANEL = Panel("runs/a", [["accuracy", "test"], ["tuned [x]", "0.5"]], {"saved in": "a"}, ["go on"])
 LINES = [
@@ -65,3 +66,17 @@ def test_a_terminal_shows_a_panel(monkeypatch):
     text = b"".join(parts).decode()
     assert "step 3\r\n" in text and "runs/a" in text and "| accuracy" not in text
     assert all(word in text for word in ("tuned [x]", "saved in", "next", "go on"))
+
+
+def test_long_work_says_how_far_it_is(monkeypatch):
+    clock = iter([0.0, 5.0, 12.0, 15.0, 30.0, 45.0])
+    monkeypatch.setattr("prompt_jax.lines.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    lines = []
+    pace = Pace(lines.append, "scoring")
+    for done in (100, 240, 300, 600, 1000):
+        pace(done, 1000)
+    assert lines == [
+        "scoring: 240 of 1,000 rows, 0:38 left",
+        "scoring: 600 of 1,000 rows, 0:20 left",
+    ]
+    assert lines[0].values == {"rows": 240, "total": 1000}

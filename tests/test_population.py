@@ -265,12 +265,6 @@ def test_tasks_that_all_diverge(config, task_file):
         train_tasks(dataclasses.replace(config, data=data, train=train), say=lambda _: None)
 
 
-def test_tasks_train_in_one_process(config, monkeypatch):
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(InputError, match="data.tasks trains in one process, and there are 2; give"):
-        train_tasks(config)
-
-
 @pytest.mark.parametrize(
     ("data", "message"),
     [

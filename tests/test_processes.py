@@ -179,14 +179,47 @@ def test_killed_stopped_and_resumed_equals_one_process(command, tmp_path):
         np.testing.assert_allclose(several[name], leaf, rtol=1e-4, atol=1e-4, err_msg=name)
 
 
-def last(folder):
+def last(folder, steps=STEPS):
     """The state after the last step, by the names of its leaves."""
     import orbax.checkpoint as ocp
 
     with ocp.CheckpointManager(folder / "checkpoints") as manager:
-        assert manager.latest_step() == STEPS
+        assert manager.latest_step() == steps
         kept = ocp.args.Composite(state=ocp.args.StandardRestore())
-        return manager.restore(STEPS, args=kept)["state"]
+        return manager.restore(steps, args=kept)["state"]
+
+
+@pytest.mark.slow
+def test_tasks_at_once_equal_one_process(command, task_file, tmp_path):
+    """Two tasks over two processes: stopped, and resumed on another mesh."""
+    other = task_file.with_name("other.tsv")
+    other.write_text(task_file.read_text().replace("film", "long and winding book"))
+    tasks = [f"file:{path}" for path in (task_file, other)]
+
+    def run(out, *flags):
+        short = ["--train.steps=60", "--train.eval-every=60"]
+        arguments = command(out, f"--data.tasks={','.join(tasks)}", *short, *flags)
+        return [argument for argument in arguments if not argument.startswith("--data.task=")]
+
+    whole, several = tmp_path / "whole", tmp_path / "several"
+    assert cli.main(run(whole)) == 0
+    stopped = start(run(several, "--mesh.data=4", "--mesh.fsdp=1", "--mesh.tensor=1"), 2)
+    folders = [tasks[i].replace(":", "-").replace("/", "-") for i in range(2)]
+    wait_for(several / "tasks" / folders[0], SAVED, stopped)
+    stopped[1].terminate()
+    codes, (said, silent) = ends(stopped)
+    assert codes == [0, 0], said + silent
+    assert "continue with --resume" in said and "step" not in silent.replace("preemption", "")
+    mesh = ["--mesh.data=2", "--mesh.fsdp=2", "--mesh.tensor=1"]
+    codes, outputs = ends(start(run(several, "--resume", *mesh), 2))
+    assert codes == [0, 0], outputs
+    for folder in folders:
+        rows = (several / "tasks" / folder / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(row)["step"] for row in rows] == list(range(61))
+        assert (several / "tasks" / folder / "prompt" / "adapter_config.json").is_file()
+    one, parts = last(whole, 60), last(several, 60)
+    for name, leaf in one.items():
+        np.testing.assert_allclose(parts[name], leaf, rtol=1e-4, atol=1e-4, err_msg=name)
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from tyro.conf import Positional
 from prompt_jax.cli.arguments import Answering, as_json, aside, trained_on
 from prompt_jax.cli.calls import Call
 from prompt_jax.config import Config, DistributedConfig, InputError
+from prompt_jax.lines import Pace
 from prompt_jax.runtime import prepare
 
 
@@ -112,6 +113,7 @@ def predict(arguments: list[str]) -> Call:
             eval=saved.eval,
             shard=part,
             overwrite=overwrite,
+            progress=Pace(aside, "answering"),
         )
         place = "standard output" if output == prediction.STREAM else output
         print(f"{count:,} answer{'s' * (count != 1)} written to {place}", file=sys.stderr)

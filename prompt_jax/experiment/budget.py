@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from prompt_jax import disk
 from prompt_jax.config import InputError, SweepConfig
-from prompt_jax.experiment.loop import Rows, clock_time
-from prompt_jax.lines import Line, Say
+from prompt_jax.experiment.loop import Rows
+from prompt_jax.lines import Line, Say, clock_time
 
 KEPT = "sweep_spent.json"
 

@@ -55,7 +55,8 @@ def conclude(
     for i, data in enumerate(tasks):
         # A model without a head of its own has no answers before one is trained.
         plain = {} if method.num_labels else {FROZEN: None}
-        ways = score_ways(config, data, backbone, {**plain, TUNED: for_tasks(injection, i)})
+        tuned = {TUNED: for_tasks(injection, i)}
+        ways = score_ways(config, data, backbone, plain | tuned, say=say)
         if method.num_tasks is not None and len(tasks) > 1:
             alone = of_task(method, best.tuned, i)
             data_config = dataclasses.replace(config.data, task=data.task.name, mixture=())

@@ -14,7 +14,7 @@ from prompt_jax.experiment.rivals import Rival, parse_rivals
 from prompt_jax.experiment.scored import scored
 from prompt_jax.experiment.splits import Data, for_backbone
 from prompt_jax.forward import Injection
-from prompt_jax.lines import Say
+from prompt_jax.lines import Pace, Say
 from prompt_jax.metrics import Scores, measure
 from prompt_jax.prompts import Prompt, of_task
 from prompt_jax.tasks import remarks
@@ -35,6 +35,8 @@ def score_ways(
     backbone: Backbone,
     ways: Mapping[str, Injection | None],
     rivals: Sequence[Rival] = (),
+    *,
+    say: Say = print,
 ) -> Results:
     """Metrics of each way to answer on validation and every test set, beside the baselines.
 
@@ -49,6 +51,7 @@ def score_ways(
     sources = [example.source for examples in sets.values() for example in examples]
     # Before the first set is answered, which may take an hour.
     check_words(backbone, config.data, sources)
+    pace, before, total = Pace(say, "scoring"), 0, len(ways) * len(sources)
     for name, examples in sets.items():
         if not examples:
             continue
@@ -65,7 +68,9 @@ def score_ways(
                 data.task,
                 data=config.data,
                 eval=config.scoring,
+                progress=lambda done, _, before=before: pace(before + done, total),
             ).metrics
+            before += len(examples)
     return results
 
 
@@ -95,7 +100,7 @@ def evaluate_prompt(
         say(line)
     ways = {**plain, TUNED: injection}
     others = parse_rivals(rivals, selection.data, backbone)
-    return selection.named(score_ways(config, selection.data, backbone, ways, others))
+    return selection.named(score_ways(config, selection.data, backbone, ways, others, say=say))
 
 
 def evaluate_ensemble(
@@ -141,6 +146,6 @@ def evaluate_ensemble(
         answers = [labels[label] for label in best]
         together[name] = measure(data.task.metrics, answers, references, labels, groups)
     shares = "" if weights is None else ": " + ", ".join(f"{weight:.2f}" for weight in weights)
-    results = score_ways(config, data, backbone, alone)
+    results = score_ways(config, data, backbone, alone, say=say)
     results[f"together ({how}{shares})"] = together
     return selection.named(results)

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from prompt_jax import checkpoints
 from prompt_jax.config import TrainConfig
 from prompt_jax.experiment.choice import Judgement
-from prompt_jax.lines import Line, Say
+from prompt_jax.lines import Line, Say, clock_time
 from prompt_jax.processes import from_first, is_first, preempted, together
 from prompt_jax.runs import Metrics, Row
 from prompt_jax.sharding import on_host
@@ -35,14 +35,6 @@ Action = Callable[[int, Rows], None]
 Report = Callable[[int, Mapping[str, Sequence[float]], bool], None]
 """Called with the finished steps of a round, the metrics of all that train in it by name, and
 whether the round has ended, so that the states are on the host."""
-
-
-def clock_time(seconds: int) -> str:
-    """Seconds as minutes and seconds, or as hours, minutes and seconds."""
-    minutes, rest = divmod(seconds, 60)
-    if minutes < 60:
-        return f"{minutes}:{rest:02d}"
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
 class Members(abc.ABC):

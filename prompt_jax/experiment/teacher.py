@@ -24,7 +24,7 @@ from prompt_jax.config import Config, InputError, WritingConfig
 from prompt_jax.data import encode
 from prompt_jax.experiment.questions import nearest_parts, parts_of, with_context
 from prompt_jax.experiment.splits import Data
-from prompt_jax.lines import Say
+from prompt_jax.lines import Say, clock_time
 from prompt_jax.tasks import Example, Lesson, Likely, Text, place_of
 from prompt_jax.trees import Tokenizer
 
@@ -207,7 +207,7 @@ def _lessons(teacher: Teacher, rows: list[np.ndarray], say: Say) -> list[Lesson]
             written += len(part)
         lessons += _read(path, teacher.backbone.config.vocab_size)
         seconds = (time.monotonic() - begun) * (len(rows) - len(lessons)) / max(written, 1)
-        left = f"  {int(seconds) // 60}:{int(seconds) % 60:02d} left" if written else ""
+        left = f", {clock_time(int(seconds))} left" if written else ""
         say(f"teacher: {len(lessons):,} of {len(rows):,} questions answered{left}")
     return lessons
 

@@ -6,7 +6,7 @@ Everything that can be wrong is found before the first step is compiled.
 import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 from prompt_jax.backbones import Backbone
-from prompt_jax.config import Config, InputError, MethodConfig, at_least, resolved, to_json
+from prompt_jax.config import Config, MethodConfig, at_least, resolved, to_json
 from prompt_jax.data import Batches
 from prompt_jax.experiment.choice import warnings_of
 from prompt_jax.experiment.conclude import Result, conclude, short
@@ -59,12 +59,18 @@ def train(
     """
     at_least("profile", profile, 0)
     config = resolved(config)
+    with _run_folder(config, resume=resume, overwrite=overwrite) as folder:
+        return _train(config, folder, resume, profile, say if is_first() else _silent)
+
+
+@contextlib.contextmanager
+def _run_folder(config: Config, *, resume: bool, overwrite: bool) -> Iterator[Path]:
+    """The folder of a run in the first process, and a temporary one in the others."""
     # First of all: processes that differ would compile different programs and wait for each other.
     check_alike({**code(), **to_json(config)})
     with elsewhere() as scratch, contextlib.ExitStack() as stack:
         claimed = claim(config, resume=resume, overwrite=overwrite)
-        folder = together(lambda: scratch or stack.enter_context(claimed))
-        return _train(config, folder, resume, profile, say if is_first() else _silent)
+        yield together(lambda: scratch or stack.enter_context(claimed))
 
 
 def _silent(line: str) -> None:
@@ -116,18 +122,19 @@ def train_tasks(
     alone, but for the checkpoints, which hold all of them.
 
     Raises:
-      InputError: tasks that cannot share a program, several processes, or as `train`.
+      InputError: tasks that cannot share a program, or as `train`.
       DivergedError: no prompt has a loss that is a number.
     """
-    _check_together(config, "data.tasks", profile)
+    at_least("profile", profile, 0)
+    config = resolved(config)
 
     def members(config: Config) -> list[tuple[Config, Data]]:
         tasks = [load_data(config, name) for name in config.data.tasks]
         return [(_of_task(config, data), data) for data in tasks]
 
-    say_first = f"{len(config.data.tasks)} tasks at once: {', '.join(config.data.tasks)}"
-    with claim(config, resume=resume, overwrite=overwrite) as folder:
-        return _train_together(config, members, say_first, folder, resume, profile, say)
+    headline = f"{len(config.data.tasks)} tasks at once: {', '.join(config.data.tasks)}"
+    with _run_folder(config, resume=resume, overwrite=overwrite) as folder:
+        return _train_together(config, members, headline, folder, resume, profile, say)
 
 
 def train_seeds(
@@ -147,24 +154,15 @@ def train_seeds(
       InputError: as `train_tasks`.
       DivergedError: no prompt has a loss that is a number.
     """
-    _check_together(config, "a run of several seeds", 0)
+    config = resolved(config)
 
     def members(config: Config) -> list[tuple[Config, Data]]:
         data = load_data(config)
         return [(_of_seed(config, seed), data) for seed in seeds]
 
-    say_first = f"{len(seeds)} seeds at once: {', '.join(map(str, seeds))}"
-    with claim(config, resume=resume, overwrite=overwrite) as folder:
-        return _train_together(config, members, say_first, folder, resume, 0, say)
-
-
-def _check_together(config: Config, subject: str, profile: int) -> None:
-    if jax.process_count() > 1:
-        raise InputError(
-            f"{subject} trains in one process, and there are {jax.process_count()}; give each a "
-            "run of its own, or one process (distributed.detect False)"
-        )
-    at_least("profile", profile, 0)
+    headline = f"{len(seeds)} seeds at once: {', '.join(map(str, seeds))}"
+    with _run_folder(config, resume=resume, overwrite=overwrite) as folder:
+        return _train_together(config, members, headline, folder, resume, 0, say)
 
 
 def _of_task(config: Config, data: Data) -> Config:
@@ -191,21 +189,26 @@ def _train_together(
     profile: int,
     say: Say,
 ) -> list[Result]:
-    """Trains experiments that share a program, each in a folder of its own."""
-    config = resolved(config)
-    pairs = members(config)
+    """Trains experiments that share a program, each in a folder of its own within that of all."""
+    say = say if is_first() else _silent
+    pairs = together(lambda: members(config))
+    check_alike({f"the data of {rows.task.name}": _digest(rows) for _, rows in pairs})
     running = fitted(config, members=len(pairs), say=say)
     backbone = load(running, say)
     config = resolved(config, backbone.word_size)
     configs = [resolved(member, backbone.word_size) for member, _ in pairs]
     data = [for_backbone(rows, config, backbone) for _, rows in pairs]
-    folders = [Path(member.out) for member in configs]
+    folders = [folder / Path(member.out).relative_to(config.out) for member in configs]
     at_once = [dataclasses.replace(member, eval=running.eval) for member in configs]
     population = Population(at_once, backbone, data)
-    begin_run(folder, config, resume=resume)
-    for place, member in zip(folders, configs, strict=True):
-        place.mkdir(parents=True, exist_ok=True)
-        begin_run(place, member, resume=resume)
+
+    def begin() -> None:
+        begin_run(folder, config, resume=resume)
+        for place, member in zip(folders, configs, strict=True):
+            place.mkdir(parents=True, exist_ok=True)
+            begin_run(place, member, resume=resume)
+
+    together(begin)
     say(headline)
     for name, rows in {rows.task.name: rows for rows in data}.items():
         for line in remarks(rows.task, config.task):
