@@ -177,9 +177,14 @@ def test_a_prompt_that_writes_goes_on_writing(prompt, tmp_path):
     from prompt_jax.cli.arguments import trained_on
     from prompt_jax.prompts import save_prompt
 
-    task = Task(name="file:x.tsv", source="{input}", target="{target}")
+    task = Task(name="file:x.tsv", source="{input}", target="{target}", metrics=("chrf",))
     save_prompt(tmp_path / "p", dataclasses.replace(prompt, task=task))
-    config = trained_on(["--prompt", str(tmp_path / "p")]).task
+    saved = ["--prompt", str(tmp_path / "p")]
+    config = trained_on(saved).task
     assert resolve("file:b.tsv", config, COLUMNS, rows_of(SIX * 3)).labels == ()
-    config = trained_on(["--prompt", str(tmp_path / "p"), "--task.labels", "a,b"]).task
-    assert config.kind is None
+    assert (config.kind, config.metrics) == ("generation", ("chrf",))
+    assert trained_on([*saved, "--task.kind", "generation"]).task == config
+    # Its metric is none of label words.
+    config = trained_on([*saved, "--task.labels", "a,b"]).task
+    assert (config.kind, config.metrics) == (None, ())
+    assert trained_on([*saved, "--task.kind", "classification"]).task.metrics == ()

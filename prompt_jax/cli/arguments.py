@@ -109,8 +109,11 @@ def trained_on(arguments: list[str]) -> Answering:
         return Answering()
     prompt = of_task(prompt, task_id) if task_id else prompt
     data, task = task_of(prompt)
-    if value_of(arguments, "--task.labels") is not None and task.kind == "generation":
-        task = dataclasses.replace(task, kind=None)
+    # Metrics are of a kind of answer, and give way with it.
+    if value_of(arguments, "--task.kind") not in (None, task.kind or "classification"):
+        task = dataclasses.replace(task, metrics=())
+    elif value_of(arguments, "--task.labels") is not None and task.kind == "generation":
+        task = dataclasses.replace(task, kind=None, metrics=())
     return Answering(data=data, task=task, eval=_scoring(prompt))
 
 
