@@ -179,14 +179,14 @@ def test_killed_stopped_and_resumed_equals_one_process(command, tmp_path):
         np.testing.assert_allclose(several[name], leaf, rtol=1e-4, atol=1e-4, err_msg=name)
 
 
-def last(folder, steps=STEPS):
+def last(folder):
     """The state after the last step, by the names of its leaves."""
     import orbax.checkpoint as ocp
 
     with ocp.CheckpointManager(folder / "checkpoints") as manager:
-        assert manager.latest_step() == steps
+        assert manager.latest_step() == STEPS
         kept = ocp.args.Composite(state=ocp.args.StandardRestore())
-        return manager.restore(steps, args=kept)["state"]
+        return manager.restore(STEPS, args=kept)["state"]
 
 
 @pytest.mark.slow
@@ -197,8 +197,7 @@ def test_tasks_at_once_equal_one_process(command, task_file, tmp_path):
     tasks = [f"file:{path}" for path in (task_file, other)]
 
     def run(out, *flags):
-        short = ["--train.steps=60", "--train.eval-every=60"]
-        arguments = command(out, f"--data.tasks={','.join(tasks)}", *short, *flags)
+        arguments = command(out, f"--data.tasks={','.join(tasks)}", *flags)
         return [argument for argument in arguments if not argument.startswith("--data.task=")]
 
     whole, several = tmp_path / "whole", tmp_path / "several"
@@ -215,9 +214,9 @@ def test_tasks_at_once_equal_one_process(command, task_file, tmp_path):
     assert codes == [0, 0], outputs
     for folder in folders:
         rows = (several / "tasks" / folder / "metrics.jsonl").read_text().splitlines()
-        assert [json.loads(row)["step"] for row in rows] == list(range(61))
+        assert [json.loads(row)["step"] for row in rows] == list(range(STEPS + 1))
         assert (several / "tasks" / folder / "prompt" / "adapter_config.json").is_file()
-    one, parts = last(whole, 60), last(several, 60)
+    one, parts = last(whole), last(several)
     for name, leaf in one.items():
         np.testing.assert_allclose(parts[name], leaf, rtol=1e-4, atol=1e-4, err_msg=name)
 
