@@ -267,8 +267,9 @@ def test_a_store_that_is_lost_is_told_once(catalog, caplog):
         assert user.delete("/v1/prompts/films/1").status_code == 503
         (catalog.store.root / ".films").rename(hidden)
         until(lambda: user.get("/readyz").text == "ok")
-    lines = [record.getMessage() for record in caplog.records if "store" in record.getMessage()]
-    assert lines == ["prompts stay as they were: the store is empty"]
+    # A refresh that looks while the folder is renamed may say that too.
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines.count("prompts stay as they were: the store is empty") == 1
 
 
 def test_the_page_may_run_itself_alone(catalog):
