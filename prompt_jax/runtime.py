@@ -19,19 +19,18 @@ from prompt_jax.config import DistributedConfig
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 LATER = 10
 """How much nicer threads that compile are than others, where both want a core: a tenth as much."""
+CPU_SECONDS = 0.1
+"""Programs that took at least so long to compile are kept on disk."""
+CPU_CACHE = 2**30
+"""Bytes of all that are kept; those that were not used for the longest time give way."""
 MEMORY_SECONDS = 10.0
 """Between two looks at how much memory the process holds."""
 
 
-def prepare(distributed: DistributedConfig | None = None, *, keep_programs: bool = False) -> None:
+def prepare(distributed: DistributedConfig | None = None) -> None:
     """Settles all three, and joins other processes; what a program does before it uses JAX.
 
-    A second run on an accelerator finds its programs compiled, and a step on CPU finds its memory
-    mapped.
-
-    Args:
-      keep_programs: for the CPU too, where XLA has crashed while it read back a program that
-        trains; it reads those of a server.
+    A second run finds its programs compiled, and a step on CPU finds its memory mapped.
     """
     quiet()
     import jax
@@ -44,12 +43,17 @@ def prepare(distributed: DistributedConfig | None = None, *, keep_programs: bool
         from prompt_jax.processes import join
 
         join(distributed)
+    if flags.jax_compilation_cache_dir:
+        return
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "prompt_jax" / "xla"
-    on_cpu = jax.default_backend() == "cpu"
-    if flags.jax_compilation_cache_dir or (on_cpu and not keep_programs):
+    if jax.default_backend() != "cpu":
+        jax.config.update("jax_compilation_cache_dir", str(cache))
         return
     # Programs for a CPU use all instructions that it has, and would crash one that has fewer.
-    jax.config.update("jax_compilation_cache_dir", str(cache / _cpu() if on_cpu else cache))
+    jax.config.update("jax_compilation_cache_dir", str(cache / _cpu()))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", CPU_SECONDS)
+    # With a limit, JAX also locks the folder: no process reads what another one is writing.
+    jax.config.update("jax_compilation_cache_max_size", CPU_CACHE)
 
 
 def compile_later() -> None:

@@ -6,6 +6,7 @@ import functools
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
@@ -69,9 +70,16 @@ def unstack(params: Tree) -> Tree:
     if not isinstance(params, dict):
         return params
     return {
-        name: jax.tree.map(tuple, tree) if name == "layers" else unstack(tree)
+        name: jax.tree.map(_layers, tree) if name == "layers" else unstack(tree)
         for name, tree in params.items()
     }
+
+
+def _layers(leaf: Array) -> tuple[Array, ...]:
+    """The layers of a stacked leaf; on a CPU they share its memory, and no program is compiled."""
+    if leaf.sharding.device_set.pop().platform != "cpu":
+        return tuple(leaf)
+    return tuple(jax.device_put(layer, leaf.sharding) for layer in np.asarray(leaf))
 
 
 @functools.partial(jax.jit, static_argnums=0)

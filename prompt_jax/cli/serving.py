@@ -207,7 +207,7 @@ def _serve(
     check_open(host, allowed)
     traces = open_traces()
     prompts, listener = Store(Path(store)), listen(host, port)
-    prepare(keep_programs=True)
+    prepare()
     compile_later()
     loaded = load_backbone(
         backbone, revision=frozen.revision, dtype=frozen.dtype, mesh=mesh,

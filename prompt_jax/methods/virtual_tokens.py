@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import PLACEMENTS, InputError, MethodConfig, at_least, choose
@@ -123,13 +123,24 @@ def from_vocab(
     def init(key: PRNGKeyArray, shape: tuple[int, int]) -> Array:
         if shape[0] > is_word.sum():
             rows = jax.random.choice(key, np.flatnonzero(is_word), shape[:1])
-        else:
-            order = jax.random.permutation(key, len(is_word))
-            # Rows that are no words are passed over, so what they are changes no other draw.
-            rows = order[jnp.argsort(~jnp.asarray(is_word)[order], stable=True)][: shape[0]]
-        return jnp.asarray(table)[rows].astype(jnp.float32)
+            return _rows(jnp.asarray(table), rows)
+        return _rows(jnp.asarray(table), _order(key, is_word)[: shape[0]])
 
     return init
+
+
+# Programs, and not an operation after the other: a run waits until each of those is compiled.
+@jax.jit
+def _order(key: PRNGKeyArray, is_word: Bool[Array, " N"]) -> Int[Array, " N"]:
+    """The first N rows in a random order, those that are words in front."""
+    order = jax.random.permutation(key, len(is_word))
+    # Rows that are no words are passed over, so what they are changes no other draw.
+    return order[jnp.argsort(~is_word[order], stable=True)]
+
+
+@jax.jit
+def _rows(table: Float[Array, "V D"], rows: Int[Array, " P"]) -> Float[Array, "P D"]:
+    return table[rows].astype(jnp.float32)
 
 
 def from_rows(rows: Float[Array, "N D"], rest: Initializer) -> Initializer:
