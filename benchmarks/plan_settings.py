@@ -119,7 +119,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", default=("xl", "xxl"))
     parser.add_argument("--slices", nargs="*", default=("v5e-1", "v5e-4", "v5e-8", "v6e-8"))
     options = parser.parse_args()
-    prepare()
+    prepare(keep_programs=False)
     pairs = itertools.product(options.models, options.slices)
     for table in [table_of(model, topology) for model, topology in pairs]:
         print(f"\n{markdown(table)}")

@@ -87,6 +87,8 @@ def loss_fn(
         backbone.check_word_head()
     # A module has no weights, so the loss may close over it.
     module = module or backbone.module
+    # Short inputs have room for more of what the backward pass reads.
+    short, virtual = module.clone(config=module.config.for_short_inputs()), method.input_tokens
     readout, inject = readout_for(method, objective, kind), materializer(method)
     context_loss = method_of(method).context_loss
     candidates = NO_CANDIDATES if candidates is None else candidates
@@ -105,7 +107,8 @@ def loss_fn(
         if real is not None:
             injection = only_real(injection, real)
         # One key for the model and for the method: without it there is no dropout anywhere.
-        model = PromptedModel(module, frozen, injection, dropout=key)
+        chosen = module if virtual + batch.tokens.shape[-1] > module.config.remat_beyond else short
+        model = PromptedModel(chosen, frozen, injection, dropout=key)
         mean, count = readout.loss(model, batch, options)
         if context_loss is not None:
             context, tokens = context_loss(method, model)

@@ -27,10 +27,13 @@ MEMORY_SECONDS = 10.0
 """Between two looks at how much memory the process holds."""
 
 
-def prepare(distributed: DistributedConfig | None = None) -> None:
+def prepare(distributed: DistributedConfig | None = None, *, keep_programs: bool = True) -> None:
     """Settles all three, and joins other processes; what a program does before it uses JAX.
 
     A second run finds its programs compiled, and a step on CPU finds its memory mapped.
+
+    Args:
+      keep_programs: False where they are for devices that are not here: JAX cannot read them back.
     """
     quiet()
     import jax
@@ -43,7 +46,7 @@ def prepare(distributed: DistributedConfig | None = None) -> None:
         from prompt_jax.processes import join
 
         join(distributed)
-    if flags.jax_compilation_cache_dir:
+    if flags.jax_compilation_cache_dir or not keep_programs:
         return
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "prompt_jax" / "xla"
     if jax.default_backend() != "cpu":

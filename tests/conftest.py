@@ -70,7 +70,7 @@ def own_process():
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.MonkeyPatch.context() as patch:
         for module in (cli, cli.answering, cli.sweep):
-            patch.setattr(module, "prepare", lambda *_: None)
+            patch.setattr(module, "prepare", lambda *_, **__: None)
         yield
 
 

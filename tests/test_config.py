@@ -134,6 +134,7 @@ def test_task_types_in_any_case(name):
         (lambda: c.EvalConfig(num_beams=0), "eval.num_beams must be at least 1"),
         (lambda: c.BackboneConfig(dtype="fp16"), "unknown dtype 'fp16'"),
         (lambda: c.BackboneConfig(remat="some"), "unknown remat 'some'"),
+        (lambda: c.BackboneConfig(remat_beyond=8), "frozen.remat is none; use full or auto"),
         (lambda: c.Config(out=""), "out is empty"),
         (
             lambda: c.Config(data=c.DataConfig(max_source_length=1010)),

@@ -16,7 +16,7 @@ from prompt_jax.experiment.loop import Loop, Members
 from prompt_jax.lines import clock_time
 from prompt_jax.plan import Plan, as_json, plan, published, text
 from prompt_jax.plan.chips import devices_of
-from prompt_jax.plan.hours import Hours, Pace, evaluated_rows, of_longest, pace
+from prompt_jax.plan.hours import Hours, Mark, Pace, evaluated_rows, of_longest, pace
 from prompt_jax.plan.kept import Outcome, compiled_once
 
 # Mean padded length over the longest one, as another model of these tasks' lengths had it.
@@ -38,13 +38,19 @@ def test_time_grows_evenly_with_positions():
     options = DataConfig(max_source_length=60)
     config = Config(data=options, train=TrainConfig(batch_size=4))
     assert config.method.input_tokens == 20
-    known = Pace(Plan(config, "v5e-4", 4, "TPU v5e", {}, []), 2.0, 0.5)
+    run = Plan(config, "v5e-4", 4, "TPU v5e", {}, [])
+    known = Pace(run, 0.5, [Mark(0, 0.0), Mark(80, 2.0)])
     hours = known.hours({60: 0.5, 20: 0.5}, 1000, 80)
     assert hours == Hours(1000, 1.5, 0.75 * 20 * 0.5, 4, "v5e-4")
     # A fourth of the positions takes more than a fourth of the time: the weights are read too.
-    known = known._replace(short=(20, 0.8))
+    known = known._replace(marks=[Mark(20, 0.8), Mark(80, 2.0)])
     assert known.hours({60: 1.0}, 1000, 0).step == 2.0
     assert known.hours({20: 1.0}, 1000, 0).step == pytest.approx(1.2)
+    # What is kept up to 48 positions and not beyond.
+    known = known._replace(marks=[Mark(20, 0.6), Mark(48, 0.95), Mark(56, 1.4), Mark(80, 2.0)])
+    assert known.step(16) == pytest.approx(0.55) and known.step(48) == 0.95
+    assert known.step(56) == pytest.approx(1.4) and known.step(68) == pytest.approx(1.7)
+    assert known.hours({28: 0.5, 36: 0.5}, 1000, 0).step == pytest.approx((0.95 + 1.4) / 2)
 
 
 def test_rows_are_scored_before_a_run_on_its_way_and_at_its_end():

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -63,3 +65,21 @@ def test_objectives_of_labels_need_labels(tiny):
         loss_fn(METHOD, tiny, objective="labels")
     with pytest.raises(InputError, match="unknown objective 'label'.*meant 'labels'"):
         loss_fn(METHOD, tiny, objective="label")
+
+
+def test_short_inputs_keep_what_long_ones_recompute(tiny):
+    """`remat_beyond` is `minimal` up to so many positions, and `full` for longer inputs."""
+    tuned = init(METHOD, tiny, jax.random.key(0))
+
+    def program(length, **fields):
+        config = dataclasses.replace(tiny.config, **fields)
+        loss = loss_fn(METHOD, dataclasses.replace(tiny, config=config))
+        batch = batch_of(np.array([0, 1]))
+        rows = {name: getattr(batch, name)[:, :length] for name in ("tokens", "mask")}
+        gradient = jax.jit(jax.grad(loss, has_aux=True))
+        return gradient.lower(tuned, tiny.params, batch._replace(**rows)).as_text()
+
+    beyond = {"remat": "full", "remat_beyond": 7}
+    # With three virtual tokens.
+    assert program(4, **beyond) == program(4, remat="minimal") != program(4, remat="full")
+    assert program(5, **beyond) == program(5, remat="full") != program(5, remat="minimal")

@@ -499,6 +499,9 @@ def test_remat_is_what_fits():
     none, minimal, full = needed.values()
     assert said[0] == f"remat none: a step takes {none:.2f} of the {none:.2f} GiB of each device"
     assert said[2].endswith(f"device, and {none:.2f} with none, and {minimal:.2f} with minimal")
+    # Where only `full` fits 512 positions, short inputs keep what there is room for.
+    beyond = found.config.frozen.remat_beyond
+    assert beyond in (128, 256) and said[3].startswith(f"remat minimal up to {beyond} positions")
     message = "t5_1_1_small takes .* GiB of each device with remat full, and 0.10 are there; take"
     with pytest.raises(InputError, match=message):
         plan_remat(config, memory=0.1)

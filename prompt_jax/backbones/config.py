@@ -79,6 +79,8 @@ class ModelConfig:
     """Used only while a "dropout" rng is given."""
     remat: str = "none"
     """What the backward pass recomputes: nothing, or as `REMAT_POLICIES` say."""
+    remat_beyond: int = 0
+    """Positions of an input up to which `full` is `minimal`."""
     attention_chunk: int | None = None
     """Queries whose scores are in memory at a time; None has those of all."""
     attention: str = "einsum"
@@ -99,6 +101,10 @@ class ModelConfig:
             at_least(f"{self.label}{size}", getattr(self, size), 1)
         if self.max_positions is not None:
             at_least("max_positions", self.max_positions, 1)
+
+    def for_short_inputs(self) -> "ModelConfig":
+        """The config as a step runs it whose inputs have at most `remat_beyond` positions."""
+        return dataclasses.replace(self, remat="minimal") if self.remat == "full" else self
 
     def told_by_tokenizer(self, tokenizer: Tokenizer | None) -> "ModelConfig":
         """The config with the special tokens that its tokenizer has and no `config.json` tells.

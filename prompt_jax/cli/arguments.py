@@ -249,7 +249,9 @@ def on_backbone(
     from prompt_jax.weights import load_backbone
 
     # Nothing goes backward.
-    way = {} if frozen is None else {**dataclasses.asdict(frozen), "remat": "none"}
+    way = (
+        {} if frozen is None else {**dataclasses.asdict(frozen), "remat": "none", "remat_beyond": 0}
+    )
     model = load_backbone(backbone, mesh=mesh, **way)
     return prompt.on(model, allow_mismatch=allow_mismatch), model
 

@@ -21,7 +21,7 @@ Remat = Literal["none", "minimal", "full"]
 Attention = Literal["einsum", "cudnn", "pallas"]
 OBJECTIVES: tuple[str, ...] = get_args(Objective)
 DTYPES: tuple[str, ...] = get_args(Dtype)
-REMATS: tuple[str, ...] = get_args(Remat)
+REMATS: tuple[Remat, ...] = get_args(Remat)
 ATTENTIONS: tuple[str, ...] = get_args(Attention)
 LOGGERS = ("tensorboard", "wandb", "mlflow")
 
@@ -155,6 +155,9 @@ class BackboneConfig:
     remat: Remat | Literal["auto"] = "none"
     """What the backward pass recomputes instead of keeping: less memory, more time. auto compiles a
     step with each in turn and takes the first that fits, at the cost of these compilations."""
+    remat_beyond: int = 0
+    """Positions of an input, virtual tokens among them, up to which remat full is minimal: short
+    batches have room for more. auto chooses it where only full fits the longest batches."""
     attention_chunk: int | None = None
     """Queries that attention answers at a time: the memory of long inputs then grows with their
     length, not with its square, at the cost of making scores twice. None answers all at once."""
@@ -166,6 +169,12 @@ class BackboneConfig:
     def __post_init__(self):
         choose("dtype", self.dtype, DTYPES)
         choose("remat", self.remat, (*REMATS, "auto"))
+        at_least("frozen.remat_beyond", self.remat_beyond, 0)
+        if self.remat_beyond and self.remat not in ("full", "auto"):
+            raise InputError(
+                f"frozen.remat_beyond {self.remat_beyond} keeps more for short inputs than remat "
+                f"full does, and frozen.remat is {self.remat}; use full or auto, or leave it out"
+            )
         choose("attention", self.attention, (*ATTENTIONS, "auto"))
         if self.attention_chunk is not None:
             at_least("frozen.attention_chunk", self.attention_chunk, 1)

@@ -247,6 +247,7 @@ def load(config: Config, say: Say | None = None) -> Backbone:
         revision=frozen.revision,
         dtype=frozen.dtype,
         remat=frozen.remat,
+        remat_beyond=frozen.remat_beyond,
         attention_chunk=frozen.attention_chunk,
         attention=frozen.attention,
         mesh=config.mesh,

@@ -7,7 +7,7 @@ import jax
 
 from prompt_jax.config import REMATS, Config, InputError
 from prompt_jax.plan.chips import GIB, devices_of, limit_of
-from prompt_jax.plan.plan import Plan, plan
+from prompt_jax.plan.plan import Plan, plan, with_remat
 from prompt_jax.plan.programs import programs_of, shape_of_backbone
 from prompt_jax.sharding import device_memory, row_ways
 
@@ -99,14 +99,15 @@ def plan_remat(
     Raises:
       InputError: none fits, or as `plan`.
     """
-    step, limit = _first_that_fits(config, topology, members, memory, say)
-    if limit is not None:
+    limit = _limit(topology, memory)
+    step = _first_that_fits(config, topology, members, limit, say)
+    if not _fits(step, limit):
         raise InputError(
             f"{config.backbone} takes {step.needed:.2f} GiB of each device with remat full, and "
             f"{limit:.2f} are there; take more devices (mesh.tensor, mesh.fsdp), a smaller "
             "train.batch_size, or frozen.dtype int8"
         )
-    return step
+    return _short_inputs(step, limit, say)
 
 
 def planned(
@@ -120,29 +121,63 @@ def planned(
     """A plan as `plan` makes it, in which `remat auto` is what fits, else `full`."""
     if config.frozen.remat != "auto":
         return plan(config, topology, programs=programs, members=members)
-    step, _ = _first_that_fits(config, topology, members, None, say)
+    limit = _limit(topology, None)
+    step = _first_that_fits(config, topology, members, limit, say)
+    if _fits(step, limit):
+        step = _short_inputs(step, limit, say)
     names = programs or programs_of(config)
     others = [name for name in names if name != "train"]
     costs = list(plan(step.config, topology, programs=others).costs) if others else []
     return step._replace(costs=[*(step.costs if "train" in names else []), *costs])
 
 
+def _limit(topology: str | None, memory: float | None) -> float | None:
+    """GiB of a device: what is given, what the local devices have, or the table of chips."""
+    if memory is not None:
+        return memory
+    return (
+        device_memory(jax.devices()) / GIB
+        if topology is None
+        else limit_of(devices_of(topology)[0])
+    )
+
+
+def _fits(step: Plan, limit: float | None) -> bool:
+    (cost,) = step.costs
+    return limit is None or (cost.memory is not None and cost.needed <= limit)
+
+
 def _first_that_fits(
-    config: Config, topology: str | None, members: int, memory: float | None, say: Say
-) -> tuple[Plan, float | None]:
-    """The first step of `REMATS` that fits, or the last one and the GiB that are there."""
-    if memory is None and topology is None:
-        memory = device_memory(jax.devices()) / GIB
+    config: Config, topology: str | None, members: int, limit: float | None, say: Say
+) -> Plan:
+    """The first step of `REMATS` that fits, or the last one."""
     over = ""
     for remat in REMATS:
-        frozen = dataclasses.replace(config.frozen, remat=remat)
-        changed = dataclasses.replace(config, frozen=frozen)
+        changed = dataclasses.replace(config, frozen=with_remat(config.frozen, remat))
         step = plan(changed, topology, programs=("train",), members=members)
-        (cost,) = step.costs
-        limit = cost.limit if memory is None else memory
-        if limit is None or (cost.memory is not None and step.needed <= limit):
+        if _fits(step, limit):
             room = "" if limit is None else f" of the {limit:.2f}"
             say(f"remat {remat}: a step takes {step.needed:.2f}{room} GiB of each device{over}")
-            return step, None
+            break
         over += f", and {step.needed:.2f} with {remat}"
-    return step, limit
+    return step
+
+
+def _short_inputs(step: Plan, limit: float | None, say: Say) -> Plan:
+    """The plan with `remat_beyond`, where only `full` fits: half of the positions, or a quarter."""
+    config, virtual = step.config, step.config.method.input_tokens
+    longest = virtual + config.data.max_source_length
+    if config.frozen.remat != "full" or config.frozen.remat_beyond:
+        return step
+    for positions in (longest // 16 * 8, longest // 32 * 8):
+        if positions <= virtual:
+            break
+        frozen = dataclasses.replace(config.frozen, remat_beyond=positions)
+        data = dataclasses.replace(config.data, max_source_length=positions - virtual)
+        changed = dataclasses.replace(config, frozen=frozen)
+        short = dataclasses.replace(changed, data=data)
+        short = plan(short, step.topology, programs=("train",), members=step.members)
+        if _fits(short, limit):
+            say(f"remat minimal up to {positions} positions: {short.needed:.2f} GiB")
+            return step._replace(config=changed)
+    return step

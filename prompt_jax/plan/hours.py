@@ -1,7 +1,7 @@
 """What a run takes from its first step to its last score, by its compiler's estimate of each."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from prompt_jax.config import Config
@@ -42,18 +42,34 @@ class Hours(NamedTuple):
         )
 
 
+class Mark(NamedTuple):
+    """A length that the step was compiled for."""
+
+    positions: int
+    """Of an input, virtual tokens among them."""
+    seconds: float
+
+
 class Pace(NamedTuple):
-    """Seconds of the programs of a run at its longest input."""
+    """Seconds of the programs of a run."""
 
     plan: Plan
-    step: float
+    """Of its longest input."""
     scoring: float
-    """Of a batch of evaluation."""
-    short: tuple[int, float] = (0, 0.0)
-    """Positions and seconds of a shorter step: part of the time is that of the weights."""
+    """Of a batch of evaluation, at the longest input."""
+    marks: Sequence[Mark]
+    """Steps, the longest one last: the time of others lies on the lines between them."""
+
+    def step(self, positions: int) -> float:
+        """Seconds of a step of inputs of so many positions."""
+        # One that is shorter than all is on the first line: part of its time is that of weights.
+        after = max(1, sum(mark.positions < positions for mark in self.marks))
+        before, after = self.marks[after - 1 : after + 1]
+        slope = (after.seconds - before.seconds) / (after.positions - before.positions)
+        return before.seconds + (positions - before.positions) * slope
 
     def hours(self, lengths: Mapping[int, float], steps: int, rows: int) -> Hours:
-        """The time of a run, in which time grows evenly with positions.
+        """The time of a run.
 
         Args:
           lengths: tokens of text that a batch is padded to -> share of the steps.
@@ -61,16 +77,14 @@ class Pace(NamedTuple):
           rows: that it scores.
         """
         config = self.plan.config
-        virtual = config.method.input_tokens
-        positions = sum((virtual + length) * part for length, part in lengths.items())
-        longest, (short, seconds) = virtual + config.data.max_source_length, self.short
-        slope = (self.step - seconds) / (longest - short)
-        evaluation = positions / longest * self.scoring * rows / config.scoring.rows
-        step = seconds + (positions - short) * slope
-        return Hours(steps, step, evaluation, self.plan.devices, place(self.plan))
+        shares = {config.method.input_tokens + n: share for n, share in lengths.items()}
+        positions = sum(n * share for n, share in shares.items())
+        batches = positions / self.marks[-1].positions * rows / config.scoring.rows
+        step = sum(self.step(n) * share for n, share in shares.items())
+        return Hours(steps, step, batches * self.scoring, self.plan.devices, place(self.plan))
 
 
-def pace(config: Config, topology: str | None = None, *, twice: bool = False) -> Pace | None:
+def pace(config: Config, topology: str | None = None, *, by_length: bool = False) -> Pace | None:
     """The pace of a run; None where no compiler estimates it, or a program does not fit.
 
     Its programs are compiled, once a machine (see `kept`).
@@ -78,7 +92,8 @@ def pace(config: Config, topology: str | None = None, *, twice: bool = False) ->
     Args:
       config: a run that is `fitted`.
       topology: as `devices_of` takes it.
-      twice: compile the step for a quarter of the positions too.
+      by_length: compile the step for a quarter of the positions too, and on both sides of
+        `remat_beyond`; else time is in proportion to positions.
 
     Raises:
       InputError: as `plan`.
@@ -89,15 +104,18 @@ def pace(config: Config, topology: str | None = None, *, twice: bool = False) ->
     seconds = {cost.program: cost.estimate.seconds for cost in run.costs if cost.estimate}
     if len(seconds) < len(run.costs):
         return None
-    step, virtual = seconds.pop("train"), config.method.input_tokens
-    rates = Pace(run, step, sum(seconds.values()))
-    quarter = (virtual + config.data.max_source_length) // 32 * 8
-    if not twice or quarter <= virtual:
-        return rates
-    data = dataclasses.replace(config.data, max_source_length=quarter - virtual)
-    short = plan(dataclasses.replace(config, data=data), topology, programs=("train",))
-    (cost,) = short.costs
-    return rates._replace(short=(quarter, cost.seconds or 0.0))
+    virtual, border = config.method.input_tokens, config.frozen.remat_beyond
+    longest = Mark(virtual + config.data.max_source_length, seconds.pop("train"))
+    quarter = longest.positions // 32 * 8
+    lengths = {quarter, *((border, border + 8) if border else ())} if by_length else ()
+    marks = []
+    for positions in sorted(n for n in lengths if virtual < n < longest.positions):
+        data = dataclasses.replace(config.data, max_source_length=positions - virtual)
+        part = dataclasses.replace(config, data=data)
+        (cost,) = plan(part, topology, programs=("train",)).costs
+        if cost.seconds is not None:
+            marks.append(Mark(positions, cost.seconds))
+    return Pace(run, sum(seconds.values()), [*(marks or [Mark(0, 0.0)]), longest])
 
 
 def of_longest(plan: Plan) -> Hours | None:

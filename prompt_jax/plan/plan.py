@@ -4,12 +4,13 @@ import dataclasses
 import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 
 from prompt_jax.backbones.quantised import LIMITS, bytes_of
-from prompt_jax.config import Config, InputError, MeshConfig, at_least, resolved
+from prompt_jax.config import BackboneConfig, Config, InputError, MeshConfig, at_least, resolved
+from prompt_jax.config.experiment import Remat
 from prompt_jax.plan.chips import GIB, chip_of, devices_of, limit_of, links_of
 from prompt_jax.plan.compiled import Traffic, read_compiled
 from prompt_jax.plan.costs import work_of
@@ -157,7 +158,7 @@ def plan(
     check(config.train.batch_size // config.train.accumulate, backbone.mesh)
     # What remat and chunks compute twice is work of the device, and of no use to the model; what a
     # kernel computes, the compiler does not count.
-    way = {"remat": "none", "attention_chunk": None, "attention": "einsum"}
+    way = {"remat": "none", "remat_beyond": 0, "attention_chunk": None, "attention": "einsum"}
     nothing_twice = dataclasses.replace(config.frozen, **way)
     plain = dataclasses.replace(config, frozen=nothing_twice)
     costs = []
@@ -301,19 +302,25 @@ def alternatives(first: Plan) -> Iterator[tuple[str, Config]]:
         return
     config, devices = first.config, devices_of(first.topology)
     limit = limit_of(devices[0])
-    remats = [r for r in ("none", "minimal", "full") if r != config.frozen.remat]
+    remats: list[Remat] = [r for r in ("none", "minimal", "full") if r != config.frozen.remat]
     kinds = [config.frozen.dtype, *(["int8"] if config.frozen.dtype not in LIMITS else [])]
     heads = shape_of_backbone(config, devices).config.num_heads
     # After the remat that was asked for: what keeps less comes first, since it is likelier to fit.
     for kind, remat in itertools.product(kinds, (config.frozen.remat, *reversed(remats))):
         for sizes in _meshes(len(devices), heads):
-            frozen = dataclasses.replace(config.frozen, dtype=kind, remat=remat)
+            frozen = dataclasses.replace(with_remat(config.frozen, remat), dtype=kind)
             changed = dataclasses.replace(config, frozen=frozen, mesh=MeshConfig(**sizes))
             same = frozen == config.frozen and sizes == first.mesh
             if same or not _holds(changed, devices, limit):
                 continue
             mesh = ", ".join(f"{name}={size}" for name, size in sizes.items() if size > 1)
             yield f"{mesh or 'one device'}, remat {remat}, weights {kind}", changed
+
+
+def with_remat(frozen: BackboneConfig, remat: Remat | Literal["auto"]) -> BackboneConfig:
+    """The same with another `remat`; what is asked for short inputs belongs to `full`."""
+    beyond = frozen.remat_beyond if remat in ("full", "auto") else 0
+    return dataclasses.replace(frozen, remat=remat, remat_beyond=beyond)
 
 
 def _fewer_rows(config: Config) -> Iterator[tuple[str, Config]]:

@@ -59,9 +59,10 @@ def shape_of_backbone(config: Config, devices: Sequence[Device]) -> Backbone:
     auto = "float32" if devices[0].platform == "cpu" else "bfloat16"
     named = config.frozen.dtype in ("float32", "bfloat16")
     dtype = jnp.dtype(config.frozen.dtype if named else auto)
-    chunk = config.frozen.attention_chunk
-    run = {"remat": config.frozen.remat, "dtype": dtype, "attention_chunk": chunk}
-    run |= {"attention": kernel_on(devices[0], config.frozen.attention)}
+    frozen = config.frozen
+    run = {"remat": frozen.remat, "remat_beyond": frozen.remat_beyond, "dtype": dtype}
+    run |= {"attention_chunk": frozen.attention_chunk}
+    run |= {"attention": kernel_on(devices[0], frozen.attention)}
     shape, _, _ = open_backbone(config.backbone, config.frozen.revision, None, **run)
     shape = dataclasses.replace(shape, scan=True)  # One layer to compile, whatever the depth.
     boxes = boxed_shapes(shape, kind)

@@ -92,7 +92,7 @@ def price(config: Config, topology: str | None, name: str, *, say: Say = silent)
         rates = None
         if estimates(device):
             run = fitted(_of_tasks(config, group), topology, say=say)
-            rates = pace(run, topology, twice=True)
+            rates = pace(run, topology, by_length=True)
         if rates is None:
             raise InputError(
                 f"no compiler estimates the time of this run on {device.device_kind}; give the "
@@ -131,7 +131,7 @@ def lengths_of(workload: Workload, config: Config) -> dict[int, float]:
 def text(experiment: Experiment) -> str:
     """An experiment as a page: its settings, a row for each task, and what was assumed."""
     plan, tasks = experiment.pace.plan, experiment.tasks
-    config, options = plan.config, plan.config.train
+    options = plan.config.train
     rows = [["task", "tokens of text (steps)", "s a step", "hours of evaluation", "chip-hours"]]
     for workload, lengths, hours in tasks:
         shares = ", ".join(f"{length} ({share:.0%})" for length, share in lengths.items())
@@ -142,21 +142,19 @@ def text(experiment: Experiment) -> str:
     rows.append(["all", "", "", f"{evaluation:.2f}", total])
     watched = "all" if options.eval_examples is None else f"at most {options.eval_examples:,}"
     medians = ", ".join(str(priced.workload.median) for priced in tasks)
-    virtual, longest = config.method.input_tokens, config.data.max_source_length
-    short, seconds = experiment.pace.short
+    steps = [f"{seconds:.3f} s at {n} positions" for n, seconds in experiment.pace.marks]
     return "\n".join(
         [
             f"{experiment.name}, {len(tasks)} tasks, a run of {options.steps:,} steps for each: "
             f"about {total} chip-hours on {tasks[0].hours.place}, by the compiler's estimate",
             f"{choice(plan)}; {options.batch_size} rows; validation every {options.eval_every:,} "
             f"steps on {watched} rows",
-            f"a step of {virtual + longest} positions takes {experiment.pace.step:.3f} s, one of "
-            f"{short} takes {seconds:.3f} s",
+            f"a step takes {', '.join(steps)}",
             "",
             *markdown(rows).splitlines(),
             "",
             f"Assumed: the numbers of rows that were published; log-normal lengths, with medians "
-            f"of {medians} tokens; time between these two. No rows were read. Not "
+            f"of {medians} tokens; time between these steps. No rows were read. Not "
             "counted: loading, compiling, stopping early.",
         ]
     )

@@ -39,7 +39,8 @@ def choice(plan: Plan) -> str:
     frozen = plan.config.frozen
     rows = plan.config.eval.batch_size
     chosen = f", eval.batch_size {rows}" if rows else ""
-    return f"{mesh or 'one device'}, remat {frozen.remat}, weights {frozen.dtype}{chosen}"
+    remat = f"{frozen.remat} beyond {frozen.remat_beyond}" if frozen.remat_beyond else frozen.remat
+    return f"{mesh or 'one device'}, remat {remat}, weights {frozen.dtype}{chosen}"
 
 
 def text(plan: Plan, others: Sequence[Plan] = ()) -> str:

@@ -40,6 +40,7 @@ def load_backbone(
     token: str | None = None,
     dtype: str = "auto",
     remat: str = "none",
+    remat_beyond: int = 0,
     attention_chunk: int | None = None,
     attention: str = "einsum",
     scan: bool | None = None,
@@ -63,6 +64,7 @@ def load_backbone(
         and the word table in eight bits with a scale an output, `int4` kernels in four with a scale
         for every 64 inputs of an output; they compute in what `auto` is.
       remat: `none`, `minimal` or `full`: what the backward pass recomputes.
+      remat_beyond: positions of an input up to which `full` is `minimal`.
       attention_chunk: queries that attention answers at a time; None answers all at once.
       attention: `einsum`, or a kernel that never holds all scores: `cudnn` on a GPU, `splash` on a
         TPU; `auto` takes the one of the device, which on a CPU is `einsum`.
@@ -82,7 +84,8 @@ def load_backbone(
     name = os.fspath(name)
     choose("dtype", dtype, DTYPES)
     choose("remat", remat, REMATS)
-    how = {"dtype": _dtype(dtype), "remat": remat, "attention_chunk": attention_chunk}
+    how = {"dtype": _dtype(dtype), "remat": remat, "remat_beyond": remat_beyond}
+    how |= {"attention_chunk": attention_chunk}
     how |= {"attention": kernel_on(jax.devices()[0], attention)}
     config, source, tensors = open_backbone(name, revision, token, **how)
     kind = dtype if dtype in LIMITS else None
