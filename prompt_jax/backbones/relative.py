@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
-from prompt_jax.backbones.layers import NEVER, Bias, ByBucket
+from prompt_jax.backbones.layers import Bias, ByBucket
 from prompt_jax.sharding import Grid, activation_spec, left_of
 
 Ref: TypeAlias = Any
@@ -125,22 +125,17 @@ def _relative(
 ) -> Float[Array, "B T H K"]:
     (batch, queries, heads, width), keys = query.shape, key.shape[1]
     tiles = LANES // width
-    columns = _up(keys, LANES)
     # As few blocks as there is room for: each loads all keys.
-    blocks = -(-queries * columns // SCORES)
-    block = _up(-(-queries // blocks), PACKED)
+    blocks = -(-queries * _up(keys, LANES) // SCORES)
+    # One is as long as the queries, which then are not copied, whatever their number.
+    block = queries if blocks == 1 else _up(-(-queries // blocks), PACKED)
     rows = blocks * block
-
-    def tiled(x: Array, length: int) -> Array:
-        x = jnp.pad(x, ((0, 0), (0, length - x.shape[1]), (0, 0), (0, 0)))
-        return x.reshape(batch, length, heads * width)
-
-    hidden = jnp.pad(hidden, ((0, 0), (0, 0), (0, columns - keys)), constant_values=NEVER)
+    query = jnp.pad(query, ((0, 0), (0, rows - queries), (0, 0), (0, 0)))
     # As long as the rows that are rolled out of it.
-    size = _up(max(distances.shape[1], columns), LANES)
+    size = _up(max(distances.shape[1], keys), LANES)
     distances = jnp.pad(distances, ((0, 0), (0, size - distances.shape[1])))
     shape = Shape(queries, width, block, interpret)
-    states = tiled(query, rows), tiled(key, columns), tiled(value, columns)
+    states = (x.reshape(batch, x.shape[1], heads * width) for x in (query, key, value))
     out: Array = _attention(shape, *states, hidden, distances.reshape(heads // tiles, tiles, size))
     return out.reshape(batch, rows, heads, width)[:, :queries]
 
@@ -214,7 +209,9 @@ def _call(
     names = ["q", "k", "k", "hidden", "distances", "q"][: len(inputs)]
     like = {"q": query, "k": key}
     products = {"q": 2, "qkk": 5}[outputs]
-    scores = len(query) * groups * tiles * query.shape[1] * columns
+    # A TPU computes whole tiles.
+    sides = _up(query.shape[1], SUBLANES), _up(columns, LANES)
+    scores = len(query) * groups * tiles * sides[0] * sides[1]
     moved = sum(x.nbytes for x in (*inputs, *(like[name] for name in outputs)))
     return pl.pallas_call(
         functools.partial(kernel, shape),
@@ -257,9 +254,10 @@ def _heads(
         first = jax.lax.rem(place + size - (shape.queries - 1), size)
         for head in range(heads):
             # A TPU rolls by another number of places for every 8 rows, not for each.
-            lines = jnp.broadcast_to(distances[0, head], (shape.block // SUBLANES, SUBLANES, size))
+            tiles = -(-shape.block // SUBLANES)
+            lines = jnp.broadcast_to(distances[0, head], (tiles, SUBLANES, size))
             lines = tpu.roll(lines, first, 2, stride=SUBLANES, stride_axis=0)
-            rows = lines.reshape(shape.block, size)[:, :columns]
+            rows = lines.reshape(tiles * SUBLANES, size)[: shape.block, :columns]
             biases[head, pl.ds(place, shape.block), :] = rows
 
     for head in range(heads):
