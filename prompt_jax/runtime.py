@@ -33,7 +33,7 @@ def prepare(distributed: DistributedConfig | None = None, *, keep_programs: bool
     A second run finds its programs compiled, and a step on CPU finds its memory mapped.
 
     Args:
-      keep_programs: False where they are for devices that are not here: JAX cannot read them back.
+      keep_programs: False to compile for devices of another machine, which JAX cannot read back.
     """
     quiet()
     import jax
