@@ -502,6 +502,10 @@ def test_remat_is_what_fits():
     # Where only `full` fits 512 positions, short inputs keep what there is room for.
     beyond = found.config.frozen.remat_beyond
     assert beyond in (128, 256) and said[3].startswith(f"remat minimal up to {beyond} positions")
+    assert programs_of(found.config) == ("train", "short train", "score")
+    costs = {cost.program: cost for cost in plan(found.config, None).costs}
+    assert costs["short train"].needed <= full + 1e-4
+    assert costs["short train"].flops < costs["train"].flops
     message = "t5_1_1_small takes .* GiB of each device with remat full, and 0.10 are there; take"
     with pytest.raises(InputError, match=message):
         plan_remat(config, memory=0.1)

@@ -77,7 +77,7 @@ def unstack(params: Tree) -> Tree:
 
 def _layers(leaf: Array) -> tuple[Array, ...]:
     """The layers of a stacked leaf; on a CPU they share its memory, and no program is compiled."""
-    if leaf.sharding.device_set.pop().platform != "cpu":
+    if next(iter(leaf.sharding.device_set)).platform != "cpu":
         return tuple(leaf)
     return tuple(jax.device_put(layer, leaf.sharding) for layer in np.asarray(leaf))
 

@@ -249,9 +249,8 @@ def on_backbone(
     from prompt_jax.weights import load_backbone
 
     # Nothing goes backward.
-    way = (
-        {} if frozen is None else {**dataclasses.asdict(frozen), "remat": "none", "remat_beyond": 0}
-    )
+    nothing = {"remat": "none", "remat_beyond": 0}
+    way = {} if frozen is None else {**dataclasses.asdict(frozen), **nothing}
     model = load_backbone(backbone, mesh=mesh, **way)
     return prompt.on(model, allow_mismatch=allow_mismatch), model
 

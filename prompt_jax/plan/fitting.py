@@ -8,7 +8,7 @@ import jax
 from prompt_jax.config import REMATS, Config, InputError
 from prompt_jax.plan.chips import GIB, devices_of, limit_of
 from prompt_jax.plan.plan import Plan, plan, with_remat
-from prompt_jax.plan.programs import programs_of, shape_of_backbone
+from prompt_jax.plan.programs import SHORT, programs_of, shape_of_backbone
 from prompt_jax.sharding import device_memory, row_ways
 
 Say = Callable[[str], None]
@@ -53,7 +53,7 @@ def _fewer_rows(config: Config, topology: str | None, memory: float | None, say:
     backbone = shape_of_backbone(config, devices)
     if backbone.target_place == "within":
         return config
-    programs = [name for name in programs_of(config) if name != "train"]
+    programs = [name for name in programs_of(config) if name not in ("train", SHORT)]
     over = ""
     while True:
         rows = config.scoring.rows
@@ -125,21 +125,19 @@ def planned(
     step = _first_that_fits(config, topology, members, limit, say)
     if _fits(step, limit):
         step = _short_inputs(step, limit, say)
-    names = programs or programs_of(config)
+    names = programs or programs_of(step.config)
     others = [name for name in names if name != "train"]
-    costs = list(plan(step.config, topology, programs=others).costs) if others else []
-    return step._replace(costs=[*(step.costs if "train" in names else []), *costs])
+    rest = plan(step.config, topology, programs=others, members=members).costs if others else []
+    return step._replace(costs=[*(step.costs if "train" in names else []), *rest])
 
 
 def _limit(topology: str | None, memory: float | None) -> float | None:
     """GiB of a device: what is given, what the local devices have, or the table of chips."""
     if memory is not None:
         return memory
-    return (
-        device_memory(jax.devices()) / GIB
-        if topology is None
-        else limit_of(devices_of(topology)[0])
-    )
+    if topology is None:
+        return device_memory(jax.devices()) / GIB
+    return limit_of(devices_of(topology)[0])
 
 
 def _fits(step: Plan, limit: float | None) -> bool:
@@ -173,10 +171,8 @@ def _short_inputs(step: Plan, limit: float | None, say: Say) -> Plan:
         if positions <= virtual:
             break
         frozen = dataclasses.replace(config.frozen, remat_beyond=positions)
-        data = dataclasses.replace(config.data, max_source_length=positions - virtual)
         changed = dataclasses.replace(config, frozen=frozen)
-        short = dataclasses.replace(changed, data=data)
-        short = plan(short, step.topology, programs=("train",), members=step.members)
+        short = plan(changed, step.topology, programs=(SHORT,), members=step.members)
         if _fits(short, limit):
             say(f"remat minimal up to {positions} positions: {short.needed:.2f} GiB")
             return step._replace(config=changed)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from prompt_jax.config import Config
 from prompt_jax.plan.chips import chip_of, devices_of
 from prompt_jax.plan.plan import Plan, plan
+from prompt_jax.plan.programs import SHORT
 from prompt_jax.sharding import Device
 
 
@@ -106,6 +107,7 @@ def pace(config: Config, topology: str | None = None, *, by_length: bool = False
         return None
     virtual, border = config.method.input_tokens, config.frozen.remat_beyond
     longest = Mark(virtual + config.data.max_source_length, seconds.pop("train"))
+    seconds.pop(SHORT, None)
     # One over a quarter: a step of whole tiles would be faster than most that are about as long.
     quarter = longest.positions // 32 * 8 + 8
     lengths = {quarter, *((border, border + 8) if border else ())} if by_length else ()

@@ -16,8 +16,10 @@ from prompt_jax.plan.compiled import Traffic, read_compiled
 from prompt_jax.plan.costs import work_of
 from prompt_jax.plan.kept import Outcome, compiled_once
 from prompt_jax.plan.programs import (
+    SHORT,
     Program,
     decode_program,
+    for_short_inputs,
     programs_of,
     score_program,
     shape_of_backbone,
@@ -27,7 +29,12 @@ from prompt_jax.population import check_members, check_together
 from prompt_jax.sharding import AXES, Device, check_rows
 from prompt_jax.trees import Tree
 
-PROGRAMS = {"train": train_program, "decode": decode_program, "score": score_program}
+PROGRAMS = {
+    "train": train_program,
+    SHORT: train_program,
+    "decode": decode_program,
+    "score": score_program,
+}
 TRIES = 8
 """Programs that a search compiles at most: one of T5-XXL takes about a minute."""
 
@@ -160,11 +167,12 @@ def plan(
     # kernel computes, the compiler does not count.
     way = {"remat": "none", "remat_beyond": 0, "attention_chunk": None, "attention": "einsum"}
     nothing_twice = dataclasses.replace(config.frozen, **way)
-    plain = dataclasses.replace(config, frozen=nothing_twice)
     costs = []
     for name in programs or programs_of(config):
-        options = {"members": members} if name == "train" else {}
-        program = PROGRAMS[name](config, backbone, devices[0], **options)
+        options = {"members": members} if PROGRAMS[name] is train_program else {}
+        sized = for_short_inputs(config) if name == SHORT else config
+        plain = dataclasses.replace(sized, frozen=nothing_twice)
+        program = PROGRAMS[name](sized, backbone, devices[0], **options)._replace(name=name)
         bare = PROGRAMS[name](plain, shape_of_backbone(plain, devices), devices[0], **options)
         ways = 1 if backbone.mesh is None else backbone.mesh.size
         costs.append(_cost(program, bare, ways, devices))
@@ -297,7 +305,7 @@ def _rank(plan: Plan) -> float:
 def alternatives(first: Plan) -> Iterator[tuple[str, Config]]:
     """Changes to a plan, each with its words, those that cost the least first."""
     fits = {cost.program: cost.fits for cost in first.costs}
-    if fits.get("train") and not first.fits:
+    if fits.get("train") and fits.get(SHORT, True) and not first.fits:
         yield from _fewer_rows(first.config)
         return
     config, devices = first.config, devices_of(first.topology)

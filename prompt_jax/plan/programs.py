@@ -36,6 +36,8 @@ from prompt_jax.train import State, compile_step, start
 from prompt_jax.trees import Frozen, Tree, Tuned
 from prompt_jax.weights import kernel_on, open_backbone
 
+SHORT = "short train"
+"""The step of the longest inputs that `remat_beyond` keeps more of."""
 ANYWHERE = tuple(Opening(place, (0,)) for place in IN_CHATS)
 """What no chat template is asked for here: any token gives the same program."""
 
@@ -219,9 +221,21 @@ def score_program(config: Config, backbone: Backbone, device: Device) -> Program
 def programs_of(config: Config) -> tuple[str, ...]:
     """What a run compiles: its step, and how it scores validation.
 
-    Label words are scored. Where a task may have none, texts are written and targets scored.
+    Label words are scored. Where a task may have none, texts are written and targets scored. A step
+    that keeps more of short inputs is another program.
     """
-    return ("train", "score") if all(label_words(config)) else ("train", "decode", "score")
+    short = for_short_inputs(config).data != config.data
+    steps = ("train", SHORT) if short else ("train",)
+    return (*steps, "score") if all(label_words(config)) else (*steps, "decode", "score")
+
+
+def for_short_inputs(config: Config) -> Config:
+    """The run whose longest inputs have as many positions as `remat_beyond`, if it says any."""
+    beyond, data = config.frozen.remat_beyond, config.data
+    text = beyond - config.method.input_tokens
+    if not 0 < text < data.max_source_length:
+        return config
+    return dataclasses.replace(config, data=dataclasses.replace(data, max_source_length=text))
 
 
 def label_words(config: Config) -> list[tuple[str, ...]]:
