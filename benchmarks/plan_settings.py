@@ -6,7 +6,7 @@ weights, and how many prompts share the rows. Each row is a real compilation of 
 for a TPU that you do not have. A step has 100 virtual tokens, 412 of text and 16 of target.
 
     pip install "prompt-jax[plan]"
-    python benchmarks/plan_settings.py --models xl --slices v5e-1
+    python benchmarks/plan_settings.py --models xl --slices v5e-1 --most
 """
 
 import argparse
@@ -91,8 +91,12 @@ def largest(model: str, topology: str, setting: Setting, rows: int) -> tuple[Pla
     return plan, rows
 
 
-def table_of(model: str, topology: str) -> list[list[str]]:
-    """A row for each setting, and one for the largest batch; prints each as it is there."""
+def table_of(model: str, topology: str, words: list[str], most: bool) -> list[list[str]]:
+    """A row for each setting of these words; prints each as it is there.
+
+    Args:
+      most: adds a row for the largest batch.
+    """
     # In bfloat16, XXL is larger than one v5e.
     alone = model == "xxl" and topology == "v5e-1"
     rows = 8 if alone else 32
@@ -102,14 +106,15 @@ def table_of(model: str, topology: str) -> list[list[str]]:
         table.append(cells(words, plan, rows))
         print(*table[0][:1], *table[-1], sep=" | ", flush=True)
 
-    for setting in SETTINGS:
+    for setting in [setting for setting in SETTINGS if setting.words in words]:
         if alone and setting.dtype == "bfloat16":
             setting = setting._replace(words=f"{setting.words}, int8", dtype="int8")
         count = max(rows, setting.members)
         if not (alone and setting.copies):
             add(setting.words, step(model, topology, setting, count), count)
-    kernel = Setting("", "int8" if alone else "bfloat16", "pallas")
-    add("kernel, most rows", *largest(model, topology, kernel, rows))
+    if most:
+        kernel = Setting("", "int8" if alone else "bfloat16", "pallas")
+        add("kernel, most rows", *largest(model, topology, kernel, rows))
     return table
 
 
@@ -118,10 +123,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="*", default=("xl", "xxl"))
     parser.add_argument("--slices", nargs="*", default=("v5e-1", "v5e-4", "v5e-8", "v6e-8"))
+    words = [setting.words for setting in SETTINGS]
+    parser.add_argument("--settings", nargs="*", default=words, choices=words, metavar="WORDS")
+    parser.add_argument("--most", action="store_true", help="look for the largest batch too")
     options = parser.parse_args()
     prepare(keep_programs=False)
     pairs = itertools.product(options.models, options.slices)
-    for table in [table_of(model, topology) for model, topology in pairs]:
+    chosen = (options.settings, options.most)
+    for table in [table_of(model, topology, *chosen) for model, topology in pairs]:
         print(f"\n{markdown(table)}")
 
 
