@@ -207,8 +207,9 @@ class Backbone:
     def unstacked(self) -> Frozen:
         """`params` as a training step reads them fastest: layers apart where none are scanned.
 
-        That is a copy. Everything that takes `params` takes it too, but for decoding. Leaves on a
-        mesh stay as they are: taken apart outside of a program, they would leave their devices.
+        On a CPU it shares the memory of `params`; elsewhere it is a copy. Everything that takes
+        `params` takes it too, but for decoding. Leaves on a mesh stay as they are: taken apart
+        outside of a program, they would leave their devices.
         """
         stacked = self.config.scan or self.config.mesh is not None
         return self.params if stacked else unstack(self.params)

@@ -66,7 +66,7 @@ def load_backbone(
       remat: `none`, `minimal` or `full`: what the backward pass recomputes.
       remat_beyond: positions of an input up to which `full` is `minimal`.
       attention_chunk: queries that attention answers at a time; None answers all at once.
-      attention: `einsum`, or a kernel that never holds all scores: `cudnn` on a GPU, `splash` on a
+      attention: `einsum`, or a kernel that never holds all scores: `cudnn` on a GPU, `pallas` on a
         TPU; `auto` takes the one of the device, which on a CPU is `einsum`.
       scan: compile one block for all layers, or each layer; None is each on one CPU, where that
         runs faster, and one elsewhere, where it compiles faster.
