@@ -127,7 +127,7 @@ def main() -> None:
     parser.add_argument("--settings", nargs="*", default=words, choices=words, metavar="WORDS")
     parser.add_argument("--most", action="store_true", help="look for the largest batch too")
     options = parser.parse_args()
-    prepare(keep_programs=False)
+    prepare()
     pairs = itertools.product(options.models, options.slices)
     chosen = (options.settings, options.most)
     for table in [table_of(model, topology, *chosen) for model, topology in pairs]:

@@ -59,7 +59,7 @@ def main():
     parser.add_argument("--slices", nargs="*", default=SLICES)
     parser.add_argument("--remat", choices=("none", "minimal", "full", "auto"), default="full")
     options = parser.parse_args()
-    prepare(keep_programs=False)
+    prepare()
     tables = [[["GiB a chip", *options.slices]], [["seconds, as estimated", *options.slices]]]
     for model in options.models:
         rows = [[model], [model]]

@@ -1,5 +1,6 @@
 """What a process settles before JAX starts: its devices, compiled programs, memory that is kept."""
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -10,6 +11,7 @@ import platform
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +29,10 @@ MEMORY_SECONDS = 10.0
 """Between two looks at how much memory the process holds."""
 
 
-def prepare(distributed: DistributedConfig | None = None, *, keep_programs: bool = True) -> None:
+def prepare(distributed: DistributedConfig | None = None) -> None:
     """Settles all three, and joins other processes; what a program does before it uses JAX.
 
     A second run finds its programs compiled, and a step on CPU finds its memory mapped.
-
-    Args:
-      keep_programs: False to compile for devices of another machine, which JAX cannot read back.
     """
     quiet()
     import jax
@@ -46,8 +45,14 @@ def prepare(distributed: DistributedConfig | None = None, *, keep_programs: bool
         from prompt_jax.processes import join
 
         join(distributed)
-    if flags.jax_compilation_cache_dir or not keep_programs:
-        return
+    if not flags.jax_compilation_cache_dir:
+        keep_programs()
+
+
+def keep_programs() -> None:
+    """Keeps compiled programs on disk, in the user's folder of caches."""
+    import jax
+
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "prompt_jax" / "xla"
     if jax.default_backend() != "cpu":
         jax.config.update("jax_compilation_cache_dir", str(cache))
@@ -57,6 +62,23 @@ def prepare(distributed: DistributedConfig | None = None, *, keep_programs: bool
     jax.config.update("jax_persistent_cache_min_compile_time_secs", CPU_SECONDS)
     # With a limit, JAX also locks the folder: no process reads what another one is writing.
     jax.config.update("jax_compilation_cache_max_size", CPU_CACHE)
+
+
+@contextlib.contextmanager
+def without_kept_programs() -> Iterator[None]:
+    """Compiles without a look at the disk, where JAX cannot read programs for devices elsewhere."""
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
+    flags: Any = jax.config
+    cache = flags.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()
+    try:
+        yield
+    finally:
+        jax.config.update("jax_compilation_cache_dir", cache)
+        compilation_cache.reset_cache()
 
 
 def compile_later() -> None:

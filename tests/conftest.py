@@ -34,7 +34,7 @@ import numpy as np
 import pytest
 from xla import QUICK_COMPILE
 
-from prompt_jax import testing
+from prompt_jax import runtime, testing
 
 # XLA reads its flags at the first program; libtpu, which reads them later, knows others.
 with pytest.MonkeyPatch.context() as patch:
@@ -61,16 +61,16 @@ def pytest_sessionfinish():
 
 @pytest.fixture(autouse=True, scope="session")
 def own_process():
-    """Commands run in this process leave its memory settings alone; test_runtime has its own.
+    """Commands run in this process leave its settings alone.
+
+    What these do, `test_runtime` shows in processes of its own.
 
     Ctrl-C is what it is in a terminal: a shell ignores it for what it runs in the background.
     """
-    from prompt_jax import cli
-
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.MonkeyPatch.context() as patch:
-        for module in (cli, cli.answering, cli.sweep):
-            patch.setattr(module, "prepare", lambda *_, **__: None)
+        for name in ("quiet", "keep_memory", "keep_programs"):
+            patch.setattr(runtime, name, lambda: None)
         yield
 
 

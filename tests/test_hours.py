@@ -192,6 +192,18 @@ class TestTpu:
         again = plan(config, "v5e-1", programs=("train",))
         assert json.dumps(as_json(again)) == json.dumps(as_json(first))
 
+    def test_what_jax_keeps_on_disk_is_not_asked(self, config, tmp_path, monkeypatch):
+        """It keeps programs for a TPU that is not here, and warns when it cannot read them."""
+        jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+        try:
+            for own in ("first", "second"):
+                monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / own))
+                plan(config, "v5e-1", programs=("train",))
+            assert jax.config.jax_compilation_cache_dir == str(tmp_path)
+        finally:
+            jax.config.update("jax_compilation_cache_dir", None)
+        assert not list(tmp_path.glob("*-cache"))
+
     def test_a_run_has_the_lengths_of_its_batches(self, config):
         costs = {c.program: c.estimate.seconds for c in plan(config, "v5e-1").costs}
         hours = pace(config, "v5e-1").hours({44: 0.5, 12: 0.5}, 1000, 80)

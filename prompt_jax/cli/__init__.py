@@ -231,7 +231,7 @@ def _plan(arguments: list[str]) -> Call:
             choose("program", name, ("train", "score", "decode"))
         if plot:
             check_place(plot)
-        prepare(keep_programs=False)
+        prepare()
         from prompt_jax import plan as planning
 
         if experiment:
