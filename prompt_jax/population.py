@@ -22,6 +22,7 @@ from prompt_jax.sharding import (
     check_rows,
     on_host,
     put,
+    row_ways,
     whole,
     whole_rows,
 )
@@ -205,14 +206,19 @@ def shares_model(mesh: Grid | None) -> bool:
 
 
 def check_members(rows: int, mesh: Grid | None) -> None:
-    """Checks that a step of each member, of so many rows, divides over the devices of a model."""
-    if shares_model(mesh):
-        check_rows(rows, mesh)
+    """Checks that a step of each member, of so many rows, divides over the devices that have it."""
+    check_rows(rows, mesh, ("fsdp",))
 
 
-def filled(count: int, mesh: Grid | None) -> int:
-    """Members that a program is for, so that each device that has members has as many."""
-    return count if shares_model(mesh) else whole_rows(count, mesh)
+def filled(count: int, rows: int, mesh: Grid | None) -> int:
+    """Members that a program is for: more where each device along `data` is to have as many.
+
+    Args:
+      rows: of a step of each; where they divide over all devices, these share the rows of all.
+    """
+    if shares_model(mesh) and rows % row_ways(mesh) == 0:
+        return count
+    return whole_rows(count, mesh, ("data",))
 
 
 def stacked_batches(members: Sequence[Batches], steps: Iterable[np.ndarray]) -> Iterator[Batch]:

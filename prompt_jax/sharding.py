@@ -167,26 +167,27 @@ def describe(mesh: Mesh | None) -> str:
     return f"{mesh.size} {mesh.devices.flat[0].platform} devices: {sizes}"
 
 
-def row_ways(mesh: Grid | None) -> int:
+def row_ways(mesh: Grid | None, axes: Sequence[str] = RULES["batch"]) -> int:
     """Parts that the rows of a batch are split into."""
-    return 1 if mesh is None else _ways(RULES["batch"], mesh)
+    return 1 if mesh is None else _ways(axes, mesh)
 
 
-def whole_rows(rows: int, mesh: Grid | None) -> int:
+def whole_rows(rows: int, mesh: Grid | None, axes: Sequence[str] = RULES["batch"]) -> int:
     """The next number of rows that divides over the devices."""
-    return -(-rows // row_ways(mesh)) * row_ways(mesh)
+    return -(-rows // row_ways(mesh, axes)) * row_ways(mesh, axes)
 
 
-def check_rows(rows: int, mesh: Grid | None) -> None:
+def check_rows(rows: int, mesh: Grid | None, axes: Sequence[str] = RULES["batch"]) -> None:
     """Checks that a step's rows divide over the devices."""
-    ways = row_ways(mesh)
+    ways = row_ways(mesh, axes)
     if rows % ways:
         near = " or ".join(
-            str(n) for n in sorted({rows // ways * ways, whole_rows(rows, mesh)}) if n
+            str(n) for n in sorted({rows // ways * ways, whole_rows(rows, mesh, axes)}) if n
         )
         raise InputError(
-            f"{rows} rows of a step do not divide over the {ways} devices of mesh.data and "
-            f"mesh.fsdp; take {near} rows (train.batch_size over train.accumulate), or another mesh"
+            f"{rows} rows of a step do not divide over the {ways} devices of "
+            f"{' and '.join(f'mesh.{axis}' for axis in axes)}; take {near} rows (train.batch_size "
+            "over train.accumulate), or another mesh"
         )
 
 

@@ -28,21 +28,22 @@ from prompt_jax.population import (
 from prompt_jax.train import compile_step, fit, start
 
 TOGETHER = [
-    ("t5", "prompt", (8, 1, 1)), ("t5", "lora", (1, 8, 1)), ("gpt2", "prefix", (1, 1, 8)),
-    ("t5", "prefix", (2, 2, 2)),
+    ("t5", "prompt", (8, 1, 1), 4, 8), ("t5", "lora", (1, 8, 1), 4, 8),
+    ("gpt2", "prefix", (1, 1, 8), 4, 8),
+    ("t5", "prefix", (2, 2, 2), 3, 2),  # Neither divides over all: two groups, one with a copy.
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "kind", "sizes"), TOGETHER)
-def test_members_equal_single_runs(name, kind, sizes):
-    """Four prompts at once over a model on a mesh, beside each alone on one device."""
+@pytest.mark.parametrize(("name", "kind", "sizes", "count", "rows"), TOGETHER)
+def test_members_equal_single_runs(name, kind, sizes, count, rows):
+    """Several prompts at once over a model on a mesh, beside each alone on one device."""
     backbone, steps = one_device(name), 2
     method = dataclasses.replace(METHODS[kind], task_type=backbone.task_types[0])
     config = TrainConfig(steps=steps, optimizer="adamw", learning_rate=0.03)
-    trees = [noisy(init(method, backbone, jax.random.key(i)), i) for i in range(4)]
-    batches = [[batch_of(seed=10 * i + step) for step in range(steps)] for i in range(4)]
+    trees = [noisy(init(method, backbone, jax.random.key(i)), i) for i in range(count)]
+    batches = [[batch_of(rows, seed=10 * i + step) for step in range(steps)] for i in range(count)]
     mesh = mesh_of(*sizes)
-    shared, at = on_mesh(backbone, mesh), np.resize(range(4), filled(4, mesh))
+    shared, at = on_mesh(backbone, mesh), np.resize(range(count), filled(count, rows, mesh))
     loss = loss_fn(method, shared)
     found = fit_population(
         compile_population_step(loss, config, mesh),

@@ -170,13 +170,14 @@ def test_lengths_that_cannot_share_a_program(methods, message):
 def test_devices_share_members_or_their_rows():
     """Members where they divide over groups of devices, and else the rows of all."""
     replicas, shared = (jax.sharding.AbstractMesh(sizes, AXES) for sizes in ((4, 1, 1), (2, 2, 2)))
-    assert (filled(3, None), filled(3, replicas), filled(3, shared)) == (3, 4, 3)
+    assert (filled(3, 8, None), filled(3, 8, replicas), filled(3, 8, shared)) == (3, 4, 3)
+    assert filled(3, 6, shared) == 4  # Six rows are of two devices, and not of four.
     assert [apart(n, shared) for n in (3, 4)] == [False, True] and apart(4, replicas)
     for mesh in (None, replicas):
-        check_members(6, mesh)
-    check_members(8, shared)
-    with pytest.raises(InputError, match="6 rows of a step do not divide over the 4 devices of"):
-        check_members(6, shared)
+        check_members(5, mesh)
+    check_members(6, shared)
+    with pytest.raises(InputError, match="5 rows of a step do not divide over the 2 devices of"):
+        check_members(5, shared)
 
 
 @pytest.fixture

@@ -177,7 +177,8 @@ class Population(Members):
         check_lengths(self.methods)
         check_same_start(self.methods)
         train = configs[0].train
-        check_members(train.batch_size // train.accumulate, backbone.mesh)
+        self._rows = train.batch_size // train.accumulate
+        check_members(self._rows, backbone.mesh)
         self._check_heads()
         self.length = max(map(length_of, self.methods))
         self.members = members_of([c.train for c in configs], self.methods, self.length)
@@ -236,7 +237,7 @@ class Population(Members):
         self, chosen: Sequence[int], steps: int, report: Report, going: Callable[[], bool]
     ) -> None:
         # Devices that would have no member repeat one; every number of members is a program.
-        at = np.resize(chosen, filled(len(chosen), self.backbone.mesh))
+        at = np.resize(chosen, filled(len(chosen), self._rows, self.backbone.mesh))
         first = np.asarray(self.states.step)[at]
 
         def after_step(step: int, states: State | None, metrics: dict[str, np.ndarray]) -> None:

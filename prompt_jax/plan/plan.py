@@ -161,7 +161,6 @@ def plan(
         check_together(config, members)
     devices = devices_of(topology)
     backbone = shape_of_backbone(config, devices)
-    # Devices that share out members have no rows to share out.
     check = check_members if members > 1 else check_rows
     check(config.train.batch_size // config.train.accumulate, backbone.mesh)
     # What remat and chunks compute twice is work of the device, and of no use to the model; what a

@@ -165,7 +165,7 @@ def _population_program(
     """The step of a population, from the method, the state and the batch of one member."""
     method, *trees = alone
     mesh, options = backbone.mesh, config.train
-    count = filled(members, mesh)
+    count = filled(members, options.batch_size // options.accumulate, mesh)
     states, batches = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype), trees
     )
