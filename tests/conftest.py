@@ -42,6 +42,8 @@ with pytest.MonkeyPatch.context() as patch:
     jax.jit(lambda: 0)()
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Processes compile the same programs, and so does the next run.
+runtime.keep_programs()
 
 # What is imported stays, and tracing makes objects by the million: looking through all of them at
 # the usual pace takes a tenth of the tests' time.

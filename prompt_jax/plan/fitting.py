@@ -1,6 +1,7 @@
 """What a run leaves to its devices: what the backward pass keeps, and the rows of an evaluation."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 
 import jax
@@ -84,10 +85,10 @@ def plan_remat(
     memory: float | None = None,
     say: Say = silent,
 ) -> Plan:
-    """The first plan that fits of those that keep everything, something, nothing for backward.
+    """The fastest plan that fits of those that keep everything, something, nothing for backward.
 
-    A run compiles the step once more, at the lengths of its own batches: this one is of the
-    longest, for which there may be no batch.
+    Where the compiler has no estimate, the first that fits. A run compiles the step once more, at
+    the lengths of its own batches: this one is of the longest, for which there may be no batch.
 
     Args:
       config: its `frozen.remat` is not looked at.
@@ -100,14 +101,14 @@ def plan_remat(
       InputError: none fits, or as `plan`.
     """
     limit = _limit(topology, memory)
-    step = _first_that_fits(config, topology, members, limit, say)
+    step = _fastest(config, topology, members, limit, say)
     if not _fits(step, limit):
         raise InputError(
             f"{config.backbone} takes {step.needed:.2f} GiB of each device with remat full, and "
             f"{limit:.2f} are there; take more devices (mesh.tensor, mesh.fsdp), a smaller "
             "train.batch_size, or frozen.dtype int8"
         )
-    return _short_inputs(step, limit, say)
+    return step
 
 
 def planned(
@@ -118,13 +119,10 @@ def planned(
     members: int = 1,
     say: Say = silent,
 ) -> Plan:
-    """A plan as `plan` makes it, in which `remat auto` is what fits, else `full`."""
+    """A plan as `plan` makes it, in which `remat auto` is the fastest that fits, else `full`."""
     if config.frozen.remat != "auto":
         return plan(config, topology, programs=programs, members=members)
-    limit = _limit(topology, None)
-    step = _first_that_fits(config, topology, members, limit, say)
-    if _fits(step, limit):
-        step = _short_inputs(step, limit, say)
+    step = _fastest(config, topology, members, _limit(topology, None), say)
     names = programs or programs_of(step.config)
     others = [name for name in names if name != "train"]
     rest = plan(step.config, topology, programs=others, members=members).costs if others else []
@@ -145,27 +143,55 @@ def _fits(step: Plan, limit: float | None) -> bool:
     return limit is None or (cost.memory is not None and cost.needed <= limit)
 
 
-def _first_that_fits(
+def _fastest(
     config: Config, topology: str | None, members: int, limit: float | None, say: Say
 ) -> Plan:
-    """The first step of `REMATS` that fits, or the last one."""
-    over = ""
+    """The fastest step of `REMATS` that fits, or the last one.
+
+    What is kept is written and read again, which may take longer than to compute it twice. From the
+    first that fits on, less is kept for as long as that is faster.
+    """
+    fitting: list[Plan] = []
+    too_large: list[Plan] = []
     for remat in REMATS:
         changed = dataclasses.replace(config, frozen=with_remat(config.frozen, remat))
         step = plan(changed, topology, programs=("train",), members=members)
-        if _fits(step, limit):
-            room = "" if limit is None else f" of the {limit:.2f}"
-            say(f"remat {remat}: a step takes {step.needed:.2f}{room} GiB of each device{over}")
+        if not _fits(step, limit):
+            too_large.append(step)
+            continue
+        fitting.append(step)
+        if _seconds(step) >= min(map(_seconds, fitting[:-1]), default=math.inf):
             break
-        over += f", and {step.needed:.2f} with {remat}"
-    return step
+    if not fitting:
+        return step
+    fastest = min(fitting, key=_seconds)
+    room = "" if limit is None else f" of the {limit:.2f}"
+    line = f"remat {_remat(fastest)}: a step takes {fastest.needed:.2f}{room} GiB of each device"
+    line += "".join(f", and {other.needed:.2f} with {_remat(other)}" for other in too_large)
+    if len(fitting) > 1:
+        line += f"; {_seconds(fastest):.3f} s by the compiler's estimate"
+        others = (other for other in fitting if other is not fastest)
+        line += "".join(f", and {_seconds(other):.3f} with {_remat(other)}" for other in others)
+    say(line)
+    # Where only `full` fits the longest inputs, shorter ones may keep more.
+    return fastest if _remat(fitting[0]) != "full" else _short_inputs(fastest, limit, say)
+
+
+def _remat(step: Plan) -> str:
+    return step.config.frozen.remat
+
+
+def _seconds(step: Plan) -> float:
+    """By the compiler's estimate; infinite where there is none."""
+    (cost,) = step.costs
+    return cost.estimate.seconds if cost.estimate else math.inf
 
 
 def _short_inputs(step: Plan, limit: float | None, say: Say) -> Plan:
-    """The plan with `remat_beyond`, where only `full` fits: half of the positions, or a quarter."""
+    """The plan with `remat_beyond`: half of the positions, or a quarter."""
     config, virtual = step.config, step.config.method.input_tokens
     longest = virtual + config.data.max_source_length
-    if config.frozen.remat != "full" or config.frozen.remat_beyond:
+    if config.frozen.remat_beyond:
         return step
     for positions in (longest // 16 * 8, longest // 32 * 8):
         if positions <= virtual:
