@@ -39,6 +39,11 @@ class InUseError(InputError):
     """Another process has the lock of a place."""
 
 
+def user_cache(name: str) -> Path:
+    """A folder for what can be made again: ~/.cache/prompt_jax/NAME, or in XDG_CACHE_HOME."""
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "prompt_jax" / name
+
+
 @contextlib.contextmanager
 def writing(place: Path, remedy: str = "choose another place") -> Iterator[None]:
     """Says in one line why something cannot be written.

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from prompt_jax.config import DistributedConfig
+from prompt_jax.disk import user_cache
 
 # glibc's malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
@@ -50,18 +51,32 @@ def prepare(distributed: DistributedConfig | None = None) -> None:
 
 
 def keep_programs() -> None:
-    """Keeps compiled programs on disk, in the user's folder of caches."""
+    """Keeps compiled programs in the user's folder of caches, where that can be written."""
     import jax
 
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "prompt_jax" / "xla"
-    if jax.default_backend() != "cpu":
-        jax.config.update("jax_compilation_cache_dir", str(cache))
-        return
+    on_cpu = jax.default_backend() == "cpu"
     # Programs for a CPU use all instructions that it has, and would crash one that has fewer.
-    jax.config.update("jax_compilation_cache_dir", str(cache / _cpu()))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", CPU_SECONDS)
-    # With a limit, JAX also locks the folder: no process reads what another one is writing.
-    jax.config.update("jax_compilation_cache_max_size", CPU_CACHE)
+    folder = user_cache("xla") / _cpu() if on_cpu else user_cache("xla")
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):  # JAX would warn of each program.
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    if on_cpu:
+        _remove_incomplete(folder)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", CPU_SECONDS)
+        # With a limit, JAX also locks the folder: no process reads what another one is writing.
+        jax.config.update("jax_compilation_cache_max_size", CPU_CACHE)
+
+
+def _remove_incomplete(folder: Path) -> None:
+    """Removes what a process left that was killed while it wrote.
+
+    JAX writes a program and then when it was used; without the latter it keeps no more programs.
+    """
+    for program in folder.glob("*-cache"):
+        if not program.with_name(f"{program.name.removesuffix('-cache')}-atime").exists():
+            program.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

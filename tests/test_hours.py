@@ -182,7 +182,15 @@ class TestTpu:
         first = compiled_once(lowered[0], devices, outcome)
         assert compiled_once(lowered[0], devices, outcome) == first and len(compiled) == 1
         compiled_once(lowered[1], devices, outcome)
-        assert len(compiled) == len(list((tmp_path / "prompt_jax" / "plans").iterdir())) == 2
+        kept = list((tmp_path / "prompt_jax" / "plans").iterdir())
+        assert len(compiled) == len(kept) == 2
+        # A file that is damaged is written again; where none can be written, nothing is lost.
+        for path in kept:
+            path.write_text("{")
+        assert compiled_once(lowered[0], devices, outcome) == first and len(compiled) == 3
+        assert compiled_once(lowered[0], devices, outcome) == first and len(compiled) == 3
+        monkeypatch.setenv("XDG_CACHE_HOME", str(kept[0]))
+        assert compiled_once(lowered[0], devices, outcome) == first and len(compiled) == 4
 
     def test_a_plan_says_what_a_run_takes(self, config):
         first = plan(config, "v5e-1", programs=("train",))

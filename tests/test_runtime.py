@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from prompt_jax.runtime import quiet
+from prompt_jax.runtime import keep_programs, quiet
 
 # Processes of their own: the settings are of a whole process.
 CODE = """
@@ -31,6 +31,8 @@ def test_a_second_process_reads_its_programs_and_both_keep_their_memory(tmp_path
     environment.pop("TOKENIZERS_PARALLELISM", None)
     run = [sys.executable, "-c", CODE]
     for again in ("False", "True"):
+        for folder in tmp_path.glob("prompt_jax/xla/*"):
+            (folder / "jit_f-1234-cache").write_bytes(b"as far as it was written")
         done = subprocess.run(run, capture_output=True, text=True, check=True, env=environment)
         kept, threads, cache, total, read = done.stdout.split()
         # glibc is asked on Linux only, and takes all three settings.
@@ -38,6 +40,19 @@ def test_a_second_process_reads_its_programs_and_both_keep_their_memory(tmp_path
         assert (kept, threads) == settings
         assert Path(cache).parent == tmp_path / "prompt_jax" / "xla"
         assert (float(total), read) == (2048 * 2047 / 2, again)
+        assert not list(Path(cache).glob("jit_f-1234*"))
+
+
+def test_programs_are_not_kept_where_nothing_can_be_written(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    try:
+        keep_programs()
+        assert jax.config.jax_compilation_cache_dir is None
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
 
 
 LATER = """

@@ -153,8 +153,9 @@ class BackboneConfig:
     int8, float8 and int4 are of the weights alone, with a scale an output, or in int4 one for every
     64 inputs of it; activations are then auto."""
     remat: Remat | Literal["auto"] = "none"
-    """What the backward pass recomputes instead of keeping: less memory, more time. auto compiles a
-    step with each in turn and takes the first that fits, at the cost of these compilations."""
+    """What the backward pass recomputes instead of keeping: less memory, mostly more time. auto
+    compiles a step with each in turn and takes the fastest that fits by the compiler's estimate,
+    or else the first that fits, at the cost of these compilations."""
     remat_beyond: int = 0
     """Positions of an input, virtual tokens among them, up to which remat full is minimal: short
     batches have room for more. auto chooses it where only full fits the longest batches."""

@@ -26,8 +26,7 @@ class Cache:
     """
 
     def __init__(self, place: str | None):
-        home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-        folder = Path(place).expanduser() if place else home / "prompt_jax" / "rows"
+        folder = Path(place).expanduser() if place else disk.user_cache("rows")
         self.folder = None if place == NO_CACHE else folder
         self.lines: list[str] = []
 

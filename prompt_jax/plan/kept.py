@@ -1,10 +1,10 @@
 """What libtpu said of programs that it has compiled: it takes minutes for one of a large model."""
 
+import contextlib
 import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -42,14 +42,14 @@ def compiled_once(
     """
     if devices[0].platform != "tpu":
         return compiled()
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "prompt_jax" / "plans"
-    path = cache / f"{_name(lowered, devices)}.json"
-    if path.is_file():
+    path = disk.user_cache("plans") / f"{_name(lowered, devices)}.json"
+    with contextlib.suppress(OSError, ValueError):  # Not there, or damaged: compiled again.
         needed, temporaries, code, traffic, cycles = json.loads(path.read_text(encoding="utf-8"))
         return Outcome(needed, temporaries, code, [Traffic(*t) for t in traffic], cycles)
     outcome = compiled()
-    cache.mkdir(parents=True, exist_ok=True)
-    disk.write(path, json.dumps(outcome))
+    with contextlib.suppress(OSError, disk.UnwritableError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        disk.write(path, json.dumps(outcome))
     return outcome
 
 
