@@ -12,6 +12,10 @@ PACE = 10.0
 """Seconds of work without a line, after which one says how far the work is."""
 
 
+def silent(line: str) -> None:
+    """Says nothing."""
+
+
 class Panel(NamedTuple):
     """A result, as a terminal shows it."""
 

@@ -1,5 +1,6 @@
 """Several processes of two devices each: one prompt, one run folder, one end."""
 
+import functools
 import hashlib
 import json
 import os
@@ -32,6 +33,7 @@ from prompt_jax.processes import (
     part_of,
     together,
 )
+from prompt_jax.prompts import load_prompt
 
 STEPS, SAVED = 200, 10
 
@@ -219,6 +221,35 @@ def test_tasks_at_once_equal_one_process(command, task_file, tmp_path):
     one, parts = last(whole), last(several)
     for name, leaf in one.items():
         np.testing.assert_allclose(parts[name], leaf, rtol=1e-4, atol=1e-4, err_msg=name)
+
+
+@pytest.mark.slow
+def test_a_sweep_in_two_processes_equals_one(command, tmp_path):
+    """Stopped, and resumed on another mesh; only the first process reads its folder."""
+
+    def run(out, *flags):
+        # A few bits of a loss may not decide who goes on: these rates are far from each other.
+        rates = ["--sweep.learning-rates", "0.001", "0.03", "0.1", "0.3", "--sweep.slots=2"]
+        fewer = ["--train.steps=60", "--train.eval-every=60"]
+        return ["sweep", *command(out)[1:], *fewer, *rates, "--sweep.budget=10h", *flags]
+
+    whole, several = tmp_path / "whole", tmp_path / "several"
+    assert cli.main(run(whole)) == 0
+    stopped = start(run(several, "--mesh.data=4", "--mesh.fsdp=1", "--mesh.tensor=1"), 2)
+    wait_for(several, 2 * SAVED, stopped)
+    stopped[1].terminate()
+    codes, (said, silent) = ends(stopped)
+    assert codes == [0, 0], said + silent
+    assert "continue with --resume" in said and "step" not in silent.replace("preemption", "")
+    mesh = ["--mesh.data=2", "--mesh.fsdp=2", "--mesh.tensor=1"]
+    codes, outputs = ends(start(run(several, "--resume", *mesh), 2))
+    assert codes == [0, 0], outputs
+    one, parts = (json.loads((out / "sweep.json").read_text()) for out in (whole, several))
+    assert parts["winner"] == one["winner"]
+    assert [line[:3] for line in parts["candidates"]] == [line[:3] for line in one["candidates"]]
+    prompts = [load_prompt(out / "prompt").tuned for out in (whole, several)]
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4)
+    jax.tree.map(close, *prompts)
 
 
 @pytest.mark.slow

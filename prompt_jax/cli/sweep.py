@@ -6,7 +6,7 @@ from pathlib import Path
 from prompt_jax.cli.arguments import Experiment, starting_config, value_of
 from prompt_jax.cli.calls import Call
 from prompt_jax.cli.output import Output, Printed
-from prompt_jax.config import SweepConfig
+from prompt_jax.config import DistributedConfig, SweepConfig
 from prompt_jax.runtime import prepare
 
 USUAL: dict[str, tuple[float | str, ...]] = {
@@ -23,14 +23,17 @@ def run(arguments: list[str]) -> Call:
     default, arguments = starting_config(arguments, out="runs/sweep")
     chosen = SweepConfig()
     if resuming:
-        from prompt_jax.experiment.sweep import read_sweep
+        from prompt_jax.experiment.sweep import KEPT, read_sweep
 
-        chosen = read_sweep(Path(value_of(arguments, "--out") or default.out))
+        folder = Path(value_of(arguments, "--out") or default.out)
+        # Of several processes the first alone may have the folder: the others are given options.
+        chosen = read_sweep(folder) if (folder / KEPT).is_file() else chosen
 
     def sweep(
         config: Experiment = default,
         *,
         sweep: SweepConfig = chosen,
+        distributed: DistributedConfig = DistributedConfig(),  # noqa: B008 (frozen)
         output: Printed = Output(),  # noqa: B008 (frozen)
         resume: bool = False,
         overwrite: bool = False,
@@ -43,11 +46,12 @@ def run(arguments: list[str]) -> Call:
         Args:
           config: the experiment; --train.steps is what a candidate that wins has made.
           sweep: what candidates differ in, and who goes on.
+          distributed: the processes that train together, where there are several.
           output: what is printed.
           resume: continue the sweep in --out from its last checkpoint.
           overwrite: replace it.
         """
-        prepare()
+        prepare(distributed)
         from prompt_jax import experiment
         from prompt_jax.methods import PromptTuningConfig
 

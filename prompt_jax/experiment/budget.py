@@ -6,10 +6,13 @@ from pathlib import Path
 from time import monotonic
 from typing import NamedTuple
 
+import numpy as np
+
 from prompt_jax import disk
 from prompt_jax.config import InputError, SweepConfig
 from prompt_jax.experiment.loop import Rows
 from prompt_jax.lines import Line, Say, clock_time
+from prompt_jax.processes import from_first
 
 KEPT = "sweep_spent.json"
 
@@ -55,7 +58,7 @@ class Budget:
 
     def exhausted(self) -> bool:
         """Whether nothing is left."""
-        return self.limit is not None and self.spent >= self.limit
+        return self.limit is not None and _of_first(self.spent) >= self.limit
 
     def keep(self, clock: int, rows: Rows) -> None:
         """Writes what was spent, for a sweep that is resumed."""
@@ -78,7 +81,7 @@ class Budget:
             return
         self._announced = True
         # Not the mean: a step of a length that was not there before compiles.
-        seconds = statistics.median(self._seconds)
+        seconds = _of_first(statistics.median(self._seconds))
         self.check(seconds, "as measured")
         left = int(seconds * self._work.all)
         share = "" if self.limit is None else f"; the budget is {self.words}"
@@ -123,3 +126,8 @@ class Budget:
             f"the budget of {self.words} is spent: the best prompt so far is kept; for more, "
             "--resume with a larger --sweep.budget"
         )
+
+
+def _of_first(seconds: float) -> float:
+    """What the clock of the first process says, for all have to end at the same step."""
+    return float(from_first(np.float32(seconds)))

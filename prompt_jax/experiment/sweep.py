@@ -29,11 +29,12 @@ from prompt_jax.experiment.conclude import Result, conclude
 from prompt_jax.experiment.forecast import forecast
 from prompt_jax.experiment.loop import Loop
 from prompt_jax.experiment.splits import check_one, for_backbone, load_data
-from prompt_jax.experiment.training import load
-from prompt_jax.lines import Line, Panel, Say
+from prompt_jax.experiment.training import check_data, load, run_folder
+from prompt_jax.lines import Line, Panel, Say, silent
 from prompt_jax.plan import fitted
 from prompt_jax.population import length_of
-from prompt_jax.runs import Row, begin_run, claim, read_metrics
+from prompt_jax.processes import is_first, together
+from prompt_jax.runs import Row, begin_run, read_metrics
 from prompt_jax.tasks import remarks
 from prompt_jax.train import DivergedError
 
@@ -119,17 +120,19 @@ def sweep(
     config = resolved(config)
     configs = candidates(config, sweep)
     sweep.targets(config.train.steps)
-    with claim(config, resume=resume, overwrite=overwrite) as folder:
+    options = {"sweep": to_json(sweep)}
+    with run_folder(config, resume=resume, overwrite=overwrite, options=options) as folder:
         if resume:
-            _check_same(folder, sweep)
-        return _sweep(config, configs, sweep, folder, resume, say)
+            together(lambda: _check_same(folder, sweep) if is_first() else None)
+        return _sweep(config, configs, sweep, folder, resume, say if is_first() else silent)
 
 
 def _sweep(
     config: Config, configs: list[Config], sweep: SweepConfig, folder: Path, resume: bool, say: Say
 ) -> Sweep:
     budget = Budget(sweep, folder, say)
-    data = load_data(config)
+    data = together(lambda: load_data(config))
+    check_data([data])
     # Shorter prompts are padded, so that each takes as much as the longest.
     longest = max(configs, key=lambda candidate: length_of(candidate.method))
     running = fitted(longest, members=min(sweep.slots, len(configs)), say=say)
@@ -139,7 +142,7 @@ def _sweep(
     pool = Candidates(configs, sweep, backbone, data)
     data = for_backbone(data, configs[0], backbone)
     # After data and backbone have loaded: until then a folder to overwrite stays as it is.
-    begin_run(folder, config, resume=resume)
+    together(lambda: begin_run(folder, config, resume=resume))
     disk.write(folder / KEPT, json.dumps(to_json(sweep), indent=2) + "\n")
     say(_introduction(configs, sweep, pool.targets))
     for line in (*remarks(data.task, config.task), *warnings_of(data, config)):

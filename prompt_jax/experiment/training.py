@@ -6,8 +6,9 @@ Everything that can be wrong is found before the first step is compiled.
 import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import jax
 import numpy as np
@@ -23,7 +24,7 @@ from prompt_jax.experiment.loop import Loop, Rows
 from prompt_jax.experiment.members import Population, Single
 from prompt_jax.experiment.profiling import profiling
 from prompt_jax.experiment.splits import Data, digest, for_backbone, load_data, load_mixture
-from prompt_jax.lines import Say
+from prompt_jax.lines import Say, silent
 from prompt_jax.plan import fitted
 from prompt_jax.processes import check_alike, code, elsewhere, is_first, together
 from prompt_jax.runs import begin_run, claim
@@ -59,28 +60,39 @@ def train(
     """
     at_least("profile", profile, 0)
     config = resolved(config)
-    with _run_folder(config, resume=resume, overwrite=overwrite) as folder:
-        return _train(config, folder, resume, profile, say if is_first() else _silent)
+    with run_folder(config, resume=resume, overwrite=overwrite) as folder:
+        return _train(config, folder, resume, profile, say if is_first() else silent)
 
 
 @contextlib.contextmanager
-def _run_folder(config: Config, *, resume: bool, overwrite: bool) -> Iterator[Path]:
-    """The folder of a run in the first process, and a temporary one in the others."""
+def run_folder(
+    config: Config,
+    *,
+    resume: bool,
+    overwrite: bool,
+    options: Mapping[str, object] = MappingProxyType({}),
+) -> Iterator[Path]:
+    """The folder of a run in the first process, and a temporary one in the others.
+
+    Args:
+      options: beside the config, what must not differ between processes.
+    """
     # First of all: processes that differ would compile different programs and wait for each other.
-    check_alike({**code(), **to_json(config)})
+    check_alike({**code(), **to_json(config), **options})
     with elsewhere() as scratch, contextlib.ExitStack() as stack:
         claimed = claim(config, resume=resume, overwrite=overwrite)
         yield together(lambda: scratch or stack.enter_context(claimed))
 
 
-def _silent(line: str) -> None:
-    """What processes beside the first one say."""
+def check_data(tasks: Iterable[Data]) -> None:
+    """Checks that all processes have the same rows."""
+    check_alike({f"the data of {data.task.name}": _digest(data) for data in tasks})
 
 
 def _train(config: Config, folder: Path, resume: bool, profile: int, say: Say) -> Result:
     # A mistake in one process is raised in all: the others would wait for it forever.
     tasks = together(lambda: load_mixture(config))
-    check_alike({f"the data of {data.task.name}": _digest(data) for data in tasks})
+    check_data(tasks)
     running = fitted(config, say=say)
     backbone = load(running, say)
     config, running = (resolved(c, backbone.word_size) for c in (config, running))
@@ -133,7 +145,7 @@ def train_tasks(
         return [(_of_task(config, data), data) for data in tasks]
 
     headline = f"{len(config.data.tasks)} tasks at once: {', '.join(config.data.tasks)}"
-    with _run_folder(config, resume=resume, overwrite=overwrite) as folder:
+    with run_folder(config, resume=resume, overwrite=overwrite) as folder:
         return _train_together(config, members, headline, folder, resume, profile, say)
 
 
@@ -161,7 +173,7 @@ def train_seeds(
         return [(_of_seed(config, seed), data) for seed in seeds]
 
     headline = f"{len(seeds)} seeds at once: {', '.join(map(str, seeds))}"
-    with _run_folder(config, resume=resume, overwrite=overwrite) as folder:
+    with run_folder(config, resume=resume, overwrite=overwrite) as folder:
         return _train_together(config, members, headline, folder, resume, 0, say)
 
 
@@ -190,9 +202,9 @@ def _train_together(
     say: Say,
 ) -> list[Result]:
     """Trains experiments that share a program, each in a folder of its own within that of all."""
-    say = say if is_first() else _silent
+    say = say if is_first() else silent
     pairs = together(lambda: members(config))
-    check_alike({f"the data of {rows.task.name}": _digest(rows) for _, rows in pairs})
+    check_data(rows for _, rows in pairs)
     running = fitted(config, members=len(pairs), say=say)
     backbone = load(running, say)
     config = resolved(config, backbone.word_size)

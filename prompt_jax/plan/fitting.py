@@ -2,21 +2,16 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 
 from prompt_jax.config import REMATS, Config, InputError
+from prompt_jax.lines import Say, silent
 from prompt_jax.plan.chips import GIB, devices_of, limit_of
 from prompt_jax.plan.plan import Plan, plan, with_remat
 from prompt_jax.plan.programs import SHORT, programs_of, shape_of_backbone
 from prompt_jax.sharding import device_memory, row_ways
-
-Say = Callable[[str], None]
-
-
-def silent(line: str) -> None:
-    """Says nothing."""
 
 
 def fitted(

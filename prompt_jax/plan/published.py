@@ -10,8 +10,9 @@ import numpy as np
 
 from prompt_jax.config import Config, InputError, choose
 from prompt_jax.data import Schedule
+from prompt_jax.lines import Say, silent
 from prompt_jax.plan.chips import devices_of
-from prompt_jax.plan.fitting import Say, fitted, silent
+from prompt_jax.plan.fitting import fitted
 from prompt_jax.plan.hours import Hours, Pace, estimates, evaluated_rows, pace
 from prompt_jax.plan.programs import programs_of
 from prompt_jax.plan.report import choice
