@@ -398,8 +398,8 @@ class TestTpu:
 
     @pytest.mark.slow
     def test_members_share_devices_or_a_model(self, config):
-        """On `data` alone a chip has members, which need not meet; else it has rows of each."""
-        apart, shared = MeshConfig(data=4), MeshConfig(data=2, tensor=2)
+        """Along `data` chips have members, which need not meet; `fsdp` splits the rows of each."""
+        apart, shared = MeshConfig(data=4), MeshConfig(data=2, fsdp=2)
         options = {"programs": ("train",), "members": 4}
         split = dataclasses.replace(config, mesh=apart, train=TrainConfig(batch_size=3))
         # A kernel, which XLA cannot split, works on the members of its chip.
