@@ -26,7 +26,6 @@ from prompt_jax.plan.programs import (
     train_program,
 )
 from prompt_jax.population import check_members, check_together
-from prompt_jax.runtime import without_kept_programs
 from prompt_jax.sharding import AXES, Device, check_rows
 from prompt_jax.trees import Tree
 
@@ -219,8 +218,7 @@ def _cost(program: Program, bare: Program, ways: int, devices: Sequence[Device])
 
 def _outcome(lowered: jax.stages.Lowered) -> Outcome:
     try:
-        with without_kept_programs():
-            compiled = lowered.compile()
+        compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         # The compiler tells how much it wanted in the text of its error alone.
         needed = _needed(str(error))
