@@ -91,7 +91,7 @@ def largest(model: str, topology: str, setting: Setting, rows: int) -> tuple[Pla
     return plan, rows
 
 
-def table_of(model: str, topology: str, words: list[str], most: bool) -> list[list[str]]:
+def table_of(model: str, topology: str, chosen: list[str], most: bool) -> list[list[str]]:
     """A row for each setting of these words; prints each as it is there.
 
     Args:
@@ -106,7 +106,7 @@ def table_of(model: str, topology: str, words: list[str], most: bool) -> list[li
         table.append(cells(words, plan, rows))
         print(*table[0][:1], *table[-1], sep=" | ", flush=True)
 
-    for setting in [setting for setting in SETTINGS if setting.words in words]:
+    for setting in [setting for setting in SETTINGS if setting.words in chosen]:
         if alone and setting.dtype == "bfloat16":
             setting = setting._replace(words=f"{setting.words}, int8", dtype="int8")
         count = max(rows, setting.members)
@@ -114,7 +114,8 @@ def table_of(model: str, topology: str, words: list[str], most: bool) -> list[li
             add(setting.words, step(model, topology, setting, count), count)
     if most:
         kernel = Setting("", "int8" if alone else "bfloat16", "pallas")
-        add("kernel, most rows", *largest(model, topology, kernel, rows))
+        words = "kernel, int8, most rows" if alone else "kernel, most rows"
+        add(words, *largest(model, topology, kernel, rows))
     return table
 
 

@@ -111,7 +111,7 @@ def test_any_row_of_64_prompts_is_the_row_alone(tiny):
             for name, values in ask([*pair, *kinds]).items():
                 if engine_count(words[name]) == 8:
                     np.testing.assert_array_equal(values, crowd[name])
-    for name in rng.choice(names, 12, replace=False):
+    for name in rng.choice(names, 6, replace=False):
         wanted = alone(roomy, prompts[name], texts[name], words[name])
         np.testing.assert_allclose(crowd[name], wanted, rtol=2e-5, atol=1e-5, err_msg=name)
 

@@ -162,8 +162,7 @@ def plan(
     backbone = shape_of_backbone(config, devices)
     check = check_members if members > 1 else check_rows
     check(config.train.batch_size // config.train.accumulate, backbone.mesh)
-    # What remat and chunks compute twice is work of the device, and of no use to the model; what a
-    # kernel computes, the compiler does not count.
+    # What remat and chunks compute twice is work of the device, and of no use to the model.
     way = {"remat": "none", "remat_beyond": 0, "attention_chunk": None, "attention": "einsum"}
     nothing_twice = dataclasses.replace(config.frozen, **way)
     costs = []
@@ -189,10 +188,11 @@ def _cost(program: Program, bare: Program, ways: int, devices: Sequence[Device])
     traced = program.function.trace(*program.arguments)
     work = work_of(traced.jaxpr.jaxpr, program.rounds)
     useful = work_of(bare.function.trace(*bare.arguments).jaxpr.jaxpr, bare.rounds)
+    # Products within a kernel are in no jaxpr.
+    flops = max(work.flops, useful.flops) / ways
     lowered = traced.lower()
     outcome = compiled_once(lowered, devices, lambda: _outcome(lowered))
     if outcome.needed is not None:
-        flops = work.flops / ways
         return Cost(program.name, None, outcome.needed, limit, flops, [], None, None, None)
     memory = Memory(frozen, others, outcome.temporaries, outcome.code)
     traffic, cycles = list(outcome.traffic), outcome.cycles
@@ -200,7 +200,7 @@ def _cost(program: Program, bare: Program, ways: int, devices: Sequence[Device])
     if chip:
         links = links_of(devices)
         bounds = Bounds(
-            work.flops / ways / chip.flops,
+            flops / chip.flops,
             work.bytes / ways / chip.bandwidth,
             sum(t.moved for t in traffic) / links,
         )
@@ -210,7 +210,6 @@ def _cost(program: Program, bare: Program, ways: int, devices: Sequence[Device])
             estimate = Estimate(parts, sum(t.moved for t in traffic if not t.hidden) / links)
             seconds = estimate.seconds
         utilization = useful.flops / ways / chip.flops / seconds
-    flops = work.flops / ways
     return Cost(
         *(program.name, memory, memory.total, limit, flops, traffic, bounds, estimate, utilization)
     )
