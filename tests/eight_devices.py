@@ -243,15 +243,15 @@ def test_a_mesh_is_built_over_some_of_the_devices():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["t5", "gpt2"])
-def test_an_engine_on_a_mesh_answers_as_one_on_a_device(name):
-    from test_engine import SMALL, prompts_of
+@pytest.mark.parametrize(("name", "options"), [("t5", {}), ("gpt2", {"rows": (4,), "places": 1})])
+def test_an_engine_on_a_mesh_answers_as_one_on_a_device(name, options):
+    from engines import SMALL, prompts_of
 
     answers = []
     alone = one_device(name)
     prompts = prompts_of(alone, 5)
     for backbone in (alone, on_mesh(alone, mesh_of(2, 2, 2))):
-        with Engine(backbone, prompts, **SMALL) as engine:
+        with Engine(backbone, prompts, **(SMALL | options)) as engine:
             asked = [engine.score(prompt, [4, 5, 6], [[7], [8]]) for prompt in prompts]
             written = [engine.generate(prompt, [4, 5, 6], max_new_tokens=4) for prompt in prompts]
             scores = [future.result().log_likelihoods for future in asked]
