@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from prompt_jax.config import BackboneConfig, Config, DataConfig, MeshConfig, TrainConfig
 from prompt_jax.methods import PromptTuningConfig
-from prompt_jax.plan.chips import GIB, devices_of
+from prompt_jax.plan.chips import GIB, compile_for, devices_of
 from prompt_jax.plan.programs import shape_of_backbone, train_program
 
 
@@ -57,7 +57,7 @@ def measured(arguments, length, chunk):
     )
     devices = devices_of(arguments.topology)
     program = train_program(config, shape_of_backbone(config, devices), devices[0])
-    compiled = program.function.lower(*program.arguments).compile()
+    compiled = compile_for(devices, program.function.lower(*program.arguments))
     held = compiled.memory_analysis().temp_size_in_bytes / GIB
     if not arguments.seconds:
         return held, None

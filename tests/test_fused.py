@@ -245,9 +245,10 @@ def test_a_model_with_a_kernel_is_the_model(family, kernel, method, request, mon
 def test_a_tpu_has_its_kernel(family, task, kernels, request):
     """Compiled by libtpu."""
     pytest.importorskip("libtpu")
-    from prompt_jax.plan.chips import devices_of
+    from prompt_jax.plan.chips import compile_for, devices_of
 
-    place = jax.sharding.SingleDeviceSharding(devices_of("v5e-1")[0])
+    devices = devices_of("v5e-1")
+    place = jax.sharding.SingleDeviceSharding(devices[0])
     backbone = request.getfixturevalue(family)
     shape = dataclasses.replace(backbone.config, attention="pallas", dtype=jnp.bfloat16)
     method = pj.PromptTuningConfig(num_virtual_tokens=3, task_type=task)
@@ -257,8 +258,8 @@ def test_a_tpu_has_its_kernel(family, task, kernels, request):
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
         (tuned, backbone.params, random_batch(backbone, text=T)),
     )
-    step = jax.jit(jax.grad(lambda *a: run(*a)[0])).lower(*arguments).compile()
-    assert step.as_text().count("tpu_custom_call") == kernels
+    step = jax.jit(jax.grad(lambda *a: run(*a)[0])).lower(*arguments)
+    assert compile_for(devices, step).as_text().count("tpu_custom_call") == kernels
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from prompt_jax.config import Config, DataConfig, MeshConfig, TrainConfig
 from prompt_jax.experiment.loop import Loop, Members
 from prompt_jax.lines import clock_time
 from prompt_jax.plan import Plan, as_json, plan, published, text
-from prompt_jax.plan.chips import devices_of
+from prompt_jax.plan.chips import compile_for, devices_of
 from prompt_jax.plan.hours import Hours, Mark, Pace, evaluated_rows, of_longest, pace
 from prompt_jax.plan.kept import Outcome, compiled_once
 
@@ -176,7 +176,7 @@ class TestTpu:
         compiled = []
 
         def outcome():
-            compiled.append(lowered[0].compile())
+            compiled.append(compile_for(devices, lowered[0]))
             return Outcome(None, 0.5, 0.25, [], {"rest": 7})
 
         first = compiled_once(lowered[0], devices, outcome)
@@ -202,6 +202,7 @@ class TestTpu:
 
     def test_what_jax_keeps_on_disk_is_not_asked(self, config, tmp_path, monkeypatch):
         """It keeps programs for a TPU that is not here, and warns when it cannot read them."""
+        before = jax.config.jax_compilation_cache_dir
         jax.config.update("jax_compilation_cache_dir", str(tmp_path))
         try:
             for own in ("first", "second"):
@@ -209,7 +210,7 @@ class TestTpu:
                 plan(config, "v5e-1", programs=("train",))
             assert jax.config.jax_compilation_cache_dir == str(tmp_path)
         finally:
-            jax.config.update("jax_compilation_cache_dir", None)
+            jax.config.update("jax_compilation_cache_dir", before)
         assert not list(tmp_path.glob("*-cache"))
 
     def test_a_run_has_the_lengths_of_its_batches(self, config):

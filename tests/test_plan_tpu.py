@@ -19,7 +19,7 @@ from prompt_jax.config import (
     TrainConfig,
 )
 from prompt_jax.plan import TOPOLOGIES, plan, search, text
-from prompt_jax.plan.chips import devices_of
+from prompt_jax.plan.chips import compile_for, devices_of
 from prompt_jax.plan.plan import _text
 
 
@@ -74,16 +74,19 @@ class TestTpu:
     @pytest.mark.slow
     def test_words_looked_up_on_sparse_cores(self):
         """jax cannot put these into text: what travels is read all the same."""
-        place = jax.sharding.SingleDeviceSharding(devices_of("v5p-8")[0])
+        devices = devices_of("v5p-8")
+        place = jax.sharding.SingleDeviceSharding(devices[0])
         table = jax.ShapeDtypeStruct((32128, 512), jnp.bfloat16, sharding=place)
         tokens = jax.ShapeDtypeStruct((4096,), jnp.int32, sharding=place)
         lowered = jax.jit(lambda table, tokens: table[tokens] @ table[:512]).lower(table, tokens)
-        assert _text(lowered, lowered.compile()).startswith("HloModule")
+        compiled = compile_for(devices, lowered)
+        assert _text(compiled, lowered, devices).startswith("HloModule")
 
     @pytest.mark.slow
     def test_kernels_in_few_bits_are_read_from_their_stack(self):
         """No product of a scan copies the kernel of its layer out of the stack before it."""
-        place = jax.sharding.SingleDeviceSharding(devices_of("v5e-1")[0])
+        devices = devices_of("v5e-1")
+        place = jax.sharding.SingleDeviceSharding(devices[0])
         config = T5Config(d_model=256, d_ff=512, gated=False, remat="full", dtype=jnp.bfloat16)
 
         def shape(dtype, *sizes):
@@ -99,7 +102,7 @@ class TestTpu:
             return Layers(config).apply({"params": params}, states).astype(jnp.float32).sum()
 
         states = shape(config.dtype, 8, 256, 256)
-        compiled = jax.jit(jax.grad(total)).lower(states, kernels).compile()
+        compiled = compile_for(devices, jax.jit(jax.grad(total)).lower(states, kernels))
         copies = r"= s8\[(?:1,)?(?:256,512|512,256)\]\S* (?:fusion|copy|dynamic-slice)\("
         assert re.findall(rf"{copies}.*estimated_cycles", compiled.as_text()) == []
 

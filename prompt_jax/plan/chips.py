@@ -1,5 +1,6 @@
 """Devices to compile for: those of a TPU topology, by libtpu and with no TPU, or local ones."""
 
+import contextlib
 import os
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,6 +8,7 @@ from typing import NamedTuple
 import jax
 
 from prompt_jax.config import InputError, choose
+from prompt_jax.runtime import without_kept_programs
 from prompt_jax.sharding import Device, memory_limit
 
 GIB = 2**30
@@ -95,6 +97,20 @@ def devices_of(topology: str | None) -> list[Device]:
     except RuntimeError as error:
         raise InputError(_why_not(topology, str(error))) from error
     return list(description.devices)
+
+
+def compile_for(
+    devices: Sequence[Device],
+    lowered: jax.stages.Lowered,
+    options: dict[str, str | bool] | None = None,
+) -> jax.stages.Compiled:
+    """A program compiled for devices of `devices_of`, with options of the compiler.
+
+    JAX writes a program for devices elsewhere to its cache on disk, but cannot read it again.
+    """
+    here = devices[0] in jax.devices()
+    with contextlib.nullcontext() if here else without_kept_programs():
+        return lowered.compile(compiler_options=options)
 
 
 def _why_not(topology: str, error: str) -> str:

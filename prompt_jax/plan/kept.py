@@ -12,7 +12,6 @@ import jax
 from prompt_jax import disk
 from prompt_jax.plan.compiled import Traffic
 from prompt_jax.processes import code_digest
-from prompt_jax.runtime import without_kept_programs
 from prompt_jax.sharding import Device
 
 FLAGS = ("LIBTPU_INIT_ARGS", "XLA_FLAGS")
@@ -47,9 +46,7 @@ def compiled_once(
     with contextlib.suppress(OSError, ValueError):  # Not there, or damaged: compiled again.
         needed, temporaries, code, traffic, cycles = json.loads(path.read_text(encoding="utf-8"))
         return Outcome(needed, temporaries, code, [Traffic(*t) for t in traffic], cycles)
-    here = devices[0] in jax.devices()
-    with contextlib.nullcontext() if here else without_kept_programs():
-        outcome = compiled()
+    outcome = compiled()
     with contextlib.suppress(OSError, disk.UnwritableError):
         path.parent.mkdir(parents=True, exist_ok=True)
         disk.write(path, json.dumps(outcome))

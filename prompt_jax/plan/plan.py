@@ -11,7 +11,7 @@ import jax
 from prompt_jax.backbones.quantised import LIMITS, bytes_of
 from prompt_jax.config import BackboneConfig, Config, InputError, MeshConfig, at_least, resolved
 from prompt_jax.config.experiment import Remat
-from prompt_jax.plan.chips import GIB, chip_of, devices_of, limit_of, links_of
+from prompt_jax.plan.chips import GIB, chip_of, compile_for, devices_of, limit_of, links_of
 from prompt_jax.plan.compiled import Traffic, read_compiled
 from prompt_jax.plan.costs import work_of
 from prompt_jax.plan.kept import Outcome, compiled_once
@@ -191,7 +191,7 @@ def _cost(program: Program, bare: Program, ways: int, devices: Sequence[Device])
     # Products within a kernel are in no jaxpr.
     flops = max(work.flops, useful.flops) / ways
     lowered = traced.lower()
-    outcome = compiled_once(lowered, devices, lambda: _outcome(lowered))
+    outcome = compiled_once(lowered, devices, lambda: _outcome(lowered, devices))
     if outcome.needed is not None:
         return Cost(program.name, None, outcome.needed, limit, flops, [], None, None, None)
     memory = Memory(frozen, others, outcome.temporaries, outcome.code)
@@ -215,9 +215,9 @@ def _cost(program: Program, bare: Program, ways: int, devices: Sequence[Device])
     )
 
 
-def _outcome(lowered: jax.stages.Lowered) -> Outcome:
+def _outcome(lowered: jax.stages.Lowered, devices: Sequence[Device]) -> Outcome:
     try:
-        compiled = lowered.compile()
+        compiled = compile_for(devices, lowered)
     except jax.errors.JaxRuntimeError as error:
         # The compiler tells how much it wanted in the text of its error alone.
         needed = _needed(str(error))
@@ -227,17 +227,19 @@ def _outcome(lowered: jax.stages.Lowered) -> Outcome:
     sizes = compiled.memory_analysis()
     temporaries = sizes.temp_size_in_bytes / GIB if sizes else 0.0
     code = sizes.generated_code_size_in_bytes / GIB if sizes else 0.0
-    return Outcome(None, temporaries, code, *read_compiled(_text(lowered, compiled)))
+    return Outcome(None, temporaries, code, *read_compiled(_text(compiled, lowered, devices)))
 
 
-def _text(lowered: jax.stages.Lowered, compiled: jax.stages.Compiled) -> str:
+def _text(
+    compiled: jax.stages.Compiled, lowered: jax.stages.Lowered, devices: Sequence[Device]
+) -> str:
     try:
         return compiled.as_text() or ""
     except jax.errors.JaxRuntimeError:
         # A v5p looks words up on its SparseCores, which jax cannot put into text; what travels
         # between devices is the same without them.
         without: dict[str, str | bool] = {"xla_tpu_offload_gather_to_sparsecore": False}
-        return lowered.compile(compiler_options=without).as_text() or ""
+        return compile_for(devices, lowered, without).as_text() or ""
 
 
 def _held(tree: Tree) -> int:
