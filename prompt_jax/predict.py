@@ -19,7 +19,8 @@ from prompt_jax.answers import Answers, Progress, answer, check_words
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import DataConfig, EvalConfig, InputError
 from prompt_jax.data.contents import decode_lines
-from prompt_jax.data.files import Row, read_file
+from prompt_jax.data.files import Row, form_of, read_file
+from prompt_jax.data.json_rows import whole
 from prompt_jax.forward import Injection
 from prompt_jax.sharding import whole_rows
 from prompt_jax.tasks import Task, to_source
@@ -122,8 +123,9 @@ def read_inputs(path: str | Path | Sequence[str], task: Task) -> list[Input]:
     only = columns[0] if len(set(columns)) == 1 else None
     lone = not isinstance(path, str | Path)
     if not lone and str(path) != STREAM and Path(path).suffix.lower() != ".txt":
-        rows = read_file(Path(path))
-        rows = [_with_input(row, only) if only else row for row in rows]
+        # Of a compressed text, each line is a row of the column `text`.
+        name = "text" if form_of(Path(path)) == ".txt" else "input"
+        rows = [_with_input(row, only, name) if only else row for row in read_file(Path(path))]
     elif only is None:
         place = "a text by itself" if lone else f"{path}: a line"
         raise InputError(
@@ -131,7 +133,8 @@ def read_inputs(path: str | Path | Sequence[str], task: Task) -> list[Input]:
             f"{', '.join(columns)}; give a .csv, .tsv or .jsonl with them"
         )
     elif lone:
-        rows = [Row(f"text {number}", {only: text}) for number, text in enumerate(path, start=1)]
+        texts = map(whole, path)  # A terminal gives bytes that are no UTF-8 as halves of letters.
+        rows = [Row(f"text {number}", {only: text}) for number, text in enumerate(texts, start=1)]
     else:
         name, content = _read_bytes(path)
         rows = [
@@ -142,11 +145,12 @@ def read_inputs(path: str | Path | Sequence[str], task: Task) -> list[Input]:
     return [Input(index, text) for index, text in enumerate(texts)]
 
 
-def _with_input(row: Row, column: str) -> Row:
-    name = path_of(column, row.values)[0]
-    if row.values.get(name) is not None or row.values.get("input") is None:
+def _with_input(row: Row, column: str, name: str) -> Row:
+    """A row whose column `name` also goes by that of the template."""
+    own = path_of(column, row.values)[0]
+    if row.values.get(own) is not None or row.values.get(name) is None:
         return row
-    return row._replace(values={**row.values, column: row.values["input"]})
+    return row._replace(values={**row.values, column: row.values[name]})
 
 
 def _read_bytes(path: str | Path) -> tuple[str, bytes]:

@@ -1,6 +1,8 @@
 """Rows from embedded tasks, TFDS and files; every one that cannot be read says why."""
 
+import collections
 import csv
+import dataclasses
 import gzip
 import json
 import re
@@ -15,7 +17,7 @@ from prompt_jax.config import Config, DataConfig, InputError, TaskConfig
 from prompt_jax.data import load_examples, load_rows, load_table, splits
 from prompt_jax.experiment import load_data
 from prompt_jax.experiment.choice import warnings_of
-from prompt_jax.tasks import Task, resolve
+from prompt_jax.tasks import Task, resolve, to_example
 
 SIZES = {
     "sentiment": (7171, 1000, 1000),
@@ -254,6 +256,9 @@ def test_files_of_every_kind(ending, tmp_path):
         ("a.gz", b"{}", "unknown file type '.gz'; allowed: .tsv"),
         ("a.csv.gz", b"a,b\n1,2\n", "a.csv.gz cannot be read as gzip.*without that ending"),
         ("a.arrow", b"ARROW1 and then nothing", "cannot be read as arrow"),
+        ("a.csv", "a,b\n1,é\n".encode("utf-16"), "is UTF-16, as Excel's Unicode text is"),
+        ("a.jsonl", b'{"a": %s}' % (b"1" * 5000), "line 1 is not JSON: Exceeds the limit"),
+        ("a.jsonl", b'{"a": %s' % (b"[" * 100_000), "line 1 is not JSON: maximum recursion"),
     ],
 )
 def test_files_that_cannot_be_read(name, data, message, tmp_path):
@@ -296,6 +301,7 @@ def test_a_csv_has_fields_of_any_length(tmp_path):
         ("a\tb\n\"1\t2\"\t3\n", [{"a": "1\t2", "b": "3"}], r"separated by '\\t'"),
         ("a,b;c\n1;2,3\n", [{"a": "1;2", "b;c": "3"}], None),
         ("text\nfirst; second\nthird\n", [{"text": "first; second"}, {"text": "third"}], None),
+        ("sep=;\na,x;b\n1;2\n", [{"a,x": "1", "b": "2"}], "separated by ';'"),
         ("a|b;c\n1|2;3\n4|5\n6|7\n", [{"a": str(i), "b;c": j} for i, j in
             ((1, "2;3"), (4, "5"), (6, "7"))], r"separated by '\|'"),
     ],
@@ -343,6 +349,23 @@ def test_names_of_labels_in_the_metadata_of_a_parquet(tmp_path):
         "inside": {"tag": "bad", "text": "a"}, "objects": {"tag": ["good", "bad"]}
     }  # fmt: skip
     assert second == dict.fromkeys(row)
+
+
+def test_numbers_of_a_parquet_are_the_decimal_ones_that_they_stand_for(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    short = pyarrow.float32()
+    kinds = {"a": short, "b": pyarrow.list_(short), "c": pyarrow.struct([("d", short)])}
+    row = {"a": 19.99, "b": [2.8, None], "c": {"d": 3.4}}
+    table = pyarrow.Table.from_pylist([row, dict.fromkeys(row)], pyarrow.schema(kinds))
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    assert list(load_rows(f"file:{tmp_path / 'a.parquet'}", "train"))[0] == row
+    twice = table.append_column("a", table["a"])
+    with pyarrow.ipc.new_file(tmp_path / "a.arrow", twice.schema) as file:
+        file.write_table(twice)
+    with pytest.raises(InputError, match="a.arrow: column 'a' is there twice; rename one"):
+        load_rows(f"file:{tmp_path / 'a.arrow'}", "train")
 
 
 def test_the_splits_of_a_folder(tmp_path):
@@ -405,6 +428,33 @@ def test_a_file_is_read_once(tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "read_file", lambda p: read.append(p) or read_file(p))
     load_data(Config(data=DataConfig(task=f"file:{path}")))
     assert read == [path]
+
+
+def test_rows_without_a_label_of_several_stay(tmp_path):
+    (tmp_path / "a.jsonl").write_text("".join(
+        json.dumps({"input": f"text {i}", "target": target}) + "\n"
+        for i, target in enumerate([[" a", "b"], "", None, ["a", None]] * 9)
+    ))  # fmt: skip
+    task = TaskConfig(kind="multi_label", labels=("a", "b"))
+    data = DataConfig(task=f"file:{tmp_path / 'a.jsonl'}", skip_unlabelled=True)
+    rows = [*(loaded := load_data(Config(data=data, task=task))).train, *loaded.validation]
+    assert collections.Counter(row.target for row in rows) == {"a, b": 9, "": 9, "a": 9}
+    with pytest.raises(InputError, match="f1 is of one of two classes, and task .* is a multi"):
+        load_data(Config(data=data, task=dataclasses.replace(task, metrics=("f1",))))
+
+
+@pytest.mark.parametrize(
+    ("template", "cell"),
+    [("plain", 7), ("fifths", float("inf")), ("any", []), ("starred", "it"), ("commas", [1, None])],
+)
+def test_a_spec_that_does_not_fit_a_cell(template, cell):
+    task = Task(name="t", source=f"{{a}} {{input:{template}}}", target="{a}")
+    row = {"input": cell, "a": "b", "pronoun": None}
+    if template == "commas":
+        assert to_example(task, row).source == "b 1, None"
+    else:
+        with pytest.raises(InputError, match=f"input:{template}.* cannot be applied"):
+            to_example(task, row)
 
 
 def test_a_bad_row_names_its_line(tmp_path):

@@ -1,13 +1,16 @@
 """`prompt-jax init`: a file becomes a config that trains."""
 
 import json
+from decimal import Decimal
 
 import pytest
 
 from prompt_jax import cli
 from prompt_jax.cli.arguments import bound
 from prompt_jax.cli.init import config_text
-from prompt_jax.config import Config, InputError
+from prompt_jax.config import Config, InputError, TaskConfig
+from prompt_jax.data import load_table
+from prompt_jax.tasks import resolve
 from prompt_jax.tasks.columns import candidates, is_decimal, template
 
 
@@ -48,6 +51,29 @@ def test_an_answer_that_is_decided_is_no_input():
 
 def test_decimal_numbers():
     assert is_decimal([1.5, "2", None]) and not is_decimal([1, 2]) and not is_decimal(["a.b"])
+    assert is_decimal([Decimal("3.40")])
+
+
+@pytest.mark.parametrize("columns", [("text", "label"), ("review", "stars")])
+def test_decimal_answers_are_numbers_to_learn(columns, tmp_path, tiny_folder):
+    lines = [f"{text},{i / 4}" for i, text in enumerate(TEXTS)]
+    (tmp_path / "a\\b.csv").write_text("\n".join([",".join(columns), *lines]))
+    text = config_text(str(tmp_path / "a\\b.csv"), "c.py", [], "", str(tiny_folder), lambda *_: [])
+    compile(text, "c.py", "exec")
+    assert 'kind="regression"' in text
+
+
+def test_a_column_that_no_template_can_name(tmp_path):
+    (tmp_path / "form.csv").write_text("\n".join(["Q1: How was it?,label", "a b,c", "d e,f"]))
+    with pytest.raises(InputError, match="cannot name the column 'Q1: How was it.', for its"):
+        config_text(str(tmp_path / "form.csv"), "c.py", [], "", "embedded", lambda *_: [])
+    rows = load_table(f"file:{tmp_path / 'form.csv'}", "train")
+    with pytest.raises(InputError, match="a template cannot name the column 'Q1: How was it.'"):
+        resolve(
+            "file:form.csv",
+            TaskConfig(source="{Q1: How was it?}", target="{label}"),
+            rows[0].values,
+        )
 
 
 @pytest.fixture

@@ -23,6 +23,15 @@ ENDINGS = dataclasses.replace(CHOICE, labels=("{endings}",))
 ROW = {"premise": "the film", "a": "was good", "b": "was a very bad film", "label": 1}
 
 
+def test_a_number_of_a_row_counts_candidates():
+    """Whatever numbers the candidates are; digits in a text may be either."""
+    row = {"premise": "7-5?", "endings": ["3", "1", "0", "2"]}
+    targets = [to_example(ENDINGS, row | {"label": label}).target for label in (3, 2.0, "1")]
+    assert targets == ["2", "0", "1"]
+    with pytest.raises(InputError, match="'3' is a candidate, and also the number of '2' among"):
+        to_example(ENDINGS, row | {"label": "3"})
+
+
 def written(path, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path

@@ -85,21 +85,33 @@ def test_exact_match_ignores_case_articles_and_punctuation():
         ("last_label", "Not bad, rather GOOD.", "good", True),
         ("last_label", "good, or not good: bad", "good", False),
         ("last_label", "goodness", "good", False),
+        ("contains", "答案是巴黎。", "巴黎", True),
+        ("contains", "คำตอบคือปารีส", "ปารีส", True),
+        ("contains", "The answer is A.", "A", True),
+        ("contains", "It is a cat.", "A", False),
+        ("exact_match", "", "A", False),
+        ("last_label", "这部电影的情感是积极", "积极", True),
+        ("last_label", "消极？不，是good。", "good", True),
+        ("last_number", "The share is .5", "0.5", True),
+        ("last_number", "So x = \N{MINUS SIGN}5", "-5", True),
+        ("last_number", "1.5e3", "1500", True),
+        ("last_number", "1.5e3", "3", False),
     ],
 )
 def test_the_answer_at_the_end_of_a_reasoning(name, answer, reference, right):
-    assert METRICS[name]([answer], [reference], ("good", "bad")) == right
+    assert METRICS[name]([answer], [reference], ("good", "bad", "消极", "积极")) == right
 
 
 def test_token_f1_counts_shared_words():
     # Two shared words: P = 2/3, R = 2/2 -> 0.8; and no word at all on both sides.
-    assert METRICS["token_f1"](["big red cat", "the"], ["red cat", "a"]) == pytest.approx(0.9)
+    assert METRICS["token_f1"](["big red cat", "."], ["red cat", ""]) == pytest.approx(0.9)
     assert METRICS["token_f1"](["red red cat"], ["red"]) == pytest.approx(0.5)
     assert METRICS["token_f1"](["the"], ["cat"]) == 0
 
 
 def test_normalize():
     assert normalize("  The U.S.  of an A, theatre! ") == "us of theatre"
+    assert normalize("A.") == "a"
 
 
 def test_rouge_by_hand():

@@ -1,6 +1,7 @@
 """Files of inputs become files of answers, whatever interrupts the work."""
 
 import dataclasses
+import gzip
 import io
 import json
 import signal
@@ -182,6 +183,16 @@ def test_formats(tmp_path, name, content):
     path.write_bytes(content.encode())
     found = read_inputs(path, TASK)
     assert found == [(0, "film: one"), (1, "film: two"), (2, "film: thr\u2028ee")]
+
+
+def test_texts_that_are_compressed_or_no_utf8(tmp_path):
+    path = tmp_path / "a.txt.gz"
+    path.write_bytes(gzip.compress(b"one\ntwo\n"))
+    assert read_inputs(path, TASK) == [(0, "film: one"), (1, "film: two")]
+    # As a terminal hands bytes on that are no UTF-8.
+    assert read_inputs([b"caf\xe9".decode(errors="surrogateescape")], TASK) == [
+        (0, "film: caf\N{REPLACEMENT CHARACTER}")
+    ]
 
 
 def test_templates_of_several_columns(tmp_path):

@@ -134,6 +134,25 @@ def wait_for(folder, step, processes):
     raise AssertionError(f"no step {step}: {ends(processes)}")
 
 
+def stop_and_resume(arguments, folder, step):
+    """One of two processes is told to stop; two on another mesh go on to the end.
+
+    Args:
+      arguments: of the command, with flags of a mesh behind them.
+      folder: whose metrics show how far the run is.
+      step: behind which it is stopped.
+    """
+    stopped = start(arguments("--mesh.data=4", "--mesh.fsdp=1", "--mesh.tensor=1"), 2)
+    wait_for(folder, step, stopped)
+    stopped[1].terminate()
+    codes, (said, silent) = ends(stopped)
+    assert codes == [0, 0], said + silent
+    assert "continue with --resume" in said and "step" not in silent.replace("preemption", "")
+    mesh = ["--mesh.data=2", "--mesh.fsdp=2", "--mesh.tensor=1"]
+    codes, outputs = ends(start(arguments("--resume", *mesh), 2))
+    assert codes == [0, 0], outputs
+
+
 @pytest.fixture
 def command(tiny_folder, task_file):
     def made(out, *flags):
@@ -204,16 +223,8 @@ def test_tasks_at_once_equal_one_process(command, task_file, tmp_path):
 
     whole, several = tmp_path / "whole", tmp_path / "several"
     assert cli.main(run(whole)) == 0
-    stopped = start(run(several, "--mesh.data=4", "--mesh.fsdp=1", "--mesh.tensor=1"), 2)
     folders = [tasks[i].replace(":", "-").replace("/", "-") for i in range(2)]
-    wait_for(several / "tasks" / folders[0], SAVED, stopped)
-    stopped[1].terminate()
-    codes, (said, silent) = ends(stopped)
-    assert codes == [0, 0], said + silent
-    assert "continue with --resume" in said and "step" not in silent.replace("preemption", "")
-    mesh = ["--mesh.data=2", "--mesh.fsdp=2", "--mesh.tensor=1"]
-    codes, outputs = ends(start(run(several, "--resume", *mesh), 2))
-    assert codes == [0, 0], outputs
+    stop_and_resume(functools.partial(run, several), several / "tasks" / folders[0], SAVED)
     for folder in folders:
         rows = (several / "tasks" / folder / "metrics.jsonl").read_text().splitlines()
         assert [json.loads(row)["step"] for row in rows] == list(range(STEPS + 1))
@@ -225,7 +236,7 @@ def test_tasks_at_once_equal_one_process(command, task_file, tmp_path):
 
 @pytest.mark.slow
 def test_a_sweep_in_two_processes_equals_one(command, tmp_path):
-    """Stopped, and resumed on another mesh; only the first process reads its folder."""
+    """Stopped, and resumed on another mesh."""
 
     def run(out, *flags):
         # A few bits of a loss may not decide who goes on: these rates are far from each other.
@@ -235,21 +246,32 @@ def test_a_sweep_in_two_processes_equals_one(command, tmp_path):
 
     whole, several = tmp_path / "whole", tmp_path / "several"
     assert cli.main(run(whole)) == 0
-    stopped = start(run(several, "--mesh.data=4", "--mesh.fsdp=1", "--mesh.tensor=1"), 2)
-    wait_for(several, 2 * SAVED, stopped)
-    stopped[1].terminate()
-    codes, (said, silent) = ends(stopped)
-    assert codes == [0, 0], said + silent
-    assert "continue with --resume" in said and "step" not in silent.replace("preemption", "")
-    mesh = ["--mesh.data=2", "--mesh.fsdp=2", "--mesh.tensor=1"]
-    codes, outputs = ends(start(run(several, "--resume", *mesh), 2))
-    assert codes == [0, 0], outputs
+    stop_and_resume(functools.partial(run, several), several, 2 * SAVED)
     one, parts = (json.loads((out / "sweep.json").read_text()) for out in (whole, several))
     assert parts["winner"] == one["winner"]
     assert [line[:3] for line in parts["candidates"]] == [line[:3] for line in one["candidates"]]
     prompts = [load_prompt(out / "prompt").tuned for out in (whole, several)]
     close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4)
     jax.tree.map(close, *prompts)
+
+
+@pytest.mark.slow
+def test_a_comparison_in_two_processes_equals_one(command, tmp_path):
+    def run(out):
+        fewer = ["--train.steps=10", "--train.checkpoint-every=10", "--train.eval-every=10"]
+        ways = ["--methods", "prompt_tuning", "--rivals", "tf_idf"]
+        return ["compare", *command(out)[1:], *fewer, *ways]
+
+    whole, several = tmp_path / "whole", tmp_path / "several"
+    assert cli.main(run(whole)) == 0
+    codes, (said, silent) = ends(start(run(several), 2))
+    assert codes == [0, 0], said + silent
+    assert "written: " in said and "step" not in silent and "written" not in silent
+    one, parts = (json.loads((out / "compare.json").read_text()) for out in (whole, several))
+    assert parts["without tuning"] == one["without tuning"]
+    assert parts["methods"][0]["examples_per_second"] > 0
+    prompts = [load_prompt(out / "prompt_tuning" / "prompt").tuned for out in (whole, several)]
+    np.testing.assert_allclose(prompts[1]["prompt"], prompts[0]["prompt"], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow

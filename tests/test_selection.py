@@ -125,6 +125,7 @@ def test_shots_are_as_many_of_every_label():
     ("count", "task", "message"),
     [
         (4, rows_of(a=1, b=1)[1], "as many to validate on, make 8, and file:x has 7 rows of 'b'"),
+        (1, rows_of(a=1, b=1, c=1)[1], "every label, and file:x has no row of 'c'; leave it out"),
         (1, WRITING, "file:x is a generation without label words; use data.max_examples"),
     ],
 )

@@ -1,5 +1,7 @@
 """Rows of words with tags, and of questions with answers in a text."""
 
+import dataclasses
+
 import pytest
 
 from prompt_jax.config import InputError, TaskConfig
@@ -55,6 +57,17 @@ def test_an_answer_stands_in_the_last_column():
     assert example.references == ("Ada", "Bob")
 
 
+@pytest.mark.parametrize("answers", [("Ada ", 1), (["Ada", "Bob"], [1, 9]), ("Ada", None)])
+def test_space_around_a_text_and_its_answers_is_left_out(answers):
+    alone = dataclasses.replace(SPAN, source="{context}")
+    row = {
+        "context": "\nAda met Bob",
+        "answers": dict(zip(("text", "answer_start"), answers, strict=True)),
+    }
+    example = to_example(alone, row)
+    assert (example.source, example.target, example.start) == ("Ada met Bob", "Ada", 0)
+
+
 @pytest.mark.parametrize(
     ("answers", "message"),
     [
@@ -66,6 +79,7 @@ def test_an_answer_stands_in_the_last_column():
             "column 'answers' holds an empty answer; a question without an answer has an empty",
         ),
         (7, "column 'answers' holds no answers; allowed: a text, a list of texts"),
+        ({"text": ["Ada"], "answer_start": ["0"]}, "column 'answers' holds no answers; allowed"),
     ],
 )
 def test_answers_that_do_not_fit(answers, message):

@@ -24,7 +24,7 @@ from prompt_jax.generate import score_candidates
 from prompt_jax.metrics import SEVERAL, labels_of
 from prompt_jax.tasks import Example, Task, label_word
 from prompt_jax.tasks.task import NONE, Kind, filled_source, filled_target, lone_column
-from prompt_jax.tasks.templates import reach
+from prompt_jax.tasks.templates import is_empty, reach
 from prompt_jax.tasks.text import Record
 from prompt_jax.trees import Tokenizer
 
@@ -34,7 +34,7 @@ def labels_in(template: str, row: Record, place: str) -> list[str]:
     column = lone_column(template)
     cell = reach(row, column, place) if column else None
     if isinstance(cell, list):
-        return list(map(str, cell))
+        return [str(label).strip() for label in cell if not is_empty(label)]
     if isinstance(cell, str) and not cell.strip():
         return []
     parts = re.split(r"[,;|]", filled_target(template, row, place))
@@ -57,6 +57,11 @@ def complete(task: Task, examples: Sequence[Example]) -> Task:
                 f"without a label are {NONE!r} and commas part labels, so choose another word, "
                 "e.g. task.labels VALUE=WORD"
             )
+    if "f1" in task.metrics:
+        raise InputError(
+            f"f1 is of one of two classes, and task {task.name!r} is a multi label; use "
+            "micro_f1 or macro_f1"
+        )
     if len(task.labels) < 2:
         raise InputError(
             f"task {task.name!r} is a multi label and has {len(task.labels)} label word; give two "

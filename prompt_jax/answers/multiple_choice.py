@@ -1,7 +1,8 @@
 """One of the candidates that a row brings along, ranked by likelihood: COPA, PIQA, HellaSwag.
 
 `labels` are the templates of the candidates: `{choice1}` and `{choice2}`, or one list column such
-as `{endings}`. A target is the right candidate, or its number from 0.
+as `{endings}`. A target is the right candidate, or its number from 0: a number in the row always
+is, and a text of digits is where no candidate reads like it.
 """
 
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from prompt_jax.forward import Injection, PromptedModel
 from prompt_jax.generate import read_once, score_candidates
 from prompt_jax.sharding import on_host, place_rows
 from prompt_jax.tasks import Example, Task, Text
-from prompt_jax.tasks.task import Kind, filled_source
+from prompt_jax.tasks.task import Kind, filled_source, lone_column
 from prompt_jax.tasks.templates import fill, parse, reach
 from prompt_jax.tasks.text import Record
 from prompt_jax.trees import Tokenizer
@@ -49,15 +50,29 @@ def example(task: Task, row: Record, place: str) -> Example:
     text = source(task, row, place)
     target = str(fill(task.target, row, place, "target"))
     candidates = text.candidates
+    number = target.removesuffix(".0")
+    counted = number.isdecimal() and int(number) < len(candidates)
+    named = candidates[int(number)] if counted else ""
+    if named and (target not in candidates or _is_number(task.target, row, place)):
+        return Example(text, named)
+    if named and named != target:
+        raise InputError(
+            f"{place}: target {target!r} is a candidate, and also the number of {named!r} among "
+            f"{', '.join(candidates)}; write the rows as .jsonl, with the target as a number from 0"
+        )
     if target in candidates:
         return Example(text, target)
-    number = target.removesuffix(".0")
-    if number.isdecimal() and int(number) < len(candidates):
-        return Example(text, candidates[int(number)])
     raise InputError(
         f"{place}: target {target!r} is none of the candidates {', '.join(candidates)}, nor a "
         f"number from 0 to {len(candidates) - 1}; correct the row or --task.target"
     )
+
+
+def _is_number(template: str, row: Record, place: str) -> bool:
+    """Whether a target is a number in the row itself, and no text of digits."""
+    column = lone_column(template)
+    cell = reach(row, column, place) if column else None
+    return isinstance(cell, int | float) and not isinstance(cell, bool)
 
 
 def first_candidate(

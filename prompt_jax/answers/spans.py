@@ -21,7 +21,7 @@ from prompt_jax.data.tokens import Encoded, EncodeOptions, Truncated, sources_of
 from prompt_jax.forward import PromptedModel, at_places
 from prompt_jax.tasks import Example, Task, place_of
 from prompt_jax.tasks.task import NO_ANSWER, Kind, copied_input, filled_source, lone_column
-from prompt_jax.tasks.templates import reach
+from prompt_jax.tasks.templates import columns_in, reach
 from prompt_jax.tasks.text import Record
 from prompt_jax.trees import Tokenizer
 
@@ -32,6 +32,9 @@ def example(task: Task, row: Record, place: str) -> Example:
     """The source, and where in its last column the first of the right answers begins."""
     source = filled_source(task, row, place)
     context, _ = source.columns[-1]
+    if not context:  # The space at its head is gone, which `answer_start` counts.
+        cell = str(reach(row, columns_in(task.source)[-1], place))
+        context = len(cell.lstrip()) - len(cell)
     column = lone_column(task.target)
     if not column:
         raise InputError(
@@ -41,7 +44,7 @@ def example(task: Task, row: Record, place: str) -> Example:
     texts, starts = right_answers(reach(row, column, place), column, place)
     if not texts:
         return Example(source, "")
-    start = context + starts[0] if starts else source.find(texts[0], context)
+    start = context + starts[0] if starts else source.find(texts[0], max(context, 0))
     if start < 0 or source[start : start + len(texts[0])] != texts[0]:
         raise InputError(
             f"{place}: the answer {texts[0]!r} is not in the input where it should be; it is a "
@@ -56,19 +59,26 @@ def right_answers(value: Any, column: str, place: str) -> tuple[list[str], list[
     """The right answers of a row and where they begin, if it says so; none if there is none."""
     starts = []
     if isinstance(value, Mapping) and "text" in value:
-        value, starts = value["text"], list(value.get("answer_start", ()))
+        value, starts = value["text"], value.get("answer_start")
+        starts = starts if isinstance(starts, list) else [] if starts is None else [starts]
     texts = [value] if isinstance(value, str) else value
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+    if (
+        not isinstance(texts, list)
+        or not all(isinstance(text, str) for text in texts)
+        or not all(isinstance(start, int) for start in starts)
+    ):
         raise InputError(
-            f"{place}: column {column!r} holds no answers; allowed: a text, a list of texts, "
-            'or {"text": [...], "answer_start": [...]} as SQuAD has it'
+            f"{place}: column {column!r} holds no answers; allowed: a text, a list of texts, or "
+            '{"text": [...], "answer_start": [...]} as SQuAD has it, which counts characters'
         )
     if not all(text.strip() for text in texts):
         raise InputError(
             f"{place}: column {column!r} holds an empty answer; a question without an answer has "
             "an empty list, as SQuAD 2.0 has it"
         )
-    return texts, starts
+    # Space around an answer, as SQuAD's have it, is no part of it.
+    starts = [n + len(t) - len(t.lstrip()) for n, t in zip(starts, texts, strict=False)]
+    return [text.strip() for text in texts], starts
 
 
 def complete(task: Task, examples: Sequence[Example]) -> Task:

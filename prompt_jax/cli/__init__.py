@@ -159,6 +159,7 @@ def _compare(arguments: list[str]) -> Call:
         seeds: int = 1,
         rivals: tuple[str, ...] = (),
         forgetting: str = "",
+        distributed: DistributedConfig = DistributedConfig(),  # noqa: B008 (frozen)
         output: Printed = Output(),  # noqa: B008 (frozen)
         resume: bool = False,
         overwrite: bool = False,
@@ -174,13 +175,14 @@ def _compare(arguments: list[str]) -> Call:
             K training rows in front; written:FILE+shots:K; tf_idf, words and a logistic regression.
           forgetting: a file or a dataset with other text; the table has the loss on it, over that
             of the frozen model.
+          distributed: the processes that train together, where there are several.
           output: what is printed.
           resume: go on in --out where it was stopped.
           overwrite: replace their runs.
         """
         for name in methods:
             choose("method", name, method_kinds())
-        prepare()
+        prepare(distributed)
         from prompt_jax import experiment
 
         chosen = [

@@ -174,6 +174,7 @@ def _templates(
     """The templates of a file; its kind too, where the answers are decimal numbers."""
     from prompt_jax.tasks import resolve
     from prompt_jax.tasks.columns import candidates, is_decimal, template
+    from prompt_jax.tasks.task import lone_column
     from prompt_jax.tasks.templates import check_column
 
     for column in filter(None, (*inputs, answer)):
@@ -195,6 +196,7 @@ def _templates(
         if not others:
             raise InputError(f"{name} has no column for the input; name one with --input")
         source, target, answer = template(others), template(answers), answers[0]
+    answer = answer or lone_column(target)
     decimal = answer and is_decimal([row.get(answer) for row in rows])
     return TaskConfig(source=source, target=target, kind="regression" if decimal else None)
 
@@ -235,7 +237,7 @@ def _filled(
         if backbone == "embedded":
             model = "It is too small to write well: for written answers take an instruct model."
     return CONFIG.format(
-        title=f"{file.name}: {task.source} -> {task.target}, {answer}.".replace("\n", " "),
+        title=_inside(f"{file.name}: {task.source} -> {task.target}, {answer}."),
         place=place,
         names=names,
         model=model,
@@ -251,6 +253,11 @@ def _filled(
         batch_size=min(32, 2 ** int(math.log2(len(examples)))),
         writing=writing,
     )
+
+
+def _inside(text: str) -> str:
+    """A text as it may stand in a docstring or a comment of one line."""
+    return " ".join(text.replace("\\", "\\\\").replace('"', "'").split())
 
 
 def _python(value: str | Sequence[str]) -> str:
@@ -277,7 +284,8 @@ def _kind(task: Task, examples: Sequence[Example]) -> str:
     if not task.choices:
         return f"kind={_python(task.kind)},"
     counts = Counter(label_numbers(examples, task).tolist())
-    shares = ", ".join(f"{word} {counts[i]:,}" for i, word in enumerate(task.choices[:SHOWN]))
+    words = map(_inside, task.choices[:SHOWN])
+    shares = ", ".join(f"{word} {counts[i]:,}" for i, word in enumerate(words))
     rest = ", ..." if len(task.choices) > SHOWN else ""
     return (
         f"# Rows: {shares}{rest}.\n"

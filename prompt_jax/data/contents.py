@@ -25,6 +25,11 @@ def decode(name: str, content: bytes) -> str:
     try:
         return content.decode("utf-8-sig")  # Spreadsheets begin their csv with a byte order mark.
     except UnicodeDecodeError as error:
+        if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            raise InputError(
+                f"{name} is UTF-16, as Excel's Unicode text is; save it as UTF-8 (e.g. iconv -f "
+                "utf-16 -t utf-8)"
+            ) from error
         line = content.count(b"\n", 0, error.start) + 1
         raise InputError(
             f"{name} line {line}: byte 0x{content[error.start]:02x} at offset {error.start} is not "

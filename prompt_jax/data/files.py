@@ -6,6 +6,7 @@ import functools
 import io
 import itertools
 import json
+import re
 from pathlib import Path
 
 from prompt_jax.config import InputError, choose
@@ -88,9 +89,7 @@ def _table(path: Path, records: list[tuple[int, list[str]]], content: bytes) -> 
     if not records:
         return Table()
     header = records[0][1]
-    for name in header:
-        if header.count(name) > 1:
-            raise InputError(f"{path} line 1: column {name!r} is there twice; rename one")
+    _check_names(f"{path} line 1", header)
     for line, fields in records[1:]:
         if len(fields) != len(header):
             raise InputError(
@@ -109,6 +108,12 @@ def _table(path: Path, records: list[tuple[int, list[str]]], content: bytes) -> 
     return Table([Row(f"{path.name} line {n}", row) for n, row in zip(lines, rows, strict=True)])
 
 
+def _check_names(place: str, names: list[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"{place}: column {name!r} is there twice; rename one")
+
+
 def _read_tsv(path: Path, content: bytes) -> Table:
     lines = _lines(path, content)
     return _table(path, [(number, line.split("\t")) for number, line in lines], content)
@@ -116,7 +121,10 @@ def _read_tsv(path: Path, content: bytes) -> Table:
 
 def _read_csv(path: Path, content: bytes) -> Table:
     text = decode(str(path), content)
-    delimiter = _delimiter(text)
+    # A first line of Excel, which names the delimiter.
+    named = re.match(r'"?sep=(.)"?\r?\n', text)
+    text = text[named.end() :] if named else text
+    delimiter = named[1] if named else _delimiter(text)
     # newline="" leaves line breaks inside quotes to the csv module.
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     records, line = [], 1
@@ -171,6 +179,7 @@ def _read_arrow(path: Path, content: bytes) -> Table:
             table = pyarrow.ipc.open_file(buffer).read_all()
         else:
             table = pyarrow.ipc.open_stream(buffer).read_all()
+        _check_names(str(path), table.column_names)
         metadata = (table.schema.metadata or {}).get(b"huggingface", b"{}")
         features = json.loads(metadata).get("info", {}).get("features", {})
         source = digest(content) if len(table) > HELD else ""

@@ -54,7 +54,7 @@ def _lines_of_texts(path: Path, content: bytes) -> Table | None:
         return None
     if not isinstance(first, dict):
         return None
-    schema = pyarrow.schema([(name, pyarrow.large_string()) for name in first])
+    schema = pyarrow.schema([(name, pyarrow.large_string()) for name in whole(first)])
     options = {"explicit_schema": schema, "unexpected_field_behavior": "error"}
     try:
         table = pyarrow.json.read_json(
@@ -133,7 +133,7 @@ def _json_values(path: Path, text: str) -> Iterator[tuple[int, Any]]:
         line, counted = line + text.count("\n", counted, place), place
         try:
             value, place = decoder.raw_decode(text, place)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # A number of 5,000 digits, a list in 1,000.
             raise InputError(
                 f"{path} line {line} is not JSON: {error}; write one object a line, or a list of "
                 "objects"

@@ -198,4 +198,6 @@ def _plain(value: Any, feature: Any) -> Any:
         return feature.int2str(int(value)) if value >= 0 else None
     if isinstance(value, bytes):
         return value.decode(errors="replace")
+    if getattr(value, "dtype", None) == np.float32:  # As the decimal number that it stands for.
+        return float(str(value))
     return value.item() if getattr(value, "ndim", None) == 0 else value

@@ -42,6 +42,12 @@ def shots(
             "words; use data.max_examples"
         )
     rows = _strata(examples, task)
+    absent = sorted(set(task.choices) - {examples[group[0]].target for group in rows})
+    if absent:
+        raise InputError(
+            f"data.shots {count} of every label, and {name} has no row of {absent[0]!r}; leave it "
+            "out of --task.labels, or give rows of it"
+        )
     needed = 2 * count if spare else count
     for group in rows:
         if len(group) < needed:

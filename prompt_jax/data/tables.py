@@ -76,13 +76,37 @@ def arrow_rows(
         # A slice first: `take` copies what it takes from.
         part = table.slice(first, int(rows.max()) - first + 1).take(rows - first)
         names = part.column_names  # Once: a table makes this list whenever it is read.
-        columns = [decode(name, part[name].to_pylist()) for name in names]
+        columns = [decode(name, _decimal(part[name]).to_pylist()) for name in names]
         return [
             Row(place(number), dict(zip(names, values, strict=True)))
             for number, values in zip(rows.tolist(), zip(*columns, strict=True), strict=True)
         ]
 
     return table_of(read, len(table), source)
+
+
+def _decimal(column: ArrowTable) -> ArrowTable:
+    """A column, with float32 as the decimal numbers that it stands for: 19.99, not 19.9899998."""
+    import pyarrow
+
+    texts = _replaced(column.type, pyarrow.string())
+    if texts == column.type:
+        return column
+    return column.cast(texts).cast(_replaced(column.type, pyarrow.float64()))
+
+
+def _replaced(kind: ArrowTable, other: ArrowTable) -> ArrowTable:
+    """A type of Arrow with another one in place of float32."""
+    import pyarrow
+
+    if pyarrow.types.is_float32(kind):
+        return other
+    if pyarrow.types.is_list(kind):
+        return pyarrow.list_(_replaced(kind.value_type, other))
+    if pyarrow.types.is_struct(kind):
+        fields = (kind.field(i) for i in range(kind.num_fields))
+        return pyarrow.struct([(field.name, _replaced(field.type, other)) for field in fields])
+    return kind
 
 
 def class_names(features: Mapping[str, Any], name: str, cells: list[Any]) -> list[Any]:

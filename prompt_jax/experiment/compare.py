@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -9,26 +10,28 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import numpy as np
 import optax
 
 from prompt_jax import disk, report
 from prompt_jax.answers import answer
 from prompt_jax.backbones import Backbone
-from prompt_jax.config import Config, InputError, MethodConfig, at_least, resolved
+from prompt_jax.config import Config, InputError, MethodConfig, at_least, resolved, to_json
 from prompt_jax.experiment.answering import batches_of, loss_of
 from prompt_jax.experiment.conclude import Result
 from prompt_jax.experiment.evaluation import TUNED
 from prompt_jax.experiment.forgetting import OtherText
 from prompt_jax.experiment.rivals import parse_rivals
 from prompt_jax.experiment.splits import Data, check_one, for_backbone, load_data
-from prompt_jax.experiment.training import load, train, train_seeds
+from prompt_jax.experiment.training import check_data, load, run_folder, train, train_seeds
 from prompt_jax.forward import Injection
-from prompt_jax.lines import Line, Panel, Say, in_part
+from prompt_jax.lines import Line, Panel, Say, in_part, silent
 from prompt_jax.methods import method_of
 from prompt_jax.metrics import Scores
 from prompt_jax.plan import fitted
+from prompt_jax.processes import from_first, is_first, together
 from prompt_jax.prompts import Prompt, fresh
-from prompt_jax.runs import begin_run, claim, read_metrics
+from prompt_jax.runs import begin_run, read_metrics
 from prompt_jax.sharding import place_rows, replicate
 from prompt_jax.train import compile_step, start
 
@@ -52,7 +55,8 @@ class Row(NamedTuple):
     bytes: int
     """Size of the weights that are served, on disk."""
     examples_per_second: float
-    """While training, of all seeds together: the median of all steps."""
+    """While training, of all seeds together: the median of all steps. NaN in other processes than
+    the first."""
     step_bytes: int
     """Memory that a compiled training step of one seed holds beside the frozen model."""
     latency: float
@@ -106,10 +110,12 @@ def compare_methods(
         raise InputError(
             f"compare wants different methods, got {', '.join(kinds) or 'none'}; name each once"
         )
-    with claim(config, resume=resume, overwrite=overwrite) as folder:
+    facts = {"compare": options._asdict(), "methods": {m.kind: to_json(m) for m in methods}}
+    with run_folder(config, resume=resume, overwrite=overwrite, options=facts) as folder:
+        say = say if is_first() else silent
         ways = _scored_rivals(config, options, say)
-        begin_run(folder, config, resume=resume)
-        return _compare(config, methods, options, ways, folder, say)
+        together(lambda: begin_run(folder, config, resume=resume))
+        return _compare(config, methods, options, ways, say)
 
 
 def _scored_rivals(config: Config, options: CompareOptions, say: Say) -> dict[str, SeedScores]:
@@ -119,11 +125,13 @@ def _scored_rivals(config: Config, options: CompareOptions, say: Say) -> dict[st
     """
     if not options.rivals and not options.forgetting:
         return {}
+    loaded = together(lambda: load_data(config))
+    check_data([loaded])
     backbone = load(fitted(config, say=say), say)
-    data = for_backbone(load_data(config), config, backbone)
-    rivals = parse_rivals(options.rivals, data, backbone)
+    data = for_backbone(loaded, config, backbone)
+    rivals = together(lambda: parse_rivals(options.rivals, data, backbone))
     if options.forgetting:
-        OtherText(options.forgetting, config, backbone)
+        together(lambda: OtherText(options.forgetting, config, backbone))
     sets, ways = data.tests or {"validation": data.validation}, {}
     for rival in rivals:
         say(f"scoring {rival.name}")
@@ -147,15 +155,15 @@ def _compare(
     methods: Sequence[MethodConfig],
     options: CompareOptions,
     ways: dict[str, SeedScores],
-    folder: Path,
     say: Say,
 ) -> list[Row]:
-    rows, plain, metric = [], {}, ""
+    folder, rows, plain, metric = Path(config.out), [], {}, ""
     for method in methods:
         out = folder / method.kind
         chosen = resolved(dataclasses.replace(config, method=method, out=str(out)))
         say(f"\n== {method.kind}")
-        again = (out / "config.json").is_file()
+        # The first process alone has the folders.
+        again = bool(from_first(np.int32((out / "config.json").is_file())))
         if options.seeds == 1:
             results = [train(chosen, resume=again, say=in_part(say))]
         else:
@@ -168,7 +176,8 @@ def _compare(
         plain = {name: [_scores(sets)] for name, sets in first.items() if name != TUNED} | plain
         rows.append(_measured(chosen, results, options.forgetting))
     # A method with a head of its own says nothing of the frozen model, and another one may.
-    _write(folder, rows, plain | ways, metric, say)
+    if is_first():
+        _write(folder, rows, plain | ways, metric, say)
     return rows
 
 
@@ -201,7 +210,7 @@ def _measured(config: Config, results: Sequence[Result], text: str) -> Row:
         share=trained / frozen,
         # A saved prompt is float32.
         bytes=4 * prompt.size,
-        examples_per_second=statistics.median(rates) * len(results),
+        examples_per_second=statistics.median(rates or [math.nan]) * len(results),
         step_bytes=_step_bytes(config, data, backbone, prompt),
         latency=_latency(config, data, backbone, prompt),
         composes=prompt.method.rows_only,

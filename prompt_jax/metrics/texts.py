@@ -15,6 +15,9 @@ UNSPACED = re.compile(
 )
 """Thai, Lao, Burmese, Khmer, kana and Chinese characters: no spaces stand between their words."""
 
+ARTICLE = re.compile(r"\b(a|an|the)\b")
+NUMBER = re.compile(r"(?<!\d)-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?")
+
 
 def exact_match(predictions: Texts, references: References, labels: Texts = ()) -> float:
     """The share of answers that are a reference after SQuAD's normalisation."""
@@ -22,10 +25,11 @@ def exact_match(predictions: Texts, references: References, labels: Texts = ()) 
 
 
 def contains(predictions: Texts, references: References, labels: Texts = ()) -> float:
-    """The share of answers in which a reference stands, after SQuAD's normalisation."""
-    return _nearest(
-        lambda p, r: float(f" {normalize(r)} " in f" {normalize(p)} "), predictions, references
-    )
+    """The share of answers in which a reference stands, after SQuAD's normalisation.
+
+    An article alone, such as the choice A, has to stand there as it is written.
+    """
+    return _nearest(_stands_in, predictions, references)
 
 
 def last_number(predictions: Texts, references: Texts, labels: Texts = ()) -> float:
@@ -42,10 +46,10 @@ def last_label(predictions: Texts, references: Texts, labels: Texts = ()) -> flo
 
     The labels are those of the task, or without them all references.
     """
-    names = sorted(labels or set(references), key=len, reverse=True)
+    names = sorted(map(_spaced, labels or set(references)), key=len, reverse=True)
     pattern = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, names))})(?!\w)", re.IGNORECASE)
     last = [
-        [next(reversed(pattern.findall(text)), "").lower() for text in texts]
+        [next(reversed(pattern.findall(_spaced(text))), "").lower() for text in texts]
         for texts in (predictions, references)
     ]
     return mean(answer == truth != "" for answer, truth in zip(*last, strict=True))
@@ -105,15 +109,30 @@ class _Words:
         return [self._stem(word) if word.isascii() and len(word) > 3 else word for word in words]
 
 
+def _spaced(text: str) -> str:
+    """The words of a text, see `_apart`, with one space between any two."""
+    return " ".join(_apart(text).split())
+
+
 def _apart(text: str) -> str:
     """The text with every character of a script without spaces as a word, as papers count them."""
     return UNSPACED.sub(r" \g<0> ", text)
 
 
 def normalize(text: str) -> str:
-    """SQuAD's normalisation: no case, punctuation, articles or surplus space."""
+    """SQuAD's normalisation: no case, punctuation, articles or surplus space.
+
+    A text of articles alone, such as the choice A, keeps them: nothing would be left of it.
+    """
     text = text.lower().translate(str.maketrans("", "", string.punctuation))
-    return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
+    return " ".join(ARTICLE.sub(" ", text).split() or text.split())
+
+
+def _stands_in(prediction: str, reference: str) -> float:
+    truth, answer = (_spaced(normalize(text)) for text in (reference, prediction))
+    if ARTICLE.fullmatch(truth):
+        return float(bool(re.search(rf"(?<!\w){re.escape(reference.strip())}(?!\w)", prediction)))
+    return float(f" {truth} " in f" {answer} ")
 
 
 def _overlap(prediction: str, reference: str) -> float:
@@ -131,7 +150,8 @@ def _nearest(score: Metric, predictions: Texts, references: References) -> float
 
 
 def _last_numbers(texts: Texts) -> list[float | None]:
-    numbers = [re.findall(r"(?<!\d)-?\d[\d,]*(?:\.\d+)?", text) for text in texts]
+    # The sign for minus, which models write, is no hyphen.
+    numbers = [NUMBER.findall(text.replace("\N{MINUS SIGN}", "-")) for text in texts]
     return [float(row[-1].replace(",", "")) if row else None for row in numbers]
 
 

@@ -69,6 +69,10 @@ class Catalog:
         """All versions, by name and number."""
         return list(self._versions.values())
 
+    def __contains__(self, reference: str) -> bool:
+        """Whether a version such as `films@2` is served."""
+        return reference in self._versions
+
     def refresh(self) -> list[str]:
         """Puts all that the store has into the engine, and takes out what it no longer has.
 

@@ -3,11 +3,12 @@
 import re
 from collections import Counter
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import NamedTuple
 
-from prompt_jax.config import TaskConfig
+from prompt_jax.config import InputError, TaskConfig
 from prompt_jax.tasks.labels import infer
-from prompt_jax.tasks.templates import is_empty
+from prompt_jax.tasks.templates import MARKS, is_empty
 from prompt_jax.tasks.text import Record
 
 INPUTS = ("input", "text", "sentence", "question", "prompt", "review", "message", "instruction")
@@ -60,14 +61,25 @@ def is_decimal(cells: Sequence[object]) -> bool:
 
 
 def template(columns: Sequence[str]) -> str:
-    """The template of an input: the text of one column, or of several behind their names."""
+    """The template of an input: the text of one column, or of several behind their names.
+
+    Raises:
+      InputError: a template cannot name one of them.
+    """
+    for column in columns:
+        if set(column) & set(":!{}"):
+            raise InputError(
+                f"a template cannot name the column {column!r}, for its {MARKS}; rename it in the "
+                "file"
+            )
     if len(columns) == 1:
         return f"{{{columns[0]}}}"
     return " ".join(f"{column}: {{{column}}}" for column in columns)
 
 
 def _text(cell: object) -> str:
-    return "" if is_empty(cell) or not isinstance(cell, str | int | float) else str(cell).strip()
+    kinds = str | int | float | Decimal
+    return "" if is_empty(cell) or not isinstance(cell, kinds) else str(cell).strip()
 
 
 def _is_label(texts: Sequence[str]) -> bool:

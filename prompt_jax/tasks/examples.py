@@ -17,6 +17,7 @@ from prompt_jax.tasks.templates import (
     columns_in,
     fill,
     is_empty,
+    is_missing,
     listing,
     parse,
     path_of,
@@ -283,8 +284,10 @@ def labelled(
     """The rows that have a target; errors as for `resolve`."""
     target = _templates(name, config, list(rows[0][1]))[1] if rows else ""
     columns = columns_in(target)
+    # A text of several labels may have none of them.
+    is_absent = is_missing if config.kind == "multi_label" else is_empty
     there = [
-        not all(is_empty(reach(row, column, place)) for column in columns) for place, row in rows
+        not all(is_absent(reach(row, column, place)) for column in columns) for place, row in rows
     ]
     return taken(rows, np.flatnonzero(there))
 

@@ -69,7 +69,7 @@ SPECS: dict[str, Callable[[Any, Record], Any]] = {
     "padded": _padded,
     "sentences": _sentences,
     "starred": _starred,
-    "commas": lambda texts, row: ", ".join(items(texts)),
+    "commas": lambda texts, row: ", ".join(map(str, items(texts))),
     **dict.fromkeys(SEVERAL, lambda answers, row: items(answers)[0]),
 }
 """By name, what it does to the value of a column; the row tells the rest."""

@@ -7,6 +7,7 @@ import re
 import string
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 from prompt_jax.config import InputError
@@ -15,6 +16,8 @@ from prompt_jax.tasks.text import Record, Text
 
 # What stands for `cut` when Python reads a template: its conversions, as !r, are one character.
 _MARK = "\1"
+MARKS = ": ! { or }"
+"""What no name of a column may have that a template is to name."""
 _CUT = re.compile(r"((?<!\{)(?:\{\{)*\{[^{}!:]*)!cut(?=[:}])")
 
 
@@ -161,18 +164,18 @@ def _text(value: Any, column: str, spec: str, place: str, row: Record) -> str:
 def _applied(function: Callable[..., Any], value: Any, argument: str | Record, place: str) -> Any:
     try:
         return function(value, argument)
-    except ValueError as error:
+    except (ValueError, TypeError, AttributeError, IndexError, OverflowError) as error:
         raise InputError(
             f"{place} cannot be applied to {value!r}: {error}; allowed: Python's format specs, "
             f"{listing(SPECS)}"
         ) from error
 
 
-def _joined(value: Any, column: str, place: str) -> str | int | float:
+def _joined(value: Any, column: str, place: str) -> str | int | float | Decimal:
     """A text or a number as it is, and the words of a list."""
     if isinstance(value, list) and all(isinstance(word, str | int) for word in value):
         value = " ".join(map(str, value))
-    if not isinstance(value, str | int | float):
+    if not isinstance(value, str | int | float | Decimal):
         path = _path_to_text(value, column)
         inside = f", or reach inside, e.g. {{{path}}}" if path and path != column else ""
         raise InputError(
@@ -248,6 +251,13 @@ def _named(name: str, names: Iterable[str], place: str, kind: str = "column") ->
     for candidate in names:
         if unicodedata.normalize("NFC", candidate) == unicodedata.normalize("NFC", name):
             return candidate
+    for candidate in names:
+        # Behind such a mark a template has a spec, or `!cut`.
+        if candidate.startswith((f"{name}:", f"{name}!")):
+            raise InputError(
+                f"{place}: a template cannot name the {kind} {candidate!r}, for its {MARKS}; "
+                "rename it in the data"
+            )
     near = difflib.get_close_matches(name, names, n=1)
     hint = f" Perhaps you meant {near[0]!r}?" if near else ""
     raise InputError(f"{place}: no {kind} {name!r}; there are: {listing(names)}.{hint}")

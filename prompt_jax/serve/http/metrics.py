@@ -111,17 +111,13 @@ class Metrics(Collector):
         self, model: str, answers: int, *, read: int = 0, virtual: int = 0, written: int = 0
     ) -> None:
         """Counts answers, and the tokens of their texts, of their prompt, and their own."""
-        name, _, version = model.partition("@")
         # What is composed, and an ensemble, has a name of its own for every client that asks.
-        single = model == self._catalog.base or (version.isdigit() and name in self._names())
-        label = self._label(name) if single else SEVERAL
+        single = model == self._catalog.base or model in self._catalog
+        label = self._label(model.partition("@")[0]) if single else SEVERAL
         self.answers.labels(label).inc(answers)
         self.read.labels(label).inc(read)
         self.virtual.labels(label).inc(virtual)
         self.written.inc(written)
-
-    def _names(self) -> set[str]:
-        return {served.name for served in self._catalog.served}
 
     def _label(self, name: str) -> str:
         """What a prompt is counted under: its name, so that new versions are no new numbers."""
@@ -163,7 +159,8 @@ class Metrics(Collector):
     def _forget(self) -> None:
         """Takes out the numbers of prompts that were removed, so that others have room."""
         with self._lock:
-            gone = self._labels - self._names() - {self._catalog.base, NONE}
+            names = {served.name for served in self._catalog.served}
+            gone = self._labels - names - {self._catalog.base, NONE}
             self._labels -= gone
         for name in gone:
             for counter in (self.done, self.failed, self.answers, self.read, self.virtual):
