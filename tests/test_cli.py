@@ -206,6 +206,10 @@ def test_a_task_is_named_on_every_command(several, run, tmp_path, capsys):
     rows = np.load(tmp_path / "one.npy")
     tuned = load_prompt(several).tuned
     np.testing.assert_allclose(rows, tuned["prompt"] + tuned["tasks"][1], atol=1e-6)
+    # A mistake in the alias leaves no version behind.
+    assert cli.main([*commands[4], "--task-id", "1", "--alias", "Prod"]) == 2
+    assert "an alias is 1 to 64 of" in capsys.readouterr().err
+    assert not (tmp_path / "store/one/2").exists()
     published = load_prompt(tmp_path / "store/one/1")
     assert published.method.kind == "prompt_tuning" and published.task.labels == ("a", "b")
     assert cli.main(["prompts", "inspect", prompt]) == 0

@@ -399,7 +399,7 @@ def test_callers_take_turns():
     kind = Kind("score", 8, 2, 1)
 
     def request(key, prompt):
-        served = Served(reference=prompt, digest=prompt)
+        served = Served(reference=prompt, digest=prompt, content=prompt)
         return Request(served, kind, np.zeros(1, np.int32), caller=Caller(key))
 
     def take(size, capacity=64, held=(), waits=()):

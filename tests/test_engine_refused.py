@@ -11,6 +11,7 @@ import pytest
 from engines import SMALL, prompt_of, prompts_of
 
 from prompt_jax.config import InputError
+from prompt_jax.generate import score
 from prompt_jax.methods import LoraConfig, MultitaskPromptConfig, PromptTuningConfig
 from prompt_jax.prompts import Prompt
 from prompt_jax.serve import (
@@ -106,6 +107,28 @@ def test_prompts_that_are_refused(tiny, tiny_gpt2):
             engine.remove("x")
         engine.remove("p3")
         assert engine.names == ["p0", "p1", "p2", "p4"]
+
+
+def test_the_same_numbers_with_other_settings_are_another_prompt(tiny):
+    """And a caller of a batch whose counting fails has an answer."""
+    prompt = prompt_of(tiny, LoraConfig(r=2, lora_alpha=1), 5)
+    other = dataclasses.replace(prompt, method=LoraConfig(r=2, lora_alpha=32))
+    assert other.digest == prompt.digest
+    with Engine(tiny, {"a": prompt, "b": other, "again": prompt}, **SMALL) as engine:
+        assert engine.version("again").content == engine.version("a").content
+
+        def fail(requests):
+            raise ValueError("a mistake of who counts")
+
+        engine.on_batch = fail
+        for name, alone in (("a", prompt), ("b", other)):
+            tokens = np.array([[4, 5]])
+            words = np.array([[7], [8]])
+            wanted = score(
+                tiny, alone.injection(), tokens, tokens > 0, words, np.ones_like(words, bool)
+            )
+            got = engine.score(name, [4, 5], words.tolist()).result(60).log_likelihoods
+            np.testing.assert_allclose(got, wanted[0], rtol=1e-4)
 
 
 def test_a_prompt_whose_answers_are_no_numbers(tiny):

@@ -205,14 +205,16 @@ def replies_to(app, *requests):
 
 HOSTS = {
     "localhost": 200, "127.0.0.1:8000": 200, "[::1]:8000": 200, "127.3.2.1": 200, "LOCALHOST": 200,
-    "my.laptop": 200, "attacker.example:8000": 400, "localhost.attacker.example": 400,
-    "127.0.0.1.nip.io": 400, "169.254.169.254": 400, "": 400,
+    "my.laptop": 200, "prompt_jax:8000": 200, "attacker.example:8000": 400,
+    "localhost.attacker.example": 400, "127.0.0.1.nip.io": 400, "169.254.169.254": 400, "": 400,
 }  # fmt: skip
 
 
 def test_without_keys_a_server_answers_to_its_own_names(served):
     requests = [("GET", "/v1/models", {"headers": {"Host": host}}) for host in HOSTS]
-    statuses, _ = replies_to(create_app(served.catalog, Keys(), hosts=("My.Laptop",)), *requests)
+    statuses, _ = replies_to(
+        create_app(served.catalog, Keys(), hosts=("My.Laptop", "prompt_jax")), *requests
+    )
     assert dict(zip(HOSTS, statuses, strict=True)) == HOSTS
     strange = ("GET", "/livez", {"headers": {"Host": "attacker.example"}})
     _, reply = replies_to(create_app(served.catalog, Keys()), strange)
@@ -257,6 +259,19 @@ def test_a_key_has_so_many_requests_and_tokens(served):
     statuses, reply = replies_to(app, *[("POST", "/v1/classify", classify)] * 2)
     assert statuses == [200, 429] and "3 tokens a day" in reply.text
     assert int(reply.headers["Retry-After"]) > 3600
+
+
+def test_what_is_refused_costs_no_tokens(served):
+    key = Key("brief", digest("brief"), limits=Limits(tokens_per_day=10))
+    headers = {"headers": {"Authorization": "Bearer brief"}}
+    body = {"model": "films", "labels": ["good", "bad"]}
+    statuses, _ = replies_to(
+        create_app(served.catalog, Keys((key,))),
+        ("POST", "/v1/classify", {**headers, "json": {**body, "input": "word " * 500}}),
+        ("POST", "/v1/completions", {**headers, "json": {"prompt": "a b " * 5, "n": 65}}),
+        ("POST", "/v1/classify", {**headers, "json": {**body, "input": "a b"}}),
+    )
+    assert statuses == [400, 400, 200]
 
 
 @pytest.mark.parametrize(("spare", "next_status"), [(0, 429), (1, 200)])

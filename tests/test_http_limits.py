@@ -16,7 +16,7 @@ from test_disk import full_disk  # noqa: E402
 
 from prompt_jax.methods import PromptTuningConfig  # noqa: E402
 from prompt_jax.prompts import save_prompt  # noqa: E402
-from prompt_jax.serve import Store
+from prompt_jax.serve import EngineError, Store
 from prompt_jax.serve.http import Keys, create_app, writing
 from prompt_jax.serve.http import app as app_module
 from prompt_jax.serve.http.prompts import packed
@@ -206,9 +206,18 @@ def test_an_engine_that_ended_begins_again(catalog, monkeypatch):
         assert user.post("/v1/classify", json=ASKED).status_code == 200
 
 
-def test_what_others_publish_is_found(catalog, tiny_backbone):
+def test_what_others_publish_is_found(catalog, tiny_backbone, monkeypatch):
     app = create_app(catalog, Keys(), refresh=0.05)
+    marks = catalog.store.marks
+
+    def ended(name):
+        """As the engine while it begins again: the next look has to come all the same."""
+        monkeypatch.setattr(catalog.store, "marks", marks)
+        raise EngineError("the engine came to an end")
+
+    monkeypatch.setattr(catalog.store, "marks", ended)
     with serving(app) as address, httpx.Client(base_url=address) as user:
+        until(lambda: catalog.store.marks is marks)
         assert user.get("/v1/models/other").status_code == 404
         other = prompt_of(tiny_backbone, PromptTuningConfig(num_virtual_tokens=2), 5)
         Store(catalog.store.root).put("other", other)

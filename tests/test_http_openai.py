@@ -23,6 +23,7 @@ from prompt_jax.serve.http import (  # noqa: E402
     schemas,
     shapes,
 )
+from prompt_jax.serve.http.writing import event  # noqa: E402
 
 pytestmark = pytest.mark.timeout(180)
 TEXT = "a fine film"
@@ -77,6 +78,19 @@ def test_a_field_that_nothing_follows_is_refused(field, user):
     error = reply.json()["error"]
     assert reply.status_code == 400 and error["param"] == name, reply.text
     assert "prompt" in error["message"] or "valid boolean" in error["message"]
+
+
+def test_half_a_character_is_no_name_of_a_field(user):
+    content = b'{"model": "films", "prompt": "a", "\\ud800": 1}'
+    reply = user.post("completions", content=content, headers={"content-type": "application/json"})
+    assert reply.status_code == 400 and "ud800 is not supported here" in reply.text
+
+
+def test_an_event_is_one_line_however_lines_are_split():
+    text = "a\x85b\u2028c\u2029d\ne é"
+    for line in (event({"text": text}), event({"text": text}, "kind").partition("\n")[2]):
+        (data,) = line.strip().splitlines()
+        assert json.loads(data.removeprefix("data: ")) == {"text": text} and "é" in data
 
 
 def test_a_number_is_no_truth_value_and_two_names_are_one_field(user):
@@ -184,6 +198,12 @@ def test_texts_in_tokens_echo_and_cuts(client, served):
     assert both[0].text == plain.choices[0].text
     echoed = client.completions.create(prompt=TEXT, echo=True, **asked).choices[0].text
     assert echoed == TEXT + plain.choices[0].text
+    cut = client.completions.create(
+        prompt=TEXT, echo=True, **asked, extra_body={"truncate_prompt_tokens": 3}
+    )
+    left = served.backbone.tokenizer.decode([*ids[:2], ids[-1]], skip_special_tokens=True)
+    assert cut.choices[0].text.startswith(left) and len(left) < len(TEXT)
+    assert not cut.choices[0].text.startswith(TEXT)
     stream = client.completions.create(prompt=TEXT, echo=True, stream=True, **asked)
     assert "".join(chunk.choices[0].text for chunk in stream) == echoed
     with pytest.raises(openai.BadRequestError, match="reads a text without predicting it"):

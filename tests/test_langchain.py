@@ -78,6 +78,9 @@ def test_every_way_to_switch_prompts(chat, engine):
         assert (
             PromptJaxLLM(source=chat.source, max_tokens=6).invoke(TEXT, soft_prompt=name) == wanted
         )
+        # A call goes before the model's own fields, whichever of both names it.
+        field = PromptJaxLLM(source=chat.source, max_tokens=6, soft_prompt="p2")
+        assert field.invoke(TEXT, model=f"{base}:{name}") == wanted
         streamed = list(chat.stream(TEXT, soft_prompt=name))
         assert "".join(each.text for each in streamed) == wanted
     assert len({said(engine, name) for name in NAMES}) > 4

@@ -33,7 +33,10 @@ def publish(
     """
     from prompt_jax.prompts import load_shaped, of_task
     from prompt_jax.serve import Store
+    from prompt_jax.serve.store import check_alias
 
+    if alias:
+        check_alias(alias)
     loaded = of_task(load_shaped(prompt), task_id or None)
     library = Store(store)  # Which makes the folder: not for a prompt that is refused.
     with library.changing():

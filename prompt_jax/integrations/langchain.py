@@ -220,6 +220,8 @@ class PromptJaxLLM(Writing, LLM):
         """The model as a call wants it, since LangChain's cache passes over a call's arguments."""
         names = [name for name in OPTIONS if name != "stop"]
         settled = options_of({name: options[name] for name in names if name in options})
+        if settled.get("model") and not settled.get("soft_prompt"):
+            settled["soft_prompt"] = ""  # That of the model itself comes behind those of a call.
         rest = {name: value for name, value in options.items() if name not in names}
         return self.model_copy(update=settled), rest
 

@@ -47,10 +47,11 @@ class Bank:
         """Paths that programs are compiled for, the cheapest part first: a batch whose prompts only
         stand before the text does not pay for what others do in the layers."""
         self.held: Counter[str] = Counter()
-        """Digests that keep their slots for now, and for how many rows."""
+        """Contents that keep their slots for now, and for how many rows."""
         self.loaded = 0
         """Prompts put into a slot so far."""
-        self._slot_of: OrderedDict[str, int] = OrderedDict()  # By digest, the longest unused first.
+        # By content, the longest unused first.
+        self._slot_of: OrderedDict[str, int] = OrderedDict()
         # Downwards, because `pop` takes the last one: slots fill from 1 on.
         self._free = list(range(slots - 1, PLAIN_SLOT, -1))
 
@@ -72,39 +73,39 @@ class Bank:
         """The slot of a prompt, which is put there if it is not.
 
         Args:
-          keep: digests that must not give way.
+          keep: contents that must not give way.
 
         Raises:
           LookupError: every slot is held or to be kept; callers see to it that this cannot be.
         """
-        if not served.digest:
+        if not served.content:
             return PLAIN_SLOT
-        slot = self._slot_of.get(served.digest)
+        slot = self._slot_of.get(served.content)
         if slot is None:
             slot = self._free.pop() if self._free else self._give_way(keep)
             self.put(slot, served.leaves)
-            self._slot_of[served.digest] = slot
+            self._slot_of[served.content] = slot
             self.loaded += 1
         # In use now, so it is the last one to give way.
-        self._slot_of.move_to_end(served.digest)
+        self._slot_of.move_to_end(served.content)
         return slot
 
     def _give_way(self, keep: Collection[str]) -> int:
-        for digest in self._slot_of:
-            if digest not in keep and digest not in self.held:
-                return self._slot_of.pop(digest)
+        for content in self._slot_of:
+            if content not in keep and content not in self.held:
+                return self._slot_of.pop(content)
         raise LookupError("no slot is free")
 
     def hold(self, served: Served) -> None:
         """Keeps a prompt in its slot until it is released as often."""
-        if served.digest:
-            self.held[served.digest] += 1
+        if served.content:
+            self.held[served.content] += 1
 
     def release(self, served: Served) -> None:
         """Takes back one `hold`."""
-        if served.digest:
-            self.held[served.digest] -= 1
-            self.held += Counter()  # Drops the digests whose count is zero.
+        if served.content:
+            self.held[served.content] -= 1
+            self.held += Counter()  # Drops those whose count is zero.
 
     def part_of(self, paths: Iterable[str]) -> frozenset[str]:
         """The first part that has all of these paths."""

@@ -133,7 +133,7 @@ class Engine(Running):
         """
         check_weights(how, weights, len(prompts))
         members = [self.version(prompt) for prompt in prompts]
-        if len({served.digest for served in members}) > self.slots:
+        if len({served.content for served in members}) > self.slots:
             raise TooManyPromptsError(
                 f"the request names {len(prompts)} prompts and {self.slots} can be had at once; "
                 "ask fewer, or give the engine more slots"

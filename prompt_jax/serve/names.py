@@ -32,13 +32,14 @@ class Names:
             # Those of no name any more are kept too: somebody may put their numbers again.
             if not self._poisoned:
                 return frozenset()
-            return frozenset(self._poisoned & {s.digest for s in self._served.values()})
+            served = self._served.values()
+            return frozenset(s.digest for s in served if s.content in self._poisoned)
 
     def put(self, served: Served) -> None:
         """Takes a record under its name, in place of an older one."""
         with self._lock:
             self._served[served.reference] = served
-            self._poisoned.discard(served.digest)
+            self._poisoned.discard(served.content)
 
     def remove(self, name: str) -> None:
         """Forgets a name.
@@ -63,14 +64,14 @@ class Names:
             served = prompt if isinstance(prompt, Served) else self._served.get(prompt)
             if served is None:
                 raise unknown(str(prompt), self._served)
-            if served.digest in self._poisoned:
+            if served.content in self._poisoned:
                 raise poisoned(served)
             return served
 
     def poison(self, served: Served) -> None:
         """Refuses a prompt from now on, under all of its names, until it is put anew."""
-        # The plain model has no digest; an input may overflow it all the same.
+        # The plain model has no content; an input may overflow it all the same.
         with self._lock:
-            if served.digest and served.digest not in self._poisoned:
-                self._poisoned.add(served.digest)
+            if served.content and served.content not in self._poisoned:
+                self._poisoned.add(served.content)
                 LOG.error("refused from now on: %s", poisoned(served))

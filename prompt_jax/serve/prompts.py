@@ -6,6 +6,7 @@ would have alone.
 """
 
 import dataclasses
+import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
@@ -57,7 +58,10 @@ class Served:
     reference: str = ""
     """Its name in the engine, `name@version` where it comes from a store; empty of no prompt."""
     digest: str = ""
-    """sha256 of its numbers; two names of one digest share a slot. Empty of no prompt."""
+    """sha256 of its numbers. Empty of no prompt."""
+    content: str = ""
+    """sha256 of `leaves`, by which two names share a slot: the same numbers mean something else
+    with another alpha or at another place. Empty of no prompt."""
     prompt: Prompt | None = None
     leaves: Leaves = dataclasses.field(default_factory=dict)
     """What goes into a slot, see `leaves_of`."""
@@ -171,6 +175,7 @@ def served_as(
     return Served(
         reference=reference,
         digest=prompt.digest,
+        content=_content(leaves),
         prompt=prompt,
         leaves=leaves,
         labels=labels_of(prompt),
@@ -180,6 +185,13 @@ def served_as(
         place=prompt.method.place,
         target_place=prompt.task.target_place(backbone.target_place) if prompt.task else "",
     )
+
+
+def _content(leaves: Leaves) -> str:
+    content = hashlib.sha256()
+    for path, leaf in sorted(leaves.items()):
+        content.update(f"{path}{leaf.shape}".encode() + leaf.tobytes())
+    return content.hexdigest()
 
 
 def unknown(name: str, names: Iterable[str]) -> UnknownPromptError:

@@ -40,10 +40,10 @@ class ReadPrompts:
 
     def of(self, served: Served, slot: int, leaves: DeviceLeaves) -> Prefilled:
         """A prompt as a row behind it sees it; read now unless it was before."""
-        read = self._kept.pop(served.digest, None)
+        read = self._kept.pop(served.content, None)
         if read is None:
             read = read_prompt(self._model, leaves, np.full(1, slot, np.int32))
-        self._kept[served.digest] = read
+        self._kept[served.content] = read
         if len(self._kept) > self._most:
             self._kept.popitem(last=False)
         return read

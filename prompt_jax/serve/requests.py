@@ -87,7 +87,7 @@ class Request:
     @property
     def turn(self) -> str:
         """Whose turn it waits for: that of its caller's key, or of its prompt without keys."""
-        return self.caller.key or self.served.digest
+        return self.caller.key or self.served.content
 
     def settle(self, answer: object = None, error: Exception | None = None) -> None:
         """Fulfils the future, unless its caller has cancelled it or has an answer already."""
@@ -205,7 +205,7 @@ class Queue:
           size: how many at most.
           capacity: different prompts that there is room for, those of `held` among them; requests
             of more prompts wait on.
-          held: digests of prompts that are there already and stay.
+          held: contents of prompts that are there already and stay.
           waits: whether a request has to wait on; asked about one of each prompt.
         """
         turns, room = self.waiting.get(kind, OrderedDict()), capacity - len(held)
@@ -217,17 +217,17 @@ class Queue:
         def ready(requests: Iterable[Request]) -> Iterator[Request]:
             """Those of one turn that need not wait on."""
             for request in requests:
-                digest = request.served.digest
-                costs = bool(digest) and digest not in new and digest not in held
+                content = request.served.content
+                costs = bool(content) and content not in new and content not in held
                 # First of all, so that those that wait for a program are told that they are late.
                 if request.is_over():
                     over.append(request)
-                elif digest in skipped:
+                elif content in skipped:
                     continue
                 elif (costs and len(new) >= room) or waits(request):
-                    skipped.add(digest)
+                    skipped.add(content)
                 else:
-                    new.update([digest] if costs else [])
+                    new.update([content] if costs else [])
                     yield request
 
         circle = deque((turn, ready(requests)) for turn, requests in turns.items())

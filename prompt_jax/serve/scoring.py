@@ -232,8 +232,8 @@ class Scorer:
     def read(self, requests: Sequence[Request], poison: Callable[[Request], None]) -> None:
         """Answers requests of one kind, or reads the next piece of each."""
         kind = requests[0].kind
-        digests = {request.served.digest for request in requests}
-        slots = [self._bank.place(request.served, digests) for request in requests]
+        contents = {request.served.content for request in requests}
+        slots = [self._bank.place(request.served, contents) for request in requests]
         # After the last prompt is in its place: a slot that changes gives the bank new arrays.
         part = self._bank.part_of(path for r in requests for path in r.served.leaves)
         leaves = self._bank.leaves_with(part)
@@ -246,7 +246,7 @@ class Scorer:
         places = np.array([*slots, *[slots[0]] * filling], np.int32)
         values = program_of(kind)(self._model, leaves, places, *self._batch(rows))
         self.requests, self.batches = self.requests + len(requests), self.batches + 1
-        self.mixed += len(digests) > 1
+        self.mixed += len(contents) > 1
         for request, row in zip(requests, np.asarray(values), strict=False):
             part = own_part(row, request)
             if not np.isfinite(part).all():

@@ -170,8 +170,7 @@ class Store:
           UnknownPromptError: there is no such version.
           InputError: what is no name, or would be taken for a version; or as `changing`.
         """
-        if not _is_alias(alias):
-            raise InputError(f"an alias is {_ALLOWED}, and no number, got {alias!r}")
+        check_alias(alias)
         folder = self._folder(name)
         with self.changing():
             self.resolve(f"{name}@{version}")
@@ -314,6 +313,12 @@ class Store:
 
 
 _ALLOWED = "1 to 64 of a-z, 0-9, '.', '_' and '-', the first a letter or a digit"
+
+
+def check_alias(alias: str) -> None:
+    """Checks that a version may have an alias of this name."""
+    if not _is_alias(alias):
+        raise InputError(f"an alias is {_ALLOWED}, and no number, got {alias!r}")
 
 
 def _is_alias(alias: str) -> bool:

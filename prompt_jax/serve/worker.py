@@ -286,7 +286,10 @@ class Worker:
             request.settle(error=error)
         # Reading comes first: it is one program, and who writes waits for dozens of tokens anyway.
         for requests in filter(None, ([r for r in batch if not r.scores], begun)):
-            self._taken(requests)
+            try:
+                self._taken(requests)
+            except Exception:  # Whoever counts batches ends none.
+                LOG.exception("on_batch failed")
         if batch:
             self._guarded(batch, lambda: self.scorer.read(batch, self._poison))
             with self.lock:

@@ -141,6 +141,9 @@ async def _watch(look: Callable[[], list[str]], heading: str, every: float) -> N
             problems = await asyncio.to_thread(look)
         except OSError as error:  # A disk may come back; what is served stays.
             problems = [f"it cannot be read: {error}"]
+        except Exception:  # An engine that begins again, perhaps. Nobody else would look.
+            LOG.exception("%s: the look at it failed", heading)
+            continue
         for problem in set(problems) - logged:
             LOG.warning("%s: %s", heading, problem)
         logged = set(problems)

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import NamedTuple
 
+from prompt_jax.config import InputError
+from prompt_jax.serve.errors import QueueFullError
 from prompt_jax.serve.http.errors import Refused
 
 MINUTE, DAY = 60.0, 86_400.0
@@ -46,6 +48,22 @@ class Allowance:
         self._left -= amount
 
 
+class Spending:
+    """What one request has used of an allowance."""
+
+    def __init__(self, allowance: Allowance):
+        self._allowance, self._used = allowance, 0
+
+    def use(self, amount: int) -> None:
+        """Takes so much of it."""
+        self._allowance.use(amount)
+        self._used += amount
+
+    def give_back(self) -> None:
+        """Gives back all that the request took."""
+        self.use(-self._used)
+
+
 class Budget:
     """What is left to one key; of one event loop, as requests are."""
 
@@ -57,6 +75,8 @@ class Budget:
     @contextlib.contextmanager
     def request(self) -> Iterator[None]:
         """One request of the key, from its start to the end of its answer.
+
+        One that is refused costs no tokens.
 
         Raises:
           Refused: it is one too many.
@@ -70,9 +90,13 @@ class Budget:
             raise _too_many(f"{limits.tokens_per_day} tokens a day", wait)
         self._requests.use(1)
         self._running += 1
-        token = _SPENDING.set(self._tokens)
+        spending = Spending(self._tokens)
+        token = _SPENDING.set(spending)
         try:
             yield
+        except (InputError, QueueFullError, Refused):
+            spending.give_back()
+            raise
         finally:
             self._running -= 1
             _SPENDING.reset(token)
@@ -80,14 +104,14 @@ class Budget:
 
 # A variable of the context, which the tasks of a request inherit: what reads and writes tokens is
 # far below the route, and a route that is added later cannot forget to hand it on.
-_SPENDING: ContextVar[Allowance | None] = ContextVar("spending", default=None)
+_SPENDING: ContextVar[Spending | None] = ContextVar("spending", default=None)
 
 
 def spend(tokens: int) -> None:
     """Takes tokens from the budget of the key whose request this is."""
-    allowance = _SPENDING.get()
-    if allowance is not None:
-        allowance.use(tokens)
+    spending = _SPENDING.get()
+    if spending is not None:
+        spending.use(tokens)
 
 
 def _too_many(limit: str, wait: float) -> Refused:

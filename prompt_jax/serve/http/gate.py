@@ -16,7 +16,7 @@ from prompt_jax.serve.http.metrics import Metrics
 from prompt_jax.serve.http.run import is_loopback
 from prompt_jax.serve.http.traces import Traces
 
-HOST = re.compile(r"([A-Za-z0-9.\-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
+HOST = re.compile(r"([A-Za-z0-9._\-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 UPLOADS = re.compile("/v1/prompts/[^/]+")
 BODY = 2**20
 """Bytes of a body at most, but for those of uploads."""

@@ -1,6 +1,5 @@
 """OpenAI's newer route, `/v1/responses`: an answer to an input; the server keeps neither."""
 
-import json
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -13,7 +12,7 @@ from prompt_jax.serve.http.errors import broken_off
 from prompt_jax.serve.http.openai import messages_in
 from prompt_jax.serve.http.responses import Responses
 from prompt_jax.serve.http.shapes import answers
-from prompt_jax.serve.http.writing import Writer, inputs_of, streaming
+from prompt_jax.serve.http.writing import Writer, event, inputs_of, streaming
 from prompt_jax.serve.prompts import PLAIN, Served
 from prompt_jax.serve.streaming import Piece
 
@@ -86,34 +85,34 @@ async def _events(writer: Writer, head: shapes.Response) -> AsyncIterator[str]:
     """Server-sent events of the answer as it is written."""
     number = 0
 
-    def event(kind: str, **fields: object) -> str:
+    def numbered(kind: str, **fields: object) -> str:
         nonlocal number
         body = {"type": kind, "sequence_number": number, **fields}
         number += 1
-        return f"event: {kind}\ndata: {json.dumps(body, ensure_ascii=False)}\n\n"
+        return event(body, kind)
 
     item = {"output_index": 0, "item_id": _message(head)["id"]}
     place = {**item, "content_index": 0}
     pieces = writer.pieces()
     # What is refused at once is refused with a status, before the first event.
     _, piece = await anext(pieces)
-    yield event("response.created", response=head)
-    yield event("response.in_progress", response=head)
-    yield event("response.output_item.added", output_index=0, item=_message(head))
-    yield event("response.content_part.added", **place, part=_part(""))
+    yield numbered("response.created", response=head)
+    yield numbered("response.in_progress", response=head)
+    yield numbered("response.output_item.added", output_index=0, item=_message(head))
+    yield numbered("response.content_part.added", **place, part=_part(""))
     text = piece.text
-    yield event("response.output_text.delta", **place, delta=piece.text, logprobs=[])
+    yield numbered("response.output_text.delta", **place, delta=piece.text, logprobs=[])
     try:
         async for _, piece in pieces:
             text += piece.text
-            yield event("response.output_text.delta", **place, delta=piece.text, logprobs=[])
+            yield numbered("response.output_text.delta", **place, delta=piece.text, logprobs=[])
     except Exception as error:
         problem = broken_off(error)
-        yield event("error", **{name: problem[name] for name in ("code", "message", "param")})
+        yield numbered("error", **{name: problem[name] for name in ("code", "message", "param")})
         return
     last = piece._replace(text=text)
-    yield event("response.output_text.done", **place, text=text, logprobs=[])
-    yield event("response.content_part.done", **place, part=_part(text))
-    yield event("response.output_item.done", output_index=0, item=_message(head, last))
+    yield numbered("response.output_text.done", **place, text=text, logprobs=[])
+    yield numbered("response.content_part.done", **place, part=_part(text))
+    yield numbered("response.output_item.done", output_index=0, item=_message(head, last))
     done = _finished(writer, head, last)
-    yield event(f"response.{done['status']}", response=done)
+    yield numbered(f"response.{done['status']}", response=done)

@@ -57,6 +57,10 @@ class Responses:
             raise invalid("compose.prompts", "the base has nothing to compose")
         return composed
 
+    def most(self, truncate: int | None) -> int | None:
+        """Tokens that a longer text is cut to, see `tokens`; None cuts none."""
+        return self.engine.lengths[-1] if truncate == -1 else truncate
+
     async def tokens(
         self,
         texts: Sequence[str | list[int]],
@@ -72,7 +76,7 @@ class Responses:
         """
         tokenizer = self.engine.backbone.tokenizer
         in_turns = served is not None and served.target_place == "turn"
-        most = self.engine.lengths[-1] if truncate == -1 else truncate
+        most = self.most(truncate)
         rows = []
         for text in texts:
             if isinstance(text, str) and served is not None and in_turns:
@@ -94,7 +98,7 @@ class Responses:
 
     async def located(self, texts: Sequence[str], truncate: int | None = None) -> Located:
         """The tokens of texts and where they stand in them; arguments as of `tokens`."""
-        most = self.engine.lengths[-1] if truncate == -1 else truncate
+        most = self.most(truncate)
         tokenizer = self.engine.backbone.tokenizer
         located = await asyncio.to_thread(locate, tokenizer, texts, UNCUT if most is None else most)
         spend(sum(map(len, located.tokens)))

@@ -69,9 +69,14 @@ class Body(BaseModel):
                 raise PydanticCustomError(
                     "unsupported",
                     "{field} is not supported here; allowed: {allowed}",
-                    {"field": str(name)[:80], "allowed": ", ".join(cls.model_fields)},
+                    {"field": written(name)[:80], "allowed": ", ".join(cls.model_fields)},
                 )
         return fields
+
+
+def written(name: object) -> str:
+    """A name of a field as an error can have it: half a character is no UTF-8."""
+    return str(name).encode(errors="backslashreplace").decode()
 
 
 def _same(value: Value, neutral: Value) -> bool:

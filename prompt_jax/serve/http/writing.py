@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -18,6 +19,9 @@ from prompt_jax.serve.prompts import PLAIN, Served
 from prompt_jax.serve.sampling import seeds
 from prompt_jax.serve.spelling import Token, spell
 from prompt_jax.serve.streaming import Piece, apieces
+
+LINE_ENDS = re.compile("[\x85\u2028\u2029]")
+"""Ends of lines beside those that JSON writes as escapes."""
 
 TEXTS = 64
 """Answers of one request at most: texts times n."""
@@ -222,8 +226,12 @@ async def inputs_of(
         return inputs
     engine, count = responses.engine, body.likeliest
     tokenizer = engine.backbone.tokenizer
+    most = responses.most(body.truncate_prompt_tokens)
+    # Of a text that may have been cut, what is left.
     echoes = [
-        Piece(text if isinstance(text, str) else tokenizer.decode(row, skip_special_tokens=True))
+        Piece(text)
+        if isinstance(text, str) and (most is None or len(row) < most)
+        else Piece(tokenizer.decode(row, skip_special_tokens=True))
         for (_, text), row in zip(texts, rows, strict=True)
     ]
     if count is not None:
@@ -295,6 +303,9 @@ async def _prefixed(first: str, rest: AsyncIterator[str]) -> AsyncIterator[str]:
         yield event({"error": broken_off(error)})
 
 
-def event(body: JSON) -> str:
+def event(body: JSON, kind: str = "") -> str:
     """A server-sent event."""
-    return f"data: {json.dumps(body, ensure_ascii=False)}\n\n"
+    data = json.dumps(body, ensure_ascii=False)
+    # Clients that split lines as Unicode does would end the event there.
+    data = LINE_ENDS.sub(lambda end: f"\\u{ord(end[0]):04x}", data)
+    return f"event: {kind}\ndata: {data}\n\n" if kind else f"data: {data}\n\n"
