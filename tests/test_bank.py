@@ -22,7 +22,7 @@ from prompt_jax.methods import (
     materialize,
 )
 from prompt_jax.serve.bank import Bank, rows_of
-from prompt_jax.serve.prompts import layout_of, leaves_of
+from prompt_jax.serve.slots import layout_of, leaves_of
 from prompt_jax.testing import shaken
 from prompt_jax.testing import tiny as tiny_of
 

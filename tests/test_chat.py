@@ -13,7 +13,8 @@ from prompt_jax.data import encode, encode_targets, load_rows
 from prompt_jax.data.texts import tokenized
 from prompt_jax.experiment.splits import for_backbone, load_data
 from prompt_jax.serve.encoding import Inputs
-from prompt_jax.serve.prompts import PLAIN, injection_for, layout_of, served_as
+from prompt_jax.serve.prompts import PLAIN, injection_for, served_as
+from prompt_jax.serve.slots import layout_of
 from prompt_jax.tasks import Task, chat_of, resolve, taught, to_example, to_source
 from prompt_jax.testing.chats import TEMPLATES, byte_tokenizer
 from prompt_jax.testing.models import CONFIGS, random_backbone

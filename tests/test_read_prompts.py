@@ -10,9 +10,10 @@ from prompt_jax.forward import PromptedModel
 from prompt_jax.serve.bank import Bank
 from prompt_jax.serve.board import draws_of
 from prompt_jax.serve.decoding import read
-from prompt_jax.serve.prompts import PLAIN, injection_for, layout_of, served_as
+from prompt_jax.serve.prompts import PLAIN, injection_for, served_as
 from prompt_jax.serve.read_prompts import ReadPrompts
 from prompt_jax.serve.sampling import Sampling
+from prompt_jax.serve.slots import layout_of
 from prompt_jax.testing import tiny as tiny_of
 
 ROOM = 2

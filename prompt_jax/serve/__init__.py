@@ -12,12 +12,12 @@ from prompt_jax.serve.errors import TooLongError as TooLongError
 from prompt_jax.serve.errors import TooManyPromptsError as TooManyPromptsError
 from prompt_jax.serve.errors import UnknownPromptError as UnknownPromptError
 from prompt_jax.serve.prompts import Served as Served
-from prompt_jax.serve.prompts import layout_of as layout_of
 from prompt_jax.serve.requests import Kind as Kind
 from prompt_jax.serve.sampling import Written as Written
 from prompt_jax.serve.scoring import Classified as Classified
 from prompt_jax.serve.scoring import Embedded as Embedded
 from prompt_jax.serve.scoring import Marked as Marked
 from prompt_jax.serve.scoring import Scored as Scored
+from prompt_jax.serve.slots import layout_of as layout_of
 from prompt_jax.serve.store import Store as Store
 from prompt_jax.serve.worker import Stats as Stats

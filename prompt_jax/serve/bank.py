@@ -15,7 +15,8 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from prompt_jax.forward import Injection
-from prompt_jax.serve.prompts import Layout, Leaves, Served, fitted, neutral
+from prompt_jax.serve.prompts import Served
+from prompt_jax.serve.slots import Layout, Leaves, fitted, neutral
 
 PLAIN_SLOT = 0
 """The slot of rows without a prompt: it is neutral and never given away."""

@@ -19,7 +19,8 @@ from prompt_jax.prompts.folder import describe
 from prompt_jax.serve.engine import Engine
 from prompt_jax.serve.errors import ChangedError, StoreError, UnknownPromptError
 from prompt_jax.serve.marks import Mark
-from prompt_jax.serve.prompts import Served, injection_for, leaves_of
+from prompt_jax.serve.prompts import Served, injection_for
+from prompt_jax.serve.slots import leaves_of
 from prompt_jax.serve.store import DEFAULT, Entry, Store
 
 LOG = logging.getLogger(__name__)

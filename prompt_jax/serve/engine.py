@@ -18,12 +18,13 @@ from prompt_jax.prompts import Prompt
 from prompt_jax.serve.encoding import TextOrTokens
 from prompt_jax.serve.ensembles import Ensembled, ensembled
 from prompt_jax.serve.errors import PromptRefusedError, TooManyPromptsError
-from prompt_jax.serve.prompts import Served, example, injection_for, layout_of
+from prompt_jax.serve.prompts import Served, example, injection_for
 from prompt_jax.serve.requests import HEADS, WRITE, Kind, Request
 from prompt_jax.serve.running import Running
 from prompt_jax.serve.sampling import Sampling, Written
 from prompt_jax.serve.scoring import Classified, Embedded, Marked, Scored
 from prompt_jax.serve.sizes import Sizes
+from prompt_jax.serve.slots import layout_of
 
 
 class Engine(Running):

@@ -10,10 +10,11 @@ from prompt_jax.serve.encoding import Inputs
 from prompt_jax.serve.errors import EngineError
 from prompt_jax.serve.names import Names
 from prompt_jax.serve.programs import Programs
-from prompt_jax.serve.prompts import Layout, Served, poisoned, served_as
+from prompt_jax.serve.prompts import Served, poisoned, served_as
 from prompt_jax.serve.requests import Kind, Request
 from prompt_jax.serve.scoring import forget
 from prompt_jax.serve.sizes import Sizes
+from prompt_jax.serve.slots import Layout
 from prompt_jax.serve.worker import Stats, Worker
 
 

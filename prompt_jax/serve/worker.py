@@ -13,10 +13,10 @@ from prompt_jax.serve.bank import PLAIN_SLOT, Bank
 from prompt_jax.serve.continuous import ContinuousBatch
 from prompt_jax.serve.errors import EngineError
 from prompt_jax.serve.programs import Lane, Programs
-from prompt_jax.serve.prompts import Layout
 from prompt_jax.serve.requests import HEADS, WRITE, Kind, Queue, Request
 from prompt_jax.serve.scoring import Scorer
 from prompt_jax.serve.sizes import Sizes
+from prompt_jax.serve.slots import Layout
 
 LOG = logging.getLogger(__name__)
 CLOSED = "the engine is closed; make a new one"
