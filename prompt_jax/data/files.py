@@ -123,7 +123,7 @@ def _read_csv(path: Path, content: bytes) -> Table:
     text = decode(str(path), content)
     # A first line of Excel, which names the delimiter.
     named = re.match(r'"?sep=(.)"?\r?\n', text)
-    text = text[named.end() :] if named else text
+    text = "\n" + text[named.end() :] if named else text  # Every row keeps its line.
     delimiter = named[1] if named else _delimiter(text)
     # newline="" leaves line breaks inside quotes to the csv module.
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
