@@ -225,6 +225,14 @@ class TestPeft:
             ({"num_virtual_tokens": 3}, r"says 3 virtual tokens of width 3 .* is \[4, 3\]"),
             ({"num_virtual_tokens": "4"}, "num_virtual_tokens must be a whole number .* got '4'"),
             ({"token_dim": 5}, r"virtual tokens of width 5 and the tensor beside it is \[4, 3\]"),
+            (
+                {"task_type": "CAUSAL_LM", "num_transformer_submodules": 2},
+                "num_transformer_submodules 2, with which PEFT masks the end of every text",
+            ),
+            (
+                {"task_type": "CAUSAL_LM", "num_virtual_tokens": 2},
+                r"says 2 virtual tokens .* is \[4, 3\]; allowed are 2 rows",
+            ),
         ],
     )
     def test_refused(self, tmp_path, config, match):
