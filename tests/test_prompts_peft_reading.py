@@ -11,7 +11,7 @@ import prompt_jax as pj
 from prompt_jax.config import InputError
 from prompt_jax.methods import init, kernels
 from prompt_jax.methods.kernels import targets
-from prompt_jax.prompts import PeftFolder, export_peft, load_prompt, prompt_for
+from prompt_jax.prompts import PeftFolder, export_peft, load_prompt, prompt_for, save_prompt
 from prompt_jax.prompts import prompt as prompt_module
 
 KINDS = ("SelfAttention.q", "SelfAttention.v")
@@ -106,6 +106,30 @@ def test_a_folder_says_what_it_is_before_a_backbone_is_known(tiny, tmp_path):
     assert isinstance(folder, PeftFolder)
     assert repr(folder) == f"<PeftFolder 'p': LORA, {prompt.size:,} numbers, for 'tiny'>"
     assert folder.on(tiny).digest == prompt.digest != folder.digest
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        pj.PromptTuningConfig(num_virtual_tokens=3),
+        pj.PrefixTuningConfig(num_virtual_tokens=3),
+        pj.LoraConfig(r=2),
+        pj.IA3Config(),
+    ],
+    ids=lambda config: config.kind,
+)
+def test_a_task_that_is_not_stated_is_that_of_the_backbone(tiny_gpt2, tmp_path, config):
+    """As PEFT saves an adapter by default."""
+    prompt = prompt_for(init(config, tiny_gpt2, jax.random.key(0)), config, tiny_gpt2)
+    folder = folder_of(prompt, tmp_path / "p", task_type=None)
+    model = pj.PromptTuningModel.from_pretrained(tiny_gpt2, folder)
+    jax.tree.map(np.testing.assert_array_equal, model.tuned, prompt.tuned)
+    assert model.prompt.method.task_type == "CAUSAL_LM" and model.prompt.states_task
+    # Whether it was saved again before its backbone was known or after.
+    for name, read in (("loose", load_prompt(folder)), ("shaped", model.prompt)):
+        again = load_prompt(save_prompt(tmp_path / name, read), tiny_gpt2)
+        assert again.method.task_type == "CAUSAL_LM" and again.digest == prompt.digest
+    assert '"task_type": "CAUSAL_LM"' in (tmp_path / "shaped" / "adapter_config.json").read_text()
 
 
 def test_a_prompt_saved_before_its_backbone_was_known(tiny, tmp_path):
