@@ -57,19 +57,20 @@ def test_what_is_no_scale_is_refused(tiny, tmp_path, alpha):
 
 
 @pytest.mark.parametrize(
-    ("listed", "names"),
+    ("listed", "excluded", "names"),
     [
-        (WHOLE, tuple(sorted(WHOLE))),
-        (r".*SelfAttention\.(q|v)", KINDS),  # "q" would mean those of cross-attention too.
-        (["q", "v"], KINDS),  # With exclude_modules.
+        (WHOLE, None, tuple(sorted(WHOLE))),
+        (r".*SelfAttention\.(q|v)", None, KINDS),  # "q" would mean those of cross-attention too.
+        (["q", "v"], ["EncDecAttention.q", "EncDecAttention.v"], KINDS),
+        (["q", "v", "wo"], r".*(EncDec|Dense).*", KINDS),
     ],
 )
-def test_names_of_some_kernels(tiny, tmp_path, listed, names):
+def test_names_of_some_kernels(tiny, tmp_path, listed, excluded, names):
     """Lists with layers, as PEFT makes of "all-linear"; patterns; names that mean more."""
     config = pj.LoraConfig(r=2, target_modules=KINDS)
     prompt = prompt_for(init(config, tiny, jax.random.key(0)), config, tiny)
-    folder = folder_of(prompt, tmp_path / "p", target_modules=listed)
-    read = load_prompt(folder, tiny)
+    changes = {"target_modules": listed, "exclude_modules": excluded}
+    read = load_prompt(folder_of(prompt, tmp_path / "p", **changes), tiny)
     assert read.digest == prompt.digest and read.method.target_modules == names
     again = load_prompt(export_peft(tmp_path / "again", read), tiny)
     assert again.digest == prompt.digest and again.method == read.method

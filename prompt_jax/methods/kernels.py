@@ -239,13 +239,15 @@ def target_modules(stored: Stored, model_type: str, layers: Mapping[str, int]) -
         return _shortest(modules.values(), untuned)
     names, present = sorted(map(str, listed)), [name for path in modules.values() for name in path]
     without = [n for n in names if not any(is_called(m, n) for m in present)]
+    if stored.values.get("exclude_modules"):
+        names, without = [n for n in names if n not in without], []
     stray = [m for m in present if not any(is_called(m, n) for n in names)]
     if without or stray:
         why = [f"target_modules name {', '.join(without)} without a tensor"] if without else []
         why += [f"tensors of {', '.join(stray)} without a target module"] if stray else []
         raise stored.mismatch(" and there are ".join(why))
     if any(is_called(module, name) for module in untuned for name in names):
-        return _shortest(modules.values(), untuned)  # PEFT's exclude_modules took some away.
+        return _shortest(modules.values(), untuned)  # exclude_modules took some of a name away.
     return tuple(names)
 
 
