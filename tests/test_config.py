@@ -147,6 +147,7 @@ def test_task_types_in_any_case(name):
             lambda: c.EvalConfig(temperature=NAN),
             "eval.temperature must be a finite number, got nan",
         ),
+        (lambda: c.EvalConfig(num_beams="2"), "EvalConfig has num_beams as int, got '2'"),
         (lambda: c.EvalConfig(temperature=1e-9), "1e-06 to draw tokens, got 1e-09; 0 is greedy"),
         (lambda: c.EvalConfig(num_beams=0), "eval.num_beams must be at least 1"),
         (lambda: c.BackboneConfig(dtype="fp16"), "unknown dtype 'fp16'"),

@@ -130,6 +130,7 @@ class EvalConfig(WritingConfig):
     """Divide a label's log-likelihood by its number of tokens before ranking."""
 
     def __post_init__(self):
+        make_plain(self)
         super().__post_init__()
         if self.batch_size is not None:
             at_least("eval.batch_size", self.batch_size, 1)
