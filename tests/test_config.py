@@ -7,6 +7,7 @@ import pytest
 
 from prompt_jax import config as c
 
+NAN, INF = float("nan"), float("inf")
 MULTITASK = c.MultitaskPromptConfig(combine="add", num_ranks=2)
 
 
@@ -131,6 +132,23 @@ def test_task_types_in_any_case(name):
         ),
         (lambda: c.TrainConfig(dropout=1.0), r"train.dropout must be in \[0, 1\), got 1.0"),
         (lambda: c.TrainConfig(patience=0), "train.patience must be at least 1"),
+        (lambda: c.TrainConfig(eval_examples=0), "train.eval_examples must be at least 1"),
+        (lambda: c.TrainConfig(learning_rate=NAN), "train.learning_rate must be a finite number"),
+        (lambda: c.TrainConfig(weight_decay=INF), "train.weight_decay must be a finite number"),
+        (
+            lambda: c.DistilConfig(temperature=NAN),
+            "distil.temperature must be at least 0.01, got n",
+        ),
+        (
+            lambda: c.EvalConfig(num_beams=2, length_penalty=INF),
+            "eval.length_penalty must be a finite number, got inf",
+        ),
+        (
+            lambda: c.EvalConfig(temperature=NAN),
+            "eval.temperature must be a finite number, got nan",
+        ),
+        (lambda: c.EvalConfig(num_beams="2"), "EvalConfig has num_beams as int, got '2'"),
+        (lambda: c.EvalConfig(temperature=1e-9), "1e-06 to draw tokens, got 1e-09; 0 is greedy"),
         (lambda: c.EvalConfig(num_beams=0), "eval.num_beams must be at least 1"),
         (lambda: c.BackboneConfig(dtype="fp16"), "unknown dtype 'fp16'"),
         (lambda: c.BackboneConfig(remat="some"), "unknown remat 'some'"),

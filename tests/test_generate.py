@@ -17,6 +17,7 @@ from prompt_jax.backbones.t5 import T5Config
 from prompt_jax.config import InputError
 from prompt_jax.forward import Injection, PromptedModel
 from prompt_jax.generate import generate, score, scoring
+from prompt_jax.generate.options import options_of
 from prompt_jax.generate.sampling import Draw, restrict, sample
 
 NEW = 8
@@ -274,6 +275,12 @@ def test_wide_beams_find_the_best_of_all():
         ({"stop_strings": "x"}, "stop_strings are texts, and backbone .* has no tokenizer"),
         ({"bad_words": ["x"]}, "bad_words are texts, and backbone .* has no tokenizer"),
         ({"eos_token_id": [1, 64]}, r"0 to 63, got \[1, 64\]"),
+        ({"max_new_tokens": 4.0}, "Options has max_new_tokens as int, got '4.0'"),
+        ({"max_new_tokens": "5"}, "Options has max_new_tokens as int, got '5'"),
+        ({"num_beams": 2.0}, "Options has num_beams as int, got '2.0'"),
+        ({"no_repeat_ngram_size": 2.0}, "Options has no_repeat_ngram_size as int"),
+        ({"bad_words_ids": [3, 4]}, r"Options has bad_words_ids as tuple.*, got '\(3, 4\)'"),
+        ({"eos_token_id": 1.0}, r"Options has eos_token_id as tuple.*, got '\(1.0,\)'"),
         ({"num_beam": 2}, "unknown option of generate 'num_beam'; allowed: .*meant 'num_beams'"),
         ({"top_n": 2}, "allowed: bad_words, bad_words_ids, do_sample, early_stopping, eos_tok"),
     ],
@@ -281,6 +288,13 @@ def test_wide_beams_find_the_best_of_all():
 def test_bad_arguments(tiny, batch, options, message):
     with pytest.raises(InputError, match=message):
         generate(tiny, None, *batch, **options)
+
+
+def test_tokens_of_numpy_are_tokens(tiny):
+    values = {"eos_token_id": np.int64(3), "bad_words_ids": [np.array([3, 4])]}
+    options = options_of(tiny, 4, values | {"stop_token_ids": (np.int32(5),)})
+    tokens = options.eos_token_id, options.bad_words_ids, options.stop_token_ids
+    assert repr(tokens) == "((3,), ((3, 4),), (5,))"
 
 
 @pytest.mark.parametrize("shape", [(0, 0), (2, 3)])

@@ -80,6 +80,15 @@ def test_a_field_that_nothing_follows_is_refused(field, user):
     assert "prompt" in error["message"] or "valid boolean" in error["message"]
 
 
+def test_the_coldest_temperature_is_greedy(user):
+    asked = {"model": "films", "prompt": TEXT, "max_tokens": 4}
+    replies = [
+        user.post("completions", json={**asked, "temperature": temperature, "seed": seed}).json()
+        for temperature, seed in ((0, 0), (1e-8, 1))
+    ]
+    assert replies[0]["choices"] == replies[1]["choices"]
+
+
 def test_half_a_character_is_no_name_of_a_field(user):
     content = b'{"model": "films", "prompt": "a", "\\ud800": 1}'
     reply = user.post("completions", content=content, headers={"content-type": "application/json"})

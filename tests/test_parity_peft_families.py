@@ -320,6 +320,40 @@ def test_a_folder_without_its_head(backbones, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_pooler_that_lora_tunes_is_refused_with_a_remedy(backbones, tmp_path):
+    backbone, case = backbones("bert", "SEQ_CLS"), ("bert", "SEQ_CLS")
+    for excluded in (None, ["bert.pooler.dense"]):
+        config = peft.LoraConfig(
+            r=2, task_type="SEQ_CLS", target_modules="all-linear", exclude_modules=excluded
+        )
+        model = peft.get_peft_model(torch_model(*case), config).eval()
+        shaken(model, 0.3, trained_only=True)
+        model.save_pretrained(tmp_path)
+        if not excluded:
+            with pytest.raises(InputError, match="tunes bert.pooler.dense, .* in exclude_modules"):
+                load_prompt(tmp_path, backbone)
+    ours = pj.PromptTuningModel.from_pretrained(backbone, tmp_path)
+    close(our_logits(ours, *case), their_logits(model, *case))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["prompt", "p_tuning"])
+def test_prompts_for_two_stacks_on_one(backbones, tmp_path, name):
+    """PEFT's mask is as long as one stack's virtual tokens, and masks the end of the text."""
+    config = THEIRS[name]()
+    config.task_type, config.num_transformer_submodules = "CAUSAL_LM", 2
+    model = peft.get_peft_model(torch_model("gpt2", "CAUSAL_LM"), config).eval()
+    tokens, mask = (torch.tensor(array) for array in padded_texts((7, 7)))
+    with torch.no_grad():
+        masked, whole = (model(tokens, attention_mask=m).logits for m in (mask.long(), None))
+    assert masked.shape[1] == 2 * P + 7
+    assert difference(masked[:, -1].numpy(), whole[:, -1].numpy()) > 0.01
+    model.save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="num_transformer_submodules 2, with which PEFT masks the"):
+        load_prompt(tmp_path, backbones("gpt2", "CAUSAL_LM"))
+
+
+@pytest.mark.slow
 def test_the_loss_of_cpt_and_its_gradient_are_those_of_peft(backbones):
     """Changes that leave their ball are projected; labels of the context count, and decay."""
     backbone, config = backbones("llama", "CAUSAL_LM"), THEIRS["cpt"]()

@@ -14,6 +14,7 @@ from test_weights_pickle import state_dict, write
 from prompt_jax import prompts
 from prompt_jax.config import InputError
 from prompt_jax.methods import PromptTuningConfig
+from prompt_jax.model import PromptTuningModel
 from prompt_jax.prompts import export_prompt, list_prompts, load_prompt, save_prompt
 
 GOLDEN = Path(__file__).parent / "golden" / "peft"
@@ -112,6 +113,15 @@ class TestOtherTools:
         assert (prompt.method.placement, prompt.backbone) == ("after_bos", "t5-small")
         assert prompt.name == "p" and [row.name for row in list_prompts(tmp_path)] == ["p"]
 
+    def test_adapterhub_says_no_task(self, tiny_gpt2, tmp_path):
+        self.ROWS = rows = np.ones((2, tiny_gpt2.width), np.float32)
+        folder = self.adapterhub(tmp_path / "p")
+        saved = save_prompt(tmp_path / "again", load_prompt(folder))
+        for path in (folder, saved):
+            model = PromptTuningModel.from_pretrained(tiny_gpt2, path)
+            assert model.prompt.method.task_type == "CAUSAL_LM"
+            np.testing.assert_array_equal(model.prompt.rows, rows)
+
     @pytest.mark.parametrize(
         ("config", "match"),
         [
@@ -184,7 +194,8 @@ class TestPeft:
             ({"num_virtual_tokens": 4, "num_transformer_submodules": 1}, 4, 4),
             ({"num_virtual_tokens": 2}, 4, 2),
             ({}, 4, 2),
-            ({"task_type": None}, 4, 2),
+            ({"task_type": None}, 4, 4),
+            ({"task_type": None, "num_transformer_submodules": 1}, 4, 4),
             ({"task_type": "CAUSAL_LM"}, 4, 4),
             ({"num_transformer_submodules": 1}, 4, 4),
         ],
@@ -225,6 +236,14 @@ class TestPeft:
             ({"num_virtual_tokens": 3}, r"says 3 virtual tokens of width 3 .* is \[4, 3\]"),
             ({"num_virtual_tokens": "4"}, "num_virtual_tokens must be a whole number .* got '4'"),
             ({"token_dim": 5}, r"virtual tokens of width 5 and the tensor beside it is \[4, 3\]"),
+            (
+                {"task_type": "CAUSAL_LM", "num_transformer_submodules": 2},
+                "num_transformer_submodules 2, with which PEFT masks the end of every text",
+            ),
+            (
+                {"task_type": "CAUSAL_LM", "num_virtual_tokens": 2},
+                r"says 2 virtual tokens .* is \[4, 3\]; allowed are 2 rows",
+            ),
         ],
     )
     def test_refused(self, tmp_path, config, match):

@@ -11,7 +11,7 @@ import prompt_jax as pj
 from prompt_jax.config import InputError
 from prompt_jax.methods import init, kernels
 from prompt_jax.methods.kernels import targets
-from prompt_jax.prompts import PeftFolder, export_peft, load_prompt, prompt_for
+from prompt_jax.prompts import PeftFolder, export_peft, load_prompt, prompt_for, save_prompt
 from prompt_jax.prompts import prompt as prompt_module
 
 KINDS = ("SelfAttention.q", "SelfAttention.v")
@@ -57,19 +57,20 @@ def test_what_is_no_scale_is_refused(tiny, tmp_path, alpha):
 
 
 @pytest.mark.parametrize(
-    ("listed", "names"),
+    ("listed", "excluded", "names"),
     [
-        (WHOLE, tuple(sorted(WHOLE))),
-        (r".*SelfAttention\.(q|v)", KINDS),  # "q" would mean those of cross-attention too.
-        (["q", "v"], KINDS),  # With exclude_modules.
+        (WHOLE, None, tuple(sorted(WHOLE))),
+        (r".*SelfAttention\.(q|v)", None, KINDS),  # "q" would mean those of cross-attention too.
+        (["q", "v"], ["EncDecAttention.q", "EncDecAttention.v"], KINDS),
+        (["q", "v", "wo"], r".*(EncDec|Dense).*", KINDS),
     ],
 )
-def test_names_of_some_kernels(tiny, tmp_path, listed, names):
+def test_names_of_some_kernels(tiny, tmp_path, listed, excluded, names):
     """Lists with layers, as PEFT makes of "all-linear"; patterns; names that mean more."""
     config = pj.LoraConfig(r=2, target_modules=KINDS)
     prompt = prompt_for(init(config, tiny, jax.random.key(0)), config, tiny)
-    folder = folder_of(prompt, tmp_path / "p", target_modules=listed)
-    read = load_prompt(folder, tiny)
+    changes = {"target_modules": listed, "exclude_modules": excluded}
+    read = load_prompt(folder_of(prompt, tmp_path / "p", **changes), tiny)
     assert read.digest == prompt.digest and read.method.target_modules == names
     again = load_prompt(export_peft(tmp_path / "again", read), tiny)
     assert again.digest == prompt.digest and again.method == read.method
@@ -106,6 +107,30 @@ def test_a_folder_says_what_it_is_before_a_backbone_is_known(tiny, tmp_path):
     assert isinstance(folder, PeftFolder)
     assert repr(folder) == f"<PeftFolder 'p': LORA, {prompt.size:,} numbers, for 'tiny'>"
     assert folder.on(tiny).digest == prompt.digest != folder.digest
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        pj.PromptTuningConfig(num_virtual_tokens=3),
+        pj.PrefixTuningConfig(num_virtual_tokens=3),
+        pj.LoraConfig(r=2),
+        pj.IA3Config(),
+    ],
+    ids=lambda config: config.kind,
+)
+def test_a_task_that_is_not_stated_is_that_of_the_backbone(tiny_gpt2, tmp_path, config):
+    """As PEFT saves an adapter by default."""
+    prompt = prompt_for(init(config, tiny_gpt2, jax.random.key(0)), config, tiny_gpt2)
+    folder = folder_of(prompt, tmp_path / "p", task_type=None)
+    model = pj.PromptTuningModel.from_pretrained(tiny_gpt2, folder)
+    jax.tree.map(np.testing.assert_array_equal, model.tuned, prompt.tuned)
+    assert model.prompt.method.task_type == "CAUSAL_LM" and model.prompt.states_task
+    # Whether it was saved again before its backbone was known or after.
+    for name, read in (("loose", load_prompt(folder)), ("shaped", model.prompt)):
+        again = load_prompt(save_prompt(tmp_path / name, read), tiny_gpt2)
+        assert again.method.task_type == "CAUSAL_LM" and again.digest == prompt.digest
+    assert '"task_type": "CAUSAL_LM"' in (tmp_path / "shaped" / "adapter_config.json").read_text()
 
 
 def test_a_prompt_saved_before_its_backbone_was_known(tiny, tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Iterable, Mapping
 from os import PathLike
 from pathlib import Path
@@ -24,10 +25,22 @@ def choose(kind: str, value: object, allowed: Iterable[str]) -> None:
 
 
 def at_least(name: str, value: float, low: float, remedy: str = "") -> None:
-    """Checks a lower bound."""
-    if value < low:
+    """Checks a lower bound, which NaN is not above."""
+    if not value >= low:
         hint = f"; {remedy}" if remedy else ""
         raise InputError(f"{name} must be at least {low}, got {value}{hint}")
+
+
+def finite(config: object, prefix: str, *names: str) -> None:
+    """Checks fields that measure something, where they are not None.
+
+    Args:
+      prefix: of the fields' names in the message.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not math.isfinite(value):
+            raise InputError(f"{prefix}{name} must be a finite number, got {value}")
 
 
 def each_at_least_one(config: object, *names: str) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from prompt_jax.config.checks import InputError, at_least, choose, refuse_unread
+from prompt_jax.config.checks import InputError, at_least, choose, finite, refuse_unread
 from prompt_jax.config.data import DataConfig, TaskConfig
 from prompt_jax.config.distil import DistilConfig
 from prompt_jax.config.mesh import MeshConfig
@@ -94,6 +94,8 @@ class TrainConfig:
         for name in self.loggers:
             choose("logger", name, LOGGERS)
         refuse_unread(self, "train.", {"margin": ("objective", "perceptron")})
+        finite(self, "train.", "learning_rate", "head_learning_rate", "weight_decay", "z_loss")
+        finite(self, "train.", "pull", "margin")
         for name in ("pull", "margin"):
             at_least(f"train.{name}", getattr(self, name), 0.0)
         for name in ("steps", "batch_size", "accumulate", "eval_every", "checkpoint_every"):
@@ -109,8 +111,9 @@ class TrainConfig:
         for name in ("dropout", "label_smoothing"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise InputError(f"train.{name} must be in [0, 1), got {getattr(self, name)}")
-        if self.patience is not None:
-            at_least("train.patience", self.patience, 1)
+        for name in ("patience", "eval_examples"):
+            if getattr(self, name) is not None:
+                at_least(f"train.{name}", getattr(self, name), 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +130,7 @@ class EvalConfig(WritingConfig):
     """Divide a label's log-likelihood by its number of tokens before ranking."""
 
     def __post_init__(self):
+        make_plain(self)
         super().__post_init__()
         if self.batch_size is not None:
             at_least("eval.batch_size", self.batch_size, 1)

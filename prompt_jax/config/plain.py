@@ -50,21 +50,20 @@ def from_json(kind: type[T], values: Mapping[str, object]) -> T:
 def make_plain(config: object) -> None:
     """Makes the values of a new config plain, as `config.json` has them, and checks their types.
 
-    A number of numpy becomes one of Python, a list a tuple, and a path a text.
-
     Raises:
       InputError: a value is not what its field is annotated with.
     """
     for name, value in vars(config).items():
-        plain = _plain(value)
+        plain = plain_value(value)
         if plain is not value:
             object.__setattr__(config, name, plain)  # It is frozen, and not yet in use.
     check_types(type(config), vars(config))
 
 
-def _plain(value: object) -> object:
-    if isinstance(value, list):
-        return tuple(map(_plain, value))
+def plain_value(value: object) -> object:
+    """A number of numpy as one of Python, a list as a tuple, and a path as a text."""
+    if isinstance(value, list | tuple):
+        return tuple(map(plain_value, value))
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, bool | int | float):

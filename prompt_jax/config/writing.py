@@ -4,10 +4,14 @@ import dataclasses
 import math
 from typing import ClassVar, NamedTuple
 
-from prompt_jax.config.checks import InputError, at_least
+from prompt_jax.config.checks import InputError, at_least, finite
 
 TOP_K = 50
 """Of `do_sample=True` where none is given, as in Transformers."""
+
+
+COLDEST = 1e-6
+"""The lowest temperature to draw at: logits divided by much less are infinite."""
 
 
 class Drawing(NamedTuple):
@@ -62,7 +66,13 @@ class WritingConfig:
         at_least(f"{label}max_new_tokens", self.max_new_tokens, 1)
         at_least(f"{label}min_new_tokens", self.min_new_tokens, 0)
         at_least(f"{label}num_beams", self.num_beams, 1, "1 is greedy")
+        finite(self, label, "length_penalty", "temperature")
         at_least(f"{label}temperature", self.temperature or 0.0, 0.0, "0 is greedy")
+        if self.temperature and self.temperature < COLDEST:
+            raise InputError(
+                f"{label}temperature must be at least {COLDEST} to draw tokens, got "
+                f"{self.temperature}; 0 is greedy"
+            )
         at_least(f"{label}top_k", self.top_k or 0, 0, "0 draws among all tokens")
         remedy = "0 lets everything repeat"
         at_least(f"{label}no_repeat_ngram_size", self.no_repeat_ngram_size, 0, remedy)

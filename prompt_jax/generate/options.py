@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Bool, Int, Int32
 
 from prompt_jax.backbones import Backbone
-from prompt_jax.config import InputError, WritingConfig, at_least, choose
+from prompt_jax.config import InputError, WritingConfig, at_least, check_types, choose
+from prompt_jax.config.plain import plain_value
 from prompt_jax.generate.rules import ANY, Rules, earlier
 from prompt_jax.generate.stops import stop_table
 from prompt_jax.trees import Tokenizer
@@ -59,7 +60,8 @@ def options_of(backbone: Backbone, read: int, values: Mapping[str, Any]) -> Opti
         encoder-decoder it counts the start tokens. max_new_tokens decides where both are there.
 
     Raises:
-      InputError: an unknown option, one outside its range, or no token is left to write.
+      InputError: an unknown option, one of another type or outside its range, or no token is left
+        to write.
     """
     for name in values:
         choose("option of generate", name, OPTIONS)
@@ -77,6 +79,8 @@ def options_of(backbone: Backbone, read: int, values: Mapping[str, Any]) -> Opti
     for name in ("eos_token_id", "stop_token_ids", "stop_strings", "bad_words", "bad_words_ids"):
         if name in chosen:
             chosen[name] = _tuple(chosen[name])
+    chosen: dict[str, Any] = {name: plain_value(value) for name, value in chosen.items()}
+    check_types(Options, chosen)
     return Options(**chosen)
 
 
@@ -85,7 +89,7 @@ def _tuple(value: Any) -> tuple[Any, ...]:
     value = value.tolist() if isinstance(value, np.ndarray) else value
     if isinstance(value, str) or not isinstance(value, Iterable):
         return (value,)
-    return tuple(_tuple(item) if isinstance(item, list) else item for item in value)
+    return tuple(_tuple(item) if isinstance(item, list | np.ndarray) else item for item in value)
 
 
 def rules_of(
@@ -135,7 +139,7 @@ def _ends(backbone: Backbone, options: Options) -> list[int]:
 
 def _check(backbone: Backbone, name: str, tokens: Sequence[int]) -> None:
     size = backbone.config.vocab_size
-    if not all(isinstance(token, int) and 0 <= token < size for token in tokens):
+    if not all(0 <= token < size for token in tokens):
         raise InputError(f"{name} are tokens, 0 to {size - 1}, got {list(tokens)}")
 
 

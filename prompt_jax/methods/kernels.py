@@ -22,6 +22,9 @@ from prompt_jax.methods.method import AGAIN, Leaves, Shapes, Stored
 from prompt_jax.trees import Tuned
 
 ROOT = "base_model.model."
+PART = re.compile(r"\.(?:lora_|ia3_|base_layer\.|weight$|bias$).*")
+"""What follows a module's name in that of a tensor."""
+TOGETHER = "layers are tuned together here: tune all of them, or merge the adapter in PEFT"
 LAYER = re.compile(r"(\.(?:block|h|layers?)\.)(\d+)(?=\.)")
 """Where the name of a tensor says which layer it is of, in every family."""
 
@@ -146,7 +149,8 @@ def refuse_options(stored: Stored, names: Sequence[str]) -> None:
     """Checks that options which the method does not have here are not in use."""
     for name in names:
         value = stored.values.get(name)
-        if value not in (None, False, "none", {}, []):
+        # 0 is a layer, and equals False.
+        if not (value is None or value is False or value in ("none", {}, [])):
             raise InputError(
                 f"{stored.config} has {name} {value!r}, which is not supported here; allowed: none;"
                 " merge the adapter in PEFT, or train without it"
@@ -180,6 +184,8 @@ def stacked(
       endings: how PEFT ends the name of a tensor, and the name of the leaf it is.
     """
     depths = _depths(stored, model_type, endings)
+    _refuse_others(stored, model_type)
+    _refuse_some_layers(stored, model_type, depths, endings)
     # A name for every layer of the stack, so that a layer left out is missed.
     names = {
         (path, leaf): _tensor_names(model_type, path, ending, depth)
@@ -225,6 +231,37 @@ def _depths(stored: Stored, model_type: str, endings: Mapping[str, str]) -> dict
     return {path: depths[stack] for path, stack in present.items()}
 
 
+def _refuse_others(stored: Stored, model_type: str) -> None:
+    """Checks that no module is tuned but kernels in the layers: no norm, embedding, or pooler."""
+    tuned = tuple(f"{_without_layer(p.modules[0])}." for p in kernels(model_type).values())
+    bare = [name.removeprefix(ROOT) for name in stored.tensors]
+    others = [name for name in bare if not _without_layer(name).startswith(tuned)]
+    if others:
+        # One for all layers.
+        modules = {_without_layer(name): PART.sub("", name) for name in others}
+        raise InputError(
+            f"{stored.weights} tunes {', '.join(dict.fromkeys(modules.values()))}, and only "
+            "kernels in the layers are tuned here; merge the adapter in PEFT, or train without "
+            "them: name them in exclude_modules, and not in modules_to_save"
+        )
+
+
+def _refuse_some_layers(
+    stored: Stored, model_type: str, depths: Mapping[str, int], endings: Iterable[str]
+) -> None:
+    """Checks that every layer up to the last has a tensor of every kernel."""
+    modules = [name for path, depth in depths.items() for name in names_of(model_type, path, depth)]
+    untuned = [
+        module
+        for module in modules
+        if not any(f"{ROOT}{module}.{ending}" in stored.tensors for ending in endings)
+    ]
+    if untuned:
+        raise InputError(
+            f"{stored.weights} tunes only some layers: not {', '.join(sorted(untuned))}; {TOGETHER}"
+        )
+
+
 def target_modules(stored: Stored, model_type: str, layers: Mapping[str, int]) -> tuple[str, ...]:
     """The names that these kernels were asked for by: those of the config, if it lists names.
 
@@ -239,13 +276,15 @@ def target_modules(stored: Stored, model_type: str, layers: Mapping[str, int]) -
         return _shortest(modules.values(), untuned)
     names, present = sorted(map(str, listed)), [name for path in modules.values() for name in path]
     without = [n for n in names if not any(is_called(m, n) for m in present)]
+    if stored.values.get("exclude_modules"):
+        names, without = [n for n in names if n not in without], []
     stray = [m for m in present if not any(is_called(m, n) for n in names)]
     if without or stray:
         why = [f"target_modules name {', '.join(without)} without a tensor"] if without else []
         why += [f"tensors of {', '.join(stray)} without a target module"] if stray else []
         raise stored.mismatch(" and there are ".join(why))
     if any(is_called(module, name) for module in untuned for name in names):
-        return _shortest(modules.values(), untuned)  # PEFT's exclude_modules took some away.
+        return _shortest(modules.values(), untuned)  # exclude_modules took some of a name away.
     return tuple(names)
 
 
@@ -271,7 +310,17 @@ def fit(leaves: Leaves, shapes: Shapes) -> Leaves:
 
     PEFT's files do not tell how many heads the outputs of a kernel belong to: they have one axis
     [H * K] where a kernel here has two, or three where GPT-2's [3, H, K] are one kernel.
+
+    Raises:
+      InputError: leaves of fewer layers than the backbone has.
     """
+    for path in leaves.keys() & shapes.keys():
+        layers, depth = len(leaves[path]), shapes[path][0]
+        if layers < depth:
+            raise InputError(
+                f"the adapter tunes {layers} of {depth} layers of {path}; {TOGETHER}, or use the "
+                "backbone that it was trained on"
+            )
     return {path: _split(leaf, shapes.get(path, leaf.shape)) for path, leaf in leaves.items()}
 
 

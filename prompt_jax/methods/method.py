@@ -70,14 +70,21 @@ class Stored(NamedTuple):
 
     @property
     def task_type(self) -> str:
-        """What the adapter is for; PEFT loads a prompt that does not say so and ignores it."""
-        return self.values.get("task_type") or "SEQ_2_SEQ_LM"
+        """What the adapter is for; "" where the config does not say, as PEFT's does by default."""
+        return self.values.get("task_type") or ""
 
     @property
     def submodules(self) -> int:
-        """How many stacks PEFT keeps rows for: T5's two unless told otherwise."""
+        """How many stacks PEFT keeps rows for: two under SEQ_2_SEQ_LM unless told otherwise."""
         both = 1 + (self.task_type == "SEQ_2_SEQ_LM")
         return self.whole("num_transformer_submodules", both)
+
+    def on(self, backbone: Backbone) -> "Stored":
+        """The adapter with the task by which a backbone writes, where it says none."""
+        writing = backbone.task_types[0]
+        if self.task_type or writing not in WRITES:
+            return self
+        return self._replace(values={**self.values, "task_type": writing})
 
     def whole(self, name: str, default: int | None = None) -> int:
         """A field that counts something; 8.0, which other writers of JSON make of 8, is 8.

@@ -138,16 +138,25 @@ def write(
 def read(stored: Stored, model_type: str) -> tuple[PromptTuningConfig, Leaves]:
     """The method and its rows.
 
-    PEFT keeps 2n rows for T5, of which it uses the first n.
+    PEFT keeps 2n rows for T5, of which it uses the first n. Elsewhere it gives 2n to the model and
+    a mask for n, so that the end of the text is masked.
     """
     stored.expect([KEY])
     rows = matrix(stored.weights, stored.tensors[KEY])
-    virtual = stored.whole("num_virtual_tokens", max(len(rows) // stored.submodules, 1))
+    stacks = stored.submodules
+    virtual = stored.whole("num_virtual_tokens", max(len(rows) // stacks, 1))
     width = stored.whole("token_dim", rows.shape[1])
-    if len(rows) not in (virtual, 2 * virtual) or width != rows.shape[1]:
+    both = stored.task_type == "SEQ_2_SEQ_LM"
+    if stacks != 1 and not both:
+        raise InputError(
+            f"{stored.config} has num_transformer_submodules {stacks}, with which PEFT masks the "
+            "end of every text where one stack reads it; allowed: 1; train with that"
+        )
+    if len(rows) not in (virtual, virtual * (1 + both)) or width != rows.shape[1]:
+        allowed = f"{virtual} or twice as many" if both else virtual
         raise InputError(
             f"{stored.config} says {virtual} virtual tokens of width {width} and the tensor beside "
-            f"it is {list(rows.shape)}; allowed are {virtual} or twice as many rows; {AGAIN}"
+            f"it is {list(rows.shape)}; allowed are {allowed} rows; {AGAIN}"
         )
     method = PromptTuningConfig(num_virtual_tokens=virtual, **peft_start(stored))
     return method, {"prompt": rows[:virtual]}

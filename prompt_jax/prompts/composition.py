@@ -13,7 +13,7 @@ from prompt_jax.prompts.prompt import Prompt
 
 Way = Literal["concat", "average", "weighted", "task_arithmetic"]
 IDENTITY = ("backbone", "fingerprint", "tokenizer_hash", "model_type", "num_layers")
-IDENTITY += ("num_attention_heads",)
+IDENTITY += ("num_attention_heads", "states_task")
 
 
 def compose(

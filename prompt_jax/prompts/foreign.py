@@ -87,7 +87,7 @@ def read_adapterhub(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
         )
     rows = matrix(files[0], *tensors.values())
     fields = _rows(rows, placement=PLACEMENTS[combine])
-    return fields | {"backbone": str(values.get("model_name") or "")}
+    return fields | {"backbone": str(values.get("model_name") or ""), "states_task": False}
 
 
 def _tensor(file: Path) -> np.ndarray:

@@ -58,7 +58,8 @@ class PeftFolder:
 
     def __post_init__(self):
         choose(f"peft_type in {self.stored.config}", self.peft_type, peft_formats())
-        choose(f"task_type in {self.stored.config}", self.stored.task_type, TASK_TYPES)
+        if self.stored.task_type:
+            choose(f"task_type in {self.stored.config}", self.stored.task_type, TASK_TYPES)
         if self.stored.task_type in WITH_HEAD:
             # Only to refuse a folder without its head at once; `read_adapter` takes the head again.
             _take_head(self.stored)
@@ -106,7 +107,7 @@ class PeftFolder:
           InputError: tensors that are missing or too many, numbers that do not fit them or the
             backbone, or an option that the method does not have here.
         """
-        fields = read_adapter(self.stored, backbone.model_type)
+        fields = read_adapter(self.stored.on(backbone), backbone.model_type)
         leaves = fields.pop("leaves")
         expected = shapes_on(fields["method"], backbone)
         leaves = fitted(self.format, leaves, expected)
@@ -130,19 +131,21 @@ def read_adapter(stored: Stored, model_type: str) -> dict[str, Any]:
     format = peft_formats()[str(stored.values.get("peft_type"))]
     stored, head = _take_head(stored) if stored.task_type in WITH_HEAD else (stored, {})
     method, leaves = format.read(stored, model_type)
-    beside = {}
+    stated = {"task_type": stored.task_type} if stored.task_type else {}
     if head:
         classes = head[f"{CLASSIFIER}/out/kernel"].shape[1]
-        beside = {"num_labels": classes, "pooling": "peft"}
+        stated |= {"num_labels": classes, "pooling": "peft"}
     fields = {
-        "method": dataclasses.replace(method, task_type=stored.task_type, **beside),
+        "method": dataclasses.replace(method, **stated),
+        "states_task": bool(stored.task_type),
         "leaves": {**leaves, **head},
         "backbone": stored.values.get("base_model_name_or_path") or "",
     }
     # PEFT counts other layers and heads of a prefix, and none of what is in kernels.
     sizes = ("num_layers", "num_attention_heads") if format.fit is None else ()
-    stated = {size: stored.whole(size) for size in sizes if stored.values.get(size) is not None}
-    return fields | stated
+    return fields | {
+        size: stored.whole(size) for size in sizes if stored.values.get(size) is not None
+    }
 
 
 def fitted(format: PeftFormat | None, leaves: Leaves, shapes: Shapes) -> Leaves:

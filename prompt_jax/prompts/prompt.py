@@ -69,6 +69,8 @@ class Prompt:
     """Layers of that backbone, for readers of PEFT's config that want them without the model."""
     num_attention_heads: int | None = None
     """Heads of that backbone, for the same readers."""
+    states_task: bool = True
+    """Whether `method.task_type` was chosen; else it becomes the one by which a backbone writes."""
     task: Task | None = None
     """Templates, label words and metrics it was trained with; the first task's of several."""
     tasks: tuple[Task, ...] = ()
@@ -182,8 +184,9 @@ class Prompt:
             _check_weights(self, backbone)
         identity = backbone.identity.items()
         unknown = {name: value for name, value in identity if value and not getattr(self, name)}
-        if not (self.backbone or self.model_type):  # Rows alone: nobody said how they write.
-            unknown["method"] = as_written(self.method, backbone)
+        rows_alone = not (self.backbone or self.model_type)
+        if rows_alone or not self.states_task:
+            unknown |= {"method": as_written(self.method, backbone), "states_task": True}
         return dataclasses.replace(self, **unknown) if unknown else self
 
 

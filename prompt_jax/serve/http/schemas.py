@@ -2,10 +2,11 @@
 
 from typing import Annotated, Literal, TypeAlias, get_args
 
-from pydantic import BaseModel, BeforeValidator, Field, Strict, StringConstraints
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, Strict, StringConstraints
 from pydantic import model_validator as validated
 from pydantic_core import PydanticCustomError
 
+from prompt_jax.config.writing import COLDEST
 from prompt_jax.serve.sampling import TOP
 
 Int = Annotated[int, Strict()]
@@ -19,7 +20,10 @@ Text = Annotated[str, StringConstraints(max_length=100_000)]
 Tokens = Annotated[list[Annotated[Int, Field(ge=0)]], Field(max_length=100_000)]
 Stop = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 Seed = Annotated[Int, Field(ge=-(2**63), lt=2**63)]
-Temperature = Annotated[Float, Field(ge=0, le=2)]
+# Clients write 1e-8 where others take no 0.
+Temperature = Annotated[
+    Float, Field(ge=0, le=2), AfterValidator(lambda value: 0.0 if value < COLDEST else value)
+]
 Share = Annotated[Float, Field(gt=0, le=1)]
 Value: TypeAlias = object
 """Any value of JSON."""
