@@ -15,6 +15,8 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from prompt_jax import disk
 from prompt_jax.config import (
     Config,
@@ -141,6 +143,28 @@ def read_metrics(folder: Path) -> list[Row]:
         except ValueError:
             break
     return rows
+
+
+def rows_of(rows: Sequence[Row], candidate: float) -> list[Row]:
+    """The rows of one candidate of a sweep, by its own steps."""
+    return [{**row, "step": row["own_step"]} for row in rows if row["candidate"] == candidate]
+
+
+def rank(score: float, likelihood: float | None, few: bool = False) -> tuple[float, float]:
+    """What the prompts of a run are compared by: the higher pair is the better prompt.
+
+    Args:
+      score: the deciding metric, turned round where less of it is better (`Scores.score`).
+      likelihood: log-likelihood of the right answers; None where it is not known.
+      few: compare by the likelihood first. Over few rows, one more or less is chance, and would
+        often keep the untrained prompt.
+    """
+    # In float32, as checkpoints hold them, or a restored score would differ from an equal one.
+    first, second = (
+        float(np.float32(-np.inf if value is None or np.isnan(value) else value))
+        for value in (score, likelihood)
+    )
+    return (second, first) if few else (first, second)
 
 
 class Metrics(contextlib.AbstractContextManager):

@@ -51,7 +51,7 @@ def conclude(
     untuned: dict[str, Scores] = {}
     # By these the rows are known again when the prompt is evaluated later.
     held_out = {data.task.name: digest(data.validation) for data in tasks if data.held_out}
-    lineage = {"held_out": held_out, **(lineage or {})}
+    lineage = {"held_out": held_out, "best_step": int(best.step), **(lineage or {})}
     for i, data in enumerate(tasks):
         # A model without a head of its own has no answers before one is trained.
         plain = {} if method.num_labels else {FROZEN: None}

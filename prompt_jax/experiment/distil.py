@@ -231,7 +231,8 @@ def _conclude(
     }
     every = plain.beside(rivals).beside(resemblance(teacher, data, prompts, timed=(TUNED,)))
     results = every.results
-    prompt = prompt_of(config, data, backbone, method, best.tuned, results[TUNED], config.data, {})
+    scores, lineage = results[TUNED], {"best_step": int(best.step)}
+    prompt = prompt_of(config, data, backbone, method, best.tuned, scores, config.data, lineage)
     save_prompt(folder / "prompt", prompt, overwrite=True)
     curve = read_metrics(folder)
     # What a prompt has to beat: no text, or the best of as many of its tokens.

@@ -34,7 +34,7 @@ from prompt_jax.lines import Line, Panel, Say, silent
 from prompt_jax.plan import fitted
 from prompt_jax.population import length_of
 from prompt_jax.processes import is_first, together
-from prompt_jax.runs import Row, begin_run, read_metrics
+from prompt_jax.runs import begin_run, read_metrics, rows_of
 from prompt_jax.tasks import remarks
 from prompt_jax.train import DivergedError
 
@@ -209,7 +209,7 @@ def _introduction(configs: list[Config], sweep: SweepConfig, targets: tuple[int,
 def _conclude(pool: Candidates, best: int, folder: Path, say: Say) -> Result:
     """The winner as of a single experiment, beside a report of all."""
     trained, steps = pool.trained(best), read_metrics(folder)
-    curves = [_curve(steps, i) for i in range(len(pool))]
+    curves = [rows_of(steps, i) for i in range(len(pool))]
     lines = table(pool)
     head = ["candidate", *lines[0].choices, "steps", "score", "at step"]
     cells = [head, *(line.cells for line in lines)]
@@ -242,8 +242,3 @@ def table(pool: Candidates) -> list[report.Candidate]:
         ends = (pool.step(i), float(best.score), int(best.step))
         lines.append(report.Candidate(i, choices, *ends))
     return lines
-
-
-def _curve(rows: list[Row], candidate: int) -> list[Row]:
-    """The rows of one candidate, by its own steps."""
-    return [{**row, "step": row["own_step"]} for row in rows if row["candidate"] == candidate]
