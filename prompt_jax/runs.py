@@ -1,4 +1,4 @@
-"""A run folder: config.json, metrics.jsonl, metrics.csv, checkpoints/, prompt/, report.md.
+"""A run folder: its config and inputs, metrics, checkpoints/, prompt/, report.md (docs/files.md).
 
 Nothing in it is written in place: a killed run leaves whole files, and resuming cuts the metrics
 back to the step it resumes from. One process at a time has it.
@@ -12,8 +12,10 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -31,10 +33,24 @@ from prompt_jax.loggers import IDS, open_logger
 
 Row = dict[str, float]
 """What is known of a step, by name."""
+Inputs = Mapping[str, str | bool]
+"""Beside its config, what a run depends on: name -> digest, or fact."""
+FEW_ROWS = "few validation rows"
+"""The input that says whether `rank` has few."""
+INPUTS = "inputs.json"
 LOCK = ".lock"
 REMEDY = "give another --out"
 OWN_FILES = (
-    *(LOCK, "prompt", "checkpoints", "config.json", "metrics.jsonl", "metrics.csv", "curve.png"),
+    *(
+        LOCK,
+        "prompt",
+        "checkpoints",
+        "config.json",
+        INPUTS,
+        "metrics.jsonl",
+        "metrics.csv",
+        "curve.png",
+    ),
     *("report.md", "profile", "tasks", "teacher", "lengths"),
     *("tensorboard", "wandb", IDS),
     *("sweep_config.json", "sweep_spent.json", "sweep.md", "sweep.json", "sweep.png"),
@@ -104,14 +120,26 @@ def check_run(config: Config, *, resume: bool = False, overwrite: bool = False) 
     return folder
 
 
-def begin_run(folder: Path, config: Config, *, resume: bool = False) -> None:
-    """Clears a folder that `check_run` accepted, unless resuming, and writes config.json.
+def begin_run(
+    folder: Path, config: Config, *, resume: bool = False, inputs: Inputs = MappingProxyType({})
+) -> None:
+    """Clears a folder that `check_run` accepted, unless resuming, and writes what the run is of.
+
+    Args:
+      inputs: what must not differ where the run is resumed.
 
     Raises:
-      InputError: resuming, and the default learning rate is no longer that of the run.
+      InputError: resuming, and the default learning rate or an input is no longer that of the run.
     """
     if resume and (folder / "config.json").is_file():
         _check_same(read_config(folder), config, folder)
+    before = read_inputs(folder) if resume else {}
+    changed = [name for name in inputs if before.get(name, inputs[name]) != inputs[name]]
+    if changed:
+        raise InputError(
+            f"the run in {folder} was started with another content of {', '.join(changed)}. Resume "
+            "with what it was started with, start again with --overwrite, or give another --out"
+        )
     with disk.writing(folder, REMEDY):
         for path in [] if resume else folder.iterdir():
             if path.is_dir():
@@ -119,6 +147,8 @@ def begin_run(folder: Path, config: Config, *, resume: bool = False) -> None:
             # Without the file of the lock, which is held, another process would get its own.
             elif path.name != LOCK:
                 path.unlink()
+    if kept := {**before, **inputs}:
+        disk.write(folder / INPUTS, json.dumps(kept, indent=2) + "\n")
     disk.write(folder / "config.json", json.dumps(to_json(config), indent=2) + "\n")
 
 
@@ -127,11 +157,20 @@ def read_config(folder: Path) -> Config:
     path = folder / "config.json"
     if not path.is_file():
         raise InputError(f"{folder} holds no run to resume: {path} is missing; leave out --resume")
+    return from_json(Config, _read_json(path))
+
+
+def read_inputs(folder: Path) -> Inputs:
+    """The inputs of a run; of one that an earlier version began, none."""
+    path = folder / INPUTS
+    return _read_json(path) if path.is_file() else {}
+
+
+def _read_json(path: Path) -> Any:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{path} is damaged ({error}); start again with --overwrite") from error
-    return from_json(Config, values)
 
 
 def read_metrics(folder: Path) -> list[Row]:
@@ -218,7 +257,9 @@ class Metrics(contextlib.AbstractContextManager):
 
 
 def _check_same(old: Config, new: Config, folder: Path) -> None:
-    if old.train.schedule == "constant":
+    saved = (path.name for path in (folder / "checkpoints").glob("*"))
+    made = max((int(name) for name in saved if name.isdigit()), default=0)
+    if old.train.schedule == "constant" and new.train.steps >= made:
         # A longer run with a constant rate is the same run, continued.
         old = dataclasses.replace(old, train=dataclasses.replace(old.train, steps=new.train.steps))
     if new.train.learning_rate is None:  # Open until the backbone is loaded.

@@ -6,6 +6,7 @@ import pytest
 
 from prompt_jax.cli import main
 from prompt_jax.config import Config, LoraConfig, TrainConfig, to_json
+from prompt_jax.runs import FEW_ROWS
 
 
 def a_run(folder, scores, test=None, **changes):
@@ -80,6 +81,8 @@ def test_the_best_step_is_that_of_the_prompt_that_is_kept(tmp_path, capsys):
     curves(tmp_path / "distilled", distilled)
     curves(tmp_path / "tie", judged)
     curves(tmp_path / "ended", judged, {"best_step": 2})
+    curves(tmp_path / "few", [*judged, {**judged[0], "step": 3, "validation/accuracy": 0.6}])
+    (tmp_path / "few" / "inputs.json").write_text(json.dumps({FEW_ROWS: True}))
     curves(tmp_path / "sweep", swept)
     curves(tmp_path / "swept", swept, {"best_step": 1, "sweep": {"candidate": 0}})
     curves(tmp_path / "swept_before", swept, {"sweep": {"candidate": 0}})
@@ -91,6 +94,7 @@ def test_the_best_step_is_that_of_the_prompt_that_is_kept(tmp_path, capsys):
     }
     assert shown == {
         "distilled": (1, 0.5, 2),
+        "few": (1, 0.5, 3),
         "tie": (1, 0.5, 2),
         "ended": (2, 0.5, 2),
         "sweep": (2, 0.5, 2),

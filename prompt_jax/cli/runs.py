@@ -123,7 +123,7 @@ def read_all(folders: Sequence[Path]) -> Iterator[Run]:
 
 def read(folder: Path) -> Run:
     """A run from its files."""
-    from prompt_jax.runs import read_config, read_metrics, rows_of
+    from prompt_jax.runs import FEW_ROWS, read_config, read_inputs, read_metrics, rows_of
 
     rows, path = read_metrics(folder), folder / "prompt" / "prompt_jax_config.json"
     saved = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -135,7 +135,8 @@ def read(folder: Path) -> Run:
     if "candidate" in recipe.get("sweep", {}):
         candidates = [recipe["sweep"]["candidate"]]
     parts = [rows_of(rows, candidate) for candidate in candidates] or [rows]
-    curves = [_curve(part, metric) for part in parts]
+    few = bool(read_inputs(folder).get(FEW_ROWS))
+    curves = [_curve(part, metric, few) for part in parts]
     best = max((point for curve in curves for point in curve), key=_rank, default=None)
     at = next((i for i, curve in enumerate(curves) if best in curve), 0)
     rows, curve = parts[at], curves[at]
@@ -147,7 +148,7 @@ def read(folder: Path) -> Run:
     return Run(folder, options, curve, metric, best, step, test)
 
 
-def _curve(rows: Sequence[Mapping[str, float]], metric: str) -> list[Point]:
+def _curve(rows: Sequence[Mapping[str, float]], metric: str, few: bool) -> list[Point]:
     """The evaluations in the rows of a run."""
     from prompt_jax.metrics import Scores
     from prompt_jax.runs import rank
@@ -157,7 +158,7 @@ def _curve(rows: Sequence[Mapping[str, float]], metric: str) -> list[Point]:
         value, likelihood = (row.get(VALIDATION + name) for name in (metric, "log_likelihood"))
         if value is not None:
             score = Scores({metric: value}, metric).score
-            points.append(Point(int(row["step"]), value, rank(score, likelihood)))
+            points.append(Point(int(row["step"]), value, rank(score, likelihood, few)))
     return points
 
 

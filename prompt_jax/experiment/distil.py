@@ -35,7 +35,7 @@ from prompt_jax.experiment.resemblance import (
     short_ways,
     table,
 )
-from prompt_jax.experiment.splits import Data, for_backbone
+from prompt_jax.experiment.splits import Data, digest, for_backbone
 from prompt_jax.experiment.study import studied, study_sources, summaries
 from prompt_jax.experiment.teacher import Teacher, folder_of, taught
 from prompt_jax.experiment.training import check_losses, introduce_model, load
@@ -46,6 +46,7 @@ from prompt_jax.methods import materialize, resolve
 from prompt_jax.population import length_of
 from prompt_jax.prompts import Prompt, fresh, inspect, save_prompt
 from prompt_jax.runs import begin_run, claim, read_metrics
+from prompt_jax.tasks import digest_of
 
 UNTRAINED = "the prompt, untrained"
 
@@ -167,9 +168,10 @@ def _prepare(
     config = resolved(config, backbone.word_size)
     check_writes(resolve(config.method, backbone), backbone)
     teacher = Teacher(config, backbone, context, folder_of(config))
+    inputs = {"the model": backbone.fingerprint, config.distil.context: digest_of(context)}
     if unanswered is None:
         teacher.rows(study_sources(teacher))
-        begin_run(folder, config, resume=resume)
+        begin_run(folder, config, resume=resume, inputs=inputs)
         resume = True  # The folder is this run's from here on.
         unanswered = studied(teacher, say)
     alone = [resolved(student, backbone.word_size) for student in alone]
@@ -180,7 +182,8 @@ def _prepare(
     check_bare(data.task, examples, backbone.tokenizer)
     teacher.rows(teacher.sources(examples))
     # Nothing is cleared before all that can be wrong with the new run has been checked.
-    begin_run(folder, config, resume=resume)
+    inputs |= {"the questions": digest(examples)}
+    begin_run(folder, config, resume=resume, inputs=inputs)
     say(
         f"{len(data.train):,} questions to learn from, {len(data.validation):,} held out, scored "
         f"every {config.train.eval_every} steps"

@@ -29,7 +29,7 @@ from prompt_jax.experiment.conclude import Result, conclude
 from prompt_jax.experiment.forecast import forecast
 from prompt_jax.experiment.loop import Loop
 from prompt_jax.experiment.splits import check_one, for_backbone, load_data
-from prompt_jax.experiment.training import check_data, load, run_folder
+from prompt_jax.experiment.training import check_data, inputs_of, load, run_folder
 from prompt_jax.lines import Line, Panel, Say, silent
 from prompt_jax.plan import fitted
 from prompt_jax.population import length_of
@@ -142,7 +142,8 @@ def _sweep(
     pool = Candidates(configs, sweep, backbone, data)
     data = for_backbone(data, configs[0], backbone)
     # After data and backbone have loaded: until then a folder to overwrite stays as it is.
-    together(lambda: begin_run(folder, config, resume=resume))
+    inputs = inputs_of(config, backbone, [data])
+    together(lambda: begin_run(folder, config, resume=resume, inputs=inputs))
     disk.write(folder / KEPT, json.dumps(to_json(sweep), indent=2) + "\n")
     say(_introduction(configs, sweep, pool.targets))
     for line in (*remarks(data.task, config.task), *warnings_of(data, config)):
