@@ -256,19 +256,23 @@ class Metrics(contextlib.AbstractContextManager):
             logger.close()
 
 
+def changes(old: Config, new: Config) -> list[str]:
+    """Lines `field: old -> new`, for every field in which two configs give different prompts."""
+    if new.train.learning_rate is None:  # Open until the backbone is loaded.
+        old = dataclasses.replace(old, train=dataclasses.replace(old.train, learning_rate=None))
+    # A state is whole on every device, so any other mesh continues it; tokens are the same from
+    # any cache.
+    data = dataclasses.replace(old.data, cache=new.data.cache)
+    return differences(dataclasses.replace(old, out=new.out, mesh=new.mesh, data=data), new)
+
+
 def _check_same(old: Config, new: Config, folder: Path) -> None:
     saved = (path.name for path in (folder / "checkpoints").glob("*"))
     made = max((int(name) for name in saved if name.isdigit()), default=0)
     if old.train.schedule == "constant" and new.train.steps >= made:
         # A longer run with a constant rate is the same run, continued.
         old = dataclasses.replace(old, train=dataclasses.replace(old.train, steps=new.train.steps))
-    if new.train.learning_rate is None:  # Open until the backbone is loaded.
-        old = dataclasses.replace(old, train=dataclasses.replace(old.train, learning_rate=None))
-    # A state is whole on every device, so any other mesh continues it; tokens are the same from
-    # any cache.
-    data = dataclasses.replace(old.data, cache=new.data.cache)
-    changed = differences(dataclasses.replace(old, out=new.out, mesh=new.mesh, data=data), new)
-    if changed:
+    if changed := changes(old, new):
         raise InputError(
             f"the run in {folder} was started with another config: {'; '.join(changed)}. "
             "Resume without these changes, or give another --out"
