@@ -123,6 +123,13 @@ def test_a_mixture_that_cannot_be(config, changes, message):
 def test_tasks_of_a_mixture_differ_and_have_their_own_splits():
     with pytest.raises(InputError, match="names each task once, got a, b, a"):
         DataConfig(task="a", mixture=("b", "a"))
+    alike = {
+        "match": "the prompts of file:x/y.csv and file:x-y.csv would share one folder, file-x-y"
+    }
+    with pytest.raises(InputError, **alike):
+        DataConfig(tasks=("file:x/y.csv", "file:x-y.csv"))
+    with pytest.raises(InputError, **alike):
+        DataConfig(task="a", mixture=("file:x/y.csv", "file:x-y.csv"))
     with pytest.raises(InputError, match="data.validation and data.test are of one task"):
         DataConfig(task="a", mixture=("b",), test="c")
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from prompt_jax import report
 from prompt_jax.backbones import Backbone
-from prompt_jax.config import Config, DataConfig, MethodConfig, to_json
+from prompt_jax.config import Config, DataConfig, MethodConfig, file_name, to_json
 from prompt_jax.experiment.choice import joined, lesson
 from prompt_jax.experiment.evaluation import FROZEN, TUNED, Results, reference, score_ways
 from prompt_jax.experiment.members import Trained
@@ -18,7 +18,6 @@ from prompt_jax.methods import materialize, of_task
 from prompt_jax.metrics import Scores
 from prompt_jax.prompts import Prompt, inspect, prompt_for, save_prompt
 from prompt_jax.runs import Row, read_metrics
-from prompt_jax.tasks import Task
 from prompt_jax.trees import Tuned
 
 
@@ -63,7 +62,7 @@ def conclude(
             part = prompt_of(config, data, backbone, *alone, ways[TUNED], data_config, lineage)
             save_prompt(folder / "tasks" / part.name, part, overwrite=True)
         untuned[data.task.name] = ways[reference(ways)]["validation"]
-        prefix = f"{short(data.task)} " if len(tasks) > 1 else ""
+        prefix = f"{file_name(data.task.name)} " if len(tasks) > 1 else ""
         for way, sets in ways.items():
             results.setdefault(way, {}).update({prefix + name: s for name, s in sets.items()})
     scores = results[TUNED]
@@ -143,14 +142,9 @@ def prompt_of(
         tuned,
         method,
         backbone,
-        name=short(data.task),
+        name=file_name(data.task.name),
         task=data.task,
         metrics=flat,
         seed=config.train.seed,
         recipe={**to_json(config), "data": dataclasses.asdict(trained_on), **lineage},
     )
-
-
-def short(task: Task) -> str:
-    """A task's name as that of a file."""
-    return task.name.replace(":", "-").replace("/", "-")

@@ -15,10 +15,10 @@ import numpy as np
 import optax
 
 from prompt_jax.backbones import Backbone
-from prompt_jax.config import Config, MethodConfig, at_least, resolved, to_json
+from prompt_jax.config import Config, MethodConfig, at_least, file_name, resolved, to_json
 from prompt_jax.data import Batches
 from prompt_jax.experiment.choice import FEW, warnings_of
-from prompt_jax.experiment.conclude import Result, conclude, short
+from prompt_jax.experiment.conclude import Result, conclude
 from prompt_jax.experiment.forecast import forecast, scored_rows
 from prompt_jax.experiment.loop import Loop, Rows
 from prompt_jax.experiment.members import Population, Single
@@ -180,7 +180,7 @@ def train_seeds(
 
 def _of_task(config: Config, data: Data) -> Config:
     """The experiment of one of several tasks, in its own folder."""
-    folder = Path(config.out) / "tasks" / short(data.task)
+    folder = Path(config.out) / "tasks" / file_name(data.task.name)
     options = dataclasses.replace(config.data, task=data.task.name, tasks=())
     return dataclasses.replace(config, out=str(folder), data=options)
 
