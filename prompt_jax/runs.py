@@ -51,7 +51,7 @@ OWN_FILES = (
         "metrics.csv",
         "curve.png",
     ),
-    *("report.md", "profile", "tasks", "teacher", "lengths"),
+    *("report.md", "profile", "tasks", "seeds", "teacher", "lengths"),
     *("tensorboard", "wandb", IDS),
     *("sweep_config.json", "sweep_spent.json", "sweep.md", "sweep.json", "sweep.png"),
     "lengths.png",
@@ -281,7 +281,9 @@ def _check_same(old: Config, new: Config, folder: Path) -> None:
 
 def _check_own(folder: Path) -> None:
     files = {*OWN_FILES, *method_kinds()}  # A comparison has a folder for each method.
-    strangers = sorted(path.name for path in folder.iterdir() if path.name not in files)
+    names = (path.name for path in folder.iterdir())
+    # A process that was killed while it wrote a file has left what it had written.
+    strangers = sorted(name for name in names if disk.target(name) not in files)
     if strangers:
         raise InputError(
             f"{folder} holds {', '.join(strangers[:5])}, which no run writes; --overwrite replaces "

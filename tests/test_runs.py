@@ -38,6 +38,16 @@ def test_overwrite_removes_runs_only(config):
         check_run(config, overwrite=True)
 
 
+def test_overwrite_removes_what_a_killed_run_had_not_finished(config):
+    folder = begun(config)
+    (folder / "seeds").mkdir()
+    (folder / ".0123abcd.curve.png").write_text("half a pic")
+    assert check_run(config, overwrite=True) == folder
+    (folder / ".0123abcd.thesis.tex").write_text("years of work")
+    with pytest.raises(InputError, match="holds .0123abcd.thesis.tex, which no run writes"):
+        check_run(config, overwrite=True)
+
+
 def test_overwrite_starts_empty(config):
     folder = begun(config)
     (folder / "metrics.jsonl").write_text("{}\n")
