@@ -56,6 +56,19 @@ def test_a_run_leaves_everything_it_says(config, tmp_path):
     assert [row["step"] for row in rows if "validation/exact_match" in row] == [0, 3, 6]
 
 
+def test_a_mistake_before_the_first_step_leaves_the_old_run(config, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "report.md").write_text("of the old run")
+
+    def say(line):
+        if line.startswith("scoring: "):
+            raise InputError("these rows cannot be scored")
+
+    with pytest.raises(InputError, match="cannot be scored"):
+        train(config, overwrite=True, say=say)
+    assert (tmp_path / "run" / "report.md").read_text() == "of the old run"
+
+
 def test_patience_stops_early(config):
     patient = dataclasses.replace(
         config, train=dataclasses.replace(config.train, steps=60, patience=1, learning_rate=0.0)

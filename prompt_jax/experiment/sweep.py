@@ -141,13 +141,13 @@ def _sweep(
     configs = [dataclasses.replace(candidate, eval=running.eval) for candidate in configs]
     pool = Candidates(configs, sweep, backbone, data)
     data = for_backbone(data, configs[0], backbone)
-    # After data and backbone have loaded: until then a folder to overwrite stays as it is.
-    inputs = inputs_of(config, backbone, [data])
-    together(lambda: begin_run(folder, config, resume=resume, inputs=inputs))
-    disk.write(folder / KEPT, json.dumps(to_json(sweep), indent=2) + "\n")
     say(_introduction(configs, sweep, pool.targets))
     for line in (*remarks(data.task, config.task), *warnings_of(data, config)):
         say(line)
+    # After all that can be wrong: until then a folder to overwrite stays as it is.
+    inputs = inputs_of(config, backbone, [data])
+    together(lambda: begin_run(folder, config, resume=resume, inputs=inputs))
+    disk.write(folder / KEPT, json.dumps(to_json(sweep), indent=2) + "\n")
     every = config.train.eval_every
     work = Work(config.train.steps, pool.steps, config.train.batch_size)
     budget.begin(work, 1 if backbone.mesh is None else backbone.mesh.size, resume=resume)

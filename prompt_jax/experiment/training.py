@@ -99,11 +99,11 @@ def _train(config: Config, folder: Path, resume: bool, profile: int, say: Say) -
     tasks = [for_backbone(data, config, backbone) for data in tasks]
     check_rows(config.train.batch_size // config.train.accumulate, backbone.mesh)
     single = Single(running, backbone, tasks)
+    _introduce(single, say)
+    inputs = inputs_of(config, backbone, tasks)
     # Nothing is cleared before all that can be wrong with the new run has been checked. The config
     # as it was asked for, so that other devices can resume it.
-    inputs = inputs_of(config, backbone, tasks)
     together(lambda: begin_run(folder, config, resume=resume, inputs=inputs))
-    _introduce(single, say)
     hours = forecast(running, backbone, [single.batches], scored_rows(config, tasks))
     if hours:
         say(str(hours))
@@ -222,13 +222,13 @@ def _train_together(
             inputs = inputs_of(member, backbone, [rows])
             begin_run(place, member, resume=resume, inputs=inputs)
 
-    together(begin)
     say(headline)
     for name, rows in {rows.task.name: rows for rows in data}.items():
         for line in remarks(rows.task, config.task):
             say(f"{name}: {line}")
         for line in warnings_of(rows, config):
             say(line)
+    together(begin)
     rows = scored_rows(config, data)
     hours = forecast(running, backbone, population.batches, rows)
     if hours:
