@@ -75,8 +75,9 @@ def test_a_table_stands_beside_the_figures_of_the_paper(paper, capsys):
     assert cli.main(arguments) == 2 and "no prompt" in capsys.readouterr().err
 
 
-def test_a_finished_run_is_not_that_of_other_flags(paper, capsys):
-    assert cli.main(reproduce(paper, "--flags=--train.steps 3")) == 2
+@pytest.mark.parametrize("flags", [["--flags=--train.steps 3"], ["--flags", "--train.steps 3"]])
+def test_a_finished_run_is_not_that_of_other_flags(flags, paper, capsys):
+    assert cli.main(reproduce(paper, *flags)) == 2
     message = "films/0 was trained with another config: train.steps: 2 -> 3. Reproduce without"
     assert message in capsys.readouterr().err
     assert not (paper.parent / "out/tiny/1/scores.json").exists()

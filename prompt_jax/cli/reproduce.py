@@ -117,7 +117,15 @@ def run(arguments: list[str]) -> Call:
         disk.write(work.folder / "table.md", text)
         print(text, end="")
 
-    return Call("reproduce", reproduce, arguments)
+    return Call("reproduce", reproduce, _joined(arguments))
+
+
+def _joined(arguments: list[str]) -> list[str]:
+    """The arguments with the value of --flags behind `=`: apart it would be an option itself."""
+    if "--flags" not in arguments[:-1]:
+        return arguments
+    at = arguments.index("--flags")
+    return [*arguments[:at], f"--flags={arguments[at + 1]}", *arguments[at + 2 :]]
 
 
 def config_of(arguments: list[str]) -> Config:
