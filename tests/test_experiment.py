@@ -73,9 +73,13 @@ def test_patience_stops_early(config):
     patient = dataclasses.replace(
         config, train=dataclasses.replace(config.train, steps=60, patience=1, learning_rate=0.0)
     )
-    train(patient, say=lambda line: None)
-    rows = open(f"{config.out}/metrics.jsonl").read().splitlines()
+    patient, lines = dataclasses.replace(patient, out=f"{config.out} of/mine"), []
+    train(patient, say=lines.append)
+    rows = open(f"{patient.out}/metrics.jsonl").read().splitlines()
     assert json.loads(rows[-1])["step"] == 3
+    panel = lines[-1].panel
+    assert panel.facts["prompt"].endswith("of step 0 of 3")
+    assert panel.commands[-1] == f"prompt-jax prompts inspect '{patient.out}'"
 
 
 @pytest.mark.slow

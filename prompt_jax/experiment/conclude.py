@@ -1,6 +1,7 @@
 """What an experiment ends with: results beside its rivals, the saved prompt, the report."""
 
 import dataclasses
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -8,7 +9,7 @@ from typing import NamedTuple
 from prompt_jax import report
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import Config, DataConfig, MethodConfig, file_name, to_json
-from prompt_jax.experiment.choice import joined, lesson
+from prompt_jax.experiment.choice import Best, joined, lesson
 from prompt_jax.experiment.evaluation import FROZEN, TUNED, Results, reference, score_ways
 from prompt_jax.experiment.members import Trained
 from prompt_jax.experiment.splits import Data, digest
@@ -81,7 +82,7 @@ def conclude(
     facts = {
         "backbone": f"{backbone.name}, fingerprint {backbone.fingerprint[:16]}",
         "prompt": f"{method.kind}, {prompt.size:,} parameters, digest {prompt.digest[:16]}",
-        "best step": f"{int(best.step)} of {config.train.steps}",
+        "best step": best_step(best, curve),
     }
     title = ", ".join(data.task.name for data in tasks)
     remark = lesson(best, curve, metric)
@@ -90,9 +91,18 @@ def conclude(
     if remark:
         say(remark)
     rivals = "shots:4 tf_idf" if tasks[0].task.choices else "shots:4"
-    beside = (f"prompt-jax evaluate --prompt {folder} --rivals {rivals}",)
+    beside = (f"prompt-jax evaluate --prompt {shlex.quote(str(folder))} --rivals {rivals}",)
     say(ending(prompt, results, rows, folder, facts["best step"], beside))
     return Result(prompt, results, folder)
+
+
+def best_step(best: Best, curve: Sequence[Row]) -> str:
+    """The step of the best prompt, of how many that were made: patience may end a run early.
+
+    Args:
+      curve: the rows of the run.
+    """
+    return f"{int(best.step)} of {int(curve[-1]['step'])}"
 
 
 def ending(
@@ -110,10 +120,11 @@ def ending(
       best_step: that of the prompt, of how many.
       beside: commands that compare the prompt with others.
     """
+    place = shlex.quote(str(folder))
     commands = (
-        f'prompt-jax predict --prompt {folder} "..."',
+        f'prompt-jax predict --prompt {place} "..."',
         *beside,
-        f"prompt-jax prompts inspect {folder}",
+        f"prompt-jax prompts inspect {place}",
     )
     facts = {
         "prompt": f"{prompt.method.kind}, {prompt.size:,} parameters, of step {best_step}",

@@ -19,7 +19,7 @@ from prompt_jax import report
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import Config, InputError, MethodConfig, from_json, resolved, to_json
 from prompt_jax.experiment.choice import lesson
-from prompt_jax.experiment.conclude import Result, ending, prompt_of
+from prompt_jax.experiment.conclude import Result, best_step, ending, prompt_of
 from prompt_jax.experiment.evaluation import TUNED
 from prompt_jax.experiment.loop import Loop
 from prompt_jax.experiment.members import Population, Single, Trained
@@ -242,7 +242,7 @@ def _conclude(
     levels = {way: results[way]["validation"]["kl"] for way in (WITHOUT, *rivals.results)}
     rival = min(levels, key=levels.__getitem__)
     report.draw_curve(folder / "curve.png", curve, "kl", (rival, levels[rival]))
-    facts = _facts(teacher, trained, prompt, every)
+    facts = _facts(teacher, trained, prompt, every, best_step(best, curve))
     words, rows = inspect(prompt, backbone), table(every)
     title = f"{config.distil.context}, distilled"
     report.write_report(folder / "report.md", title=title, facts=facts, rows=rows, words=words)
@@ -254,7 +254,7 @@ def _conclude(
 
 
 def _facts(
-    teacher: Teacher, trained: Trained, prompt: Prompt, every: Resemblance
+    teacher: Teacher, trained: Trained, prompt: Prompt, every: Resemblance, step: str
 ) -> dict[str, str]:
     """What the report says beside its table."""
     config, backbone, (results, costs) = trained.config, trained.backbone, every
@@ -266,7 +266,7 @@ def _facts(
         "prompt": f"{trained.method.kind}, {prompt.size:,} numbers, digest {prompt.digest[:16]}",
         "a request": f"{long.tokens - short.tokens:.0f} tokens and "
         f"{long.memory - short.memory:,.0f} bytes of keys and values fewer than with the text",
-        "best step": f"{int(trained.best.step)} of {config.train.steps}",
+        "best step": step,
         "KL": f"{before:.3f} without the text, {behind:.3f} with the prompt, nats a token",
     }
 
