@@ -102,7 +102,7 @@ def restore(manager: Manager, like: Tree) -> tuple[int, Tree] | None:
     # Targets of numpy make Orbax restore numpy, whatever devices the state was on.
     targets = jax.tree.map(np.asarray, _by_path(like))
     try:
-        kept = ocp.StandardCheckpointHandler().metadata(folder / "state")
+        kept = ocp.StandardCheckpointHandler().metadata(manager.directory / str(step) / "state")
         others = sorted(kept.keys() ^ targets.keys())
         args = {"state": ocp.args.StandardRestore(targets), "digest": ocp.args.JsonRestore()}
         loaded = {} if others else manager.restore(step, args=ocp.args.Composite(**args))

@@ -237,7 +237,7 @@ def _filled(
             model = "It is too small to write well: for written answers take an instruct model."
     return CONFIG.format(
         title=f"{file.name}: {task.source} -> {task.target}, {answer}.".replace("\n", " "),
-        place=place,
+        place=shlex.quote(place),
         names=names,
         model=model,
         backbone=_python(backbone),
