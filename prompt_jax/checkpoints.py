@@ -89,7 +89,8 @@ def restore(manager: Manager, like: Tree) -> tuple[int, Tree] | None:
     """The newest step and its state, with the structure of `like`; None when nothing was saved.
 
     Raises:
-      InputError: the checkpoint cannot be read, or its numbers are not those that were written.
+      InputError: the checkpoint cannot be read or is of another kind of run, or its numbers are not
+        those that were written.
     """
     import orbax.checkpoint as ocp
 
@@ -101,17 +102,21 @@ def restore(manager: Manager, like: Tree) -> tuple[int, Tree] | None:
     # Targets of numpy make Orbax restore numpy, whatever devices the state was on.
     targets = jax.tree.map(np.asarray, _by_path(like))
     try:
-        loaded = manager.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(targets), digest=ocp.args.JsonRestore()
-            ),
-        )
+        kept = ocp.StandardCheckpointHandler().metadata(manager.directory / str(step) / "state")
+        others = sorted(kept.keys() ^ targets.keys())
+        args = {"state": ocp.args.StandardRestore(targets), "digest": ocp.args.JsonRestore()}
+        loaded = {} if others else manager.restore(step, args=ocp.args.Composite(**args))
     except Exception as error:  # Orbax raises its readers' own errors, of many unrelated types.
         raise InputError(
             f"checkpoint {folder} cannot be read ({type(error).__name__}: {_first_line(error)}); "
             f"{remedy}"
         ) from error
+    if others:
+        raise InputError(
+            f"checkpoint {folder} belongs to another kind of run: one of the two has no "
+            f"{others[0]}. Resume it with the command and the method that began it, or give "
+            "another --out"
+        )
     for name, target in targets.items():
         shape = np.shape(loaded["state"][name])
         if shape != target.shape:

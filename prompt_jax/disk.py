@@ -18,6 +18,8 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system says where there is no room left for a file."""
 NUMBER = re.compile(r"os(?: error |_error_code=')(\d+)")
 """How safetensors and TensorStore tell it, whose errors are none of the system's."""
+HIDDEN = re.compile(r"^\.[0-9a-f]{8}\.(?=.)")
+"""What `beside` puts in front of a name."""
 LOCKLESS = (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK, errno.EINVAL)
 """What the system says where a file system, such as a mounted bucket, has no locks."""
 
@@ -114,6 +116,11 @@ def beside(path: Path) -> Path:
     """A hidden name on the same file system, so that renaming is atomic; the ending stays."""
     # Random, so that two writers of one file do not write into the same fresh one.
     return path.with_name(f".{secrets.token_hex(4)}.{path.name}")
+
+
+def target(name: str) -> str:
+    """The name of the file that a hidden name of `beside` is for; any other name as it is."""
+    return HIDDEN.sub("", name)
 
 
 def sync(path: Path) -> None:

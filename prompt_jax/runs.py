@@ -1,4 +1,4 @@
-"""A run folder: config.json, metrics.jsonl, metrics.csv, checkpoints/, prompt/, report.md.
+"""A run folder: its config and inputs, metrics, checkpoints/, prompt/, report.md (docs/files.md).
 
 Nothing in it is written in place: a killed run leaves whole files, and resuming cuts the metrics
 back to the step it resumes from. One process at a time has it.
@@ -12,8 +12,12 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
 
 from prompt_jax import disk
 from prompt_jax.config import (
@@ -29,11 +33,25 @@ from prompt_jax.loggers import IDS, open_logger
 
 Row = dict[str, float]
 """What is known of a step, by name."""
+Inputs = Mapping[str, str | bool]
+"""Beside its config, what a run depends on: name -> digest, or fact."""
+FEW_ROWS = "few validation rows"
+"""The input that says whether `rank` has few."""
+INPUTS = "inputs.json"
 LOCK = ".lock"
 REMEDY = "give another --out"
 OWN_FILES = (
-    *(LOCK, "prompt", "checkpoints", "config.json", "metrics.jsonl", "metrics.csv", "curve.png"),
-    *("report.md", "profile", "tasks", "teacher", "lengths"),
+    *(
+        LOCK,
+        "prompt",
+        "checkpoints",
+        "config.json",
+        INPUTS,
+        "metrics.jsonl",
+        "metrics.csv",
+        "curve.png",
+    ),
+    *("report.md", "profile", "tasks", "seeds", "teacher", "lengths"),
     *("tensorboard", "wandb", IDS),
     *("sweep_config.json", "sweep_spent.json", "sweep.md", "sweep.json", "sweep.png"),
     "lengths.png",
@@ -102,14 +120,26 @@ def check_run(config: Config, *, resume: bool = False, overwrite: bool = False) 
     return folder
 
 
-def begin_run(folder: Path, config: Config, *, resume: bool = False) -> None:
-    """Clears a folder that `check_run` accepted, unless resuming, and writes config.json.
+def begin_run(
+    folder: Path, config: Config, *, resume: bool = False, inputs: Inputs = MappingProxyType({})
+) -> None:
+    """Clears a folder that `check_run` accepted, unless resuming, and writes what the run is of.
+
+    Args:
+      inputs: what must not differ where the run is resumed.
 
     Raises:
-      InputError: resuming, and the default learning rate is no longer that of the run.
+      InputError: resuming, and the default learning rate or an input is no longer that of the run.
     """
     if resume and (folder / "config.json").is_file():
         _check_same(read_config(folder), config, folder)
+    before = read_inputs(folder) if resume else {}
+    changed = [name for name in inputs if before.get(name, inputs[name]) != inputs[name]]
+    if changed:
+        raise InputError(
+            f"the run in {folder} was started with another content of {', '.join(changed)}. Resume "
+            "with what it was started with, start again with --overwrite, or give another --out"
+        )
     with disk.writing(folder, REMEDY):
         for path in [] if resume else folder.iterdir():
             if path.is_dir():
@@ -117,6 +147,8 @@ def begin_run(folder: Path, config: Config, *, resume: bool = False) -> None:
             # Without the file of the lock, which is held, another process would get its own.
             elif path.name != LOCK:
                 path.unlink()
+    if kept := {**before, **inputs}:
+        disk.write(folder / INPUTS, json.dumps(kept, indent=2) + "\n")
     disk.write(folder / "config.json", json.dumps(to_json(config), indent=2) + "\n")
 
 
@@ -125,11 +157,20 @@ def read_config(folder: Path) -> Config:
     path = folder / "config.json"
     if not path.is_file():
         raise InputError(f"{folder} holds no run to resume: {path} is missing; leave out --resume")
+    return from_json(Config, _read_json(path))
+
+
+def read_inputs(folder: Path) -> Inputs:
+    """The inputs of a run; of one that an earlier version began, none."""
+    path = folder / INPUTS
+    return _read_json(path) if path.is_file() else {}
+
+
+def _read_json(path: Path) -> Any:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{path} is damaged ({error}); start again with --overwrite") from error
-    return from_json(Config, values)
 
 
 def read_metrics(folder: Path) -> list[Row]:
@@ -141,6 +182,28 @@ def read_metrics(folder: Path) -> list[Row]:
         except ValueError:
             break
     return rows
+
+
+def rows_of(rows: Sequence[Row], candidate: float) -> list[Row]:
+    """The rows of one candidate of a sweep, by its own steps."""
+    return [{**row, "step": row["own_step"]} for row in rows if row["candidate"] == candidate]
+
+
+def rank(score: float, likelihood: float | None, few: bool = False) -> tuple[float, float]:
+    """What the prompts of a run are compared by: the higher pair is the better prompt.
+
+    Args:
+      score: the deciding metric, turned round where less of it is better (`Scores.score`).
+      likelihood: log-likelihood of the right answers; None where it is not known.
+      few: compare by the likelihood first. Over few rows, one more or less is chance, and would
+        often keep the untrained prompt.
+    """
+    # In float32, as checkpoints hold them, or a restored score would differ from an equal one.
+    first, second = (
+        float(np.float32(-np.inf if value is None or np.isnan(value) else value))
+        for value in (score, likelihood)
+    )
+    return (second, first) if few else (first, second)
 
 
 class Metrics(contextlib.AbstractContextManager):
@@ -193,17 +256,23 @@ class Metrics(contextlib.AbstractContextManager):
             logger.close()
 
 
-def _check_same(old: Config, new: Config, folder: Path) -> None:
-    if old.train.schedule == "constant":
-        # A longer run with a constant rate is the same run, continued.
-        old = dataclasses.replace(old, train=dataclasses.replace(old.train, steps=new.train.steps))
+def changes(old: Config, new: Config) -> list[str]:
+    """Lines `field: old -> new`, for every field in which two configs give different prompts."""
     if new.train.learning_rate is None:  # Open until the backbone is loaded.
         old = dataclasses.replace(old, train=dataclasses.replace(old.train, learning_rate=None))
     # A state is whole on every device, so any other mesh continues it; tokens are the same from
     # any cache.
     data = dataclasses.replace(old.data, cache=new.data.cache)
-    changed = differences(dataclasses.replace(old, out=new.out, mesh=new.mesh, data=data), new)
-    if changed:
+    return differences(dataclasses.replace(old, out=new.out, mesh=new.mesh, data=data), new)
+
+
+def _check_same(old: Config, new: Config, folder: Path) -> None:
+    saved = (path.name for path in (folder / "checkpoints").glob("*"))
+    made = max((int(name) for name in saved if name.isdigit()), default=0)
+    if old.train.schedule == "constant" and new.train.steps >= made:
+        # A longer run with a constant rate is the same run, continued.
+        old = dataclasses.replace(old, train=dataclasses.replace(old.train, steps=new.train.steps))
+    if changed := changes(old, new):
         raise InputError(
             f"the run in {folder} was started with another config: {'; '.join(changed)}. "
             "Resume without these changes, or give another --out"
@@ -212,7 +281,9 @@ def _check_same(old: Config, new: Config, folder: Path) -> None:
 
 def _check_own(folder: Path) -> None:
     files = {*OWN_FILES, *method_kinds()}  # A comparison has a folder for each method.
-    strangers = sorted(path.name for path in folder.iterdir() if path.name not in files)
+    names = (path.name for path in folder.iterdir())
+    # A process that was killed while it wrote a file has left what it had written.
+    strangers = sorted(name for name in names if disk.target(name) not in files)
     if strangers:
         raise InputError(
             f"{folder} holds {', '.join(strangers[:5])}, which no run writes; --overwrite replaces "

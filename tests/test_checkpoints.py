@@ -40,6 +40,16 @@ def test_another_shape_is_refused(tmp_path):
         restore(saved(tmp_path, 1), other)
 
 
+def test_a_checkpoint_of_another_kind_of_run_is_not_called_damaged(tmp_path):
+    manager = saved(tmp_path, 1)
+    for other in ({"states": STATE}, start({"prompt": jnp.zeros((2, 3)), "b": 0}, TrainConfig())):
+        with pytest.raises(
+            InputError, match=r"/1 belongs to another kind of run: .* began it"
+        ) as e:
+            restore(manager, other)
+        assert "delete" not in str(e.value)
+
+
 def payload(folder):
     """The largest files of the checkpoint: where the numbers are."""
     files = [path for path in (folder / "1" / "state").rglob("*") if path.is_file()]

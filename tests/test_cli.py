@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -64,6 +65,24 @@ def test_resume_takes_the_config_of_the_run(run, capsys):
         f"next: prompt-jax evaluate --prompt {run} --rivals shots:4 tf_idf",
         f"next: prompt-jax prompts inspect {run}",
     ]
+    assert load_prompt(run).recipe["best_step"] in (0, 2, 3)
+
+
+def test_a_run_is_resumed_with_its_data_and_for_no_fewer_steps(run, capsys):
+    resume = ["train", "--out", str(run), "--resume"]
+    assert cli.main([*resume, "--train.steps", "1"]) == 2
+    assert re.search(r"another config: train.steps: \d -> 1", capsys.readouterr().err)
+    before = json.loads((run / "inputs.json").read_text())
+    name = json.loads((run / "config.json").read_text())["data"]["task"]
+    path = Path(name.removeprefix("file:"))
+    rows = path.read_text()
+    path.write_text(rows.replace("good film 1\t", "another film\t"))
+    try:
+        assert cli.main(resume) == 2
+    finally:
+        path.write_text(rows)
+    assert f"started with another content of the data of {name}. Re" in capsys.readouterr().err
+    assert json.loads((run / "inputs.json").read_text()) == before
 
 
 @pytest.mark.slow

@@ -56,13 +56,30 @@ def test_a_run_leaves_everything_it_says(config, tmp_path):
     assert [row["step"] for row in rows if "validation/exact_match" in row] == [0, 3, 6]
 
 
+def test_a_mistake_before_the_first_step_leaves_the_old_run(config, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "report.md").write_text("of the old run")
+
+    def say(line):
+        if line.startswith("scoring: "):
+            raise InputError("these rows cannot be scored")
+
+    with pytest.raises(InputError, match="cannot be scored"):
+        train(config, overwrite=True, say=say)
+    assert (tmp_path / "run" / "report.md").read_text() == "of the old run"
+
+
 def test_patience_stops_early(config):
     patient = dataclasses.replace(
         config, train=dataclasses.replace(config.train, steps=60, patience=1, learning_rate=0.0)
     )
-    train(patient, say=lambda line: None)
-    rows = open(f"{config.out}/metrics.jsonl").read().splitlines()
+    patient, lines = dataclasses.replace(patient, out=f"{config.out} of/mine"), []
+    train(patient, say=lines.append)
+    rows = open(f"{patient.out}/metrics.jsonl").read().splitlines()
     assert json.loads(rows[-1])["step"] == 3
+    panel = lines[-1].panel
+    assert panel.facts["prompt"].endswith("of step 0 of 3")
+    assert panel.commands[-1] == f"prompt-jax prompts inspect '{patient.out}'"
 
 
 @pytest.mark.slow
@@ -123,6 +140,13 @@ def test_a_mixture_that_cannot_be(config, changes, message):
 def test_tasks_of_a_mixture_differ_and_have_their_own_splits():
     with pytest.raises(InputError, match="names each task once, got a, b, a"):
         DataConfig(task="a", mixture=("b", "a"))
+    alike = {
+        "match": "the prompts of file:x/y.csv and file:x-y.csv would share one folder, file-x-y"
+    }
+    with pytest.raises(InputError, **alike):
+        DataConfig(tasks=("file:x/y.csv", "file:x-y.csv"))
+    with pytest.raises(InputError, **alike):
+        DataConfig(task="a", mixture=("file:x/y.csv", "file:x-y.csv"))
     with pytest.raises(InputError, match="data.validation and data.test are of one task"):
         DataConfig(task="a", mixture=("b",), test="c")
 

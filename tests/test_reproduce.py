@@ -30,20 +30,34 @@ def paper(run, tmp_path):
     task = json.loads((run / "config.json").read_text())["data"]["task"]
     path = tmp_path / "paper.py"
     path.write_text(PAPER.replace("TASK", task))
+    shutil.copy(run.parent / "config.py", tmp_path / "tiny.py")
     for seed in (0, 1):
-        shutil.copytree(run, tmp_path / f"out/tiny/1/films/{seed}")
+        folder = tmp_path / f"out/tiny/1/films/{seed}"
+        shutil.copytree(run, folder)
+        values = json.loads((folder / "config.json").read_text())
+        values["train"]["seed"] = seed
+        (folder / "config.json").write_text(json.dumps(values))
     return path
+
+
+def reproduce(paper, *flags):
+    return [
+        *("reproduce", str(paper), "--table", "1", "--size", "tiny"),
+        *("--out", str(paper.parent / "out"), *flags),
+    ]
 
 
 @pytest.mark.slow
 def test_a_table_stands_beside_the_figures_of_the_paper(paper, capsys):
     out = paper.parent / "out"
-    arguments = ["reproduce", str(paper), "--table", "1", "--size", "tiny", "--out", str(out)]
+    arguments = reproduce(paper, "--flags=--train.steps 2")
     assert cli.main(arguments) == 0
     table = (out / "tiny/1/table.md").read_text()
     scores = json.loads((out / "tiny/1/scores.json").read_text())
-    accuracy, f1 = (100 * scores["Films"]["0"][name] for name in ("accuracy", "macro_f1"))
-    assert scores["Films"]["ensemble"] == scores["Films"]["0"] == scores["Films"]["1"]
+    ensemble, first, second = (scores["Films"][name] for name in ("ensemble", "0", "1"))
+    accuracy, f1 = (100 * first["metrics"][name] for name in ("accuracy", "macro_f1"))
+    assert ensemble["metrics"] == first["metrics"] == second["metrics"]
+    assert ensemble["commands"] == [*first["commands"], *second["commands"]]
     head, _, first, second = table.splitlines()[2:]
     assert table.startswith("# A paper: Reviews\n") and table in capsys.readouterr().out
     assert head == (
@@ -56,6 +70,17 @@ def test_a_table_stands_beside_the_figures_of_the_paper(paper, capsys):
     shutil.rmtree(out / "tiny/1/films/0/prompt/", ignore_errors=False)
     (out / "tiny/1/films/0/prompt").mkdir()
     assert cli.main(arguments) == 0 and (out / "tiny/1/table.md").read_text() == table
+    # Others are: this prompt is gone.
+    paper.write_text(paper.read_text().replace('"--data.task', '"--train.margin 0.2 --data.task'))
+    assert cli.main(arguments) == 2 and "no prompt" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags", [["--flags=--train.steps 3"], ["--flags", "--train.steps 3"]])
+def test_a_finished_run_is_not_that_of_other_flags(flags, paper, capsys):
+    assert cli.main(reproduce(paper, *flags)) == 2
+    message = "films/0 was trained with another config: train.steps: 2 -> 3. Reproduce without"
+    assert message in capsys.readouterr().err
+    assert not (paper.parent / "out/tiny/1/scores.json").exists()
 
 
 @pytest.mark.parametrize(

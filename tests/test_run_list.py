@@ -6,6 +6,7 @@ import pytest
 
 from prompt_jax.cli import main
 from prompt_jax.config import Config, LoraConfig, TrainConfig, to_json
+from prompt_jax.runs import FEW_ROWS
 
 
 def a_run(folder, scores, test=None, **changes):
@@ -55,6 +56,51 @@ def test_runs_for_programs_and_their_picture(folder, capsys):
     assert lora["options"]["method"] == "lora" and lora["options"]["train.seed"] == 1
     assert (prompt["test"], lora["test"], prompt["metric"]) == (0.65, None, "accuracy")
     assert picture.read_bytes()[:4] == b"\x89PNG"
+
+
+def curves(folder, rows, recipe=None):
+    """A run of such rows, with a saved prompt where there is a recipe."""
+    a_run(folder, [])
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if recipe is not None:
+        (folder / "prompt").mkdir()
+        saved = folder / "prompt" / "prompt_jax_config.json"
+        saved.write_text(json.dumps({"metrics": {}, "recipe": recipe}))
+
+
+def test_the_best_step_is_that_of_the_prompt_that_is_kept(tmp_path, capsys):
+    distilled = [{"step": i, "validation/kl": kl} for i, kl in enumerate((4.0, 0.5, 0.6))]
+    judged = [
+        {"step": i, "validation/accuracy": 0.5, "validation/log_likelihood": likely}
+        for i, likely in enumerate((-0.9, -0.4, -0.7))
+    ]
+    swept = [
+        {"step": i, "candidate": i % 2, "own_step": i // 2, "validation/accuracy": 0.1 * i}
+        for i in range(6)
+    ]
+    curves(tmp_path / "distilled", distilled)
+    curves(tmp_path / "tie", judged)
+    curves(tmp_path / "ended", judged, {"best_step": 2})
+    curves(tmp_path / "few", [*judged, {**judged[0], "step": 3, "validation/accuracy": 0.6}])
+    (tmp_path / "few" / "inputs.json").write_text(json.dumps({FEW_ROWS: True}))
+    curves(tmp_path / "sweep", swept)
+    curves(tmp_path / "swept", swept, {"best_step": 1, "sweep": {"candidate": 0}})
+    curves(tmp_path / "swept_before", swept, {"sweep": {"candidate": 0}})
+    assert main(["runs", str(tmp_path), "--json"]) == 0
+    runs = {(run := json.loads(line))["run"]: run for line in capsys.readouterr().out.splitlines()}
+    shown = {
+        run.removeprefix(f"{tmp_path}/"): (facts["best_step"], facts["validation"], facts["step"])
+        for run, facts in runs.items()
+    }
+    assert shown == {
+        "distilled": (1, 0.5, 2),
+        "few": (1, 0.5, 3),
+        "tie": (1, 0.5, 2),
+        "ended": (2, 0.5, 2),
+        "sweep": (2, 0.5, 2),
+        "swept": (1, 0.2, 2),
+        "swept_before": (2, 0.4, 2),
+    }
 
 
 def test_what_is_no_run(folder, capsys):

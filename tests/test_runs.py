@@ -4,7 +4,7 @@ import json
 import pytest
 
 from prompt_jax.config import Config, InputError, TrainConfig
-from prompt_jax.runs import Metrics, begin_run, check_run, read_config
+from prompt_jax.runs import Metrics, begin_run, check_run, read_config, read_inputs
 
 
 @pytest.fixture
@@ -38,6 +38,16 @@ def test_overwrite_removes_runs_only(config):
         check_run(config, overwrite=True)
 
 
+def test_overwrite_removes_what_a_killed_run_had_not_finished(config):
+    folder = begun(config)
+    (folder / "seeds").mkdir()
+    (folder / ".0123abcd.curve.png").write_text("half a pic")
+    assert check_run(config, overwrite=True) == folder
+    (folder / ".0123abcd.thesis.tex").write_text("years of work")
+    with pytest.raises(InputError, match="holds .0123abcd.thesis.tex, which no run writes"):
+        check_run(config, overwrite=True)
+
+
 def test_overwrite_starts_empty(config):
     folder = begun(config)
     (folder / "metrics.jsonl").write_text("{}\n")
@@ -61,6 +71,35 @@ def test_a_constant_rate_may_be_resumed_for_longer(config):
     longer = dataclasses.replace(config, train=TrainConfig(steps=999))
     with pytest.raises(InputError, match="train.steps: 300 -> 999"):
         check_run(longer, resume=True)
+
+
+def test_a_run_is_resumed_for_no_fewer_steps_than_it_has_made(config):
+    constant = TrainConfig(schedule="constant", steps=9)
+    folder = begun(dataclasses.replace(config, train=constant))
+    (folder / "checkpoints" / "4").mkdir(parents=True)
+    (folder / "checkpoints" / "8.orbax-checkpoint-tmp").mkdir()
+    for steps in (4, 8):
+        fewer = dataclasses.replace(config, train=dataclasses.replace(constant, steps=steps))
+        assert check_run(fewer, resume=True) == folder
+    with pytest.raises(InputError, match=r"train.steps: 9 -> 3"):
+        fewer = dataclasses.replace(config, train=dataclasses.replace(constant, steps=3))
+        check_run(fewer, resume=True)
+
+
+def test_a_run_is_resumed_with_the_inputs_that_it_began_with(config):
+    folder = check_run(config)
+    begin_run(folder, config)  # As by a version that kept no inputs.
+    assert not read_inputs(folder)
+    inputs = {"the model": "a", "the data of x": "b"}
+    begin_run(folder, config, resume=True, inputs=inputs)
+    begin_run(folder, config, resume=True, inputs={"the model": "a"})
+    assert read_inputs(folder) == inputs
+    message = "another content of the model, the data of x. Resume with what it was started"
+    with pytest.raises(InputError, match=message):
+        begin_run(folder, config, resume=True, inputs={"the model": "c", "the data of x": "d"})
+    assert read_inputs(folder) == inputs
+    begin_run(check_run(config, overwrite=True), config, inputs={"the model": "c"})
+    assert read_inputs(folder) == {"the model": "c"}
 
 
 def test_resume_without_a_run(config):

@@ -17,8 +17,9 @@ from prompt_jax.config import (
     TaskConfig,
     TrainConfig,
 )
-from prompt_jax.experiment import sweep
+from prompt_jax.experiment import load_data, sweep
 from prompt_jax.experiment.budget import Budget, Work
+from prompt_jax.experiment.candidates import Candidates
 from prompt_jax.experiment.course import all_steps, begin, followers, ready
 from prompt_jax.experiment.sweep import candidates
 from prompt_jax.methods import LoraConfig
@@ -120,6 +121,17 @@ def test_a_generation_waits_for_all_and_the_worst_follow_the_best():
     assert ready(course, how) == list(range(7, -1, -1))
     found = followers(course, 0, np.random.default_rng(0))
     assert found.keys() == {0, 1} and set(found.values()) <= {6, 7}
+
+
+def test_a_prompt_is_of_the_candidate_whose_rate_trained_it(config, tiny_backbone):
+    how = SweepConfig(how="pbt", learning_rates=(9.0, 0.1, 0.2, 0.3), slots=4, rungs=2)
+    pool = Candidates(candidates(config, how), how, tiny_backbone, load_data(config))
+    (population,) = pool.populations
+    population.best = [best._replace(score=np.float32(i)) for i, best in enumerate(population.best)]
+    reached(pool.course, 0, {i: float(i) for i in range(4)})
+    pool.follow(0)
+    assert pool.course.parent[0, 0] == 3 and pool.best(0).score == -np.inf
+    assert pool.winner() == 3 and pool.configs[3].train.learning_rate == 0.3
 
 
 def check(folder, made, count):

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -114,7 +115,7 @@ def run(arguments: list[str]) -> Call:
         ask = _ask if sys.stdin.isatty() and sys.stdout.isatty() else _refuse
         disk.write(Path(out), config_text(file, out, input, answer, backbone, ask))
         aside(f"config written to {out}")
-        print(f"next: prompt-jax train {out}")
+        print(f"next: prompt-jax train {shlex.quote(out)}")
 
     return Call("init", init, arguments)
 
@@ -238,7 +239,7 @@ def _filled(
             model = "It is too small to write well: for written answers take an instruct model."
     return CONFIG.format(
         title=_inside(f"{file.name}: {task.source} -> {task.target}, {answer}."),
-        place=place,
+        place=shlex.quote(place),
         names=names,
         model=model,
         backbone=_python(backbone),

@@ -19,7 +19,15 @@ from prompt_jax.cli.arguments import (
     trained_on,
 )
 from prompt_jax.cli.calls import Call, parse
-from prompt_jax.config import Config, PaperConfig, PaperRow, PaperTable, choose
+from prompt_jax.config import (
+    Config,
+    InputError,
+    PaperConfig,
+    PaperRow,
+    PaperTable,
+    choose,
+    resolved,
+)
 from prompt_jax.runtime import prepare
 
 Scores = dict[str, float]
@@ -57,10 +65,18 @@ class Work:
         lines = []
         for row in self.table.rows:
             for seed in range(self.table.trained(row).seeds):
-                if row.train:
-                    lines.append("prompt-jax train " + shlex.join(self.training(row, seed)))
-                lines.append("prompt-jax evaluate " + shlex.join(self.scoring(row, seed)))
+                train, evaluate = self.commands_of(row, seed)
+                lines += [train, evaluate] if row.train else [evaluate]
         return lines
+
+    def commands_of(self, row: PaperRow, seed: int) -> tuple[str, str]:
+        """What trains the prompt that a row is about, and what scores it."""
+        train = self.training(self.table.trained(row), seed)
+        evaluate = self.scoring(row, seed)
+        return (
+            f"prompt-jax train {shlex.join(train)}",
+            f"prompt-jax evaluate {shlex.join(evaluate)}",
+        )
 
 
 def run(arguments: list[str]) -> Call:
@@ -101,7 +117,15 @@ def run(arguments: list[str]) -> Call:
         disk.write(work.folder / "table.md", text)
         print(text, end="")
 
-    return Call("reproduce", reproduce, arguments)
+    return Call("reproduce", reproduce, _joined(arguments))
+
+
+def _joined(arguments: list[str]) -> list[str]:
+    """The arguments with the value of --flags behind `=`: apart it would be an option itself."""
+    if "--flags" not in arguments[:-1]:
+        return arguments
+    at = arguments.index("--flags")
+    return [*arguments[:at], f"--flags={arguments[at + 1]}", *arguments[at + 2 :]]
 
 
 def config_of(arguments: list[str]) -> Config:
@@ -130,37 +154,50 @@ def _answering(arguments: list[str]) -> Answering:
 
 def _train(work: Work) -> None:
     from prompt_jax import experiment
+    from prompt_jax.runs import changes, read_config
 
     for row in work.table.rows:
         for seed in range(row.seeds if row.train else 0):
-            folder = work.run_of(row, seed)
+            folder, config = work.run_of(row, seed), config_of(work.training(row, seed))
             if not (folder / "prompt").is_dir() or not (folder / "report.md").is_file():
-                config = config_of(work.training(row, seed))
                 started = (folder / "config.json").is_file()
                 experiment.train(config, resume=started, say=_say)
+            elif changed := changes(read_config(folder), resolved(config)):
+                raise InputError(
+                    f"{folder} was trained with another config: {'; '.join(changed)}. Reproduce "
+                    "without these changes, or give another --out"
+                )
 
 
 def _score(work: Work) -> dict[str, dict[str, Scores]]:
     """By row and column, the metrics of its runs."""
     path = work.folder / "scores.json"
-    scores = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    scores: dict[str, dict[str, Scores]] = {}
     for row in work.table.rows:
-        seeds = work.table.trained(row).seeds
-        runs = scores.setdefault(row.name, {})
-        missing = [str(seed) for seed in range(seeds) if str(seed) not in runs]
-        for seed in missing:
-            runs[seed] = _evaluated(work.scoring(row, int(seed)))
-        if "ensemble" in row.published and "ensemble" not in runs:
-            runs["ensemble"] = _ensemble([work.scoring(row, seed) for seed in range(seeds)])
-        disk.write(path, json.dumps(scores, indent=1))
+        numbers = list(range(work.table.trained(row).seeds))
+        columns = {str(seed): [seed] for seed in numbers}
+        if "ensemble" in row.published:
+            columns["ensemble"] = numbers
+        for column, seeds in columns.items():
+            commands = [line for seed in seeds for line in work.commands_of(row, seed)]
+            entry = kept.setdefault(row.name, {}).get(column, {})
+            # Scores of other commands, or of a version that kept none of these, are taken again.
+            if entry.get("commands") != commands:
+                score = _ensemble if column == "ensemble" else _evaluated
+                metrics = score([work.scoring(row, seed) for seed in seeds])
+                kept[row.name][column] = entry = {"commands": commands, "metrics": metrics}
+                disk.write(path, json.dumps(kept, indent=1))
+            scores.setdefault(row.name, {})[column] = entry["metrics"]
     return scores
 
 
-def _evaluated(arguments: list[str]) -> Scores:
+def _evaluated(runs: list[list[str]]) -> Scores:
+    """The metrics of a prompt."""
     from prompt_jax import experiment
     from prompt_jax.experiment.evaluation import TUNED
 
-    saved = _answering(arguments)
+    saved = _answering(*runs)
     prompt, backbone = saved.load()
     config = Config(backbone=backbone.name, data=saved.data, task=saved.task, eval=saved.eval)
     results = experiment.evaluate_prompt(config, prompt, backbone, say=_say)

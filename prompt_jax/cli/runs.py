@@ -1,6 +1,7 @@
 """`prompt-jax runs`: training runs beside each other."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,25 +21,39 @@ ASIDE = ("out", "sweep", "distil", "mesh", "data.cache")
 """Options, or groups, that change no score."""
 
 
+class Point(NamedTuple):
+    """An evaluation on validation."""
+
+    step: int
+    value: float
+    """The deciding metric."""
+    rank: tuple[float, float]
+    """What training compares prompts by, see `prompt_jax.runs.rank`."""
+
+
 class Run(NamedTuple):
-    """A run folder, finished or not."""
+    """A run folder, finished or not; of a sweep, its best candidate."""
 
     folder: Path
     options: dict[str, object]
     """Its config, by the names of options without their dashes."""
-    curve: list[tuple[int, float]]
-    """Steps, and the deciding metric on validation."""
+    curve: list[Point]
+    """Every evaluation."""
     metric: str
-    """That metric; empty before the first evaluation."""
+    """The deciding metric; empty before the first evaluation."""
+    best: Point | None
+    """The evaluation of the prompt that is kept; None before the first one."""
     step: int
     """The last step that was made."""
     test: float | None
     """The metric on test; None before a run ends, and without test rows."""
 
     @property
-    def best(self) -> tuple[int, float]:
-        """The best step and its score; -inf before the first evaluation."""
-        return max(self.curve, key=lambda point: point[1], default=(0, float("-inf")))
+    def score(self) -> float:
+        """What runs are sorted by: the more the better; -inf before the first evaluation."""
+        from prompt_jax.metrics import Scores
+
+        return Scores({self.metric: self.best.value}, self.metric).score if self.best else -math.inf
 
 
 def run(arguments: list[str]) -> Call:
@@ -58,7 +73,7 @@ def run(arguments: list[str]) -> Call:
         """
         if plot:
             check_place(plot)
-        ranked = sorted(read_all(run_folders(folders)), key=lambda run: -run.best[1])
+        ranked = sorted(read_all(run_folders(folders)), key=lambda run: -run.score)
         names = differing([run.options for run in ranked])
         if json:
             for listed in ranked:
@@ -108,20 +123,47 @@ def read_all(folders: Sequence[Path]) -> Iterator[Run]:
 
 def read(folder: Path) -> Run:
     """A run from its files."""
-    from prompt_jax.runs import read_config, read_metrics
+    from prompt_jax.runs import FEW_ROWS, read_config, read_inputs, read_metrics, rows_of
 
-    rows = read_metrics(folder)
+    rows, path = read_metrics(folder), folder / "prompt" / "prompt_jax_config.json"
+    saved = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    recipe = saved.get("recipe", {})
     names = [name for row in rows for name in row if name.startswith(VALIDATION)]
     # Metrics are written in their order, and the first decides.
     metric = names[0].removeprefix(VALIDATION) if names else ""
-    curve = [(int(row["step"]), row[names[0]]) for row in rows if names and names[0] in row]
-    saved = folder / "prompt" / "prompt_jax_config.json"
-    scores: Mapping[str, float] = {}
-    if saved.is_file():
-        scores = json.loads(saved.read_text(encoding="utf-8")).get("metrics", {})
+    candidates = sorted({row["candidate"] for row in rows if "candidate" in row})
+    if "candidate" in recipe.get("sweep", {}):
+        candidates = [recipe["sweep"]["candidate"]]
+    parts = [rows_of(rows, candidate) for candidate in candidates] or [rows]
+    few = bool(read_inputs(folder).get(FEW_ROWS))
+    curves = [_curve(part, metric, few) for part in parts]
+    best = max((point for curve in curves for point in curve), key=_rank, default=None)
+    at = next((i for i, curve in enumerate(curves) if best in curve), 0)
+    rows, curve = parts[at], curves[at]
+    # A run that has not ended does not say which step is kept, and neither does an older one.
+    best = next((point for point in curve if point.step == recipe.get("best_step")), best)
     step = max((int(row["step"]) for row in rows), default=0)
     options = flat(to_json(read_config(folder)))
-    return Run(folder, options, curve, metric, step, scores.get(f"test/{metric}"))
+    test = saved.get("metrics", {}).get(f"test/{metric}")
+    return Run(folder, options, curve, metric, best, step, test)
+
+
+def _curve(rows: Sequence[Mapping[str, float]], metric: str, few: bool) -> list[Point]:
+    """The evaluations in the rows of a run."""
+    from prompt_jax.metrics import Scores
+    from prompt_jax.runs import rank
+
+    points = []
+    for row in rows:
+        value, likelihood = (row.get(VALIDATION + name) for name in (metric, "log_likelihood"))
+        if value is not None:
+            score = Scores({metric: value}, metric).score
+            points.append(Point(int(row["step"]), value, rank(score, likelihood, few)))
+    return points
+
+
+def _rank(point: Point) -> tuple[float, float]:
+    return point.rank
 
 
 def flat(values: Mapping[str, Any], group: str = "") -> dict[str, object]:
@@ -143,13 +185,12 @@ def differing(configs: Sequence[Mapping[str, object]]) -> list[str]:
 
 def facts(run: Run, names: Sequence[str]) -> dict[str, object]:
     """A run for programs."""
-    best, score = run.best
     return {
         "run": str(run.folder),
         "metric": run.metric,
-        "validation": score if run.curve else None,
+        "validation": run.best and run.best.value,
         "test": run.test,
-        "best_step": best,
+        "best_step": run.best.step if run.best else 0,
         "step": run.step,
         "options": {name: run.options.get(name) for name in names},
     }
@@ -163,12 +204,12 @@ def show(runs: Sequence[Run], names: Sequence[str]) -> None:
     columns = [n for n in names if "method" not in names or not n.startswith("method.")][:SHOWN]
     table = Table("run", "step", "best step", "validation", "test", *columns)
     for run in runs:
-        best, score = run.best
         cells = [_text(run.options.get(name)) for name in columns]
         steps = f"{run.step}/{run.options['train.steps']}"
-        scored = f"{score:.3f} {run.metric}" if run.curve else ""
+        best = str(run.best.step) if run.best else "0"
+        scored = f"{run.best.value:.3f} {run.metric}" if run.best else ""
         test = "" if run.test is None else f"{run.test:.3f}"
-        table.add_row(str(run.folder), steps, str(best), scored, test, *cells)
+        table.add_row(str(run.folder), steps, best, scored, test, *cells)
     print_table(table)
     left = len(names) - len(columns)
     if left:
@@ -189,7 +230,8 @@ def draw(path: Path, runs: Sequence[Run]) -> None:
     axes = figure.subplots()
     for run in runs:
         if run.curve:
-            axes.plot(*zip(*run.curve, strict=True), marker="o", ms=3, label=str(run.folder))
+            steps, values = zip(*((point.step, point.value) for point in run.curve), strict=True)
+            axes.plot(steps, values, marker="o", ms=3, label=str(run.folder))
     metrics = dict.fromkeys(run.metric for run in runs if run.metric)
     axes.set(xlabel="step", ylabel=f"validation {', '.join(metrics)}")
     axes.legend(loc="best", frameon=False, fontsize="small")

@@ -12,6 +12,7 @@ from prompt_jax.config.data import METRICS as METRICS
 from prompt_jax.config.data import NO_CACHE as NO_CACHE
 from prompt_jax.config.data import DataConfig as DataConfig
 from prompt_jax.config.data import TaskConfig as TaskConfig
+from prompt_jax.config.data import file_name as file_name
 from prompt_jax.config.distil import DIVERGENCES as DIVERGENCES
 from prompt_jax.config.distil import DistilConfig as DistilConfig
 from prompt_jax.config.distributed import DistributedConfig as DistributedConfig

@@ -35,6 +35,11 @@ METRICS = (
 )
 
 
+def file_name(task: str) -> str:
+    """The name of a task as that of a file or a folder."""
+    return task.replace(":", "-").replace("/", "-")
+
+
 @dataclass(frozen=True, kw_only=True)
 class TaskConfig:
     """How a row of a dataset becomes text; empty fields take what the named task declares."""
@@ -152,6 +157,13 @@ class DataConfig:
         names = (self.task, *self.mixture)
         if len(set(names)) < len(names):
             raise InputError(f"a mixture names each task once, got {', '.join(names)}")
+        folders = {file_name(name): name for name in self.names}
+        for name in self.names:
+            if (other := folders[file_name(name)]) != name:
+                raise InputError(
+                    f"the prompts of {name} and {other} would share one folder, "
+                    f"{file_name(name)}; rename one of the two"
+                )
         if self.mixture and (self.validation or self.test):
             raise InputError(
                 "data.validation and data.test are of one task, and data.mixture names "

@@ -7,7 +7,7 @@ import numpy as np
 
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import Config, SweepConfig
-from prompt_jax.experiment.choice import Best, Judgement
+from prompt_jax.experiment.choice import Best, Judgement, unjudged
 from prompt_jax.experiment.course import RATES, Course, all_steps, begin, followers, ready
 from prompt_jax.experiment.loop import Members, Report
 from prompt_jax.experiment.members import Population, Trained
@@ -107,10 +107,10 @@ class Candidates(Members):
             self.course.scores[index, rung] = score
             self.course.rung[index] = rung + 1
             if self.sweep.how == "pbt" and (self.course.rung > rung).all():
-                self._follow(rung)
+                self.follow(rung)
         return judgement
 
-    def _follow(self, rung: int) -> None:
+    def follow(self, rung: int) -> None:
         """The worst of a generation go on with prompts of the best, at other rates."""
         if rung + 1 == len(self.targets):
             return
@@ -127,7 +127,8 @@ class Candidates(Members):
             # With the optimizer's state, which belongs to the prompt that it was made by.
             for leaf in jax.tree.leaves(population.states):
                 leaf[at] = leaf[source]
-            population.best[at] = population.best[source]
+            # What the parent was best at is the parent's: these rates have trained nothing yet.
+            population.best[at] = unjudged(population.tree(at))
 
     def _become(self, index: int, rung: int) -> None:
         """A candidate has the length of its parent, and rates of its own."""

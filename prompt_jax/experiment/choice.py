@@ -9,6 +9,7 @@ from prompt_jax.config import Config
 from prompt_jax.evaluate import Evaluation
 from prompt_jax.experiment.splits import Data
 from prompt_jax.metrics import Scores
+from prompt_jax.runs import rank
 from prompt_jax.tasks import label_numbers
 from prompt_jax.train import is_finite
 from prompt_jax.trees import Tuned
@@ -64,15 +65,9 @@ class Best(NamedTuple):
 
         A prompt that is no number is never the best: it answers all the same, by chance.
         """
-        ranks = judgement.score, judgement.log_likelihood
-        # As checkpoints hold them, or a restored score would differ from an equal one.
-        score, likelihood = (
-            np.float32(-np.inf if value is None or np.isnan(value) else value) for value in ranks
-        )
+        score, likelihood = map(np.float32, rank(judgement.score, judgement.log_likelihood))
         newest = Best(tuned, score, likelihood, np.int32(step), np.int32(0))
-        new, old = newest.rank, self.rank
-        if judgement.few:  # A row more or less is chance, and would often keep the untrained one.
-            new, old = new[::-1], old[::-1]
+        new, old = (rank(*best.rank, judgement.few) for best in (newest, self))
         better = new > old and is_finite(tuned)
         return newest if better else self._replace(since=np.int32(self.since + 1))
 

@@ -1,14 +1,15 @@
 """What an experiment ends with: results beside its rivals, the saved prompt, the report."""
 
 import dataclasses
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from prompt_jax import report
 from prompt_jax.backbones import Backbone
-from prompt_jax.config import Config, DataConfig, MethodConfig, to_json
-from prompt_jax.experiment.choice import joined, lesson
+from prompt_jax.config import Config, DataConfig, MethodConfig, file_name, to_json
+from prompt_jax.experiment.choice import Best, joined, lesson
 from prompt_jax.experiment.evaluation import FROZEN, TUNED, Results, reference, score_ways
 from prompt_jax.experiment.members import Trained
 from prompt_jax.experiment.splits import Data, digest
@@ -18,7 +19,6 @@ from prompt_jax.methods import materialize, of_task
 from prompt_jax.metrics import Scores
 from prompt_jax.prompts import Prompt, inspect, prompt_for, save_prompt
 from prompt_jax.runs import Row, read_metrics
-from prompt_jax.tasks import Task
 from prompt_jax.trees import Tuned
 
 
@@ -51,7 +51,7 @@ def conclude(
     untuned: dict[str, Scores] = {}
     # By these the rows are known again when the prompt is evaluated later.
     held_out = {data.task.name: digest(data.validation) for data in tasks if data.held_out}
-    lineage = {"held_out": held_out, **(lineage or {})}
+    lineage = {"held_out": held_out, "best_step": int(best.step), **(lineage or {})}
     for i, data in enumerate(tasks):
         # A model without a head of its own has no answers before one is trained.
         plain = {} if method.num_labels else {FROZEN: None}
@@ -63,7 +63,7 @@ def conclude(
             part = prompt_of(config, data, backbone, *alone, ways[TUNED], data_config, lineage)
             save_prompt(folder / "tasks" / part.name, part, overwrite=True)
         untuned[data.task.name] = ways[reference(ways)]["validation"]
-        prefix = f"{short(data.task)} " if len(tasks) > 1 else ""
+        prefix = f"{file_name(data.task.name)} " if len(tasks) > 1 else ""
         for way, sets in ways.items():
             results.setdefault(way, {}).update({prefix + name: s for name, s in sets.items()})
     scores = results[TUNED]
@@ -82,7 +82,7 @@ def conclude(
     facts = {
         "backbone": f"{backbone.name}, fingerprint {backbone.fingerprint[:16]}",
         "prompt": f"{method.kind}, {prompt.size:,} parameters, digest {prompt.digest[:16]}",
-        "best step": f"{int(best.step)} of {config.train.steps}",
+        "best step": best_step(best, curve),
     }
     title = ", ".join(data.task.name for data in tasks)
     remark = lesson(best, curve, metric)
@@ -91,9 +91,18 @@ def conclude(
     if remark:
         say(remark)
     rivals = "shots:4 tf_idf" if tasks[0].task.choices else "shots:4"
-    beside = (f"prompt-jax evaluate --prompt {folder} --rivals {rivals}",)
+    beside = (f"prompt-jax evaluate --prompt {shlex.quote(str(folder))} --rivals {rivals}",)
     say(ending(prompt, results, rows, folder, facts["best step"], beside))
     return Result(prompt, results, folder)
+
+
+def best_step(best: Best, curve: Sequence[Row]) -> str:
+    """The step of the best prompt, of how many that were made: patience may end a run early.
+
+    Args:
+      curve: the rows of the run.
+    """
+    return f"{int(best.step)} of {int(curve[-1]['step'])}"
 
 
 def ending(
@@ -111,10 +120,11 @@ def ending(
       best_step: that of the prompt, of how many.
       beside: commands that compare the prompt with others.
     """
+    place = shlex.quote(str(folder))
     commands = (
-        f'prompt-jax predict --prompt {folder} "..."',
+        f'prompt-jax predict --prompt {place} "..."',
         *beside,
-        f"prompt-jax prompts inspect {folder}",
+        f"prompt-jax prompts inspect {place}",
     )
     facts = {
         "prompt": f"{prompt.method.kind}, {prompt.size:,} parameters, of step {best_step}",
@@ -143,14 +153,9 @@ def prompt_of(
         tuned,
         method,
         backbone,
-        name=short(data.task),
+        name=file_name(data.task.name),
         task=data.task,
         metrics=flat,
         seed=config.train.seed,
         recipe={**to_json(config), "data": dataclasses.asdict(trained_on), **lineage},
     )
-
-
-def short(task: Task) -> str:
-    """A task's name as that of a file."""
-    return task.name.replace(":", "-").replace("/", "-")

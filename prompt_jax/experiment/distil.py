@@ -19,7 +19,7 @@ from prompt_jax import report
 from prompt_jax.backbones import Backbone
 from prompt_jax.config import Config, InputError, MethodConfig, from_json, resolved, to_json
 from prompt_jax.experiment.choice import lesson
-from prompt_jax.experiment.conclude import Result, ending, prompt_of
+from prompt_jax.experiment.conclude import Result, best_step, ending, prompt_of
 from prompt_jax.experiment.evaluation import TUNED
 from prompt_jax.experiment.loop import Loop
 from prompt_jax.experiment.members import Population, Single, Trained
@@ -35,7 +35,7 @@ from prompt_jax.experiment.resemblance import (
     short_ways,
     table,
 )
-from prompt_jax.experiment.splits import Data, for_backbone
+from prompt_jax.experiment.splits import Data, digest, for_backbone
 from prompt_jax.experiment.study import studied, study_sources, summaries
 from prompt_jax.experiment.teacher import Teacher, folder_of, taught
 from prompt_jax.experiment.training import check_losses, introduce_model, load
@@ -46,6 +46,7 @@ from prompt_jax.methods import materialize, resolve
 from prompt_jax.population import length_of
 from prompt_jax.prompts import Prompt, fresh, inspect, save_prompt
 from prompt_jax.runs import begin_run, claim, read_metrics
+from prompt_jax.tasks import digest_of
 
 UNTRAINED = "the prompt, untrained"
 
@@ -167,9 +168,10 @@ def _prepare(
     config = resolved(config, backbone.word_size)
     check_writes(resolve(config.method, backbone), backbone)
     teacher = Teacher(config, backbone, context, folder_of(config))
+    inputs = {"the model": backbone.fingerprint, config.distil.context: digest_of(context)}
     if unanswered is None:
         teacher.rows(study_sources(teacher))
-        begin_run(folder, config, resume=resume)
+        begin_run(folder, config, resume=resume, inputs=inputs)
         resume = True  # The folder is this run's from here on.
         unanswered = studied(teacher, say)
     alone = [resolved(student, backbone.word_size) for student in alone]
@@ -180,7 +182,8 @@ def _prepare(
     check_bare(data.task, examples, backbone.tokenizer)
     teacher.rows(teacher.sources(examples))
     # Nothing is cleared before all that can be wrong with the new run has been checked.
-    begin_run(folder, config, resume=resume)
+    inputs |= {"the questions": digest(examples)}
+    begin_run(folder, config, resume=resume, inputs=inputs)
     say(
         f"{len(data.train):,} questions to learn from, {len(data.validation):,} held out, scored "
         f"every {config.train.eval_every} steps"
@@ -231,14 +234,15 @@ def _conclude(
     }
     every = plain.beside(rivals).beside(resemblance(teacher, data, prompts, timed=(TUNED,)))
     results = every.results
-    prompt = prompt_of(config, data, backbone, method, best.tuned, results[TUNED], config.data, {})
+    scores, lineage = results[TUNED], {"best_step": int(best.step)}
+    prompt = prompt_of(config, data, backbone, method, best.tuned, scores, config.data, lineage)
     save_prompt(folder / "prompt", prompt, overwrite=True)
     curve = read_metrics(folder)
     # What a prompt has to beat: no text, or the best of as many of its tokens.
     levels = {way: results[way]["validation"]["kl"] for way in (WITHOUT, *rivals.results)}
     rival = min(levels, key=levels.__getitem__)
     report.draw_curve(folder / "curve.png", curve, "kl", (rival, levels[rival]))
-    facts = _facts(teacher, trained, prompt, every)
+    facts = _facts(teacher, trained, prompt, every, best_step(best, curve))
     words, rows = inspect(prompt, backbone), table(every)
     title = f"{config.distil.context}, distilled"
     report.write_report(folder / "report.md", title=title, facts=facts, rows=rows, words=words)
@@ -250,7 +254,7 @@ def _conclude(
 
 
 def _facts(
-    teacher: Teacher, trained: Trained, prompt: Prompt, every: Resemblance
+    teacher: Teacher, trained: Trained, prompt: Prompt, every: Resemblance, step: str
 ) -> dict[str, str]:
     """What the report says beside its table."""
     config, backbone, (results, costs) = trained.config, trained.backbone, every
@@ -262,7 +266,7 @@ def _facts(
         "prompt": f"{trained.method.kind}, {prompt.size:,} numbers, digest {prompt.digest[:16]}",
         "a request": f"{long.tokens - short.tokens:.0f} tokens and "
         f"{long.memory - short.memory:,.0f} bytes of keys and values fewer than with the text",
-        "best step": f"{int(trained.best.step)} of {config.train.steps}",
+        "best step": step,
         "KL": f"{before:.3f} without the text, {behind:.3f} with the prompt, nats a token",
     }
 

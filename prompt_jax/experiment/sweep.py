@@ -29,12 +29,12 @@ from prompt_jax.experiment.conclude import Result, conclude
 from prompt_jax.experiment.forecast import forecast
 from prompt_jax.experiment.loop import Loop
 from prompt_jax.experiment.splits import check_one, for_backbone, load_data
-from prompt_jax.experiment.training import check_data, load, run_folder
+from prompt_jax.experiment.training import check_data, inputs_of, load, run_folder
 from prompt_jax.lines import Line, Panel, Say, silent
 from prompt_jax.plan import fitted
 from prompt_jax.population import length_of
 from prompt_jax.processes import is_first, together
-from prompt_jax.runs import Row, begin_run, read_metrics
+from prompt_jax.runs import begin_run, read_metrics, rows_of
 from prompt_jax.tasks import remarks
 from prompt_jax.train import DivergedError
 
@@ -141,12 +141,13 @@ def _sweep(
     configs = [dataclasses.replace(candidate, eval=running.eval) for candidate in configs]
     pool = Candidates(configs, sweep, backbone, data)
     data = for_backbone(data, configs[0], backbone)
-    # After data and backbone have loaded: until then a folder to overwrite stays as it is.
-    together(lambda: begin_run(folder, config, resume=resume))
-    disk.write(folder / KEPT, json.dumps(to_json(sweep), indent=2) + "\n")
     say(_introduction(configs, sweep, pool.targets))
     for line in (*remarks(data.task, config.task), *warnings_of(data, config)):
         say(line)
+    # After all that can be wrong: until then a folder to overwrite stays as it is.
+    inputs = inputs_of(config, backbone, [data])
+    together(lambda: begin_run(folder, config, resume=resume, inputs=inputs))
+    disk.write(folder / KEPT, json.dumps(to_json(sweep), indent=2) + "\n")
     every = config.train.eval_every
     work = Work(config.train.steps, pool.steps, config.train.batch_size)
     budget.begin(work, 1 if backbone.mesh is None else backbone.mesh.size, resume=resume)
@@ -209,7 +210,7 @@ def _introduction(configs: list[Config], sweep: SweepConfig, targets: tuple[int,
 def _conclude(pool: Candidates, best: int, folder: Path, say: Say) -> Result:
     """The winner as of a single experiment, beside a report of all."""
     trained, steps = pool.trained(best), read_metrics(folder)
-    curves = [_curve(steps, i) for i in range(len(pool))]
+    curves = [rows_of(steps, i) for i in range(len(pool))]
     lines = table(pool)
     head = ["candidate", *lines[0].choices, "steps", "score", "at step"]
     cells = [head, *(line.cells for line in lines)]
@@ -242,8 +243,3 @@ def table(pool: Candidates) -> list[report.Candidate]:
         ends = (pool.step(i), float(best.score), int(best.step))
         lines.append(report.Candidate(i, choices, *ends))
     return lines
-
-
-def _curve(rows: list[Row], candidate: int) -> list[Row]:
-    """The rows of one candidate, by its own steps."""
-    return [{**row, "step": row["own_step"]} for row in rows if row["candidate"] == candidate]

@@ -15,10 +15,10 @@ import numpy as np
 import optax
 
 from prompt_jax.backbones import Backbone
-from prompt_jax.config import Config, MethodConfig, at_least, resolved, to_json
+from prompt_jax.config import Config, MethodConfig, at_least, file_name, resolved, to_json
 from prompt_jax.data import Batches
-from prompt_jax.experiment.choice import warnings_of
-from prompt_jax.experiment.conclude import Result, conclude, short
+from prompt_jax.experiment.choice import FEW, warnings_of
+from prompt_jax.experiment.conclude import Result, conclude
 from prompt_jax.experiment.forecast import forecast, scored_rows
 from prompt_jax.experiment.loop import Loop, Rows
 from prompt_jax.experiment.members import Population, Single
@@ -27,7 +27,7 @@ from prompt_jax.experiment.splits import Data, digest, for_backbone, load_data, 
 from prompt_jax.lines import Say, silent
 from prompt_jax.plan import fitted
 from prompt_jax.processes import check_alike, code, elsewhere, is_first, together
-from prompt_jax.runs import begin_run, claim
+from prompt_jax.runs import FEW_ROWS, Inputs, begin_run, claim
 from prompt_jax.sharding import check_rows, describe
 from prompt_jax.tasks import Series, answer_turn, joined, remarks
 from prompt_jax.train import DivergedError
@@ -99,10 +99,11 @@ def _train(config: Config, folder: Path, resume: bool, profile: int, say: Say) -
     tasks = [for_backbone(data, config, backbone) for data in tasks]
     check_rows(config.train.batch_size // config.train.accumulate, backbone.mesh)
     single = Single(running, backbone, tasks)
+    _introduce(single, say)
+    inputs = inputs_of(config, backbone, tasks)
     # Nothing is cleared before all that can be wrong with the new run has been checked. The config
     # as it was asked for, so that other devices can resume it.
-    together(lambda: begin_run(folder, config, resume=resume))
-    _introduce(single, say)
+    together(lambda: begin_run(folder, config, resume=resume, inputs=inputs))
     hours = forecast(running, backbone, [single.batches], scored_rows(config, tasks))
     if hours:
         say(str(hours))
@@ -179,7 +180,7 @@ def train_seeds(
 
 def _of_task(config: Config, data: Data) -> Config:
     """The experiment of one of several tasks, in its own folder."""
-    folder = Path(config.out) / "tasks" / short(data.task)
+    folder = Path(config.out) / "tasks" / file_name(data.task.name)
     options = dataclasses.replace(config.data, task=data.task.name, tasks=())
     return dataclasses.replace(config, out=str(folder), data=options)
 
@@ -215,18 +216,19 @@ def _train_together(
     population = Population(at_once, backbone, data)
 
     def begin() -> None:
-        begin_run(folder, config, resume=resume)
-        for place, member in zip(folders, configs, strict=True):
+        begin_run(folder, config, resume=resume, inputs=inputs_of(config, backbone, data))
+        for place, member, rows in zip(folders, configs, data, strict=True):
             place.mkdir(parents=True, exist_ok=True)
-            begin_run(place, member, resume=resume)
+            inputs = inputs_of(member, backbone, [rows])
+            begin_run(place, member, resume=resume, inputs=inputs)
 
-    together(begin)
     say(headline)
     for name, rows in {rows.task.name: rows for rows in data}.items():
         for line in remarks(rows.task, config.task):
             say(f"{name}: {line}")
         for line in warnings_of(rows, config):
             say(line)
+    together(begin)
     rows = scored_rows(config, data)
     hours = forecast(running, backbone, population.batches, rows)
     if hours:
@@ -240,6 +242,13 @@ def _train_together(
     if loop.stopped:
         return [Result(None, {}, place) for place in folders]
     return [conclude(population.trained(i), place, say) for i, place in enumerate(folders)]
+
+
+def inputs_of(config: Config, backbone: Backbone, tasks: Sequence[Data]) -> Inputs:
+    """What must be the same where a run is resumed, beside its config."""
+    few = any(len(data.watched(config)) < FEW for data in tasks)
+    digests = {f"the data of {data.task.name}": _digest(data) for data in tasks}
+    return {"the model": backbone.fingerprint, **digests, FEW_ROWS: few}
 
 
 def check_losses(clock: int, rows: Rows) -> None:
