@@ -86,7 +86,7 @@ def test_a_step_is_reported_while_the_next_one_runs():
 @pytest.fixture(scope="module")
 def leap(tiny):
     """A step that leads to numbers that are none, and its config."""
-    config = TrainConfig(batch_size=4, optimizer="adamw", learning_rate=float("inf"))
+    config = TrainConfig(batch_size=4, optimizer="adamw", learning_rate=3.4e38, weight_decay=1.0)
     return compile_step(loss_fn(METHOD, tiny), config), config
 
 

@@ -42,7 +42,7 @@ def shots(
             "words; use data.max_examples"
         )
     rows = _strata(examples, task)
-    absent = sorted(set(task.choices) - {examples[group[0]].target for group in rows})
+    absent = sorted(set(task.choices) - {examples[group.item(0)].target for group in rows})
     if absent:
         raise InputError(
             f"data.shots {count} of every label, and {name} has no row of {absent[0]!r}; leave it "
@@ -51,7 +51,7 @@ def shots(
     needed = 2 * count if spare else count
     for group in rows:
         if len(group) < needed:
-            label = examples[group[0]].target
+            label = examples[group.item(0)].target
             also = f", and as many to validate on, make {needed}" if spare else ""
             raise InputError(
                 f"data.shots {count} of every label{also}, and {name} has {len(group)} rows of "
