@@ -102,7 +102,9 @@ def best_step(best: Best, curve: Sequence[Row]) -> str:
     Args:
       curve: the rows of the run.
     """
-    return f"{int(best.step)} of {int(curve[-1]['step'])}"
+    # A process that has not the run's folder, and resumes it at its end, has no rows.
+    made = max([int(best.step), *(int(row["step"]) for row in curve)])
+    return f"{int(best.step)} of {made}"
 
 
 def ending(
