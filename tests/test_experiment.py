@@ -78,7 +78,7 @@ def test_patience_stops_early(config):
     rows = open(f"{patient.out}/metrics.jsonl").read().splitlines()
     assert json.loads(rows[-1])["step"] == 3
     panel = lines[-1].panel
-    assert panel.facts["prompt"].endswith("of step 0 of 3")
+    assert panel.facts["prompt"].endswith("best step 0 of 3")
     assert panel.commands[-1] == f"prompt-jax prompts inspect '{patient.out}'"
 
 

@@ -129,7 +129,7 @@ def ending(
         f"prompt-jax prompts inspect {place}",
     )
     facts = {
-        "prompt": f"{prompt.method.kind}, {prompt.size:,} parameters, of step {best_step}",
+        "prompt": f"{prompt.method.kind}, {prompt.size:,} parameters, best step {best_step}",
         "saved in": str(folder / "prompt"),
         "report": str(folder / "report.md"),
     }
