@@ -147,8 +147,8 @@ def read_inputs(path: str | Path | Sequence[str], task: Task) -> list[Input]:
 
 def _with_input(row: Row, column: str, name: str) -> Row:
     """A row whose column `name` also goes by that of the template."""
-    own = path_of(column, row.values)[0]
-    if row.values.get(own) is not None or row.values.get(name) is None:
+    first = path_of(column, row.values)[0]
+    if row.values.get(first) is not None or row.values.get(name) is None:
         return row
     return row._replace(values={**row.values, column: row.values[name]})
 

@@ -41,17 +41,8 @@ INPUTS = "inputs.json"
 LOCK = ".lock"
 REMEDY = "give another --out"
 OWN_FILES = (
-    *(
-        LOCK,
-        "prompt",
-        "checkpoints",
-        "config.json",
-        INPUTS,
-        "metrics.jsonl",
-        "metrics.csv",
-        "curve.png",
-    ),
-    *("report.md", "profile", "tasks", "seeds", "teacher", "lengths"),
+    *(LOCK, "prompt", "checkpoints", "config.json", INPUTS, "metrics.jsonl", "metrics.csv"),
+    *("curve.png", "report.md", "profile", "tasks", "seeds", "teacher", "lengths"),
     *("tensorboard", "wandb", IDS),
     *("sweep_config.json", "sweep_spent.json", "sweep.md", "sweep.json", "sweep.png"),
     "lengths.png",
@@ -268,8 +259,8 @@ def changes(old: Config, new: Config) -> list[str]:
 
 def _check_same(old: Config, new: Config, folder: Path) -> None:
     saved = (path.name for path in (folder / "checkpoints").glob("*"))
-    made = max((int(name) for name in saved if name.isdigit()), default=0)
-    if old.train.schedule == "constant" and new.train.steps >= made:
+    newest = max((int(name) for name in saved if name.isdigit()), default=0)
+    if old.train.schedule == "constant" and new.train.steps >= newest:
         # A longer run with a constant rate is the same run, continued.
         old = dataclasses.replace(old, train=dataclasses.replace(old.train, steps=new.train.steps))
     if changed := changes(old, new):

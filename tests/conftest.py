@@ -32,6 +32,7 @@ jaxtyping.install_import_hook("prompt_jax", "conftest.typechecked")
 import jax
 import numpy as np
 import pytest
+from jax._src.lru_cache import LRUCache
 from xla import QUICK_COMPILE
 
 from prompt_jax import runtime, testing
@@ -44,6 +45,9 @@ with pytest.MonkeyPatch.context() as patch:
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Processes compile the same programs, and so does the next run.
 runtime.keep_programs()
+# For each program that it keeps, JAX looks at all that are there, for the oldest to give way: with
+# the thousands of these tests a tenth of a second, in which the other process waits.
+LRUCache._evict_if_needed = lambda self, *, additional_size=0: None
 
 # What is imported stays, and tracing makes objects by the million: looking through all of them at
 # the usual pace takes a tenth of the tests' time.

@@ -51,17 +51,17 @@ def example(task: Task, row: Record, place: str) -> Example:
     target = str(fill(task.target, row, place, "target"))
     candidates = text.candidates
     number = target.removesuffix(".0")
-    counted = number.isdecimal() and int(number) < len(candidates)
-    named = candidates[int(number)] if counted else ""
-    if named and (target not in candidates or _is_number(task.target, row, place)):
-        return Example(text, named)
-    if named and named != target:
+    is_place = number.isdecimal() and int(number) < len(candidates)
+    readings = {candidates[int(number)]} if is_place else set()
+    if target in candidates and not (readings and _is_number(task.target, row, place)):
+        readings.add(target)
+    if len(readings) == 1:
+        return Example(text, readings.pop())
+    if readings:
         raise InputError(
-            f"{place}: target {target!r} is a candidate, and also the number of {named!r} among "
+            f"{place}: target {target!r} is a candidate, and also the number of another one among "
             f"{', '.join(candidates)}; write the rows as .jsonl, with the target as a number from 0"
         )
-    if target in candidates:
-        return Example(text, target)
     raise InputError(
         f"{place}: target {target!r} is none of the candidates {', '.join(candidates)}, nor a "
         f"number from 0 to {len(candidates) - 1}; correct the row or --task.target"

@@ -103,8 +103,8 @@ def best_step(best: Best, curve: Sequence[Row]) -> str:
       curve: the rows of the run.
     """
     # A process that has not the run's folder, and resumes it at its end, has no rows.
-    made = max([int(best.step), *(int(row["step"]) for row in curve)])
-    return f"{int(best.step)} of {made}"
+    last = max([int(best.step), *(int(row["step"]) for row in curve)])
+    return f"{int(best.step)} of {last}"
 
 
 def ending(
