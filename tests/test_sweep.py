@@ -123,6 +123,7 @@ def test_a_generation_waits_for_all_and_the_worst_follow_the_best():
     assert found.keys() == {0, 1} and set(found.values()) <= {6, 7}
 
 
+@pytest.mark.slow
 def test_a_prompt_is_of_the_candidate_whose_rate_trained_it(config, tiny_backbone):
     how = SweepConfig(how="pbt", learning_rates=(9.0, 0.1, 0.2, 0.3), slots=4, rungs=2)
     pool = Candidates(candidates(config, how), how, tiny_backbone, load_data(config))
